@@ -1,0 +1,310 @@
+"""What a run is made of: one frozen dataclass per stage. Plain Python; the command line builds these from YAML.
+
+Every check that needs no data is made on construction, so that a bad setting stops a run before anything starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ntkpipe.errors import ConfigError
+
+
+def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
+
+
+def _at_least(name: str, value: float | None, low: float, *, strict: bool = False) -> None:
+    if value is None:
+        return
+    if math.isnan(value) or value < low or (strict and value == low):
+        raise ConfigError(f"{name}={value} must be {'above' if strict else 'at least'} {low}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are prepared and which of them are used.
+
+    Args:
+        kind: `digits`, `npz`, `cifar10`, `cifar100`, `image_folder`, `mnist` or `synthetic`.
+        path: file or folder; not used by `digits` and `synthetic`.
+        download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
+        source: where `download` fetches from; None is the data set's official address.
+        image_size: `[height, width]` that images of `image_folder` are resized to; None requires equal sizes.
+        train_size: the first so many images of the seeded order; None is all.
+        test_size: likewise for test images.
+        subset_seed: of the order in which images are stored; subsets are prefixes of it, hence nested.
+        balanced: order the classes in turn, so that every subset is balanced.
+        standardize: `channel` (zero mean, unit variance per channel) or `none` (pixels as they are; uint8 scaled to 0..1).
+        unit_norm: scale every image to unit Euclidean norm (after standardisation).
+        zca: strength of the regularised ZCA whitening relative to the mean eigenvalue of the covariance; None is off.
+        downsample: edge of the block mean; 1 is off.
+        statistics: `full` training set or the chosen `subset`.
+        labels: `centered` (one-hot minus 1/classes), `half` (one-hot minus 1/2) or `regression` (targets as given).
+        drop_invalid: drop images with NaN or infinite pixels instead of refusing them.
+        n_train, n_test, shape, classes, noise: of `synthetic` images.
+    """
+
+    kind: str = "digits"
+    path: str | None = None
+    download: bool = False
+    source: str | None = None
+    image_size: tuple[int, ...] | None = None
+    train_size: int | None = None
+    test_size: int | None = None
+    subset_seed: int = 0
+    balanced: bool = False
+    standardize: str = "channel"
+    unit_norm: bool = False
+    zca: float | None = None
+    downsample: int = 1
+    statistics: str = "full"
+    labels: str = "centered"
+    drop_invalid: bool = False
+    n_train: int = 500
+    n_test: int = 100
+    shape: tuple[int, ...] = (8, 8, 1)
+    classes: int = 10
+    noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        kinds = ("digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
+        _choice("data.kind", self.kind, kinds)
+        _choice("data.standardize", self.standardize, ("channel", "none"))
+        _choice("data.statistics", self.statistics, ("full", "subset"))
+        _choice("data.labels", self.labels, ("centered", "half", "regression"))
+        for name in ("train_size", "test_size", "downsample", "n_train", "n_test"):
+            _at_least(f"data.{name}", getattr(self, name), 1)
+        _at_least("data.classes", self.classes, 2)
+        _at_least("data.zca", self.zca, 0.0)
+        _at_least("data.noise", self.noise, 0.0)
+        if self.path is None and self.kind not in ("digits", "synthetic"):
+            raise ConfigError(f"data={self.kind} needs data.path=FILE_OR_FOLDER")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ConfigError(f"data.shape={list(self.shape)} must be [height, width, channels], all positive")
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise ConfigError(f"data.image_size={list(self.image_size)} must be [height, width], both positive")
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """A declared architecture.
+
+    Args:
+        kind: `fcn` (built from the fields below) or `spec` (layers from a file).
+        depth: hidden layers.
+        width: hidden features; matters in the `standard` parameterisation only.
+        w_std, b_std: of every layer, the readout included; `b_std` None has no bias.
+        activation: name of a nonlinearity (`relu`, `leaky_relu`, `ab_relu`, `erf`, `gelu`, `sin`, `identity`).
+        activation_args: its parameters, such as `{alpha: 0.1}`.
+        parameterization: `ntk` or `standard`.
+        path: JSON or YAML list of layers, for `kind: spec`.
+        dtype: `float32` or `float64`, of the computation.
+    """
+
+    kind: str = "fcn"
+    depth: int = 3
+    width: int = 512
+    w_std: float = 1.4142135623730951
+    b_std: float | None = 0.1
+    activation: str = "relu"
+    activation_args: dict[str, float] = field(default_factory=dict)
+    parameterization: str = "ntk"
+    path: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        _choice("kernel.kind", self.kind, ("fcn", "spec"))
+        _choice("kernel.dtype", self.dtype, ("float32", "float64"))
+        _choice("kernel.parameterization", self.parameterization, ("ntk", "standard"))
+        _at_least("kernel.depth", self.depth, 0)
+        _at_least("kernel.width", self.width, 1)
+        _at_least("kernel.w_std", self.w_std, 0.0, strict=True)
+        _at_least("kernel.b_std", self.b_std, 0.0)
+        if self.kind == "spec" and self.path is None:
+            raise ConfigError("kernel=spec needs kernel.path=FILE.json or FILE.yaml, a list of layers")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Tiling of the Gram matrix. `edge` None chooses one from the data set's size."""
+
+    edge: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("grid.edge", self.edge, 1)
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where Gram stores live and in which precision.
+
+    Args:
+        url: folder that all runs share; a store inside it is addressed by its identity.
+        dtype: of the stored tiles, `float32` or `float64`; None follows `kernel.dtype`.
+        gram: name of one store under `url` that must be used; its identity has to agree. None addresses by identity.
+    """
+
+    url: str = "./store"
+    dtype: str | None = None
+    gram: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice("store.dtype", self.dtype, (None, "float32", "float64"))
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """How the linear algebra is done.
+
+    Args:
+        kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference) or `cholesky` (t = inf).
+        tolerance: largest acceptable error bound of a prediction, absolute, before rounding terms.
+        max_steps: block steps after which krylov stops and says that it has not converged.
+        products: `float32` or `float64` matrix products; None follows the tiles' dtype.
+        checkpoint_every: block steps between checkpoints of the basis.
+        sample_rows: rows of the matrix recomputed in float64 to measure rounding and storage errors.
+    """
+
+    kind: str = "krylov"
+    tolerance: float = 1e-5
+    max_steps: int = 1000
+    products: str | None = None
+    checkpoint_every: int = 10
+    sample_rows: int = 64
+
+    def __post_init__(self) -> None:
+        _choice("solver.kind", self.kind, ("krylov", "eigh", "cholesky"))
+        _choice("solver.products", self.products, (None, "float32", "float64"))
+        _at_least("solver.tolerance", self.tolerance, 0.0, strict=True)
+        _at_least("solver.max_steps", self.max_steps, 1)
+        _at_least("solver.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("solver.sample_rows", self.sample_rows, 1)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Which predictions are made.
+
+    Args:
+        kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K).
+        times: training times in gradient steps, `inf` allowed; None is a logarithmic grid over all of training and inf.
+        ridges: added to the diagonal.
+        ridge_scale: `relative` (to the mean of the diagonal) or `absolute`.
+        learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
+        dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
+        momentum: of heavy-ball momentum, between 0 and 1.
+        covariance: `none`, `diagonal` or `full`; needs solver `eigh` or `cholesky`.
+        confidence: number of confident mistakes shown in the report.
+    """
+
+    kernels: tuple[str, ...] = ("ntk", "nngp")
+    times: tuple[float, ...] | None = None
+    ridges: tuple[float, ...] = (0.0,)
+    ridge_scale: str = "relative"
+    learning_rate: float = 1.0
+    dynamics: str = "gradient_flow"
+    momentum: float = 0.9
+    covariance: str = "none"
+
+    def __post_init__(self) -> None:
+        if not self.kernels or len(set(self.kernels)) != len(self.kernels):
+            raise ConfigError(f"predict.kernels={list(self.kernels)} must name at least one kernel, each once")
+        for kernel in self.kernels:
+            _choice("predict.kernels", kernel, ("ntk", "nngp", "ntkgp"))
+        _choice("predict.ridge_scale", self.ridge_scale, ("relative", "absolute"))
+        _choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
+        _choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
+        _at_least("predict.learning_rate", self.learning_rate, 0.0, strict=True)
+        for name in ("times", "ridges"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"predict.{name}={list(values)} must hold at least one value, each once")
+            for value in values:
+                _at_least(f"predict.{name}", value, 0.0)
+        if any(math.isinf(ridge) for ridge in self.ridges):
+            raise ConfigError("predict.ridges must be finite")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
+        if self.dynamics == "gradient_descent" and self.times is not None:
+            for t in self.times:
+                if math.isfinite(t) and t != int(t):
+                    raise ConfigError(f"predict.times={t}: discrete gradient descent takes whole steps")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where tasks run.
+
+    Args:
+        kind: `local` (Ray on this machine, started and stopped by the run) or `serial` (this process, no Ray).
+        workers: processes that compute; None is one per core.
+        threads_per_worker: threads of each; 1 keeps workers from fighting.
+        memory_gib: budget of all processes together; None is 60% of what the machine has free.
+        retries: attempts after a lost worker.
+    """
+
+    kind: str = "local"
+    workers: int | None = None
+    threads_per_worker: int = 1
+    memory_gib: float | None = None
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        _choice("cluster.kind", self.kind, ("local", "serial"))
+        _at_least("cluster.workers", self.workers, 1)
+        _at_least("cluster.threads_per_worker", self.threads_per_worker, 1)
+        _at_least("cluster.memory_gib", self.memory_gib, 0.0, strict=True)
+        _at_least("cluster.retries", self.retries, 0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run needs. `run_dir` holds its results; the Gram tiles live in `store.url`."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    run_dir: str = "./runs/default"
+
+    def __post_init__(self) -> None:
+        if self.solver.kind == "cholesky":
+            if self.predict.times is None or any(math.isfinite(t) for t in self.predict.times):
+                raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
+        if self.predict.covariance != "none" and self.solver.kind == "krylov":
+            raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
+        if self.kernel.dtype == "float32" and self.store.dtype == "float64":
+            raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    @property
+    def store_dtype(self) -> str:
+        """Of the stored tiles."""
+        return self.store.dtype or self.kernel.dtype
+
+
+Stage = Literal["data", "kernel", "grid", "store", "solver", "predict", "cluster"]
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain JSON-ready values; infinity becomes the string `inf`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if isinstance(value, float) and math.isinf(value):
+            return "inf"
+        return value
+
+    return plain(dataclasses.asdict(config))
