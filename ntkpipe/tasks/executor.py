@@ -1,0 +1,59 @@
+"""Where tasks run: the protocol that every executor keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from ntkpipe.tasks.graph import Task, TaskResult
+
+
+class WorkerPool(Protocol):
+    """Stateful workers that hold tiles between passes. A worker's state is made by its factory, in the worker.
+
+    `call` and `broadcast` invoke a method of that state object. A worker that dies is replaced, its state made
+    anew by the factory, and the call repeated; an exception raised by the method itself is raised here, unchanged.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        ...
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Call `method(*args)` on every worker at once; results in the order of the workers, always."""
+        ...
+
+    def call(self, worker: int, method: str, *args: Any) -> Any:
+        """Call `method(*args)` on one worker."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers and free what they hold. Safe to call twice."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs stateless tasks, and offers pools of stateful workers."""
+
+    @property
+    def workers(self) -> int:
+        """Number of processes that compute at the same time."""
+        ...
+
+    def run(self, graph: Iterable[Task]) -> Iterator[TaskResult]:
+        """Run every task once its `after` tasks are done; yield results as they finish, in any order.
+
+        The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is
+        tried again; one that raises is not (its result carries the error), and tasks after it are not run: their
+        results carry a `NtkpipeError` that names the failed one. Closing the iterator early cancels what has not started.
+        """
+        ...
+
+    def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> WorkerPool:
+        """Start one stateful worker per entry; worker `k` holds `factory(*args_per_worker[k])`."""
+        ...
+
+    def close(self) -> None:
+        """Stop what this executor started, by id, and nothing else."""
+        ...
