@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from ntkpipe.errors import NtkpipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +39,17 @@ class TaskResult:
     def ok(self) -> bool:
         """True if the task returned."""
         return self.error is None
+
+
+class Blocked(NtkpipeError, RuntimeError):
+    """A task that was not run because one that it comes after failed, or is not earlier in the graph."""
+
+    @classmethod
+    def by(cls, task: Task, seen: Collection[Hashable], failed: Mapping[Hashable, BaseException]) -> Blocked | None:
+        """The reason why `task` cannot run, or None if all that it comes after has been `seen` and none has `failed`."""
+        for key in task.after:
+            if key in failed:
+                return cls(f"task {task.key!r} was not run: it comes after {key!r}, which failed ({failed[key]})")
+            if key not in seen:
+                return cls(f"task {task.key!r} was not run: it comes after {key!r}, which is not earlier in the graph")
+        return None

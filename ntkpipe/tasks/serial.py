@@ -1,0 +1,86 @@
+"""The executor that needs nothing: tasks run here, one after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Any
+
+from ntkpipe.tasks.graph import Blocked, Task, TaskResult
+
+
+class SerialPool:
+    """Stateful workers that are plain objects of this process; same promises as every `WorkerPool`."""
+
+    def __init__(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> None:
+        self._states = [factory(*args) for args in args_per_worker]
+        self._size = len(self._states)
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return self._size
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Call `method(*args)` on every worker, one after the other; results in the order of the workers."""
+        return [self.call(worker, method, *args) for worker in range(self.size)]
+
+    def call(self, worker: int, method: str, *args: Any) -> Any:
+        """Call `method(*args)` on one worker.
+
+        Raises:
+            RuntimeError: if the pool is closed.
+            IndexError: if there is no such worker.
+        """
+        if not self._states and self._size:
+            raise RuntimeError("the pool is closed: make a new one with executor.pool(...)")
+        if not 0 <= worker < self._size:
+            raise IndexError(f"worker {worker} of a pool of {self._size}")
+        return getattr(self._states[worker], method)(*args)
+
+    def close(self) -> None:
+        """Free what the workers hold. Safe to call twice."""
+        self._states = []
+
+
+class SerialExecutor:
+    """Runs tasks in this process, each when its result is asked for; needs no scheduler.
+
+    Args:
+        workers: what `workers` reports, so that code written for several workers (one stateful object each) can be
+            tested without processes; nothing runs at the same time.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        if workers < 1:
+            raise ValueError(f"workers={workers} must be at least 1")
+        self._workers = workers
+
+    @property
+    def workers(self) -> int:
+        """Number of workers that pools are meant to have."""
+        return self._workers
+
+    def run(self, graph: Iterable[Task]) -> Iterator[TaskResult]:
+        """Run the tasks in the graph's order; see `Executor.run`. One task is taken from the graph per result."""
+        failed: dict[Hashable, BaseException] = {}
+        seen: set[Hashable] = set()
+        for task in graph:
+            blocked = Blocked.by(task, seen, failed)
+            if blocked is not None:
+                failed[task.key] = blocked
+                result = TaskResult(task.key, error=blocked, attempts=0)
+            else:
+                try:
+                    result = TaskResult(task.key, task.function(*task.args))
+                except Exception as error:
+                    failed[task.key] = error
+                    result = TaskResult(task.key, error=error)
+            seen.add(task.key)
+            yield result
+
+    def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> SerialPool:
+        """Make one stateful object per entry: `factory(*args_per_worker[k])`."""
+        return SerialPool(factory, args_per_worker)
+
+    def close(self) -> None:
+        """Nothing to stop."""
