@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ntkpipe.errors import ConfigError
 
@@ -199,7 +200,6 @@ class PredictConfig:
         dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
         momentum: of heavy-ball momentum, between 0 and 1.
         covariance: `none`, `diagonal` or `full`; needs solver `eigh` or `cholesky`.
-        confidence: number of confident mistakes shown in the report.
     """
 
     kernels: tuple[str, ...] = ("ntk", "nngp")
@@ -292,9 +292,6 @@ class RunConfig:
         return self.store.dtype or self.kernel.dtype
 
 
-Stage = Literal["data", "kernel", "grid", "store", "solver", "predict", "cluster"]
-
-
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain JSON-ready values; infinity becomes the string `inf`."""
 
@@ -308,3 +305,28 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
         return value
 
     return plain(dataclasses.asdict(config))
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A frozen dataclass from plain values, nested ones included; lists become tuples, `"inf"` becomes infinity.
+
+    Raises:
+        ConfigError: on an unknown field, or a value that the dataclass refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"unknown setting {', '.join(unknown)} in {cls.__name__}; known: {', '.join(hints)}")
+    made = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            made[name] = from_dict(hint, value)  # type: ignore[arg-type]
+        elif isinstance(value, list):
+            made[name] = tuple(float("inf") if v == "inf" else v for v in value)
+        else:
+            made[name] = float("inf") if value == "inf" and hint is float else value
+    try:
+        return cls(**made)
+    except TypeError as error:
+        raise ConfigError(f"{cls.__name__}: {error}") from error

@@ -1,0 +1,76 @@
+"""Command lines: subcommand, flags anywhere, `key=value` settings of commands that compose nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ntkpipe.errors import ConfigError
+
+# Hydra's flags that take a value as the next word.
+_FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path",
+                     "-cp", "--info", "-i", "--experimental-rerun"}  # fmt: skip
+# `--info` and `-i` take an optional topic, which is never a `key=value`.
+_OPTIONAL_VALUE = {"--info", "-i"}
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """Move flags before overrides: Hydra refuses a flag that stands between two overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    waiting = iter(range(len(arguments)))
+    for k in waiting:
+        word = arguments[k]
+        # A deletion override starts with `~`; a negative number never starts a word of ours.
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        following = arguments[k + 1] if k + 1 < len(arguments) else None
+        if word in _FLAGS_WITH_VALUE and following is not None and not (word in _OPTIONAL_VALUE and "=" in following):
+            flags.append(following)
+            next(waiting)
+    return flags + overrides
+
+
+def constant_overrides(arguments: Sequence[str]) -> set[str]:
+    """The overrides among the arguments that do not vary over a sweep."""
+    words = [a for a in arguments if "=" in a and not a.startswith("-")]
+    return {o.input_line or "" for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
+
+
+def settings(arguments: Sequence[str], known: dict[str, str | None], command: str) -> dict[str, str | None]:
+    """Parse `key=value` words of a command that reads a stored run.
+
+    Args:
+        arguments: the words after the subcommand.
+        known: allowed keys and their defaults.
+        command: for messages.
+
+    Raises:
+        ConfigError: on a word that is not `key=value` or an unknown key.
+    """
+    values = dict(known)
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"ntkpipe {command} takes key=value settings ({', '.join(known)}), not {word!r}")
+        if key not in known:
+            raise ConfigError(
+                f"ntkpipe {command} has no setting {key!r}; it has {', '.join(known)}. "
+                "A stored run keeps its own configuration."
+            )
+        values[key] = value
+    return values
+
+
+def truth(name: str, value: str | None) -> bool:
+    """A boolean setting.
+
+    Raises:
+        ConfigError: unless it is `true` or `false`.
+    """
+    if value not in ("true", "false"):
+        raise ConfigError(f"{name}={value} must be true or false")
+    return value == "true"
