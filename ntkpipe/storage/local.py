@@ -1,0 +1,248 @@
+"""Objects as files in a folder: a local disk, or a file system that all nodes share."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ntkpipe.errors import ConfigError, HeldError, ResourceError, StoreError
+from ntkpipe.storage.protocol import LEASE_FOLDER, PARTIAL_SUFFIX, Buffer, MissingObjectError, as_parts, check_key
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+
+# flock belongs to the open file, which a forked child shares: without this, a child that outlives its parent
+# would go on holding the parent's lease. Closing the child's copy leaves the parent's lock in place.
+_lease_files: set[int] = set()
+
+
+def _drop_leases_in_child() -> None:
+    for fd in _lease_files:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _lease_files.clear()
+
+
+os.register_at_fork(after_in_child=_drop_leases_in_child)
+
+
+@dataclass(frozen=True, init=False)
+class LocalStore:
+    """`ObjectStore` in the folder `url`; see there for what the methods promise.
+
+    An object is written to `<key>.<unique>.partial` beside its final place, then linked there (which fails if the
+    name is taken: put-if-absent) or renamed over it. Leases are `flock` locks, which the kernel releases when
+    the holder dies, however it dies.
+
+    Raises:
+        ConfigError: if the path is there and not a folder.
+    """
+
+    url: str
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        if os.path.exists(root) and not os.path.isdir(root):
+            raise ConfigError(f"{root} is not a folder: give a folder to store in")
+        object.__setattr__(self, "url", root)
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes."""
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                return file.readall()
+        except OSError as error:
+            raise self._translate(error, key) from error
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
+        """Store an object atomically."""
+        parts = as_parts(data)
+        path = self._path(key)
+        if not overwrite and os.path.lexists(path):
+            return False
+        partial = f"{path}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+        try:
+            self._write(partial, parts)
+            try:
+                if overwrite:
+                    os.replace(partial, path)
+                    return True
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if not overwrite and error.errno in _NO_LINKS:
+                    raise StoreError(
+                        f"the file system of {self.url} has no hard links, so that two writers could damage each "
+                        f"other's objects: set store.url to a folder on another one"
+                    ) from error
+                raise
+            return True
+        except StoreError:
+            raise
+        except OSError as error:
+            raise self._translate(error, key, sum(p.nbytes for p in parts)) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+
+    def exists(self, key: str) -> bool:
+        """True if the object is there."""
+        return os.path.isfile(self._path(key))
+
+    def size(self, key: str) -> int:
+        """Bytes of the object."""
+        try:
+            return os.stat(self._path(key)).st_size
+        except OSError as error:
+            raise self._translate(error, key) from error
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with `prefix`, sorted."""
+        folder = prefix.rpartition("/")[0]
+        found = [k for k in self._walk(folder) if k.startswith(prefix) and not k.endswith(PARTIAL_SUFFIX)]
+        yield from sorted(found)
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Folders directly below `prefix`, sorted."""
+        try:
+            with os.scandir(os.path.join(self.url, prefix.rstrip("/"))) as entries:
+                return sorted(e.name for e in entries if e.is_dir() and e.name != LEASE_FOLDER)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._translate(error, prefix) from error
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        try:
+            os.unlink(self._path(key))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise self._translate(error, key) from error
+
+    @contextlib.contextmanager
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[None]:
+        """Hold `name` until the block ends or the process dies."""
+        path = os.path.join(self.url, LEASE_FOLDER, check_key(name) + ".lock")
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise self._translate(error, f"{LEASE_FOLDER}/{name}.lock") from error
+        _lease_files.add(fd)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise HeldError(f"{name} in {self.url} is held by {_describe(os.pread(fd, 4096, 0))}") from error
+            what = holder if isinstance(holder, dict) else {"what": holder}
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            note = {**what, "pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            # The file itself is never removed: a process that had opened it just before would lock a file that
+            # no longer has a name, and two would hold the lease.
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(note).encode(), 0)
+            yield
+            os.ftruncate(fd, 0)
+        finally:
+            if fd in _lease_files:  # not so in a forked child that left the block: its copy is closed already
+                _lease_files.discard(fd)
+                os.close(fd)
+
+    def free_bytes(self) -> int | None:
+        """Bytes that can still be stored."""
+        folder = self.url
+        while not os.path.isdir(folder):
+            folder = os.path.dirname(folder)
+        stat = os.statvfs(folder)
+        return stat.f_bavail * stat.f_frsize
+
+    def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
+        """Remove leftovers of killed writers."""
+        removed = []
+        before = time.time() - older_than
+        folder = prefix.rpartition("/")[0]
+        for key in self._walk(folder):
+            if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):
+                path = os.path.join(self.url, key)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.stat(path).st_mtime <= before:
+                        os.unlink(path)
+                        removed.append(key)
+        for path, _, _ in os.walk(os.path.join(self.url, folder), topdown=False):
+            key = os.path.relpath(path, self.url)
+            if key != "." and key.startswith(prefix.rstrip("/")) and key.split("/")[0] != LEASE_FOLDER:
+                with contextlib.suppress(OSError):  # not empty, or just filled by a writer
+                    os.rmdir(path)
+        return sorted(removed)
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self.url, check_key(key))
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        """Keys of all files below `folder`, litter included, leases not; in no order."""
+        pending = [folder]
+        while pending:
+            inside = pending.pop()
+            start = f"{inside}/" if inside else ""
+            try:
+                with os.scandir(os.path.join(self.url, inside)) as entries:
+                    for entry in entries:
+                        if not entry.is_dir():
+                            yield start + entry.name
+                        elif start + entry.name != LEASE_FOLDER:
+                            pending.append(start + entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # nothing stored there yet, or deleted meanwhile
+            except OSError as error:
+                raise self._translate(error, inside) from error
+
+    def _write(self, path: str, parts: Sequence[memoryview]) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            fd = os.open(path, flags, 0o666)
+        except FileNotFoundError:  # the first object of its folder
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            fd = os.open(path, flags, 0o666)
+        try:
+            for part in parts:
+                done = 0
+                while done < part.nbytes:  # one write moves at most 2 GiB
+                    done += os.write(fd, part[done:])
+        finally:
+            os.close(fd)
+
+    def _translate(self, error: OSError, key: str, size: int | None = None) -> Exception:
+        path = os.path.join(self.url, key)
+        if isinstance(error, FileNotFoundError):
+            return MissingObjectError(f"there is no object {path}")
+        if error.errno in _FULL:
+            what = f"{size:,} bytes" if size is not None else "anything"
+            return ResourceError(
+                f"no space to store {what} at {path} ({error.strerror}): free some with `ntkpipe clean`, or set "
+                f"store.url to a larger disk. What is stored already is intact; the same command continues from it."
+            )
+        return StoreError(f"cannot access {path}: {error.strerror or error}")
+
+
+def _describe(note: bytes) -> str:
+    """The holder's note as a phrase; it may be caught half written."""
+    try:
+        said = json.loads(note)
+        who = f"process {said.pop('pid')} on {said.pop('host')} since {said.pop('since')}"
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return "another process. Wait for it to end, or stop it."
+    doing = ", ".join(f"{key} {value}" if key != "what" else str(value) for key, value in said.items())
+    return f"{who}{f' ({doing})' if doing else ''}. Wait for it to end, or stop it."

@@ -1,0 +1,103 @@
+"""Objects in the memory of one process: for tests and small problems in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ntkpipe.errors import HeldError
+from ntkpipe.storage.protocol import Buffer, MissingObjectError, as_parts, check_key
+
+
+@dataclass
+class _Content:
+    objects: dict[str, bytes] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_contents: dict[str, _Content] = {}
+
+
+@dataclass(frozen=True)
+class MemoryStore:
+    """`ObjectStore` named `name`; handles of one name share their objects within a process, and only there."""
+
+    name: str
+
+    @property
+    def url(self) -> str:
+        """`memory://` and the name."""
+        return f"memory://{self.name}"
+
+    @property
+    def _content(self) -> _Content:
+        return _contents.setdefault(self.name, _Content())
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes."""
+        try:
+            return self._content.objects[check_key(key)]
+        except KeyError:
+            raise MissingObjectError(f"there is no object {self.url}/{key}") from None
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
+        """Store an object atomically."""
+        joined = b"".join(as_parts(data))
+        with self._content.lock:
+            if not overwrite and check_key(key) in self._content.objects:
+                return False
+            self._content.objects[check_key(key)] = joined
+            return True
+
+    def exists(self, key: str) -> bool:
+        """True if the object is there."""
+        return check_key(key) in self._content.objects
+
+    def size(self, key: str) -> int:
+        """Bytes of the object."""
+        return len(self.get(key))
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with `prefix`, sorted."""
+        yield from sorted(key for key in self._content.objects if key.startswith(prefix))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Folders directly below `prefix`, sorted."""
+        start = prefix.rstrip("/") + "/" if prefix else ""
+        below = [key[len(start) :] for key in self.list(start)]
+        return sorted({key.partition("/")[0] for key in below if "/" in key})
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        self._content.objects.pop(check_key(key), None)
+
+    @contextlib.contextmanager
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[None]:
+        """Hold `name` until the block ends or the process dies."""
+        content = self._content
+        with content.lock:
+            if check_key(name) in content.held:
+                raise HeldError(
+                    f"{name} in {self.url} is held by {content.held[name]}. Wait for it to end, or stop it."
+                )
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            content.held[name] = f"process {os.getpid()} on {socket.gethostname()} since {since} ({holder})"
+        try:
+            yield
+        finally:
+            del content.held[name]
+
+    def free_bytes(self) -> int | None:
+        """None: memory has no fixed share."""
+        return None
+
+    def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
+        """Nothing: a write in memory leaves no leftovers."""
+        return []
