@@ -1,0 +1,121 @@
+"""Commands over a configuration that Hydra composes: `run`, `plan`, `gram`, `solve`, `predict`, and sweeps of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+import ntkpipe
+from ntkpipe.cli.arguments import constant_overrides, flags_first
+from ntkpipe.cli.schema import register_schema, to_run_config
+from ntkpipe.cli.session import Session
+from ntkpipe.cli.stages import COMMANDS
+from ntkpipe.config import ClusterConfig, RunConfig
+from ntkpipe.errors import ConfigError, NtkpipeError
+from ntkpipe.pipeline.run_dir import RunDir
+
+
+def config_folder() -> Path:
+    """`conf/`: inside the installed package, or beside it in a checkout."""
+    package = Path(ntkpipe.__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"no conf/ folder beside {package}: reinstall ntkpipe")
+
+
+def run_composed(command: str, arguments: Sequence[str]) -> int:
+    """Compose the configuration and run the command, once or for every job of a sweep.
+
+    Returns:
+        The exit code; of a sweep, the largest of its jobs'.
+    """
+    words = flags_first(arguments)
+    codes: list[int] = []
+    constants = constant_overrides(words)
+
+    with Session() as session:
+
+        def job(composed: DictConfig) -> None:
+            codes.append(_run_job(command, composed, constants, session))
+
+        _hydra(job, words)
+    return max(codes, default=0)
+
+
+def _run_job(command: str, composed: DictConfig, constants: set[str], session: Session) -> int:
+    state = HydraConfig.get()
+    overrides = list(state.overrides.task)
+    try:
+        config = to_run_config(composed)
+        if str(state.mode).endswith("MULTIRUN"):
+            varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
+            config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
+            print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
+        elif command != "plan":
+            config = _stored_if_named_alone(config, overrides)
+        COMMANDS[command](config, session)
+    except NtkpipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration stored in `run_dir`, if that is all the user named besides where to run."""
+    told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=])", o)]
+    if told or not (Path(config.run_dir) / "run.json").exists():
+        return config
+    stored = RunDir.open(config.run_dir).config
+    cluster: ClusterConfig = config.cluster if len(overrides) > 1 else stored.cluster
+    return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster)
+
+
+def _folder_name(overrides: Sequence[str]) -> str:
+    """A job's folder: its overrides, made safe for file systems and bounded in length."""
+    from ntkpipe.pipeline.run_dir import digest
+
+    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(overrides)) or "job"
+    return name if len(name) <= 120 else f"{name[:100]}-{digest(name)}"
+
+
+def _hydra(job: Any, words: Sequence[str]) -> None:
+    """Call `job` through Hydra as if it were the main function of a script with these arguments."""
+    register_schema()
+    # Hydra changes nothing here but sys.argv's reading; its default handler prints a trace for a bad override.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
+    before = sys.argv
+    sys.argv = ["ntkpipe", *words]
+    try:
+        decorated()
+    except hydra.errors.HydraException as error:
+        causes = [str(error).strip()]
+        cause = error.__cause__
+        while cause is not None:
+            causes.append(str(cause).strip())
+            cause = cause.__cause__
+        raise ConfigError("; ".join(dict.fromkeys(c for c in causes if c))) from error
+    finally:
+        sys.argv = before
+
+
+def complete(words: Sequence[str]) -> int:
+    """Shell completion: hand Hydra the command line without the subcommand."""
+    line = os.environ.get("COMP_LINE", "")
+    point = int(os.environ.get("COMP_POINT", len(line)))
+    if match := re.match(r"(\S+\s+)(run|plan|gram|solve|predict)\s+", line):
+        cut = len(match.group(0)) - len(match.group(1))
+        os.environ["COMP_LINE"] = match.group(1) + line[match.end() :]
+        os.environ["COMP_POINT"] = str(max(point - cut, 0))
+    _hydra(lambda composed: None, [w for w in words if w not in ("run", "plan", "gram", "solve", "predict")])
+    return 0

@@ -1,0 +1,91 @@
+"""The `ntkpipe` command: one subcommand per job, each over a composed or a stored configuration."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ntkpipe import __version__
+from ntkpipe.errors import ConfigError, NtkpipeError
+
+COMPOSED = {
+    "run": "all stages: images in, predictions, figures and a report out",
+    "plan": "tiles, flops, bytes, memory and projected time of a run; computes nothing",
+    "gram": "the Gram tiles",
+    "solve": "the solver's stage, on stored tiles",
+    "predict": "predictions and metrics, from a finished solve",
+}
+STORED = {
+    "status": "what is done, what is left, rate and time remaining: run_dir=DIR",
+    "export": "predictions as a file: run_dir=DIR format=parquet|csv|npz|zarr path=FILE",
+    "report": "figures and one HTML page: run_dir=DIR",
+    "verify": "check every stored object and recompute what is damaged: run_dir=DIR [repair=false]",
+    "clean": "list Gram stores and litter, and reclaim them: store.url=DIR [delete=KEY|litter|unfinished]",
+}
+EXIT_CODES = """\
+exit codes
+  0  done
+  1  an error of ntkpipe's own (a bug: please report it)
+  2  bad configuration
+  3  bad data
+  4  incomplete: something needed is not computed yet
+  5  held by another run
+  6  a stored object is missing, damaged or made for something else
+  7  numerical failure
+  8  does not fit: memory, disk or device
+  130  interrupted; the same command goes on where it stopped"""
+
+
+def usage() -> str:
+    """The help text."""
+    rows = "\n".join(f"  {name:<8} {text}" for name, text in {**COMPOSED, **STORED}.items())
+    return (
+        f"ntkpipe {__version__}: exact predictions of infinitely wide neural networks\n\n"
+        f"usage: ntkpipe COMMAND [group=choice ...] [setting=value ...]\n\ncommands\n{rows}\n\n"
+        "  ntkpipe run --help     every setting and its value\n"
+        "  ntkpipe run --multirun kernel.depth=1,3,5     a sweep; jobs go to run_dir/<what varies>\n\n" + EXIT_CODES
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `ntkpipe`; None takes the process's own.
+
+    Returns:
+        The exit code, see `EXIT_CODES`.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "-sc" in words or "--shell-completion" in words:
+        from ntkpipe.cli.compose import complete
+
+        return complete(words)
+    command, rest = (words[0], words[1:]) if words else ("", [])
+    if command in ("", "-h", "--help", "help"):
+        print(usage())
+        return 0 if command else ConfigError.exit_code
+    if command == "--version":
+        print(__version__)
+        return 0
+    try:
+        if command in COMPOSED:
+            from ntkpipe.cli.compose import run_composed
+
+            return run_composed(command, rest)
+        if command in STORED:
+            from ntkpipe.cli.stored import run_stored
+
+            return run_stored(command, rest)
+        raise ConfigError(f"no command {command!r}: ntkpipe has {', '.join({**COMPOSED, **STORED})} (ntkpipe --help)")
+    except NtkpipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: nothing finished is lost, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def entry() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
