@@ -13,6 +13,7 @@ class WorkerPool(Protocol):
 
     `call` and `broadcast` invoke a method of that state object. A worker that dies is replaced, its state made
     anew by the factory, and the call repeated; an exception raised by the method itself is raised here, unchanged.
+    Arrays in arguments and results may be shared with other processes: treat them as read-only.
     """
 
     @property
@@ -46,7 +47,8 @@ class Executor(Protocol):
 
         The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is
         tried again; one that raises is not (its result carries the error), and tasks after it are not run: their
-        results carry a `NtkpipeError` that names the failed one. Closing the iterator early cancels what has not started.
+        results carry a `BlockedError` that names the failed one and say `attempts=0`. Closing the iterator early
+        cancels what has not finished.
         """
         ...
 

@@ -41,12 +41,14 @@ class TaskResult:
         return self.error is None
 
 
-class Blocked(NtkpipeError, RuntimeError):
+class BlockedError(NtkpipeError, RuntimeError):
     """A task that was not run because one that it comes after failed, or is not earlier in the graph."""
 
     @classmethod
-    def by(cls, task: Task, seen: Collection[Hashable], failed: Mapping[Hashable, BaseException]) -> Blocked | None:
-        """The reason why `task` cannot run, or None if all that it comes after has been `seen` and none has `failed`."""
+    def by(
+        cls, task: Task, seen: Collection[Hashable], failed: Mapping[Hashable, BaseException]
+    ) -> BlockedError | None:
+        """The reason why `task` cannot run: one that it comes after has `failed` or is not `seen`; None if it can."""
         for key in task.after:
             if key in failed:
                 return cls(f"task {task.key!r} was not run: it comes after {key!r}, which failed ({failed[key]})")

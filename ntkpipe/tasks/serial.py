@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
-from ntkpipe.tasks.graph import Blocked, Task, TaskResult
+from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 
 class SerialPool:
@@ -65,7 +65,9 @@ class SerialExecutor:
         failed: dict[Hashable, BaseException] = {}
         seen: set[Hashable] = set()
         for task in graph:
-            blocked = Blocked.by(task, seen, failed)
+            if task.key in seen:
+                raise ValueError(f"two tasks of one graph have the key {task.key!r}")
+            blocked = BlockedError.by(task, seen, failed)
             if blocked is not None:
                 failed[task.key] = blocked
                 result = TaskResult(task.key, error=blocked, attempts=0)

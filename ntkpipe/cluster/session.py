@@ -1,0 +1,129 @@
+"""Executors from configuration; the life of a local Ray that belongs to this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ntkpipe
+from ntkpipe.config import ClusterConfig
+from ntkpipe.errors import ResourceError
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.serial import SerialExecutor
+
+if TYPE_CHECKING:
+    from ntkpipe.cluster.ray_executor import RayExecutor
+
+# Tasks return small records and pools exchange vectors (60,000 x 10 float64 is 4.8 MB), so little is enough; Ray's own
+# default is 30% of the machine's memory.
+OBJECT_STORE_BYTES = 400 << 20
+
+# Unix socket paths end at 107 bytes and Ray appends about 75 to its folder's name.
+_LONGEST_FOLDER = 30
+
+
+def available_cores() -> int:
+    """Cores that this process may run on (its affinity, not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def worker_count(config: ClusterConfig) -> int:
+    """Worker processes of `config`: as set, or as many as the available cores feed with `threads_per_worker` each."""
+    return config.workers or max(1, available_cores() // config.threads_per_worker)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment variables that hold a worker to `threads` threads and let it import this very ntkpipe."""
+    root = str(Path(ntkpipe.__file__).resolve().parents[1])
+    inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
+    count = str(threads)
+    return {
+        # XLA's CPU client counts NPROC; XLA_FLAGS do not hold it back (jax 0.10.2).
+        "NPROC": count,
+        "OMP_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONPATH": os.pathsep.join([root, *inherited]),
+    }
+
+
+@contextmanager
+def open_executor(config: ClusterConfig) -> Iterator[Executor]:
+    """The executor that `config` asks for, stopped on leaving. `serial` does not import Ray."""
+    if config.kind == "serial":
+        executor = SerialExecutor(config.workers or 1)
+        try:
+            yield executor
+        finally:
+            executor.close()
+    else:
+        with local_session(config) as executor:
+            yield executor
+
+
+@contextmanager
+def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
+    """Start Ray on loopback, yield its executor and stop what was started; nested sessions share one Ray.
+
+    A Ray that this process has already initialised (an outer session, or the user's own) is used and left running.
+    No other cluster is ever joined, whatever `RAY_ADDRESS` says, and no process of another Ray is touched.
+
+    Args:
+        config: `workers`, `threads_per_worker` and `retries` are used.
+
+    Yields:
+        The executor; its pools are closed on leaving.
+
+    Raises:
+        ResourceError: if Ray does not start.
+    """
+    # Ray reads these once, on import: without the first its workers warn about accelerator variables of the future;
+    # the second is right on loopback, where no other host can connect.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    from ntkpipe.cluster.ray_executor import RayExecutor
+
+    workers = worker_count(config)
+    environment = worker_environment(config.threads_per_worker)
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            _start(ray, workers, environment, stack)
+        executor = RayExecutor(workers, retries=config.retries, environment=environment)
+        stack.callback(executor.close)
+        yield executor
+
+
+def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.ExitStack) -> None:
+    """Initialise Ray in a folder of its own, and leave the undoing of it in `stack`."""
+    folder = tempfile.mkdtemp(prefix="ntk-ray-")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    options = {"_temp_dir": folder} if len(folder) <= _LONGEST_FOLDER else {}
+    # Registered before the start: it also cleans up after a start that was interrupted half way.
+    stack.callback(ray.shutdown)
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": environment},
+            _node_ip_address="127.0.0.1",
+            **options,
+        )
+    except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
+        raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error

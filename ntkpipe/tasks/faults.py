@@ -1,0 +1,115 @@
+"""Small tasks and states that fail on purpose, importable by workers: for tests and chaos drills, not for runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def echo(value: Any) -> Any:
+    """Return the argument."""
+    return value
+
+
+def process_id(*_: Any) -> int:
+    """The worker's process id."""
+    return os.getpid()
+
+
+def environment(name: str) -> str | None:
+    """An environment variable as the worker sees it."""
+    return os.environ.get(name)
+
+
+def sleep(seconds: float, value: Any = None) -> Any:
+    """Return `value` after `seconds`."""
+    time.sleep(seconds)
+    return value
+
+
+def stamp(path: str, text: str, seconds: float = 0.0) -> float:
+    """Append a line to a file after `seconds`, in one write; return the time at the start."""
+    start = time.time()
+    time.sleep(seconds)
+    with Path(path).open("a") as file:
+        file.write(text + "\n")
+    return start
+
+
+def fail(error: Exception) -> None:
+    """Raise `error`."""
+    raise error
+
+
+class AwkwardError(Exception):
+    """An exception that cannot be rebuilt from its `args`, as exceptions of other libraries often cannot."""
+
+    def __init__(self, code: int, *, reason: str) -> None:
+        super().__init__(f"{reason} ({code})")
+
+
+def fail_awkwardly() -> None:
+    """Raise an error that does not survive a round trip between processes."""
+    raise AwkwardError(7, reason="awkward")
+
+
+def die(*_: Any) -> None:
+    """Kill this process as the kernel would for lack of memory: no handler runs."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_until(folder: str, deaths: int, value: Any = None) -> Any:
+    """Kill this process the first `deaths` times it is called with `folder`, then return `value`."""
+    for k in range(deaths):
+        try:
+            (Path(folder) / f"death-{k}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        die()
+    return value
+
+
+class Counter:
+    """A worker's state for pools: a total that is lost with its process.
+
+    Args:
+        start: the total at first.
+    """
+
+    def __init__(self, start: int = 0) -> None:
+        self.total = start
+
+    def add(self, amount: int) -> int:
+        """Add to the total and return it."""
+        self.total += amount
+        return self.total
+
+    def sum_of(self, array: np.ndarray) -> float:
+        """Sum of an array plus the total."""
+        return float(array.sum()) + self.total
+
+    def scaled(self, array: np.ndarray) -> np.ndarray:
+        """The array times the total."""
+        return array * self.total
+
+    def process_id(self) -> int:
+        """Of the worker."""
+        return os.getpid()
+
+    def fail(self, error: Exception) -> None:
+        """Raise `error`."""
+        raise error
+
+    def die_until(self, folder: str, deaths: int) -> int:
+        """See `die_until`; returns the total."""
+        return die_until(folder, deaths, self.total)
+
+
+def broken_factory(error: Exception) -> Counter:
+    """A pool's factory that cannot make a state."""
+    raise error
