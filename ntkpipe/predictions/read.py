@@ -1,0 +1,114 @@
+"""Reading `predictions.zarr` back, and checking that it still holds what was written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ntkpipe.errors import CorruptionError, IncompleteError, StoreError
+from ntkpipe.predictions.schema import Predictions, array_fingerprint, combined_fingerprint
+from ntkpipe.predictions.write import FORMAT_VERSION
+
+REQUIRED = ("kernel", "time", "ridge", "test", "class", "target", "mean", "error_bound", "bound_kind")
+REMEDY = "compute it again with `ntkpipe predict`"
+
+
+def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -> Predictions:
+    """Predictions as written by `write_predictions`, every array checked against its fingerprint.
+
+    Args:
+        path: of the Zarr group.
+        covariance: read the (p, p) covariances too, where there are any; they can be far larger than the rest.
+
+    Raises:
+        IncompleteError: nothing is there.
+        StoreError: it is not a group of predictions, or one of a later version.
+        CorruptionError: an array that is missing, unreadable or changed; the text names it.
+    """
+    arrays, metadata, problems = _load(Path(path), covariance=covariance)
+    if problems:
+        raise CorruptionError(f"{'; '.join(problems)}. {REMEDY.capitalize()}.")
+    terms = {name.removeprefix("bound_"): arrays[name] for name in arrays if name.startswith("bound_")}
+    terms.pop("kind")
+    return Predictions(
+        kernels=tuple(arrays["kernel"].tolist()),
+        times=arrays["time"],
+        ridges=arrays["ridge"],
+        ridge_scale=metadata["ridge_scale"],
+        test_index=arrays["test"],
+        class_names=tuple(arrays["class"].tolist()),
+        label=arrays.get("label"),
+        target=arrays["target"],
+        mean=arrays["mean"],
+        error_bound=arrays["error_bound"],
+        bound_kind=arrays["bound_kind"],
+        bound_terms=terms,
+        variance=arrays.get("variance"),
+        covariance=arrays.get("covariance"),
+        attributes=metadata["attributes"],
+    )
+
+
+def verify_predictions(path: str | os.PathLike[str]) -> list[str]:
+    """Problems of a stored group of predictions, one text each; empty if every stored value is as written."""
+    try:
+        return _load(Path(path), covariance=True)[2]
+    except (StoreError, IncompleteError) as error:
+        return [str(error)]
+
+
+def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
+    """Arrays that could be read and are as written, the group's metadata, and what is wrong with the others."""
+    if not path.exists():
+        raise IncompleteError(f"{path} does not exist: {REMEDY}")
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        metadata = dict(group.attrs)
+    except Exception as error:  # Zarr has no base class for what a damaged file makes it raise
+        raise StoreError(f"{path} cannot be opened as a Zarr v3 group ({_brief(error)}): {REMEDY}") from error
+    if metadata.get("format") != "ntkpipe-predictions":
+        raise StoreError(f"{path} is a Zarr group but holds no predictions of ntkpipe: check the path")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has format version {metadata.get('format_version')}, this ntkpipe reads {FORMAT_VERSION}: {REMEDY}"
+        )
+    hashes, attributes = metadata.get("array_fingerprints"), metadata.get("attributes")
+    if not isinstance(hashes, dict) or not isinstance(attributes, dict):
+        raise CorruptionError(f"{path}/zarr.json lacks its fingerprints or attributes. {REMEDY.capitalize()}.")
+    arrays: dict[str, np.ndarray] = {}
+    problems = [f"{path}/{name} has no fingerprint" for name in REQUIRED if name not in hashes]
+    if combined_fingerprint(hashes, str(metadata.get("ridge_scale")), attributes) != metadata.get("fingerprint"):
+        problems.append(f"{path}/zarr.json disagrees with its fingerprint")
+    for name, expected in hashes.items():
+        if not name.isidentifier():
+            problems.append(f"{path}/zarr.json names an impossible array {name!r}")
+            continue
+        if name == "covariance" and not covariance:
+            continue
+        try:
+            array = _as_array(group, name)
+        except Exception as error:  # likewise: a flipped bit may surface as almost any exception
+            problems.append(f"{path}/{name} cannot be read ({_brief(error)})")
+            continue
+        if array_fingerprint(array) != expected:
+            problems.append(f"{path}/{name} disagrees with its fingerprint")
+        else:
+            arrays[name] = array
+    return arrays, metadata, problems
+
+
+def _as_array(group: zarr.Group, name: str) -> np.ndarray:
+    stored = group[name]
+    if not isinstance(stored, zarr.Array):
+        raise TypeError("a group stands where an array should be")
+    array = np.asarray(stored[...])
+    return array if array.dtype.kind in "if" else np.array(array.tolist(), dtype=np.str_)
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

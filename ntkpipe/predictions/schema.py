@@ -1,0 +1,178 @@
+"""Predictions of one run: means, error bounds and variances for every kernel, time and ridge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+RIDGE_SCALES = ("relative", "absolute")
+BOUND_KINDS = ("rigorous", "estimate")
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions on p test points with c outputs, for K kernels, T times and R ridges.
+
+    Arrays are converted to the dtypes below, checked and made read-only.
+
+    Args:
+        kernels: K names, such as `ntk` and `nngp`.
+        times: (T,) float64, strictly ascending, in gradient steps; `inf` is training to convergence.
+        ridges: (R,) float64, as configured; `ridge_scale` says against what.
+        ridge_scale: `relative` (to the mean of the train-train diagonal) or `absolute`.
+        test_index: (p,) int64, index of each test point in the original test set, strictly ascending.
+        class_names: c names; those of the outputs in regression.
+        label: (p,) int64 in `[0, c)`, or None in regression.
+        target: (p, c) float64, what the mean is regressed on.
+        mean: (K, T, R, p, c) float64.
+        error_bound: (K, T, R, p, c) float64 `>= 0`, of the numerical error of `mean`; `inf` where none is known.
+        bound_kind: (K, T, R), `rigorous` or `estimate`.
+        bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
+        variance: (K, T, R, p) float64, of one output; outputs are independent and share it. NaN where not computed.
+        covariance: (K, T, R, p, p) float64, likewise between test points.
+        attributes: plain JSON: versions, fingerprints, learning rate and so on.
+
+    Raises:
+        ValueError: naming the field whose shape or values are wrong.
+    """
+
+    kernels: tuple[str, ...]
+    times: np.ndarray
+    ridges: np.ndarray
+    ridge_scale: str
+    test_index: np.ndarray
+    class_names: tuple[str, ...]
+    label: np.ndarray | None
+    target: np.ndarray
+    mean: np.ndarray
+    error_bound: np.ndarray
+    bound_kind: np.ndarray
+    bound_terms: dict[str, np.ndarray] = field(default_factory=dict)
+    variance: np.ndarray | None = None
+    covariance: np.ndarray | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "kernels", tuple(str(name) for name in self.kernels))
+        set_(self, "class_names", tuple(str(name) for name in self.class_names))
+        set_(self, "bound_terms", {name: _frozen(v, np.float64) for name, v in self.bound_terms.items()})
+        for name in ("times", "ridges", "target", "mean", "error_bound", "variance", "covariance"):
+            set_(self, name, _frozen(getattr(self, name), np.float64))
+        for name in ("test_index", "label"):
+            set_(self, name, _frozen(getattr(self, name), np.int64))
+        set_(self, "bound_kind", _frozen(self.bound_kind, np.str_))
+        # A round trip through JSON: what is kept here is what a reader of the file will get.
+        set_(self, "attributes", json.loads(json.dumps(self.attributes, allow_nan=False)))
+        self._check()
+
+    def _check(self) -> None:
+        if self.ridge_scale not in RIDGE_SCALES:
+            raise ValueError(f"ridge_scale={self.ridge_scale!r} is not one of {', '.join(RIDGE_SCALES)}")
+        if not self.kernels or len(set(self.kernels)) != len(self.kernels):
+            raise ValueError(f"kernels={self.kernels} must hold at least one name, each once")
+        for name in ("times", "ridges", "test_index", "target"):
+            wanted = 2 if name == "target" else 1
+            array = getattr(self, name)
+            if array.ndim != wanted or array.size == 0:
+                raise ValueError(f"{name} has shape {array.shape}, wanted {wanted} dimensions, none empty")
+        if np.isnan(self.times).any() or (np.diff(self.times) <= 0).any() or self.times[0] < 0:
+            raise ValueError(f"times={self.times.tolist()} must be at least 0 and strictly ascending")
+        if (np.diff(self.test_index) <= 0).any():
+            raise ValueError("test_index must be strictly ascending: sort the test points by their original index")
+        grid, points, outputs = self.shape[:3], self.shape[3:4], self.shape[4:]
+        shapes: list[tuple[str, np.ndarray | None, tuple[int, ...]]] = [
+            ("label", self.label, points),
+            ("target", self.target, points + outputs),
+            ("mean", self.mean, grid + points + outputs),
+            ("error_bound", self.error_bound, grid + points + outputs),
+            ("bound_kind", self.bound_kind, grid),
+            ("variance", self.variance, grid + points),
+            ("covariance", self.covariance, grid + points + points),
+            *((f"bound_terms[{name!r}]", term, grid + outputs) for name, term in self.bound_terms.items()),
+        ]
+        for name, array, shape in shapes:
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, wanted {shape}")
+        if not np.isin(self.bound_kind, BOUND_KINDS).all():
+            raise ValueError(f"bound_kind must hold {' or '.join(BOUND_KINDS)}, got {np.unique(self.bound_kind)}")
+        if not (self.error_bound >= 0).all():
+            raise ValueError("error_bound must be at least 0 everywhere (inf where no bound is known)")
+        if self.label is not None and (self.label.min() < 0 or self.label.max() >= len(self.class_names)):
+            raise ValueError(f"label must lie in [0, {len(self.class_names)})")
+        for name in self.bound_terms:
+            if not name.isidentifier():
+                raise ValueError(f"bound_terms name {name!r} must be an identifier: it becomes an array's name")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(K, T, R, p, c)."""
+        return (len(self.kernels), len(self.times), len(self.ridges), len(self.test_index), len(self.class_names))
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether test points have labels."""
+        return self.label is not None
+
+    def entries(self) -> Iterator[tuple[int, int, int]]:
+        """Positions (kernel, time, ridge) of every prediction, in stored order."""
+        return np.ndindex(self.shape[:3])  # type: ignore[return-value]
+
+    def arrays(self) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
+        """Every array as it is stored: name -> (array, dimension names). Coordinates carry their dimension's name."""
+        grid = ("kernel", "time", "ridge")
+        candidates: dict[str, tuple[np.ndarray | None, tuple[str, ...]]] = {
+            "kernel": (np.array(self.kernels), ("kernel",)),
+            "time": (self.times, ("time",)),
+            "ridge": (self.ridges, ("ridge",)),
+            "test": (self.test_index, ("test",)),
+            "class": (np.array(self.class_names), ("class",)),
+            "label": (self.label, ("test",)),
+            "target": (self.target, ("test", "class")),
+            "mean": (self.mean, (*grid, "test", "class")),
+            "error_bound": (self.error_bound, (*grid, "test", "class")),
+            "bound_kind": (self.bound_kind, grid),
+            "variance": (self.variance, (*grid, "test")),
+            "covariance": (self.covariance, (*grid, "test", "test_other")),
+        }
+        for name, term in self.bound_terms.items():
+            candidates[f"bound_{name}"] = (term, (*grid, "class"))
+        return {name: (array, dims) for name, (array, dims) in candidates.items() if array is not None}
+
+    def fingerprint(self) -> str:
+        """sha256 hex of every array and attribute: equal for equal predictions, wherever they were written."""
+        hashes = {name: array_fingerprint(array) for name, (array, _) in self.arrays().items()}
+        return combined_fingerprint(hashes, self.ridge_scale, self.attributes)
+
+
+def array_fingerprint(array: np.ndarray) -> str:
+    """sha256 hex of an array's shape and values; strings as JSON, numbers as little-endian bytes."""
+    digest = hashlib.sha256()
+    if array.dtype.kind in "if":
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.data)
+    else:
+        digest.update(f"string{array.shape}".encode())
+        digest.update(json.dumps([str(value) for value in array.ravel()]).encode())
+    return digest.hexdigest()
+
+
+def combined_fingerprint(hashes: dict[str, str], ridge_scale: str, attributes: dict[str, Any]) -> str:
+    """sha256 hex over the arrays' fingerprints and everything else that predictions hold."""
+    content = {"arrays": hashes, "ridge_scale": ridge_scale, "attributes": attributes}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _frozen(value: Any, dtype: Any) -> np.ndarray | None:
+    if value is None:
+        return None
+    # A view of the caller's array, so that freezing it here does not freeze theirs; no copy of a large one.
+    array = np.asarray(value, dtype=dtype).view()
+    array.flags.writeable = False
+    return array

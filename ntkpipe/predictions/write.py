@@ -1,0 +1,124 @@
+"""`predictions.zarr`: a Zarr v3 group that xarray opens, with checksums, appearing whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.predictions.schema import Predictions, array_fingerprint, combined_fingerprint
+
+FORMAT_VERSION = 1
+
+DESCRIPTIONS = {
+    "kernel": "ntk: all layers trained; nngp: the readout trained; ntkgp: posterior with the NTK as covariance",
+    "time": "training time in gradient steps; inf is training to convergence",
+    "ridge": "added to the diagonal of the train-train kernel; see the group's ridge_scale",
+    "test": "index of the test point in the original test set",
+    "class": "class, or output in regression",
+    "label": "true class, a position along the dimension class",
+    "target": "what the mean is regressed on",
+    "mean": "predicted mean of the infinitely wide network",
+    "error_bound": "bound of the numerical error of mean; see bound_kind",
+    "bound_kind": "rigorous or estimate",
+    "variance": "predictive variance of each output; outputs are independent and share it",
+    "covariance": "predictive covariance between test points of each output",
+}
+
+
+def write_predictions(predictions: Predictions, path: str | os.PathLike[str], *, overwrite: bool = True) -> str:
+    """Write predictions as a Zarr group, under a temporary name first and renamed at the end.
+
+    Opens with `xarray.open_zarr(path, consolidated=False)`; there `ds["mean"].sel(kernel="ntk")` works (`ds.mean` is a
+    method of xarray). Chunks carry crc32c checksums, and the group the sha256 of every array.
+
+    Args:
+        predictions: what to write.
+        path: of the group, such as `runs/a/predictions.zarr`.
+        overwrite: replace what is there; the old group stays until the new one is complete.
+
+    Returns:
+        The fingerprint of the content, sha256 hex.
+
+    Raises:
+        ConfigError: something is there and `overwrite` is false.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{target} exists: choose another path, or ask for it to be overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = uuid.uuid4().hex
+    temporary = target.with_name(f".{target.name}.{token}.partial")
+    try:
+        fingerprint = _write_group(predictions, temporary)
+        _replace(temporary, target, token)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return fingerprint
+
+
+def _write_group(predictions: Predictions, path: Path) -> str:
+    arrays = predictions.arrays()
+    hashes = {name: array_fingerprint(array) for name, (array, _) in arrays.items()}
+    fingerprint = combined_fingerprint(hashes, predictions.ridge_scale, predictions.attributes)
+    group = zarr.create_group(
+        path,
+        zarr_format=3,
+        attributes={
+            "format": "ntkpipe-predictions",
+            "format_version": FORMAT_VERSION,
+            "ridge_scale": predictions.ridge_scale,
+            "fingerprint": fingerprint,
+            "array_fingerprints": hashes,
+            "attributes": predictions.attributes,
+        },
+    )
+    for name, (array, dimensions) in arrays.items():
+        is_text = array.dtype.kind not in "if"
+        # Absent chunks read as NaN (or -1), which no fingerprint of real values matches.
+        fill = "" if is_text else (np.nan if array.dtype.kind == "f" else -1)
+        description = DESCRIPTIONS.get(name)
+        stored = group.create_array(
+            name,
+            shape=array.shape,
+            dtype=str if is_text else array.dtype,
+            chunks=_chunks(array.shape, dimensions),
+            # Floats of a kernel method hardly compress (8-12% on Gram tiles); the checksum is what matters.
+            compressors=Crc32cCodec(),
+            fill_value=fill,
+            dimension_names=dimensions,
+            attributes={"long_name": description} if description else {},
+            config={"write_empty_chunks": True},
+        )
+        if name == "covariance":
+            for entry in predictions.entries():
+                stored[entry] = array[entry]
+        else:
+            stored[...] = array.astype(np.dtypes.StringDType()) if is_text else array
+    return fingerprint
+
+
+def _chunks(shape: tuple[int, ...], dimensions: tuple[str, ...]) -> tuple[int, ...]:
+    """One chunk per (kernel, time, ridge) and at most 16 MiB of rows of test points in it."""
+    if "test" not in dimensions or len(dimensions) < 3:
+        return shape
+    row = 8 * int(np.prod(shape[4:], dtype=np.int64))
+    return (1, 1, 1, max(1, min(shape[3], 2**24 // max(row, 1))), *shape[4:])
+
+
+def _replace(temporary: Path, target: Path, token: str) -> None:
+    """Rename a finished folder to its place. A crash between the two renames leaves no group, never half of one."""
+    old = target.with_name(f".{target.name}.{token}.old")
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)

@@ -1,0 +1,197 @@
+"""Accuracy, loss, likelihood and calibration of every kernel, time and ridge."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import log_ndtr
+
+from ntkpipe.predictions.schema import Predictions
+
+COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
+ECE_BINS = 15
+
+
+def compute_metrics(predictions: Predictions) -> dict[str, Any]:
+    """Metrics of every entry, as plain JSON-ready values but for infinity (see `write_metrics`).
+
+    Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind` and
+
+    - `mse`: mean of (mean - target)^2 over test points and outputs;
+    - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
+    - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
+      test points whose predicted class no error within the bounds can change;
+    - with variances `nll` (Gaussian negative log-likelihood per target, in nats), `coverage_50`, `coverage_95` (the
+      fraction of targets within the central predictive intervals), and in classification `ece` (expected calibration
+      error, 15 equal bins, 1706.04599, of the probability that the predicted class has the largest output).
+
+    A metric that cannot be computed, because means diverged or a variance is missing, is None.
+
+    Args:
+        predictions: of K kernels, T times and R ridges.
+
+    Returns:
+        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`.
+    """
+    entries = []
+    for k, t, r in predictions.entries():
+        entry: dict[str, Any] = {
+            "kernel": predictions.kernels[k],
+            "time": float(predictions.times[t]),
+            "ridge": float(predictions.ridges[r]),
+            "bound_kind": str(predictions.bound_kind[k, t, r]),
+        }
+        entries.append(entry | _entry_metrics(predictions, (k, t, r)))
+    return {
+        "version": 1,
+        "task": "classification" if predictions.is_classification else "regression",
+        "test_points": len(predictions.test_index),
+        "outputs": len(predictions.class_names),
+        "class_names": list(predictions.class_names),
+        "ridge_scale": predictions.ridge_scale,
+        "entries": entries,
+    }
+
+
+def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dict[str, float | None]:
+    mean, target, label = predictions.mean[entry], predictions.target, predictions.label
+    bound = predictions.error_bound[entry]
+    finite = bool(np.isfinite(mean).all())
+    metrics: dict[str, float | None] = {
+        "mse": float(np.mean((mean - target) ** 2)) if finite else None,
+        "max_error_bound": float(bound.max()),
+        "median_error_bound": float(np.median(bound)),
+    }
+    if label is not None:
+        accuracy = float(np.mean(mean.argmax(1) == label)) if finite else None
+        metrics["accuracy"] = accuracy
+        metrics["accuracy_standard_error"] = (
+            None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(label))
+        )
+        metrics["certain"] = float(np.mean(decision_is_certain(mean, bound))) if finite else None
+    if predictions.variance is None:
+        return metrics
+    variance = predictions.variance[entry]
+    usable = finite and bool(np.isfinite(variance).all()) and variance.max() > 0
+    names = ["nll", *COVERAGE_LEVELS] + (["ece"] if label is not None else [])
+    if not usable:
+        return metrics | dict.fromkeys(names)
+    # A variance that cancels to zero or below is known only to rounding of the largest: that much is kept of it.
+    variance = np.maximum(variance, np.finfo(np.float64).eps * variance.max())
+    metrics["nll"] = gaussian_nll(mean, target, variance)
+    scaled = np.abs(mean - target) / np.sqrt(variance)[:, None]
+    for name, limit in COVERAGE_LEVELS.items():
+        metrics[name] = float(np.mean(scaled <= limit))
+    if label is not None:
+        metrics["ece"] = expected_calibration_error(class_confidence(mean, variance), mean.argmax(1) == label)
+    return metrics
+
+
+def decision_is_certain(mean: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """Whether the predicted class is the same for every error within the bounds.
+
+    Args:
+        mean: (p, c).
+        bound: (p, c), `|error| <= bound`.
+
+    Returns:
+        (p,) bool: the largest mean, lowered by its bound, exceeds all others raised by theirs.
+    """
+    top = mean.argmax(1)[:, None]
+    lowest = np.take_along_axis(mean - bound, top, 1)[:, 0]
+    others = mean + bound
+    np.put_along_axis(others, top, -np.inf, 1)
+    return lowest > others.max(1)
+
+
+def gaussian_nll(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> float:
+    """Mean over points and outputs of `-log N(target | mean, variance)`, in nats.
+
+    Args:
+        mean: (p, c).
+        target: (p, c).
+        variance: (p,), positive, shared by the outputs.
+    """
+    squared = (mean - target) ** 2 / variance[:, None]
+    return float(0.5 * np.mean(squared + np.log(2 * np.pi * variance)[:, None]))
+
+
+def class_confidence(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64, block: int = 1024) -> np.ndarray:
+    """Probability that the output of the predicted class is the largest, for independent Gaussian outputs.
+
+    With m the largest mean, s^2 the variance and Phi the normal distribution function it is the expectation over
+    z ~ N(0, 1) of prod_j Phi(z + (m - m_j) / s), by Gauss-Hermite quadrature.
+
+    Args:
+        mean: (p, c).
+        variance: (p,), positive.
+        nodes: of the quadrature.
+        block: test points taken at once, which bounds the memory at `8 * block * c * nodes` bytes.
+
+    Returns:
+        (p,) probabilities.
+    """
+    z, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    weights = weights / weights.sum()
+    confidence = np.empty(len(mean))
+    for start in range(0, len(mean), block):
+        m = mean[start : start + block]
+        top = m.argmax(1)[:, None]
+        gaps = (np.take_along_axis(m, top, 1) - m) / np.sqrt(variance[start : start + block])[:, None]
+        np.put_along_axis(gaps, top, np.inf, 1)
+        confidence[start : start + block] = np.exp(log_ndtr(gaps[:, :, None] + z).sum(1)) @ weights
+    return confidence
+
+
+def calibration_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
+    """Mean confidence, accuracy and number of points per bin of equal width; (occupied bins, 3) float64."""
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+    occupied = count > 0
+    mean_confidence = np.bincount(index, confidence, bins)[occupied] / count[occupied]
+    accuracy = np.bincount(index, correct.astype(float), bins)[occupied] / count[occupied]
+    return np.stack([mean_confidence, accuracy, count[occupied]], axis=1)
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean distance between confidence and accuracy over equal bins, weighted by occupation (1706.04599)."""
+    curve = calibration_curve(confidence, correct, bins)
+    return float(np.average(np.abs(curve[:, 0] - curve[:, 1]), weights=curve[:, 2]))
+
+
+def write_metrics(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write `metrics.json`, whole or not at all; infinity becomes the string `inf`, what is not a number null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+        return value
+
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        temporary.write_text(json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Metrics as `compute_metrics` returned them: the strings `inf` and `-inf` in entries are numbers again."""
+    metrics = json.loads(Path(path).read_text(encoding="utf-8"))
+    words = {"inf": math.inf, "-inf": -math.inf}
+    metrics["entries"] = [
+        {key: words.get(value, value) if isinstance(value, str) else value for key, value in entry.items()}
+        for entry in metrics["entries"]
+    ]
+    return metrics

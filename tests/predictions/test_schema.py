@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+
+def test_arrays_are_read_only_and_the_callers_are_not(make) -> None:
+    mean = np.zeros((2, 3, 2, 7, 3))
+    predictions = dataclasses.replace(make(), mean=mean)
+    with pytest.raises(ValueError, match="read-only"):
+        predictions.mean[0] = 1
+    mean[0] = 1
+
+
+def test_shape_and_entries(make) -> None:
+    predictions = make()
+    assert predictions.shape == (2, 3, 2, 7, 3)
+    assert len(list(predictions.entries())) == 12
+    assert predictions.is_classification
+    assert not make(regression=True).is_classification
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": np.zeros((2, 3, 2, 7, 4))}, "mean has shape"),
+        ({"error_bound": np.full((2, 3, 2, 7, 3), -1.0)}, "error_bound must"),
+        ({"error_bound": np.full((2, 3, 2, 7, 3), np.nan)}, "error_bound must"),
+        ({"times": np.array([1.0, 1.0, 2.0])}, "ascending"),
+        ({"times": np.array([1.0, np.nan, 2.0])}, "ascending"),
+        ({"test_index": np.array([0, 2, 1, 3, 4, 5, 6])}, "test_index"),
+        ({"label": np.full(7, 3)}, "label must lie"),
+        ({"ridge_scale": "huge"}, "ridge_scale"),
+        ({"kernels": ("ntk", "ntk")}, "each once"),
+        ({"bound_kind": np.full((2, 3, 2), "perhaps")}, "bound_kind"),
+        ({"bound_terms": {"../x": np.zeros((2, 3, 2, 3))}}, "identifier"),
+        ({"attributes": {"rate": float("nan")}}, "JSON"),
+    ],
+)
+def test_wrong_fields_are_named(make, change, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(make(), **change)
+
+
+def test_fingerprint_sees_every_field(make) -> None:
+    base = make(covariance=True)
+    changes = [
+        {"mean": base.mean + 1e-15},
+        {"variance": None},
+        {"attributes": {}},
+        {"ridge_scale": "absolute"},
+        {"class_names": ("a", "b", "c")},
+        {"bound_terms": {}},
+        {"covariance": -base.covariance},
+        {"kernels": ("nngp", "ntk")},
+    ]
+    prints = {dataclasses.replace(base, **change).fingerprint() for change in [{}, *changes]}
+    assert len(prints) == len(changes) + 1
+    assert make(covariance=True).fingerprint() == base.fingerprint()
