@@ -184,8 +184,10 @@ class LocalStore:
         for path, _, _ in os.walk(os.path.join(self.url, folder), topdown=False):
             key = os.path.relpath(path, self.url)
             if key != "." and key.startswith(prefix.rstrip("/")) and key.split("/")[0] != LEASE_FOLDER:
-                with contextlib.suppress(OSError):  # not empty, or just filled by a writer
-                    os.rmdir(path)
+                with contextlib.suppress(OSError):  # not empty
+                    # A young one may just have been made by a writer that is about to use it.
+                    if os.stat(path).st_mtime <= before:
+                        os.rmdir(path)
         return sorted(removed)
 
     def _path(self, key: str) -> str:

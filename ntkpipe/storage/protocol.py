@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -144,7 +144,7 @@ def as_parts(data: Buffer | Sequence[Buffer]) -> list[memoryview]:
         ValueError: if one is not C-contiguous.
     """
     buffers = [data] if isinstance(data, (bytes, bytearray, memoryview, np.ndarray)) else data
-    views = [memoryview(b) for b in buffers]
+    views = [memoryview(cast(Any, b)) for b in buffers]  # numpy declares __buffer__ from Python 3.12 on only
     if not all(v.c_contiguous for v in views):
         raise ValueError("only C-contiguous buffers can be stored without a copy")
     return [v.cast("B") for v in views if v.nbytes]

@@ -1,0 +1,65 @@
+"""The values of a tile as a stored chunk: cast, checked, padded. Arrays in, arrays out; no I/O."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ntkpipe.errors import DataError
+
+
+def to_chunk(array: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`array` as it is stored: in `dtype`, C order, padded with NaN to the shape `chunk`; no copy where none is needed.
+
+    Values that are not finite (before the cast or after it) are kept: see `finite_error`.
+    """
+    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite and are found as such
+        values = np.ascontiguousarray(array, dtype)
+    if values.shape == chunk:
+        return values
+    padded = np.full(chunk, np.nan, dtype)
+    padded[inside(array.shape)] = values
+    return padded
+
+
+def inside(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Index of the leading part of a chunk that belongs to the matrix."""
+    return tuple(slice(n) for n in shape)
+
+
+def finite_error(values: np.ndarray, kernel: str, block: str, i: int, j: int, edge: int) -> DataError | None:
+    """None if all `values` of a tile are finite, else an error that names the tile and the images to blame.
+
+    Args:
+        values: of the tile, without padding.
+        kernel: `nngp` or `ntk`.
+        block: `train`, `test` or `diagonal/...`.
+        i: row of tiles.
+        j: column of tiles.
+        edge: rows per tile.
+    """
+    # A sum of finite values is finite unless it overflows: one pass without a temporary settles nearly every tile.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):
+            return None
+    finite = np.isfinite(values)
+    if finite.all():
+        return None
+    text = f"tile ({i}, {j}) of {kernel}/{block} holds {finite.size - int(finite.sum()):,} non-finite values."
+    kind = "test" if block.endswith("test") else "training"
+    bad = np.flatnonzero(~finite.reshape(len(finite), -1).any(axis=1)) + i * edge
+    if not len(bad) and finite.ndim == 2:
+        bad, kind = np.flatnonzero(~finite.any(axis=0)) + j * edge, "training"
+    if len(bad):
+        rows = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]}-{bad[-1]}"
+        return DataError(
+            f"{text} Input rows {rows} ({len(bad)} {kind} images, in stored order) give no finite value: "
+            f"clean them, or set data.drop_invalid=true."
+        )
+    return DataError(f"{text} Pixels are too large for this precision: standardise them, or set kernel.dtype=float64.")
+
+
+def same_but_rounding(stored: np.ndarray, mine: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """True if two computations of one tile agree, whatever their order of summation and their hardware."""
+    part = inside(shape)
+    # float32 kernels of any two devices agree to 1e-4 of the largest value; tiles of other images do not to 1e-3.
+    return bool(np.abs(stored[part] - mine[part]).max() <= 1e-3 * np.abs(mine[part]).max())

@@ -1,0 +1,435 @@
+"""The Gram store: tiles as chunks of Zarr arrays, a receipt per tile, and a manifest that says whose tiles they are.
+
+```
+gram/<name>/manifest.json                          the identity, in full
+            receipts/<block>/<i>.<j>.json          written after the tile; block is train or test
+            receipts/diagonal/<block>/<i>.0.json
+            tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk
+            tiles.zarr/diagonal/<block>/<kernel>/c/<i>
+```
+
+Chunks are written by us, not through Zarr: little-endian values, NaN where a ragged tile ends, then their CRC-32C in
+four bytes, which is what Zarr's `bytes` and `crc32c` codecs expect. So every chunk is put-if-absent (Zarr overwrites),
+written without a copy, and readable by any Zarr library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
+from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
+from ntkpipe.tiles.grid import Tile, TileGrid
+from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.receipt import Receipt
+from ntkpipe.tiles.record import seal, unseal
+
+Kernel = Literal["nngp", "ntk"]
+Block = Literal["train", "test"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+# Checksums of receipts that this process has read, so that passes over the tiles parse each receipt once.
+_checksums: dict[tuple[str, str, int, int], Mapping[str, int]] = {}
+
+
+@dataclass(frozen=True)
+class GramStore:
+    """Tiles of both kernels for one identity. Cheap to pickle; made by `create_or_open` or `open`.
+
+    The `train` block is symmetric: its lower triangle is stored. The `test` block has the test images as rows
+    and the training images as columns. Both span the full data set: runs on subsets read leading blocks.
+
+    Args:
+        objects: where everything is kept.
+        name: folder under `gram/`.
+        identity: of the tiles.
+    """
+
+    objects: ObjectStore
+    name: str
+    identity: GramIdentity
+
+    @classmethod
+    def create_or_open(cls, objects: ObjectStore, identity: GramIdentity, *, name: str | None = None) -> GramStore:
+        """The store of `identity` in `objects`, made if there is none. Safe from many processes at once.
+
+        Args:
+            objects: where it is kept.
+            identity: that it has, or must have.
+            name: of a particular store; None names it by its identity.
+
+        Raises:
+            IdentityError: if the store of that name has another identity; the text names each differing field.
+            CorruptionError: if its manifest is damaged.
+        """
+        gram = cls(objects, _check_name(name or identity.key), identity)
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        if not objects.put(gram.key("manifest.json"), seal({"identity": identity.to_dict(), "created": created})):
+            cls.open(objects, gram.name).identity.require(identity, gram.where)
+        gram.write_metadata()
+        objects.put(gram.key("last_used"), f"{created}\n".encode(), overwrite=True)
+        return gram
+
+    @classmethod
+    def open(cls, objects: ObjectStore, name: str) -> GramStore:
+        """The existing store `name`.
+
+        Raises:
+            MissingObjectError: if there is none.
+            CorruptionError: if its manifest is damaged.
+        """
+        key = f"gram/{_check_name(name)}/manifest.json"
+        manifest = unseal(objects.get(key), f"{objects.url}/{key}")
+        return cls(objects, name, GramIdentity.from_dict(manifest["identity"]))
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.objects.url}/gram/{self.name}"
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """`train`, and `test` if there are test images."""
+        return ("train", "test") if self.identity.n_test else ("train",)
+
+    def grid(self, block: Block) -> TileGrid:
+        """Tiles of the whole block, as stored."""
+        ident = self.identity
+        if block == "train":
+            return TileGrid(ident.n_train, ident.n_train, ident.edge, symmetric=True)
+        if block not in self.blocks:
+            raise ConfigError(f"the Gram store {self.where} has no block {block!r}, only {', '.join(self.blocks)}")
+        return TileGrid(ident.n_test, ident.n_train, ident.edge)
+
+    def lease(self, what: str) -> AbstractContextManager[None]:
+        """Hold this store while writing to it: it saves two runs the same work. `HeldError` if another does."""
+        return self.objects.lease(f"gram/{self.name}", holder=what)
+
+    # ---- writing
+
+    def write_tile(
+        self,
+        block: Block,
+        i: int,
+        j: int,
+        tiles: Mapping[str, np.ndarray],
+        *,
+        seconds: float = 0.0,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Store tile `(i, j)` of both kernels, then its receipt. Safe to run twice, and from many writers at once.
+
+        The first writer of a chunk wins; the others, whose values may differ in the last bits, adopt what is
+        stored and its checksum. A stored chunk that is damaged, or differs by more than rounding, is replaced.
+
+        Args:
+            block: `train` or `test`.
+            i: row of tiles.
+            j: column of tiles; of `train`, `j <= i`.
+            tiles: `nngp` and `ntk`, each of the whole tile's shape (not cut to a subset), cast to the stored dtype.
+            seconds: that computing took.
+            provenance: versions and hardware; JSON-ready.
+
+        Returns:
+            The receipt as stored.
+
+        Raises:
+            DataError: if values are not finite; nothing is written then.
+            ResourceError: if the store is full.
+        """
+        shape = self.grid(block).tile(i, j).shape
+        return self._commit(block, i, j, shape, tiles, seconds, provenance or {})
+
+    def write_diagonal(
+        self,
+        block: Block,
+        i: int,
+        values: Mapping[str, np.ndarray],
+        *,
+        seconds: float = 0.0,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Receipt:
+        """Store the kernels' values `k(x, x)` for the images of row `i` of tiles; as `write_tile`, in float64."""
+        rows = self.grid(block).tile(i, 0).shape[0]
+        return self._commit(f"diagonal/{block}", i, 0, (rows,), values, seconds, provenance or {})
+
+    def discard(self, block: str, i: int, j: int) -> None:
+        """Forget a tile (or, of `diagonal/...`, a part of a diagonal), so that it is computed again."""
+        # The receipt first: if this is interrupted, what is left is a chunk that does not count.
+        self.objects.delete(self.receipt_key(block, i, j))
+        _checksums.pop((self.where, block, i, j), None)
+        for kernel in KERNELS:
+            self.objects.delete(self.chunk_key(kernel, block, i, j))
+
+    # ---- reading
+
+    def missing(self, block: Block, grid: TileGrid | None = None) -> Iterator[Tile]:
+        """Tiles of `grid` (a leading block; None is the whole) without a receipt, in the grid's order, each whole.
+
+        One listing, made when this is called; tiles are yielded lazily. They are those of the whole grid, never cut at
+        the edge of a leading block: one task makes one whole stored object.
+        """
+        done = self._receipt_names(block)
+        whole = self.grid(block)
+        tiles = whole if grid is None else grid
+        return (whole.tile(t.i, t.j) for t in tiles if f"{t.i}.{t.j}.json" not in done)
+
+    def missing_diagonal(self, block: Block, rows: int | None = None) -> list[int]:
+        """Rows of tiles, of the first `rows` images, whose part of the diagonal has no receipt."""
+        done = self._receipt_names(f"diagonal/{block}")
+        return [i for i in range(self._leading(block, rows).tile_rows) if f"{i}.0.json" not in done]
+
+    def receipt(self, block: str, i: int, j: int) -> Receipt | None:
+        """The receipt of a tile, None if there is none.
+
+        Raises:
+            CorruptionError: if it is damaged or belongs to another tile.
+        """
+        key = self.receipt_key(block, i, j)
+        try:
+            data = self.objects.get(key)
+        except MissingObjectError:
+            return None
+        receipt = Receipt.from_bytes(data, f"{self.objects.url}/{key}")
+        if not receipt.is_for(self.identity.key, block, i, j):
+            raise CorruptionError(f"the receipt {self.objects.url}/{key} belongs to another tile. {_REPAIR}")
+        return receipt
+
+    def matrix(self, kernel: Kernel, block: Block, rows: int | None = None, cols: int | None = None) -> StoredTiles:
+        """One block of one kernel as a `TileMatrix`, cut to its leading `rows` and `cols`."""
+        if kernel not in KERNELS:
+            raise ConfigError(f"kernel {kernel!r} is not one of {', '.join(KERNELS)}")
+        return StoredTiles(self, kernel, block, self._leading(block, rows, cols))
+
+    def read_diagonal(self, block: Block, kernel: Kernel, rows: int | None = None) -> np.ndarray:
+        """`k(x, x)` of the first `rows` images (all if None): shape `(rows,)`, float64.
+
+        Raises:
+            IncompleteError: if a part is not computed yet.
+            CorruptionError: if a part disagrees with its receipt.
+        """
+        grid = self._leading(block, rows)
+        parts = [self.read_chunk(kernel, f"diagonal/{block}", i, 0) for i in range(grid.tile_rows)]
+        return np.concatenate(parts)[: grid.rows]
+
+    def read_chunk(self, kernel: Kernel, block: str, i: int, j: int) -> np.ndarray:
+        """A whole chunk, checked against its receipt: read-only, NaN where a ragged tile ends.
+
+        Raises:
+            IncompleteError: if there is no receipt.
+            CorruptionError: naming the object and what is wrong with it.
+        """
+        address = (self.where, block, i, j)
+        known = _checksums.get(address)
+        if known is not None:
+            try:
+                return self._checked_chunk(kernel, block, i, j, known)
+            except CorruptionError:
+                # Perhaps the tile was discarded and computed anew by another process since we read its receipt.
+                _checksums.pop(address, None)
+        receipt = self.receipt(block, i, j)
+        if receipt is None:
+            raise IncompleteError(f"tile ({i}, {j}) of {kernel}/{block} is not computed yet: run `ntkpipe gram`")
+        values = self._checked_chunk(kernel, block, i, j, receipt.crc32c)
+        _checksums[address] = receipt.crc32c
+        return values
+
+    # ---- layout
+
+    def key(self, name: str) -> str:
+        """Key of an object of this store."""
+        return f"gram/{self.name}/{name}"
+
+    def array(self, kernel: str, block: str) -> str:
+        """Path of an array inside `tiles.zarr`."""
+        return f"{block}/{kernel}" if block.startswith("diagonal/") else f"{kernel}/{block}"
+
+    def chunk_key(self, kernel: str, block: str, i: int, j: int) -> str:
+        """Key of a chunk; of diagonals `j` is 0 and no part of it."""
+        address = f"{i}" if block.startswith("diagonal/") else f"{i}/{j}"
+        return self.key(f"tiles.zarr/{self.array(kernel, block)}/c/{address}")
+
+    def receipt_key(self, block: str, i: int, j: int) -> str:
+        """Key of a receipt."""
+        return self.key(f"receipts/{block}/{i}.{j}.json")
+
+    def layout(self, block: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
+        """Array shape, chunk shape and dtype of a block, diagonals included."""
+        ident = self.identity
+        rows = ident.n_train if block.endswith("train") else ident.n_test
+        diagonal = block.startswith("diagonal/")
+        shape = (rows,) if diagonal else (rows, ident.n_train)
+        # No chunk is larger than its array: a hundred test images do not cost a whole tile's padding.
+        chunk = tuple(min(ident.edge, n) for n in shape)
+        return shape, chunk, np.dtype("float64" if diagonal else ident.stored_dtype).newbyteorder("<")
+
+    def metadata(self) -> dict[str, bytes]:
+        """Zarr's description of every group and array, by key, as Zarr itself writes it."""
+        import zarr  # workers read and write chunks without it, and start half a second sooner
+        from zarr.codecs import BytesCodec, Crc32cCodec
+        from zarr.storage import MemoryStore
+
+        # xarray refuses two equal dimensions and a variable that is named like one.
+        names = {
+            "train": ["train_row", "train_image"],
+            "test": ["test_image", "train_image"],
+            "diagonal/train": ["train_image"],
+            "diagonal/test": ["test_image"],
+        }
+        memory: dict[str, Any] = {}
+        note = "the train block is symmetric: tiles above its diagonal are not stored and read as NaN"
+        attributes = {"ntkpipe": self.identity.key, "note": note}
+        root = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
+        for block in self.blocks:
+            for label in (block, f"diagonal/{block}"):
+                shape, chunk, dtype = self.layout(label)
+                for kernel in KERNELS:
+                    root.create_array(
+                        self.array(kernel, label),
+                        shape=shape,
+                        chunks=chunk,
+                        dtype=dtype,
+                        fill_value=float("nan"),
+                        filters=None,
+                        serializer=BytesCodec(endian="little"),
+                        compressors=[Crc32cCodec()],
+                        dimension_names=names[label],
+                    )
+        return {self.key(f"tiles.zarr/{name}"): buffer.to_bytes() for name, buffer in memory.items()}
+
+    def write_metadata(self, *, overwrite: bool = False) -> None:
+        """Write what `metadata` says where it is absent, or everywhere."""
+        # The last one written proves the others, so that opening a store again costs one look.
+        last = self.key("tiles.zarr/zarr.json")
+        if overwrite or not self.objects.exists(last):
+            for key, data in sorted(self.metadata().items(), key=lambda item: item[0] == last):
+                self.objects.put(key, data, overwrite=overwrite)
+
+    # ---- inside
+
+    def _leading(self, block: Block, rows: int | None, cols: int | None = None) -> TileGrid:
+        whole = self.grid(block)
+        return whole.leading(whole.rows if rows is None else rows, cols)
+
+    def _receipt_names(self, block: str) -> set[str]:
+        folder = self.key(f"receipts/{block}/")
+        return {key[len(folder) :] for key in self.objects.list(folder)}
+
+    def _commit(
+        self,
+        block: str,
+        i: int,
+        j: int,
+        shape: tuple[int, ...],
+        arrays: Mapping[str, np.ndarray],
+        seconds: float,
+        provenance: Mapping[str, Any],
+    ) -> Receipt:
+        if set(arrays) != set(KERNELS):
+            raise ValueError(f"a tile has the kernels {', '.join(KERNELS)}, got {', '.join(arrays) or 'none'}")
+        _, chunk_shape, dtype = self.layout(block)
+        chunks = {}
+        for kernel in KERNELS:  # all of them before the first is written
+            if arrays[kernel].shape != shape:
+                raise ValueError(f"tile ({i}, {j}) of {kernel}/{block} has shape {shape}, got {arrays[kernel].shape}")
+            chunks[kernel] = to_chunk(arrays[kernel], chunk_shape, dtype)
+            if error := finite_error(chunks[kernel][inside(shape)], kernel, block, i, j, self.identity.edge):
+                raise error
+        checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in KERNELS}
+        receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
+        key = self.receipt_key(block, i, j)
+        if not self.objects.put(key, receipt.to_bytes()):
+            try:
+                stored = self.receipt(block, i, j)
+            except CorruptionError:
+                stored = None
+            if stored is not None and stored.crc32c == checksums:
+                return stored
+            self.objects.put(key, receipt.to_bytes(), overwrite=True)
+        _checksums.pop((self.where, block, i, j), None)
+        return receipt
+
+    def _put_chunk(self, kernel: str, block: str, i: int, j: int, chunk: np.ndarray, shape: tuple[int, ...]) -> int:
+        """Commit a chunk; the checksum of what is stored in the end, which may be another writer's."""
+        key = self.chunk_key(kernel, block, i, j)
+        mine = crc32c(chunk)
+        parts = [chunk, mine.to_bytes(4, "little")]
+        if self.objects.put(key, parts):
+            return mine
+        try:
+            stored, theirs = self._get_chunk(kernel, block, i, j)
+        except CorruptionError:
+            stored, theirs = None, mine  # torn by a power cut or damaged since
+        if stored is not None and (theirs == mine or same_but_rounding(stored, chunk, shape)):
+            return theirs
+        self.objects.put(key, parts, overwrite=True)
+        return mine
+
+    def _get_chunk(self, kernel: str, block: str, i: int, j: int) -> tuple[np.ndarray, int]:
+        """A chunk and its checksum, which agrees with the one stored in its last four bytes."""
+        key = self.chunk_key(kernel, block, i, j)
+        what = f"{self.objects.url}/{key}, tile ({i}, {j}) of {kernel}/{block},"
+        try:
+            data = self.objects.get(key)
+        except MissingObjectError as error:
+            raise CorruptionError(f"{what} has a receipt but is missing. {_REPAIR}") from error
+        _, chunk, dtype = self.layout(block)
+        expected = int(np.prod(chunk)) * dtype.itemsize + 4
+        if len(data) != expected:
+            raise CorruptionError(f"{what} has {len(data):,} bytes instead of {expected:,}. {_REPAIR}")
+        values = np.frombuffer(data, dtype, count=int(np.prod(chunk))).reshape(chunk)
+        checksum = crc32c(values)
+        if checksum != int.from_bytes(data[-4:], "little"):
+            raise CorruptionError(f"{what} disagrees with its checksum. {_REPAIR}")
+        return values.astype(dtype.newbyteorder("="), copy=False), checksum
+
+    def _checked_chunk(self, kernel: str, block: str, i: int, j: int, receipt: Mapping[str, int]) -> np.ndarray:
+        values, checksum = self._get_chunk(kernel, block, i, j)
+        if checksum != receipt.get(kernel):
+            raise CorruptionError(
+                f"{self.objects.url}/{self.chunk_key(kernel, block, i, j)} is intact but not tile ({i}, {j}) of "
+                f"{kernel}/{block}: its receipt has another checksum. {_REPAIR}"
+            )
+        return values
+
+
+_REPAIR = "Run `ntkpipe verify`: it names every damaged tile and has it computed again."
+
+
+@dataclass(frozen=True)
+class StoredTiles:
+    """`TileMatrix` over one block of one kernel of a Gram store."""
+
+    gram: GramStore
+    kernel: Kernel
+    block: Block
+    grid: TileGrid
+
+    @property
+    def dtype(self) -> np.dtype:  # type: ignore[override]
+        """Of the stored tiles."""
+        return np.dtype(self.gram.identity.stored_dtype)
+
+    def read(self, i: int, j: int) -> np.ndarray:
+        """Tile `(i, j)`, see `TileMatrix.read`; read-only."""
+        tile = self.grid.tile(i, j)
+        chunk = self.gram.read_chunk(self.kernel, self.block, i, j)
+        return chunk if chunk.shape == tile.shape else np.ascontiguousarray(chunk[: tile.shape[0], : tile.shape[1]])
+
+    def leading(self, rows: int, cols: int | None = None) -> StoredTiles:
+        """The leading block `[:rows, :cols]`."""
+        return StoredTiles(self.gram, self.kernel, self.block, self.grid.leading(rows, cols))
+
+
+def _check_name(name: str) -> str:
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise ConfigError(f"store.gram={name!r}: a store's name has letters, digits, '-', '_' and '.' only")
+    return name
