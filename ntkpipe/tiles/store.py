@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +29,9 @@ from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.layout import KERNELS, Block, Kernel, Layout, check_name
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.record import seal, unseal
-
-Kernel = Literal["nngp", "ntk"]
-Block = Literal["train", "test"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 # Checksums of receipts that this process has read, so that passes over the tiles parse each receipt once.
 _checksums: dict[tuple[str, str, int, int], Mapping[str, int]] = {}
@@ -70,12 +67,19 @@ class GramStore:
             IdentityError: if the store of that name has another identity; the text names each differing field.
             CorruptionError: if its manifest is damaged.
         """
-        gram = cls(objects, _check_name(name or identity.key), identity)
+        gram = cls(objects, check_name(name or identity.key), identity)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        if not objects.put(gram.key("manifest.json"), seal({"identity": identity.to_dict(), "created": created})):
-            cls.open(objects, gram.name).identity.require(identity, gram.where)
+        manifest = seal({"identity": identity.to_dict(), "created": created})
+        if not objects.put(gram.layout.key("manifest.json"), manifest):
+            try:
+                cls.open(objects, gram.name).identity.require(identity, gram.where)
+            except CorruptionError:
+                if gram.name != identity.key:
+                    raise
+                # The folder's name is the identity, so nothing is lost with a torn manifest.
+                objects.put(gram.layout.key("manifest.json"), manifest, overwrite=True)
         gram.write_metadata()
-        objects.put(gram.key("last_used"), f"{created}\n".encode(), overwrite=True)
+        objects.put(gram.layout.key("last_used"), f"{created}\n".encode(), overwrite=True)
         return gram
 
     @classmethod
@@ -86,8 +90,11 @@ class GramStore:
             MissingObjectError: if there is none.
             CorruptionError: if its manifest is damaged.
         """
-        key = f"gram/{_check_name(name)}/manifest.json"
-        manifest = unseal(objects.get(key), f"{objects.url}/{key}")
+        key = f"gram/{check_name(name)}/manifest.json"
+        try:
+            manifest = unseal(objects.get(key), f"{objects.url}/{key}")
+        except CorruptionError as error:
+            raise CorruptionError(f"{error}: delete this Gram store with `ntkpipe clean`") from None
         return cls(objects, name, GramIdentity.from_dict(manifest["identity"]))
 
     @property
@@ -96,18 +103,18 @@ class GramStore:
         return f"{self.objects.url}/gram/{self.name}"
 
     @property
+    def layout(self) -> Layout:
+        """Keys and shapes of its objects."""
+        return Layout(self.name, self.identity)
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """`train`, and `test` if there are test images."""
-        return ("train", "test") if self.identity.n_test else ("train",)
+        return self.layout.blocks
 
     def grid(self, block: Block) -> TileGrid:
         """Tiles of the whole block, as stored."""
-        ident = self.identity
-        if block == "train":
-            return TileGrid(ident.n_train, ident.n_train, ident.edge, symmetric=True)
-        if block not in self.blocks:
-            raise ConfigError(f"the Gram store {self.where} has no block {block!r}, only {', '.join(self.blocks)}")
-        return TileGrid(ident.n_test, ident.n_train, ident.edge)
+        return self.layout.grid(block)
 
     def lease(self, what: str) -> AbstractContextManager[None]:
         """Hold this store while writing to it: it saves two runs the same work. `HeldError` if another does."""
@@ -164,10 +171,10 @@ class GramStore:
     def discard(self, block: str, i: int, j: int) -> None:
         """Forget a tile (or, of `diagonal/...`, a part of a diagonal), so that it is computed again."""
         # The receipt first: if this is interrupted, what is left is a chunk that does not count.
-        self.objects.delete(self.receipt_key(block, i, j))
+        self.objects.delete(self.layout.receipt_key(block, i, j))
         _checksums.pop((self.where, block, i, j), None)
         for kernel in KERNELS:
-            self.objects.delete(self.chunk_key(kernel, block, i, j))
+            self.objects.delete(self.layout.chunk_key(kernel, block, i, j))
 
     # ---- reading
 
@@ -193,7 +200,7 @@ class GramStore:
         Raises:
             CorruptionError: if it is damaged or belongs to another tile.
         """
-        key = self.receipt_key(block, i, j)
+        key = self.layout.receipt_key(block, i, j)
         try:
             data = self.objects.get(key)
         except MissingObjectError:
@@ -231,45 +238,28 @@ class GramStore:
         known = _checksums.get(address)
         if known is not None:
             try:
-                return self._checked_chunk(kernel, block, i, j, known)
+                return self.checked_chunk(kernel, block, i, j, known)
             except CorruptionError:
                 # Perhaps the tile was discarded and computed anew by another process since we read its receipt.
                 _checksums.pop(address, None)
         receipt = self.receipt(block, i, j)
         if receipt is None:
             raise IncompleteError(f"tile ({i}, {j}) of {kernel}/{block} is not computed yet: run `ntkpipe gram`")
-        values = self._checked_chunk(kernel, block, i, j, receipt.crc32c)
+        values = self.checked_chunk(kernel, block, i, j, receipt.crc32c)
         _checksums[address] = receipt.crc32c
         return values
 
-    # ---- layout
+    def checked_chunk(self, kernel: str, block: str, i: int, j: int, receipt: Mapping[str, int]) -> np.ndarray:
+        """As `read_chunk`, against these checksums instead of a receipt that this process may have read long ago."""
+        values, checksum = self._get_chunk(kernel, block, i, j)
+        if checksum != receipt.get(kernel):
+            raise CorruptionError(
+                f"{self.objects.url}/{self.layout.chunk_key(kernel, block, i, j)} is intact but not tile ({i}, {j}) of "
+                f"{kernel}/{block}: its receipt has another checksum. {_REPAIR}"
+            )
+        return values
 
-    def key(self, name: str) -> str:
-        """Key of an object of this store."""
-        return f"gram/{self.name}/{name}"
-
-    def array(self, kernel: str, block: str) -> str:
-        """Path of an array inside `tiles.zarr`."""
-        return f"{block}/{kernel}" if block.startswith("diagonal/") else f"{kernel}/{block}"
-
-    def chunk_key(self, kernel: str, block: str, i: int, j: int) -> str:
-        """Key of a chunk; of diagonals `j` is 0 and no part of it."""
-        address = f"{i}" if block.startswith("diagonal/") else f"{i}/{j}"
-        return self.key(f"tiles.zarr/{self.array(kernel, block)}/c/{address}")
-
-    def receipt_key(self, block: str, i: int, j: int) -> str:
-        """Key of a receipt."""
-        return self.key(f"receipts/{block}/{i}.{j}.json")
-
-    def layout(self, block: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
-        """Array shape, chunk shape and dtype of a block, diagonals included."""
-        ident = self.identity
-        rows = ident.n_train if block.endswith("train") else ident.n_test
-        diagonal = block.startswith("diagonal/")
-        shape = (rows,) if diagonal else (rows, ident.n_train)
-        # No chunk is larger than its array: a hundred test images do not cost a whole tile's padding.
-        chunk = tuple(min(ident.edge, n) for n in shape)
-        return shape, chunk, np.dtype("float64" if diagonal else ident.stored_dtype).newbyteorder("<")
+    # ---- for other readers of Zarr
 
     def metadata(self) -> dict[str, bytes]:
         """Zarr's description of every group and array, by key, as Zarr itself writes it."""
@@ -288,27 +278,26 @@ class GramStore:
         note = "the train block is symmetric: tiles above its diagonal are not stored and read as NaN"
         attributes = {"ntkpipe": self.identity.key, "note": note}
         root = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
-        for block in self.blocks:
-            for label in (block, f"diagonal/{block}"):
-                shape, chunk, dtype = self.layout(label)
-                for kernel in KERNELS:
-                    root.create_array(
-                        self.array(kernel, label),
-                        shape=shape,
-                        chunks=chunk,
-                        dtype=dtype,
-                        fill_value=float("nan"),
-                        filters=None,
-                        serializer=BytesCodec(endian="little"),
-                        compressors=[Crc32cCodec()],
-                        dimension_names=names[label],
-                    )
-        return {self.key(f"tiles.zarr/{name}"): buffer.to_bytes() for name, buffer in memory.items()}
+        for label in self.layout.labels:
+            shape, chunk, dtype = self.layout.shapes(label)
+            for kernel in KERNELS:
+                root.create_array(
+                    self.layout.array(kernel, label),
+                    shape=shape,
+                    chunks=chunk,
+                    dtype=dtype,
+                    fill_value=float("nan"),
+                    filters=None,
+                    serializer=BytesCodec(endian="little"),
+                    compressors=[Crc32cCodec()],
+                    dimension_names=names[label],
+                )
+        return {self.layout.key(f"tiles.zarr/{name}"): buffer.to_bytes() for name, buffer in memory.items()}
 
     def write_metadata(self, *, overwrite: bool = False) -> None:
         """Write what `metadata` says where it is absent, or everywhere."""
         # The last one written proves the others, so that opening a store again costs one look.
-        last = self.key("tiles.zarr/zarr.json")
+        last = self.layout.key("tiles.zarr/zarr.json")
         if overwrite or not self.objects.exists(last):
             for key, data in sorted(self.metadata().items(), key=lambda item: item[0] == last):
                 self.objects.put(key, data, overwrite=overwrite)
@@ -320,7 +309,7 @@ class GramStore:
         return whole.leading(whole.rows if rows is None else rows, cols)
 
     def _receipt_names(self, block: str) -> set[str]:
-        folder = self.key(f"receipts/{block}/")
+        folder = self.layout.key(f"receipts/{block}/")
         return {key[len(folder) :] for key in self.objects.list(folder)}
 
     def _commit(
@@ -335,7 +324,7 @@ class GramStore:
     ) -> Receipt:
         if set(arrays) != set(KERNELS):
             raise ValueError(f"a tile has the kernels {', '.join(KERNELS)}, got {', '.join(arrays) or 'none'}")
-        _, chunk_shape, dtype = self.layout(block)
+        _, chunk_shape, dtype = self.layout.shapes(block)
         chunks = {}
         for kernel in KERNELS:  # all of them before the first is written
             if arrays[kernel].shape != shape:
@@ -345,7 +334,7 @@ class GramStore:
                 raise error
         checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in KERNELS}
         receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
-        key = self.receipt_key(block, i, j)
+        key = self.layout.receipt_key(block, i, j)
         if not self.objects.put(key, receipt.to_bytes()):
             try:
                 stored = self.receipt(block, i, j)
@@ -359,7 +348,7 @@ class GramStore:
 
     def _put_chunk(self, kernel: str, block: str, i: int, j: int, chunk: np.ndarray, shape: tuple[int, ...]) -> int:
         """Commit a chunk; the checksum of what is stored in the end, which may be another writer's."""
-        key = self.chunk_key(kernel, block, i, j)
+        key = self.layout.chunk_key(kernel, block, i, j)
         mine = crc32c(chunk)
         parts = [chunk, mine.to_bytes(4, "little")]
         if self.objects.put(key, parts):
@@ -375,14 +364,14 @@ class GramStore:
 
     def _get_chunk(self, kernel: str, block: str, i: int, j: int) -> tuple[np.ndarray, int]:
         """A chunk and its checksum, which agrees with the one stored in its last four bytes."""
-        key = self.chunk_key(kernel, block, i, j)
+        key = self.layout.chunk_key(kernel, block, i, j)
         what = f"{self.objects.url}/{key}, tile ({i}, {j}) of {kernel}/{block},"
         try:
             data = self.objects.get(key)
         except MissingObjectError as error:
             raise CorruptionError(f"{what} has a receipt but is missing. {_REPAIR}") from error
-        _, chunk, dtype = self.layout(block)
-        expected = int(np.prod(chunk)) * dtype.itemsize + 4
+        _, chunk, dtype = self.layout.shapes(block)
+        expected = self.layout.chunk_bytes(block)
         if len(data) != expected:
             raise CorruptionError(f"{what} has {len(data):,} bytes instead of {expected:,}. {_REPAIR}")
         values = np.frombuffer(data, dtype, count=int(np.prod(chunk))).reshape(chunk)
@@ -390,15 +379,6 @@ class GramStore:
         if checksum != int.from_bytes(data[-4:], "little"):
             raise CorruptionError(f"{what} disagrees with its checksum. {_REPAIR}")
         return values.astype(dtype.newbyteorder("="), copy=False), checksum
-
-    def _checked_chunk(self, kernel: str, block: str, i: int, j: int, receipt: Mapping[str, int]) -> np.ndarray:
-        values, checksum = self._get_chunk(kernel, block, i, j)
-        if checksum != receipt.get(kernel):
-            raise CorruptionError(
-                f"{self.objects.url}/{self.chunk_key(kernel, block, i, j)} is intact but not tile ({i}, {j}) of "
-                f"{kernel}/{block}: its receipt has another checksum. {_REPAIR}"
-            )
-        return values
 
 
 _REPAIR = "Run `ntkpipe verify`: it names every damaged tile and has it computed again."
@@ -427,9 +407,3 @@ class StoredTiles:
     def leading(self, rows: int, cols: int | None = None) -> StoredTiles:
         """The leading block `[:rows, :cols]`."""
         return StoredTiles(self.gram, self.kernel, self.block, self.grid.leading(rows, cols))
-
-
-def _check_name(name: str) -> str:
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise ConfigError(f"store.gram={name!r}: a store's name has letters, digits, '-', '_' and '.' only")
-    return name

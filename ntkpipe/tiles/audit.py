@@ -1,0 +1,124 @@
+"""Is everything that a Gram store holds what it claims to be?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ntkpipe.errors import CorruptionError
+from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.tiles.layout import KERNELS
+from ntkpipe.tiles.store import GramStore
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding of `verify`.
+
+    Args:
+        kind: `tile` (the stored values cannot be trusted or are gone), `metadata` (other readers of Zarr are misled,
+            the tiles themselves are fine) or `stray` (an object that counts for nothing: harmless).
+        key: of the object.
+        text: what is wrong, for people.
+        label: of a `tile`: `train`, `test`, `diagonal/train` or `diagonal/test`.
+        i: of a `tile`, its row.
+        j: of a `tile`, its column.
+    """
+
+    kind: Literal["tile", "metadata", "stray"]
+    key: str
+    text: str
+    label: str = ""
+    i: int = -1
+    j: int = -1
+
+    @property
+    def is_harmless(self) -> bool:
+        """True if nothing has to be repaired."""
+        return self.kind == "stray"
+
+
+def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool = True) -> Iterator[Problem]:
+    """Compare every receipt of the store with the chunks that it vouches for. Nothing is changed.
+
+    Tiles without a receipt are not computed yet, which is no problem. A damaged manifest is found on opening.
+
+    Args:
+        gram: the store.
+        labels: of the blocks and diagonals to check; None is all.
+        deep: read every chunk and compare checksums; otherwise only presence and size are checked, and the
+            receipts themselves.
+
+    Yields:
+        One problem per damaged tile and kernel, damaged receipt, damaged metadata and stray object.
+    """
+    layout = gram.layout
+    found = set(gram.objects.list(layout.key("")))
+    known = {layout.key("manifest.json"), layout.key("last_used")}
+    for key, data in gram.metadata().items():
+        known.add(key)
+        if (text := _metadata_fault(gram, key, data)) is not None:
+            yield Problem("metadata", key, text)
+    wanted = set(layout.labels if labels is None else labels)
+    for label in layout.labels:
+        for i, j in layout.addresses(label):
+            receipt_key = layout.receipt_key(label, i, j)
+            if receipt_key not in found:
+                continue  # its chunks, if any, are reported as stray below
+            known.add(receipt_key)
+            known.update(layout.chunk_key(kernel, label, i, j) for kernel in KERNELS)
+            if label in wanted:
+                for key, text in _tile_faults(gram, label, i, j, found, deep=deep):
+                    yield Problem("tile", key, text, label, i, j)
+    for key in sorted(found - known):
+        yield Problem("stray", key, f"{gram.objects.url}/{key} belongs to no computed tile; it is never read")
+
+
+def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int, int]]:
+    """Discard every tile in `problems`, so that the next `ntkpipe gram` computes it again; rewrite damaged metadata.
+
+    Returns:
+        Label, row and column of each discarded tile, once.
+    """
+    problems = list(problems)
+    if any(p.kind == "metadata" for p in problems):
+        gram.write_metadata(overwrite=True)
+    damaged = sorted({(p.label, p.i, p.j) for p in problems if p.kind == "tile"})
+    for label, i, j in damaged:
+        gram.discard(label, i, j)
+    return damaged
+
+
+def _tile_faults(
+    gram: GramStore, label: str, i: int, j: int, found: set[str], *, deep: bool
+) -> Iterator[tuple[str, str]]:
+    try:
+        receipt = gram.receipt(label, i, j)
+    except CorruptionError as error:
+        yield gram.layout.receipt_key(label, i, j), str(error)
+        return
+    if receipt is None:
+        return  # discarded since the listing
+    for kernel in KERNELS:
+        key = gram.layout.chunk_key(kernel, label, i, j)
+        try:
+            if deep or key not in found:
+                gram.checked_chunk(kernel, label, i, j, receipt.crc32c)
+            elif (size := gram.objects.size(key)) != (expected := gram.layout.chunk_bytes(label)):
+                yield key, f"{gram.objects.url}/{key} has {size:,} bytes instead of {expected:,}"
+        except CorruptionError as error:
+            yield key, str(error)
+
+
+def _metadata_fault(gram: GramStore, key: str, expected: bytes) -> str | None:
+    try:
+        stored = json.loads(gram.objects.get(key))
+    except MissingObjectError:
+        return f"{gram.objects.url}/{key} is missing: other programs cannot find the array"
+    except (ValueError, RecursionError):
+        return f"{gram.objects.url}/{key} is damaged: other programs cannot read the array"
+    if stored != json.loads(expected):
+        return f"{gram.objects.url}/{key} describes another array, or was written by another version of Zarr"
+    return None

@@ -1,0 +1,103 @@
+"""Which object of a Gram store lies under which key, and how its values are laid out. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.tiles.grid import TileGrid
+from ntkpipe.tiles.identity import GramIdentity
+
+Kernel = Literal["nngp", "ntk"]
+Block = Literal["train", "test"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Keys and shapes of the store `name` with that identity.
+
+    A label is `train`, `test`, `diagonal/train` or `diagonal/test`; of diagonals the column `j` is 0.
+
+    Raises:
+        ConfigError: if the name cannot be a folder's.
+    """
+
+    name: str
+    identity: GramIdentity
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """`train`, and `test` if there are test images."""
+        return ("train", "test") if self.identity.n_test else ("train",)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Blocks and their diagonals."""
+        return (*self.blocks, *(f"diagonal/{block}" for block in self.blocks))
+
+    def grid(self, block: str) -> TileGrid:
+        """Tiles of a whole block, as stored."""
+        ident = self.identity
+        if block == "train":
+            return TileGrid(ident.n_train, ident.n_train, ident.edge, symmetric=True)
+        if block not in self.blocks:
+            raise ConfigError(f"the Gram store {self.name} has no block {block!r}, only {', '.join(self.blocks)}")
+        return TileGrid(ident.n_test, ident.n_train, ident.edge)
+
+    def addresses(self, label: str) -> Iterator[tuple[int, int]]:
+        """Every `(i, j)` that the label can have."""
+        block = label.removeprefix("diagonal/")
+        if block == label:
+            return ((t.i, t.j) for t in self.grid(block))
+        return ((i, 0) for i in range(self.grid(block).tile_rows))
+
+    def shapes(self, label: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
+        """Array shape, chunk shape and dtype."""
+        ident = self.identity
+        rows = ident.n_train if label.endswith("train") else ident.n_test
+        diagonal = label.startswith("diagonal/")
+        shape = (rows,) if diagonal else (rows, ident.n_train)
+        # No chunk is larger than its array: a hundred test images do not cost a whole tile's padding.
+        chunk = tuple(min(ident.edge, n) for n in shape)
+        return shape, chunk, np.dtype("float64" if diagonal else ident.stored_dtype).newbyteorder("<")
+
+    def chunk_bytes(self, label: str) -> int:
+        """Size of every chunk object of the label, checksum included."""
+        _, chunk, dtype = self.shapes(label)
+        return int(np.prod(chunk)) * dtype.itemsize + 4
+
+    def key(self, name: str) -> str:
+        """Key of an object of this store."""
+        return f"gram/{self.name}/{name}"
+
+    def array(self, kernel: str, label: str) -> str:
+        """Path of an array inside `tiles.zarr`."""
+        return f"{label}/{kernel}" if label.startswith("diagonal/") else f"{kernel}/{label}"
+
+    def chunk_key(self, kernel: str, label: str, i: int, j: int) -> str:
+        """Key of a chunk."""
+        address = f"{i}" if label.startswith("diagonal/") else f"{i}/{j}"
+        return self.key(f"tiles.zarr/{self.array(kernel, label)}/c/{address}")
+
+    def receipt_key(self, label: str, i: int, j: int) -> str:
+        """Key of a receipt."""
+        return self.key(f"receipts/{label}/{i}.{j}.json")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if a Gram store may have it.
+
+    Raises:
+        ConfigError: if not.
+    """
+    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        raise ConfigError(f"store.gram={name!r}: a store's name has letters, digits, '-', '_' and '.' only")
+    return name
