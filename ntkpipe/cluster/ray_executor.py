@@ -7,7 +7,7 @@ import os
 # Ray reads it on import; unset, its workers warn about a change of default in the future.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -15,8 +15,7 @@ import numpy as np
 import ray
 from ray import exceptions as rx
 
-from ntkpipe.errors import ResourceError
-from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
+from ntkpipe.tasks.graph import BlockedError, LostWorkerError, Task, TaskResult
 
 # The worker, its node or its result is gone, or Ray killed the worker for memory: none says anything about the task.
 LOST = (
@@ -34,12 +33,19 @@ _SHARED_BYTES = 100_000
 
 
 def _original(error: Exception) -> BaseException:
-    """The exception that user code raised, with the worker's traceback as a note; Ray's own are returned as they are."""
+    """What user code raised, with the worker's traceback as a note; Ray's own errors as they are."""
     if isinstance(error, rx.RayTaskError) and isinstance(error.cause, BaseException):
         cause = error.cause
         cause.add_note(f"raised in a worker:\n{error}")
         return cause
     return error
+
+
+def _given_up(who: str, times: int, error: Exception) -> LostWorkerError:
+    return LostWorkerError(
+        f"{who} died {times} times, most likely for lack of memory ({type(error).__name__}): "
+        "lower cluster.workers, grid.edge or cluster.memory_gib"
+    )
 
 
 class RayPool:
@@ -59,7 +65,7 @@ class RayPool:
         self._factory = factory
         self._args = args_per_worker
         self._retries = retries
-        self._holder = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
+        self._holder: Any = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
         self._actors: list[Any] = []
         self._closed = False
         try:
@@ -116,7 +122,8 @@ class RayPool:
         The state is built by a method, not in the constructor: what the factory raises is then an ordinary exception.
         """
         actor = self._holder.remote()
-        return actor, actor.build.remote(self._factory, self._args[worker])
+        built = actor.build.remote(self._factory, self._args[worker])
+        return actor, built
 
     def _finish(self, worker: int, reference: Any, again: Callable[[Any], Any]) -> Any:
         """The result of a call; a worker that died is replaced and the call repeated on the new one."""
@@ -127,10 +134,7 @@ class RayPool:
                 raise _original(error) from None
             except LOST as error:
                 if attempt == self._retries:
-                    raise ResourceError(
-                        f"pool worker {worker} died {attempt + 1} times during one call, most likely for lack of "
-                        f"memory: lower cluster.workers or cluster.memory_gib ({type(error).__name__})"
-                    ) from error
+                    raise _given_up(f"pool worker {worker}", attempt + 1, error) from error
             try:
                 # The old one may be unreachable rather than dead; it must not go on holding memory.
                 ray.kill(self._actors[worker])
@@ -185,7 +189,7 @@ class RayExecutor:
         """Number of processes that compute at the same time."""
         return self._workers
 
-    def run(self, graph: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         """Run the tasks of `graph`; see `Executor.run`.
 
         At most three tasks per worker are taken from the graph before their results are: one that runs, one that
@@ -273,7 +277,11 @@ class RayExecutor:
         try:
             return TaskResult(task.key, ray.get(reference), attempts=attempt)
         except LOST as error:
-            return None if attempt <= self._retries else TaskResult(task.key, error=error, attempts=attempt)
+            if attempt <= self._retries:
+                return None
+            return TaskResult(
+                task.key, error=_given_up(f"the worker of task {task.key!r}", attempt, error), attempts=attempt
+            )
         except rx.RayError as error:
             return TaskResult(task.key, error=_original(error), attempts=attempt)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 from ntkpipe.tasks.graph import Task, TaskResult
@@ -42,13 +42,13 @@ class Executor(Protocol):
         """Number of processes that compute at the same time."""
         ...
 
-    def run(self, graph: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         """Run every task once its `after` tasks are done; yield results as they finish, in any order.
 
-        The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is
-        tried again; one that raises is not (its result carries the error), and tasks after it are not run: their
-        results carry a `BlockedError` that names the failed one and say `attempts=0`. Closing the iterator early
-        cancels what has not finished.
+        The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is tried
+        again; in the end its result carries a `LostWorkerError`. One that raises is not tried again: its result carries
+        the error. Tasks after a failed one are not run: their results carry a `BlockedError` that names it, and say
+        `attempts=0`. Closing the generator early cancels what has not finished.
         """
         ...
 

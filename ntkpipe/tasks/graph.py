@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ntkpipe.errors import NtkpipeError
+from ntkpipe.errors import NtkpipeError, ResourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +55,7 @@ class BlockedError(NtkpipeError, RuntimeError):
             if key not in seen:
                 return cls(f"task {task.key!r} was not run: it comes after {key!r}, which is not earlier in the graph")
         return None
+
+
+class LostWorkerError(ResourceError):
+    """A task or call whose workers died again and again: nearly always for lack of memory."""

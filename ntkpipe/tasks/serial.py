@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import Any
 
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
@@ -60,7 +60,7 @@ class SerialExecutor:
         """Number of workers that pools are meant to have."""
         return self._workers
 
-    def run(self, graph: Iterable[Task]) -> Iterator[TaskResult]:
+    def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         """Run the tasks in the graph's order; see `Executor.run`. One task is taken from the graph per result."""
         failed: dict[Hashable, BaseException] = {}
         seen: set[Hashable] = set()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ntkpipe.config import ClusterConfig
-from ntkpipe.errors import DataError, ResourceError
+from ntkpipe.errors import DataError
 from ntkpipe.tasks import faults
-from ntkpipe.tasks.graph import Task
+from ntkpipe.tasks.graph import LostWorkerError, Task
 from tests.conformance.executors import ExecutorConformance
 
 pytestmark = pytest.mark.ray
@@ -57,7 +57,8 @@ def test_a_task_whose_worker_died_is_tried_again(session, tmp_path: Path) -> Non
 def test_a_task_that_always_kills_its_worker_is_given_up(session) -> None:
     results = {r.key: r for r in session.run([Task("bad", faults.die), Task("ok", faults.echo, (1,))])}
     assert results["ok"].value == 1
-    assert not results["bad"].ok
+    assert isinstance(results["bad"].error, LostWorkerError)
+    assert "died 3 times" in str(results["bad"].error)
     assert results["bad"].attempts == 3
 
 
@@ -93,7 +94,7 @@ def test_a_broadcast_survives_the_death_of_a_worker(session, tmp_path: Path) -> 
 def test_a_pool_worker_that_dies_every_time_is_given_up(session, tmp_path: Path) -> None:
     pool = session.pool(faults.Counter, [(1,)])
     try:
-        with pytest.raises(ResourceError, match="died 3 times"):
+        with pytest.raises(LostWorkerError, match="died 3 times"):
             pool.call(0, "die_until", str(tmp_path), 10)
     finally:
         pool.close()

@@ -79,6 +79,7 @@ class ExecutorConformance:
     )
     def test_errors_come_back_as_they_were_raised(self, executor: Executor, error: Exception) -> None:
         (result,) = executor.run([Task("bad", faults.fail, (error,))])
+        assert result.error is not None
         assert type(result.error) is type(error)
         assert result.error.args == error.args
         assert result.attempts == 1

@@ -1,0 +1,323 @@
+"""What computing a Gram matrix will take, before anything runs. Integers and floats only: no arrays, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ntkpipe.errors import ConfigError, ResourceError
+from ntkpipe.kernels.cost import flops_per_pair
+from ntkpipe.tiles.grid import TileGrid
+
+Block = Literal["train", "test"]
+KERNELS = 2  # NNGP and NTK come from one evaluation and are both stored
+
+_ITEMSIZE = {"float32": 4, "float64": 8}
+
+LARGEST_EDGE = 2048
+"""Rows of a default tile: past it products gain nothing, below it the receipts of a large matrix multiply."""
+
+WORKER_BYTES = 500 << 20
+"""Of a worker before its first tile: Python, NumPy, JAX with a compiled kernel, Ray."""
+
+RECEIPT_BYTES = 4096
+"""One receipt: below a kilobyte of text, but a block of most file systems."""
+
+BATCH_SECONDS = 10.0
+"""Work per task: so long that a task's overhead (a few ms) and its one write that nothing overlaps do not count, so
+short that progress is seen and little is left to the last worker."""
+
+# What one worker with one thread did on the machine of FACTS (two cores at 145 GF/s in float32, elementwise work
+# included): an order of magnitude until a run has measured its own.
+_ASSUMED_RATE = {"float32": 4e10, "float64": 2e10}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Arithmetic of one worker.
+
+    Args:
+        flops: floating-point operations per second.
+        source: where the number comes from, for people.
+    """
+
+    flops: float
+    source: str
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """The tiles of one block that a run needs.
+
+    Args:
+        block: `train` or `test`.
+        whole: the grid of the full data set, as stored.
+        used: its leading block that the run reads. Tiles at its edge are computed whole: other runs share them.
+    """
+
+    block: Block
+    whole: TileGrid
+    used: TileGrid
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        return len(self.used)
+
+    @property
+    def pairs(self) -> int:
+        """Kernel evaluations, counting diagonal tiles in full."""
+        edge, rows, cols = self.whole.edge, self.whole.rows, self.whole.cols
+        total = 0
+        for i in range(self.used.tile_rows):
+            last = i + 1 if self.used.symmetric else self.used.tile_cols
+            total += (min((i + 1) * edge, rows) - i * edge) * min(last * edge, cols)
+        return total
+
+
+@dataclass(frozen=True)
+class GramPlan:
+    """Everything that is known before the first tile; made by `plan_gram`.
+
+    Args:
+        spec: layers of the architecture.
+        image_shape: `(h, w, c)`.
+        blocks: `train`, then `test` if there are test images.
+        edge: rows per tile.
+        kernel_dtype: of the computation.
+        store_dtype: of the stored tiles.
+        workers: processes that compute at the same time.
+        flops_per_pair: of one kernel evaluation, both kernels.
+        rate: of one worker.
+        memory_per_worker: peak, in bytes.
+    """
+
+    spec: Sequence[Mapping[str, Any]]
+    image_shape: tuple[int, ...]
+    blocks: tuple[BlockPlan, ...]
+    edge: int
+    kernel_dtype: str
+    store_dtype: str
+    workers: int
+    flops_per_pair: float
+    rate: Rate = field(repr=False)
+    memory_per_worker: int = 0
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles, over all blocks."""
+        return sum(block.tiles for block in self.blocks)
+
+    @property
+    def pairs(self) -> int:
+        """Kernel evaluations, over all blocks."""
+        return sum(block.pairs for block in self.blocks)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations."""
+        return self.pairs * self.flops_per_pair
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of the stored tiles, their padding and receipts; diagonals are below a per mille of it."""
+        item = _ITEMSIZE[self.store_dtype]
+        total = 0
+        for block in self.blocks:
+            chunk = min(self.edge, block.whole.rows) * min(self.edge, block.whole.cols) * item + 4
+            total += block.tiles * (KERNELS * chunk + RECEIPT_BYTES)
+        return total
+
+    @property
+    def seconds(self) -> float:
+        """Projected duration on all workers."""
+        return self.flops / (self.rate.flops * self.workers)
+
+    def describe(self) -> str:
+        """The plan as a table for people."""
+        lines = [f"{'block':<8}{'images':>20}{'tiles':>10}{'pairs':>12}{'on disk':>12}"]
+        item = _ITEMSIZE[self.store_dtype]
+        for b in self.blocks:
+            images = f"{b.used.rows:,} x {b.used.cols:,}"
+            size = b.tiles * KERNELS * min(self.edge, b.whole.rows) * min(self.edge, b.whole.cols) * item
+            lines.append(f"{b.block:<8}{images:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
+        lines += [
+            "",
+            f"tile        {self.edge} x {self.edge}, computed in {self.kernel_dtype}, stored in {self.store_dtype}, "
+            "NNGP and NTK",
+            f"arithmetic  {self.flops_per_pair:,.0f} flops per pair, {self.flops:.3g} in all",
+            f"disk        {human_bytes(self.disk_bytes)}",
+            f"memory      {human_bytes(self.memory_per_worker)} per worker, "
+            f"{human_bytes(self.memory_per_worker * self.workers)} for {self.workers}",
+            f"time        {human_seconds(self.seconds)} at {self.rate.flops / 1e9:.3g} GF/s per worker "
+            f"({self.rate.source})",
+        ]
+        return "\n".join(lines)
+
+
+def choose_edge(n_train: int) -> int:
+    """Default tile edge: a power of two from 64 to 2048 that gives at least three rows of tiles where it can.
+
+    It depends on the full data set alone, because it is part of a Gram store's identity: subsets, and machines with
+    other memory or more workers, find the same store.
+    """
+    edge = LARGEST_EDGE
+    while edge > 64 and -(-n_train // edge) < 3:
+        edge //= 2
+    return edge
+
+
+def worker_memory(edge: int, image_shape: Sequence[int], kernel_dtype: str, store_dtype: str) -> int:
+    """Peak bytes of a worker that computes tiles of `edge` rows.
+
+    At its peak a worker holds, besides itself (`WORKER_BYTES`),
+    - four row blocks of `edge` images: two in use, one cached from the last tile, one being assembled,
+    - five `edge x edge` arrays in the kernel's dtype: the two kernels, one of scratch, and the two kernels of the tile
+      before, whose write overlaps this computation,
+    - two more in the stored dtype, if it differs, into which that write casts.
+    """
+    item, stored = _ITEMSIZE[kernel_dtype], _ITEMSIZE[store_dtype]
+    rows = 4 * edge * math.prod(image_shape) * item
+    tiles = 5 * edge**2 * item + (2 * edge**2 * stored if stored != item else 0)
+    return WORKER_BYTES + rows + tiles
+
+
+def plan_gram(
+    *,
+    n_train: int,
+    n_test: int,
+    image_shape: Sequence[int],
+    spec: Sequence[Mapping[str, Any]],
+    edge: int | None = None,
+    kernel_dtype: str = "float32",
+    store_dtype: str = "float32",
+    train_rows: int | None = None,
+    test_rows: int | None = None,
+    workers: int = 1,
+    rate: Rate | None = None,
+    memory_bytes: int | None = None,
+    free_bytes: int | None = None,
+    stored_bytes: int = 0,
+) -> GramPlan:
+    """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
+
+    Args:
+        n_train: images of the full training set.
+        n_test: of the full test set; 0 if there is none.
+        image_shape: `(h, w, c)` as prepared.
+        spec: layers of the architecture.
+        edge: rows per tile; None is `choose_edge(n_train)`.
+        kernel_dtype: of the computation.
+        store_dtype: of the stored tiles.
+        train_rows: leading training images that are used; None is all.
+        test_rows: leading test images that are used; None is all.
+        workers: processes that compute at the same time.
+        rate: of one worker; None is an assumption that the plan calls so.
+        memory_bytes: for all workers together; None does not check.
+        free_bytes: of the disk; None does not check.
+        stored_bytes: that this Gram store holds already and the plan need not write.
+
+    Raises:
+        ConfigError: if a subset is larger than its set.
+        ResourceError: if a tile does not fit into a worker's share of the memory, or the tiles into the disk.
+    """
+    edge = choose_edge(n_train) if edge is None else edge
+    grids: dict[Block, tuple[TileGrid, int, int]] = {}
+    used = n_train if train_rows is None else train_rows
+    grids["train"] = (TileGrid(n_train, n_train, edge, symmetric=True), used, used)
+    if n_test and test_rows != 0:
+        grids["test"] = (TileGrid(n_test, n_train, edge), n_test if test_rows is None else test_rows, used)
+    try:
+        blocks = tuple(BlockPlan(b, whole, whole.leading(rows, cols)) for b, (whole, rows, cols) in grids.items())
+    except ConfigError as error:
+        raise ConfigError(f"data.train_size or data.test_size is out of range: {error}") from error
+    plan = GramPlan(
+        spec=spec,
+        image_shape=tuple(image_shape),
+        blocks=blocks,
+        edge=edge,
+        kernel_dtype=kernel_dtype,
+        store_dtype=store_dtype,
+        workers=workers,
+        flops_per_pair=float(flops_per_pair(spec, tuple(image_shape))),
+        rate=rate or Rate(_ASSUMED_RATE[kernel_dtype], "assumed"),
+        memory_per_worker=worker_memory(min(edge, n_train), image_shape, kernel_dtype, store_dtype),
+    )
+    if memory_bytes is not None:
+        _check_memory(plan, memory_bytes // workers)
+    if free_bytes is not None and plan.disk_bytes - stored_bytes > free_bytes:
+        raise ResourceError(
+            f"the tiles take {human_bytes(plan.disk_bytes - stored_bytes)} and the disk has {human_bytes(free_bytes)} "
+            "free: choose another store.url, store.dtype=float32, a smaller data.train_size, or run `ntkpipe clean`"
+        )
+    return plan
+
+
+def _check_memory(plan: GramPlan, share: int) -> None:
+    if plan.memory_per_worker <= share:
+        return
+
+    def fits(edge: int) -> bool:
+        return worker_memory(edge, plan.image_shape, plan.kernel_dtype, plan.store_dtype) <= share
+
+    low, high = 0, plan.edge  # the largest that fits, by bisection: memory grows with the edge
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    remedy = f"set grid.edge={low} or less, or " if low else ""
+    raise ResourceError(
+        f"a tile of {plan.edge} x {plan.edge} needs {human_bytes(plan.memory_per_worker)} and each of {plan.workers} "
+        f"workers has {human_bytes(share)}: {remedy}fewer cluster.workers, or more cluster.memory_gib"
+    )
+
+
+def batch_size(remaining: int, workers: int, seconds_per_tile: float | None) -> int:
+    """Tiles of the next task: `BATCH_SECONDS` of work, less towards the end so that all workers finish together.
+
+    One while nothing is known of a tile's duration.
+    """
+    if not seconds_per_tile:
+        return 1
+    return max(1, min(int(BATCH_SECONDS / seconds_per_tile), remaining // (4 * workers)))
+
+
+def row_batches(addresses: Iterable[tuple[int, int]], size: Iterator[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Consecutive addresses in groups of `next(size)`; groups end with their row, so that a task reads one row block.
+
+    Both arguments are consumed lazily: a size is asked for when its group begins.
+    """
+    group: list[tuple[int, int]] = []
+    limit = 0
+    for address in addresses:
+        if group and (len(group) >= limit or address[0] != group[0][0]):
+            yield tuple(group)
+            group = []
+        if not group:
+            limit = next(size)
+        group.append(address)
+    if group:
+        yield tuple(group)
+
+
+def human_bytes(count: float) -> str:
+    """A number of bytes for people, such as `16.8 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB" if count < 1000 else f"{count:,.0f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """A duration for people, such as `2 h 05 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,94 @@
+"""How far a stage is, how fast it goes and when it will end. Counting only: the clock is read by whoever counts."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from ntkpipe.gram.plan import human_seconds
+
+WINDOW_SECONDS = 120.0
+"""The rate is that of the last so many seconds: it follows a machine that slows down, and forgets the start-up."""
+
+
+@dataclass
+class Progress:
+    """A counter of finished work.
+
+    Args:
+        stage: its name.
+        total: units (tiles) of the whole stage.
+        total_pairs: kernel evaluations of the whole stage.
+        start: time at which the work began, in seconds of any clock.
+    """
+
+    stage: str
+    total: int
+    total_pairs: int
+    start: float
+    done: int = 0
+    pairs: int = 0
+    now: float = 0.0
+    _computed: int = 0
+    _window: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+
+    def __post_init__(self) -> None:
+        self.now = self.start
+        self._window.append((self.start, 0))
+
+    def reuse(self, units: int, pairs: int) -> None:
+        """Count work that was found done: it does not enter the rate."""
+        self.done += units
+        self.pairs += pairs
+
+    def add(self, units: int, pairs: int, now: float) -> None:
+        """Count work that was finished by the time `now`."""
+        self.reuse(units, pairs)
+        self.now = now
+        self._computed += pairs
+        self._window.append((now, self._computed))
+        # Keep one entry from before the window: the rate is measured from it.
+        while len(self._window) > 2 and self._window[1][0] <= now - WINDOW_SECONDS:
+            self._window.popleft()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return self.now - self.start
+
+    @property
+    def rate(self) -> float | None:
+        """Pairs per second of late; None before anything was computed."""
+        (before, old), (after, new) = self._window[0], self._window[-1]
+        return (new - old) / (after - before) if after > before and new > old else None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds to go; None if the rate is unknown."""
+        if self.done >= self.total:
+            return 0.0
+        rate = self.rate
+        return None if rate is None else (self.total_pairs - self.pairs) / rate
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for a status file."""
+        return {
+            "stage": self.stage,
+            "done": self.done,
+            "total": self.total,
+            "pairs": self.pairs,
+            "seconds": self.seconds,
+            "rate": self.rate,
+            "eta": self.eta,
+        }
+
+    def line(self) -> str:
+        """One readable line."""
+        share = 100 * self.pairs / self.total_pairs if self.total_pairs else 100.0
+        text = f"{self.stage}: {self.done:,} of {self.total:,} tiles ({share:.0f}%)"
+        if self.rate is not None:
+            text += f", {self.rate:.3g} pairs/s"
+        if self.eta:
+            text += f", {human_seconds(self.eta)} to go"
+        return text

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import repeat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntkpipe.errors import ConfigError, ResourceError
+from ntkpipe.gram.plan import (
+    BATCH_SECONDS,
+    Rate,
+    batch_size,
+    choose_edge,
+    human_bytes,
+    human_seconds,
+    plan_gram,
+    row_batches,
+    worker_memory,
+)
+from ntkpipe.gram.progress import WINDOW_SECONDS, Progress
+from ntkpipe.kernels.zoo import fcn
+from ntkpipe.tiles.grid import TileGrid
+
+SPEC = fcn(3, w_std=2**0.5, b_std=0.1)
+SIZES = st.integers(1, 300)
+
+
+def plan(**kwargs):
+    return plan_gram(**{"n_train": 1500, "n_test": 297, "image_shape": (8, 8, 1), "spec": SPEC, **kwargs})
+
+
+@settings(deadline=None, max_examples=60)
+@given(n_train=SIZES, n_test=st.integers(0, 300), edge=st.integers(1, 100), data=st.data())
+def test_pairs_are_those_of_the_tiles(n_train, n_test, edge, data) -> None:
+    train_rows = data.draw(st.integers(1, n_train))
+    test_rows = data.draw(st.integers(1, n_test)) if n_test else None
+    p = plan(n_train=n_train, n_test=n_test, edge=edge, train_rows=train_rows, test_rows=test_rows)
+    assert len(p.blocks) == (2 if n_test else 1)
+    for block in p.blocks:
+        tiles = [block.whole.tile(t.i, t.j) for t in block.used]
+        assert block.tiles == len(tiles)
+        assert block.pairs == sum(t.shape[0] * t.shape[1] for t in tiles)
+    assert p.pairs == sum(b.pairs for b in p.blocks)
+    assert p.flops == pytest.approx(p.pairs * p.flops_per_pair)
+
+
+def test_the_whole_triangle_is_half_the_square() -> None:
+    p = plan(n_train=50_000, n_test=10_000, edge=2048, image_shape=(32, 32, 3))
+    train, test = p.blocks
+    assert train.pairs == pytest.approx(50_000 * (50_000 + 2048) / 2, rel=1e-3)
+    assert test.pairs == 10_000 * 50_000
+    # Two float32 kernels; padding of the ragged edge is stored.
+    assert p.disk_bytes == pytest.approx(2 * 4 * p.pairs, rel=0.06)
+    assert p.seconds > 0
+
+
+def test_a_subset_plans_fewer_tiles_of_the_same_grid() -> None:
+    whole, part = plan(edge=512), plan(edge=512, train_rows=600, test_rows=100)
+    assert part.blocks[0].whole == whole.blocks[0].whole
+    assert [b.tiles for b in whole.blocks] == [6, 3]
+    assert [b.tiles for b in part.blocks] == [3, 2]
+
+
+@pytest.mark.parametrize(("n", "edge"), [(1, 64), (100, 64), (500, 128), (1500, 512), (5085, 2048), (50_000, 2048)])
+def test_the_default_edge(n: int, edge: int) -> None:
+    assert choose_edge(n) == edge
+
+
+@given(n=st.integers(1, 10**6))
+def test_the_default_edge_gives_several_rows_and_never_shrinks(n: int) -> None:
+    edge = choose_edge(n)
+    assert 64 <= edge <= 2048
+    assert edge & (edge - 1) == 0
+    assert TileGrid(n, n, edge, symmetric=True).tile_rows >= 3 or n <= 128
+    assert choose_edge(n + 1) >= edge
+
+
+def test_a_tile_that_does_not_fit_names_the_largest_that_does() -> None:
+    budget = 2 * (700 << 20)
+    with pytest.raises(ResourceError, match=r"grid\.edge=(\d+)") as caught:
+        plan(n_train=50_000, edge=8192, workers=2, memory_bytes=budget)
+    largest = int(str(caught.value).split("grid.edge=")[1].split()[0])
+    plan(n_train=50_000, edge=largest, workers=2, memory_bytes=budget)
+    with pytest.raises(ResourceError):
+        plan(n_train=50_000, edge=largest + 1, workers=2, memory_bytes=budget)
+
+
+def test_too_many_workers_for_any_tile() -> None:
+    with pytest.raises(ResourceError, match=r"fewer cluster\.workers") as caught:
+        plan(workers=64, memory_bytes=1 << 30)
+    assert "grid.edge=" not in str(caught.value)
+
+
+def test_an_edge_beyond_the_data_is_not_paid_for() -> None:
+    assert plan(edge=100_000).memory_per_worker == worker_memory(1500, (8, 8, 1), "float32", "float32")
+
+
+def test_a_disk_that_is_too_small() -> None:
+    p = plan()
+    with pytest.raises(ResourceError, match=r"ntkpipe clean"):
+        plan(free_bytes=p.disk_bytes - 1)
+    plan(free_bytes=p.disk_bytes)
+    plan(free_bytes=100, stored_bytes=p.disk_bytes)  # all there already
+
+
+@pytest.mark.parametrize("rows", [{"train_rows": 1501}, {"test_rows": 298}])
+def test_a_subset_larger_than_its_set(rows) -> None:
+    with pytest.raises(ConfigError, match="out of range"):
+        plan(**rows)
+
+
+def test_a_plan_is_readable() -> None:
+    text = plan(workers=2, rate=Rate(3e10, "measured in runs/a")).describe()
+    for part in ("train", "test", "1,500 x 1,500", "297 x 1,500", "512 x 512", "30 GF/s", "measured in runs/a", "float32"):
+        assert part in text
+
+
+def test_float64_takes_twice_the_disk() -> None:
+    double = plan(kernel_dtype="float64", store_dtype="float64")
+    assert double.disk_bytes == pytest.approx(2 * plan().disk_bytes, rel=0.01)
+    assert double.memory_per_worker > plan().memory_per_worker
+
+
+def test_a_hundred_thousand_tiles_are_planned_at_once() -> None:
+    tracemalloc.start()
+    start = time.perf_counter()
+    p = plan(n_train=1_000_000, n_test=10_000, edge=2048, image_shape=(32, 32, 3))
+    text = p.describe()
+    elapsed = time.perf_counter() - start
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert p.tiles > 100_000
+    assert elapsed < 1
+    assert peak < 5e6
+    assert "TB" in text
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=st.integers(1, 12), symmetric=st.booleans(), size=st.integers(1, 9))
+def test_batches_hold_every_address_once_in_order(rows, symmetric, size) -> None:
+    grid = TileGrid(rows, rows, 1, symmetric)
+    addresses = [(t.i, t.j) for t in grid]
+    groups = list(row_batches(iter(addresses), repeat(size)))
+    assert [a for group in groups for a in group] == addresses
+    assert all(len({i for i, _ in group}) == 1 and len(group) <= size for group in groups)
+
+
+def test_batches_are_lazy() -> None:
+    taken = []
+
+    def addresses():
+        for j in range(10**9):
+            taken.append(j)
+            yield 0, j
+
+    groups = row_batches(addresses(), repeat(5))
+    for _ in range(3):
+        assert len(next(groups)) == 5
+    assert len(taken) <= 16
+
+
+def test_batches_are_small_at_first_and_at_the_end() -> None:
+    assert batch_size(1000, 2, None) == 1
+    assert batch_size(1000, 2, 1.0) == int(BATCH_SECONDS)
+    assert batch_size(10, 2, 1.0) == 1
+    assert batch_size(1000, 2, 1000.0) == 1
+    assert batch_size(80, 2, 0.01) == 10
+
+
+def test_people_can_read_quantities() -> None:
+    assert human_bytes(512) == "512 B"
+    assert human_bytes(16_777_216) == "16.8 MB"
+    assert human_bytes(3.2e12) == "3.2 TB"
+    assert human_seconds(0.25) == "0.25 s"
+    assert human_seconds(75) == "75 s"
+    assert human_seconds(600) == "10 min"
+    assert human_seconds(7500) == "2 h 05 min"
+    assert human_seconds(3 * 86400 + 3600) == "3 d 1 h"
+
+
+def test_progress_counts_rates_and_ends() -> None:
+    p = Progress("gram", total=10, total_pairs=1000, start=100.0)
+    assert p.rate is None
+    assert p.eta is None
+    p.reuse(2, 200)
+    assert p.rate is None
+    p.add(2, 200, now=104.0)
+    assert p.rate == pytest.approx(50)
+    assert p.eta == pytest.approx(12)
+    assert p.line() == "gram: 4 of 10 tiles (40%), 50 pairs/s, 12 s to go"
+    record = p.record()
+    assert (record["done"], record["total"], record["pairs"], record["seconds"]) == (4, 10, 400, 4.0)
+    p.add(6, 600, now=110.0)
+    assert p.eta == 0.0
+    assert p.line() == "gram: 10 of 10 tiles (100%), 80 pairs/s"
+
+
+def test_progress_forgets_what_is_long_ago() -> None:
+    p = Progress("gram", total=10**6, total_pairs=10**6, start=0.0)
+    for k in range(1, 1001):
+        p.add(1, 1, now=float(k))  # one pair a second
+    for k in range(1, int(WINDOW_SECONDS) * 2 + 1):
+        p.add(10, 10, now=1000.0 + k)  # then ten
+    assert p.rate == pytest.approx(10)
+    assert len(p._window) <= WINDOW_SECONDS + 3
+
+
+def test_planning_needs_neither_jax_nor_zarr_nor_ray() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('jax', 'zarr', 'ray', 'numpy', 'hydra'): sys.modules[name] = None\n"
+        "from ntkpipe.gram.plan import plan_gram\n"
+        "import ntkpipe.gram.progress\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
