@@ -4,14 +4,16 @@ With `b = V_1 R_0` the recurrence builds orthonormal blocks `V = [V_1 ... V_s]` 
 
     A V = V H + V_{s+1} B E_s^T,      V^T V = I,      H = V^T A V,
 
-and a function of the matrix applied to `b` is `V phi(H) E_1 R_0` up to a residual that lives in `V_{s+1} B` alone (MATH of
-the bounds: `ntkpipe.dynamics`). Blocks shrink where a direction is exhausted, so that a rank-deficient `b` costs nothing.
+and a function of the matrix applied to `b` is `V phi(H) E_1 R_0` up to a residual that lives in `V_{s+1} B` alone (its
+consequences for predictions are in `ntkpipe.dynamics`). Blocks shrink where a direction is exhausted, so that a
+rank-deficient `b` costs nothing.
 
 Golub & Underwood 1977; full reorthogonalisation twice: Giraud et al. 2005, doi:10.1007/s00211-005-0615-4.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -28,20 +30,20 @@ from ntkpipe.linalg.solution import Reason
 
 Matrix = Float64[np.ndarray, "rows cols"]
 
-# Columns of the basis updated at a time during reorthogonalisation: 1,440 vectors by 512 columns are 6 MB, which the second
-# use finds in the last-level cache, so that two sweeps of Gram-Schmidt read the basis three times instead of four.
+# Columns of the basis updated at a time during reorthogonalisation: 1,440 vectors by 512 columns are 6 MB, which the
+# second use finds in the last-level cache, so that two sweeps of Gram-Schmidt read the basis three times, not four.
 _PANEL = 512
 
 
 class Checkpoint(Protocol):
     """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
 
-    def append(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep `arrays`, the state that steps since the last call have added; `step` counts finished steps."""
+    def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
         ...
 
     def restore(self) -> list[dict[str, np.ndarray]]:
-        """What was appended, in order, up to the first damaged or missing entry."""
+        """What was appended, in order from step 0, up to the first damaged or missing entry."""
         ...
 
 
@@ -57,8 +59,8 @@ class LanczosResult:
         start: `(m_0, c)`, `R_0` with `b = V_1 R_0`; `m_0 <= c` is the numerical rank of `b`.
         steps: passes over the matrix.
         next_block: `(k_next, n)`, rows are the vectors of `V_{s+1}`.
-        dropped: spectral norm of the parts below the deflation tolerance, summed over the steps: an upper bound of what the
-            recurrence above leaves out by deflation.
+        dropped: spectral norm of the parts below the deflation tolerance, summed over the steps: an upper bound of
+            what the recurrence above leaves out by deflation.
         reason: why the iteration ended.
     """
 
@@ -114,8 +116,8 @@ class StepRecord:
 def growing_schedule(step: int) -> int:
     """The next step at which the stopping rule is asked: 5% further, at least one.
 
-    A check costs an eigendecomposition of `H`, O(m^3); asked at geometrically growing steps they cost in all about seven
-    times the last one, and at most 5% of the steps are wasted.
+    A check costs an eigendecomposition of `H`, O(m^3); asked at geometrically growing steps they cost in all about
+    seven times the last one, and at most 5% of the steps are wasted.
     """
     return step + max(1, math.ceil(0.05 * step))
 
@@ -138,14 +140,15 @@ def block_lanczos(
         b: `(n, c)` starting block of any rank; directions below `n eps |b|` are dropped.
         max_steps: most passes over the matrix; basis memory grows to `8 n c max_steps` bytes if all are made.
         stop: asked with a snapshot (views of the basis, valid for ever) after the steps of `check_every`.
-        check_every: maps a step to the next one at which `stop` is asked; depends on the step alone, so that a resumed run
-            stops where the undisturbed one does.
-        checkpoint: restored from first; then appended to every `checkpoint_every` steps and at the end.
+        check_every: maps a step to the next one at which `stop` is asked; depends on the step alone, so that a resumed
+            run stops where the undisturbed one does.
+        checkpoint: restored from first (one that went beyond `max_steps` is used as it is); then appended to every
+            `checkpoint_every` steps and at the end.
         checkpoint_every: steps between checkpoints.
         on_step: called after every new step.
 
     Returns:
-        The decomposition, with `reason` CONVERGED, INVARIANT or MAX_STEPS. Without `stop`, reaching `max_steps` is CONVERGED.
+        The decomposition, with `reason` CONVERGED, INVARIANT or MAX_STEPS (CONVERGED if there is no `stop`).
 
     Raises:
         ValueError: if `b` has not n rows, or is not finite.
@@ -161,25 +164,26 @@ def block_lanczos(
     run = _Recurrence(operator, b, max_steps)
     saved = 0
     if checkpoint is not None:
-        saved = run.restore(checkpoint.restore(), max_steps)
+        saved = run.restore(checkpoint.restore())
     check_at = 1
     while True:
         step = run.steps
         # Asked on the schedule alone, also right after a restore: a resumed run then ends at the same step.
         while check_at < step:
             check_at = check_every(check_at)
+        out_of_steps = step >= max_steps
         reason = Reason.RUNNING
         if run.next_size == 0:
             reason = Reason.INVARIANT
-        elif stop is None and step >= max_steps:
+        elif stop is None:
+            reason = Reason.CONVERGED if out_of_steps else Reason.RUNNING
+        elif step and (step == check_at or out_of_steps) and stop(run.snapshot()):
             reason = Reason.CONVERGED
-        elif stop is not None and step and (step == check_at or step >= max_steps) and stop(run.snapshot()):
-            reason = Reason.CONVERGED
-        elif step >= max_steps:
+        elif out_of_steps:
             reason = Reason.MAX_STEPS
         done = reason is not Reason.RUNNING
         if checkpoint is not None and step > saved and (done or step % checkpoint_every == 0):
-            checkpoint.append(step, run.since(saved))
+            checkpoint.append(saved, step, run.since(saved))
             saved = step
         if done:
             return replace(run.snapshot(), reason=reason)
@@ -226,8 +230,8 @@ class _Recurrence:
         self.scale = max(self.scale, float(norms.max()))
         coefficients = _orthogonalise(self._storage[:high], w)
         diagonal = coefficients[low:high]
-        # The rounding of a float64 product, sqrt(n) eps |A| with the square root of random signs: smaller directions are not
-        # the matrix's. One kept by mistake does no harm (its coupling is tiny); one dropped by mistake would, hence not n eps.
+        # The rounding of a float64 product is about sqrt(n) eps |A|, signs being random: smaller directions are not the
+        # matrix's. One kept by mistake does no harm (its coupling is tiny); one dropped would, hence not n eps.
         tolerance = 8 * math.sqrt(self.n) * float(np.finfo(np.float64).eps) * self.scale
         room = self.n - high
         q, coupling, dropped = _orthonormal_rows(w, tolerance, absolute=True, limit=room)
@@ -283,8 +287,8 @@ class _Recurrence:
         }
         return arrays
 
-    def restore(self, records: Sequence[dict[str, np.ndarray]], max_steps: int) -> int:
-        """Continue from what `since` gave in earlier runs; records beyond `max_steps` are left alone.
+    def restore(self, records: Sequence[dict[str, np.ndarray]]) -> int:
+        """Continue from what `since` gave in earlier runs.
 
         Returns:
             The number of steps restored.
@@ -292,10 +296,9 @@ class _Recurrence:
         Raises:
             ValueError: if the records were made from another starting block.
         """
+        self.limit = max(self.limit, sum(len(record["vectors"]) for record in records))
         for record in records:
             sizes = [int(size) for size in record["sizes"]]
-            if self.steps + len(sizes) - 1 > max_steps:
-                break
             vectors = record["vectors"]
             expected = sum(sizes) - (0 if self.steps == 0 else sizes[0])
             if vectors.shape != (expected, self.n) or sizes[0] != self.next_size:
@@ -308,7 +311,7 @@ class _Recurrence:
                 self.start = projection @ self.start
             self._write(self.count + (0 if self.steps == 0 else self.next_size), vectors)
             diagonals, couplings = 0, 0
-            for size, following in zip(sizes[:-1], sizes[1:], strict=True):
+            for size, following in itertools.pairwise(sizes):
                 self.diagonals.append(record["diagonals"][diagonals : diagonals + size * size].reshape(size, size))
                 self.couplings.append(
                     record["couplings"][couplings : couplings + following * size].reshape(following, size)
@@ -341,8 +344,8 @@ def _flat(blocks: Sequence[np.ndarray]) -> np.ndarray:
 def _reserve(rows: int, n: int, at_least: int = 0) -> np.ndarray:
     """An uninitialised `(rows, n)` array, or the largest that the system grants.
 
-    The system hands out pages when they are first written, so that reserving the whole basis costs nothing and spares the
-    copies of a growing array.
+    The system hands out pages when they are first written, so that reserving the whole basis costs nothing and spares
+    the copies of a growing array.
     """
     while True:
         try:
@@ -386,7 +389,7 @@ def _orthonormal_rows(
     """
     if rows.shape[0] == 0:
         return np.zeros((0, rows.shape[1])), np.zeros((0, 0)), 0.0
-    q, r = scipy.linalg.qr(np.asfortranarray(rows.T), mode="economic", check_finite=False)
+    q, r = np.linalg.qr(rows.T)
     u, singular, vt = scipy.linalg.svd(r, full_matrices=False, check_finite=False)
     bound = tolerance if absolute else tolerance * float(singular[0])
     rank = int(np.count_nonzero(singular > bound))

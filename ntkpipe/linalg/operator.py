@@ -1,11 +1,18 @@
-"""What the solvers multiply with: a symmetric matrix, dense or stored as tiles."""
+"""What the solvers multiply with: a matrix that is dense, or stored as tiles and spread over a pool of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.products import accumulator
+from ntkpipe.linalg.tile_worker import Address, TileWorker
+from ntkpipe.tasks.executor import Executor, WorkerPool
+from ntkpipe.tiles.grid import Tile, TileGrid
+from ntkpipe.tiles.matrix import TileMatrix
 
 
 @runtime_checkable
@@ -28,3 +35,199 @@ class Operator(Protocol):
     def diagonal(self) -> np.ndarray:
         """`(n,)` float64."""
         ...
+
+
+class DenseOperator:
+    """A symmetric matrix in memory.
+
+    Args:
+        array: `(n, n)`, both triangles; float32 or float64.
+        products: `float32` or `float64`.
+
+    Raises:
+        ValueError: if the array is not square.
+    """
+
+    def __init__(self, array: np.ndarray, products: str = "float64") -> None:
+        if array.ndim != 2 or array.shape[0] != array.shape[1]:
+            raise ValueError(f"an operator needs a square matrix, got shape {array.shape}")
+        self._array = array
+        self._products = products
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self._array)
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        """`A x` for `x` of shape `(n, k)`."""
+        if self._products == "float64" and self._array.dtype == np.float64:
+            return self._array @ x
+        total = accumulator(self._products, x, self.n)
+        total.add(self._array, 0, 0, transpose=False)
+        return total.result()
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """`(m, n)` float64."""
+        return self._array[np.asarray(indices, dtype=np.int64)].astype(np.float64)
+
+    def diagonal(self) -> np.ndarray:
+        """`(n,)` float64."""
+        return self._array.diagonal().astype(np.float64)
+
+
+class RectangularOperator:
+    """A stored matrix spread over a pool of `TileWorker`s; one pass over the tiles per product.
+
+    The workers' parts are summed in float64 in the order of the workers: the result does not depend on timing or on
+    what is held in memory, but on the number of workers in its last bits.
+
+    Args:
+        grid: of the matrix.
+        pool: of `TileWorker`s that own every tile between them exactly once.
+    """
+
+    def __init__(self, grid: TileGrid, pool: WorkerPool) -> None:
+        self._grid = grid
+        self._pool = pool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self._grid.rows, self._grid.cols
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        """`A x`.
+
+        Args:
+            x: `(cols, k)`.
+
+        Returns:
+            `(rows, k)` float64.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        if x.ndim != 2 or x.shape[0] != self._grid.cols:
+            raise ValueError(f"cannot multiply a matrix of shape {self.shape} with an array of shape {x.shape}")
+        return _sum(self._pool.broadcast("multiply", np.ascontiguousarray(x, dtype=np.float64)))
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """`(m, cols)` float64, rows of the matrix as it is stored.
+
+        Raises:
+            IndexError: for a row that does not exist.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= self._grid.rows):
+            raise IndexError(f"rows {indices.min()} to {indices.max()} of a matrix with {self._grid.rows} rows")
+        return _sum(self._pool.broadcast("rows", indices))
+
+    def kept(self) -> tuple[int, int]:
+        """Number of tiles held in memory between passes, and of all tiles."""
+        counts = self._pool.broadcast("kept")
+        return sum(kept for kept, _ in counts), sum(total for _, total in counts)
+
+    def close(self) -> None:
+        """Stop the workers and free their tiles."""
+        self._pool.close()
+
+    def __enter__(self) -> RectangularOperator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TileOperator(RectangularOperator):
+    """An `Operator` over the stored lower triangle of a symmetric matrix; see `RectangularOperator`."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self._grid.rows
+
+    def diagonal(self) -> np.ndarray:
+        """`(n,)` float64."""
+        return _sum(self._pool.broadcast("diagonal"))
+
+    def __enter__(self) -> TileOperator:
+        return self
+
+
+def tile_operator(
+    matrix: TileMatrix,
+    executor: Executor,
+    *,
+    products: str | None = None,
+    memory_bytes: int = 0,
+    device: str | None = None,
+) -> TileOperator:
+    """Spread the tiles of a symmetric matrix over a pool of workers; close the operator when done.
+
+    Args:
+        matrix: symmetric.
+        executor: makes the pool, one worker per process that computes.
+        products: `float32` or `float64`; None follows the tiles' dtype.
+        memory_bytes: for tiles held between passes, all workers together; the others are read on every pass.
+        device: see `TileWorker`.
+
+    Raises:
+        ConfigError: if the matrix is not symmetric.
+    """
+    if not matrix.grid.symmetric:
+        raise ConfigError("an operator needs a symmetric tile grid; use rectangular_operator for test-train blocks")
+    return TileOperator(matrix.grid, _pool(matrix, executor, products, memory_bytes, device))
+
+
+def rectangular_operator(
+    matrix: TileMatrix,
+    executor: Executor,
+    *,
+    products: str | None = None,
+    memory_bytes: int = 0,
+    device: str | None = None,
+) -> RectangularOperator:
+    """Spread the tiles of a test-train block over a pool of workers; arguments as for `tile_operator`."""
+    return RectangularOperator(matrix.grid, _pool(matrix, executor, products, memory_bytes, device))
+
+
+def rectangular_product(
+    matrix: TileMatrix, executor: Executor, w: np.ndarray, products: str | None = None
+) -> np.ndarray:
+    """`(m, k)` float64, the product of a stored `(m, n)` block with `w` `(n, k)`, in one pass over its tiles."""
+    with rectangular_operator(matrix, executor, products=products) as operator:
+        return operator.matmul(w)
+
+
+def balanced_shares(tiles: Iterable[Tile], workers: int, *, symmetric: bool) -> list[list[Address]]:
+    """Split tiles so that every worker has about the same arithmetic, each share in the order of the grid.
+
+    Largest first, always to the worker with the least so far: the difference is at most one tile. In a symmetric matrix
+    a tile off the diagonal counts twice.
+    """
+    shares: list[list[Address]] = [[] for _ in range(workers)]
+    loads = [0] * workers
+    costs = [(t.shape[0] * t.shape[1] * (2 if symmetric and t.i != t.j else 1), (t.i, t.j)) for t in tiles]
+    for cost, address in sorted(costs, key=lambda item: (-item[0], item[1])):
+        worker = loads.index(min(loads))
+        shares[worker].append(address)
+        loads[worker] += cost
+    return [sorted(share) for share in shares if share]
+
+
+def _pool(
+    matrix: TileMatrix, executor: Executor, products: str | None, memory_bytes: int, device: str | None
+) -> WorkerPool:
+    if products is None:
+        products = "float32" if matrix.dtype == np.float32 else "float64"
+    shares = balanced_shares(matrix.grid, max(1, executor.workers), symmetric=matrix.grid.symmetric)
+    cache = memory_bytes // len(shares)
+    return executor.pool(TileWorker, [(matrix, share, products, cache, device) for share in shares])
+
+
+def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
+    total = np.array(parts[0], dtype=np.float64)  # a copy: what an executor returns may be read-only shared memory
+    for part in parts[1:]:
+        total += part
+    return total

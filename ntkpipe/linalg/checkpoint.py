@@ -1,0 +1,86 @@
+"""Checkpoints of a solver on an object store: what is new is appended, nothing is written twice.
+
+One object per append, named by the step at which it starts: an `.npz` archive (plain arrays, no pickle) and four bytes
+of CRC-32C over it. A torn, damaged, foreign or missing object ends what is restored; the run goes on from the last good
+one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+
+_HEADER = "header"
+
+
+class StoreCheckpoint:
+    """A `Checkpoint` (see `ntkpipe.linalg.lanczos`) under a prefix of an object store.
+
+    Args:
+        store: where.
+        prefix: of the keys, for this one solve.
+        fingerprint: of everything that determines the solve (operator, starting block, products); what another one has
+            left under the prefix is ignored, and replaced by the first append.
+    """
+
+    def __init__(self, store: ObjectStore, prefix: str, fingerprint: str) -> None:
+        self._store = store
+        self._prefix = prefix.rstrip("/")
+        self._fingerprint = fingerprint
+
+    def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
+        header = json.dumps({"fingerprint": self._fingerprint, "start": start, "step": step}, sort_keys=True)
+        packed: dict[str, Any] = dict(arrays)
+        packed[_HEADER] = np.frombuffer(header.encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **packed)
+        body = buffer.getbuffer()
+        # What follows belongs to a trajectory that this one replaces; two that differ by rounding must not be mixed.
+        for key in list(self._store.list(self._prefix + "/")):
+            if key >= self._key(start):
+                self._store.delete(key)
+        self._store.put(self._key(start), [body, struct.pack("<I", crc32c(body))], overwrite=True)
+
+    def restore(self) -> list[dict[str, np.ndarray]]:
+        """What was appended, in order from step 0, up to the first damaged, foreign or missing entry."""
+        records: list[dict[str, np.ndarray]] = []
+        start = 0
+        while (found := self._read(start)) is not None:
+            start, arrays = found
+            records.append(arrays)
+        return records
+
+    def clear(self) -> None:
+        """Delete every entry."""
+        for key in list(self._store.list(self._prefix + "/")):
+            self._store.delete(key)
+
+    def _key(self, start: int) -> str:
+        return f"{self._prefix}/{start:08d}.npz"
+
+    def _read(self, start: int) -> tuple[int, dict[str, np.ndarray]] | None:
+        try:
+            data = self._store.get(self._key(start))
+        except MissingObjectError:
+            return None
+        body = memoryview(data)[:-4]
+        if len(data) < 4 or struct.pack("<I", crc32c(body)) != bytes(data[-4:]):
+            return None
+        try:
+            with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            header = json.loads(arrays.pop(_HEADER).tobytes())
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+            return None
+        if header.get("fingerprint") != self._fingerprint or header.get("start") != start or header["step"] <= start:
+            return None
+        return int(header["step"]), arrays
