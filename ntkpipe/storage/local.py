@@ -93,7 +93,7 @@ class LocalStore:
         except OSError as error:
             raise self._translate(error, key, sum(p.nbytes for p in parts)) from error
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # never made, renamed, or left as litter
                 os.unlink(partial)
 
     def exists(self, key: str) -> bool:
