@@ -1,0 +1,146 @@
+"""Labels: checked, and coded as the regression targets of squared loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ntkpipe.data.raw import RawImages
+from ntkpipe.errors import ConfigError, DataError
+
+
+class Targets(NamedTuple):
+    """Coded targets `(n, c)` float64, labels `(n,)` int64 (None for regression) and a name for each column."""
+
+    y_train: np.ndarray
+    y_test: np.ndarray
+    labels_train: np.ndarray | None
+    labels_test: np.ndarray | None
+    class_names: tuple[str, ...]
+
+
+def encode_labels(labels: np.ndarray, classes: int, coding: str) -> np.ndarray:
+    """One-hot targets, shifted.
+
+    Args:
+        labels: `(n,)` integers in `[0, classes)`.
+        classes: number of columns.
+        coding: `centered` (one-hot minus 1/classes: every row sums to 0) or `half` (one-hot minus 1/2).
+
+    Returns:
+        `(n, classes)` float64.
+
+    Raises:
+        ConfigError: if `coding` is neither.
+    """
+    shifts = {"centered": 1.0 / classes, "half": 0.5}
+    if coding not in shifts:
+        raise ConfigError(f"data.labels={coding!r} is not one of centered, half")
+    y = np.full((labels.shape[0], classes), -shifts[coding])
+    y[np.arange(labels.shape[0]), labels] += 1.0
+    return y
+
+
+def make_targets(raw: RawImages, coding: str) -> Targets:
+    """Targets of a data set, in the order of `raw`.
+
+    Args:
+        raw: checked images and labels.
+        coding: `centered`, `half`, or `regression` (targets as given, one column per output).
+
+    Raises:
+        DataError: if labels are not integers, out of range or of a single class; if regression targets are not finite
+            or differ in shape between training and test.
+    """
+    if coding == "regression":
+        y_train, y_test = _regression("y_train", raw.y_train), _regression("y_test", raw.y_test)
+        if y_train.shape[1] != y_test.shape[1]:
+            raise DataError(
+                f"y_train has {y_train.shape[1]} targets per image and y_test {y_test.shape[1]}: they must agree"
+            )
+        names = tuple(f"target_{k}" for k in range(y_train.shape[1])) if y_train.shape[1] > 1 else ("target",)
+        return Targets(y_train, y_test, None, None, names)
+    labels_train, labels_test = _integers("y_train", raw.y_train), _integers("y_test", raw.y_test)
+    names = raw.class_names
+    if names is None:
+        names = _contiguous_names(labels_train)
+    for name, labels in (("y_train", labels_train), ("y_test", labels_test)):
+        outside = np.flatnonzero(labels >= len(names))
+        if outside.size:
+            raise DataError(
+                f"{name} holds label {labels[outside[0]]} at row {outside[0]} ({outside.size} such rows), but labels "
+                f"must lie in 0..{len(names) - 1}, the classes of the training set: correct them or remove these images"
+            )
+    classes = len(names)
+    require_two_classes(labels_train, names, "the training set")
+    return Targets(
+        encode_labels(labels_train, classes, coding),
+        encode_labels(labels_test, classes, coding),
+        labels_train,
+        labels_test,
+        names,
+    )
+
+
+def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -> None:
+    """Refuse labels of a single class.
+
+    Raises:
+        DataError: naming the class; `what` says whose labels they are.
+    """
+    if labels.min() == labels.max():
+        raise DataError(
+            f"all {labels.shape[0]} images of {what} have the same label, {labels[0]} ({names[labels[0]]!r}): "
+            "classification needs at least two classes. Add images of another class, raise data.train_size, set "
+            "data.balanced=true, or use data.labels=regression"
+        )
+
+
+def _integers(name: str, y: np.ndarray) -> np.ndarray:
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise DataError(
+            f"{name} has shape {y.shape}: labels must be one integer per image. Take the argmax of one-hot labels, "
+            "or set data.labels=regression to use them as targets"
+        )
+    if y.dtype.kind not in "iu":
+        raise DataError(
+            f"{name} is {y.dtype}, not integer: store labels as integers 0, 1, ..., or set "
+            "data.labels=regression for real targets"
+        )
+    if y.dtype.kind == "i" and y.min() < 0:
+        row = int(np.flatnonzero(y < 0)[0])
+        raise DataError(f"{name} holds the negative label {y[row]} at row {row}: labels must start at 0")
+    if y.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{name} holds label {y.max()}: labels must count classes from 0")
+    return y.astype(np.int64)
+
+
+def _contiguous_names(labels: np.ndarray) -> tuple[str, ...]:
+    present = np.unique(labels)
+    if present[-1] != present.size - 1:
+        absent = int(np.flatnonzero(present != np.arange(present.size))[0])
+        raise DataError(
+            f"y_train holds label {present[-1]} but no label {absent}: labels must be 0..{present.size - 1} for "
+            f"{present.size} classes. Correct the label, renumber the classes, or add an array `class_names` to "
+            "the file"
+        )
+    return tuple(str(k) for k in range(present.size))
+
+
+def _regression(name: str, y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind not in "iufb" or y.ndim not in (1, 2):
+        raise DataError(
+            f"{name} is {y.dtype} of shape {y.shape}: regression targets must be real numbers, (n,) or (n, outputs)"
+        )
+    y = y.reshape(y.shape[0], -1).astype(np.float64)
+    if y.shape[1] == 0:
+        raise DataError(f"{name} has no columns: regression needs at least one target per image")
+    bad = np.flatnonzero(~np.isfinite(y).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} regression targets in {name} are NaN or infinite (first at row {bad[0]}): clean them"
+        )
+    return y

@@ -1,0 +1,48 @@
+"""Arrays that a user saved with `numpy.savez`."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ntkpipe.config import DataConfig
+from ntkpipe.data.raw import RawImages
+from ntkpipe.errors import DataError
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def load(config: DataConfig) -> RawImages:
+    """Arrays `x_train, y_train, x_test, y_test` of `config.path`, and `class_names` where present.
+
+    Nothing is unpickled.
+
+    Raises:
+        DataError: if the file is absent or not such an npz; missing arrays are named.
+    """
+    path = Path(str(config.path)).expanduser()
+    if not path.is_file():
+        raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {', '.join(_KEYS)}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is a single array, not an npz: save {', '.join(_KEYS)} with numpy.savez")
+            missing = [key for key in _KEYS if key not in archive.files]
+            if missing:
+                found = ", ".join(archive.files) or "nothing"
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)} (it holds {found}): save {', '.join(_KEYS)} with numpy.savez"
+                )
+            arrays = {key: archive[key] for key in _KEYS}
+            names = tuple(map(str, archive["class_names"].tolist())) if "class_names" in archive.files else None
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read as an npz of plain arrays ({error}): save it again with numpy.savez, "
+            "without object arrays"
+        ) from error
+    return RawImages(**arrays, class_names=names)

@@ -1,0 +1,334 @@
+"""Prepared images, stored once as row-chunked Zarr arrays from which tasks read only the rows that they need.
+
+Layout under `data/<fingerprint16>-<dtype>/`: a Zarr v3 group with arrays `train` and `test` `(n, h, w, c)`, chunked
+along the first axis; `labels/<hash16>.npz` with targets, labels and source rows; `manifest.json`, written last, with
+the checksum of every chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.data.dataset import Dataset
+from ntkpipe.data.prepared_layout import (
+    BLOCKS,
+    FORMAT,
+    REMEDY,
+    ChunkCache,
+    block_entry,
+    chunk_count,
+    chunk_key,
+    chunk_shape,
+    decode_chunk,
+    inspect_chunk,
+    metadata_objects,
+    parsed,
+    prepared_prefix,
+    read_manifest,
+    seal,
+)
+from ntkpipe.errors import CorruptionError, IncompleteError, StoreError
+from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
+
+# Decoded chunks kept per process: two row blocks of 4096 CIFAR-10 images in float32.
+_CACHE_BYTES = 128 << 20
+_chunks = ChunkCache(_CACHE_BYTES)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of the images besides their pixels, in stored order; see `Dataset`."""
+
+    y_train: np.ndarray
+    y_test: np.ndarray
+    labels_train: np.ndarray | None
+    labels_test: np.ndarray | None
+    class_names: tuple[str, ...]
+    train_index: np.ndarray
+    test_index: np.ndarray
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Handle of stored images, cheap to pickle: three strings. Decoded chunks are cached per process.
+
+    Args:
+        url: of the store, as `open_store` takes it.
+        prefix: `data/<fingerprint16>-<dtype>`.
+        labels_key: of the object with targets and labels.
+    """
+
+    url: str
+    prefix: str
+    labels_key: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data set; see `Dataset`."""
+        return self._manifest["fingerprint"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the images."""
+        return np.dtype(self._manifest["dtype"])
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The steps and their statistics, plain JSON."""
+        return self._manifest["preprocessing"]
+
+    def shape(self, block: str) -> tuple[int, int, int, int]:
+        """`(n, h, w, c)` of `train` or `test`."""
+        n, h, w, c = self._manifest["blocks"][block]["shape"]
+        return n, h, w, c
+
+    def read(self, block: str, start: int, stop: int) -> np.ndarray:
+        """Rows `start:stop` of `train` or `test`, `(stop - start, h, w, c)`; read-only where they lie in one chunk.
+
+        Raises:
+            IndexError: if the range is not within the block.
+            CorruptionError: naming the object whose content disagrees with its checksum.
+            IncompleteError: if the images were not written, or not to the end.
+        """
+        entry = self._manifest["blocks"][block]
+        n, *shape = entry["shape"]
+        if not 0 <= start <= stop <= n:
+            raise IndexError(f"rows {start}:{stop} are not within the {n} rows of {self.prefix}/{block}")
+        rows = entry["chunk_rows"]
+        parts = []
+        for k in range(start // rows, -(-stop // rows) if stop > start else start // rows):
+            chunk = self._chunk(block, k, entry)
+            parts.append(chunk[max(start - k * rows, 0) : min(stop - k * rows, rows)])
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate(parts) if parts else np.empty((0, *shape), self.dtype)
+
+    def labels(self) -> Labels:
+        """Targets, labels and source rows.
+
+        Raises:
+            CorruptionError: if the stored object is damaged.
+            IncompleteError: if it is absent.
+        """
+        store = open_store(self.url)
+        try:
+            content = store.get(self.labels_key)
+        except MissingObjectError as error:
+            raise IncompleteError(f"{self.labels_key} is missing in {self.url}: {REMEDY}") from error
+        if _labels_hash(content) != self.labels_key.rpartition("/")[2].removesuffix(".npz"):
+            raise CorruptionError(f"{self.labels_key} in {self.url} disagrees with its hash: {REMEDY}")
+        return _decode_labels(content)
+
+    def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> Dataset:
+        """Everything at once, as `load_dataset` would return it. Holds all images in memory.
+
+        Args:
+            n_train: rows in use; None is all.
+            n_test: likewise.
+        """
+        labels = self.labels()
+        images = {block: self.read(block, 0, self.shape(block)[0]) for block in BLOCKS}
+        return Dataset(
+            x_train=images["train"],
+            x_test=images["test"],
+            **vars(labels),
+            n_train=self.shape("train")[0] if n_train is None else n_train,
+            n_test=self.shape("test")[0] if n_test is None else n_test,
+            fingerprint=self.fingerprint,
+            preprocessing=self.preprocessing,
+        )
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        return _cached_manifest(self.url, self.prefix)
+
+    def _chunk(self, block: str, k: int, entry: dict[str, Any]) -> np.ndarray:
+        key = chunk_key(self.prefix, block, k)
+        # The checksum is part of the address: a chunk rewritten after damage is not taken from the cache.
+        chunk = _chunks.get((self.url, key, entry["checksums"][k]))
+        if chunk is not None:
+            return chunk
+        store = open_store(self.url)
+        problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
+        if content is None:
+            # A long-lived worker may hold the manifest of before a repair, with another checksum.
+            _cached_manifest.cache_clear()
+            entry = self._manifest["blocks"][block]
+            problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
+        if content is None:
+            raise CorruptionError(f"{key} in {self.url} {problem}: {REMEDY}")
+        chunk = decode_chunk(content, chunk_shape(entry), self.dtype)
+        _chunks.put((self.url, key, entry["checksums"][k]), chunk)
+        return chunk
+
+
+def write_prepared(dataset: Dataset, store: ObjectStore) -> PreparedImages:
+    """Store a data set's images and labels, unless they are there; damaged or missing chunks are written again.
+
+    Any number of processes may do so at once: what is committed first stays, and the manifest states its checksums.
+
+    Args:
+        dataset: to be stored.
+        store: where to.
+
+    Returns:
+        The handle that tasks read from.
+
+    Raises:
+        StoreError: if the prefix holds the images of another data set (a collision of hashes, or a manipulated store).
+    """
+    images = {"train": dataset.x_train, "test": dataset.x_test}
+    dtype = dataset.x_train.dtype
+    prefix = prepared_prefix(dataset.fingerprint, dtype.name)
+    try:
+        old = read_manifest(store, prefix)
+    except (IncompleteError, CorruptionError):
+        old = None
+    layout = {block: block_entry(x) for block, x in images.items()}
+    if old is not None:
+        same = old["fingerprint"] == dataset.fingerprint
+        for block in BLOCKS:
+            same = same and all(old["blocks"][block][k] == layout[block][k] for k in ("shape", "chunk_rows"))
+        if not same:
+            raise StoreError(
+                f"{prefix} in {store.url} holds images of fingerprint {old['fingerprint']}, not {dataset.fingerprint}, or "
+                "of another layout: set store.url to another folder, or remove this one with `ntkpipe clean`"
+            )
+    for key, content in metadata_objects(prefix, layout, dtype).items():
+        _put_exactly(store, key, content)
+    for block, x in images.items():
+        entry = layout[block]
+        known = old["blocks"][block]["checksums"] if old is not None else [None] * chunk_count(entry)
+        entry["checksums"] = [
+            _write_chunk(store, prefix, block, k, x, entry, known[k]) for k in range(chunk_count(entry))
+        ]
+    labels_key = _write_labels(dataset, store, prefix)
+    body = {
+        "format": FORMAT,
+        "fingerprint": dataset.fingerprint,
+        "dtype": dtype.name,
+        "preprocessing": dataset.preprocessing if old is None else old["preprocessing"],
+        "blocks": layout,
+    }
+    if old is None or old["blocks"] != layout:
+        # Overwritten, because a manifest that is there is damaged or lists checksums of chunks that were.
+        store.put(f"{prefix}/manifest.json", seal(body), overwrite=True)
+        _cached_manifest.cache_clear()
+    return PreparedImages(store.url, prefix, labels_key)
+
+
+def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
+    """Read everything under `prefix` and return what is wrong with it, one line per object; empty if nothing is."""
+    try:
+        manifest = read_manifest(store, prefix)
+    except (IncompleteError, CorruptionError) as error:
+        return [str(error)]
+    problems = []
+    dtype = np.dtype(manifest["dtype"])
+    for key, content in metadata_objects(prefix, manifest["blocks"], dtype).items():
+        if not store.exists(key):
+            problems.append(f"{key} is missing")
+        elif store.get(key) != content and parsed(store.get(key)) != json.loads(content):
+            problems.append(f"{key} is not the metadata that was written")
+    for block in BLOCKS:
+        entry = manifest["blocks"][block]
+        for k, checksum in enumerate(entry["checksums"]):
+            key = chunk_key(prefix, block, k)
+            problem, _ = inspect_chunk(store, key, chunk_shape(entry), dtype, checksum)
+            if problem:
+                problems.append(f"{key} {problem}")
+    for key in store.list(f"{prefix}/labels/"):
+        if _labels_hash(store.get(key)) != key.rpartition("/")[2].removesuffix(".npz"):
+            problems.append(f"{key} disagrees with its hash")
+    return problems
+
+
+def _write_chunk(
+    store: ObjectStore, prefix: str, block: str, k: int, x: np.ndarray, entry: dict[str, Any], known: int | None
+) -> int:
+    """Make sure that a good chunk is stored and return its checksum."""
+    key = chunk_key(prefix, block, k)
+    problem, content = inspect_chunk(store, key, chunk_shape(entry), x.dtype, known)
+    if content is not None:
+        return int.from_bytes(content[-4:], "little")
+    rows = entry["chunk_rows"]
+    chunk = x[k * rows : (k + 1) * rows]
+    if chunk.shape[0] < rows:
+        padded = np.full(chunk_shape(entry), np.nan, x.dtype)
+        padded[: chunk.shape[0]] = chunk
+        chunk = padded
+    chunk = np.ascontiguousarray(chunk, dtype=x.dtype.newbyteorder("<"))
+    checksum = crc32c(chunk)
+    if not store.put(key, [chunk, checksum.to_bytes(4, "little")], overwrite=problem != "is missing"):
+        # Another writer was first: state what it committed.
+        _, content = inspect_chunk(store, key, chunk_shape(entry), x.dtype, None)
+        if content is None:
+            raise CorruptionError(f"{key} in {store.url} was damaged while it was written: {REMEDY}")
+        return int.from_bytes(content[-4:], "little")
+    return checksum
+
+
+def _put_exactly(store: ObjectStore, key: str, content: bytes) -> None:
+    if not store.put(key, content) and parsed(store.get(key)) != json.loads(content):
+        store.put(key, content, overwrite=True)
+
+
+@lru_cache(maxsize=16)
+def _cached_manifest(url: str, prefix: str) -> dict[str, Any]:
+    return read_manifest(open_store(url), prefix)
+
+
+def _write_labels(dataset: Dataset, store: ObjectStore, prefix: str) -> str:
+    """Content-addressed: runs with other labels or another coding share the images."""
+    arrays: dict[str, np.ndarray] = {
+        "y_train": dataset.y_train,
+        "y_test": dataset.y_test,
+        "train_index": dataset.train_index,
+        "test_index": dataset.test_index,
+        "class_names": np.array(dataset.class_names, dtype=np.str_),
+    }
+    if dataset.labels_train is not None and dataset.labels_test is not None:
+        arrays |= {"labels_train": dataset.labels_train, "labels_test": dataset.labels_test}
+    buffer = io.BytesIO()
+    # numpy.savez stamps every member with one constant date: equal arrays give equal bytes.
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    content = buffer.getvalue()
+    key = f"{prefix}/labels/{_labels_hash(content)}.npz"
+    if not store.put(key, content) and store.get(key) != content:
+        store.put(key, content, overwrite=True)
+    return key
+
+
+def _labels_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _decode_labels(content: bytes) -> Labels:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptionError(f"stored labels cannot be read ({error}): {REMEDY}") from error
+    names = tuple(map(str, arrays.pop("class_names").tolist()))
+    return Labels(
+        **{"labels_train": None, "labels_test": None, **arrays},
+        class_names=names,
+    )
+
+
+def prepared_prefixes(store: ObjectStore) -> Iterator[str]:
+    """Prefixes of all complete prepared data sets in a store."""
+    for key in store.list("data/"):
+        if key.endswith("/manifest.json"):
+            yield key.removesuffix("/manifest.json")
