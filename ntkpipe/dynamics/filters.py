@@ -1,7 +1,8 @@
 """Spectral filters: what training for a time does to each eigenvalue of the kernel.
 
-On squared loss `||f - y||^2 / (2 n c)` an infinitely wide network is linear in its parameters (Lee et al. 2019, arXiv:1902.06720), so its
-prediction is `f0_* + T_* phi(A) (y - f0)` with `A` the train-train kernel plus ridge. A filter is that `phi`. Float64 throughout.
+On squared loss `||f - y||^2 / (2 n c)` an infinitely wide network is linear in its parameters (Lee et al. 2019,
+arXiv:1902.06720), so its prediction is `f0_* + T_* phi(A) (y - f0)` with `A` the train-train kernel plus ridge. A
+filter is that `phi`. Float64 throughout.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def null_cutoff(n: int, largest: float) -> float:
-    """Eigenvalues of an n x n float64 matrix at or below `n eps largest` are rounding: no algorithm can tell them from zero."""
+    """Eigenvalues of an n x n float64 matrix at or below `n eps largest` are rounding: no algorithm can tell them
+    from zero.
+    """
     return n * EPS * abs(float(largest))
 
 
@@ -51,11 +54,12 @@ class SpectralFilter(ABC):
         """The filter `phi`: dual weights per unit of target.
 
         Args:
-            eigenvalues: of the train-train kernel plus ridge, any shape; slightly negative ones (rounding) count as zero.
+            eigenvalues: of the train-train kernel plus ridge, any shape; slightly negative ones (rounding) count as
+                zero.
             time: in steps, `inf` allowed.
-            cutoff: eigenvalues at or below it are null (`null_cutoff`). A null direction follows the regular limit of `phi` while that is
-                below `1 / cutoff`, and is left unlearnt (weight 0) afterwards: the kernel between train and test vanishes there, so its
-                weight would only amplify rounding.
+            cutoff: eigenvalues at or below it are null (`null_cutoff`). A null direction follows the regular limit of
+                `phi` while that is below `1 / cutoff`, and is left unlearnt (weight 0) afterwards: the kernel between
+                train and test vanishes there, so its weight would only amplify rounding.
 
         Returns:
             Float64, the shape of `eigenvalues`, always finite.
@@ -70,7 +74,9 @@ class SpectralFilter(ABC):
         return np.where(drop, 0.0, self._weights(safe, float(time)))
 
     def decay(self, eigenvalues: np.ndarray, time: float, *, cutoff: float = 0.0) -> np.ndarray:
-        """The share of a target component that is still to be learnt, `1 - l phi(l)`; 1 where it never is. See `weights`."""
+        """The share of a target component that is still to be learnt, `1 - l phi(l)`; 1 where it never is. See
+        `weights`.
+        """
         self.check_time(time)
         eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
         drop = self.unlearnt(eigenvalues, time, cutoff=cutoff)
@@ -119,7 +125,9 @@ class SpectralFilter(ABC):
 
 @dataclass(frozen=True)
 class GradientFlow(SpectralFilter):
-    """Continuous gradient descent: `phi = (1 - exp(-l s)) / l`, `s = rate * t / (n c)`, limit `s` at `l = 0`; `1 / l` at `t = inf`."""
+    """Continuous gradient descent: `phi = (1 - exp(-l s)) / l`, `s = rate * t / (n c)`, limit `s` at `l = 0`; `1 / l`
+    at `t = inf`.
+    """
 
     def _weights(self, eigenvalues: np.ndarray, time: float) -> np.ndarray:
         s = self.scaled_time(time)
@@ -138,7 +146,8 @@ class GradientFlow(SpectralFilter):
 class GradientDescent(SpectralFilter):
     """Discrete gradient descent: `phi = (1 - (1 - rate l / (n c))^t) / l`, `t` a whole number of steps.
 
-    Components with `rate l / (n c) > 2` diverge; their weights are cut at `DIVERGED` in size: check `instability` first.
+    Components with `rate l / (n c) > 2` diverge; their weights are cut at `DIVERGED` in size: check `instability`
+    first.
     """
 
     def check_time(self, time: float) -> None:
@@ -184,8 +193,9 @@ class GradientDescent(SpectralFilter):
 class Momentum(SpectralFilter):
     """Heavy-ball momentum in continuous time: `f'' = -A grad - 2 gamma f'`.
 
-    Time is `tau = sqrt(rate) t` and `2 gamma = (1 - momentum) / sqrt(rate)`; the network starts at rest. With `a = l / (n c)` each residual
-    obeys `h'' + 2 gamma h' + a h = 0`, `h(0) = 1`, `h'(0) = 0`, solved in closed form: overdamped for `a < gamma^2`, else oscillating.
+    Time is `tau = sqrt(rate) t` and `2 gamma = (1 - momentum) / sqrt(rate)`; the network starts at rest. With `a = l
+    / (n c)` each residual obeys `h'' + 2 gamma h' + a h = 0`, `h(0) = 1`, `h'(0) = 0`, solved in closed form:
+    overdamped for `a < gamma^2`, else oscillating.
 
     Raises:
         ConfigError: if `momentum` is not in `[0, 1)`.
@@ -255,7 +265,8 @@ class Momentum(SpectralFilter):
         far = a * (-np.expm1(-slow * tau) / slow + np.expm1(-fast * tau) / fast) / np.where(kappa > 0, 2 * kappa, 1.0)
         direct = 1.0 - self._decay(a * self.n * self.c, tau / math.sqrt(self.learning_rate))
         value = np.where((a < gamma**2) & (kappa > 0.1 * gamma), far, direct)
-        # Early on 1 - h is about a tau^2 / 2 and both forms cancel: Taylor series of the equation, terms below 0.5^k / k!.
+        # Early on 1 - h is about a tau^2 / 2 and both forms cancel: Taylor series of the equation, terms below 0.5^k
+        # / k!.
         early = (gamma + np.sqrt(a)) * tau < 0.5
         return np.where(early, self._series(np.where(early, a, 0.0), tau), value)
 

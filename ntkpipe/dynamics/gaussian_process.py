@@ -1,7 +1,8 @@
 """Dense means and covariances of infinitely wide networks at any training time (Lee et al. 2019, arXiv:1902.06720).
 
-Everything is evaluated from eigendecompositions of the train-train kernels *without* ridge: a ridge shifts the eigenvalues, a time changes the
-filter, so one decomposition serves all. No inverse is formed, hence a singular kernel gives finite values.
+Everything is evaluated from eigendecompositions of the train-train kernels *without* ridge: a ridge shifts the
+eigenvalues, a time changes the filter, so one decomposition serves all. No inverse is formed, hence a singular kernel
+gives finite values.
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ def means(
 
 
 def train_means(
-    system: Eigensystem, targets: np.ndarray, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    system: Eigensystem,
+    targets: np.ndarray,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridges: Sequence[float],
 ) -> np.ndarray:
     """Outputs on the training images, `A phi_t(A) targets` with the ridge in `A` (the peer's convention): (T, R, n, c)."""
     rotated = system.vectors.T @ targets
@@ -106,10 +111,11 @@ def nngp_covariance(
     time: float,
     ridge: float,
 ) -> np.ndarray:
-    """Covariance over networks of which only the readout is trained: `K_** - K_* phi_2t(K + ridge) K_*^T` for gradient flow.
+    """Covariance over networks of which only the readout is trained: `K_** - K_* phi_2t(K + ridge) K_*^T` for
+    gradient flow.
 
-    The ridge is inside, as noise of the initial outputs; `t = inf` is the Bayesian posterior (with the NTK for K: `ntkgp`). For any
-    dynamics the filter is `phi (1 + decay)`, which for gradient flow is that of twice the time.
+    The ridge is inside, as noise of the initial outputs; `t = inf` is the Bayesian posterior (with the NTK for K:
+    `ntkgp`). For any dynamics the filter is `phi (1 + decay)`, which for gradient flow is that of twice the time.
 
     Args:
         system: of the train-train kernel.
@@ -139,7 +145,8 @@ def ntk_covariance(
     time: float,
     ridge: float,
 ) -> np.ndarray:
-    """Covariance over networks of which all layers are trained: `K_** + B K B^T - B K_*^T - (B K_*^T)^T`, `B = T_* phi(T + ridge)`.
+    """Covariance over networks of which all layers are trained: `K_** + B K B^T - B K_*^T - (B K_*^T)^T`, `B = T_*
+    phi(T + ridge)`.
 
     Args:
         system: of the train-train NTK.
@@ -160,7 +167,9 @@ def ntk_covariance(
     return _ensemble(b, nngp_train_train, nngp_test_train, nngp_test_test)
 
 
-def posterior_mean(solve: Callable[[np.ndarray], np.ndarray], k_test_train: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def posterior_mean(
+    solve: Callable[[np.ndarray], np.ndarray], k_test_train: np.ndarray, targets: np.ndarray
+) -> np.ndarray:
     """`K_* A^-1 targets` (p, c) at `t = inf`, from a `solve` that applies `A^-1` (a Cholesky factor) to (n, c)."""
     return k_test_train @ solve(targets)
 
@@ -185,7 +194,8 @@ def ntk_ensemble_covariance(
 
 
 def _ensemble(b: np.ndarray, k: np.ndarray, k_test_train: np.ndarray, k_test_test: np.ndarray) -> np.ndarray:
-    # (B K - 2 K_*) B^T symmetrised: one product of size p x n x n, and one of p x n x p only where the full matrix is wanted.
+    # (B K - 2 K_*) B^T symmetrised: one product of size p x n x n, and one of p x n x p only where the full matrix is
+    # wanted.
     inner = b @ k - 2.0 * k_test_train
     if k_test_test.ndim == 1:
         return np.maximum(k_test_test + np.einsum("ij,ij->i", inner, b), 0.0)

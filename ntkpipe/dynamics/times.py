@@ -15,7 +15,8 @@ MAX_CONDITION = 1e12
 def default_times(spectral_filter: SpectralFilter, largest: float, smallest: float) -> tuple[float, ...]:
     """1 and 3 times powers of ten from `n c / (rate l_max)` to `n c / (rate l_min)`, widened to cover both, and `inf`.
 
-    Momentum learns `1 / (1 - m)` times faster once the friction has balanced the force, so its grid ends that much earlier.
+    Momentum learns `1 / (1 - m)` times faster once the friction has balanced the force, so its grid ends that much
+    earlier.
 
     Args:
         spectral_filter: gives `n c / rate` (and the momentum).
@@ -32,9 +33,14 @@ def default_times(spectral_filter: SpectralFilter, largest: float, smallest: flo
     speedup = 1.0 / (1.0 - f.momentum) if isinstance(f, Momentum) else 1.0
     first = unit / largest
     last = unit / (max(smallest, largest / MAX_CONDITION) * speedup)
-    # Discrete steps start at 1; a network that takes less than one step to learn its first component is beyond stability anyway.
+    # Discrete steps start at 1; a network that takes less than one step to learn its first component is beyond
+    # stability anyway.
     first = max(first, 1.0) if min(first, last) < 1.0 <= last else first
-    grid = [m * 10.0**k for k in range(math.floor(math.log10(first)) - 1, math.ceil(math.log10(max(first, last))) + 2) for m in (1, 3)]
+    grid = [
+        m * 10.0**k
+        for k in range(math.floor(math.log10(first)) - 1, math.ceil(math.log10(max(first, last))) + 2)
+        for m in (1, 3)
+    ]
     grid = [float(f"{t:.1g}") for t in grid]
     slack = 1.0 + 1e-12
     low = max((t for t in grid if t <= first * slack), default=grid[0])

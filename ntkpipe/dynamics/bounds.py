@@ -1,0 +1,386 @@
+"""Error bounds per prediction.
+
+The kernel is positive semi-definite on training and test images together, hence `|T_* e| <= sqrt(T_**) |T^(1/2) e|`
+for an error e of the dual weights. Approximate weights u(s) obey the flow `u' = b - A u` (A = T + ridge) up to a
+residual r(s), so `e(s) = int exp(-A (s - x)) r(x) dx` and
+
+    |error of a mean| <= sqrt(T_**) * gain(s) * max_{x <= s} |r(x)|,   gain(s) = int_0^s sup_l sqrt(l) exp(-(l +
+    ridge) x) dx.
+
+The truncated Krylov space, rounded products and rounded tiles each leave such a residual, so they share the gain and
+add up. `gains.py` derives it for every filter. Bounds are returned as factors of `sqrt(T_**)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.special
+
+from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
+from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, time_gain
+from ntkpipe.dynamics.krylov import BlockKrylov, KrylovSolution
+
+# A sampled norm or maximum may be exceeded with this probability, per time, ridge, class and kind of error.
+MISS_PROBABILITY = 1e-6
+# Residual of a backward stable evaluation in units of eps |A| |u|: measured at most 3 over the spectra of the tests.
+ROUNDING = 16.0
+# Times per decade at which the residual's maximum is looked for.
+GRID_PER_DECADE = 8
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """Rows of the train-train kernel multiplied with the basis of a `KrylovSolution`, to measure what its residual
+    does not see.
+
+    Args:
+        indices: (k,) sampled rows, distinct (`sample_indices`).
+        stored: (k, m) `rows_of_the_stored_kernel @ basis.T`, in float64.
+        exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None where the stored kernel is the exact one.
+    """
+
+    indices: np.ndarray
+    stored: np.ndarray
+    exact: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class TestSample:
+    """Sampled test images, to measure rounding and storage of the test-train kernel.
+
+    Args:
+        exact: (k, m) `test_train_rows_recomputed_in_float64 @ basis.T`.
+        means: (T, R, k, c) predictions of these images as exported.
+        diagonal: (k,) float64, `T_**`.
+        tests: test images in all.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    exact: np.ndarray
+    means: np.ndarray
+    diagonal: np.ndarray
+    tests: int
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """Bounds on the error of every mean by origin, each (T, R, c) and a factor of `sqrt(T_**)`.
+
+    Args:
+        krylov: of the truncated Krylov space; 0 for dense solutions.
+        product: of rounded products with the stored matrix and of the small problem; at least a few units of float64
+            rounding.
+        storage_train: of rounding the stored train-train tiles.
+        storage_test: of rounding and storing the test-train product.
+        kind: (T, R) of str, `rigorous` or `estimate`: whether gain and residual are proven for these times, or rest
+            on the smallest Ritz value (not below the smallest eigenvalue) or an oscillating residual. The sampled
+            terms hold up to `MISS_PROBABILITY`; the largest Ritz value is taken for the largest eigenvalue.
+    """
+
+    krylov: np.ndarray
+    product: np.ndarray
+    storage_train: np.ndarray
+    storage_test: np.ndarray
+    kind: np.ndarray
+
+    @property
+    def factor(self) -> np.ndarray:
+        """(T, R, c), the sum of the parts."""
+        return self.krylov + self.product + self.storage_train + self.storage_test
+
+    def bound(self, test_diagonal: np.ndarray) -> np.ndarray:
+        """Bound on `|mean - exact mean|`, (T, R, p, c), for images with kernel diagonal (p,) `T_**`."""
+        return self.factor[:, :, None, :] * np.sqrt(np.maximum(test_diagonal, 0.0))[None, None, :, None]
+
+
+def sample_indices(n: int, size: int, seed: int = 0) -> np.ndarray:
+    """Distinct row numbers below n, increasing, uniformly at random: min(n, size) of them, the same for the same seed."""
+    return np.sort(np.random.default_rng(seed).choice(n, size=min(n, size), replace=False))
+
+
+def norm_safety(sampled: int, total: int) -> float:
+    """Factor by which `sqrt(total / sampled) * norm(sample)` may fall short of the whole norm.
+
+    The sum of k squared Gaussians falls below its `MISS_PROBABILITY` quantile that rarely; half the degrees of
+    freedom allow for entries with kurtosis 5 instead of 3. 1 when all were sampled.
+    """
+    if sampled >= total:
+        return 1.0
+    freedom = max(sampled, 1) / 2
+    return math.sqrt(freedom / float(2 * scipy.special.gammaincinv(freedom / 2, MISS_PROBABILITY)))
+
+
+def maximum_safety(sampled: int, total: int) -> float:
+    """Factor on the root mean square of a sample that covers the largest of `total` Gaussians; see `norm_safety`."""
+    return norm_safety(sampled, total) * float(-scipy.special.ndtri(MISS_PROBABILITY / max(total, 1)))
+
+
+@dataclass(frozen=True)
+class _Residuals:
+    """Norms per column (c,) of the parts of the residual at one time and ridge."""
+
+    krylov: np.ndarray
+    product: np.ndarray
+    storage: np.ndarray
+
+
+def _residuals(
+    solution: KrylovSolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample | None
+) -> tuple[_Residuals, np.ndarray]:
+    values, cutoff = solution.shifted(ridge)
+    phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
+    krylov = solution.tail @ phi  # b - u' - A u = -V_next tail phi when products are exact
+    # Slightly negative Ritz values are moved to zero by the filter: their residual inside the space.
+    moved = np.linalg.norm((np.maximum(values, 0.0) - values)[:, None] * phi, axis=0)
+    size = np.linalg.norm(phi, axis=0)
+    floor = ROUNDING * EPS * ((solution.largest + ridge) * size + np.linalg.norm(solution.targets, axis=0))
+    storage = np.zeros(solution.c)
+    if sample is None:
+        return _Residuals(np.linalg.norm(krylov, axis=0) + moved, floor, storage), krylov
+    # What the equation asks of A u at the sampled rows: targets that are learnt at all, minus what is still to learn.
+    decay = spectral_filter.decay(values, time, cutoff=cutoff)
+    asked = (
+        np.where(spectral_filter.unlearnt(values, time, cutoff=cutoff), 0.0, 1.0 - decay)[:, None] * solution.targets
+    )
+    weights, asked = solution.rotate(phi), solution.rotate(asked)
+    rows = sample.indices
+    here = solution.basis[:, rows].T
+    residual = here @ (asked - ridge * weights) - sample.stored @ weights
+    residual += solution.next_block[:, rows].T @ krylov
+    scale = norm_safety(len(rows), solution.n) * math.sqrt(solution.n / max(len(rows), 1))
+    product = scale * np.linalg.norm(residual, axis=0) + floor
+    if sample.exact is not None:
+        storage = scale * np.linalg.norm((sample.stored - sample.exact) @ weights, axis=0)
+    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage), krylov
+
+
+def error_budget(
+    solution: KrylovSolution,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridges: Sequence[float],
+    *,
+    rows: RowSample | None = None,
+    tests: TestSample | None = None,
+) -> ErrorBudget:
+    """The error bound of `coordinates(...)` at every time and ridge, by origin.
+
+    Args:
+        solution: evaluated basis.
+        spectral_filter: the training dynamics.
+        times: T times in steps.
+        ridges: R absolute ridges.
+        rows: sampled training rows; None leaves product rounding at its float64 floor and storage at 0.
+        tests: sampled test images; None leaves the test-train product at its float64 floor.
+
+    Returns:
+        Arrays (T, R, c).
+    """
+    shape = (len(times), len(ridges), solution.c)
+    krylov, product, storage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    kind = np.full(shape[:2], RIGOROUS, dtype="<U8")
+    for j, ridge in enumerate(ridges):
+        for i, (gain, worst, final) in enumerate(_walk(solution, spectral_filter, times, ridge, rows)):
+            krylov[i, j] = gain.value * worst.krylov if final is None else final
+            product[i, j] = gain.value * worst.product
+            storage[i, j] = gain.value * worst.storage
+            kind[i, j] = gain.kind
+    test = _test_factor(solution, spectral_filter, times, ridges, tests)
+    return ErrorBudget(krylov, product, storage, test, kind)
+
+
+def _walk(
+    solution: KrylovSolution,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridge: float,
+    sample: RowSample | None,
+) -> list[tuple[Gain, _Residuals, np.ndarray | None]]:
+    """Per time: the gain, the largest residuals up to it, and at t = inf the Krylov factor itself."""
+    worst: dict[float, _Residuals] = {}
+    running = _Residuals(np.zeros(solution.c), np.zeros(solution.c), np.zeros(solution.c))
+    for time in _grid(solution, spectral_filter, times):
+        now, _ = _residuals(solution, spectral_filter, time, ridge, sample)
+        running = _Residuals(
+            *(np.maximum(getattr(running, k), getattr(now, k)) for k in ("krylov", "product", "storage"))
+        )
+        worst[time] = running
+    out: list[tuple[Gain, _Residuals, np.ndarray | None]] = []
+    for time in times:
+        if math.isfinite(time):
+            gain = time_gain(spectral_filter, time, ridge, solution.smallest, solution.largest)
+            out.append((gain, worst[float(time)], None))
+        else:
+            now, tail = _residuals(solution, spectral_filter, time, ridge, sample)
+            gain = final_gain(ridge, solution.smallest)
+            final = np.minimum(gain.value * now.krylov, _radau(solution, ridge, tail))
+            # The energy of the error is at most that of the solution, |A^(-1/2) b|: a useful cap after few steps.
+            least = ridge if gain.kind == RIGOROUS else solution.smallest + ridge
+            if least > 0:
+                final = np.minimum(final, np.linalg.norm(solution.targets, axis=0) / math.sqrt(least))
+            out.append((gain, now, final if len(solution.tail) else gain.value * now.krylov))
+    return out
+
+
+def _grid(solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float]) -> list[float]:
+    """Finite times asked for and those between at which the residual is looked at; discrete ones are whole."""
+    asked = sorted({float(t) for t in times if math.isfinite(t)})
+    if not asked or asked[-1] == 0 or solution.largest <= 0:
+        return asked
+    last = asked[-1]
+    # Before a tenth of the fastest component's time the residual only grows.
+    unit = spectral_filter.n * spectral_filter.c / spectral_filter.learning_rate
+    first = min(last, 0.1 * unit / solution.largest)
+    if isinstance(spectral_filter, Momentum):  # learns as sqrt(l) tau until friction takes over
+        first = min(last, 0.1 * math.sqrt(unit / solution.largest))
+    count = 2 + math.ceil(GRID_PER_DECADE * math.log10(max(last / first, 1.0)))
+    between = np.geomspace(first, last, count)
+    try:
+        for t in between:
+            spectral_filter.check_time(float(t))
+    except ValueError:
+        between = np.floor(between)
+    return sorted({*asked, *(float(t) for t in between if t < last)})
+
+
+def _radau(solution: KrylovSolution, ridge: float, tail: np.ndarray) -> np.ndarray:
+    """`|A^(1/2) e|` at `t = inf` with ridge, from `A >= ridge`: a block Gauss-Radau bound, `sqrt(rho^T S^-1 rho)`.
+
+    With the kernel in the coordinates of the completed basis, the error's energy is that of rho in the inverse of the
+    Schur complement `A22 - C (H + ridge)^-1 C^T`, C the coupling. That of `A - ridge >= 0` is `A22 - ridge - C H^-1
+    C^T >= 0`, hence the former is at least `S = ridge (1 + C (H (H + ridge))^-1 C^T)`. Never above the plain `|rho| /
+    sqrt(ridge)`.
+    """
+    if ridge <= 0 or not len(solution.tail):
+        return np.full(tail.shape[1], math.inf)
+    values, cutoff = solution.shifted(ridge)
+    # A Ritz value known only to within the cutoff must not enlarge S.
+    kernel = np.maximum(solution.values, cutoff)
+    s = ridge * (np.eye(len(tail)) + (solution.tail / (kernel * np.maximum(values, cutoff))) @ solution.tail.T)
+    factor = np.linalg.cholesky(s)
+    energy = scipy.linalg.solve_triangular(factor, tail, lower=True)
+    return np.linalg.norm(energy, axis=0)
+
+
+def _test_factor(
+    solution: KrylovSolution,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridges: Sequence[float],
+    sample: TestSample | None,
+) -> np.ndarray:
+    weights = solution.coordinates(spectral_filter, times, ridges)
+    # |T_*| <= sqrt(T_** l_max), and a blocked dot product loses a few units of eps |T_*| |u|.
+    floor = ROUNDING * EPS * math.sqrt(solution.largest) * np.linalg.norm(weights, axis=2)
+    if sample is None:
+        return floor
+    difference = sample.means - np.matmul(sample.exact, weights)
+    relative = difference / np.sqrt(np.maximum(sample.diagonal, np.finfo(np.float64).tiny))[None, None, :, None]
+    k = relative.shape[2]
+    if k >= sample.tests:
+        return floor + np.abs(relative).max(axis=2)
+    return floor + maximum_safety(k, sample.tests) * np.sqrt(np.mean(relative**2, axis=2))
+
+
+def direct_budget(
+    weights: np.ndarray,
+    targets: np.ndarray,
+    ridges: Sequence[float],
+    indices: np.ndarray,
+    rows_exact: np.ndarray,
+    *,
+    smallest: float,
+    largest: float,
+    rows_stored: np.ndarray | None = None,
+) -> ErrorBudget:
+    """The error bound of solutions at `t = inf` found directly (Cholesky), from their residual at sampled rows.
+
+    Args:
+        weights: (R, n, c) solutions of `(T + ridge) u = targets`.
+        targets: (n, c).
+        ridges: R absolute ridges.
+        indices: (k,) sampled rows.
+        rows_exact: (k, n) of the kernel without ridge, float64.
+        smallest: estimate of the smallest eigenvalue without ridge, for ridge 0.
+        largest: likewise of the largest.
+        rows_stored: (k, n) as stored; None where that is the exact kernel.
+
+    Returns:
+        Arrays (1, R, c); the `storage_test` part is its float64 floor.
+    """
+    n, c = targets.shape
+    stored = rows_exact if rows_stored is None else rows_stored.astype(np.float64)
+    scale = norm_safety(len(indices), n) * math.sqrt(n / max(len(indices), 1))
+    product, storage, test = (np.zeros((1, len(ridges), c)) for _ in range(3))
+    kind = np.full((1, len(ridges)), RIGOROUS, dtype="<U8")
+    for j, ridge in enumerate(ridges):
+        gain = final_gain(ridge, smallest)
+        size = np.linalg.norm(weights[j], axis=0)
+        floor = ROUNDING * EPS * ((largest + ridge) * size + np.linalg.norm(targets, axis=0))
+        residual = targets[indices] - stored @ weights[j] - ridge * weights[j][indices]
+        product[0, j] = gain.value * (scale * np.linalg.norm(residual, axis=0) + floor)
+        storage[0, j] = gain.value * scale * np.linalg.norm((stored - rows_exact) @ weights[j], axis=0)
+        test[0, j] = ROUNDING * EPS * math.sqrt(largest) * size
+        kind[0, j] = gain.kind
+    return ErrorBudget(np.zeros((1, len(ridges), c)), product, storage, test, kind)
+
+
+@dataclass
+class StopRule:
+    """Says when a growing Krylov space is large enough; made by `stop_rule`.
+
+    Attributes:
+        history: (block steps, dimension, bound) of every check, for the convergence figure; the bound is the largest
+            Krylov part over times, ridges, classes and test images.
+        solution: that of the last check, to be reused.
+    """
+
+    spectral_filter: SpectralFilter
+    times: tuple[float, ...]
+    ridges: tuple[float, ...]
+    largest_test_diagonal: float
+    tolerance: float
+    history: list[tuple[int, int, float]] = field(default_factory=list)
+    solution: KrylovSolution | None = None
+
+    def __call__(self, result: BlockKrylov) -> bool:
+        """True when the Krylov part of every bound is at most `tolerance`, or nothing is left to add."""
+        self.solution = KrylovSolution.from_lanczos(result)
+        worst = self._worst(self.solution)
+        self.history.append((len(result.block_sizes), len(self.solution.values), worst))
+        return worst <= self.tolerance or not len(self.solution.tail)
+
+    def _worst(self, solution: KrylovSolution) -> float:
+        worst = 0.0
+        for ridge in self.ridges:
+            for gain, residuals, final in _walk(solution, self.spectral_filter, self.times, ridge, None):
+                factor = gain.value * residuals.krylov if final is None else final
+                worst = max(worst, float(np.max(factor, initial=0.0)))
+        return worst * math.sqrt(self.largest_test_diagonal)
+
+
+def stop_rule(
+    spectral_filter: SpectralFilter,
+    times: Sequence[float] | None,
+    ridges: Sequence[float],
+    *,
+    largest_test_diagonal: float,
+    tolerance: float,
+) -> StopRule:
+    """A stop rule for block Lanczos, for the Krylov part of the error bound of every prediction.
+
+    Args:
+        spectral_filter: the training dynamics.
+        times: in steps; None (chosen later, from the spectrum) is `inf`, the hardest.
+        ridges: absolute.
+        largest_test_diagonal: the largest `T_**` over the test images.
+        tolerance: absolute, of a prediction.
+    """
+    return StopRule(
+        spectral_filter, (math.inf,) if times is None else tuple(times), tuple(ridges), largest_test_diagonal, tolerance
+    )

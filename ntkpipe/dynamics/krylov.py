@@ -1,0 +1,196 @@
+"""Evaluate a block Lanczos basis, or a dense eigensystem, at many training times and ridges.
+
+With an orthonormal basis V of the Krylov space of the targets and the projected kernel H = V^T T V, the dual weights
+are `V phi(H + ridge) e_1 R0`: one eigendecomposition of the small H serves every time, ridge and filter, since a
+ridge only shifts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import scipy.linalg
+
+from ntkpipe.dynamics.filters import SpectralFilter, null_cutoff
+from ntkpipe.errors import NumericalError
+
+
+class BlockKrylov(Protocol):
+    """What block Lanczos leaves: `A V = V H + V_next coupling E_last^T` and `targets = V_first start`.
+
+    `basis` (m, n) holds the vectors as rows, `projected` is H (m, m), `coupling` (k_next, k_last) is empty when the
+    space is invariant, `start` is (m0, c), `block_sizes` sums to m and `next_block` is (k_next, n).
+    """
+
+    @property
+    def basis(self) -> np.ndarray: ...
+    @property
+    def block_sizes(self) -> Sequence[int]: ...
+    @property
+    def projected(self) -> np.ndarray: ...
+    @property
+    def coupling(self) -> np.ndarray: ...
+    @property
+    def start(self) -> np.ndarray: ...
+    @property
+    def next_block(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class KrylovSolution:
+    """The kernel, restricted to an orthonormal basis and diagonalised there.
+
+    Args:
+        basis: (m, n) float64, orthonormal rows.
+        values: (m,) eigenvalues of the projected kernel (Ritz values), without ridge.
+        rotation: (m, m), columns are its eigenvectors; None when the basis already is the eigenvectors.
+        targets: (m, c) the targets in the eigenvectors' coordinates.
+        tail: (k, m) coupling to the next block times the last block row of `rotation`; (0, m) where nothing is left
+            out.
+        next_block: (k, n) the block of the basis that would come next.
+    """
+
+    basis: np.ndarray
+    values: np.ndarray
+    rotation: np.ndarray | None
+    targets: np.ndarray
+    tail: np.ndarray
+    next_block: np.ndarray
+
+    @classmethod
+    def from_lanczos(cls, result: BlockKrylov) -> KrylovSolution:
+        """Diagonalise the projected kernel of a block Lanczos result, at a cost of about 10 m^3 flops.
+
+        Raises:
+            NumericalError: if the recurrence holds non-finite values.
+        """
+        projected = np.asarray(result.projected, dtype=np.float64)
+        m, n = len(projected), result.basis.shape[1]
+        c = result.start.shape[1]
+        if m == 0:  # the targets are zero: so is every prediction
+            return cls(np.zeros((0, n)), np.zeros(0), None, np.zeros((0, c)), np.zeros((0, 0)), np.zeros((0, n)))
+        if not (np.isfinite(projected).all() and np.isfinite(result.coupling).all()):
+            raise NumericalError(
+                "the Lanczos recurrence holds non-finite values: run `ntkpipe verify` on its tiles, then solve again"
+            )
+        values, rotation = scipy.linalg.eigh(projected, driver="evd", check_finite=False)
+        targets = rotation[: len(result.start)].T @ result.start
+        coupling = np.asarray(result.coupling, dtype=np.float64)
+        if coupling.size:
+            tail = coupling @ rotation[m - coupling.shape[1] :]
+            following = np.asarray(result.next_block)
+        else:
+            tail, following = np.zeros((0, m)), np.zeros((0, n))
+        return cls(np.asarray(result.basis), values, rotation, targets, tail, following)
+
+    @classmethod
+    def from_eigensystem(cls, values: np.ndarray, vectors: np.ndarray, targets: np.ndarray) -> KrylovSolution:
+        """A dense eigendecomposition as the complete basis: (n,) values, (n, n) vectors in columns, (n, c) targets."""
+        n = len(values)
+        return cls(vectors.T, values, None, vectors.T @ targets, np.zeros((0, n)), np.zeros((0, n)))
+
+    @property
+    def n(self) -> int:
+        """Training images."""
+        return self.basis.shape[1]
+
+    @property
+    def c(self) -> int:
+        """Outputs."""
+        return self.targets.shape[1]
+
+    @cached_property
+    def largest(self) -> float:
+        """Largest eigenvalue in the basis: that of the kernel to rounding after a few block steps. 0 for an empty
+        basis.
+        """
+        return float(self.values.max(initial=0.0))
+
+    @cached_property
+    def smallest(self) -> float:
+        """Estimate of the kernel's smallest eigenvalue that is not null; 0 for an empty basis.
+
+        The smallest Ritz value is never below it. The residual of that Ritz pair says how far it may still fall: the value is
+        divided by up to 17, which keeps early bounds honest, and by 1 once it has converged.
+        """
+        kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest))
+        if not kept.size:
+            return 0.0
+        least = kept[np.argmin(self.values[kept])]
+        value = float(self.values[least])
+        return value / (1.0 + min(4.0 * float(np.linalg.norm(self.tail[:, least])) / value, 16.0))
+
+    def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
+        """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""
+        return self.values + ridge, null_cutoff(self.n, self.largest + ridge)
+
+    def coordinates(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> np.ndarray:
+        """Dual weights in the coordinates of `basis`.
+
+        Args:
+            spectral_filter: the training dynamics.
+            times: T times in steps.
+            ridges: R absolute ridges.
+
+        Returns:
+            (T, R, m, c) float64; the weights on the images are `basis.T @ coordinates[t, r]`.
+        """
+        out = np.empty((len(times), len(ridges), len(self.values), self.c))
+        for j, ridge in enumerate(ridges):
+            values, cutoff = self.shifted(ridge)
+            for i, time in enumerate(times):
+                phi = spectral_filter.weights(values, time, cutoff=cutoff)
+                out[i, j] = self.rotate(phi[:, None] * self.targets)
+        return out
+
+    def rotate(self, eigen_coordinates: np.ndarray) -> np.ndarray:
+        """From the eigenvectors' coordinates (m, ...) to those of `basis`."""
+        return eigen_coordinates if self.rotation is None else self.rotation @ eigen_coordinates
+
+    def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
+        """Null eigenvalues left out per time and ridge, (T, R) int; above 0 the kernel is singular and a warning is
+        due.
+        """
+        out = np.zeros((len(times), len(ridges)), dtype=int)
+        for j, ridge in enumerate(ridges):
+            values, cutoff = self.shifted(ridge)
+            for i, time in enumerate(times):
+                out[i, j] = spectral_filter.unlearnt(values, time, cutoff=cutoff).sum()
+        return out
+
+
+def means_from_basis(kernel_basis: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Test means from the product of the test-train kernel with the basis.
+
+    Args:
+        kernel_basis: (p, m), `T_* V`.
+        coordinates: (T, R, m, c).
+
+    Returns:
+        (T, R, p, c).
+    """
+    return np.matmul(kernel_basis, coordinates)
+
+
+def combined_weights(basis: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Dual weights of every time, ridge and output side by side: (n, T R c), columns in C order of (T, R, c)."""
+    t, r, m, c = coordinates.shape
+    return basis.T @ coordinates.transpose(2, 0, 1, 3).reshape(m, t * r * c)
+
+
+def means_from_weights(product: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Test means (T, R, p, c) from `T_* @ combined_weights` (p, T R c); `shape` is (T, R, c)."""
+    return np.ascontiguousarray(product.reshape(-1, *shape).transpose(1, 2, 0, 3))
+
+
+def prefers_basis(m: int, shape: tuple[int, int, int]) -> bool:
+    """True where `T_* V` has fewer columns than the combined weights of `shape` (T, R, c): the cheaper pass over the
+    test tiles.
+    """
+    return m < shape[0] * shape[1] * shape[2]
