@@ -169,19 +169,17 @@ def choose_edge(n_train: int) -> int:
     return edge
 
 
-def worker_memory(edge: int, image_shape: Sequence[int], kernel_dtype: str, store_dtype: str) -> int:
+def worker_memory(edge: int, image_shape: Sequence[int], kernel_dtype: str) -> int:
     """Peak bytes of a worker that computes tiles of `edge` rows.
 
-    At its peak a worker holds, besides itself (`WORKER_BYTES`),
-    - four row blocks of `edge` images: two in use, one cached from the last tile, one being assembled,
-    - five `edge x edge` arrays in the kernel's dtype: the two kernels, one of scratch, and the two kernels of the tile
-      before, whose write overlaps this computation,
-    - two more in the stored dtype, if it differs, into which that write casts.
+    At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
+    - three row blocks of `edge` images: two cached, one being put together,
+    - six `edge x edge` arrays: the two kernels of this tile; the two of the tile before, which is being written; and two
+      padded copies of those if it is ragged. They are counted in the kernel's dtype, the larger of the two: a device
+      returns it before it is cast to the stored one.
     """
-    item, stored = _ITEMSIZE[kernel_dtype], _ITEMSIZE[store_dtype]
-    rows = 4 * edge * math.prod(image_shape) * item
-    tiles = 5 * edge**2 * item + (2 * edge**2 * stored if stored != item else 0)
-    return WORKER_BYTES + rows + tiles
+    item = _ITEMSIZE[kernel_dtype]
+    return WORKER_BYTES + (3 * edge * math.prod(image_shape) + 6 * edge**2) * item
 
 
 def plan_gram(
@@ -243,7 +241,7 @@ def plan_gram(
         workers=workers,
         flops_per_pair=float(flops_per_pair(spec, tuple(image_shape))),
         rate=rate or Rate(_ASSUMED_RATE[kernel_dtype], "assumed"),
-        memory_per_worker=worker_memory(min(edge, n_train), image_shape, kernel_dtype, store_dtype),
+        memory_per_worker=worker_memory(min(edge, n_train), image_shape, kernel_dtype),
     )
     if memory_bytes is not None:
         _check_memory(plan, memory_bytes // workers)
@@ -260,7 +258,7 @@ def _check_memory(plan: GramPlan, share: int) -> None:
         return
 
     def fits(edge: int) -> bool:
-        return worker_memory(edge, plan.image_shape, plan.kernel_dtype, plan.store_dtype) <= share
+        return worker_memory(edge, plan.image_shape, plan.kernel_dtype) <= share
 
     low, high = 0, plan.edge  # the largest that fits, by bisection: memory grows with the edge
     while high - low > 1:

@@ -97,7 +97,7 @@ def test_too_many_workers_for_any_tile() -> None:
 
 
 def test_an_edge_beyond_the_data_is_not_paid_for() -> None:
-    assert plan(edge=100_000).memory_per_worker == worker_memory(1500, (8, 8, 1), "float32", "float32")
+    assert plan(edge=100_000).memory_per_worker == worker_memory(1500, (8, 8, 1), "float32")
 
 
 def test_a_disk_that_is_too_small() -> None:
@@ -116,7 +116,16 @@ def test_a_subset_larger_than_its_set(rows) -> None:
 
 def test_a_plan_is_readable() -> None:
     text = plan(workers=2, rate=Rate(3e10, "measured in runs/a")).describe()
-    for part in ("train", "test", "1,500 x 1,500", "297 x 1,500", "512 x 512", "30 GF/s", "measured in runs/a", "float32"):
+    for part in (
+        "train",
+        "test",
+        "1,500 x 1,500",
+        "297 x 1,500",
+        "512 x 512",
+        "30 GF/s",
+        "measured in runs/a",
+        "float32",
+    ):
         assert part in text
 
 

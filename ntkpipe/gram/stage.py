@@ -1,0 +1,185 @@
+"""The Gram stage: every missing tile of a plan through an executor."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from ntkpipe.errors import IncompleteError
+from ntkpipe.gram.plan import GramPlan, batch_size, row_batches
+from ntkpipe.gram.progress import Progress
+from ntkpipe.gram.task import GramJob, ImageSource, TileRecord, diagonal_task, release_rows, tile_task
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.graph import LostWorkerError, Task
+from ntkpipe.tiles.store import GramStore
+
+# Parts of a diagonal per task: they are cheap (linear in the images).
+_DIAGONAL_BATCH = 16
+
+# Progress is told at most so often; a status file is rewritten each time.
+_REPORT_SECONDS = 1.0
+
+# Failures that an error's text lists.
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class GramReport:
+    """Outcome of the stage.
+
+    Args:
+        computed: tiles computed by this run.
+        reused: tiles found in the store, whoever computed them.
+        seconds: wall time.
+        worker_seconds: spent computing, summed over workers.
+        pairs: kernel evaluations of the computed tiles.
+        failed: tiles that could not be computed.
+    """
+
+    computed: int
+    reused: int
+    seconds: float
+    worker_seconds: float = 0.0
+    pairs: int = 0
+    failed: tuple[TileRecord, ...] = field(default=())
+
+
+def compute_gram(
+    executor: Executor,
+    gram: GramStore,
+    images: ImageSource,
+    plan: GramPlan,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> GramReport:
+    """Compute the tiles and diagonals of `plan` that have no receipt in `gram`.
+
+    Whoever calls this should hold `gram.lease(...)`: not for correctness, but so that two runs do not do the same work.
+
+    Args:
+        executor: where tasks run.
+        gram: store of the tiles; its handle travels to the workers.
+        images: prepared images; their handle travels too.
+        plan: of the same grid as the store.
+        on_progress: called at the start, at most once a second, and at the end.
+
+    Raises:
+        ResourceError: at once, if the disk or a worker's memory is full.
+        IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
+    """
+    identity = gram.identity
+    for block in plan.blocks:
+        if gram.grid(block.block) != block.whole:
+            raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {gram.grid(block.block)}")
+    if (plan.kernel_dtype, plan.store_dtype) != (identity.dtype, identity.stored_dtype):
+        raise ValueError(f"the plan and the store {gram.where} differ in dtype")
+    run = _Run(GramJob(gram, images, tuple(plan.spec)), plan, executor.workers, on_progress)
+    results = executor.run(run.tasks())
+    try:
+        for result in results:
+            if result.error is not None:
+                run.lost(result.key, result.error)
+            else:
+                run.record(result.value)
+    finally:
+        results.close()  # on an error: cancels what is still running
+        release_rows()
+    return run.finish()
+
+
+class _Run:
+    """The state of one stage: what is left, how long a tile takes, what failed."""
+
+    def __init__(
+        self, job: GramJob, plan: GramPlan, workers: int, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._job = job
+        self._plan = plan
+        self._workers = workers
+        self._on_progress = on_progress
+        self._start = self._reported = time.monotonic()
+        self._durations: deque[float] = deque(maxlen=32)
+        self._failed: list[TileRecord] = []
+        self._computed = self._pairs = 0
+        self._worker_seconds = 0.0
+        # Counted first and listed again later: the addresses of millions of tiles are never held at once.
+        self._missing = missing_pairs = 0
+        for block in plan.blocks:
+            for tile in job.gram.missing(block.block, block.used):
+                self._missing += 1
+                missing_pairs += tile.shape[0] * tile.shape[1]
+        self._reused = plan.tiles - self._missing
+        self.progress = Progress("gram", plan.tiles, plan.pairs, self._start)
+        self.progress.reuse(self._reused, plan.pairs - missing_pairs)
+        self._report(force=True)
+
+    def tasks(self) -> Iterator[Task]:
+        """The missing tiles in groups, whose size follows the measured duration of a tile; then the diagonals."""
+        left = self._missing
+
+        def sizes() -> Iterator[int]:
+            while True:
+                mean = sum(self._durations) / len(self._durations) if self._durations else None
+                yield batch_size(left, self._workers, mean)
+
+        for block in self._plan.blocks:
+            missing = ((tile.i, tile.j) for tile in self._job.gram.missing(block.block, block.used))
+            for group in row_batches(missing, sizes()):
+                left -= len(group)
+                yield Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
+        for block in self._plan.blocks:
+            rows = iter(self._job.gram.missing_diagonal(block.block, block.used.rows))
+            while group := tuple(islice(rows, _DIAGONAL_BATCH)):
+                key = (f"diagonal/{block.block}", group[0], 0, len(group))
+                yield Task(key, diagonal_task, (self._job, block.block, group))
+
+    def record(self, records: list[TileRecord]) -> None:
+        """Take in what a task returned."""
+        units = pairs = 0
+        for tile in records:
+            if tile.outcome == "failed":
+                self._failed.append(tile)
+                continue
+            if tile.block.startswith("diagonal/"):
+                continue
+            units += 1
+            pairs += tile.pairs
+            if tile.outcome == "found":
+                self._reused += 1
+            else:
+                self._computed += 1
+                self._pairs += tile.pairs
+                self._worker_seconds += tile.seconds
+                self._durations.append(tile.seconds)
+        self.progress.add(units, pairs, time.monotonic())
+        self._report()
+
+    def lost(self, key: Hashable, error: BaseException) -> None:
+        """Take in a task that raised: out of resources or a programming error stops the stage; lost workers do not."""
+        if not isinstance(error, LostWorkerError):
+            raise error
+        block, i, j, count = key  # type: ignore[misc]
+        text = f"among {count} of one task; {error}"
+        self._failed.append(TileRecord(block, i, j, 0, "failed", error=text))
+
+    def finish(self) -> GramReport:
+        """The report; `IncompleteError` if tiles failed."""
+        self._report(force=True)
+        if self._failed:
+            lines = [f"  tile ({t.i}, {t.j}) of {t.block}: {t.error}" for t in self._failed[:_LISTED]]
+            if len(self._failed) > _LISTED:
+                lines.append(f"  and {len(self._failed) - _LISTED} more")
+            raise IncompleteError(
+                f"{len(self._failed)} of {self._plan.tiles} tiles could not be computed; all others are stored. Mend "
+                "the cause and start the same command again:\n" + "\n".join(lines)
+            )
+        seconds = time.monotonic() - self._start
+        return GramReport(self._computed, self._reused, seconds, self._worker_seconds, self._pairs)
+
+    def _report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if self._on_progress is not None and (force or now - self._reported >= _REPORT_SECONDS):
+            self._reported = now
+            self._on_progress(self.progress)
