@@ -46,7 +46,7 @@ class CholeskyFactor:
         Args:
             b: `(n, k)` float64.
             operator: `A` (without the ridge), with float64 products.
-            tolerance: of the relative residual of every column.
+            tolerance: of the relative residual of every column; one at the rounding of its own computation will do.
             max_refinements: most corrections after the first solve.
 
         Returns:
@@ -75,8 +75,10 @@ class CholeskyFactor:
                 break
             if stagnated:
                 break
-        # A float64 residual of n eps cannot be improved on: that is convergence, whatever the tolerance says.
-        if worst <= max(tolerance, len(b) * np.finfo(np.float64).eps):
+        # The residual itself is computed to about eps |A| |x|, and |A| <= trace A: below that it cannot be improved on.
+        trace = float(operator.diagonal().sum()) + len(b) * self.ridge
+        floor = 4 * float(np.finfo(np.float64).eps) * trace * np.linalg.norm(best, axis=0) / norms
+        if worst <= max(tolerance, float(floor.max(initial=0.0))):
             reason = Reason.CONVERGED
         return Solution(best, worst, sweeps, reason)
 

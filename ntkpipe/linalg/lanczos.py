@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
@@ -28,13 +28,12 @@ from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.solution import Reason
 
-Matrix = Float64[np.ndarray, "rows cols"]
-
 # Columns of the basis updated at a time during reorthogonalisation: 1,440 vectors by 512 columns are 6 MB, which the
 # second use finds in the last-level cache, so that two sweeps of Gram-Schmidt read the basis three times, not four.
 _PANEL = 512
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
 
@@ -64,13 +63,13 @@ class LanczosResult:
         reason: why the iteration ended.
     """
 
-    basis: Matrix
+    basis: Float64[np.ndarray, "m n"]
     block_sizes: list[int]
-    projected: Matrix
-    coupling: Matrix
-    start: Matrix
+    projected: Float64[np.ndarray, "m m"]
+    coupling: Float64[np.ndarray, "k_next k_last"]
+    start: Float64[np.ndarray, "m_0 c"]
     steps: int
-    next_block: Matrix
+    next_block: Float64[np.ndarray, "k_next n"]
     dropped: float = 0.0
     reason: Reason = Reason.RUNNING
 
@@ -124,7 +123,7 @@ def growing_schedule(step: int) -> int:
 
 def block_lanczos(
     operator: Operator,
-    b: Matrix,
+    b: Float64[np.ndarray, "n c"],
     *,
     max_steps: int,
     stop: Callable[[LanczosResult], bool] | None = None,

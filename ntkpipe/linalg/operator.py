@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float64
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.products import accumulator
@@ -24,15 +25,15 @@ class Operator(Protocol):
         """Number of rows."""
         ...
 
-    def matmul(self, x: np.ndarray) -> np.ndarray:
+    def matmul(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """`A x` for `x` of shape `(n, k)`; float64 in, float64 out."""
         ...
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, n)` float64, rows of the matrix as it is stored."""
         ...
 
-    def diagonal(self) -> np.ndarray:
+    def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
         ...
 
@@ -59,7 +60,7 @@ class DenseOperator:
         """Number of rows."""
         return len(self._array)
 
-    def matmul(self, x: np.ndarray) -> np.ndarray:
+    def matmul(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """`A x` for `x` of shape `(n, k)`."""
         if self._products == "float64" and self._array.dtype == np.float64:
             return self._array @ x
@@ -67,11 +68,11 @@ class DenseOperator:
         total.add(self._array, 0, 0, transpose=False)
         return total.result()
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, n)` float64."""
         return self._array[np.asarray(indices, dtype=np.int64)].astype(np.float64)
 
-    def diagonal(self) -> np.ndarray:
+    def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
         return self._array.diagonal().astype(np.float64)
 
@@ -96,7 +97,7 @@ class RectangularOperator:
         """Rows and columns."""
         return self._grid.rows, self._grid.cols
 
-    def matmul(self, x: np.ndarray) -> np.ndarray:
+    def matmul(self, x: Float64[np.ndarray, "cols k"]) -> Float64[np.ndarray, "rows k"]:
         """`A x`.
 
         Args:
@@ -112,7 +113,7 @@ class RectangularOperator:
             raise ValueError(f"cannot multiply a matrix of shape {self.shape} with an array of shape {x.shape}")
         return _sum(self._pool.broadcast("multiply", np.ascontiguousarray(x, dtype=np.float64)))
 
-    def rows(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, cols)` float64, rows of the matrix as it is stored.
 
         Raises:
@@ -147,7 +148,7 @@ class TileOperator(RectangularOperator):
         """Number of rows."""
         return self._grid.rows
 
-    def diagonal(self) -> np.ndarray:
+    def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
         return _sum(self._pool.broadcast("diagonal"))
 

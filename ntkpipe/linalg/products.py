@@ -13,7 +13,7 @@ Reading the tile alone takes 0.8, upcasting it in panels 1.3. Hence rows-first `
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ _PANEL_BYTES_32 = 64 * 2048 * 4
 _PANEL_BYTES_64 = 128 * 2048 * 8
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """Collects `y = A x` tile by tile, for one `x`."""
 
