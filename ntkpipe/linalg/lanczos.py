@@ -28,10 +28,6 @@ from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.solution import Reason
 
-# Columns of the basis updated at a time during reorthogonalisation: 1,440 vectors by 512 columns are 6 MB, which the
-# second use finds in the last-level cache, so that two sweeps of Gram-Schmidt read the basis three times, not four.
-_PANEL = 512
-
 
 @runtime_checkable
 class Checkpoint(Protocol):
@@ -362,12 +358,8 @@ def _orthogonalise(basis: np.ndarray, w: np.ndarray) -> np.ndarray:
         `(m, k)` the coefficients removed, of both sweeps together.
     """
     coefficients = basis @ w.T
-    correction = np.zeros_like(coefficients)
-    for low in range(0, w.shape[1], _PANEL):
-        panel = basis[:, low : low + _PANEL]
-        part = w[:, low : low + _PANEL]
-        part -= coefficients.T @ panel
-        correction += panel @ part.T
+    w -= coefficients.T @ basis
+    correction = basis @ w.T
     w -= correction.T @ basis
     return coefficients + correction
 
