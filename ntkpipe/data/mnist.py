@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from ntkpipe.errors import DataError
 
 # The original site no longer serves the files; this is the mirror of PyTorch's authors.
 OFFICIAL_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_BLOCK = 1 << 24
 FILES = {
     "x_train": ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
     "y_train": ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432"),
@@ -71,8 +73,11 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
                     f"{header[:4].hex()}, expected {bytes([0, 0, 8, dimensions]).hex()}): use the official file"
                 )
             shape = struct.unpack(f">{dimensions}I", header[4:])
-            size = int(np.prod(shape, dtype=object))
-            content = file.read(size + 1)
+            size = math.prod(shape)
+            # In blocks: a damaged header may promise more than any memory holds.
+            content = bytearray()
+            while len(content) <= size and (block := file.read(min(_BLOCK, size + 1 - len(content)))):
+                content += block
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, DataError):
             raise

@@ -27,20 +27,22 @@ def load(config: DataConfig) -> RawImages:
     if not path.is_file():
         raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {', '.join(_KEYS)}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        # Opened here, because np.load leaves its own file open when it fails.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} is a single array, not an npz: save {', '.join(_KEYS)} with numpy.savez")
-            missing = [key for key in _KEYS if key not in archive.files]
+            missing = [key for key in _KEYS if key not in loaded.files]
             if missing:
-                found = ", ".join(archive.files) or "nothing"
+                found = ", ".join(loaded.files) or "nothing"
                 raise DataError(
                     f"{path} lacks {', '.join(missing)} (it holds {found}): save {', '.join(_KEYS)} with numpy.savez"
                 )
-            arrays = {key: archive[key] for key in _KEYS}
-            names = tuple(map(str, archive["class_names"].tolist())) if "class_names" in archive.files else None
+            arrays = {key: loaded[key] for key in _KEYS}
+            names = tuple(map(str, loaded["class_names"].tolist())) if "class_names" in loaded.files else None
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, TypeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as an npz of plain arrays ({error}): save it again with numpy.savez, "
             "without object arrays"

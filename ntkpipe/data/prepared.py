@@ -202,8 +202,9 @@ def write_prepared(dataset: Dataset, store: ObjectStore) -> PreparedImages:
             same = same and all(old["blocks"][block][k] == layout[block][k] for k in ("shape", "chunk_rows"))
         if not same:
             raise StoreError(
-                f"{prefix} in {store.url} holds images of fingerprint {old['fingerprint']}, not {dataset.fingerprint}, or "
-                "of another layout: set store.url to another folder, or remove this one with `ntkpipe clean`"
+                f"{prefix} in {store.url} holds images of {old['fingerprint']}, not "
+                f"{dataset.fingerprint}, or of another layout: set store.url to another folder, or remove this one "
+                "with `ntkpipe clean`"
             )
     for key, content in metadata_objects(prefix, layout, dtype).items():
         _put_exactly(store, key, content)

@@ -73,11 +73,12 @@ class Preprocessing:
         return x
 
     def transform(self, raw: np.ndarray, order: np.ndarray, dtype: str) -> np.ndarray:
-        """Prepared images of `raw[order]` in `dtype`, a chunk at a time."""
+        """Prepared images of `raw[order]` in `dtype`, a chunk at a time; infinite where they overflow it."""
         shape = output_shape(raw.shape[1:], self.downsample)
         out = np.empty((order.shape[0], *shape), dtype=dtype)
-        for rows in row_chunks(order.shape[0], raw[0].size):
-            out[rows] = self.apply(raw[order[rows]])
+        with np.errstate(over="ignore"):
+            for rows in row_chunks(order.shape[0], raw[0].size):
+                out[rows] = self.apply(raw[order[rows]])
         return out
 
     def summary(self) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from ntkpipe.errors import ConfigError
 _STREAMS = {"train": 0, "test": 1}
 
 
-def _keys(n: int, seed: int, part: str) -> np.ndarray:
+def _keys(n: int, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
     # Raw bits of PCG64 rather than Generator.permutation: NumPy promises that bit generators never change their
     # streams (NEP 19), while a Generator's methods may, and the order is part of a Gram store's identity.
-    return np.random.PCG64(np.random.SeedSequence([seed, _STREAMS[part]])).random_raw(n)
+    bits = np.random.PCG64(np.random.SeedSequence([seed, _STREAMS[part]]))
+    return bits.random_raw(n), bits.random_raw(n)
 
 
 def stored_order(n: int, *, seed: int, part: str, labels: np.ndarray | None = None) -> np.ndarray:
@@ -34,12 +35,13 @@ def stored_order(n: int, *, seed: int, part: str, labels: np.ndarray | None = No
     """
     if seed < 0:
         raise ConfigError(f"data.subset_seed={seed} must be at least 0")
-    keys = _keys(n, seed, part)
+    keys, turn_keys = _keys(n, seed, part)
     if labels is None:
         return np.argsort(keys, kind="stable").astype(np.int64)
     by_class = np.lexsort((keys, labels))
     _, counts = np.unique(labels, return_counts=True)
     turn = np.empty(n, dtype=np.int64)
     turn[by_class] = np.concatenate([np.arange(count) for count in counts])
-    # Within a turn the classes come in random order: a prefix that ends inside a turn favours none.
-    return np.lexsort((keys, turn)).astype(np.int64)
+    # Within a turn the classes come in random order: a prefix that ends inside a turn favours none. By keys of their
+    # own: the first keys grow with the turn in every class, so a class that is ahead would stay first for long.
+    return np.lexsort((turn_keys, turn)).astype(np.int64)

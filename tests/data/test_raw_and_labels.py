@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntkpipe.data.labels import encode_labels, make_targets
+from ntkpipe.data.raw import RawImages, checked
+from ntkpipe.errors import ConfigError, DataError
+
+
+def raw(**changes):
+    rng = np.random.default_rng(0)
+    fields = {
+        "x_train": rng.random((6, 4, 4, 3)),
+        "y_train": np.array([0, 1, 2, 0, 1, 2]),
+        "x_test": rng.random((3, 4, 4, 3)),
+        "y_test": np.array([0, 1, 2]),
+    }
+    return RawImages(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((5, 4, 3, 2), (4, 3, 2)), ((5, 4, 3), (4, 3, 1)), ((5, 7), (1, 1, 7))]
+)
+def test_layouts(shape, expected):
+    y = np.arange(5)
+    good = checked(RawImages(np.zeros(shape), y, np.zeros(shape), y), drop_invalid=False)
+    assert good.x_train.shape[1:] == good.x_test.shape[1:] == expected
+    assert good.index_train is not None
+    assert good.index_train.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"x_test": np.zeros((3, 4, 5, 3))}, "test images 4 x 5 x 3"),
+        ({"x_test": np.zeros((3, 4, 4, 3), np.uint8)}, "same dtype"),
+        ({"x_train": np.zeros((6, 4, 4, 3), np.int64)}, "int64"),
+        ({"x_train": np.zeros((6, 4, 4, 3), np.uint16)}, "uint16"),
+        ({"x_train": np.zeros((6, 4, 4, 3), complex)}, "complex"),
+        ({"x_train": np.zeros((6, 4, 4, 3), bool)}, "bool"),
+        ({"x_train": np.array([["a", "b"]])}, "pixels must be"),
+        ({"x_train": np.zeros(6)}, "must be \\(n, height, width, channels\\)"),
+        ({"x_train": np.zeros((6, 1, 4, 4, 3))}, "has shape"),
+        ({"x_train": np.zeros((0, 4, 4, 3)), "y_train": np.zeros(0, int)}, "x_train is empty"),
+        ({"y_train": np.arange(5)}, "y_train has 5 entries for 6 images"),
+        ({"y_test": np.array(3)}, "y_test has 1 entries for 3 images"),
+    ],
+)
+def test_unusable_arrays_are_refused(changes, text):
+    with pytest.raises(DataError, match=text):
+        checked(raw(**changes), drop_invalid=False)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_invalid_pixels_are_named_or_dropped(value, caplog):
+    bad = raw()
+    bad.x_train[[1, 4], 2, 3, 0] = value
+    bad.x_test[0, 0, 0, 0] = value
+    with pytest.raises(DataError, match=r"2 of 6 images in x_train .*\(rows 1, 4\).*drop_invalid"):
+        checked(bad, drop_invalid=False)
+    with caplog.at_level(logging.WARNING):
+        good = checked(bad, drop_invalid=True)
+    assert "dropped 2 of 6" in caplog.text
+    assert good.index_train is not None
+    assert good.index_test is not None
+    assert good.index_train.tolist() == [0, 2, 3, 5]
+    assert good.y_train.tolist() == [0, 2, 0, 2]
+    assert good.index_test.tolist() == [1, 2]
+    assert np.isfinite(good.x_train).all()
+    bad.x_test[:] = value
+    with pytest.raises(DataError, match="nothing is left"):
+        checked(bad, drop_invalid=True)
+
+
+def test_byte_order_and_strides_do_not_survive():
+    swapped = raw(x_train=raw().x_train.astype(">f8")[::-1][::-1], x_test=raw().x_test)
+    good = checked(swapped, drop_invalid=False)
+    assert good.x_train.dtype.isnative
+    assert good.x_train.flags.c_contiguous
+    np.testing.assert_array_equal(good.x_train, raw().x_train)
+
+
+def test_channels_first_is_warned_of(caplog):
+    x = np.zeros((4, 3, 8, 8))
+    with caplog.at_level(logging.WARNING):
+        checked(RawImages(x, np.arange(4), x, np.arange(4)), drop_invalid=False)
+    assert "transpose" in caplog.text
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 12), st.integers(1, 40), st.integers(0, 100))
+def test_one_hot_rows(classes, n, seed):
+    labels = np.random.default_rng(seed).integers(0, classes, n)
+    centered, half = encode_labels(labels, classes, "centered"), encode_labels(labels, classes, "half")
+    assert centered.dtype == half.dtype == np.float64
+    # A row has `classes` entries of size at most 1: each addition rounds by at most half an ulp of 1.
+    assert np.abs(centered.sum(axis=1)).max() <= classes * np.finfo(float).eps
+    assert np.array_equal(centered.argmax(axis=1), labels)
+    assert set(np.unique(half)) == {-0.5, 0.5}
+    np.testing.assert_array_equal(half.sum(axis=1), 1 - classes / 2)
+
+
+def test_unknown_coding():
+    with pytest.raises(ConfigError, match="half"):
+        encode_labels(np.array([0]), 2, "plain")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"y_train": np.array([0, 1, -1, 0, 1, 2])}, "negative label -1 at row 2"),
+        ({"y_train": np.array([0, 1, 99, 0, 1, 2])}, "label 99 but no label 3"),
+        ({"y_test": np.array([0, 1, 3])}, r"label 3 at row 2 .*0\.\.2"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 3]), "class_names": ("a", "b", "c")}, r"label 3 at row 5"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2.0])}, "not integer"),
+        ({"y_train": np.array(list("abcabc"))}, "not integer"),
+        ({"y_train": np.eye(6, dtype=int)}, "argmax"),
+        ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "same label"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)}, "0"),
+    ],
+)
+def test_bad_labels_are_refused(changes, text):
+    with pytest.raises(DataError, match=text):
+        make_targets(raw(**changes), "centered")
+
+
+def test_named_classes_may_lack_images():
+    targets = make_targets(raw(class_names=("a", "b", "c", "d")), "centered")
+    assert targets.class_names == ("a", "b", "c", "d")
+    assert targets.y_train.shape == (6, 4)
+
+
+def test_column_of_labels_is_accepted():
+    targets = make_targets(raw(y_train=np.array([[0], [1], [2], [0], [1], [2]], np.uint8)), "half")
+    assert targets.labels_train is not None
+    assert targets.labels_train.tolist() == [0, 1, 2, 0, 1, 2]
+    assert targets.labels_train.dtype == np.int64
+
+
+def test_regression_targets_as_given():
+    y = np.linspace(-1, 1, 6)
+    targets = make_targets(raw(y_train=y, y_test=y[:3]), "regression")
+    np.testing.assert_array_equal(targets.y_train[:, 0], y)
+    assert targets.labels_train is None
+    assert targets.class_names == ("target",)
+    with pytest.raises(DataError, match="first at row 4"):
+        make_targets(raw(y_train=np.where(np.arange(6) == 4, np.nan, y), y_test=y[:3]), "regression")
+    with pytest.raises(DataError, match="2 targets per image and y_test 1"):
+        make_targets(raw(y_train=np.stack([y, y], axis=1), y_test=y[:3]), "regression")
+    with pytest.raises(DataError, match="real numbers"):
+        make_targets(raw(y_train=np.array(list("abcabc")), y_test=y[:3]), "regression")
