@@ -47,7 +47,8 @@ class SpectralFilter(ABC):
     def __post_init__(self) -> None:
         if min(self.n, self.c) < 1 or not 0 < self.learning_rate < math.inf:
             raise ConfigError(
-                f"a filter needs n={self.n}, outputs={self.c} and predict.learning_rate={self.learning_rate} positive and finite"
+                f"a filter needs n={self.n}, outputs={self.c} and predict.learning_rate={self.learning_rate}, "
+                "all positive and finite"
             )
 
     def weights(self, eigenvalues: np.ndarray, time: float, *, cutoff: float = 0.0) -> np.ndarray:
@@ -109,8 +110,8 @@ class SpectralFilter(ABC):
         if self.learning_rate <= limit:
             return None
         return (
-            f"predict.learning_rate={self.learning_rate:g} is beyond the largest stable one, {limit:.6g}: a finite network trained in "
-            f"discrete steps diverges{self._instability_detail()}. Lower it; times scale inversely."
+            f"predict.learning_rate={self.learning_rate:g} is beyond the largest stable one, {limit:.6g}: a finite "
+            f"network trained in discrete steps diverges{self._instability_detail()}. Lower it; times scale inversely."
         )
 
     def _instability_detail(self) -> str:
@@ -151,6 +152,7 @@ class GradientDescent(SpectralFilter):
     """
 
     def check_time(self, time: float) -> None:
+        """Refuses negative times and parts of steps."""
         super().check_time(time)
         if math.isfinite(time) and time != int(time):
             raise ConfigError(f"predict.times={time}: discrete gradient descent takes whole steps")
@@ -218,6 +220,7 @@ class Momentum(SpectralFilter):
         return math.sqrt(self.learning_rate) * time
 
     def scaled_time(self, time: float) -> float:
+        """The filter's value at eigenvalue zero, `(x - 1 + exp(-x)) / (4 gamma^2 n c)` with `x = 2 gamma tau`."""
         tau, gamma = self.tau(time), self.gamma
         if tau == math.inf:
             return math.inf
@@ -227,6 +230,7 @@ class Momentum(SpectralFilter):
         return value / (self.n * self.c)
 
     def max_learning_rate(self, largest: float) -> float:
+        """The largest stable learning rate of discrete heavy-ball steps."""
         return max_learning_rate(largest, self.n, self.c, momentum=self.momentum)
 
     def _weights(self, eigenvalues: np.ndarray, time: float) -> np.ndarray:

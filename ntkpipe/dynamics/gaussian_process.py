@@ -74,7 +74,7 @@ def train_means(
     times: Sequence[float],
     ridges: Sequence[float],
 ) -> np.ndarray:
-    """Outputs on the training images, `A phi_t(A) targets` with the ridge in `A` (the peer's convention): (T, R, n, c)."""
+    """Outputs on the training images, `A phi_t(A) targets` with the ridge in `A`: (T, R, n, c) float64."""
     rotated = system.vectors.T @ targets
     out = np.empty((len(times), len(ridges), *targets.shape))
     for j, ridge in enumerate(ridges):
@@ -211,6 +211,6 @@ def _subtract(k_test_test: np.ndarray, left: np.ndarray, right: np.ndarray) -> n
 
 
 def count_unlearnt(system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float) -> int:
-    """Null eigenvalues that stay unlearnt at the last of `times`; above 0 the caller should warn of a singular kernel."""
+    """Null eigenvalues that stay unlearnt at the last of `times`; above 0, warn of a singular kernel."""
     values, cutoff = system.shifted(ridge)
     return int(spectral_filter.unlearnt(values, max(times, default=math.inf), cutoff=cutoff).sum())

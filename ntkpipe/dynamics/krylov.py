@@ -27,17 +27,34 @@ class BlockKrylov(Protocol):
     """
 
     @property
-    def basis(self) -> np.ndarray: ...
+    def basis(self) -> np.ndarray:
+        """(m, n), vectors as rows."""
+        ...
+
     @property
-    def block_sizes(self) -> Sequence[int]: ...
+    def block_sizes(self) -> Sequence[int]:
+        """Of the blocks, in order."""
+        ...
+
     @property
-    def projected(self) -> np.ndarray: ...
+    def projected(self) -> np.ndarray:
+        """(m, m), H."""
+        ...
+
     @property
-    def coupling(self) -> np.ndarray: ...
+    def coupling(self) -> np.ndarray:
+        """(k_next, k_last), or empty."""
+        ...
+
     @property
-    def start(self) -> np.ndarray: ...
+    def start(self) -> np.ndarray:
+        """(m0, c)."""
+        ...
+
     @property
-    def next_block(self) -> np.ndarray: ...
+    def next_block(self) -> np.ndarray:
+        """(k_next, n)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +131,8 @@ class KrylovSolution:
     def smallest(self) -> float:
         """Estimate of the kernel's smallest eigenvalue that is not null; 0 for an empty basis.
 
-        The smallest Ritz value is never below it. The residual of that Ritz pair says how far it may still fall: the value is
-        divided by up to 17, which keeps early bounds honest, and by 1 once it has converged.
+        The smallest Ritz value is never below it. The residual of that Ritz pair says how far it may still fall: the
+        value is divided by up to 17, which keeps early bounds honest, and by 1 once it has converged.
         """
         kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest))
         if not kept.size:

@@ -9,7 +9,7 @@ import pytest
 
 
 def lanczos(a, b, steps):
-    """Block Lanczos with full reorthogonalisation twice; deflates the starting block and stops at an invariant space."""
+    """Block Lanczos, reorthogonalised fully and twice; deflates the start and stops at an invariant space."""
     n = len(a)
 
     def orthonormal(block, scale):

@@ -1,0 +1,179 @@
+"""Predictions of small problems in one call, for notebooks: kernels, eigendecomposition, means and covariances in
+memory.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.dynamics import gaussian_process as gp
+from ntkpipe.dynamics.filters import absolute_ridge, make_filter
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class InMemoryPrediction:
+    """What `predict_in_memory` found.
+
+    Args:
+        times: T training times in steps.
+        mean: (T, p, c) float64, outputs averaged over networks.
+        covariance: over networks, equal for every output: (T, p) variances, (T, p, p), or None when not asked for.
+        max_learning_rate: beyond which discrete training diverges.
+        ridge: absolute, as added to the diagonal.
+    """
+
+    times: tuple[float, ...]
+    mean: np.ndarray
+    covariance: np.ndarray | None
+    max_learning_rate: float
+    ridge: float
+
+
+def predict_in_memory(
+    architecture: Architecture | Sequence[Mapping[str, Any]],
+    x_train: np.ndarray,
+    y_train: np.ndarray,
+    x_test: np.ndarray,
+    *,
+    times: Sequence[float] = (math.inf,),
+    ridge: float = 0.0,
+    ridge_scale: str = "relative",
+    kernel: str = "ntk",
+    learning_rate: float = 1.0,
+    dynamics: str = "gradient_flow",
+    momentum: float = 0.9,
+    covariance: str = "none",
+    dtype: str = "float64",
+) -> InMemoryPrediction:
+    """Exact predictions of an infinitely wide network trained on squared loss (Lee et al. 2019, arXiv:1902.06720).
+
+    Takes n^3 arithmetic and a few n x n float64 arrays: for larger problems use the pipeline. Images are used as they
+    are: normalise first.
+
+    Args:
+        architecture: an `Architecture`, or its list of layers.
+        x_train: (n, height, width, channels) or (n, features).
+        y_train: (n,) integer labels, taken as one-hot minus 1/classes, or (n, c) targets.
+        x_test: (p, ...) of the same image shape.
+        times: training times in steps, `inf` allowed.
+        ridge: added to the diagonal.
+        ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
+        kernel: `ntk` (all layers trained), `nngp` (the readout trained) or `ntkgp` (posterior with the NTK as
+            covariance).
+        learning_rate: of gradient descent on `||f - y||^2 / (2 n c)`.
+        dynamics: `gradient_flow`, `gradient_descent` or `momentum`.
+        momentum: of heavy-ball momentum, read by `momentum` dynamics only.
+        covariance: `none`, `diagonal` or `full`.
+        dtype: of the kernels, `float64` or `float32`; all else is float64.
+
+    Raises:
+        ConfigError: on an impossible setting.
+        DataError: on arrays that do not fit together, non-finite values, or a single class.
+
+    Warns:
+        UserWarning: for a singular kernel whose null directions stay unlearnt, or a learning rate beyond the stable
+            maximum.
+    """
+    for name, value, allowed in (
+        ("kernel", kernel, ("ntk", "nngp", "ntkgp")),
+        ("covariance", covariance, ("none", "diagonal", "full")),
+        ("dtype", dtype, ("float32", "float64")),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{name}={value!r} is not one of {', '.join(allowed)}")
+    arch = architecture if isinstance(architecture, Architecture) else Architecture.from_spec(architecture)
+    train, test = _images("x_train", x_train, dtype), _images("x_test", x_test, dtype)
+    targets = _targets(y_train, len(train))
+    times = tuple(float(t) for t in times)
+    n, c = targets.shape
+    spectral_filter = make_filter(dynamics, n, c, learning_rate=learning_rate, momentum=momentum)
+    for time in times:
+        spectral_filter.check_time(time)
+
+    train_train, test_train = arch(train), arch(test, train)
+    name = "nngp" if kernel == "nngp" else "ntk"
+    gram, cross = _float64(getattr(train_train, name)), _float64(getattr(test_train, name))
+    added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
+    system = gp.Eigensystem.of(gram)
+    largest = float(system.values[-1]) + added
+    _warn(spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel)
+
+    mean = gp.means(system, cross, targets, spectral_filter, times, [added])[:, 0]
+    spread = None
+    if covariance != "none":
+        own = arch(test) if covariance == "full" else arch.diagonal(test)
+        if kernel == "ntk":
+            spread = [
+                gp.ntk_covariance(
+                    system,
+                    cross,
+                    _float64(train_train.nngp),
+                    _float64(test_train.nngp),
+                    _float64(own.nngp),
+                    spectral_filter,
+                    t,
+                    added,
+                )
+                for t in times
+            ]
+        else:
+            spread = [
+                gp.nngp_covariance(system, cross, _float64(getattr(own, name)), spectral_filter, t, added)
+                for t in times
+            ]
+    return InMemoryPrediction(
+        times, mean, None if spread is None else np.stack(spread), spectral_filter.max_learning_rate(largest), added
+    )
+
+
+def _float64(array: Any) -> np.ndarray:
+    return np.asarray(array, dtype=np.float64)
+
+
+def _images(name: str, images: np.ndarray, dtype: str) -> np.ndarray:
+    images = np.asarray(images, dtype=dtype)
+    if images.ndim < 2 or len(images) == 0:
+        raise DataError(
+            f"{name} has shape {images.shape}: expected (images, height, width, channels) or (images, features)"
+        )
+    if not np.isfinite(images).all():
+        raise DataError(f"{name} holds NaN or infinite pixels: clean them first")
+    return images
+
+
+def _targets(y: np.ndarray, n: int) -> np.ndarray:
+    y = np.asarray(y)
+    if y.ndim not in (1, 2) or len(y) != n:
+        raise DataError(f"y_train has shape {y.shape}: expected ({n},) integer labels or ({n}, c) targets")
+    if y.ndim == 2:
+        y = y.astype(np.float64)
+        if not np.isfinite(y).all():
+            raise DataError("y_train holds NaN or infinite targets: clean them first")
+        return y
+    if not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"y_train holds {y.dtype} labels: pass integers, or targets of shape ({n}, c)")
+    if y.min() < 0:
+        raise DataError(f"y_train holds the label {y.min()}: labels start at 0")
+    classes = int(y.max()) + 1
+    if len(np.unique(y)) < 2:
+        raise DataError("y_train holds a single class: there is nothing to learn")
+    return np.eye(classes)[y] - 1.0 / classes
+
+
+def _warn(instability: str | None, unlearnt: int, kernel: str) -> None:
+    if instability:
+        warnings.warn(instability, stacklevel=3)
+    if unlearnt:
+        warnings.warn(
+            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions; duplicated images do that): they "
+            "stay unlearnt at the last time; remove duplicates or set a ridge",
+            stacklevel=3,
+        )
