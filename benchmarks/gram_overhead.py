@@ -1,13 +1,13 @@
 """What Ray and Zarr cost the Gram stage, against the same worker writing raw bytes without either.
 
-Both sides compute the lower triangle of the same synthetic images with `gram.worker.compute_tile`, in the same number of
-processes of one thread each, and both write a tile while the next is computed. The pipeline's side adds everything that
-the stage adds: scheduling, prepared images read from their chunks and checked, Zarr chunks with checksums, put-if-absent,
+Both sides compute the lower triangle of the same synthetic images with `gram.worker.compute_tile`, in the same number
+of processes of one thread each, and both write a tile while the next is computed. The pipeline's side adds all that the
+stage adds: scheduling, prepared images read from their chunks and checked, Zarr chunks with checksums, put-if-absent,
 receipts, progress. The raw side maps a `.npy` file and writes plain files; its tiles are dealt out beforehand.
 
-Start-up (Ray, processes, compilation) is reported apart. Rounds are interleaved; the ratio of each is printed, and their
-median. For the figure of merit: `python benchmarks/gram_overhead.py` (n = 20,480, edge 2048: about 2 GB written per
-side and round, removed after it); for a quick look: `--n 6144 --edge 1024 --rounds 2`.
+Start-up (Ray, processes, compilation) is reported apart. Rounds are interleaved; the ratio of each is printed, and the
+median of them. For the figure of merit: `python benchmarks/gram_overhead.py` (n = 20,480, edge 2048: about 2 GB are
+written per side and round, and removed after it); for a quick look: `--n 6144 --edge 1024 --rounds 2`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class RawSide:
         self.startup = time.perf_counter() - start
 
     def run(self, folder: Path) -> float:
+        """Compute all tiles into a new folder; seconds."""
         folder.mkdir()
         start = time.perf_counter()
         for process in self._processes:
@@ -105,6 +106,7 @@ class RawSide:
         return time.perf_counter() - start
 
     def close(self) -> None:
+        """Let the processes end."""
         for process in self._processes:
             assert process.stdin
             process.stdin.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 # Ray reads it on import; unset, its workers warn about a change of default in the future.
@@ -16,6 +17,8 @@ import ray
 from ray import exceptions as rx
 
 from ntkpipe.tasks.graph import BlockedError, LostWorkerError, Task, TaskResult
+
+_log = logging.getLogger(__name__)
 
 # The worker, its node or its result is gone, or Ray killed the worker for memory: none says anything about the task.
 LOST = (
@@ -135,6 +138,7 @@ class RayPool:
             except LOST as error:
                 if attempt == self._retries:
                     raise _given_up(f"pool worker {worker}", attempt + 1, error) from error
+                _log.warning("pool worker %d died (%s) and is replaced", worker, type(error).__name__)
             try:
                 # The old one may be unreachable rather than dead; it must not go on holding memory.
                 ray.kill(self._actors[worker])
@@ -278,6 +282,7 @@ class RayExecutor:
             return TaskResult(task.key, ray.get(reference), attempts=attempt)
         except LOST as error:
             if attempt <= self._retries:
+                _log.warning("task %r lost its worker (%s) and is tried again", task.key, type(error).__name__)
                 return None
             return TaskResult(
                 task.key, error=_given_up(f"the worker of task {task.key!r}", attempt, error), attempts=attempt

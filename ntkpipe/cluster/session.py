@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import tempfile
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 # Tasks return small records and pools exchange vectors (60,000 x 10 float64 is 4.8 MB), so little is enough; Ray's own
 # default is 30% of the machine's memory.
 OBJECT_STORE_BYTES = 400 << 20
+
+_PREFIX = "ntk-ray-"
+_ALIVE = "alive"  # locked while the session lives
+_SWEEP_SECONDS = 3600.0
 
 # Unix socket paths end at 107 bytes and Ray appends about 75 to its folder's name.
 _LONGEST_FOLDER = 30
@@ -108,22 +115,40 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
 
 def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.ExitStack) -> None:
     """Initialise Ray in a folder of its own, and leave the undoing of it in `stack`."""
-    folder = tempfile.mkdtemp(prefix="ntk-ray-")
+    _sweep()
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    alive = stack.enter_context((Path(folder) / _ALIVE).open("w"))
+    fcntl.flock(alive, fcntl.LOCK_EX)
     options = {"_temp_dir": folder} if len(folder) <= _LONGEST_FOLDER else {}
     # Registered before the start: it also cleans up after a start that was interrupted half way.
     stack.callback(ray.shutdown)
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
-            _node_ip_address="127.0.0.1",
-            **options,
-        )
+        with warnings.catch_warnings():
+            # JAX warns of every fork once it has computed in this process. Ray's forks exec another program at once and
+            # take no lock of JAX's in between.
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": environment},
+                _node_ip_address="127.0.0.1",
+                **options,
+            )
     except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
         raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error
+
+
+def _sweep() -> None:
+    """Remove the folders of sessions that were killed: theirs are the only ones with an unlocked file."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            # A young one may be between its creation and its lock, or have Ray processes that are still ending.
+            if time.time() - folder.stat().st_mtime > _SWEEP_SECONDS:
+                with (folder / _ALIVE).open("r+") as alive:
+                    fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)

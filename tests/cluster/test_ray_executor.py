@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,6 @@ from ntkpipe.tasks.graph import LostWorkerError, Task
 from tests.conformance.executors import ExecutorConformance
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator:
-    from ntkpipe.cluster.session import local_session
-
-    with local_session(ClusterConfig(workers=2, retries=2)) as executor:
-        yield executor
 
 
 class TestRayExecutor(ExecutorConformance):

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ntkpipe
@@ -45,3 +48,19 @@ def test_a_serial_executor_reports_the_workers_of_its_configuration() -> None:
     with session.open_executor(ClusterConfig(kind="serial", workers=3)) as executor:
         assert isinstance(executor, SerialExecutor)
         assert executor.workers == 3
+
+
+def test_folders_of_killed_sessions_are_removed_and_others_stay(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(session.tempfile, "gettempdir", lambda: str(tmp_path))
+    for name, age in (("ntk-ray-dead", 7200), ("ntk-ray-living", 7200), ("ntk-ray-young", 0), ("other", 7200)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "alive").touch()
+        (folder / "log").touch()
+        os.utime(folder, (time.time() - age,) * 2)
+    (tmp_path / "ntk-ray-empty").mkdir()
+    os.utime(tmp_path / "ntk-ray-empty", (0, 0))  # not ours to judge: it has no lock
+    with (tmp_path / "ntk-ray-living" / "alive").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        session._sweep()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ntk-ray-empty", "ntk-ray-living", "ntk-ray-young", "other"]

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import LostWorkerError, Task, TaskResult
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.layout import KERNELS, Block, Kernel
 from ntkpipe.tiles.store import GramStore
 
 SPEC = fcn(2, w_std=2**0.5, b_std=0.1)
@@ -69,7 +71,7 @@ def plan(**kwargs: Any) -> GramPlan:
     return plan_gram(**{**options, "kernel_dtype": "float64", "store_dtype": "float64", **kwargs})
 
 
-def dense(gram: GramStore, kernel: str, block: str) -> np.ndarray:
+def dense(gram: GramStore, kernel: Kernel, block: Block) -> np.ndarray:
     matrix = gram.matrix(kernel, block)
     out = np.full((matrix.grid.rows, matrix.grid.cols), np.nan)
     for t in matrix.grid:
@@ -77,7 +79,7 @@ def dense(gram: GramStore, kernel: str, block: str) -> np.ndarray:
     return out
 
 
-def missing(gram: GramStore, block: str) -> list[tuple[int, int]]:
+def missing(gram: GramStore, block: Block) -> list[tuple[int, int]]:
     return [(t.i, t.j) for t in gram.missing(block)]
 
 
@@ -91,7 +93,7 @@ def test_the_stage_computes_the_whole_matrix(gram: GramStore) -> None:
     lower = np.tril(np.ones((N_TRAIN, N_TRAIN), bool))
     # Two orders of summation of 32 products and 2 maps with derivatives of order one: some tens of rounding errors.
     bound = 100 * np.finfo(float).eps
-    for kernel in ("nngp", "ntk"):
+    for kernel in KERNELS:
         whole = np.asarray(getattr(train, kernel))
         scale = np.abs(whole).max()
         assert np.abs(dense(gram, kernel, "train") - whole)[lower].max() <= bound * scale
@@ -235,7 +237,7 @@ def test_a_tile_that_does_not_fit_says_what_to_set(gram: GramStore, monkeypatch)
 class LossyExecutor(SerialExecutor):
     """Loses the worker of the second task for good."""
 
-    def run(self, graph: Any) -> Iterator[TaskResult]:  # type: ignore[override]
+    def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         def spoilt() -> Iterator[Task]:
             for k, t in enumerate(graph):
                 yield replace(t, function=self._lose, args=(t.key,)) if k == 1 else t
@@ -264,7 +266,7 @@ def test_progress_is_told_from_the_start_to_the_end(gram: GramStore, monkeypatch
     compute_gram(SerialExecutor(), gram, SeededImages(), plan(train_rows=20, test_rows=10), listen)
     assert [told[0]["done"], told[-1]["done"], told[-1]["total"]] == [0, 5, 5]
     assert told[-1]["eta"] == 0.0
-    assert all(a["done"] <= b["done"] for a, b in zip(told, told[1:], strict=False))
+    assert all(a["done"] <= b["done"] for a, b in pairwise(told))
     told.clear()
     compute_gram(SerialExecutor(), gram, SeededImages(), plan(), listen)
     assert (told[0]["done"], told[-1]["done"], told[-1]["pairs"]) == (5, 18, plan().pairs)
