@@ -11,6 +11,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -50,14 +51,16 @@ class StoreCheckpoint:
                 self._store.delete(key)
         self._store.put(self._key(start), [body, struct.pack("<I", crc32c(body))], overwrite=True)
 
-    def restore(self) -> list[dict[str, np.ndarray]]:
-        """What was appended, in order from step 0, up to the first damaged, foreign or missing entry."""
-        records: list[dict[str, np.ndarray]] = []
+    def replay(self) -> Iterator[dict[str, np.ndarray]]:
+        """What was appended, in order from step 0, up to the first damaged, foreign or missing entry; one at a time."""
         start = 0
         while (found := self._read(start)) is not None:
             start, arrays = found
-            records.append(arrays)
-        return records
+            yield arrays
+
+    def restore(self) -> list[dict[str, np.ndarray]]:
+        """All that `replay` yields."""
+        return list(self.replay())
 
     def clear(self) -> None:
         """Delete every entry."""

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.linalg
 
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.lanczos import block_lanczos
+from ntkpipe.linalg.lanczos import block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.solution import Reason, Solution
 
@@ -64,7 +64,7 @@ class CholeskyFactor:
             # The factor is float32 in places: scale, so that a small residual does not underflow.
             scale = np.linalg.norm(residual, axis=0)
             scale[scale == 0] = 1.0
-            x = x + self._apply_inverse(residual / scale) * scale
+            x = x + self.apply_inverse(residual / scale) * scale
             residual = b - operator.matmul(x) - self.ridge * x
             now = float((np.linalg.norm(residual, axis=0) / norms).max(initial=0.0))
             stagnated = not now < worst / 2
@@ -82,7 +82,12 @@ class CholeskyFactor:
             reason = Reason.CONVERGED
         return Solution(best, worst, sweeps, reason)
 
-    def _apply_inverse(self, b: np.ndarray) -> np.ndarray:
+    def smallest_eigenvalue(self) -> float:
+        """Of `A + ridge I`, from above, to a few digits: by Lanczos on the inverse."""
+        return 1.0 / largest_eigenvalue(_Inverse(self))
+
+    def apply_inverse(self, b: np.ndarray) -> np.ndarray:
+        """`(A + ridge I)^-1 b`, `(n, k)` float64, in the factor's precision: without refinement."""
         (potrs,) = scipy.linalg.get_lapack_funcs(("potrs",), (self.factor,))
         x, info = potrs(self.factor, np.asfortranarray(b, dtype=self.factor.dtype), lower=1)
         if info != 0:
@@ -137,6 +142,16 @@ def cholesky(array: np.ndarray, *, ridge: float = 0.0, overwrite: bool = False) 
     )
 
 
+class _Inverse:
+    """The inverse of a factored matrix as a linear map."""
+
+    def __init__(self, factor: CholeskyFactor) -> None:
+        self._factor, self.n = factor, len(factor.factor)
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        return self._factor.apply_inverse(x)
+
+
 class _Upper:
     """The symmetric operator of an upper triangle (strict) and a diagonal."""
 
@@ -151,19 +166,15 @@ class _Upper:
             y += panel.T @ x[low : low + 256]
         return y
 
-    def rows(self, indices: object) -> np.ndarray:
-        del indices
+    def dense(self) -> np.ndarray:
         upper = np.triu(self._array, 1).astype(np.float64)
         return upper + upper.T + np.diag(self._diagonal)
-
-    def diagonal(self) -> np.ndarray:
-        return self._diagonal
 
 
 def _extreme_eigenvalues(operator: _Upper) -> tuple[float, float]:
     """Smallest (or a little below) and largest eigenvalue."""
     if operator.n <= _DENSE_EIGENVALUE:
-        values = scipy.linalg.eigvalsh(operator.rows(None))
+        values = scipy.linalg.eigvalsh(operator.dense())
         return float(values[0]), float(values[-1])
     start = np.random.default_rng(0).standard_normal((operator.n, 4))
     result = block_lanczos(operator, start, max_steps=40)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +25,7 @@ import scipy.linalg
 from jaxtyping import Float64
 
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.operator import Operator
+from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.solution import Reason
 
 
@@ -37,7 +37,7 @@ class Checkpoint(Protocol):
         """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
         ...
 
-    def restore(self) -> list[dict[str, np.ndarray]]:
+    def replay(self) -> Iterator[dict[str, np.ndarray]]:
         """What was appended, in order from step 0, up to the first damaged or missing entry."""
         ...
 
@@ -118,7 +118,7 @@ def growing_schedule(step: int) -> int:
 
 
 def block_lanczos(
-    operator: Operator,
+    operator: LinearMap,
     b: Float64[np.ndarray, "n c"],
     *,
     max_steps: int,
@@ -159,7 +159,7 @@ def block_lanczos(
     run = _Recurrence(operator, b, max_steps)
     saved = 0
     if checkpoint is not None:
-        saved = run.restore(checkpoint.restore())
+        saved = run.restore(checkpoint.replay())
     check_at = 1
     while True:
         step = run.steps
@@ -187,10 +187,30 @@ def block_lanczos(
             on_step(record)
 
 
+def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_steps: int = 300, seed: int = 0) -> float:
+    """The largest eigenvalue of a positive semi-definite operator, from below.
+
+    Args:
+        operator: one `matmul` with one column per step.
+        tolerance: relative residual of the Ritz pair; the eigenvalue's error is at most that, and mostly its square.
+        max_steps: most passes over the matrix.
+        seed: of the random start.
+    """
+    start = np.random.default_rng(seed).standard_normal((operator.n, 1))
+
+    def stop(result: LanczosResult) -> bool:
+        values, vectors = np.linalg.eigh(result.projected)
+        residual = np.linalg.norm(result.coupling @ vectors[-result.coupling.shape[1] :, -1])
+        return bool(residual <= tolerance * abs(values[-1]))
+
+    result = block_lanczos(operator, start, max_steps=max_steps, stop=stop)
+    return float(np.linalg.eigvalsh(result.projected)[-1])
+
+
 class _Recurrence:
     """The growing state: the basis with the next block behind it, and the blocks of `H`."""
 
-    def __init__(self, operator: Operator, b: np.ndarray, max_steps: int) -> None:
+    def __init__(self, operator: LinearMap, b: np.ndarray, max_steps: int) -> None:
         self.operator = operator
         self.n = operator.n
         first, self.start, self.dropped = _orthonormal_rows(b.T, self.n * np.finfo(np.float64).eps)
@@ -282,7 +302,7 @@ class _Recurrence:
         }
         return arrays
 
-    def restore(self, records: Sequence[dict[str, np.ndarray]]) -> int:
+    def restore(self, records: Iterable[dict[str, np.ndarray]]) -> int:
         """Continue from what `since` gave in earlier runs.
 
         Returns:
@@ -291,7 +311,6 @@ class _Recurrence:
         Raises:
             ValueError: if the records were made from another starting block.
         """
-        self.limit = max(self.limit, sum(len(record["vectors"]) for record in records))
         for record in records:
             sizes = [int(size) for size in record["sizes"]]
             vectors = record["vectors"]
@@ -325,6 +344,7 @@ class _Recurrence:
 
     def _write(self, at: int, rows: np.ndarray) -> None:
         end = at + len(rows)
+        self.limit = max(self.limit, end)  # a restored run may have made more steps than this one asks for
         if end > len(self._storage):
             grown = _reserve(self.limit, self.n, at_least=max(end, min(self.limit, 2 * len(self._storage))))
             grown[:at] = self._storage[:at]

@@ -17,8 +17,8 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 
 @runtime_checkable
-class Operator(Protocol):
-    """A symmetric n x n matrix that can be multiplied with."""
+class LinearMap(Protocol):
+    """A symmetric n x n matrix of which only products are known."""
 
     @property
     def n(self) -> int:
@@ -28,6 +28,11 @@ class Operator(Protocol):
     def matmul(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """`A x` for `x` of shape `(n, k)`; float64 in, float64 out."""
         ...
+
+
+@runtime_checkable
+class Operator(LinearMap, Protocol):
+    """A symmetric n x n matrix whose stored entries can be looked at as well."""
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, n)` float64, rows of the matrix as it is stored."""
@@ -97,11 +102,13 @@ class RectangularOperator:
         """Rows and columns."""
         return self._grid.rows, self._grid.cols
 
-    def matmul(self, x: Float64[np.ndarray, "cols k"]) -> Float64[np.ndarray, "rows k"]:
+    def matmul(self, x: Float64[np.ndarray, "cols k"], products: str | None = None) -> Float64[np.ndarray, "rows k"]:
         """`A x`.
 
         Args:
             x: `(cols, k)`.
+            products: for this product alone, `float32` or `float64`; None is the operator's own. A true residual is
+                worth float64 ones.
 
         Returns:
             `(rows, k)` float64.
@@ -111,7 +118,7 @@ class RectangularOperator:
         """
         if x.ndim != 2 or x.shape[0] != self._grid.cols:
             raise ValueError(f"cannot multiply a matrix of shape {self.shape} with an array of shape {x.shape}")
-        return _sum(self._pool.broadcast("multiply", np.ascontiguousarray(x, dtype=np.float64)))
+        return _sum(self._pool.broadcast("multiply", np.ascontiguousarray(x, dtype=np.float64), products))
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, cols)` float64, rows of the matrix as it is stored.

@@ -57,17 +57,22 @@ class TileWorker:
         self._keep = self._choose(cache_bytes)
         self._cache: dict[Address, Any] = {}
 
-    def multiply(self, x: np.ndarray) -> np.ndarray:
+    def multiply(self, x: np.ndarray, products: str | None = None) -> np.ndarray:
         """The part of `A x` that comes from these tiles.
 
         Args:
             x: `(cols, k)` float64.
+            products: for this product alone; None is the worker's own. Tiles that are kept in a lower precision than
+                they are stored in (float64 tiles, float32 products) are read again for float64 products.
 
         Returns:
             `(rows, k)` float64; the parts of all workers sum to `A x`.
         """
-        total = accumulator(self._products, x, self._grid.rows, device=self._device)
-        for (i, j), tile in self._tiles(self._addresses):
+        products = products or self._products
+        total = accumulator(products, x, self._grid.rows, device=self._device)
+        whole = products == self._products or self._kept_dtype == self._matrix.dtype
+        tiles = self._tiles(self._addresses) if whole else (((i, j), self._stored((i, j))) for i, j in self._addresses)
+        for (i, j), tile in tiles:
             where = self._grid.tile(i, j)
             total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
         return total.result()
@@ -136,9 +141,12 @@ class TileWorker:
                     future.cancel()
 
     def _load(self, address: Address) -> Any:
+        return self._stored(address, self._kept_dtype)
+
+    def _stored(self, address: Address, dtype: np.dtype | None = None) -> Any:
         tile = read_tile(self._matrix, *address)
-        if tile.dtype.itemsize > self._kept_dtype.itemsize:
-            tile = tile.astype(self._kept_dtype)
+        if dtype is not None and tile.dtype.itemsize > dtype.itemsize:
+            tile = tile.astype(dtype)
         if self._device:
             from ntkpipe.linalg.device_products import to_device
 

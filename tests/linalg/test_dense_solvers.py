@@ -53,6 +53,7 @@ def test_cholesky_solves_to_float64_with_refinement(make_matrix, make_labels, or
     assert solution.residual <= 4 * n * EPS * max(1, min(condition, 1e3))  # eps |A| |x| / |b|
     x = np.linalg.solve(shifted, b)
     np.testing.assert_allclose(solution.value, x, rtol=0, atol=20 * n * EPS * min(condition, 1e3) * np.abs(x).max())
+    assert factor.smallest_eigenvalue() == pytest.approx(np.linalg.eigvalsh(shifted)[0], rel=1e-2)
     accuracy = float(np.finfo(dtype).eps) * n * min(condition, 1e3)
     assert factor.logdet == pytest.approx(np.linalg.slogdet(shifted)[1], abs=accuracy * n)
     half = factor.half_solve(b)

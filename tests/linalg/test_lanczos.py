@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, growing_schedule
+from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, growing_schedule, largest_eigenvalue
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
 
@@ -23,8 +25,8 @@ class Memory:
         assert start < step
         self.records.append({name: array.copy() for name, array in arrays.items()})
 
-    def restore(self) -> list[dict[str, np.ndarray]]:
-        return self.records
+    def replay(self) -> Iterator[dict[str, np.ndarray]]:
+        return iter(self.records)
 
 
 def defect(a: np.ndarray, result: LanczosResult) -> float:
@@ -239,3 +241,19 @@ def test_float32_products_keep_the_basis_orthonormal_and_reach_float32_accuracy(
     residual = np.linalg.norm(a @ x - b) / np.linalg.norm(b)
     # |A| |x| / |b| <= condition = 100; float32 rounding per product, in the root mean square.
     assert residual <= 100 * np.finfo(np.float32).eps * np.sqrt(n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 150])
+def test_the_largest_eigenvalue(spectrum, make_matrix, n):
+    values = spectrum(n) if n > 2 else np.arange(1.0, n + 1)
+    largest = largest_eigenvalue(DenseOperator(make_matrix(values)))
+    assert largest == pytest.approx(values.max(), rel=1e-8)
+    assert largest <= values.max() * (1 + 10 * n * EPS)
+
+
+def test_a_checkpoint_that_went_further_is_used_as_it_is(make_matrix, make_labels):
+    a, b, memory = make_matrix(np.linspace(1, 100, 80)), make_labels(80, 3), Memory()
+    longer = block_lanczos(DenseOperator(a), b, max_steps=12, checkpoint=memory, checkpoint_every=5)
+    again = block_lanczos(DenseOperator(a), b, max_steps=4, checkpoint=memory)
+    assert again.steps == 12
+    np.testing.assert_array_equal(again.basis, longer.basis)

@@ -197,3 +197,17 @@ def test_wrong_use_is_refused():
         DenseOperator(a[:5])
     with pytest.raises(ValueError, match=r"solver\.products"):
         DenseOperator(a, "float16").matmul(np.ones((10, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("memory", [0, 10**7])
+def test_one_product_in_float64_by_an_operator_of_float32_products(dtype, memory):
+    a = symmetric(120, dtype=dtype)
+    x = np.random.default_rng(1).normal(size=(120, 4))
+    exact = a.astype(np.float64) @ x
+    size = np.linalg.norm(a.astype(np.float64), axis=1).max() * np.linalg.norm(x, axis=0).max()
+    with tile_operator(lower_tiles(a, 50), SerialExecutor(2), products="float32", memory_bytes=memory) as operator:
+        before = operator.matmul(x)
+        np.testing.assert_allclose(operator.matmul(x, products="float64"), exact, rtol=0, atol=120 * EPS * size)
+        np.testing.assert_array_equal(operator.matmul(x), before)
+        assert np.abs(before - exact).max() > 120 * EPS * size
