@@ -28,7 +28,7 @@ import numpy as np
 import scipy.linalg
 
 from ntkpipe.config import DataConfig
-from ntkpipe.data.load import load_dataset
+from ntkpipe.data.dataset import load_dataset
 from ntkpipe.gram.worker import compute_tile
 from ntkpipe.kernels.zoo import fcn
 

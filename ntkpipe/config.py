@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import typing
 from dataclasses import dataclass, field
 from typing import Any
@@ -263,6 +264,13 @@ class ClusterConfig:
         _at_least("cluster.memory_gib", self.memory_gib, 0.0, strict=True)
         _at_least("cluster.retries", self.retries, 0)
 
+    def worker_count(self) -> int:
+        """Processes that compute: as set, one for `serial`, or as many as the available cores feed with threads."""
+        if self.workers is not None or self.kind == "serial":
+            return self.workers or 1
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, available // self.threads_per_worker)
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -278,9 +286,9 @@ class RunConfig:
     run_dir: str = "./runs/default"
 
     def __post_init__(self) -> None:
-        if self.solver.kind == "cholesky":
-            if self.predict.times is None or any(math.isfinite(t) for t in self.predict.times):
-                raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
+        converged_only = self.predict.times is not None and all(math.isinf(t) for t in self.predict.times)
+        if self.solver.kind == "cholesky" and not converged_only:
+            raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
         if self.predict.covariance != "none" and self.solver.kind == "krylov":
             raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":

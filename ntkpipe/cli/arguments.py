@@ -9,8 +9,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ntkpipe.errors import ConfigError
 
 # Hydra's flags that take a value as the next word.
-_FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn", "--config-path",
-                     "-cp", "--info", "-i", "--experimental-rerun"}  # fmt: skip
+_FLAGS_WITH_VALUE = {
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--info",
+    "-i",
+    "--experimental-rerun",
+}
 # `--info` and `-i` take an optional topic, which is never a `key=value`.
 _OPTIONAL_VALUE = {"--info", "-i"}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.run_dir import RunDir, digest
 
 
 def config_folder() -> Path:
@@ -41,7 +42,8 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     """
     words = flags_first(arguments)
     codes: list[int] = []
-    constants = constant_overrides(words)
+    with _composing():
+        constants = constant_overrides(words)
 
     with Session() as session:
 
@@ -82,31 +84,39 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
 
 def _folder_name(overrides: Sequence[str]) -> str:
     """A job's folder: its overrides, made safe for file systems and bounded in length."""
-    from ntkpipe.pipeline.run_dir import digest
-
     name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(overrides)) or "job"
     return name if len(name) <= 120 else f"{name[:100]}-{digest(name)}"
+
+
+@contextlib.contextmanager
+def _composing() -> Iterator[None]:
+    """Turn Hydra's errors into ours: their whole chain of causes, without a traceback."""
+    try:
+        yield
+    except hydra.errors.HydraException as error:
+        causes, cause = [str(error).strip()], error.__cause__
+        while cause is not None:
+            causes.append(str(cause).strip())
+            cause = cause.__cause__
+        raise ConfigError("; ".join(dict.fromkeys(c for c in causes if c))) from error
 
 
 def _hydra(job: Any, words: Sequence[str]) -> None:
     """Call `job` through Hydra as if it were the main function of a script with these arguments."""
     register_schema()
-    # Hydra changes nothing here but sys.argv's reading; its default handler prints a trace for a bad override.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
-    before = sys.argv
+    before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["ntkpipe", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
     try:
-        decorated()
-    except hydra.errors.HydraException as error:
-        causes = [str(error).strip()]
-        cause = error.__cause__
-        while cause is not None:
-            causes.append(str(cause).strip())
-            cause = cause.__cause__
-        raise ConfigError("; ".join(dict.fromkeys(c for c in causes if c))) from error
+        with _composing():
+            decorated()
     finally:
-        sys.argv = before
+        sys.argv = before[0]
+        if before[1] is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before[1]
 
 
 def complete(words: Sequence[str]) -> int:

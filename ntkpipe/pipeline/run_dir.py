@@ -72,7 +72,9 @@ class RunDir:
         path = Path(config.run_dir)
         if (path / _RUN_FILE).exists():
             stored = RunDir.open(path)
-            old, new = ({k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS} for c in (stored.config, config))
+            old, new = (
+                {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS} for c in (stored.config, config)
+            )
             if differing := _differences(old, new):
                 raise ConfigError(
                     f"{path} holds a run with another configuration ({'; '.join(differing)}). Give this one a run_dir "
@@ -87,7 +89,9 @@ class RunDir:
             )
         (path / "stages").mkdir(parents=True, exist_ok=True)
         run = RunDir(path, config)
-        run.write_json(_RUN_FILE, {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(config)})
+        run.write_json(
+            _RUN_FILE, {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(config)}
+        )
         return run
 
     @staticmethod
@@ -99,13 +103,17 @@ class RunDir:
         """
         file = Path(path) / _RUN_FILE
         if not file.exists():
-            raise ConfigError(f"run_dir={path} is not a run (it has no {_RUN_FILE}): check the path, or start one with ntkpipe run")
+            raise ConfigError(
+                f"run_dir={path} is not a run (it has no {_RUN_FILE}): check the path, or start one with ntkpipe run"
+            )
         try:
             stored = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise ConfigError(f"{file} is not readable JSON ({error}): move the folder away and run again") from error
         if stored.get("format") != FORMAT:
-            raise ConfigError(f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it")
+            raise ConfigError(
+                f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it"
+            )
         return RunDir(Path(path), from_dict(RunConfig, stored["config"]))
 
     @property
@@ -146,7 +154,9 @@ class RunDir:
         found = self.receipt(stage)
         if found is None:
             command = {"data": "gram", "gram": "gram", "solve": "solve", "predict": "predict"}.get(stage, "run")
-            raise IncompleteError(f"stage {stage} of {self.path} is not finished: ntkpipe {command} run_dir={self.path}")
+            raise IncompleteError(
+                f"stage {stage} of {self.path} is not finished: ntkpipe {command} run_dir={self.path}"
+            )
         return found
 
     def finish(self, stage: str, seconds: float, **facts: Any) -> dict[str, Any]:
@@ -194,6 +204,16 @@ class Progress:
         if not final and time.monotonic() - self._last < self.every:
             return
         self._last = time.monotonic()
-        self.run.write_json("progress.json", {"stage": self.stage, "time": now(), "pid": os.getpid(), "elapsed": round(elapsed, 1),
-                                              "line": line, "final": final, **facts})  # fmt: skip
+        self.run.write_json(
+            "progress.json",
+            {
+                "stage": self.stage,
+                "time": now(),
+                "pid": os.getpid(),
+                "elapsed": round(elapsed, 1),
+                "line": line,
+                "final": final,
+                **facts,
+            },
+        )
         self.echo(f"{self.stage:<8} {line}")

@@ -17,8 +17,15 @@ class TileMatrix(Protocol):
     Implementations are cheap to pickle (addresses, never data): workers receive them and read for themselves.
     """
 
-    grid: TileGrid
-    dtype: np.dtype
+    @property
+    def grid(self) -> TileGrid:
+        """The division into tiles."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the tiles."""
+        ...
 
     def read(self, i: int, j: int) -> np.ndarray:
         """Tile `(i, j)` cut to `grid.tile(i, j).shape`, in `dtype`, C order, checked against its receipt.
@@ -52,7 +59,7 @@ class InMemoryTiles:
             raise ValueError(f"array of shape {self.array.shape} is smaller than {self.grid}")
 
     @property
-    def dtype(self) -> np.dtype:  # type: ignore[override]
+    def dtype(self) -> np.dtype:
         """Of the array."""
         return self.array.dtype
 

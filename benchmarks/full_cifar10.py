@@ -1,0 +1,162 @@
+"""All 50,000 + 10,000 CIFAR-10 images, NTK and NNGP, on this machine: seconds per phase, memory, accuracies.
+
+Runs `ntkpipe run` in a fresh store while sampling the memory of all its processes (proportional set sizes, once a
+second, page cache excluded), then `benchmarks/bare_cifar10.py` with the same number of passes, and prints the ratio:
+
+    python benchmarks/full_cifar10.py --images cifar10.zip --work /scratch/full
+
+`--side pipeline` or `--side bare` runs one of the two; results are kept in `--work` and compared when both are there.
+Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+TIMES = "1,10,100,1e3,1e4,1e5,1e6,inf"
+
+
+def family(root: psutil.Process) -> list[psutil.Process]:
+    """The process and all that it started, Ray's daemons included (they leave the process group, not the tree)."""
+    try:
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+class Sampler(threading.Thread):
+    """Samples the summed proportional set size of a process tree once a second."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.root = psutil.Process(pid)
+        self.known: dict[int, psutil.Process] = {}
+        self.samples: list[tuple[float, int]] = []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        while not self.stopped.wait(1.0):
+            # A daemon whose parent died is adopted by init: remember whom we have seen.
+            self.known.update({p.pid: p for p in family(self.root)})
+            total = 0
+            for pid in list(self.known):
+                try:
+                    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                    total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
+                except (OSError, ValueError):
+                    self.known.pop(pid, None)
+            self.samples.append((time.monotonic() - began, total))
+
+
+def pipeline(options: argparse.Namespace) -> dict:
+    """Run ntkpipe; seconds per stage from its receipts."""
+    work: Path = options.work
+    run_dir, store = work / "run", work / "store"
+    command = [
+        sys.executable,
+        "-m",
+        "ntkpipe",
+        "run",
+        f"data={options.kind}",
+        f"data.path={options.images}",
+        "kernel=fcn",
+        "kernel.depth=3",
+        "solver=krylov",
+        f"solver.products={options.products}",
+        f"predict.times=[{TIMES}]",
+        f"solver.tolerance={options.tolerance}",
+        f"store.url={store}",
+        f"run_dir={run_dir}",
+        f"cluster.memory_gib={options.memory_gib}",
+        *options.overrides,
+    ]
+    print(" ".join(command), flush=True)
+    began = time.monotonic()
+    process = subprocess.Popen(command)
+    sampler = Sampler(process.pid)
+    sampler.start()
+    code = process.wait()
+    wall = time.monotonic() - began
+    sampler.stopped.set()
+    sampler.join()
+    if code:
+        raise SystemExit(f"ntkpipe run ended with code {code}")
+    stages = {path.stem: json.loads(path.read_text()) for path in (run_dir / "stages").glob("*.json")}
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    peak = max(size for _, size in sampler.samples)
+    result = {
+        "wall": wall,
+        "peak_bytes": peak,
+        "stages": stages,
+        "metrics": metrics,
+        "samples": [(round(t), size) for t, size in sampler.samples],
+    }
+    (work / "pipeline.json").write_text(json.dumps(result, indent=1))
+    return result
+
+
+def bare(options: argparse.Namespace, steps: dict[str, int]) -> dict:
+    """Run the bare script with the same number of passes."""
+    target = options.work / "bare.json"
+    given = ",".join(f"{name}={count}" for name, count in steps.items())
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("bare_cifar10.py")),
+        "--images",
+        options.images,
+        "--kind",
+        options.kind,
+        "--steps",
+        given,
+        "--products",
+        options.products,
+        "--times",
+        TIMES,
+        "--json",
+        str(target),
+    ]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+    return json.loads(target.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--kind", default="image_folder")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the store, the run and the results")
+    parser.add_argument("--products", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--tolerance", default="1e-4")
+    parser.add_argument("--memory-gib", type=float, default=11.0)
+    parser.add_argument("--side", choices=("both", "pipeline", "bare"), default="both")
+    parser.add_argument("overrides", nargs="*", help="further settings of ntkpipe run")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    stored = options.work / "pipeline.json"
+    ours = pipeline(options) if options.side != "bare" else json.loads(stored.read_text())
+    steps = {name: facts["steps"] for name, facts in ours["stages"]["solve"]["kernels"].items()}
+    if options.side != "pipeline":
+        bare(options, steps)
+    print(
+        f"\npipeline: {ours['wall']:.0f} s, peak {ours['peak_bytes'] / 2**30:.2f} GiB in all processes, passes {steps}"
+    )
+    for name, receipt in ours["stages"].items():
+        print(f"  {name:<10}{receipt['seconds']:9.1f} s")
+    if (options.work / "bare.json").exists():
+        floor = json.loads((options.work / "bare.json").read_text())
+        total = floor["seconds"]["total"]
+        print(f"bare script: {total:.0f} s with passes {floor['steps']}")
+        print(f"ratio (wall, start-up, images, report and all): {ours['wall'] / total:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Commands over a stored run or a store: `status`, `export`, `report`, `verify`, `clean`. They compose nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ntkpipe.cli.arguments import settings, truth
+from ntkpipe.cli.session import Session
+from ntkpipe.cli.stages import echo
+from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
+from ntkpipe.pipeline import maintenance
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.stages import Job, load_predictions
+from ntkpipe.predictions.export import export_predictions
+from ntkpipe.storage.store import open_store
+
+
+def run_stored(command: str, arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    return {"status": _status, "export": _export, "report": _report, "verify": _verify, "clean": _clean}[command](
+        arguments
+    )
+
+
+def _open(values: dict[str, str | None], command: str) -> RunDir:
+    if values["run_dir"] is None:
+        raise ConfigError(f"ntkpipe {command} needs run_dir=DIR, the folder of a run")
+    return RunDir.open(values["run_dir"])
+
+
+def _status(arguments: Sequence[str]) -> int:
+    lines, finished = maintenance.status(_open(settings(arguments, {"run_dir": None}, "status"), "status"))
+    print("\n".join(lines))
+    return 0 if finished else IncompleteError.exit_code
+
+
+def _export(arguments: Sequence[str]) -> int:
+    known = {"run_dir": None, "format": "parquet", "path": None, "overwrite": "false"}
+    values = settings(arguments, known, "export")
+    run = _open(values, "export")
+    path, form = values["path"], values["format"] or "parquet"
+    if path is None:
+        path = str(run.path / f"predictions.{form}")
+    print(export_predictions(load_predictions(run), path, form, overwrite=truth("overwrite", values["overwrite"])))
+    return 0
+
+
+def _report(arguments: Sequence[str]) -> int:
+    run = _open(settings(arguments, {"run_dir": None}, "report"), "report")
+    with Session() as session, run.held():
+        Job(run, lambda: session.executor(run.config.cluster), echo).report()
+    return 0
+
+
+def _verify(arguments: Sequence[str]) -> int:
+    values = settings(arguments, {"run_dir": None, "repair": "true"}, "verify")
+    run = _open(values, "verify")
+    mend = truth("repair", values["repair"])
+    with Session() as session, run.held():
+        inputs = maintenance.try_reopen(run)
+        found = maintenance.verify(run, inputs)
+        for name in found.checked:
+            print(f"checked  {name}")
+        for text in found.harmless:
+            print(f"harmless {text}")
+        for text in found.damaged:
+            print(f"damaged  {text}")
+        if not found.damaged:
+            print("all stored objects are what their receipts say")
+            return 0
+        if not mend:
+            return CorruptionError.exit_code
+        # Only stages that the run had finished are made again.
+        had = [stage for stage in ("gram", "solve", "predict", "report") if run.receipt(stage) is not None]
+        maintenance.discard_damaged(run, inputs, found)
+        job = Job(run, lambda: session.executor(run.config.cluster), echo)
+        for stage in had or ["gram"]:
+            getattr(job, stage)()
+        left = maintenance.verify(run, maintenance.try_reopen(run)).damaged
+        for text in left:
+            print(f"still damaged  {text}")
+        print("repaired" if not left else "not everything could be repaired", file=sys.stdout)
+        return CorruptionError.exit_code if left else 0
+
+
+def _clean(arguments: Sequence[str]) -> int:
+    values = settings(arguments, {"store.url": "./store", "delete": None}, "clean")
+    maintenance.clean(open_store(values["store.url"] or "./store"), values["delete"], print)
+    return 0

@@ -1,0 +1,333 @@
+"""What every stage starts from: prepared images, the kernel, the Gram store and its plan. All checks come first here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ntkpipe.config import RunConfig
+from ntkpipe.data.dataset import Dataset, load_dataset
+from ntkpipe.data.duplicates import find_duplicates
+from ntkpipe.data.prepared import PreparedImages, write_prepared
+from ntkpipe.errors import DataError, IncompleteError, ResourceError, StoreError
+from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, plan_gram
+from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint, load_spec
+from ntkpipe.kernels.zoo import fcn
+from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
+from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.store import GramStore
+
+# Of the memory that the machine has free, the part that a run takes when it is not told: the rest is for page cache.
+_MEMORY_SHARE = 0.6
+# Settings that change neither the prepared images nor the labels stored with them.
+_NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything known before the first tile.
+
+    Args:
+        config: of the run.
+        store: of images and tiles.
+        images: handle of the prepared images.
+        spec: layers of the architecture, canonical.
+        gram: handle of the Gram store.
+        plan: of the tiles that this run needs.
+        n_train: training images in use, the leading rows.
+        n_test: test images in use.
+        workers: processes that compute.
+        memory_bytes: budget of all processes together.
+        warnings: what the user should know.
+    """
+
+    config: RunConfig
+    store: ObjectStore
+    images: PreparedImages
+    spec: list[dict[str, Any]]
+    gram: GramStore
+    plan: GramPlan
+    n_train: int
+    n_test: int
+    workers: int
+    memory_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a data set, which is all that a plan needs of it."""
+
+    fingerprint: str
+    n_train: int
+    n_test: int
+    used_train: int
+    used_test: int
+    image: tuple[int, ...]
+
+
+def kernel_spec(config: RunConfig) -> list[dict[str, Any]]:
+    """The layers that the configuration declares.
+
+    Raises:
+        ConfigError: naming the layer for which the formulas do not hold.
+    """
+    k = config.kernel
+    if k.kind == "spec":
+        assert k.path is not None  # checked by KernelConfig
+        return load_spec(k.path)
+    return fcn(
+        k.depth,
+        width=k.width,
+        w_std=k.w_std,
+        b_std=k.b_std,
+        activation=k.activation,
+        activation_args=k.activation_args,
+        parameterization=k.parameterization,
+    )
+
+
+def memory_budget(config: RunConfig) -> int:
+    """Bytes for all processes together: as configured, or a share of what is free now."""
+    if config.cluster.memory_gib is not None:
+        return int(config.cluster.memory_gib * 2**30)
+    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def make_plan(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], store: ObjectStore) -> GramPlan:
+    """The frozen plan of the run's tiles, checked against memory and disk.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    arch = architecture(spec)
+    arch.check_input(shapes.image)
+    memory = memory_budget(config)
+    identity = _identity(config, shapes, spec)
+    plan = plan_gram(
+        n_train=shapes.n_train,
+        n_test=shapes.n_test,
+        image_shape=shapes.image,
+        spec=spec,
+        edge=identity.edge,
+        kernel_dtype=config.kernel.dtype,
+        store_dtype=config.store_dtype,
+        train_rows=shapes.used_train,
+        test_rows=shapes.used_test,
+        workers=config.cluster.worker_count(),
+        memory_bytes=memory,
+        free_bytes=store.free_bytes(),
+        stored_bytes=_stored_bytes(store, config, identity),
+    )
+    _check_dense(config, shapes.used_train, memory)
+    return plan
+
+
+def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
+    """Load, check and store the images (once per data set), and open the Gram store.
+
+    Args:
+        config: of the run.
+        tell: receives lines for people.
+
+    Raises:
+        ConfigError, DataError, ResourceError, IdentityError: before any work starts.
+    """
+    spec = kernel_spec(config)
+    architecture(spec)  # refuses layers for which the formulas do not hold, before any image is read
+    store = open_store(config.store.url)
+    images = _known_images(config, store)
+    warnings: list[str] = []
+    if images is None:
+        dataset = load_dataset(config.data, dtype=config.kernel.dtype)
+        shapes = _shapes(dataset)
+        make_plan(config, shapes, spec, store)
+        images = write_prepared(dataset, store)
+        duplicates = find_duplicates(dataset.x_train)
+        record = {
+            "images": dataclasses.asdict(images),
+            "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
+            "n_duplicates": len(duplicates),
+        }
+        store.put(_source_key(config), json.dumps(record).encode(), overwrite=True)
+        tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
+    else:
+        shapes = stored_shapes(config, images)
+        tell(f"images   found prepared: {images.prefix}")
+    plan = make_plan(config, shapes, spec, store)
+    identity = _identity(config, shapes, spec)
+    gram = GramStore.create_or_open(store, identity, name=config.store.gram)
+    record = json.loads(store.get(_source_key(config)))
+    inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
+    if inside:
+        index = images.labels().train_index
+        a, b = inside[0]
+        warnings.append(
+            f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one): the "
+            "kernel is singular. Predictions stay finite; with ridge 0 and t = inf they leave out what cannot be learnt."
+        )
+    return Inputs(
+        config,
+        store,
+        images,
+        spec,
+        gram,
+        plan,
+        shapes.used_train,
+        shapes.used_test,
+        config.cluster.worker_count(),
+        memory_budget(config),
+        tuple(warnings),
+    )
+
+
+def reopen(config: RunConfig) -> Inputs:
+    """The inputs of a run whose images are prepared; loads no raw data.
+
+    Raises:
+        StoreError: if they are not there any more.
+    """
+    store = open_store(config.store.url)
+    images = _known_images(config, store)
+    if images is None:
+        raise StoreError(
+            f"the prepared images of this run are not in {config.store.url}, or {config.data.path or config.data.kind} has "
+            "changed since: ntkpipe run with the same settings prepares them again"
+        )
+    return prepare(config, lambda line: None)
+
+
+def look_at(config: RunConfig) -> tuple[Shapes, list[dict[str, Any]], ObjectStore]:
+    """Sizes and layers for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
+    spec = kernel_spec(config)
+    store = open_store(config.store.url)
+    images = _known_images(config, store)
+    shapes = stored_shapes(config, images) if images else _shapes(load_dataset(config.data, dtype=config.kernel.dtype))
+    return shapes, spec, store
+
+
+def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
+    """Sizes of a stored data set and of the subset that the run uses.
+
+    Raises:
+        DataError: if fewer images are there than asked for.
+    """
+    n_train, n_test = images.shape("train")[0], images.shape("test")[0]
+    for name, asked, there in (("train", config.data.train_size, n_train), ("test", config.data.test_size, n_test)):
+        if asked is not None and asked > there:
+            raise DataError(f"data.{name}_size={asked}, but the data set has {there} such images")
+    return Shapes(
+        images.fingerprint,
+        n_train,
+        n_test,
+        config.data.train_size or n_train,
+        config.data.test_size or n_test,
+        images.shape("train")[1:],
+    )
+
+
+def _shapes(dataset: Dataset) -> Shapes:
+    return Shapes(
+        dataset.fingerprint,
+        len(dataset.x_train),
+        len(dataset.x_test),
+        dataset.n_train,
+        dataset.n_test,
+        dataset.x_train.shape[1:],
+    )
+
+
+def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]]) -> GramIdentity:
+    return GramIdentity(
+        data=shapes.fingerprint,
+        architecture=fingerprint(spec),
+        formula_version=str(FORMULA_VERSION),
+        dtype=config.kernel.dtype,
+        stored_dtype=config.store_dtype,
+        edge=config.grid.edge or choose_edge(shapes.n_train),
+        n_train=shapes.n_train,
+        n_test=shapes.n_test,
+        spec=spec,
+    )
+
+
+def _stored_bytes(store: ObjectStore, config: RunConfig, identity: GramIdentity) -> int:
+    from ntkpipe.tiles.catalogue import usage
+
+    try:
+        return usage(store, config.store.gram or identity.key)
+    except MissingObjectError:
+        return 0
+
+
+def _check_dense(config: RunConfig, n: int, memory: int) -> None:
+    """Refuse a dense solver that would not fit: the matrix, its eigenvectors and LAPACK's workspace."""
+    if config.solver.kind == "krylov":
+        return
+    copies = 3 if config.solver.kind == "eigh" else 2
+    copies += 1 if config.predict.covariance != "none" else 0
+    need = copies * 8 * n * n
+    if need > memory:
+        raise ResourceError(
+            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and the budget is "
+            f"{human_bytes(memory)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
+        )
+
+
+def _source_key(config: RunConfig) -> str:
+    return f"data/sources/{_source_stamp(config)}.json"
+
+
+def _source_stamp(config: RunConfig) -> str:
+    """Changes whenever the raw data or its preparation may have: lets a later run skip loading and decoding."""
+    d = config.data
+    settings = {k: v for k, v in dataclasses.asdict(d).items() if k not in _NOT_OF_THE_IMAGES}
+    if d.statistics == "subset":
+        settings["train_size"] = d.train_size
+    files: Any = None
+    if d.path is not None:
+        path = Path(d.path)
+        settings["path"] = str(path.resolve())
+        files = _folder_stamp(path) if path.is_dir() else _file_stamp(path) if path.exists() else None
+    versions = {"digits": importlib.metadata.version("scikit-learn")} if d.kind == "digits" else {}
+    return digest({"settings": settings, "files": files, "dtype": config.kernel.dtype, "versions": versions})
+
+
+def _file_stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _folder_stamp(path: Path) -> str:
+    seen = hashlib.sha256()
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(folder) / name
+            seen.update(f"{file.relative_to(path)} {_file_stamp(file)}\n".encode())
+    return seen.hexdigest()
+
+
+def _known_images(config: RunConfig, store: ObjectStore) -> PreparedImages | None:
+    """The handle that an earlier run left for the same raw data and preparation, if everything is still there."""
+    if config.data.path is not None and not Path(config.data.path).exists():
+        return None  # the loader says what is missing, or downloads it
+    try:
+        record = json.loads(store.get(_source_key(config)))
+        images = PreparedImages(**{**record["images"], "url": store.url})
+        images.shape("train")
+        images.labels()
+    except (StoreError, IncompleteError, ValueError, KeyError, TypeError):
+        return None  # no record, or one of images that are gone or damaged: they are prepared again
+    return images

@@ -1,0 +1,206 @@
+"""Looking after what is stored: status of a run, verification with repair, and reclaiming space."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ntkpipe.data.prepared import prepared_prefixes, verify_prepared
+from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
+from ntkpipe.gram.plan import human_bytes, human_seconds
+from ntkpipe.pipeline.inputs import Inputs, reopen
+from ntkpipe.pipeline.run_dir import STAGES, RunDir
+from ntkpipe.predictions.read import verify_predictions
+from ntkpipe.storage.store import ObjectStore
+from ntkpipe.tiles import audit
+from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
+
+
+def status(run: RunDir) -> tuple[list[str], bool]:
+    """What is done, what is left, the rate and the time remaining.
+
+    Returns:
+        Lines for people, and whether the run is finished.
+    """
+    lines = [f"{run.path}: {_state(run)}"]
+    done = 0
+    for stage in STAGES:
+        receipt = run.receipt(stage)
+        if receipt is None:
+            continue
+        done += 1
+        lines.append(
+            f"  {stage:<8} done {receipt['finished']}, {human_seconds(receipt['seconds'])}{_detail(stage, receipt)}"
+        )
+    progress = run.read_json("progress.json") or {}
+    for stage in STAGES:
+        if run.receipt(stage) is None:
+            now = f"{progress['line']} ({progress['time']})" if progress.get("stage") == stage else "to do"
+            lines.append(f"  {stage:<8} {now}")
+    if run.receipt("gram") is None and run.receipt("data") is not None:
+        lines += [f"  {text}" for text in _tiles(run)]
+    return lines, done == len(STAGES)
+
+
+def _state(run: RunDir) -> str:
+    try:
+        with run.held():
+            return "finished" if run.receipt("report") else "not running; the same command goes on where it stopped"
+    except HeldError as error:
+        return f"running ({error})"
+
+
+def _detail(stage: str, receipt: dict[str, Any]) -> str:
+    if stage == "gram":
+        return f", {receipt['tiles']:,} tiles ({receipt['computed']:,} computed, {receipt['reused']:,} reused)"
+    if stage == "solve":
+        parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
+        return ", " + "; ".join(parts)
+    if stage == "predict":
+        return f", largest error bound {receipt['max_error_bound']:.1e}"
+    return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} images"
+
+
+def _tiles(run: RunDir) -> Iterator[str]:
+    inputs = reopen(run.config)
+    for block in inputs.plan.blocks:
+        left = sum(1 for _ in inputs.gram.missing(block.block, block.used))
+        yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
+
+
+@dataclass
+class Findings:
+    """What verification found.
+
+    Args:
+        damaged: one line per object that cannot be trusted.
+        harmless: objects that belong to nothing.
+        tiles: addresses of damaged tiles: (block, i, j).
+        images: whether prepared images are damaged.
+        predictions: whether the predictions are.
+        checked: what was looked at, for people.
+    """
+
+    damaged: list[str] = field(default_factory=list)
+    harmless: list[str] = field(default_factory=list)
+    tiles: list[tuple[str, int, int]] = field(default_factory=list)
+    images: bool = False
+    predictions: bool = False
+    checked: list[str] = field(default_factory=list)
+
+
+def verify(run: RunDir, inputs: Inputs | None) -> Findings:
+    """Check every stored object of a run: images, tiles, receipts, diagonals, predictions.
+
+    Args:
+        run: to check.
+        inputs: of the run; None where the prepared images are gone.
+    """
+    found = Findings()
+    if inputs is None:
+        found.images = True
+        found.damaged.append("the prepared images are missing or damaged")
+    else:
+        problems = verify_prepared(inputs.store, inputs.images.prefix)
+        found.images = bool(problems)
+        found.damaged += problems
+        found.checked.append(f"images {inputs.images.prefix}")
+        for problem in audit.verify(inputs.gram):
+            if problem.is_harmless:
+                found.harmless.append(problem.text)
+                continue
+            found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
+            if problem.kind == "tile":
+                found.tiles.append((problem.label, problem.i, problem.j))
+        found.checked.append(f"tiles {inputs.gram.where}")
+    if (receipt := run.receipt("predict")) is not None:
+        path = run.path / "predictions.zarr"
+        problems = verify_predictions(path)
+        if not problems:
+            from ntkpipe.predictions.read import read_predictions
+
+            if read_predictions(path).fingerprint() != receipt["fingerprint"]:
+                problems = [f"{path} holds other predictions than the run's receipt names"]
+        found.predictions = bool(problems)
+        found.damaged += problems
+        found.checked.append(f"predictions {path}")
+    return found
+
+
+def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None:
+    """Drop what cannot be trusted, so that the stages that made it run again."""
+    if inputs is not None and (found.tiles or found.damaged):
+        audit.repair(inputs.gram, list(audit.verify(inputs.gram)))
+    if found.images:
+        run.forget("data")
+    if found.predictions:
+        run.forget("predict", "report")
+
+
+def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:
+    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, or litter.
+
+    Args:
+        store: to look after.
+        delete: a Gram store's key, `unfinished`, `solves`, `litter`, or None to list only.
+        tell: receives lines for people.
+
+    Raises:
+        ConfigError: if there is no such Gram store.
+        HeldError: if a living run writes to it.
+    """
+    infos = list(list_gram_stores(store))
+    if delete is None:
+        _list(store, tell)
+        return
+    if delete == "litter":
+        gone = store.sweep(older_than=60.0)
+        tell(f"{len(gone)} leftovers of killed writers removed")
+        return
+    if delete == "solves":
+        for prefix in ("krylov/", "eigh/"):
+            for key in list(store.list(prefix)):
+                store.delete(key)
+        tell("bases and eigenvectors removed; predictions that were made from them stay")
+        return
+    chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
+    if not chosen and delete != "unfinished":
+        known = ", ".join(i.name for i in infos) or "none"
+        raise ConfigError(
+            f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, litter)"
+        )
+    for info in chosen:
+        with store.lease(f"gram/{info.name}", holder="ntkpipe clean"):
+            freed = delete_gram_store(store, info.name)
+        tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
+
+
+def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
+    tell(f"Gram stores in {store.url}")
+    for info in list_gram_stores(store):
+        what = "damaged manifest"
+        if info.identity is not None:
+            i = info.identity
+            layers = json.dumps(i.spec)
+            what = f"{i.n_train:,} + {i.n_test:,} images, {i.stored_dtype}, tile {i.edge}, {layers[:60]}{'...' if len(layers) > 60 else ''}"
+        tell(
+            f"  {info.name}  {human_bytes(info.nbytes):>8}  {info.tiles_done:,} of {info.tiles_total:,} tiles  last used "
+            f"{info.last_used or 'unknown'}  {what}"
+        )
+    sizes = {
+        "prepared images": sum(store.size(k) for p in prepared_prefixes(store) for k in store.list(p + "/")),
+        "solver states": sum(store.size(k) for prefix in ("krylov/", "eigh/") for k in store.list(prefix)),
+    }
+    for name, size in sizes.items():
+        tell(f"  {name}: {human_bytes(size)}")
+    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, litter)")
+
+
+def try_reopen(run: RunDir) -> Inputs | None:
+    """The inputs of a stored run, or None if its images are gone or damaged."""
+    try:
+        return reopen(run.config)
+    except NtkpipeError:
+        return None

@@ -1,0 +1,216 @@
+"""The prediction stage: one pass over the test-train tiles per kernel serves every time and ridge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+import ntkpipe
+from ntkpipe.dynamics import gaussian_process as gp
+from ntkpipe.dynamics.bounds import ErrorBudget, TestSample, direct_budget, error_budget, sample_indices
+from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
+from ntkpipe.dynamics.times import default_times
+from ntkpipe.linalg.assemble import assemble
+from ntkpipe.linalg.cholesky import CholeskyFactor, cholesky
+from ntkpipe.linalg.operator import rectangular_product
+from ntkpipe.pipeline.exact import exact_rows, test_test
+from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.run_dir import now
+from ntkpipe.pipeline.solve import Solved
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.layout import Kernel
+
+# Test images per product with the train-train kernel in a covariance.
+_COVARIANCE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class KernelPredictions:
+    """One kernel's part of `Predictions`, in stored order: means (T, R, p, c), the budget, covariances (T, R, p[, p])."""
+
+    mean: np.ndarray
+    budget: ErrorBudget
+    covariance: np.ndarray | None
+
+
+def resolve_times(inputs: Inputs, solved: Sequence[Solved]) -> tuple[float, ...]:
+    """The times asked for, ascending; by default a grid over all of training of all kernels, and inf."""
+    if inputs.config.predict.times is not None:
+        return tuple(sorted(inputs.config.predict.times))
+    problems = [s.problem for s in solved]
+    largest = max(s.facts["largest"] + max(s.problem.ridges) for s in solved)
+    smallest = min(s.facts["smallest"] + min(s.problem.ridges) for s in solved)
+    return default_times(problems[0].filter, largest, smallest)
+
+
+def predict_kernel(inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor) -> KernelPredictions:
+    """Means, error budget and covariances of one kernel."""
+    problem = solved.problem
+    means, tests = _means(inputs, solved, times, executor)
+    if solved.solution is not None:
+        budget = error_budget(solved.solution, problem.filter, times, problem.ridges, rows=solved.rows, tests=tests)
+    else:
+        assert solved.weights is not None
+        assert solved.rows.exact is not None
+        budget = direct_budget(
+            solved.weights,
+            problem.targets,
+            problem.ridges,
+            solved.rows.indices,
+            solved.rows.exact,
+            smallest=solved.facts["smallest"],
+            largest=solved.facts["largest"],
+            rows_stored=solved.rows.stored,
+        )
+    covariance = None
+    if inputs.config.predict.covariance != "none":
+        covariance = _covariance(inputs, solved, times)
+    return KernelPredictions(means, budget, covariance)
+
+
+def collect(
+    inputs: Inputs,
+    solved: Sequence[Solved],
+    parts: Sequence[KernelPredictions],
+    times: tuple[float, ...],
+    warnings: Sequence[str],
+) -> Predictions:
+    """All kernels' parts as `Predictions`, test images in the order of their source."""
+    p = inputs.n_test
+    labels = inputs.images.labels()
+    order = np.argsort(labels.test_index[:p], kind="stable")
+    bound = np.stack([part.budget.bound(s.problem.test_diagonal) for s, part in zip(solved, parts, strict=True)])
+    terms = ("krylov", "product", "storage_train", "storage_test")
+    covariance, variance = None, None
+    if inputs.config.predict.covariance == "full":
+        covariance = np.stack([_required(part.covariance) for part in parts])[..., order, :][..., order]
+        variance = np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 0.0)
+    elif inputs.config.predict.covariance == "diagonal":
+        variance = np.stack([_required(part.covariance) for part in parts])[..., order]
+    return Predictions(
+        kernels=tuple(s.problem.name for s in solved),
+        times=np.array(times),
+        ridges=np.array(inputs.config.predict.ridges),
+        ridge_scale=inputs.config.predict.ridge_scale,
+        test_index=labels.test_index[:p][order],
+        class_names=labels.class_names,
+        label=None if labels.labels_test is None else labels.labels_test[:p][order],
+        target=labels.y_test[:p][order],
+        mean=np.stack([part.mean for part in parts])[..., order, :],
+        error_bound=np.nan_to_num(bound[..., order, :], nan=math.inf, posinf=math.inf),
+        bound_kind=np.stack([part.budget.kind for part in parts]),
+        bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
+        variance=variance,
+        covariance=covariance,
+        attributes={
+            "ntkpipe": ntkpipe.__version__,
+            "created": now(),
+            "data": inputs.images.fingerprint,
+            "gram": inputs.gram.identity.to_dict(),
+            "n_train": inputs.n_train,
+            "learning_rate": inputs.config.predict.learning_rate,
+            "dynamics": inputs.config.predict.dynamics,
+            "labels": inputs.config.data.labels,
+            "solver": {s.problem.name: s.facts for s in solved},
+            "absolute_ridges": {s.problem.name: list(s.problem.ridges) for s in solved},
+            "warnings": list(warnings),
+        },
+    )
+
+
+def warnings_of(solved: Solved, times: tuple[float, ...]) -> list[str]:
+    """What the user should know: singular kernels, unstable learning rates."""
+    found = []
+    problem = solved.problem
+    text = problem.filter.instability(solved.facts["largest"] + min(problem.ridges))
+    if text:
+        found.append(f"{problem.name}: {text}")
+    if solved.solution is not None:
+        lost = solved.solution.unlearnt(problem.filter, times, problem.ridges)
+        if lost.max(initial=0) > 0:
+            found.append(
+                f"{problem.name}: the kernel is singular to rounding, {int(lost.max())} directions are left out at the "
+                "longest times (predictions stay finite): duplicated images do this, and a ridge mends it."
+            )
+    if not solved.facts["smallest"] > 0 and 0.0 in problem.ridges:
+        found.append(f"{problem.name}: no positive smallest eigenvalue; add a ridge (predict.ridges) to trust t = inf.")
+    return found
+
+
+def _means(
+    inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor
+) -> tuple[np.ndarray, TestSample | None]:
+    problem = solved.problem
+    matrix = inputs.gram.matrix(problem.source, "test", rows=inputs.n_test, cols=inputs.n_train)
+    products = inputs.config.solver.products or inputs.config.store_dtype
+    if solved.solution is None:
+        assert solved.weights is not None
+        r, n, c = solved.weights.shape
+        product = rectangular_product(matrix, executor, solved.weights.transpose(1, 0, 2).reshape(n, r * c), products)
+        return means_from_weights(product, (1, r, c)), None
+    solution = solved.solution
+    coordinates = solution.coordinates(problem.filter, times, problem.ridges)
+    shape = (len(times), len(problem.ridges), solution.c)
+    if prefers_basis(len(solution.values), shape):
+        means = means_from_basis(rectangular_product(matrix, executor, solution.basis.T, products), coordinates)
+    else:
+        weights = combined_weights(solution.basis, coordinates)
+        means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
+    indices = sample_indices(inputs.n_test, inputs.config.solver.sample_rows)
+    exact = exact_rows(inputs, problem.source, "test", indices) @ solution.basis.T
+    return means, TestSample(exact, means[:, :, indices], problem.test_diagonal[indices], inputs.n_test)
+
+
+def _required(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None
+    return array
+
+
+def _covariance(inputs: Inputs, solved: Solved, times: tuple[float, ...]) -> np.ndarray:
+    """(T, R, p) variances or (T, R, p, p) covariances."""
+    problem, full = solved.problem, inputs.config.predict.covariance == "full"
+    p = inputs.n_test
+    cross = {k: assemble(inputs.gram.matrix(k, "test", rows=p, cols=inputs.n_train)) for k in _needed(problem.name)}
+    # The network's own fluctuations are the NNGP's, but for `ntkgp`, whose prior is the NTK.
+    prior_kernel: Kernel = "ntk" if problem.name == "ntkgp" else "nngp"
+    prior = test_test(inputs, prior_kernel) if full else inputs.gram.read_diagonal("test", prior_kernel, rows=p)
+    train = assemble(inputs.gram.matrix("nngp", "train", rows=inputs.n_train)) if problem.name == "ntk" else np.zeros(0)
+    system = None
+    if solved.solution is not None:
+        system = gp.Eigensystem(solved.solution.values, solved.solution.basis.T)
+
+    def block(rows: slice, time: float, ridge: float, factor: CholeskyFactor | None) -> np.ndarray:
+        own, other, here = cross[problem.source][rows], cross.get("nngp", cross[problem.source])[rows], prior[rows]
+        if system is not None and problem.name == "ntk":
+            return gp.ntk_covariance(system, own, train, other, here, problem.filter, time, ridge)
+        if system is not None:
+            return gp.nngp_covariance(system, own, here, problem.filter, time, ridge)
+        assert factor is not None
+        if problem.name == "ntk":
+            return gp.ntk_ensemble_covariance(factor.apply_inverse, own, train, other, here)
+        return gp.posterior_covariance(factor.apply_inverse, own, here)
+
+    # Variances go by batches of test images; a full covariance is one block.
+    step = p if full else _COVARIANCE_ROWS
+    out = np.empty((len(times), len(problem.ridges), *((p, p) if full else (p,))))
+    for r, ridge in enumerate(problem.ridges):
+        factor = _factor(inputs, solved, ridge) if system is None else None
+        for t, time in enumerate(times):
+            for start in range(0, p, step):
+                rows = slice(start, min(start + step, p))
+                out[t, r, rows] = block(rows, time, ridge, factor)
+    return out
+
+
+def _needed(name: str) -> tuple[Kernel, ...]:
+    needed: dict[str, tuple[Kernel, ...]] = {"ntk": ("ntk", "nngp"), "nngp": ("nngp",), "ntkgp": ("ntk",)}
+    return needed[name]
+
+
+def _factor(inputs: Inputs, solved: Solved, ridge: float) -> CholeskyFactor:
+    matrix = inputs.gram.matrix(solved.problem.source, "train", rows=inputs.n_train)
+    return cholesky(assemble(matrix, np.float64), ridge=ridge, overwrite=True)

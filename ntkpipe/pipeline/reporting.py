@@ -1,0 +1,115 @@
+"""From a finished run to what its report shows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import ntkpipe
+from ntkpipe.config import to_dict
+from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.run_dir import STAGES, RunDir
+from ntkpipe.pipeline.solve import restore
+from ntkpipe.predictions.read import read_predictions
+from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.metrics import compute_metrics
+from ntkpipe.report import page
+
+
+def write_report(run: RunDir, inputs: Inputs) -> Path:
+    """Figures (PNG and SVG) and one self-contained page under `report/`.
+
+    Returns:
+        The page's path.
+    """
+    predictions = read_predictions(run.path / "predictions.zarr", covariance=False)
+    facts = run.require("solve")["kernels"]
+    spectra, convergence = {}, {}
+    for name in predictions.kernels:
+        solved = restore(inputs, name, run)
+        if solved.solution is not None:
+            spectra[name] = solved.solution.values
+        if solved.history:
+            convergence[name] = {
+                "steps": [steps for steps, _, _ in solved.history],
+                "bound": [bound for _, _, bound in solved.history],
+            }
+    kind = "Ritz values" if run.config.solver.kind == "krylov" else "eigenvalues"
+    made = ReportInputs(
+        predictions=predictions,
+        metrics=compute_metrics(predictions),
+        spectra=spectra,
+        spectrum_kind=kind,
+        convergence=convergence,
+        tolerance=run.config.solver.tolerance if convergence else None,
+        images=_pictures(inputs),
+        summary=_summary(run, inputs, facts, predictions.attributes.get("warnings", [])),
+    )
+    return page.write_report(made, run.path / "report")
+
+
+def _pictures(inputs: Inputs) -> np.ndarray | None:
+    """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
+    p, h, w, c = inputs.n_test, *inputs.images.shape("test")[1:]
+    if min(h, w) < 2 or c not in (1, 3):
+        return None
+    x = np.asarray(inputs.images.read("test", 0, p), dtype=np.float32)
+    steps = inputs.images.preprocessing
+    if steps.get("zca") is None and not steps.get("unit_norm") and steps.get("mean") is not None:
+        x = x * np.array(steps["std"], np.float32) + np.array(steps["mean"], np.float32)
+        low, high = float(x.min()), float(x.max())
+        # Float images have any range; uint8 ones come back as 0..1.
+        x = x if low >= -1e-3 and high <= 1 + 1e-3 else (x - low) / max(high - low, 1e-12)
+    else:
+        flat = x.reshape(p, -1)
+        low, high = flat.min(1)[:, None, None, None], flat.max(1)[:, None, None, None]
+        x = (x - low) / np.maximum(high - low, 1e-12)
+    order = np.argsort(inputs.images.labels().test_index[:p], kind="stable")
+    return np.clip(x[order], 0.0, 1.0)
+
+
+def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    d, k = run.config.data, run.config.kernel
+    source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
+    network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or "").name
+    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    return {
+        "title": f"{source}: {network}",
+        "warnings": warnings,
+        "max_learning_rate": {name: f["max_learning_rate"] for name, f in facts.items()},
+        "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
+        "data": {
+            "source": source,
+            "training images": inputs.n_train,
+            "test images": inputs.n_test,
+            "image shape": list(inputs.images.shape("train")[1:]),
+            "fingerprint": inputs.images.fingerprint,
+            "preprocessing": {k: v for k, v in inputs.images.preprocessing.items() if v not in (None, False)},
+        },
+        "kernel": {"layers": inputs.spec, "computed in": k.dtype, "stored in": run.config.store_dtype},
+        "solver": {
+            name: {
+                x: f[x]
+                for x in ("solver", "steps", "vectors", "reason", "true_residual", "largest", "smallest", "seconds")
+            }
+            for name, f in facts.items()
+        },
+        "hardware": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+            "workers": inputs.workers,
+        },
+        "versions": {
+            "ntkpipe": ntkpipe.__version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("jax", "numpy", "scipy", "zarr", "ray")},
+        },
+        "config": to_dict(run.config),
+    }

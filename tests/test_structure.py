@@ -1,0 +1,65 @@
+"""The rules of the house that no single room can test: who may import what, and what an import drags in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_BLOCK = """
+import sys
+
+class Block:
+    names = {names!r}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ImportError(f"{{name}} is blocked")
+        return None
+
+sys.meta_path.insert(0, Block())
+import importlib, pkgutil
+for name in {modules!r}:
+    module = importlib.import_module(name)
+    for found in pkgutil.iter_modules(getattr(module, "__path__", []), name + "."):
+        importlib.import_module(found.name)
+"""
+
+HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "matplotlib", "sklearn", "xarray", "PIL")
+
+
+@pytest.mark.parametrize(
+    ("modules", "blocked"),
+    [
+        (("ntkpipe",), (*HEAVY, "jax", "scipy", "numpy")),
+        (("ntkpipe.config", "ntkpipe.errors", "ntkpipe.tiles.grid", "ntkpipe.gram.plan"), (*HEAVY, "jax", "scipy")),
+        (("ntkpipe.tasks",), (*HEAVY, "jax", "scipy")),
+        (("ntkpipe.kernels", "ntkpipe.gram.worker"), HEAVY),
+        (("ntkpipe.linalg",), HEAVY),
+        (("ntkpipe.dynamics",), HEAVY),
+        (("ntkpipe.storage",), (*HEAVY, "jax")),
+        (("ntkpipe.predictions", "ntkpipe.report"), ("ray", "hydra", "omegaconf", "jax")),
+        (("ntkpipe.pipeline",), ("ray", "hydra", "omegaconf")),
+    ],
+)
+def test_rooms_import_without_what_they_do_not_need(modules: tuple[str, ...], blocked: tuple[str, ...]) -> None:
+    code = _BLOCK.format(names=set(blocked), modules=list(modules))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_imports_go_downward_only() -> None:
+    # Not `lint-imports` by name: the script may not be on the PATH of a test run.
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_jobs_are_the_commands() -> None:
+    from ntkpipe.cli.main import COMPOSED, STORED
+
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(COMPOSED) | set(STORED)
