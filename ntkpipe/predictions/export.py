@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as arrow_parquet
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.schema import Predictions
@@ -119,7 +119,7 @@ def _write_parquet(predictions: Predictions, path: Path) -> None:
     tables = iterate_tables(predictions)
     first = next(tables)
     schema = first.schema.with_metadata({"ntkpipe": json.dumps(described)})
-    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with arrow_parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table.replace_schema_metadata(schema.metadata))
 
@@ -127,7 +127,7 @@ def _write_parquet(predictions: Predictions, path: Path) -> None:
 def _write_csv(predictions: Predictions, path: Path) -> None:
     tables = iterate_tables(predictions)
     first = next(tables)
-    with pa.csv.CSVWriter(path, first.schema) as writer:
+    with arrow_csv.CSVWriter(path, first.schema) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table)
 

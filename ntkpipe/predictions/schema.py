@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,7 +163,7 @@ def array_fingerprint(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def combined_fingerprint(hashes: dict[str, str], ridge_scale: str, attributes: dict[str, Any]) -> str:
+def combined_fingerprint(hashes: Mapping[str, Any], ridge_scale: str, attributes: Mapping[str, Any]) -> str:
     """sha256 hex over the arrays' fingerprints and everything else that predictions hold."""
     content = {"arrays": hashes, "ridge_scale": ridge_scale, "attributes": attributes}
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()

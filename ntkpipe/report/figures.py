@@ -1,0 +1,117 @@
+"""Which figures a run gets, and what is written under each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ntkpipe.report import curves, outcomes
+from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.style import entry_name, number, render
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A figure as saved: its files, a heading, and a caption that also serves where the picture cannot be seen."""
+
+    name: str
+    title: str
+    caption: str
+    png: Path
+    svg: Path
+
+
+def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[FigureFile]:
+    """Draw every figure that the run has data for, as PNG (200 dpi) and SVG.
+
+    `training_curves` always; `spectrum` and `convergence` where the solver recorded them; in classification
+    `confusion`, `mistakes` (with images, and if there are any) and, with variances, `reliability`; in regression
+    `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
+    out.
+
+    Args:
+        inputs: of the report.
+        folder: created if absent; files in it with the names above are replaced.
+
+    Returns:
+        The figures in the order of the report.
+    """
+    return [
+        FigureFile(name, title, caption, *render(lambda draw=draw: draw(inputs), Path(folder), name))
+        for name, title, caption, draw in _choose(inputs)
+    ]
+
+
+def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportInputs], Figure]]]:
+    predictions = inputs.predictions
+    entry = k, t, r = inputs.headline()
+    shown = entry_name(predictions.kernels[k], predictions.times[t], predictions.ridges[r])
+    measure = "accuracy and mean squared error" if predictions.is_classification else "mean squared error"
+    scale = " (relative to the mean of the kernel's diagonal)" if predictions.ridge_scale == "relative" else ""
+    when, end = f"at t = {number(float(predictions.times[0]))}", ""
+    if len(predictions.times) > 1:
+        when = "against training time"
+        if predictions.times[-1] == np.inf:
+            end = " The point at ∞, beyond the dotted line, is training to convergence."
+    ridges = ", ".join(number(float(ridge)) for ridge in predictions.ridges)
+    figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = [
+        (
+            "training_curves",
+            "Predictions along training",
+            f"Test {measure} of the infinitely wide network {when}, ridge {ridges}{scale}.{end}",
+            curves.training_curves,
+        )
+    ]
+    finite = bool(np.isfinite(predictions.mean[entry]).all())
+    if predictions.is_classification:
+        if finite:
+            accuracy = inputs.metric(entry)["accuracy"]
+            caption = (
+                f"Confusion matrix of {shown} (accuracy {accuracy:.2%}): counts, coloured by share of the true class."
+            )
+            figures.append(("confusion", "Confusion matrix", caption, outcomes.confusion))
+            count = len(outcomes.confident_mistakes(inputs)[0])
+            if inputs.images is not None and count:
+                caption = (
+                    f"The {min(count, outcomes.MISTAKES_SHOWN)} most confident of {count} mistakes of {shown}. Above "
+                    "each image its true class, then the predicted one and by how much its mean exceeds the true one's."
+                )
+                figures.append(("mistakes", "Most confident mistakes", caption, outcomes.mistakes))
+            variance = None if predictions.variance is None else predictions.variance[entry]
+            if variance is not None and np.isfinite(variance).all() and variance.max() > 0:
+                caption = (
+                    f"Calibration of {shown}: accuracy against the probability that the predicted class has the "
+                    "largest output, with standard errors; below, the number of test points per bin."
+                )
+                figures.append(("reliability", "Calibration", caption, curves.reliability))
+    elif finite:
+        bars = (
+            ", bars of two standard deviations"
+            if predictions.variance is not None and predictions.shape[3] <= 200
+            else ""
+        )
+        caption = f"Predicted mean against target of {shown}, all {predictions.shape[3]} test points{bars}."
+        figures.append(("scatter", "Predicted against target", caption, outcomes.scatter))
+        if inputs.images is not None:
+            what = "target, then prediction" if predictions.shape[4] == 1 else "its index and root mean squared error"
+            caption = f"Test points with the largest errors of {shown}. Above each image {what}."
+            figures.append(("mistakes", "Largest errors", caption, outcomes.mistakes))
+    if any(np.any(np.asarray(values) > 0) for values in inputs.spectra.values()):
+        note = ""
+        if inputs.spectrum_kind.lower().startswith("ritz"):
+            note = " Ritz values approach the eigenvalues from inside the spectrum, its ends first."
+        below = {name: int(np.sum(np.asarray(values) <= 0)) for name, values in inputs.spectra.items()}
+        note += "".join(
+            f" {count} values of {name} at or below zero are not shown." for name, count in below.items() if count
+        )
+        caption = f"{inputs.spectrum_kind[:1].upper()}{inputs.spectrum_kind[1:]} of the train-train kernels, in descending order.{note}"
+        figures.append(("spectrum", "Spectrum of the kernels", caption, curves.spectrum))
+    if any(len(record["steps"]) for record in inputs.convergence.values()):
+        caption = "Largest error bound of any prediction against block steps of the Krylov solver."
+        figures.append(("convergence", "Convergence of the solver", caption, curves.convergence))
+    return figures

@@ -1,0 +1,349 @@
+"""One self-contained HTML page about a run: no script, nothing loaded from elsewhere, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.report.figures import FigureFile, write_figures
+from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.outcomes import confusion_matrix
+from ntkpipe.report.style import DPI, entry_name, kernel_name, number
+
+OWN_PLACE = ("title", "warnings", "max_learning_rate", "timings")
+SECTIONS = ("data", "kernel", "hardware", "versions", "config")
+CONFUSED_PAIRS = 8
+# Above this an SVG (of a confusion matrix of 100 classes, say) makes the page heavier than the PNG at 200 dpi does.
+LARGEST_SVG = 400_000
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5c5c5c; --rule: #dcdcdc; --page: #fff; --card: #f6f7f8;
+  --accent: #0072b2; --warn: #fff3e6; --warn-rule: #d55e00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a6a6a6; --rule: #3a3d41; --page: #16181b;
+  --card: #1f2226; --accent: #56b4e9; --warn: #33261a; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--rule); }
+p.lead, figcaption, .note { color: var(--soft); } figcaption, .note { font-size: .9rem; max-width: 46rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.3rem 0; }
+.tiles div { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: .6rem 1rem; }
+.tiles b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; } .tiles span { color: var(--soft);
+  font-size: .85rem; }
+.warnings { background: var(--warn); border-left: 4px solid var(--warn-rule); padding: .5rem 1rem; border-radius: 4px; }
+.warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .4rem 0 1rem; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th[scope=row], td.text, th.text { text-align: left; } td.text { white-space: normal; overflow-wrap: anywhere; }
+thead th { color: var(--soft); font-weight: 600; } td.best { font-weight: 700; color: var(--accent); }
+.side { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: flex-start; }
+.side > * { max-width: 100%; } figure { margin: 0 0 1.8rem; } figure h3 { font-size: 1rem; margin: 0 0 .4rem; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule);
+  border-radius: 6px; padding: .5rem; }
+figcaption { margin-top: .4rem; }
+details { background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: .4rem .9rem;
+  margin: .5rem 0; }
+summary { cursor: pointer; font-weight: 600; } code { font-size: .85rem; overflow-wrap: anywhere; }
+footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
+@media print { body { max-width: none; } details > * { display: block; } }
+"""
+
+
+def write_report(inputs: ReportInputs, folder: str | os.PathLike[str]) -> Path:
+    """Write `report.html` and the figures it shows (`figures/*.png`, `figures/*.svg`) into a folder.
+
+    Args:
+        inputs: of the report.
+        folder: created if absent.
+
+    Returns:
+        Path of the page.
+    """
+    folder = Path(folder)
+    figures = write_figures(inputs, folder / "figures")
+    page, temporary = folder / "report.html", folder / f".report.html.{uuid.uuid4().hex}.partial"
+    try:
+        temporary.write_text(render_page(inputs, figures), encoding="utf-8")
+        temporary.replace(page)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return page
+
+
+def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
+    """The page as HTML text; figures are inlined as images, so that nothing in them can run or clash."""
+    summary = inputs.summary
+    title = str(summary.get("title") or "Predictions of infinitely wide networks")
+    body = [
+        f"<header><h1>{escape(title)}</h1>{_lead(inputs)}</header>",
+        _tiles(inputs),
+        _warnings(inputs),
+        _section("Accuracy and loss", _metric_tables(inputs)),
+        _section("Figures", _figures(figures)),
+        _section("Numerical error", _bound_table(inputs)),
+        _section("Most frequent confusions", _confused_pairs(inputs)),
+        _section("Learning rate", _learning_rates(inputs)),
+        _section("Time per stage", _timings(summary.get("timings"))),
+        _section("The run", _facts(summary)),
+        f"<footer>Predictions {escape(inputs.predictions.fingerprint())}</footer>",
+    ]
+    # The policy forbids scripts and every outside resource, should an escape ever be missed.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(part for part in body if part)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _lead(inputs: ReportInputs) -> str:
+    K, T, R, p, c = inputs.predictions.shape
+    outputs = "classes" if inputs.predictions.is_classification else "outputs"
+    parts = [_count(K, "kernel"), _count(T, "training time"), _count(R, "ridge"), _count(p, "test point")]
+    return f'<p class="lead">{", ".join(parts)}, {c} {outputs}.</p>'
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _tiles(inputs: ReportInputs) -> str:
+    """The headline entry in a few large numbers."""
+    predictions, entry = inputs.predictions, inputs.headline()
+    metric = inputs.metric(entry)
+    k, t, r = entry
+    facts = []
+    if metric.get("accuracy") is not None:
+        facts.append((f"{metric['accuracy']:.2%}", f"accuracy ± {metric['accuracy_standard_error']:.2%}"))
+    if metric["mse"] is not None:
+        facts.append((_significant(metric["mse"]), "mean squared error"))
+    facts.append((_significant(metric["max_error_bound"], 2), f"largest error bound ({metric['bound_kind']})"))
+    if metric.get("certain") is not None:
+        facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
+    if metric.get("nll") is not None:
+        facts.append((_significant(metric["nll"]), "negative log-likelihood (nats)"))
+    tiles = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
+    name = entry_name(predictions.kernels[k], float(predictions.times[t]), float(predictions.ridges[r]))
+    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.</p>'
+
+
+def _warnings(inputs: ReportInputs) -> str:
+    warnings = inputs.summary.get("warnings") or ()
+    items = "".join(f"<li>{escape(str(text))}</li>" for text in warnings)
+    return f'<div class="warnings" role="note"><b>Warnings</b><ul>{items}</ul></div>' if items else ""
+
+
+def _metric_tables(inputs: ReportInputs) -> str:
+    tables = []
+    if inputs.predictions.is_classification:
+        tables.append(_time_table(inputs, "accuracy", "Test accuracy", lambda v: f"{100 * v:.2f}%", max))
+    tables.append(_time_table(inputs, "mse", "Test mean squared error", _significant, min))
+    if inputs.predictions.variance is not None:
+        tables.append(_time_table(inputs, "nll", "Negative log-likelihood per target (nats)", _significant, min))
+        tables.append(
+            _time_table(inputs, "coverage_95", "Targets within the 95% interval", lambda v: f"{100 * v:.2f}%", None)
+        )
+        if inputs.predictions.is_classification:
+            tables.append(_time_table(inputs, "ece", "Expected calibration error", _significant, min))
+    note = "In colour: the best of each column, by these same test points. Times are in gradient steps"
+    if inputs.predictions.ridge_scale == "relative":
+        note += "; ridges are relative to the mean of the kernel's diagonal"
+    return f'<div class="side">{"".join(tables)}</div>' + f'<p class="note">{note}.</p>'
+
+
+def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: Any) -> str:
+    """A metric with a row per time and a column per kernel and ridge."""
+    predictions = inputs.predictions
+    K, T, R = predictions.shape[:3]
+    columns, shown = [], []
+    for k, r in np.ndindex(K, R):
+        values = [inputs.metric((k, t, r)).get(metric) for t in range(T)]
+        known = [value for value in values if value is not None]
+        top = best(known) if best is not None and T > 1 and known else None
+        shown.append([("–", "") if v is None else (show(v), "best" if v == top else "") for v in values])
+        ridge = f", ridge {number(float(predictions.ridges[r]))}" if R > 1 else ""
+        columns.append(kernel_name(predictions.kernels[k]) + ridge)
+    rows = [([number(float(time))], [cells[t] for cells in shown]) for t, time in enumerate(predictions.times)]
+    return _table(["time"], columns, rows, title)
+
+
+def _bound_table(inputs: ReportInputs) -> str:
+    predictions = inputs.predictions
+    K, T, R = predictions.shape[:3]
+    columns = ["median bound", "largest bound"] + (["certain classes"] if predictions.is_classification else [])
+    rows = []
+    for k in range(K):
+        for r in range(R):
+            for kind in ("rigorous", "estimate"):
+                picked = [inputs.metric((k, t, r)) for t in range(T) if predictions.bound_kind[k, t, r] == kind]
+                if not picked:
+                    continue
+                cells = [
+                    (_significant(float(np.median([m["median_error_bound"] for m in picked])), 2), ""),
+                    (_significant(max(m["max_error_bound"] for m in picked), 2), ""),
+                ]
+                if predictions.is_classification:
+                    certain = [m["certain"] for m in picked if m["certain"] is not None]
+                    cells.append((f"{100 * min(certain):.2f}%" if certain else "–", ""))
+                head = [kernel_name(predictions.kernels[k])] + ([number(float(predictions.ridges[r]))] if R > 1 else [])
+                rows.append(([*head, kind, _count(len(picked), "time")], cells))
+    heads = ["kernel"] + (["ridge"] if R > 1 else []) + ["kind", "entries"]
+    note = (
+        "Bounds of the difference between the means given here and those of exact arithmetic, over all times of a row. "
+        "An <i>estimate</i> rests on an approximation of the smallest eigenvalue."
+    )
+    if predictions.is_classification:
+        note += (
+            " <i>Certain classes</i>: test points whose predicted class no error within the bounds changes, at worst."
+        )
+    return _table(heads, columns, rows) + f'<p class="note">{note}</p>'
+
+
+def _confused_pairs(inputs: ReportInputs) -> str:
+    predictions, entry = inputs.predictions, inputs.headline()
+    if predictions.label is None or not np.isfinite(predictions.mean[entry]).all():
+        return ""
+    counts = confusion_matrix(predictions.label, predictions.mean[entry].argmax(1), len(predictions.class_names))
+    totals = counts.sum(1)
+    wrong = counts - np.diag(np.diag(counts))
+    rows = []
+    for flat in np.argsort(-wrong.ravel(), kind="stable")[:CONFUSED_PAIRS]:
+        true, predicted = divmod(int(flat), len(totals))
+        count = int(wrong[true, predicted])
+        if count:
+            names = predictions.class_names
+            rows.append(([names[true], names[predicted]], [(str(count), ""), (f"{count / totals[true]:.1%}", "")]))
+    return _table(["true class", "predicted as"], ["points", "of the class"], rows) if rows else ""
+
+
+def _learning_rates(inputs: ReportInputs) -> str:
+    rates = inputs.summary.get("max_learning_rate")
+    if not rates:
+        return ""
+    used = inputs.predictions.attributes.get("learning_rate")
+    rows = [([kernel_name(str(kernel))], [(_significant(float(rate)), "")]) for kernel, rate in rates.items()]
+    note = "" if used is None else f'<p class="note">Learning rate of this run: {escape(_plain(used))}.</p>'
+    return _table(["kernel"], ["largest stable learning rate"], rows) + note
+
+
+def _timings(timings: Any) -> str:
+    if not isinstance(timings, Mapping) or not timings:
+        return ""
+    total = sum(timings.values())
+    rows = [
+        ([str(stage)], [(_duration(seconds), ""), (f"{seconds / total:.0%}" if total > 0 else "–", "")])
+        for stage, seconds in [*timings.items(), ("total", total)]
+    ]
+    return _table(["stage"], ["time", "share"], rows)
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    """Configuration, data, kernel, hardware, versions and whatever else the summary holds."""
+    names = [name for name in SECTIONS if name in summary]
+    names += [name for name in summary if name not in (*SECTIONS, *OWN_PLACE)]
+    parts = []
+    for name in names:
+        rows = [([path], [(text, "text")]) for path, text in _flatten(summary[name], "")]
+        if rows:
+            heading = escape(name.replace("_", " ").capitalize())
+            parts.append(f"<details><summary>{heading}</summary>{_table(['setting'], ['value'], rows)}</details>")
+    return "".join(parts)
+
+
+def _flatten(value: Any, path: str) -> Iterable[tuple[str, str]]:
+    """Nested values as (dotted path, text); a list of plain values stays on one line, as does a layer."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
+        for index, item in enumerate(value):
+            yield f"{path}[{index}]" if path else str(index), _plain(item)
+    else:
+        yield path, _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return str(value)
+
+
+def _table(
+    heads: Sequence[str],
+    columns: Sequence[str],
+    rows: Iterable[tuple[Sequence[str], Sequence[tuple[str, str]]]],
+    title: str = "",
+) -> str:
+    """A table; each row has its heads and its cells (text, CSS class). Escapes every text."""
+    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    head = "".join(f'<th scope="col" class="text">{escape(text)}</th>' for text in heads)
+    head += "".join(f'<th scope="col">{escape(text)}</th>' for text in columns)
+    body = []
+    for row_heads, cells in rows:
+        line = "".join(f'<th scope="row">{escape(text)}</th>' for text in row_heads)
+        for text, kind in cells:
+            line += f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+        body.append(f"<tr>{line}</tr>")
+    table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _figures(figures: Sequence[FigureFile]) -> str:
+    return f'<div class="side">{"".join(_figure(figure) for figure in figures)}</div>' if figures else ""
+
+
+def _figure(figure: FigureFile) -> str:
+    png = figure.png.read_bytes()
+    # Bytes 16 to 20 of a PNG are its width: shown at its printed size, so that letters are equally large everywhere.
+    width = int.from_bytes(png[16:20], "big") * 96 // DPI
+    data, kind = figure.svg.read_bytes(), "image/svg+xml"
+    if len(data) > LARGEST_SVG:
+        data, kind = png, "image/png"
+    source = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    caption = escape(figure.caption)
+    return (
+        f'<figure style="max-width:{width + 18}px"><h3>{escape(figure.title)}</h3>'
+        f'<img src="{source}" width="{width}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+    )
+
+
+def _significant(value: float, digits: int = 4) -> str:
+    if not math.isfinite(value):
+        return number(value)
+    return f"{value:.{digits}g}"
+
+
+def _duration(seconds: float) -> str:
+    """`0.42 s`, `2 min 53 s`, `3 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
