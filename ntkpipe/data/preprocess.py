@@ -232,13 +232,14 @@ def _fit_zca(raw: np.ndarray, rows: np.ndarray, before: Preprocessing, strength:
     for part in row_chunks(n, raw[0].size):
         mean += before.apply(raw[rows[part]]).reshape(-1, d).sum(axis=0)
     mean /= n
-    covariance = np.zeros((d, d))
+    # One triangle, accumulated in place: half the arithmetic of x.T @ x and no copy of the matrix for each chunk.
+    (dsyrk,) = scipy.linalg.get_blas_funcs(("syrk",), dtype=np.float64)
+    covariance = np.zeros((d, d), order="F")
     for part in row_chunks(n, raw[0].size):
         x = before.apply(raw[rows[part]]).reshape(-1, d)
         x -= mean
-        covariance += x.T @ x
-    covariance /= n
-    eigenvalues, vectors = scipy.linalg.eigh(covariance, overwrite_a=True, driver="evd")
+        covariance = dsyrk(1.0 / n, x.T, beta=1.0, c=covariance, overwrite_c=True, lower=True)
+    eigenvalues, vectors = scipy.linalg.eigh(covariance, lower=True, overwrite_a=True, driver="evd")
     eigenvalues = np.maximum(eigenvalues, 0.0)
     average = float(eigenvalues.mean())
     if average == 0:
