@@ -18,53 +18,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.special
+import scipy.linalg
 
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
-from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, time_gain
+from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, momentum_gains, time_gain
 from ntkpipe.dynamics.krylov import BlockKrylov, KrylovSolution
+from ntkpipe.dynamics.sampling import RowSample, TestSample, maximum_safety, norm_safety
 
-# A sampled norm or maximum may be exceeded with this probability, per time, ridge, class and kind of error.
-MISS_PROBABILITY = 1e-6
 # Residual of a backward stable evaluation in units of eps |A| |u|: measured at most 3 over the spectra of the tests.
 ROUNDING = 16.0
+# On bounds that take a Ritz value for the smallest eigenvalue twice.
+ENERGY_SAFETY = 8.0
 # Times per decade at which the residual's maximum is looked for.
 GRID_PER_DECADE = 8
-
-
-@dataclass(frozen=True)
-class RowSample:
-    """Rows of the train-train kernel multiplied with the basis of a `KrylovSolution`, to measure what its residual
-    does not see.
-
-    Args:
-        indices: (k,) sampled rows, distinct (`sample_indices`).
-        stored: (k, m) `rows_of_the_stored_kernel @ basis.T`, in float64.
-        exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None where the stored kernel is the exact one.
-    """
-
-    indices: np.ndarray
-    stored: np.ndarray
-    exact: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class TestSample:
-    """Sampled test images, to measure rounding and storage of the test-train kernel.
-
-    Args:
-        exact: (k, m) `test_train_rows_recomputed_in_float64 @ basis.T`.
-        means: (T, R, k, c) predictions of these images as exported.
-        diagonal: (k,) float64, `T_**`.
-        tests: test images in all.
-    """
-
-    __test__ = False  # not a test class, whatever pytest thinks of its name
-
-    exact: np.ndarray
-    means: np.ndarray
-    diagonal: np.ndarray
-    tests: int
 
 
 @dataclass(frozen=True)
@@ -96,28 +62,6 @@ class ErrorBudget:
     def bound(self, test_diagonal: np.ndarray) -> np.ndarray:
         """Bound on `|mean - exact mean|`, (T, R, p, c), for images with kernel diagonal (p,) `T_**`."""
         return self.factor[:, :, None, :] * np.sqrt(np.maximum(test_diagonal, 0.0))[None, None, :, None]
-
-
-def sample_indices(n: int, size: int, seed: int = 0) -> np.ndarray:
-    """Distinct row numbers below n, increasing and uniformly at random: min(n, size) of them, fixed by the seed."""
-    return np.sort(np.random.default_rng(seed).choice(n, size=min(n, size), replace=False))
-
-
-def norm_safety(sampled: int, total: int) -> float:
-    """Factor by which `sqrt(total / sampled) * norm(sample)` may fall short of the whole norm.
-
-    The sum of k squared Gaussians falls below its `MISS_PROBABILITY` quantile that rarely; half the degrees of
-    freedom allow for entries with kurtosis 5 instead of 3. 1 when all were sampled.
-    """
-    if sampled >= total:
-        return 1.0
-    freedom = max(sampled, 1) / 2
-    return math.sqrt(freedom / float(2 * scipy.special.gammaincinv(freedom / 2, MISS_PROBABILITY)))
-
-
-def maximum_safety(sampled: int, total: int) -> float:
-    """Factor on the root mean square of a sample that covers the largest of `total` Gaussians; see `norm_safety`."""
-    return norm_safety(sampled, total) * float(-scipy.special.ndtri(MISS_PROBABILITY / max(total, 1)))
 
 
 @dataclass(frozen=True)
@@ -202,29 +146,23 @@ def _walk(
     sample: RowSample | None,
 ) -> list[tuple[Gain, _Residuals, np.ndarray | None]]:
     """Per time: the gain, the largest residuals up to it, and at t = inf the Krylov factor itself."""
-    worst: dict[float, _Residuals] = {}
-    running = _Residuals(np.zeros(solution.c), np.zeros(solution.c), np.zeros(solution.c))
-    for time in _grid(solution, spectral_filter, times):
-        now, _ = _residuals(solution, spectral_filter, time, ridge, sample)
-        running = _Residuals(
-            *(np.maximum(getattr(running, k), getattr(now, k)) for k in ("krylov", "product", "storage"))
-        )
-        worst[time] = running
+    grid = _grid(solution, spectral_filter, times)
+    history = [_residuals(solution, spectral_filter, time, ridge, sample)[0] for time in grid]
     out: list[tuple[Gain, _Residuals, np.ndarray | None]] = []
     for time in times:
-        if math.isfinite(time):
-            gain = time_gain(spectral_filter, time, ridge, solution.smallest, solution.largest)
-            out.append((gain, worst[float(time)], None))
-        else:
+        if math.isinf(time):
             now, tail = _residuals(solution, spectral_filter, time, ridge, sample)
-            gain = final_gain(ridge, solution.smallest)
-            final = np.minimum(gain.value * now.krylov, _radau(solution, ridge, tail))
-            # The energy of the error is at most that of the solution, |A^(-1/2) b|: a useful cap after few steps.
-            # Then the smallest eigenvalue is known worst: 8 covers it in every spectrum of the tests.
-            least = ridge if gain.kind == RIGOROUS else (solution.smallest + ridge) / 64
-            if least > 0:
-                final = np.minimum(final, np.linalg.norm(solution.targets, axis=0) / math.sqrt(least))
-            out.append((gain, now, final if len(solution.tail) else gain.value * now.krylov))
+            gain = final_gain(ridge, solution.smallest) if solution.largest > 0 else Gain(0.0, RIGOROUS)
+            out.append((gain, now, _final_factor(solution, ridge, gain, now, tail)))
+            continue
+        gain = time_gain(spectral_filter, time, ridge, solution.smallest, solution.largest)
+        parts = [np.stack([getattr(r, name) for r in history]) for name in ("krylov", "product", "storage")]
+        until = np.asarray(grid) <= time
+        if isinstance(spectral_filter, Momentum):
+            shares = _shares(spectral_filter, np.asarray(grid)[until], solution.smallest + ridge)
+            out.append((gain, _Residuals(*(_smeared(part[until], shares) for part in parts)), None))
+        else:
+            out.append((gain, _Residuals(*(part[until].max(axis=0) for part in parts)), None))
     return out
 
 
@@ -249,22 +187,60 @@ def _grid(solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequ
     return sorted({*asked, *(float(t) for t in between if t < last)})
 
 
-def _radau(solution: KrylovSolution, ridge: float, tail: np.ndarray) -> np.ndarray:
-    """`|A^(1/2) e|` at `t = inf` with ridge, from `A >= ridge`: a block Gauss-Radau bound, `sqrt(rho^T S^-1 rho)`.
+def _shares(spectral_filter: Momentum, grid: np.ndarray, smallest: float) -> np.ndarray:
+    """What residuals between one grid time and the next contribute to the gain at the last; (len(grid),), sum 1.
 
-    With the kernel in the coordinates of the completed basis, the error's energy is that of rho in the inverse of the
-    Schur complement `A22 - C (H + ridge)^-1 C^T`, C the coupling. That of `A - ridge >= 0` is `A22 - ridge - C H^-1
-    C^T >= 0`, hence the former is at least `S = ridge (1 + C (H (H + ridge))^-1 C^T)`. Never above the plain `|rho| /
-    sqrt(ridge)`.
+    Friction forgets the oscillations of the start, during which the residual is largest by orders of magnitude.
     """
-    if ridge <= 0 or not len(solution.tail):
+    since = grid[-1] - np.concatenate([[0.0], grid])
+    gains = momentum_gains(spectral_filter, since, smallest)
+    return -np.diff(gains) / gains[0] if gains[0] > 0 else np.zeros(len(grid))
+
+
+def _smeared(history: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Average of residuals (times, c) by `shares`, each taken as the largest within 3 grid times: oscillations hide
+    in between.
+    """
+    padded = np.pad(history, ((3, 3), (0, 0)), mode="edge")
+    nearby = np.max([padded[k : k + len(history)] for k in range(7)], axis=0)
+    return shares @ nearby
+
+
+def _final_factor(
+    solution: KrylovSolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
+) -> np.ndarray:
+    """The Krylov factor (c,) at `t = inf`: the smallest of three bounds on `|A^(1/2) error|`."""
+    plain = gain.value * residuals.krylov if solution.largest > 0 else np.zeros(solution.c)
+    if not len(solution.tail):
+        return plain
+    rigorous = _radau(solution, ridge, ridge, tail)
+    if gain.kind == RIGOROUS:
+        return np.minimum(plain, rigorous)
+    # Few steps know the smallest eigenvalue badly, and these two lean on it most: the safety covers the spectra of
+    # the tests.
+    least = solution.smallest_ritz[0] + ridge
+    energy = np.linalg.norm(solution.targets, axis=0) / math.sqrt(least)  # of the solution, not below that of the error
+    estimate = ENERGY_SAFETY * np.minimum(energy, _radau(solution, ridge, least / 2, tail))
+    return np.minimum(np.minimum(plain, rigorous), estimate)
+
+
+def _radau(solution: KrylovSolution, ridge: float, least: float, tail: np.ndarray) -> np.ndarray:
+    """`|A^(1/2) error|` (c,) at `t = inf` from `A >= least`: a block Gauss-Radau bound, `sqrt(rho^T S^-1 rho)`.
+
+    With the matrix in the coordinates of the completed basis, the error's energy is that of the residual rho in the
+    inverse of the Schur complement `A22 - C H^-1 C^T`, C the coupling and H the projected matrix with ridge. That of
+    `A - least >= 0` is `A22 - least - C (H - least)^-1 C^T >= 0`, hence the former is at least `S = least (1 + C (H
+    (H - least))^-1 C^T)`. Never above the plain `|rho| / sqrt(least)`.
+    """
+    if least <= 0:
         return np.full(tail.shape[1], math.inf)
     values, cutoff = solution.shifted(ridge)
-    # A Ritz value known only to within the cutoff must not enlarge S.
-    kernel = np.maximum(solution.values, cutoff)
-    s = ridge * (np.eye(len(tail)) + (solution.tail / (kernel * np.maximum(values, cutoff))) @ solution.tail.T)
-    factor = np.linalg.cholesky(s)
-    energy = scipy.linalg.solve_triangular(factor, tail, lower=True)
+    # Leaving a Ritz value out, or counting it larger, makes S smaller and the bound safer: those within rounding of
+    # zero.
+    kept = values > cutoff
+    above = np.maximum(values[kept] - least, cutoff)
+    s = least * (np.eye(len(tail)) + (solution.tail[:, kept] / (values[kept] * above)) @ solution.tail[:, kept].T)
+    energy = scipy.linalg.solve_triangular(np.linalg.cholesky(s), tail, lower=True)
     return np.linalg.norm(energy, axis=0)
 
 
@@ -338,7 +314,8 @@ class StopRule:
     Attributes:
         history: (block steps, dimension, bound) of every check, for the convergence figure; the bound is the largest
             Krylov part over times, ridges, classes and test images.
-        solution: that of the last check, to be reused.
+        solution: that of the last check; the final result may be larger, where the space became invariant or the
+            steps ran out.
     """
 
     spectral_filter: SpectralFilter

@@ -42,7 +42,7 @@ def time_gain(spectral_filter: SpectralFilter, time: float, ridge: float, smalle
         return _descent_gain(spectral_filter, time, ridge, smallest, largest)
     if isinstance(spectral_filter, Momentum):
         # The residual oscillates in time, so its maximum over a grid of times is no proof.
-        return Gain(momentum_gain(spectral_filter, time, smallest + ridge if smallest > 0 else ridge), ESTIMATE)
+        return Gain(float(momentum_gains(spectral_filter, np.array([time]), smallest + ridge)[0]), ESTIMATE)
     return _choose(_flow(spectral_filter.scaled_time(time), ridge), _flow_floor(smallest + ridge))
 
 
@@ -102,32 +102,34 @@ def _descent_gain(f: GradientDescent, time: float, ridge: float, smallest: float
     return Gain(flow.value + first * max(total, 1.0), ESTIMATE)
 
 
-def momentum_gain(f: Momentum, time: float, smallest: float = 0.0) -> float:
+def momentum_gains(f: Momentum, times: np.ndarray, smallest: float = 0.0) -> np.ndarray:
     """The gain of `e'' = -2 gamma e' - a e + r / (n c)`: `int_0^tau sup_a sqrt(a) |G(a, x)| dx / sqrt(n c)`.
 
-    With `z = gamma x`, oscillating modes have `sqrt(a) |G| <= (1 + z) exp(-z)`, from `|sin(w x)| / w <= min(x, 1 /
-    w)`. Overdamped ones, with `y = 1 - kappa / gamma` in (0, 1], have `sqrt(a) |G| <= sqrt(2 y) z exp(-y z) / (1 + z
-    (1 - y))`, from `sinh(v) / v <= exp(v) / (1 + v)`; that is at most `z / (1 + z / 2)` times the maximum of `sqrt(2
-    y) exp(-y z)` for `y <= 1/2`, and `sqrt(2) z exp(-z / 2)` above.
+    With `z = gamma x`, oscillating modes have `sqrt(a) |G| <= (1 + z) exp(-z)`, from `|sin(w x)| / w <= min(x, 1 / w)`.
+    Overdamped ones, with `y = 1 - kappa / gamma` in (0, 1], have
+    `sqrt(a) |G| <= sqrt(2 y) z exp(-y z) / (1 + z (1 - y))`, from `sinh(v) / v <= exp(v) / (1 + v)`; that is at most
+    `z / (1 + z / 2)` times the maximum of `sqrt(2 y) exp(-y z)` for `y <= 1/2`, and `sqrt(2) z exp(-z / 2)` above.
 
     Args:
         f: the filter.
-        time: in steps.
+        times: (k,) finite, in steps.
         smallest: lower bound of the eigenvalues (ridge included); 0 when unknown.
+
+    Returns:
+        (k,), non-decreasing in time.
     """
     unit = f.n * f.c
-    end = f.gamma * f.tau(time)
-    if end == 0:
-        return 0.0
+    ends = f.gamma * math.sqrt(f.learning_rate) * np.asarray(times, dtype=np.float64)
+    last = float(ends.max(initial=0.0))
+    if last == 0:
+        return np.zeros(ends.shape)
     share = min(smallest / (unit * f.gamma**2), 1.0)
     least = share / (1.0 + math.sqrt(1.0 - share))  # 1 - sqrt(1 - share) without cancellation
-    # Beyond 40 / least everything has decayed by exp(-40).
-    end = min(end, 40.0 / least + 80.0) if least > 0 else end
-    z = np.concatenate(([0.0], np.geomspace(min(end, 1.0) * 1e-4, end, 2000)))
+    z = np.concatenate(([0.0], np.geomspace(min(float(ends[ends > 0].min()), 1.0) * 1e-3, last, 2000)))
     # The envelope of sqrt(2 y) exp(-y z) over y >= least: its peak at y = 1 / (2 z), or its value at the edge.
-    peak = np.maximum(0.5 / np.maximum(z, 1e-300), least)
-    slow = np.sqrt(2 * np.minimum(peak, 0.5)) * np.exp(-np.minimum(peak, 0.5) * z)
+    peak = np.minimum(np.maximum(0.5 / np.maximum(z, 1e-300), least), 0.5)
+    slow = np.sqrt(2 * peak) * np.exp(-peak * z)
     supremum = np.maximum.reduce([(1 + z) * np.exp(-z), slow * z / (1 + z / 2), math.sqrt(2) * z * np.exp(-z / 2)])
     # A trapezium on 2,000 geometric points is off by less than a thousandth; rounded up by a hundredth.
-    integral = float(np.trapezoid(supremum, z)) * 1.01
-    return integral / (f.gamma * math.sqrt(unit))
+    integral = np.concatenate(([0.0], np.cumsum(np.diff(z) * (supremum[1:] + supremum[:-1]) / 2))) * 1.01
+    return np.interp(ends, z, integral) / (f.gamma * math.sqrt(unit))

@@ -128,18 +128,26 @@ class KrylovSolution:
         return float(self.values.max(initial=0.0))
 
     @cached_property
-    def smallest(self) -> float:
-        """Estimate of the kernel's smallest eigenvalue that is not null; 0 for an empty basis.
-
-        The smallest Ritz value is never below it. The residual of that Ritz pair says how far it may still fall: the
-        value is divided by up to 17, which keeps early bounds honest, and by 1 once it has converged.
+    def smallest_ritz(self) -> tuple[float, float]:
+        """The smallest eigenvalue in the basis that is not null, never below the kernel's own, and its residual; 0 if
+        none.
         """
         kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest))
         if not kept.size:
-            return 0.0
+            return 0.0, 0.0
         least = kept[np.argmin(self.values[kept])]
-        value = float(self.values[least])
-        return value / (1.0 + min(4.0 * float(np.linalg.norm(self.tail[:, least])) / value, 16.0))
+        return float(self.values[least]), float(np.linalg.norm(self.tail[:, least]))
+
+    @cached_property
+    def smallest(self) -> float:
+        """Estimate of the kernel's smallest eigenvalue that is not null; 0 if none is known.
+
+        The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
+            keeps early bounds
+        honest, and by 1 once it has converged.
+        """
+        value, residual = self.smallest_ritz
+        return value / (1.0 + min(4.0 * residual / value, 16.0)) if value else 0.0
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""

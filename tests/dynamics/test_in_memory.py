@@ -30,7 +30,9 @@ def test_ridge_regression_with_the_kernel():
     assert made.ridge == pytest.approx(1e-3 * np.trace(gram) / 40)
     expected = cross @ np.linalg.solve(gram + made.ridge * np.eye(40), targets)
     np.testing.assert_allclose(made.mean[1], expected, atol=1e-10)
-    assert made.mean.shape == (2, 7, 4) and made.covariance is None and made.times == (10.0, math.inf)
+    assert made.mean.shape == (2, 7, 4)
+    assert made.covariance is None
+    assert made.times == (10.0, math.inf)
     np.testing.assert_allclose(made.mean.sum(-1), 0, atol=1e-12)  # centred targets stay centred
     assert made.max_learning_rate == pytest.approx(2 * 40 * 4 / (np.linalg.eigvalsh(gram)[-1] + made.ridge))
 
@@ -40,7 +42,8 @@ def test_covariances(kernel):
     options = {"times": [0, 50, math.inf], "kernel": kernel, "ridge": 1e-6}
     full = predict_in_memory(SPEC, X, LABELS, X_TEST, covariance="full", **options)
     own = predict_in_memory(SPEC, X, LABELS, X_TEST, covariance="diagonal", **options)
-    assert full.covariance is not None and own.covariance is not None
+    assert full.covariance is not None
+    assert own.covariance is not None
     assert full.covariance.shape == (3, 7, 7)
     np.testing.assert_allclose(np.diagonal(full.covariance, axis1=1, axis2=2), own.covariance, atol=1e-10)
     prior = ntkpipe.Architecture.from_spec(SPEC).diagonal(X_TEST)
@@ -52,7 +55,9 @@ def test_targets_and_float32_and_an_architecture():
     targets = RNG.standard_normal((40, 2))
     arch = ntkpipe.Architecture.from_spec(SPEC)
     double = predict_in_memory(arch, X, targets, X_TEST, times=[100], dynamics="momentum", momentum=0.5)
-    single = predict_in_memory(arch, X, targets, X_TEST, times=[100], dynamics="momentum", momentum=0.5, dtype="float32")
+    single = predict_in_memory(
+        arch, X, targets, X_TEST, times=[100], dynamics="momentum", momentum=0.5, dtype="float32"
+    )
     assert double.mean.dtype == single.mean.dtype == np.float64
     np.testing.assert_allclose(single.mean, double.mean, atol=1e-4)
 
@@ -94,12 +99,12 @@ def test_imports_with_jax_numpy_and_scipy_alone():
     code = """
 import sys, importlib.abc
 class Block(importlib.abc.MetaPathFinder):
-    banned = {"ray", "zarr", "hydra", "omegaconf", "obstore", "fsspec", "pandas", "pyarrow", "sklearn", "matplotlib", "google_crc32c"}
-    def find_spec(self, name, path=None, target=None):
+    banned = {"ray", "zarr", "hydra", "omegaconf", "obstore", "fsspec", "pandas", "pyarrow", "sklearn", "matplotlib",
+    "google_crc32c"} def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.banned:
             raise ImportError("blocked: " + name)
 sys.meta_path.insert(0, Block())
-for name in ("filters", "gains", "gaussian_process", "krylov", "bounds", "times", "in_memory"):
+for name in ("filters", "gains", "gaussian_process", "krylov", "sampling", "bounds", "times", "in_memory"):
     __import__("ntkpipe.dynamics." + name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
