@@ -173,21 +173,26 @@ class LocalStore:
         """Remove leftovers of killed writers."""
         removed = []
         before = time.time() - older_than
-        folder = prefix.rpartition("/")[0]
-        for key in self._walk(folder):
+        top = prefix.rpartition("/")[0]
+        # Ages first: whatever is removed below makes its folder look young. A young folder stays even if empty:
+        # a writer may just have made it.
+        folders = []
+        for path, _, _ in os.walk(os.path.join(self.url, top), topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                folders.append((path, os.stat(path).st_mtime))
+        for key in self._walk(top):
             if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):
                 path = os.path.join(self.url, key)
                 with contextlib.suppress(FileNotFoundError):
                     if os.stat(path).st_mtime <= before:
                         os.unlink(path)
                         removed.append(key)
-        for path, _, _ in os.walk(os.path.join(self.url, folder), topdown=False):
+        for path, modified in folders:
             key = os.path.relpath(path, self.url)
-            if key != "." and key.startswith(prefix.rstrip("/")) and key.split("/")[0] != LEASE_FOLDER:
+            inside = key.startswith(prefix.rstrip("/")) and key.split("/")[0] not in (".", LEASE_FOLDER)
+            if inside and modified <= before:
                 with contextlib.suppress(OSError):  # not empty
-                    # A young one may just have been made by a writer that is about to use it.
-                    if os.stat(path).st_mtime <= before:
-                        os.rmdir(path)
+                    os.rmdir(path)
         return sorted(removed)
 
     def _path(self, key: str) -> str:

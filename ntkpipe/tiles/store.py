@@ -91,11 +91,14 @@ class GramStore:
             CorruptionError: if its manifest is damaged.
         """
         key = f"gram/{check_name(name)}/manifest.json"
+        data = objects.get(key)
         try:
-            manifest = unseal(objects.get(key), f"{objects.url}/{key}")
-        except CorruptionError as error:
-            raise CorruptionError(f"{error}: delete this Gram store with `ntkpipe clean`") from None
-        return cls(objects, name, GramIdentity.from_dict(manifest["identity"]))
+            identity = unseal(data, key)["identity"]
+        except (CorruptionError, KeyError):
+            raise CorruptionError(
+                f"the manifest {objects.url}/{key} is damaged: delete this Gram store with `ntkpipe clean`"
+            ) from None
+        return cls(objects, name, GramIdentity.from_dict(identity))
 
     @property
     def where(self) -> str:
