@@ -89,8 +89,8 @@ def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
         f"<header><h1>{escape(title)}</h1>{_lead(inputs)}</header>",
         _tiles(inputs),
         _warnings(inputs),
-        _section("Accuracy and loss", _metric_tables(inputs)),
         _section("Figures", _figures(figures)),
+        _section("Accuracy and loss", _metric_tables(inputs)),
         _section("Numerical error", _bound_table(inputs)),
         _section("Most frequent confusions", _confused_pairs(inputs)),
         _section("Learning rate", _learning_rates(inputs)),
@@ -148,21 +148,29 @@ def _warnings(inputs: ReportInputs) -> str:
 
 
 def _metric_tables(inputs: ReportInputs) -> str:
-    tables = []
-    if inputs.predictions.is_classification:
-        tables.append(_time_table(inputs, "accuracy", "Test accuracy", lambda v: f"{100 * v:.2f}%", max))
+    def percent(value: float) -> str:
+        return f"{100 * value:.2f}%"
+
+    predictions = inputs.predictions
+    tables, uncertainty = [], []
+    if predictions.is_classification:
+        tables.append(_time_table(inputs, "accuracy", "Test accuracy", percent, max))
     tables.append(_time_table(inputs, "mse", "Test mean squared error", _significant, min))
-    if inputs.predictions.variance is not None:
-        tables.append(_time_table(inputs, "nll", "Negative log-likelihood per target (nats)", _significant, min))
-        tables.append(
-            _time_table(inputs, "coverage_95", "Targets within the 95% interval", lambda v: f"{100 * v:.2f}%", None)
-        )
-        if inputs.predictions.is_classification:
-            tables.append(_time_table(inputs, "ece", "Expected calibration error", _significant, min))
+    if predictions.variance is not None:
+        uncertainty.append(_time_table(inputs, "nll", "Negative log-likelihood per target (nats)", _significant, min))
+        uncertainty.append(_time_table(inputs, "coverage_95", "Targets within the 95% interval", percent, None))
+        if predictions.is_classification:
+            uncertainty.append(_time_table(inputs, "ece", "Expected calibration error", _significant, min))
     note = "In colour: the best of each column, by these same test points. Times are in gradient steps"
-    if inputs.predictions.ridge_scale == "relative":
+    if predictions.ridge_scale == "relative":
         note += "; ridges are relative to the mean of the kernel's diagonal"
-    return f'<div class="side">{"".join(tables)}</div>' + f'<p class="note">{note}.</p>'
+    page = f'<div class="side">{"".join(tables)}</div><p class="note">{note}.</p>'
+    if uncertainty:
+        page += (
+            "<details><summary>Likelihood and calibration</summary>"
+            f'<div class="side">{"".join(uncertainty)}</div></details>'
+        )
+    return page
 
 
 def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: Any) -> str:
@@ -328,7 +336,7 @@ def _figure(figure: FigureFile) -> str:
     source = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
     caption = escape(figure.caption)
     return (
-        f'<figure style="max-width:{width + 18}px"><h3>{escape(figure.title)}</h3>'
+        f'<figure style="max-width:{max(width, 340) + 18}px"><h3>{escape(figure.title)}</h3>'
         f'<img src="{source}" width="{width}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
     )
 

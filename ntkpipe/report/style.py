@@ -83,9 +83,11 @@ def kernel_name(kernel: str) -> str:
 
 
 def number(value: float) -> str:
-    """A time, ridge or bound as short text: `0`, `0.001`, `1e-04` as `1e-4`, `∞`."""
+    """A time, ridge or bound as short text: `0`, `0.001`, `1e-5`, `14230`, `∞`."""
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
+    if 1e4 <= abs(value) < 1e6:
+        return f"{value:.0f}"
     return re.sub(r"e([+-])0*(\d)", lambda m: f"e{'-' if m[1] == '-' else ''}{m[2]}", f"{value:.4g}")
 
 

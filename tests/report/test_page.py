@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.metrics import compute_metrics
+from ntkpipe.report.page import write_report
+
+HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "-->&amp;")
+SUMMARY = {
+    "title": "<script>alert(3)</script> & co",
+    "warnings": ["the kernel is <b>singular</b>"],
+    "max_learning_rate": {"ntk": 12.5, "nngp": float("inf")},
+    "timings": {"gram": 173.4, "solve": 4000.0},
+    "kernel": [{"op": "dense", "features": 10}, {"op": "relu"}],
+    "config": {"data": {"path": "<iframe src='https://example.org'>"}, "times": [1, "inf"], "none": None, "empty": {}},
+    "my_section": {"x": True},
+}
+
+
+class Reader(HTMLParser):
+    """Collects elements, attributes and text, and checks that elements are closed in order."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def page(make, tmp_path):
+    def write(predictions, **options):
+        images = np.random.default_rng(0).random((len(predictions.test_index), 5, 5, 1))
+        inputs = ReportInputs(predictions, compute_metrics(predictions), images=images, **options)
+        return write_report(inputs, tmp_path / "report")
+
+    return write
+
+
+def test_hostile_texts_are_text(make, page) -> None:
+    path = page(make(class_names=HOSTILE, p=30), summary=SUMMARY)
+    reader = Reader(path.read_text(encoding="utf-8"))
+    names = {tag for tag, _ in reader.tags}
+    assert not names & {"script", "iframe", "link", "object", "embed", "svg", "form", "base"}
+    for _, attributes in reader.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    text = "".join(reader.texts)
+    assert SUMMARY["title"] in text
+    assert HOSTILE[0] in text  # among the most frequent confusions, as text
+    assert "the kernel is <b>singular</b>" in text
+    assert "<iframe src='https://example.org'>" in text
+
+
+def test_the_page_is_whole_and_self_contained(make, page) -> None:
+    predictions = make(p=30)
+    path = page(predictions, summary=SUMMARY)
+    assert sorted(item.name for item in path.parent.iterdir()) == ["figures", "report.html"]
+    html = path.read_text(encoding="utf-8")
+    reader = Reader(html)
+    images = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert len(images) == 4
+    assert all(len(image["src"]) > 5000 and image["alt"] for image in images)
+    text = "".join(reader.texts)
+    for entry in compute_metrics(predictions)["entries"]:
+        assert f"{100 * entry['accuracy']:.2f}%" in text
+        assert f"{entry['mse']:.4g}" in text
+    for expected in ("12.5", "2 min 53 s", "1 h 06 min", "op: relu", "My section", "rigorous", "estimate", "NNGP"):
+        assert expected in text
+    assert predictions.fingerprint() in text
+    assert "default-src 'none'" in html
+
+
+def test_a_regression_has_a_page_too(make, page) -> None:
+    text = "".join(Reader(page(make(regression=True, variance=False)).read_text(encoding="utf-8")).texts)
+    assert "Test mean squared error" in text
+    assert "accuracy" not in text.replace("Accuracy and loss", "")
+
+
+def test_a_run_of_one_diverged_entry(make, page) -> None:
+    import dataclasses
+
+    predictions = make(kernels=("ntk",), times=(5.0,), ridges=(0.0,))
+    bad = dataclasses.replace(
+        predictions, mean=np.full_like(predictions.mean, np.inf), error_bound=np.full_like(predictions.mean, np.inf)
+    )
+    assert "–" in page(bad).read_text(encoding="utf-8")
