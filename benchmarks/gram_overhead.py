@@ -55,9 +55,10 @@ def serve(images: str, edge: int, worker: int, workers: int) -> None:
     def write(folder: Path, i: int, j: int, tile: dict[str, np.ndarray]) -> None:
         for kernel, array in tile.items():
             with (folder / f"{kernel}.{i}.{j}").open("wb", buffering=0) as file:
-                file.write(memoryview(array).cast("B"))
+                file.write(array.data.cast("B"))
 
-    compute(1, 0), compute(0, 0)  # compile
+    for i in (1, 0):
+        compute(i, 0)  # compile
     print("ready", flush=True)
     for line in sys.stdin:
         folder, pending = Path(line.strip()), None
@@ -151,7 +152,7 @@ def pipeline_round(executor: Any, images: Any, n: int, edge: int, fingerprint: s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=20_480, help="training images")
     parser.add_argument("--edge", type=int, default=2048, help="rows per tile")
     parser.add_argument("--rounds", type=int, default=5)

@@ -31,6 +31,9 @@ BATCH_SECONDS = 10.0
 """Work per task: so long that a task's overhead (a few ms) and its one write that nothing overlaps do not count, so
 short that progress is seen and little is left to the last worker."""
 
+# Enough for writes to overlap; of a tile that takes minutes, `BATCH_SECONDS` makes it one.
+_FIRST_BATCH = 4
+
 # What one worker with one thread did on the machine of FACTS (two cores at 145 GF/s in float32, elementwise work
 # included): an order of magnitude until a run has measured its own.
 _ASSUMED_RATE = {"float32": 4e10, "float64": 2e10}
@@ -131,6 +134,11 @@ class GramPlan:
             chunk = min(self.edge, block.whole.rows) * min(self.edge, block.whole.cols) * item + 4
             total += block.tiles * (KERNELS * chunk + RECEIPT_BYTES)
         return total
+
+    @property
+    def seconds_per_tile(self) -> float:
+        """Projected duration of a whole tile on one worker."""
+        return self.edge**2 * self.flops_per_pair / self.rate.flops
 
     @property
     def seconds(self) -> float:
@@ -272,14 +280,19 @@ def _check_memory(plan: GramPlan, share: int) -> None:
     )
 
 
-def batch_size(remaining: int, workers: int, seconds_per_tile: float | None) -> int:
+def batch_size(remaining: int, workers: int, seconds_per_tile: float, *, measured: bool) -> int:
     """Tiles of the next task: `BATCH_SECONDS` of work, less towards the end so that all workers finish together.
 
-    One while nothing is known of a tile's duration.
+    Args:
+        remaining: tiles that are in no task yet.
+        workers: that share them.
+        seconds_per_tile: on one worker.
+        measured: False if that is the plan's projection: first tasks are short then, because it may be far off.
     """
-    if not seconds_per_tile:
-        return 1
-    return max(1, min(int(BATCH_SECONDS / seconds_per_tile), remaining // (4 * workers)))
+    most = int(BATCH_SECONDS / seconds_per_tile) if seconds_per_tile else remaining
+    if not measured:
+        most = min(most, _FIRST_BATCH)
+    return max(1, min(most, remaining // (2 * workers)))
 
 
 def row_batches(addresses: Iterable[tuple[int, int]], size: Iterator[int]) -> Iterator[tuple[tuple[int, int], ...]]:

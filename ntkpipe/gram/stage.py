@@ -121,8 +121,9 @@ class _Run:
 
         def sizes() -> Iterator[int]:
             while True:
-                mean = sum(self._durations) / len(self._durations) if self._durations else None
-                yield batch_size(left, self._workers, mean)
+                measured = bool(self._durations)
+                mean = sum(self._durations) / len(self._durations) if measured else self._plan.seconds_per_tile
+                yield batch_size(left, self._workers, mean, measured=measured)
 
         for block in self._plan.blocks:
             missing = ((tile.i, tile.j) for tile in self._job.gram.missing(block.block, block.used))

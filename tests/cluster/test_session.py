@@ -57,7 +57,7 @@ def test_folders_of_killed_sessions_are_removed_and_others_stay(monkeypatch, tmp
         folder.mkdir()
         (folder / "alive").touch()
         (folder / "log").touch()
-        os.utime(folder, (time.time() - age,) * 2)
+        os.utime(folder, (time.time() - age, time.time() - age))
     (tmp_path / "ntk-ray-empty").mkdir()
     os.utime(tmp_path / "ntk-ray-empty", (0, 0))  # not ours to judge: it has no lock
     with (tmp_path / "ntk-ray-living" / "alive").open() as file:

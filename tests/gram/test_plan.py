@@ -174,11 +174,13 @@ def test_batches_are_lazy() -> None:
 
 
 def test_batches_are_small_at_first_and_at_the_end() -> None:
-    assert batch_size(1000, 2, None) == 1
-    assert batch_size(1000, 2, 1.0) == int(BATCH_SECONDS)
-    assert batch_size(10, 2, 1.0) == 1
-    assert batch_size(1000, 2, 1000.0) == 1
-    assert batch_size(80, 2, 0.01) == 10
+    assert batch_size(1000, 2, 0.1, measured=False) == 4
+    assert batch_size(1000, 2, 100.0, measured=False) == 1
+    assert batch_size(1000, 2, 1.0, measured=True) == int(BATCH_SECONDS)
+    assert batch_size(1000, 2, 1000.0, measured=True) == 1
+    assert batch_size(80, 2, 0.01, measured=True) == 20
+    assert batch_size(3, 2, 1.0, measured=True) == 1
+    assert batch_size(0, 2, 0.0, measured=True) == 1
 
 
 def test_people_can_read_quantities() -> None:
