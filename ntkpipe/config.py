@@ -173,7 +173,7 @@ class SolverConfig:
     """
 
     kind: str = "krylov"
-    tolerance: float = 1e-5
+    tolerance: float = 1e-4
     max_steps: int = 1000
     products: str | None = None
     checkpoint_every: int = 10

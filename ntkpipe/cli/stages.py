@@ -31,7 +31,7 @@ def run(config: RunConfig, session: Session) -> None:
             print(
                 f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
                 f"metrics      {folder / 'metrics.json'}\n"
-                f"report       {folder / 'report' / 'index.html'}   (figures beside it)"
+                f"report       {folder / 'report' / 'report.html'}   (figures beside it)"
             )
 
 

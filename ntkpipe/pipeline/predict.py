@@ -10,8 +10,9 @@ import numpy as np
 
 import ntkpipe
 from ntkpipe.dynamics import gaussian_process as gp
-from ntkpipe.dynamics.bounds import ErrorBudget, TestSample, direct_budget, error_budget, sample_indices
+from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
 from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
+from ntkpipe.dynamics.sampling import TestSample, sample_indices
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.cholesky import CholeskyFactor, cholesky

@@ -17,9 +17,9 @@ from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solve import restore
 from ntkpipe.predictions.read import read_predictions
+from ntkpipe.report import page
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import compute_metrics
-from ntkpipe.report import page
 
 
 def write_report(run: RunDir, inputs: Inputs) -> Path:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import RowSample, sample_indices, stop_rule
+from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.sampling import RowSample, sample_indices
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.assemble import assemble
@@ -210,8 +211,9 @@ def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) ->
         clock["orthogonalise"] += record.orthogonalise_seconds
         bound = rule.history[-1][2] if rule.history else math.nan
         tell(
-            f"{problem.name}: {record.step} passes, {record.vectors} vectors, error bound {bound:.1e} "
-            f"(wanted {config.tolerance:.0e}), {record.product_seconds:.2g} s a pass",
+            f"{problem.name}: {record.step} passes, {record.vectors} vectors, "
+            + (f"error bound {bound:.1e}, wanted {config.tolerance:.0e}, " if rule.history else "")
+            + f"{record.product_seconds:.2g} s a pass",
             kernel=problem.name,
             steps=record.step,
             bound=None if math.isnan(bound) else bound,

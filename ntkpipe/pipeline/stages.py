@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,9 @@ class Job:
         """Compute the missing tiles."""
         inputs = self.inputs()
         plan, store = inputs.plan, inputs.gram
+        # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
+        # checksums whenever a tile is read.
+        self._discard(audit.verify(store, deep=False))
         missing = sum(1 for block in plan.blocks for _ in store.missing(block.block, block.used))
         missing += sum(len(store.missing_diagonal(block.block, block.used.rows)) for block in plan.blocks)
         if not missing:
@@ -82,7 +85,7 @@ class Job:
                 self.run.finish("gram", 0.0, store=store.where, tiles=plan.tiles, computed=0, reused=plan.tiles)
             self.echo(f"gram     all {plan.tiles:,} tiles are stored: {store.where}")
             return
-        for line in plan.describe().splitlines():
+        for line in filter(None, plan.describe().splitlines()):
             self.echo(f"plan     {line}")
         executor = self.executor()
         progress = Progress(self.run, "gram", self.echo)
@@ -216,16 +219,20 @@ class Job:
                 return work()
             except CorruptionError as error:
                 self.warn(f"{error}; looking for damaged tiles and computing them again")
-                store = self.inputs().gram
-                for label, i, j in audit.repair(store, list(audit.verify(store))):
-                    self.warn(f"tile ({i}, {j}) of {label} in {store.where} was damaged and is computed again")
+                self._discard(audit.verify(self.inputs().gram))
                 self.gram()
         return work()
+
+    def _discard(self, problems: Iterable[audit.Problem]) -> None:
+        """Drop damaged tiles, by name, so that they are computed again."""
+        store = self.inputs().gram
+        for label, i, j in audit.repair(store, problems):
+            self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
 
 
 def is_finished(run: RunDir) -> bool:
     """Whether every stage of the run has its receipt and its output is there."""
-    outputs = ("predictions.zarr", "metrics.json", "report/index.html")
+    outputs = ("predictions.zarr", "metrics.json", "report/report.html")
     return run.receipt("report") is not None and all((run.path / name).exists() for name in outputs)
 
 
