@@ -21,9 +21,7 @@ EPS = float(np.finfo(np.float64).eps)
 
 
 def null_cutoff(n: int, largest: float) -> float:
-    """Eigenvalues of an n x n float64 matrix at or below `n eps largest` are rounding: no algorithm can tell them
-    from zero.
-    """
+    """`n eps largest`: at or below it no algorithm tells an eigenvalue of an n x n float64 matrix from zero."""
     return n * EPS * abs(float(largest))
 
 
@@ -75,9 +73,7 @@ class SpectralFilter(ABC):
         return np.where(drop, 0.0, self._weights(safe, float(time)))
 
     def decay(self, eigenvalues: np.ndarray, time: float, *, cutoff: float = 0.0) -> np.ndarray:
-        """The share of a target component that is still to be learnt, `1 - l phi(l)`; 1 where it never is. See
-        `weights`.
-        """
+        """The share of a target component still to be learnt, `1 - l phi(l)`; 1 where it never is. See `weights`."""
         self.check_time(time)
         eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
         drop = self.unlearnt(eigenvalues, time, cutoff=cutoff)
@@ -126,9 +122,7 @@ class SpectralFilter(ABC):
 
 @dataclass(frozen=True)
 class GradientFlow(SpectralFilter):
-    """Continuous gradient descent: `phi = (1 - exp(-l s)) / l`, `s = rate * t / (n c)`, limit `s` at `l = 0`; `1 / l`
-    at `t = inf`.
-    """
+    """Gradient flow: `phi = (1 - exp(-l s)) / l`, `s = rate t / (n c)`; `s` at `l = 0`, and `1 / l` at `t = inf`."""
 
     def _weights(self, eigenvalues: np.ndarray, time: float) -> np.ndarray:
         s = self.scaled_time(time)

@@ -1,9 +1,8 @@
-"""How much a residual of the training dynamics can move a prediction: the gain `int_0^s sup_l sqrt(l) |propagator(l,
-x)| dx`.
+"""How much a residual of the training dynamics can move a prediction: the gain.
 
-Multiplied by `sqrt(T_**)` and the largest residual it bounds the error of a mean (see `bounds.py`). Rigorous forms
-use only that the kernel is positive semi-definite; others use its smallest eigenvalue, which is known as a Ritz value
-only, never below it.
+It is `int_0^s sup_l sqrt(l) |propagator(l, x)| dx`. Multiplied by `sqrt(T_**)` and the largest residual it bounds the
+error of a mean (see `bounds.py`). Rigorous forms use only that the kernel is positive semi-definite; others use its
+smallest eigenvalue, which is known as a Ritz value only, never below it.
 """
 
 from __future__ import annotations
@@ -64,18 +63,14 @@ def _choose(rigorous: float, estimate: float) -> Gain:
 
 
 def _flow(s: float, ridge: float) -> float:
-    """`int_0^s exp(-ridge x) / sqrt(2 e x) dx`, as `sqrt(l) exp(-l x) <= 1 / sqrt(2 e x)`: `sqrt(2 s / e)` without
-    ridge.
-    """
+    """`int_0^s exp(-ridge x) / sqrt(2 e x) dx`, since `sqrt(l) exp(-l x) <= 1 / sqrt(2 e x)`."""
     if ridge * s < 1e-8:
         return math.sqrt(2 * s / math.e)
     return math.sqrt(math.pi / (2 * math.e * ridge)) * math.erf(math.sqrt(ridge * s))
 
 
 def _flow_floor(smallest: float) -> float:
-    """The same integral to infinity for `l >= smallest`: half from each side of `x = 1 / (2 smallest)`, `2 / sqrt(e
-    smallest)`.
-    """
+    """The same to infinity for `l >= smallest`: half from each side of `x = 1 / (2 smallest)`."""
     return 2.0 / math.sqrt(math.e * smallest) if smallest > 0 else math.inf
 
 

@@ -111,11 +111,11 @@ def nngp_covariance(
     time: float,
     ridge: float,
 ) -> np.ndarray:
-    """Covariance over networks of which only the readout is trained: `K_** - K_* phi_2t(K + ridge) K_*^T` for
-    gradient flow.
+    """Covariance over networks of which only the readout is trained.
 
-    The ridge is inside, as noise of the initial outputs; `t = inf` is the Bayesian posterior (with the NTK for K:
-    `ntkgp`). For any dynamics the filter is `phi (1 + decay)`, which for gradient flow is that of twice the time.
+    For gradient flow it is `K_** - K_* phi_2t(K + ridge) K_*^T`. The ridge is inside, as noise of the initial
+    outputs; `t = inf` is the Bayesian posterior (with the NTK for K: `ntkgp`). For any dynamics the filter is `phi (1
+    + decay)`, which for gradient flow is that of twice the time.
 
     Args:
         system: of the train-train kernel.
@@ -145,8 +145,9 @@ def ntk_covariance(
     time: float,
     ridge: float,
 ) -> np.ndarray:
-    """Covariance over networks of which all layers are trained: `K_** + B K B^T - B K_*^T - (B K_*^T)^T`, `B = T_*
-    phi(T + ridge)`.
+    """Covariance over networks of which all layers are trained.
+
+    `K_** + B K B^T - B K_*^T - (B K_*^T)^T` with `B = T_* phi(T + ridge)`.
 
     Args:
         system: of the train-train NTK.

@@ -1,6 +1,4 @@
-"""Predictions of small problems in one call, for notebooks: kernels, eigendecomposition, means and covariances in
-memory.
-"""
+"""Predictions of small problems in one call, for notebooks: everything in memory, by eigendecomposition."""
 
 from __future__ import annotations
 

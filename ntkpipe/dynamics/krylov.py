@@ -122,16 +122,12 @@ class KrylovSolution:
 
     @cached_property
     def largest(self) -> float:
-        """Largest eigenvalue in the basis: that of the kernel to rounding after a few block steps. 0 for an empty
-        basis.
-        """
+        """Largest eigenvalue in the basis, after a few block steps that of the kernel to rounding; 0 if empty."""
         return float(self.values.max(initial=0.0))
 
     @cached_property
     def smallest_ritz(self) -> tuple[float, float]:
-        """The smallest eigenvalue in the basis that is not null, never below the kernel's own, and its residual; 0 if
-        none.
-        """
+        """The smallest eigenvalue in the basis that is not null, and its residual; zeros if there is none."""
         kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest))
         if not kept.size:
             return 0.0, 0.0
@@ -143,8 +139,7 @@ class KrylovSolution:
         """Estimate of the kernel's smallest eigenvalue that is not null; 0 if none is known.
 
         The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
-            keeps early bounds
-        honest, and by 1 once it has converged.
+        keeps early bounds honest, and by 1 once it has converged.
         """
         value, residual = self.smallest_ritz
         return value / (1.0 + min(4.0 * residual / value, 16.0)) if value else 0.0
@@ -179,9 +174,7 @@ class KrylovSolution:
         return eigen_coordinates if self.rotation is None else self.rotation @ eigen_coordinates
 
     def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
-        """Null eigenvalues left out per time and ridge, (T, R) int; above 0 the kernel is singular and a warning is
-        due.
-        """
+        """Null eigenvalues left out per time and ridge, (T, R) int; above 0, warn of a singular kernel."""
         out = np.zeros((len(times), len(ridges)), dtype=int)
         for j, ridge in enumerate(ridges):
             values, cutoff = self.shifted(ridge)
@@ -215,7 +208,5 @@ def means_from_weights(product: np.ndarray, shape: tuple[int, int, int]) -> np.n
 
 
 def prefers_basis(m: int, shape: tuple[int, int, int]) -> bool:
-    """True where `T_* V` has fewer columns than the combined weights of `shape` (T, R, c): the cheaper pass over the
-    test tiles.
-    """
+    """True where `T_* V` has fewer columns than the combined weights of `shape` (T, R, c), hence is cheaper."""
     return m < shape[0] * shape[1] * shape[2]

@@ -1,6 +1,4 @@
-"""Rows and test images sampled to measure the rounding of products and of stored tiles, and what may be inferred from
-them.
-"""
+"""Rows and test images sampled to measure rounding, and what may be inferred from them about all."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ MISS_PROBABILITY = 1e-6
 
 @dataclass(frozen=True)
 class RowSample:
-    """Rows of the train-train kernel multiplied with the basis of a `KrylovSolution`, to measure what its residual
-    does not see.
+    """Train-train rows times the basis of a `KrylovSolution`, to measure what its own residual does not see.
 
     Args:
         indices: (k,) sampled rows, distinct (`sample_indices`).

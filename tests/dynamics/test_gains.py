@@ -9,7 +9,7 @@ import scipy.integrate
 from ntkpipe.dynamics.filters import GradientDescent, GradientFlow, Momentum
 from ntkpipe.dynamics.gains import final_gain, momentum_gains, time_gain
 
-L = np.geomspace(1e-6, 10, 4000)
+L = np.geomspace(1e-6, 10, 1500)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.01, 1.0])
@@ -37,7 +37,7 @@ def test_an_estimate_is_used_only_where_it_is_much_smaller():
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.15, 0.19])
-@pytest.mark.parametrize("t", [1, 2, 7, 100, 3000])
+@pytest.mark.parametrize("t", [1, 2, 7, 400])
 def test_descent_gain_bounds_the_sum_of_propagators(rate, t):
     lam = np.concatenate([L, np.linspace(5, 10, 2000)])
     total = sum(np.max(rate * np.sqrt(lam) * np.abs(1 - rate * lam) ** j) for j in range(t))
@@ -56,10 +56,10 @@ def test_diverging_descent_has_no_bound():
 def test_momentum_gain_bounds_the_integral_of_impulse_responses(rate, smallest):
     f = Momentum(1, 1, rate, 0.9)
     gamma = f.gamma
-    a = np.geomspace(max(smallest, 1e-7), 100, 3000)
+    a = np.geomspace(max(smallest, 1e-7), 100, 1500)
     kappa = np.sqrt(np.abs(gamma**2 - a))
     for t in (0.3, 10.0, 1000.0):
-        x = np.linspace(0, f.tau(t), 3000)
+        x = np.linspace(0, f.tau(t), 2000)
 
         def largest(s):
             over = (np.exp(-(a / (gamma + kappa)) * s) - np.exp(-(gamma + kappa) * s)) / (2 * kappa)
