@@ -45,14 +45,14 @@ _AS_4_4_46 = (
 )
 
 
-def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
+def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     value = jnp.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         value = value * x + coefficient
     return value
 
 
-def _half_range(a: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, Array]:
+def _half_range(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> tuple[Array, Array]:
     """`(a > 1/2, y + y z R(z))` of y = a below 1/2, and of y = sqrt((1 - a) / 2) above, given b = 1 - a."""
     upper = a > 0.5
     z = jnp.where(upper, 0.5 * b, a * a)
@@ -61,14 +61,14 @@ def _half_range(a: Float[Array, "..."], b: Float[Array, "..."]) -> tuple[Array, 
     return upper, y + y * (z * _polynomial(numerator, z) / _polynomial(denominator, z))
 
 
-def arcsin(x: Float[Array, "..."]) -> Float[Array, "..."]:
+def arcsin(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Inverse sine of `-1 <= x <= 1`, to 2 units in the last place; small arguments keep their relative accuracy."""
     a = jnp.abs(x)
     upper, y = _half_range(a, 1.0 - a)
     return jnp.copysign(jnp.where(upper, 0.5 * math.pi - 2.0 * y, y), x)
 
 
-def angle_and_sine(c: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def angle_and_sine(c: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """The angle whose cosine is `c`, and its sine.
 
     Both come from `1 - |c|`, which is exact in floating point for |c| >= 1/2: no cancellation near the ends. Absolute

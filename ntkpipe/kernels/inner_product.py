@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from ntkpipe.kernels.state import Array, KernelState, Signature
+from ntkpipe.kernels.state import KernelState, Signature
 
 
 def squared_norms(x: np.ndarray) -> np.ndarray:
@@ -19,24 +20,25 @@ def squared_norms(x: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", x, x, dtype=np.float64).astype(x.dtype)
 
 
-def pair_state(
-    products: Float[Array, "n1 n2"], p: Float[Array, " n1"], q: Float[Array, " n2"], features: int
-) -> KernelState:
-    """The state of a block of pairs, from inner products and squared norms of flattened images.
+@dataclass(frozen=True)
+class Input:
+    """Where every network begins: inner products of flattened images become covariances.
 
     Args:
-        products: x . x', not yet divided.
-        p: squared norms of the row images.
-        q: squared norms of the column images.
-        features: height * width * channels.
+        features: height * width * channels, by which they are divided.
     """
-    scale = 1.0 / features
-    return KernelState(products * scale, None, (p * scale)[:, None], (q * scale)[None, :], Signature((), features))
 
+    features: int
 
-def diagonal_state(norms: Float[Array, " n"], features: int) -> KernelState:
-    """The state of single images, from their squared norms; see `pair_state`."""
-    return KernelState(norms * (1.0 / features), None, None, None, Signature((), features))
+    def outgoing(self, incoming: Signature) -> Signature:
+        """Flat, and not Gaussian: pixels are what they are."""
+        return Signature((), self.features)
+
+    def __call__(self, state: KernelState) -> KernelState:
+        """Divide the inner products and squared norms."""
+        scale = 1.0 / self.features
+        p, q = (None if norms is None else norms * scale for norms in (state.p, state.q))
+        return KernelState(state.nngp * scale, None, p, q, self.outgoing(state.signature))
 
 
 def device_products(x1: jax.Array, x2: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

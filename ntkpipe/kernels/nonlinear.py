@@ -26,7 +26,7 @@ class Nonlinearity:
         """`E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]`, `(n1, n2)` each, for covariance `k` and variances `p`, `q`."""
         raise NotImplementedError
 
-    def same(self, p: Float[Array, "..."]) -> Moments:
+    def same(self, p: Float[Array, "*n"]) -> Moments:
         """`E[phi(u)^2]` and `E[phi'(u)^2]` for variances `p`."""
         raise NotImplementedError
 
@@ -86,7 +86,7 @@ class ABRelu(Nonlinearity):
         dot = (self.a**2 + self.b**2) / 2.0 - c * angle
         return c * sine * (root_p * root_q) + dot * k, dot
 
-    def same(self, p: Float[Array, "..."]) -> Moments:
+    def same(self, p: Float[Array, "*n"]) -> Moments:
         """The angle is 0: `(a^2 + b^2) / 2` times the variance, and that factor."""
         factor = (self.a**2 + self.b**2) / 2.0
         return p * factor, jnp.full_like(p, factor)
@@ -116,7 +116,7 @@ class Erf(Nonlinearity):
         dot = (self.a * self.b) ** 2 * (4.0 / math.pi) * inverse / jnp.sqrt(cosine2)
         return self.a**2 * (2.0 / math.pi) * arcsin(sine) + self.c**2, dot
 
-    def same(self, p: Float[Array, "..."]) -> Moments:
+    def same(self, p: Float[Array, "*n"]) -> Moments:
         """At k = p the cosine's square is `(1 + 4 b^2 p) / (1 + 2 b^2 p)^2`, without cancellation."""
         scale = 2.0 * self.b**2
         root = jnp.sqrt(1.0 + 2.0 * scale * p)
@@ -146,7 +146,7 @@ class Gelu(Nonlinearity):
         bracket = inverse * inverse / cosine2 + inverse * inverse - ratio + 1.0
         return nngp, half + bracket * sine / cosine / (2.0 * math.pi)
 
-    def same(self, p: Float[Array, "..."]) -> Moments:
+    def same(self, p: Float[Array, "*n"]) -> Moments:
         """At k = p, N cos = sqrt(1 + 2 p), without cancellation."""
         root = jnp.sqrt(1.0 + 2.0 * p)
         half = 0.25 + jnp.arctan2(p, root) / (2.0 * math.pi)
@@ -187,7 +187,7 @@ class Sin(Nonlinearity):
         dot = (self.a * self.b) ** 2 * 0.5 * (of_difference + cos2c * of_sum)
         return nngp, dot
 
-    def same(self, p: Float[Array, "..."]) -> Moments:
+    def same(self, p: Float[Array, "*n"]) -> Moments:
         """At k = p the first exponential is 1."""
         b2 = self.b**2
         lost = -jnp.expm1(-2.0 * b2 * p)

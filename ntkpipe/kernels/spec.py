@@ -114,8 +114,8 @@ def _canonical_layer(layer: Any) -> dict[str, Any]:
 
 def name_layer(index: int, layer: Any) -> str:
     """How errors call a layer: its position, counted from 0, and its op."""
-    op = layer.get("op") if isinstance(layer, Mapping) else None
-    return f"layer {index} ({op if op is not None else layer!r})"
+    op = layer.get("op") if isinstance(layer, Mapping) else layer
+    return f"layer {index} ({op if isinstance(op, str) else repr(op)})"
 
 
 def canonical_spec(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -187,4 +187,3 @@ def _parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(error) from None
-

@@ -15,8 +15,8 @@ Array = jax.Array | np.ndarray
 class Kernels(NamedTuple):
     """Both kernels of one block of image pairs, `(n1, n2)` each (of single images: `(n,)` each)."""
 
-    nngp: Float[Array, "..."]
-    ntk: Float[Array, "..."]
+    nngp: Float[Array, "*n"]
+    ntk: Float[Array, "*n"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class KernelState:
         signature: the static facts.
     """
 
-    nngp: Float[Array, "..."]
-    ntk: Float[Array, "..."] | None
+    nngp: Float[Array, "*n"]
+    ntk: Float[Array, "*n"] | None
     p: Float[Array, "n1 1"] | None
     q: Float[Array, "1 n2"] | None
     signature: Signature

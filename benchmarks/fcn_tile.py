@@ -1,0 +1,150 @@
+"""One tile of a fully connected network of depth 3, NNGP and NTK, against neural-tangents on the same machine.
+
+Usage: `python benchmarks/fcn_tile.py [PEER_ENVIRONMENT]`: makes the peer's environment there (default `.venv-peer`) with
+this interpreter (3.11 or 3.12) and the configured package index, if it is not there yet.
+
+Both sides are servers in processes of their own and are asked in turn, so that whatever else the machine does hits
+both; what is printed is the median over rounds of the ratio of their times. neural-tangents is jitted and returns both
+kernels from one call, as here. It has no triangle: for a symmetric matrix it computes every tile, ntkpipe half of them.
+
+The floor, for a tile of n x n pairs of images of d values in float32: 2 n^2 d operations of the product (n = 2048, d =
+3072: 25.8 GFlop, 0.18 s at the 145 GF/s of two slow cores, 0.11 s at 240), 3 nonlinear maps of about 35 operations
+(0.4 GFlop), 8 n^2 bytes of results (34 MB) and 8 n d bytes of images (50 MB): the product is all but everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+PEER_REQUIREMENTS = ["jax==0.4.30", "jaxlib==0.4.30", "numpy<2", "scipy<1.13", "neural-tangents==0.6.5"]
+DEPTH, W_STD, B_STD = 3, 2**0.5, 0.1
+
+# Each server loads the images, computes once (compiling), stores the values, then answers every line with its seconds.
+SERVER = """
+import sys, time
+import numpy as np
+folder, side, depth, w_std, b_std = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
+x1, x2 = np.load(folder + "/x1.npy", allow_pickle=False), np.load(folder + "/x2.npy", allow_pickle=False)
+if side == "peer":
+    import jax
+    from neural_tangents import stax
+    layers = [stax.Flatten()]
+    for _ in range(depth):
+        layers += [stax.Dense(512, W_std=w_std, b_std=b_std), stax.Relu()]
+    kernel = jax.jit(stax.serial(*layers, stax.Dense(10, W_std=w_std, b_std=b_std))[2], static_argnums=2)
+    x1, x2 = jax.device_put(x1), jax.device_put(x2)
+    def evaluate():
+        made = jax.block_until_ready(kernel(x1, x2, ("nngp", "ntk")))
+        return made.nngp, made.ntk
+else:
+    from ntkpipe.gram.worker import compute_tile
+    from ntkpipe.kernels.zoo import fcn
+    spec = fcn(depth, w_std=w_std, b_std=b_std)
+    def evaluate():
+        made = compute_tile(spec, x1, x2, diagonal=False, dtype="float32", out_dtype="float32", pad_to=len(x1))
+        return made["nngp"], made["ntk"]
+np.save(folder + "/" + side + ".npy", np.stack([np.asarray(k) for k in evaluate()]))
+evaluate()
+print("ready", flush=True)
+for _ in sys.stdin:
+    start = time.perf_counter()
+    evaluate()
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def peer_python(folder: Path) -> Path:
+    """The peer's interpreter; its environment is made when absent."""
+    python = folder / "bin" / "python"
+    marker = folder / "complete"
+    if not marker.exists():
+        if sys.version_info[:2] not in ((3, 11), (3, 12)):
+            raise SystemExit("jax 0.4.30 needs Python 3.11 or 3.12: run this benchmark with one of them")
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_REQUIREMENTS], check=True)
+        marker.touch()
+    return python
+
+
+class Server:
+    """One side, in a process of its own."""
+
+    def __init__(self, python: str, side: str, folder: str, environment: dict[str, str]) -> None:
+        arguments = [python, "-c", SERVER, folder, side, str(DEPTH), str(W_STD), str(B_STD)]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a server stopped; its error is above")
+        return line
+
+    def seconds(self) -> float:
+        """Time of one more evaluation."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def close(self) -> None:
+        """Stop the process."""
+        self._process.terminate()
+        self._process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One fully connected tile against neural-tangents")
+    parser.add_argument("peer", nargs="?", default=".venv-peer", type=Path, help="environment of the peer")
+    parser.add_argument("--edge", type=int, default=2048)
+    parser.add_argument("--features", type=int, default=3072)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    python = peer_python(arguments.peer.resolve())
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "JAX_ENABLE_X64")}
+    environment["JAX_PLATFORMS"] = "cpu"
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        common = rng.standard_normal((1, arguments.features), dtype=np.float32)
+        for name in ("x1", "x2"):
+            images = common + rng.standard_normal((arguments.edge, arguments.features), dtype=np.float32)
+            np.save(f"{folder}/{name}.npy", images)
+        servers: list[Server] = []
+        try:
+            servers.append(Server(sys.executable, "ntkpipe", folder, environment))
+            servers.append(Server(str(python), "peer", folder, environment))
+            rounds = [(servers[0].seconds(), servers[1].seconds()) for _ in range(arguments.rounds)]
+        finally:
+            for server in servers:
+                server.close()
+        ours, theirs = (np.load(f"{folder}/{side}.npy", allow_pickle=False) for side in ("ntkpipe", "peer"))
+    difference = max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True))
+    ratios = [peer / ours for ours, peer in rounds]
+    pairs = arguments.edge**2
+    print(
+        f"tile {arguments.edge} x {arguments.edge} x {arguments.features}, float32, {arguments.rounds} rounds in turn"
+    )
+    for name, times in zip(("ntkpipe", "neural-tangents"), zip(*rounds, strict=True), strict=True):
+        median = statistics.median(times)
+        print(f"{name:16s} median {median:.3f} s, {pairs / median / 1e6:.1f} million pairs/s")
+    print(f"largest difference relative to the largest value: {difference:.1e}")
+    quartiles = statistics.quantiles(ratios, n=4)
+    print(f"ratio of pairs/s, median (quartiles): {quartiles[1]:.2f} ({quartiles[0]:.2f} to {quartiles[2]:.2f})")
+    print(f"counting the triangle: {2 * quartiles[1]:.2f}")
+    if not difference < 1e-5:
+        raise SystemExit("the two sides disagree")
+
+
+if __name__ == "__main__":
+    main()
