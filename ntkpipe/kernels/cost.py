@@ -50,8 +50,8 @@ def tile_bytes(rows: int, cols: int, image_shape: Sequence[int], dtype: str, out
     size, out_size = _itemsize(dtype), _itemsize(out_dtype)
     images = (rows + cols) * math.prod(image_shape) * size
     results = 2 * rows * cols * out_size
-    # Two strips of products and two of either kernel, of 2 MiB or of 32 rows (see kernels/host.py).
-    strips = 6 * max(2 << 20, 32 * cols * size)
+    # One strip of products, of 4 MiB or 64 rows, and some of the map, of 1 MiB or 16 rows (see kernels/host.py).
+    strips = max(4 << 20, 64 * cols * size) + 8 * max(1 << 20, 16 * cols * size)
     return images + results + strips
 
 

@@ -12,12 +12,18 @@ from ntkpipe.kernels.state import KernelState, Signature
 
 
 def squared_norms(x: np.ndarray) -> np.ndarray:
-    """`x . x` of every image, `(n,)`, in the dtype of `x`, summed in float64.
+    """`x . x` of every image, `(n,)`, in the dtype of `x`.
 
-    Every element of a row of the kernel is divided by it, so that its error would be the same in all of them.
+    Every element of a row of the kernel is divided by it, so that its error would be the same in all of them: runs of 64
+    values are summed in that dtype, and the runs in float64. (All in float64 takes 5 times longer: 5 ms for 2048 images
+    of 3072 values, 8% of a tile.)
     """
     x = x.reshape(len(x), -1)
-    return np.einsum("ij,ij->i", x, x, dtype=np.float64).astype(x.dtype)
+    whole = x.shape[1] // 64 * 64
+    runs = x[:, :whole].reshape(len(x), -1, 64)
+    total = np.einsum("nrj,nrj->nr", runs, runs).sum(axis=1, dtype=np.float64)
+    rest = x[:, whole:]
+    return (total + np.einsum("nj,nj->n", rest, rest, dtype=np.float64)).astype(x.dtype)
 
 
 @dataclass(frozen=True)
