@@ -17,13 +17,14 @@ import psutil
 from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import Dataset, load_dataset
 from ntkpipe.data.duplicates import find_duplicates
+from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import DataError, IncompleteError, ResourceError, StoreError
 from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, plan_gram
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint, load_spec
 from ntkpipe.kernels.zoo import fcn
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.store import GramStore
@@ -49,6 +50,7 @@ class Inputs:
         n_test: test images in use.
         workers: processes that compute.
         memory_bytes: budget of all processes together.
+        source: key of the record that leads from the raw data to the images.
         warnings: what the user should know.
     """
 
@@ -62,6 +64,7 @@ class Inputs:
     n_test: int
     workers: int
     memory_bytes: int
+    source: str
     warnings: tuple[str, ...] = ()
 
 
@@ -134,12 +137,13 @@ def make_plan(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], sto
     return plan
 
 
-def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
+def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | None = None) -> Inputs:
     """Load, check and store the images (once per data set), and open the Gram store.
 
     Args:
         config: of the run.
         tell: receives lines for people.
+        source: of an earlier `Inputs`: its images are taken, whatever has become of the raw data.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
@@ -147,7 +151,8 @@ def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
     spec = kernel_spec(config)
     architecture(spec)  # refuses layers for which the formulas do not hold, before any image is read
     store = open_store(config.store.url)
-    images = _known_images(config, store)
+    source = source or source_key(config)
+    images = _known_images(store, source)
     warnings: list[str] = []
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
@@ -160,7 +165,8 @@ def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
             "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
             "n_duplicates": len(duplicates),
         }
-        store.put(_source_key(config), json.dumps(record).encode(), overwrite=True)
+        source = source_key(config)  # once more: the loader may have downloaded the files
+        store.put(source, json.dumps(record).encode(), overwrite=True)
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
@@ -168,7 +174,7 @@ def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
     plan = make_plan(config, shapes, spec, store)
     identity = _identity(config, shapes, spec)
     gram = GramStore.create_or_open(store, identity, name=config.store.gram)
-    record = json.loads(store.get(_source_key(config)))
+    record = json.loads(store.get(source))
     inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
     if inside:
         index = images.labels().train_index
@@ -188,31 +194,37 @@ def prepare(config: RunConfig, tell: Callable[[str], None]) -> Inputs:
         shapes.used_test,
         config.cluster.worker_count(),
         memory_budget(config),
+        source,
         tuple(warnings),
     )
 
 
-def reopen(config: RunConfig) -> Inputs:
-    """The inputs of a run whose images are prepared; loads no raw data.
+def reopen(run: RunDir) -> Inputs:
+    """The inputs of a run whose images are prepared; reads no raw data.
 
     Raises:
         StoreError: if they are not there any more.
     """
-    store = open_store(config.store.url)
-    images = _known_images(config, store)
-    if images is None:
+    config = run.config
+    source = (run.receipt("data") or {}).get("source") or source_key(config)
+    if _known_images(open_store(config.store.url), source) is None:
         raise StoreError(
-            f"the prepared images of this run are not in {config.store.url}, or {config.data.path or config.data.kind} has "
-            "changed since: ntkpipe run with the same settings prepares them again"
+            f"the prepared images of {run.path} are not in {config.store.url} or are damaged: ntkpipe run with the same "
+            "settings prepares them again"
         )
-    return prepare(config, lambda line: None)
+    return prepare(config, lambda line: None, source=source)
+
+
+def forget_images(inputs: Inputs) -> None:
+    """Have the next `prepare` load the raw data again, which writes whatever is missing or damaged."""
+    inputs.store.delete(inputs.source)
 
 
 def look_at(config: RunConfig) -> tuple[Shapes, list[dict[str, Any]], ObjectStore]:
     """Sizes and layers for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
     spec = kernel_spec(config)
     store = open_store(config.store.url)
-    images = _known_images(config, store)
+    images = _known_images(store, source_key(config))
     shapes = stored_shapes(config, images) if images else _shapes(load_dataset(config.data, dtype=config.kernel.dtype))
     return shapes, spec, store
 
@@ -227,11 +239,15 @@ def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
     for name, asked, there in (("train", config.data.train_size, n_train), ("test", config.data.test_size, n_test)):
         if asked is not None and asked > there:
             raise DataError(f"data.{name}_size={asked}, but the data set has {there} such images")
+    used = config.data.train_size or n_train
+    labels = images.labels()
+    if labels.labels_train is not None:
+        require_two_classes(labels.labels_train[:used], labels.class_names, f"the subset data.train_size={used}")
     return Shapes(
         images.fingerprint,
         n_train,
         n_test,
-        config.data.train_size or n_train,
+        used,
         config.data.test_size or n_test,
         images.shape("train")[1:],
     )
@@ -285,7 +301,8 @@ def _check_dense(config: RunConfig, n: int, memory: int) -> None:
         )
 
 
-def _source_key(config: RunConfig) -> str:
+def source_key(config: RunConfig) -> str:
+    """Key of the record that leads from the raw data, as it is now, to its prepared images."""
     return f"data/sources/{_source_stamp(config)}.json"
 
 
@@ -319,12 +336,10 @@ def _folder_stamp(path: Path) -> str:
     return seen.hexdigest()
 
 
-def _known_images(config: RunConfig, store: ObjectStore) -> PreparedImages | None:
+def _known_images(store: ObjectStore, source: str) -> PreparedImages | None:
     """The handle that an earlier run left for the same raw data and preparation, if everything is still there."""
-    if config.data.path is not None and not Path(config.data.path).exists():
-        return None  # the loader says what is missing, or downloads it
     try:
-        record = json.loads(store.get(_source_key(config)))
+        record = json.loads(store.get(source))
         images = PreparedImages(**{**record["images"], "url": store.url})
         images.shape("train")
         images.labels()

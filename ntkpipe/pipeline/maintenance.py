@@ -10,7 +10,7 @@ from typing import Any
 from ntkpipe.data.prepared import prepared_prefixes, verify_prepared
 from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
-from ntkpipe.pipeline.inputs import Inputs, reopen
+from ntkpipe.pipeline.inputs import Inputs, forget_images, reopen
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.storage.store import ObjectStore
@@ -64,7 +64,7 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 
 
 def _tiles(run: RunDir) -> Iterator[str]:
-    inputs = reopen(run.config)
+    inputs = reopen(run)
     for block in inputs.plan.blocks:
         left = sum(1 for _ in inputs.gram.missing(block.block, block.used))
         yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
@@ -133,8 +133,8 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
     """Drop what cannot be trusted, so that the stages that made it run again."""
     if inputs is not None and (found.tiles or found.damaged):
         audit.repair(inputs.gram, list(audit.verify(inputs.gram)))
-    if found.images:
-        run.forget("data")
+    if found.images and inputs is not None:
+        forget_images(inputs)
     if found.predictions:
         run.forget("predict", "report")
 
@@ -201,6 +201,6 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
 def try_reopen(run: RunDir) -> Inputs | None:
     """The inputs of a stored run, or None if its images are gone or damaged."""
     try:
-        return reopen(run.config)
+        return reopen(run)
     except NtkpipeError:
         return None

@@ -15,7 +15,7 @@ import ntkpipe
 from ntkpipe.config import to_dict
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.pipeline.solve import restore
+from ntkpipe.pipeline.solve import load_saved
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report import page
 from ntkpipe.report.inputs import ReportInputs
@@ -32,14 +32,12 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
     facts = run.require("solve")["kernels"]
     spectra, convergence = {}, {}
     for name in predictions.kernels:
-        solved = restore(inputs, name, run)
-        if solved.solution is not None:
-            spectra[name] = solved.solution.values
-        if solved.history:
-            convergence[name] = {
-                "steps": [steps for steps, _, _ in solved.history],
-                "bound": [bound for _, _, bound in solved.history],
-            }
+        saved = load_saved(name, run)
+        if len(saved["spectrum"]):
+            spectra[name] = saved["spectrum"]
+        if len(saved["history"]):
+            steps, _, bounds = saved["history"].T
+            convergence[name] = {"steps": [int(step) for step in steps], "bound": [float(bound) for bound in bounds]}
     kind = "Ritz values" if run.config.solver.kind == "krylov" else "eigenvalues"
     made = ReportInputs(
         predictions=predictions,

@@ -24,7 +24,7 @@ from typing import Any
 
 from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
-from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.errors import ConfigError, HeldError, IncompleteError
 from ntkpipe.storage.store import ObjectStore, open_store
 
 FORMAT = 1
@@ -32,6 +32,8 @@ STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
 # Where tasks run does not change what they give, so a run may be resumed with other workers or more memory.
 _FREE_SETTINGS = ("cluster", "run_dir")
+# Seconds between attempts to hold a run: a `status` that asks who holds it does so for a moment.
+_PATIENCE = (0.1, 0.2)
 
 
 def now() -> str:
@@ -64,35 +66,48 @@ class RunDir:
 
     @staticmethod
     def create(config: RunConfig) -> RunDir:
-        """Start a run, or continue the one that is there with the same configuration.
+        """A run that starts, or continues the one that is there with the same configuration. Writes nothing.
+
+        `begin` writes the configuration, after all checks: a run that is refused leaves its folder free.
 
         Raises:
             ConfigError: if the folder holds something else, or a run with another configuration.
         """
         path = Path(config.run_dir)
         if (path / _RUN_FILE).exists():
-            stored = RunDir.open(path)
-            old, new = (
-                {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS} for c in (stored.config, config)
-            )
-            if differing := _differences(old, new):
-                raise ConfigError(
-                    f"{path} holds a run with another configuration ({'; '.join(differing)}). Give this one a run_dir "
-                    "of its own: it reuses the stored Gram tiles, since those live in store.url."
-                )
-            return RunDir(path, config)
+            run = RunDir(path, config)
+            run._require_same()
+            return run
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run_dir={path} is a file: name a folder")
-        if path.exists() and (strangers := sorted(p.name for p in path.iterdir() if not _may_precede(p))):
+        if path.exists() and (strangers := _strangers(path, Path(config.store.url))):
             raise ConfigError(
                 f"run_dir={path} is not empty and not a run (it holds {', '.join(strangers[:3])}): name a new folder"
             )
-        (path / "stages").mkdir(parents=True, exist_ok=True)
-        run = RunDir(path, config)
-        run.write_json(
-            _RUN_FILE, {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(config)}
+        return RunDir(path, config)
+
+    def begin(self) -> None:
+        """Write the configuration, unless it is there; call it while the run is held and its inputs are checked.
+
+        Raises:
+            ConfigError: if another run has begun here since `create`.
+        """
+        if (self.path / _RUN_FILE).exists():
+            self._require_same()
+            return
+        record = {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(self.config)}
+        self.write_json(_RUN_FILE, record)
+
+    def _require_same(self) -> None:
+        stored = RunDir.open(self.path)
+        old, new = (
+            {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS} for c in (stored.config, self.config)
         )
-        return run
+        if differing := _differences(old, new):
+            raise ConfigError(
+                f"{self.path} holds a run with another configuration ({'; '.join(differing)}). Give this one a run_dir "
+                "of its own: it reuses the stored Gram tiles, since those live in store.url."
+            )
 
     @staticmethod
     def open(path: str | os.PathLike[str]) -> RunDir:
@@ -108,13 +123,16 @@ class RunDir:
             )
         try:
             stored = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{file} is not readable JSON ({error}): move the folder away and run again") from error
+            config = stored["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{file} is damaged ({error}): move the folder away and run again, which reuses the stored tiles"
+            ) from error
         if stored.get("format") != FORMAT:
             raise ConfigError(
                 f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it"
             )
-        return RunDir(Path(path), from_dict(RunConfig, stored["config"]))
+        return RunDir(Path(path), from_dict(RunConfig, config))
 
     @property
     def store(self) -> ObjectStore:
@@ -129,12 +147,13 @@ class RunDir:
         partial.write_text(json.dumps(value, indent=1))
         os.replace(partial, target)
 
-    def read_json(self, name: str) -> Any | None:
-        """A JSON file, or None where absent."""
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object, or None where it is absent or damaged: whatever it stood for is made again."""
         try:
-            return json.loads((self.path / name).read_text())
-        except FileNotFoundError:
+            found = json.loads((self.path / name).read_text())
+        except (FileNotFoundError, ValueError):
             return None
+        return found if isinstance(found, dict) else None
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to the run log."""
@@ -143,7 +162,8 @@ class RunDir:
 
     def receipt(self, stage: str) -> dict[str, Any] | None:
         """Receipt of a finished stage, or None."""
-        return self.read_json(f"stages/{stage}.json")
+        found = self.read_json(f"stages/{stage}.json")
+        return found if found is not None and found.get("stage") == stage else None
 
     def require(self, stage: str) -> dict[str, Any]:
         """Receipt of a stage that must be finished.
@@ -178,13 +198,23 @@ class RunDir:
         Raises:
             HeldError: saying which living process holds it.
         """
-        with self.store.lease("run", holder={"what": f"run {self.path}"}):
+        with contextlib.ExitStack() as stack:
+            for patience in (*_PATIENCE, None):
+                try:
+                    stack.enter_context(self.store.lease("run", holder={"what": f"run {self.path}"}))
+                    break
+                except HeldError:
+                    if patience is None:
+                        raise
+                    time.sleep(patience)
             yield
 
 
-def _may_precede(path: Path) -> bool:
-    """Whether a file may lie in a run's folder before the run: what Hydra's sweeps and leases leave."""
-    return path.name in ("multirun.yaml", ".leases", "stages", "store") or path.name.endswith(".partial")
+def _strangers(path: Path, store: Path) -> list[str]:
+    """What lies in a folder that may not precede a run: leases, the sweeps of Hydra and the store itself may."""
+    ours = ("multirun.yaml", ".leases", "stages")
+    others = [p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial")]
+    return sorted(p.name for p in others if not store.resolve().is_relative_to(p.resolve()))
 
 
 @dataclasses.dataclass
@@ -196,6 +226,7 @@ class Progress:
     echo: Any
     every: float = 2.0
     _last: float = 0.0
+    _line: str = ""
     _started: float = dataclasses.field(default_factory=time.monotonic)
 
     def __call__(self, line: str, *, final: bool = False, **facts: Any) -> None:
@@ -216,4 +247,6 @@ class Progress:
                 **facts,
             },
         )
-        self.echo(f"{self.stage:<8} {line}")
+        if line != self._line:
+            self.echo(f"{self.stage:<8} {line}")
+        self._line = line

@@ -6,6 +6,7 @@ import math
 import os
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,7 +108,10 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
     problem = make_problem(inputs, name)
     kind = inputs.config.solver.kind
     if kind == "krylov":
-        return _krylov(inputs, problem, executor, tell)
+        # Two runs that add to one basis would each undo the other's steps.
+        key = solve_key(inputs, problem, _products(inputs))
+        with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
+            return _krylov(inputs, problem, executor, tell)
     return _dense(inputs, problem, tell) if kind == "eigh" else _cholesky(inputs, problem, tell)
 
 
@@ -119,13 +123,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     """
     problem = make_problem(inputs, name)
     facts = run.require("solve")["kernels"][name]
-    saved = run.path / "solve" / f"{name}.npz"
-    try:
-        with np.load(saved, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        run.forget("solve")
-        raise IncompleteError(f"{saved} cannot be read ({error}): ntkpipe solve run_dir={run.path}") from error
+    arrays = load_saved(name, run)
     rows = RowSample(arrays["indices"], arrays["stored"], arrays["exact"])
     history = [(int(a), int(b), float(c)) for a, b, c in arrays["history"]]
     if facts["solver"] == "cholesky":
@@ -143,6 +141,23 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     return Solved(problem, solution, None, rows, facts, history)
 
 
+def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
+    """The small arrays that `save` has kept: enough for a report, without the basis.
+
+    Raises:
+        IncompleteError: if they are gone or damaged.
+    """
+    saved = run.path / "solve" / f"{name}.npz"
+    try:
+        with np.load(saved, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        if missing := {"indices", "stored", "exact", "history", "spectrum"} - set(arrays):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise IncompleteError(f"{saved} cannot be read ({error}): ntkpipe predict run_dir={run.path}") from error
+    return arrays
+
+
 def save(solved: Solved, run: RunDir) -> None:
     """Keep in the run's folder what `restore` needs besides the basis."""
     target = run.path / "solve" / f"{solved.problem.name}.npz"
@@ -152,6 +167,7 @@ def save(solved: Solved, run: RunDir) -> None:
         "stored": solved.rows.stored,
         "exact": solved.rows.stored if solved.rows.exact is None else solved.rows.exact,
         "history": np.array(solved.history, dtype=np.float64).reshape(-1, 3),
+        "spectrum": np.zeros(0) if solved.solution is None else solved.solution.values,
     }
     if solved.weights is not None:
         arrays["weights"] = solved.weights

@@ -6,19 +6,21 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ntkpipe
-from ntkpipe.errors import CorruptionError, IncompleteError
+from ntkpipe.data.prepared import verify_prepared
+from ntkpipe.errors import CorruptionError, DataError, IncompleteError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline import predict as prediction
 from ntkpipe.pipeline import solve as solving
-from ntkpipe.pipeline.inputs import Inputs, prepare
+from ntkpipe.pipeline.inputs import Inputs, forget_images, prepare, source_key
 from ntkpipe.pipeline.reporting import write_report
-from ntkpipe.pipeline.run_dir import Progress, RunDir
-from ntkpipe.predictions.read import read_predictions
+from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
+from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.metrics import compute_metrics, write_metrics
 from ntkpipe.tasks.executor import Executor
@@ -50,20 +52,31 @@ class Job:
         """The prepared images, the plan and the Gram store; made by the first call."""
         if self._inputs is None:
             began = time.monotonic()
-            self._inputs = prepare(self.run.config, self.echo)
-            for text in self._inputs.warnings:
+            receipt, path = self.run.receipt("data"), self.run.config.data.path
+            # A run whose raw data is gone goes on with the images that it has prepared.
+            gone = receipt is not None and path is not None and not Path(path).expanduser().exists()
+            found = prepare(self.run.config, self.echo, source=receipt.get("source") if receipt and gone else None)
+            facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
+            if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
+                raise DataError(
+                    f"{path or self.run.config.data.kind} is not what {self.run.path} was started with: its images or "
+                    "labels have changed. Give the run on the new data a run_dir of its own."
+                )
+            self.run.begin()
+            for text in found.warnings:
                 self.warn(text)
-            if self.run.receipt("data") is None:
-                shape = self._inputs.images.shape("train")
+            if receipt is None or receipt.get("source") != found.source:
                 self.run.finish(
                     "data",
                     time.monotonic() - began,
-                    images=self._inputs.images.prefix,
-                    fingerprint=self._inputs.images.fingerprint,
-                    n_train=self._inputs.n_train,
-                    n_test=self._inputs.n_test,
-                    image_shape=list(shape[1:]),
+                    images=found.images.prefix,
+                    source=found.source,
+                    **facts,
+                    n_train=found.n_train,
+                    n_test=found.n_test,
+                    image_shape=list(found.images.shape("train")[1:]),
                 )
+            self._inputs = found
         return self._inputs
 
     def warn(self, text: str) -> None:
@@ -95,7 +108,12 @@ class Job:
 
         began = time.monotonic()
         with store.lease(f"ntkpipe gram of {self.run.path}"):
-            report = compute_gram(executor, store, inputs.images, plan, tell)
+            try:
+                report = compute_gram(executor, store, inputs.images, plan, tell)
+            except IncompleteError:
+                if not self._mend_images():
+                    raise
+                report = compute_gram(executor, store, self.inputs().images, plan, tell)
         seconds = time.monotonic() - began
         earlier = self.run.receipt("gram") or {}
         self.run.finish(
@@ -139,14 +157,20 @@ class Job:
     def predict(self) -> None:
         """Means, bounds and variances of every kernel, time and ridge; metrics."""
         inputs = self.inputs()
-        if (receipt := self.run.receipt("predict")) is not None and (self.run.path / "predictions.zarr").exists():
-            self.echo(f"predict  finished {receipt['finished']}: {self.run.path / 'predictions.zarr'}")
-            return
+        target = self.run.path / "predictions.zarr"
+        if (receipt := self.run.receipt("predict")) is not None:
+            damage = verify_predictions(target)
+            if not damage and (self.run.path / "metrics.json").exists():
+                self.echo(f"predict  finished {receipt['finished']}: {target}")
+                return
+            for text in damage:
+                self.warn(f"{text}; predicting again")
+            self.run.forget("predict", "report")
         self.run.require("solve")
         self._require_tiles()
         began = time.monotonic()
         names = inputs.config.predict.kernels
-        solved = [(self._solved or {}).get(name) or solving.restore(inputs, name, self.run) for name in names]
+        solved = [self._solution(name) for name in names]
         times = prediction.resolve_times(inputs, solved)
         progress = Progress(self.run, "predict", self.echo)
         parts, warnings = [], list(inputs.warnings)
@@ -162,7 +186,7 @@ class Job:
                 warnings.append(text)
         predictions = prediction.collect(inputs, solved, parts, times, warnings)
         self._solved = None  # a basis of a gigabyte is not needed any more
-        write_predictions(predictions, self.run.path / "predictions.zarr", overwrite=True)
+        write_predictions(predictions, target, overwrite=True)
         metrics = compute_metrics(predictions)
         write_metrics(metrics, self.run.path / "metrics.json")
         self.run.finish(
@@ -194,6 +218,7 @@ class Job:
                 "configuration"
             )
             return False
+        self.inputs()
         self.run.log("run started", pid=os.getpid(), ntkpipe=ntkpipe.__version__)
         self.gram()
         self.solve()
@@ -201,6 +226,18 @@ class Job:
         self.report()
         self.run.log("run finished")
         return True
+
+    def _solution(self, name: str) -> solving.Solved:
+        """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
+        if self._solved is None or name not in self._solved:
+            try:
+                return solving.restore(self.inputs(), name, self.run)
+            except IncompleteError as error:
+                self.warn(str(error))
+            self.run.forget("solve")
+            self.solve()
+            assert self._solved is not None
+        return self._solved[name]
 
     def _require_tiles(self) -> None:
         inputs = self.inputs()
@@ -218,10 +255,23 @@ class Job:
             try:
                 return work()
             except CorruptionError as error:
-                self.warn(f"{error}; looking for damaged tiles and computing them again")
+                self.warn(f"{error} Looking for what is damaged, to make it again.")
+                self._mend_images()
                 self._discard(audit.verify(self.inputs().gram))
                 self.gram()
         return work()
+
+    def _mend_images(self) -> bool:
+        """Write damaged prepared images again, from the raw data; False if there are none."""
+        inputs = self.inputs()
+        damaged = verify_prepared(inputs.store, inputs.images.prefix)
+        for text in damaged:
+            self.warn(f"{text}; preparing the images again")
+        if damaged:
+            forget_images(inputs)
+            self._inputs = None
+            self.inputs()
+        return bool(damaged)
 
     def _discard(self, problems: Iterable[audit.Problem]) -> None:
         """Drop damaged tiles, by name, so that they are computed again."""
@@ -231,9 +281,16 @@ class Job:
 
 
 def is_finished(run: RunDir) -> bool:
-    """Whether every stage of the run has its receipt and its output is there."""
-    outputs = ("predictions.zarr", "metrics.json", "report/report.html")
-    return run.receipt("report") is not None and all((run.path / name).exists() for name in outputs)
+    """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
+    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    outputs = ("metrics.json", "report/report.html")
+    if None in receipts.values() or not all((run.path / name).exists() for name in outputs):
+        return False
+    path = run.config.data.path
+    same = (path is not None and not Path(path).expanduser().exists()) or (
+        (receipts["data"] or {}).get("source") == source_key(run.config)
+    )
+    return same and not verify_predictions(run.path / "predictions.zarr")
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
