@@ -74,7 +74,7 @@ _AFFINE = (Parameter("a", "number", 1.0), Parameter("b", "number", 1.0), Paramet
 LAYERS: dict[str, tuple[Parameter, ...]] = {
     "flatten": (),
     "dense": (
-        Parameter("features", "int", at_least=1),
+        Parameter("features", "int", at_least=1.0),
         Parameter("w_std", "number", 1.0, above=0.0),
         Parameter("b_std", "number", None, optional=True, at_least=0.0),
         Parameter("parameterization", "choice", "ntk", choices=("ntk", "standard")),
@@ -118,10 +118,13 @@ def name_layer(index: int, layer: Any) -> str:
     return f"layer {index} ({op if isinstance(op, str) else repr(op)})"
 
 
-def canonical_spec(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def canonical_spec(layers: Any) -> list[dict[str, Any]]:
     """The same layers with every parameter stated, in a fixed order and of a fixed type.
 
     Two lists that mean the same have the same canonical form, hence the same fingerprint.
+
+    Args:
+        layers: meant to be a sequence of mappings; checked, since it may come from a file.
 
     Raises:
         ConfigError: naming the layer whose op is unknown or whose parameter is missing, unknown or out of range.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -68,6 +68,7 @@ class KernelState:
         return replace(self, **changes)
 
 
+@runtime_checkable
 class Layer(Protocol):
     """One step of the fold: maps the state, and says beforehand whether it may."""
 
