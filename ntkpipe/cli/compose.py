@@ -14,9 +14,11 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import ntkpipe
 from ntkpipe.cli.arguments import constant_overrides, flags_first
+from ntkpipe.cli.explain import explain
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS
@@ -40,7 +42,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit code; of a sweep, the largest of its jobs'.
     """
-    words = flags_first(arguments)
+    words = [_open_mapping(word) for word in flags_first(arguments)]
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)
@@ -58,7 +60,8 @@ def _run_job(command: str, composed: DictConfig, constants: set[str], session: S
     state = HydraConfig.get()
     overrides = list(state.overrides.task)
     try:
-        config = to_run_config(composed)
+        with _composing():
+            config = to_run_config(composed)
         if str(state.mode).endswith("MULTIRUN"):
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
@@ -82,34 +85,49 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
     return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster)
 
 
+def _open_mapping(word: str) -> str:
+    """Hydra adds names to a mapping only if told so with `++`; in `kernel.activation_args` every name is an addition."""
+    return f"++{word}" if re.match(r"kernel\.activation_args[.=]", word) else word
+
+
 def _folder_name(overrides: Sequence[str]) -> str:
     """A job's folder: its overrides, made safe for file systems and bounded in length."""
-    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(overrides)) or "job"
+    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(o.lstrip("+") for o in overrides)) or "job"
     return name if len(name) <= 120 else f"{name[:100]}-{digest(name)}"
 
 
 @contextlib.contextmanager
-def _composing() -> Iterator[None]:
-    """Turn Hydra's errors into ours: their whole chain of causes, without a traceback."""
+def _composing(begun: Sequence[Any] = ()) -> Iterator[None]:
+    """Turn Hydra's errors into ours, without a traceback.
+
+    Args:
+        begun: not empty as soon as a job runs: its errors are its own.
+    """
     try:
         yield
-    except hydra.errors.HydraException as error:
-        causes, cause = [str(error).strip()], error.__cause__
-        while cause is not None:
-            causes.append(str(cause).strip())
-            cause = cause.__cause__
-        raise ConfigError("; ".join(dict.fromkeys(c for c in causes if c))) from error
+    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+    except ValueError as error:  # Hydra's own, of overrides such as `data=null`
+        if begun or isinstance(error, NtkpipeError):
+            raise
+        raise ConfigError(explain(error)) from error
 
 
 def _hydra(job: Any, words: Sequence[str]) -> None:
     """Call `job` through Hydra as if it were the main function of a script with these arguments."""
     register_schema()
-    decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
+    begun: list[bool] = []
+
+    def main(composed: DictConfig) -> None:
+        begun.append(True)
+        job(composed)
+
+    decorated = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(main)
     before = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = ["ntkpipe", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, do not print and exit
     try:
-        with _composing():
+        with _composing(begun):
             decorated()
     finally:
         sys.argv = before[0]
