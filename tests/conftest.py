@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes of the numerical rooms are checked at every call of every test. Before anything imports them.
+install_import_hook(["ntkpipe.kernels", "ntkpipe.linalg", "ntkpipe.dynamics"], "strict_typing.check")
 
 # Ray reads these once, on import; loopback only, and no warning about accelerator variables of the future.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
@@ -19,6 +19,7 @@ from ntkpipe.dynamics.filters import SpectralFilter, null_cutoff
 from ntkpipe.errors import NumericalError
 
 
+@runtime_checkable
 class BlockKrylov(Protocol):
     """What block Lanczos leaves: `A V = V H + V_next coupling E_last^T` and `targets = V_first start`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class MissingObjectError(StoreError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+@runtime_checkable
 class ObjectStore(Protocol):
     """Immutable objects under `/`-separated keys, and leases that die with their holder.
 

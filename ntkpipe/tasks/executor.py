@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ntkpipe.tasks.graph import Task, TaskResult
 
 
+@runtime_checkable
 class WorkerPool(Protocol):
     """Stateful workers that hold tiles between passes. A worker's state is made by its factory, in the worker.
 
@@ -34,6 +35,7 @@ class WorkerPool(Protocol):
         ...
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Runs stateless tasks, and offers pools of stateful workers."""
 
