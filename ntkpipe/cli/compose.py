@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -105,7 +106,7 @@ def _composing(begun: Sequence[Any] = ()) -> Iterator[None]:
     """
     try:
         yield
-    except (hydra.errors.HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     except ValueError as error:  # Hydra's own, of overrides such as `data=null`
         if begun or isinstance(error, NtkpipeError):

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from ntkpipe.cli.compose import config_folder
+from ntkpipe.cli.schema import register_schema, to_run_config
+from ntkpipe.config import RunConfig, from_dict, to_dict
+
+ROOT = Path(__file__).resolve().parents[2]
+CHOICES = sorted((p.parent.name, p.stem) for p in config_folder().glob("*/*.yaml"))
+NEEDS_PATH = ("npz", "cifar10", "cifar100", "image_folder", "mnist")
+
+
+def composed(*overrides: str) -> RunConfig:
+    register_schema()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return to_run_config(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=lambda v: v)
+def test_every_choice_composes(group, name):
+    extra = []
+    if name in NEEDS_PATH or name.startswith("cifar10"):
+        extra = ["data.path=somewhere"]
+    if (group, name) == ("kernel", "spec"):
+        extra = ["kernel.path=layers.json"]
+    if name == "cholesky":
+        extra = ["predict.times=[inf]"]
+    config = composed(f"{group}={name}", *extra)
+    if group in ("data", "kernel", "solver", "cluster"):
+        assert getattr(config, group).kind == name
+    assert from_dict(RunConfig, to_dict(config)) == config
+
+
+def test_yaml_defaults_are_those_of_the_dataclasses():
+    assert composed() == RunConfig()
+
+
+def test_values_reach_the_dataclasses():
+    config = composed(
+        "predict.times=[1,1e3,inf]",
+        "predict.ridges=[0,1e-4]",
+        "predict.kernels=[ntk]",
+        "kernel.b_std=null",
+        "data.shape=[2,3,1]",
+        "++kernel.activation_args={alpha:0.1}",
+        "grid.edge=7",
+    )
+    assert config.predict.times == (1.0, 1000.0, math.inf)
+    assert config.predict.ridges == (0.0, 1e-4)
+    assert config.kernel.b_std is None
+    assert config.kernel.activation_args == {"alpha": 0.1}
+    assert (config.data.shape, config.grid.edge, config.predict.kernels) == ((2, 3, 1), 7, ("ntk",))
+
+
+def test_experiments_are_overlays():
+    config = composed("experiment=cifar10_fcn", "data.path=x", "predict.times=[inf]")
+    assert (config.data.kind, config.run_dir, config.predict.times) == ("cifar10", "./runs/cifar10_fcn", (math.inf,))
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("flag", [("--cfg", "job"), ("--resolve", "--cfg", "job")], ids="-".join)
+def test_flags_anywhere(command, flag, place):
+    words = ["kernel.depth=5", "cluster=serial"]
+    code, out, _ = command("run", *words[:place], *flag, *words[place:])
+    assert code == 0
+    assert "depth: 5" in out
+
+
+def test_parameters_of_an_activation_are_set_like_any_other(command):
+    for word in ("kernel.activation_args={alpha:0.3}", "kernel.activation_args.alpha=0.3"):
+        code, out, _ = command("run", "kernel.activation=leaky_relu", word, "--cfg", "job")
+        assert code == 0
+        assert "alpha: 0.3" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("kernel.depht=3", "Did you mean kernel.depth?"),
+        ("kernal=fcn", "Did you mean kernel?"),
+        ("+kernel.depht=3", "unknown setting depht"),
+        ("+colour=red", "unknown setting colour"),
+        ("~kernel.depht", "Did you mean kernel.depth?"),
+        ("data=cifer10", "cifar100"),
+        ("experiment=digit", "digits_fcn"),
+        ("data=null", "string"),
+        ("kernel.depth=deep", "kernel.depth"),
+        ("kernel.depth=1,2", "--multirun"),
+        ("kernel.depth=-1", "kernel.depth=-1"),
+        ("kernel.dtype=float16", "float32, float64"),
+        ("kernel.w_std=0", "kernel.w_std"),
+        ("predict.times=[a]", "predict.times"),
+        ("predict.times=[1,inf", "[1,inf"),
+        ("predict.times=[-1]", "at least 0"),
+        ("predict.times=[nan]", "at least 0"),
+        ("predict.times=[]", "at least one value"),
+        ("predict.times=[1,1]", "each once"),
+        ("predict.ridges=[-1e-9]", "at least 0"),
+        ("predict.ridges=[inf]", "finite"),
+        ("predict.kernels=[ntkk]", "ntk, nngp, ntkgp"),
+        ("predict.momentum=1", "below 1"),
+        ("predict.dynamics=gradient_descent predict.times=[0.5]", "whole steps"),
+        ("predict.covariance=full", "solver=eigh"),
+        ("solver=cholesky predict.times=[1]", "t = inf only"),
+        ("solver.tolerance=0", "above 0"),
+        ("store.dtype=float64", "kernel.dtype=float64"),
+        ("data=npz", "data.path"),
+        ("data.train_size=0", "at least 1"),
+        ("data.shape=[1,2]", "height, width, channels"),
+        ("cluster.workers=0", "at least 1"),
+        ("cluster.memory_gib=0", "above 0"),
+        ("grid.edge=0", "at least 1"),
+        ("kernel=spec", "kernel.path"),
+        ("run_dir=null", "run_dir"),
+        ("run_dir=${nothing}", "nothing"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_bad_configuration(command, tmp_path, words, text):
+    code, _, err = command("run", "cluster.kind=serial", *words.split())
+    assert code == 2
+    assert text in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_misspelt_flag(command):
+    code, _, err = command("run", "--multirn")
+    assert code == 2
+    assert "--multirn" in err
+
+
+@pytest.mark.parametrize(("line", "offered"), [("run solver=", "solver=krylov"), ("plan kernel.de", "kernel.depth=")])
+@pytest.mark.parametrize("program", ["ntkpipe", "/usr/bin/ntkpipe"])
+def test_shell_completion(line, offered, program):
+    line = f"{program} {line}"
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    done = subprocess.run(
+        [sys.executable, "-m", "ntkpipe", "-sc", "query=bash"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, offered in done.stdout.split()) == (0, True), done.stderr

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ntkpipe
+from ntkpipe.cli.main import COMPOSED, STORED, usage
+from ntkpipe.errors import NtkpipeError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_help_version_and_unknown_commands(command):
+    assert command("--version")[:2] == (0, f"{ntkpipe.__version__}\n")
+    for word in ("--help", "-h", "help"):
+        code, out, _ = command(word)
+        assert code == 0
+        assert all(f"  {name} " in out for name in (*COMPOSED, *STORED))
+    code, out, _ = command()
+    assert code == 2
+    assert "usage" in out
+    code, _, err = command("rum")
+    assert code == 2
+    assert all(name in err for name in (*COMPOSED, *STORED))
+
+
+def test_every_exit_code_is_documented():
+    codes = {cls.exit_code for cls in [NtkpipeError, *NtkpipeError.__subclasses__()]}
+    assert codes <= {int(n) for n in re.findall(r"^  (\d+)  ", usage(), re.M)}
+
+
+def test_help_of_a_composed_command_lists_settings(command):
+    code, out, _ = command("run", "--help")
+    assert code == 0
+    assert "learning_rate" in out
+    assert "solver: cholesky, eigh, krylov" in out
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_stored_commands_refuse_unknown_settings(command, name):
+    code, _, err = command(name, "kernel.depth=3")
+    assert code == 2
+    assert "kernel.depth" in err
+
+
+@pytest.mark.parametrize("name", sorted(set(STORED) - {"clean"}))
+def test_stored_commands_want_a_run(command, tmp_path, name):
+    assert command(name)[0] == 2
+    code, _, err = command(name, "run_dir=nowhere")
+    assert code == 2
+    assert "is not a run" in err
+    (tmp_path / "other").mkdir()
+    assert command(name, "run_dir=other")[0] == 2
+    assert not list((tmp_path / "other").iterdir())
+
+
+def test_every_command_has_its_job_for_schedulers():
+    jobs = {p.stem: p for p in (ROOT / "jobs").glob("*.py")}
+    assert set(jobs) == {*COMPOSED, *STORED}
+    for name, path in jobs.items():
+        assert f'main(["{name}", *sys.argv[1:]])' in path.read_text()
+
+
+@pytest.mark.parametrize("start", [["-m", "ntkpipe", "plan"], [str(ROOT / "jobs" / "plan.py")]], ids=["module", "job"])
+def test_starts_as_a_module_and_as_a_script(tmp_path, start):
+    words = [sys.executable, *start, "cluster=serial", "data=synthetic", "data.n_train=5000"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "5,000 x 5,000" in done.stdout
+    assert not list(tmp_path.iterdir())  # a plan writes nothing
+    refused = subprocess.run([*words, "kernel.depht=1"], cwd=tmp_path, capture_output=True, text=True)
+    assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    program = f"{sys.executable} -m ntkpipe run --help"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "Traceback" not in done.stderr
