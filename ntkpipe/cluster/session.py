@@ -36,18 +36,6 @@ _SWEEP_SECONDS = 3600.0
 _LONGEST_FOLDER = 30
 
 
-def available_cores() -> int:
-    """Cores that this process may run on (its affinity, not the machine's count)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def worker_count(config: ClusterConfig) -> int:
-    """Worker processes of `config`: as set, or as many as the available cores feed with `threads_per_worker` each."""
-    return config.workers or max(1, available_cores() // config.threads_per_worker)
-
-
 def worker_environment(threads: int) -> dict[str, str]:
     """Environment variables that hold a worker to `threads` threads and let it import this very ntkpipe."""
     root = str(Path(ntkpipe.__file__).resolve().parents[1])
@@ -103,7 +91,7 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
 
     from ntkpipe.cluster.ray_executor import RayExecutor
 
-    workers = worker_count(config)
+    workers = config.worker_count()
     environment = worker_environment(config.threads_per_worker)
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():

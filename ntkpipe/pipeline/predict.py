@@ -147,7 +147,7 @@ def _means(
 ) -> tuple[np.ndarray, TestSample | None]:
     problem = solved.problem
     matrix = inputs.gram.matrix(problem.source, "test", rows=inputs.n_test, cols=inputs.n_train)
-    products = inputs.config.solver.products or inputs.config.store_dtype
+    products = inputs.config.solver.products
     if solved.solution is None:
         assert solved.weights is not None
         r, n, c = solved.weights.shape

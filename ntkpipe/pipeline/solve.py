@@ -109,7 +109,7 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
     kind = inputs.config.solver.kind
     if kind == "krylov":
         # Two runs that add to one basis would each undo the other's steps.
-        key = solve_key(inputs, problem, _products(inputs))
+        key = solve_key(inputs, problem, inputs.config.solver.products)
         with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
             return _krylov(inputs, problem, executor, tell)
     return _dense(inputs, problem, tell) if kind == "eigh" else _cholesky(inputs, problem, tell)
@@ -195,10 +195,6 @@ def solve_key(inputs: Inputs, problem: Problem, products: str) -> str:
     return digest({"gram": inputs.gram.identity.key, "kernel": problem.source, "labels": labels, "products": products})
 
 
-def _products(inputs: Inputs) -> str:
-    return inputs.config.solver.products or inputs.config.store_dtype
-
-
 def _tile_memory(inputs: Inputs, problem: Problem) -> int:
     """Bytes for tiles held between passes: the budget less processes, the driver's basis and its vectors."""
     n, c = problem.targets.shape
@@ -208,7 +204,7 @@ def _tile_memory(inputs: Inputs, problem: Problem) -> int:
 
 def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
     config = inputs.config.solver
-    products = _products(inputs)
+    products = config.products
     rule = stop_rule(
         problem.filter,
         problem.times,

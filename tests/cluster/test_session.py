@@ -13,14 +13,6 @@ from ntkpipe.config import ClusterConfig
 from ntkpipe.tasks.serial import SerialExecutor
 
 
-def test_workers_fill_the_cores_with_their_threads(monkeypatch) -> None:
-    monkeypatch.setattr(session, "available_cores", lambda: 8)
-    assert session.worker_count(ClusterConfig()) == 8
-    assert session.worker_count(ClusterConfig(threads_per_worker=3)) == 2
-    assert session.worker_count(ClusterConfig(threads_per_worker=16)) == 1
-    assert session.worker_count(ClusterConfig(workers=5, threads_per_worker=2)) == 5
-
-
 def test_workers_import_this_package_and_keep_the_users_path(monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
     variables = session.worker_environment(2)
