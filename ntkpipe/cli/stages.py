@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
+from ntkpipe.pipeline.forecast import describe_solver
 from ntkpipe.pipeline.inputs import look_at, make_plan
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
@@ -39,7 +40,9 @@ def plan(config: RunConfig, session: Session) -> None:
     """Print the plan; computes nothing and starts nothing."""
     del session
     shapes, spec, store = look_at(config)
-    print(make_plan(config, shapes, spec, store).describe())
+    made = make_plan(config, shapes, spec, store)
+    print(made.describe())
+    print(describe_solver(config, shapes, made))
 
 
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:

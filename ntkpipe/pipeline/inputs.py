@@ -78,6 +78,7 @@ class Shapes:
     used_train: int
     used_test: int
     image: tuple[int, ...]
+    outputs: int
 
 
 def kernel_spec(config: RunConfig) -> list[dict[str, Any]]:
@@ -250,6 +251,7 @@ def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
         used,
         config.data.test_size or n_test,
         images.shape("train")[1:],
+        images.labels().y_train.shape[1],
     )
 
 
@@ -261,6 +263,7 @@ def _shapes(dataset: Dataset) -> Shapes:
         dataset.n_train,
         dataset.n_test,
         dataset.x_train.shape[1:],
+        dataset.y_train.shape[1],
     )
 
 

@@ -172,8 +172,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
             f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, litter)"
         )
     for info in chosen:
-        with store.lease(f"gram/{info.name}", holder="ntkpipe clean"):
-            freed = delete_gram_store(store, info.name)
+        freed = delete_gram_store(store, info.name)
         tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.config import RunConfig
 from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
@@ -195,11 +196,10 @@ def solve_key(inputs: Inputs, problem: Problem, products: str) -> str:
     return digest({"gram": inputs.gram.identity.key, "kernel": problem.source, "labels": labels, "products": products})
 
 
-def _tile_memory(inputs: Inputs, problem: Problem) -> int:
+def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
     """Bytes for tiles held between passes: the budget less processes, the driver's basis and its vectors."""
-    n, c = problem.targets.shape
-    basis = 8 * n * c * min(inputs.config.solver.max_steps, _BASIS_STEPS)
-    return max(0, inputs.memory_bytes - (inputs.workers + 1) * _PROCESS_BYTES - basis)
+    basis = 8 * n * c * min(config.solver.max_steps, _BASIS_STEPS)
+    return max(0, budget - (workers + 1) * _PROCESS_BYTES - basis)
 
 
 def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
@@ -231,7 +231,12 @@ def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) ->
             bound=None if math.isnan(bound) else bound,
         )
 
-    with tile_operator(matrix, executor, products=products, memory_bytes=_tile_memory(inputs, problem)) as operator:
+    with tile_operator(
+        matrix,
+        executor,
+        products=products,
+        memory_bytes=tile_memory(inputs.config, *problem.targets.shape, inputs.memory_bytes, inputs.workers),
+    ) as operator:
         result = block_lanczos(
             operator,
             problem.targets,
