@@ -235,7 +235,9 @@ def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) ->
         matrix,
         executor,
         products=products,
-        memory_bytes=tile_memory(inputs.config, *problem.targets.shape, inputs.memory_bytes, inputs.workers),
+        memory_bytes=tile_memory(
+            inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
+        ),
     ) as operator:
         result = block_lanczos(
             operator,

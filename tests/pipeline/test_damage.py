@@ -1,0 +1,243 @@
+"""Damaged objects are found, named and made again, wherever a run stands; the result is the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+WORDS = ("predict.times=[10,inf]", "run_dir=a")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run and its store, to be copied."""
+    import os
+
+    from ntkpipe.cli.main import main
+
+    path = tmp_path_factory.mktemp("finished")
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        quick = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")
+        assert main(["run", *quick, *WORDS]) == 0
+    finally:
+        os.chdir(before)
+    return path
+
+
+@pytest.fixture
+def copy(work, finished):
+    """The finished run in this test's own folder."""
+    shutil.copytree(finished, work.path, dirs_exist_ok=True)
+    work.expected = work.predictions("a").fingerprint()
+    return work
+
+
+def flip(path, at=1000):
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 0x10
+    path.write_bytes(data)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def swap(path):
+    """With another tile of the same kernel and block: both are intact."""
+    other = next(p for p in path.parent.parent.glob("*/*") if p != path)
+    a, b = path.read_bytes(), other.read_bytes()
+    path.write_bytes(b)
+    other.write_bytes(a)
+
+
+def delete(path):
+    path.unlink()
+
+
+DAMAGES = {f.__name__: f for f in (flip, truncate, swap, delete)}
+
+
+def forget(work, *stages):
+    for stage in stages:
+        (work.path / "a" / "stages" / f"{stage}.json").unlink()
+    for path in work.objects("krylov/**/*"):
+        path.unlink()
+
+
+def values(work):
+    return work.predictions("a").mean
+
+
+@pytest.mark.parametrize(
+    ("damage", "block"),
+    [("flip", "train"), ("truncate", "test"), ("swap", "train"), ("swap", "test"), ("delete", "train")],
+)
+def test_damaged_tile_before_solve(copy, damage, block):
+    """Between gram and solve, and (the test block) in the middle of predict."""
+    before = values(copy)
+    chunk = copy.chunks("ntk", block)[0]
+    forget(copy, "solve", "predict", "report")
+    DAMAGES[damage](chunk)
+    told = copy.ok("gram", "run_dir=a").err + copy.ok("solve", "run_dir=a").err + copy.ok("predict", "run_dir=a").err
+    assert "tile (0, 0)" in told
+    assert "computed again" in told
+    np.testing.assert_array_equal(values(copy), before)
+    assert "what their receipts say" in copy.ok("verify", "run_dir=a").out
+
+
+def test_tile_damaged_in_the_middle_of_predict(copy, monkeypatch):
+    from ntkpipe.pipeline import predict
+
+    before, original, calls = values(copy), predict.predict_kernel, []
+
+    def spoiling(inputs, solved, *rest):
+        if not calls:
+            flip(copy.chunks(solved.problem.source, "test")[-1])
+        calls.append(solved.problem.name)
+        return original(inputs, solved, *rest)
+
+    monkeypatch.setattr(predict, "predict_kernel", spoiling)
+    forget(copy, "predict", "report")
+    found = copy.ok("run", "run_dir=a")
+    assert "of test" in found.err
+    assert calls == ["ntk", "ntk", "nngp"]
+    np.testing.assert_array_equal(values(copy), before)
+
+
+def test_damaged_receipts(copy):
+    before = values(copy)
+    flip(copy.receipts("train")[0], 40)
+    copy.receipts("test")[0].write_bytes(b"")
+    flip(copy.objects("gram/*/receipts/diagonal/train/*.json")[0], 30)
+    forget(copy, "solve", "predict", "report")
+    found = copy.ok("run", "run_dir=a")
+    assert found.err.count("computed again") == 3
+    np.testing.assert_array_equal(values(copy), before)
+
+
+@pytest.mark.parametrize("damage", ["flip", "swap"])
+def test_verify_repairs_tiles(copy, damage):
+    before = values(copy)
+    DAMAGES[damage](copy.chunks("nngp", "train")[0])
+    named = copy("verify", "run_dir=a", "repair=false")
+    assert named.code == 6
+    assert "nngp/train/c/0/0" in named.out
+    mended = copy.ok("verify", "run_dir=a")
+    assert "repaired" in mended.out
+    assert copy("verify", "run_dir=a", "repair=false").code == 0
+    np.testing.assert_array_equal(values(copy), before)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_damaged_images(copy, damage):
+    chunk = next(p for p in copy.objects("data/*/train/c/**/*"))
+    good = chunk.read_bytes()
+    DAMAGES[damage](chunk)
+    named = copy("verify", "run_dir=a", "repair=false")
+    assert (named.code, "train/c/0" in named.out) == (6, True)
+    copy.ok("verify", "run_dir=a")
+    assert chunk.read_bytes() == good
+    # Met while tiles are computed: the images are written again, and the tiles follow.
+    DAMAGES[damage](chunk)
+    found = copy.ok("gram", "run_dir=b", *copy.quick, "kernel.depth=1")
+    assert "preparing the images again" in found.err
+    assert chunk.read_bytes() == good
+
+
+@pytest.mark.parametrize("pattern", ["data/*/manifest.json", "data/*/labels/*.npz", "data/sources/*.json"])
+def test_damaged_records_of_images(copy, pattern):
+    before = values(copy)
+    for path in copy.objects(pattern):
+        flip(path, 20)
+    forget(copy, "predict", "report")
+    copy.ok("run", "run_dir=a", *copy.quick, *WORDS)
+    np.testing.assert_array_equal(values(copy), before)
+    assert copy("verify", "run_dir=a").code == 0
+
+
+def test_damaged_manifest(copy):
+    flip(copy.objects("gram/*/manifest.json")[0], 50)
+    copy.ok("run", "run_dir=a")
+    assert copy("verify", "run_dir=a").code == 0
+    assert "damaged manifest" not in copy.ok("clean").out
+
+
+def test_damaged_predictions(copy):
+    before = values(copy)
+    chunk = next(p for p in (copy.path / "a" / "predictions.zarr" / "mean").glob("c/**/*") if p.is_file())
+    flip(chunk)
+    assert copy("export", "run_dir=a", "format=npz", "path=x.npz").code == 6
+    assert copy("report", "run_dir=a").code == 6
+    assert copy("verify", "run_dir=a", "repair=false").code == 6
+    copy.ok("predict", "run_dir=a")
+    np.testing.assert_array_equal(values(copy), before)
+    flip(chunk)
+    found = copy.ok("run", "run_dir=a")
+    assert "predicting again" in found.err
+    flip(chunk)
+    assert "repaired" in copy.ok("verify", "run_dir=a").out
+    np.testing.assert_array_equal(values(copy), before)
+    shutil.rmtree(copy.path / "a" / "predictions.zarr")
+    copy.ok("run", "run_dir=a")
+    np.testing.assert_array_equal(values(copy), before)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_damaged_basis(copy, damage):
+    before = values(copy)
+    for path in copy.objects("krylov/**/*"):
+        DAMAGES[damage](path)
+    forget_only = ("predict", "report")
+    for stage in forget_only:
+        (copy.path / "a" / "stages" / f"{stage}.json").unlink()
+    found = copy.ok("predict", "run_dir=a")
+    assert "incomplete" in found.err
+    np.testing.assert_array_equal(values(copy), before)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("solver", ["eigh", "cholesky"])
+def test_damaged_dense_solution(work, solver, damage):
+    words = (*work.quick, "run_dir=a", f"solver={solver}", "predict.times=[inf]")
+    work.ok("gram", *words)
+    work.ok("solve", *words)
+    damaged = [*work.objects("eigh/**/*"), *(work.path / "a" / "solve").glob("*.npz")]
+    for path in damaged:
+        DAMAGES[damage](path)
+    work.ok("predict", *words)
+    assert np.isfinite(values(work)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("stages/data", b""),
+        ("stages/gram", b"{"),
+        ("stages/solve", b"[]"),
+        ("stages/predict", b"\xff\xfe"),
+        ("progress", b"{}"),
+    ],
+)
+def test_damaged_receipts_of_stages(copy, name, content):
+    before = values(copy)
+    (copy.path / "a" / f"{name}.json").write_bytes(content)
+    assert copy("status", "run_dir=a").code in (0, 4)
+    copy.ok("run", "run_dir=a")
+    np.testing.assert_array_equal(values(copy), before)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b'{"format": 99, "config": {}}', b'{"format": 1, "config": {"x": 1}}']
+)
+def test_damaged_configuration(copy, content):
+    (copy.path / "a" / "run.json").write_bytes(content)
+    for words in (("status", "run_dir=a"), ("run", "run_dir=a"), ("run", *copy.quick, *WORDS)):
+        found = copy(*words)
+        assert found.code == 2
+        assert "Traceback" not in found.err
+    assert json.loads((copy.path / "a" / "stages" / "solve.json").read_text())  # nothing was touched
