@@ -118,8 +118,11 @@ class RunDir:
         """
         file = Path(path) / _RUN_FILE
         if not file.exists():
+            # Of a run that has been here and not begun, only its lease is left.
+            begun = (Path(path) / ".leases").is_dir()
+            yet = " yet: the inputs of one are being checked, or were refused" if begun else ""
             raise ConfigError(
-                f"run_dir={path} is not a run (it has no {_RUN_FILE}): check the path, or start one with ntkpipe run"
+                f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
             )
         try:
             stored = json.loads(file.read_text())

@@ -53,6 +53,7 @@ def test_bad_data(work, case):
     assert (found.code, text in found.err) == (3, True), found.err
     assert "Traceback" not in found.err
     assert not (work.path / "a" / "run.json").exists()
+    assert "were refused" in work("status", "run_dir=a").err
     assert not work.objects("**/*")
     np.savez("x.npz", **images())
     work.ok("gram", *words, "solver.tolerance=1e-3")

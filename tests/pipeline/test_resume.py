@@ -19,7 +19,7 @@ MORE = ("predict.times=[10,1e4,inf]", "solver.checkpoint_every=3")
 def test_kill_the_driver_at_random_moments_of_every_stage(work):
     # The undisturbed run, in a store of its own, timed by stage.
     began = time.time()
-    undisturbed = work.start(*WORDS, *MORE[:], "store.url=store0", "run_dir=b")
+    undisturbed = work.start(*WORDS, *MORE, "store.url=store0", "run_dir=b")
     output = undisturbed.communicate()[0]
     assert undisturbed.returncode == 0, output
     log = [json.loads(line) for line in (work.path / "b" / "log.jsonl").read_text().splitlines()]
@@ -96,7 +96,7 @@ def test_kill_at_uniformly_random_moments_of_gram(work):
 def ray_workers(driver: int) -> list[psutil.Process]:
     """Worker processes below a driver."""
     below = psutil.Process(driver).children(recursive=True)
-    return [p for p in below if p.is_running() and any(word.startswith("ray::") for word in _command(p)[:1])]
+    return [p for p in below if " ".join(_command(p)).startswith("ray::_invoke")]
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -122,9 +122,8 @@ def test_ray_gives_the_same_and_outlives_a_worker(work):
     process = work.start(*words, "run_dir=a", "cluster.workers=2", "cluster.memory_gib=2.5")
     try:
         work.wait_for(lambda: len(work.receipts()) > 5, process, seconds=120)
-        victims = ray_workers(process.pid)
-        assert victims
-        os.kill(victims[0].pid, 9)
+        work.wait_for(lambda: ray_workers(process.pid), process)
+        os.kill(ray_workers(process.pid)[0].pid, 9)
         output = process.communicate(timeout=240)[0]
     finally:
         if process.poll() is None:
