@@ -150,7 +150,8 @@ def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
     """
     saved = run.path / "solve" / f"{name}.npz"
     try:
-        with np.load(saved, allow_pickle=False) as archive:
+        # Opened here, because np.load leaves its own file open when it fails.
+        with saved.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         if missing := {"indices", "stored", "exact", "history", "spectrum"} - set(arrays):
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
