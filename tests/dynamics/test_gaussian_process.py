@@ -139,7 +139,10 @@ def test_momentum_equals_the_peers(name, atol):
     n, c = a["y_train"].shape
     f = Momentum(n, c, 1.0, 0.9)
     targets = a["y_train"] - a["fx_train_0"]
-    test = gp.means(p.systems["ntk"], a["k_test_train_ntk"], targets, f, a["t_momentum"].tolist(), [0.0])[:, 0] + a["fx_test_0"]
+    test = (
+        gp.means(p.systems["ntk"], a["k_test_train_ntk"], targets, f, a["t_momentum"].tolist(), [0.0])[:, 0]
+        + a["fx_test_0"]
+    )
     np.testing.assert_allclose(test, a[f"{name}_test_t"], rtol=0, atol=atol)
     train = gp.train_means(p.systems["ntk"], targets, f, a["t_momentum"].tolist(), [0.0])[:, 0] + a["fx_train_0"]
     np.testing.assert_allclose(train, a[f"{name}_train_t"], rtol=0, atol=atol)
