@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ntkpipe import __version__
 from ntkpipe.errors import ConfigError, NtkpipeError
@@ -69,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(__version__)
         return 0
+    with _log_on_stderr():
+        return _run(command, rest)
+
+
+def _run(command: str, rest: Sequence[str]) -> int:
     try:
         if command in COMPOSED:
             from ntkpipe.cli.compose import run_composed
@@ -85,6 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing finished is lost, the same command goes on", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Show what the rooms log (dropped images, downloads, replaced workers) as lines like those of the stages."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logger = logging.getLogger("ntkpipe")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower():<8} {record.getMessage()}"
 
 
 def entry() -> None:
