@@ -34,9 +34,9 @@ short that progress is seen and little is left to the last worker."""
 # Enough for writes to overlap; of a tile that takes minutes, `BATCH_SECONDS` makes it one.
 _FIRST_BATCH = 4
 
-# What one worker with one thread did on the machine of FACTS (two cores at 145 GF/s in float32, elementwise work
-# included): an order of magnitude until a run has measured its own.
-_ASSUMED_RATE = {"float32": 4e10, "float64": 2e10}
+# What one worker with one thread did in float32 on the machine of docs/performance.md (73 GF/s over all of CIFAR-10,
+# reading, elementwise work and writing included), rounded down, and half of it: an order of magnitude elsewhere.
+_ASSUMED_RATE = {"float32": 6e10, "float64": 3e10}
 
 
 @dataclass(frozen=True)
