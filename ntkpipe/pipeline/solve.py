@@ -112,7 +112,7 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
         # Two runs that add to one basis would each undo the other's steps.
         key = solve_key(inputs, problem, inputs.config.solver.products)
         with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
-            return _krylov(inputs, problem, executor, tell)
+            return _krylov(inputs, problem, key, executor, tell)
     return _dense(inputs, problem, tell) if kind == "eigh" else _cholesky(inputs, problem, tell)
 
 
@@ -138,6 +138,11 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     else:
         stub = _Finished(inputs.n_train, f"the basis of {name} is incomplete: ntkpipe solve run_dir={run.path}")
         result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)
+        if len(result.basis) != rows.stored.shape[1]:
+            # Another run has taken more steps on the shared basis, which the rows sampled here have not seen.
+            raise IncompleteError(
+                f"the basis of {name} has grown since it was solved: ntkpipe predict run_dir={run.path}"
+            )
         solution = KrylovSolution.from_lanczos(result)
     return Solved(problem, solution, None, rows, facts, history)
 
@@ -203,7 +208,7 @@ def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) ->
     return max(0, budget - (workers + 1) * _PROCESS_BYTES - basis)
 
 
-def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
+def _krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
     config = inputs.config.solver
     products = config.products
     rule = stop_rule(
@@ -213,7 +218,6 @@ def _krylov(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) ->
         largest_test_diagonal=float(problem.test_diagonal.max()),
         tolerance=config.tolerance,
     )
-    key = solve_key(inputs, problem, products)
     checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
     matrix = inputs.gram.matrix(problem.source, "train", rows=inputs.n_train)
     began = time.monotonic()

@@ -118,6 +118,19 @@ def test_one_stage_at_a_time(work):
     assert "nothing to do" in work.ok("run", "run_dir=a").err
 
 
+def test_a_basis_that_another_run_has_extended(work):
+    """Runs share a basis: what one has sampled of it must not be joined to what another has added since."""
+    loose = (*work.quick, "predict.kernels=[ntk]", "predict.times=[10]", "solver.tolerance=0.1")
+    for command in ("gram", "solve"):
+        work.ok(command, "run_dir=a", *loose)
+    work.ok("run", "run_dir=b", *work.quick, "predict.kernels=[ntk]", "predict.times=[10,inf]", "solver.tolerance=1e-9")
+    few, many = (work.receipt(run, "solve")["kernels"]["ntk"]["vectors"] for run in "ab")
+    assert few < many
+    assert "has grown" in work.ok("predict", "run_dir=a").err
+    a, b = work.predictions("a"), work.predictions("b")
+    assert (np.abs(a.mean[:, 0] - b.mean[:, 0]) <= a.error_bound[:, 0] + b.error_bound[:, 0]).all()
+
+
 def test_subsets_are_nested_and_balanced(work):
     for n in (30, 60):
         work.ok("gram", f"run_dir=n{n}", *work.quick, f"data.train_size={n}", "data.balanced=true")
