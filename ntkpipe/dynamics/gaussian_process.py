@@ -64,7 +64,14 @@ def means(
         (T, R, p, c) float64.
     """
     projected = k_test_train @ system.vectors
-    return _filtered(system, projected, targets, spectral_filter, times, ridges)
+    rotated = system.vectors.T @ targets
+    out = np.empty((len(times), len(ridges), projected.shape[0], targets.shape[1]))
+    for j, ridge in enumerate(ridges):
+        values, cutoff = system.shifted(ridge)
+        for i, time in enumerate(times):
+            weights = spectral_filter.weights(values, time, cutoff=cutoff)
+            out[i, j] = projected @ (weights[:, None] * rotated)
+    return out
 
 
 def train_means(
@@ -82,24 +89,6 @@ def train_means(
         for i, time in enumerate(times):
             learnt = 1.0 - spectral_filter.decay(values, time, cutoff=cutoff)
             out[i, j] = system.vectors @ (learnt[:, None] * rotated)
-    return out
-
-
-def _filtered(
-    system: Eigensystem,
-    projected: np.ndarray,
-    targets: np.ndarray,
-    spectral_filter: SpectralFilter,
-    times: Sequence[float],
-    ridges: Sequence[float],
-) -> np.ndarray:
-    rotated = system.vectors.T @ targets
-    out = np.empty((len(times), len(ridges), projected.shape[0], targets.shape[1]))
-    for j, ridge in enumerate(ridges):
-        values, cutoff = system.shifted(ridge)
-        for i, time in enumerate(times):
-            weights = spectral_filter.weights(values, time, cutoff=cutoff)
-            out[i, j] = projected @ (weights[:, None] * rotated)
     return out
 
 

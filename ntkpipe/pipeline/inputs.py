@@ -25,7 +25,8 @@ from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint, load_spec
 from ntkpipe.kernels.zoo import fcn
 from ntkpipe.pipeline.run_dir import RunDir, digest
-from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
+from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.tiles.catalogue import usage
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.store import GramStore
 
@@ -132,7 +133,7 @@ def make_plan(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], sto
         workers=config.cluster.worker_count(),
         memory_bytes=memory,
         free_bytes=store.free_bytes(),
-        stored_bytes=_stored_bytes(store, config, identity),
+        stored_bytes=usage(store, config.store.gram or identity.key),
     )
     _check_dense(config, shapes.used_train, memory)
     return plan
@@ -158,23 +159,21 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
-        make_plan(config, shapes, spec, store)
+        plan = make_plan(config, shapes, spec, store)  # before anything is written: it may refuse
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
             "images": dataclasses.asdict(images),
             "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
-            "n_duplicates": len(duplicates),
         }
         source = source_key(config)  # once more: the loader may have downloaded the files
         store.put(source, json.dumps(record).encode(), overwrite=True)
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
+        plan = make_plan(config, shapes, spec, store)
         tell(f"images   found prepared: {images.prefix}")
-    plan = make_plan(config, shapes, spec, store)
-    identity = _identity(config, shapes, spec)
-    gram = GramStore.create_or_open(store, identity, name=config.store.gram)
+    gram = GramStore.create_or_open(store, _identity(config, shapes, spec), name=config.store.gram)
     record = json.loads(store.get(source))
     inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
     if inside:
@@ -251,7 +250,7 @@ def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
         used,
         config.data.test_size or n_test,
         images.shape("train")[1:],
-        images.labels().y_train.shape[1],
+        labels.y_train.shape[1],
     )
 
 
@@ -279,15 +278,6 @@ def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]]) -> 
         n_test=shapes.n_test,
         spec=spec,
     )
-
-
-def _stored_bytes(store: ObjectStore, config: RunConfig, identity: GramIdentity) -> int:
-    from ntkpipe.tiles.catalogue import usage
-
-    try:
-        return usage(store, config.store.gram or identity.key)
-    except MissingObjectError:
-        return 0
 
 
 def _check_dense(config: RunConfig, n: int, memory: int) -> None:

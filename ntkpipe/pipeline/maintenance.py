@@ -12,7 +12,7 @@ from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.pipeline.inputs import Inputs, forget_images, reopen
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.predictions.read import verify_predictions
+from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
@@ -77,7 +77,7 @@ class Findings:
     Args:
         damaged: one line per object that cannot be trusted.
         harmless: objects that belong to nothing.
-        tiles: addresses of damaged tiles: (block, i, j).
+        gram: what is wrong with the Gram store, as `audit.repair` takes it.
         images: whether prepared images are damaged.
         predictions: whether the predictions are.
         checked: what was looked at, for people.
@@ -85,7 +85,7 @@ class Findings:
 
     damaged: list[str] = field(default_factory=list)
     harmless: list[str] = field(default_factory=list)
-    tiles: list[tuple[str, int, int]] = field(default_factory=list)
+    gram: list[audit.Problem] = field(default_factory=list)
     images: bool = False
     predictions: bool = False
     checked: list[str] = field(default_factory=list)
@@ -112,17 +112,13 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
                 found.harmless.append(problem.text)
                 continue
             found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
-            if problem.kind == "tile":
-                found.tiles.append((problem.label, problem.i, problem.j))
+            found.gram.append(problem)
         found.checked.append(f"tiles {inputs.gram.where}")
     if (receipt := run.receipt("predict")) is not None:
         path = run.path / "predictions.zarr"
         problems = verify_predictions(path)
-        if not problems:
-            from ntkpipe.predictions.read import read_predictions
-
-            if read_predictions(path).fingerprint() != receipt["fingerprint"]:
-                problems = [f"{path} holds other predictions than the run's receipt names"]
+        if not problems and read_predictions(path).fingerprint() != receipt["fingerprint"]:
+            problems = [f"{path} holds other predictions than the run's receipt names"]
         found.predictions = bool(problems)
         found.damaged += problems
         found.checked.append(f"predictions {path}")
@@ -131,8 +127,8 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
 
 def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None:
     """Drop what cannot be trusted, so that the stages that made it run again."""
-    if inputs is not None and (found.tiles or found.damaged):
-        audit.repair(inputs.gram, list(audit.verify(inputs.gram)))
+    if inputs is not None:
+        audit.repair(inputs.gram, found.gram)
     if found.images and inputs is not None:
         forget_images(inputs)
     if found.predictions:
@@ -151,7 +147,6 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
         ConfigError: if there is no such Gram store.
         HeldError: if a living run writes to it.
     """
-    infos = list(list_gram_stores(store))
     if delete is None:
         _list(store, tell)
         return
@@ -165,6 +160,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
                 store.delete(key)
         tell("bases and eigenvectors removed; predictions that were made from them stay")
         return
+    infos = list(list_gram_stores(store))
     chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
     if not chosen and delete != "unfinished":
         known = ", ".join(i.name for i in infos) or "none"
