@@ -15,7 +15,7 @@ from jax.core import Tracer
 from ntkpipe.errors import ConfigError, DataError, ResourceError
 from ntkpipe.kernels import host
 from ntkpipe.kernels.inner_product import Input, device_products, squared_norms
-from ntkpipe.kernels.nonlinear import Nonlinearity
+from ntkpipe.kernels.nonlinear.base import Nonlinearity
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec, fingerprint, name_layer
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature

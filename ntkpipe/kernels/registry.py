@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ntkpipe.kernels.baseline import Stationary
 from ntkpipe.kernels.linear import Dense, Flatten
-from ntkpipe.kernels.nonlinear import ABRelu, Erf, Gelu, Identity, Sin
+from ntkpipe.kernels.nonlinear.base import Identity, Nonlinearity
+from ntkpipe.kernels.nonlinear.elementwise import Elementwise, ElementwiseKernel
+from ntkpipe.kernels.nonlinear.exponential import Exp, ExpNormalized, Gaussian, Rbf, Sin
+from ntkpipe.kernels.nonlinear.piecewise import ABRelu, RectifiedMonomial, Sign
+from ntkpipe.kernels.nonlinear.polynomial import Hermite, Monomial
+from ntkpipe.kernels.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
 from ntkpipe.kernels.normalisation import LayerNorm
 from ntkpipe.kernels.state import Layer
+
+
+def _elementwise(function: str | None, nngp: str | None, degree: int | None, nodes: int | None) -> Nonlinearity:
+    if function is None or degree is None or nodes is None:
+        return ElementwiseKernel(str(nngp))
+    return Elementwise(function, degree, nodes)
+
+
+def _formula(template: str) -> Callable[..., Nonlinearity]:
+    """A nonlinearity known by a formula, with its parameters in braces."""
+
+    def make(degree: int, nodes: int, **parameters: float) -> Nonlinearity:
+        return Elementwise(template.format(**{name: repr(value) for name, value in parameters.items()}), degree, nodes)
+
+    return make
+
 
 _MAKERS: dict[str, Callable[..., Layer]] = {
     "flatten": Flatten,
@@ -19,7 +42,26 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
     "erf": Erf,
     "gelu": Gelu,
     "sin": Sin,
+    "cos": lambda a, b, c: Sin(a, b, c + 0.5 * math.pi),
     "identity": Identity,
+    "abs": lambda: ABRelu(-1.0, 1.0),
+    "sign": Sign,
+    "monomial": Monomial,
+    "rectified_monomial": RectifiedMonomial,
+    "hermite": Hermite,
+    "exp": Exp,
+    "exp_normalized": ExpNormalized,
+    "rbf": Rbf,
+    "gaussian": Gaussian,
+    "sigmoid_like": lambda: Erf(0.5, 1.0 / SIGMOID_LIKE_SCALE, 0.5),
+    "elementwise": _elementwise,
+    "tanh": _formula("tanh(x)"),
+    "sigmoid": _formula("sigmoid(x)"),
+    "swish": _formula("x * sigmoid({beta} * x)"),
+    "softplus": _formula("softplus(x)"),
+    "mish": _formula("x * tanh(softplus(x))"),
+    "elu": _formula("max(x, 0) + {alpha} * expm1(min(x, 0))"),
+    "stationary": Stationary,
     "layer_norm": lambda axis, eps: LayerNorm(tuple(axis), eps),
 }
 

@@ -10,12 +10,13 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.nonlinear.formula import canonical_covariance, canonical_function
 
 # Part of every fingerprint: raise it when a formula changes the values that a spec stands for.
 FORMULA_VERSION = 1
@@ -28,12 +29,15 @@ class Parameter:
     """One parameter of a layer: its kind, its default (absent means required) and the values it may take."""
 
     name: str
-    kind: str  # "int", "number", "choice" or "axes"
+    kind: str  # "int", "number", "choice", "axes" or "formula"
     default: Any = _REQUIRED
     optional: bool = False
     above: float = -math.inf
     at_least: float = -math.inf
+    below: float = math.inf
+    at_most: float = math.inf
     choices: tuple[Any, ...] = ()
+    canonical_formula: Callable[[Any], str] | None = None
 
     @property
     def required(self) -> bool:
@@ -52,6 +56,8 @@ class Parameter:
             if value not in self.choices:
                 raise ConfigError(f"{self.name}={value!r} is not one of {', '.join(map(str, self.choices))}")
             return value
+        if self.canonical_formula is not None:
+            return self.canonical_formula(value)
         if self.kind == "axes":
             axes = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             if axes not in [list(c) for c in self.choices]:
@@ -65,10 +71,19 @@ class Parameter:
         if value <= self.above or value < self.at_least:
             bound = f"above {self.above:g}" if value <= self.above else f"at least {self.at_least:g}"
             raise ConfigError(f"{self.name}={value!r} must be {bound}")
+        if value >= self.below or value > self.at_most:
+            bound = f"below {self.below:g}" if value >= self.below else f"at most {self.at_most:g}"
+            raise ConfigError(f"{self.name}={value!r} must be {bound}")
         return int(value) if self.kind == "int" else float(value)
 
 
 _AFFINE = (Parameter("a", "number", 1.0), Parameter("b", "number", 1.0), Parameter("c", "number", 0.0))
+# Powers whose moments float32 still holds at variance 1: 39!! is 3e23.
+_POWER = (Parameter("degree", "int", at_least=0.0, at_most=20.0),)
+_SERIES = (
+    Parameter("degree", "int", 64, at_least=1.0, at_most=255.0),
+    Parameter("nodes", "int", None, optional=True, at_least=4.0, at_most=512.0),
+)
 
 # Every layer that can be named, with its parameters in canonical order.
 LAYERS: dict[str, tuple[Parameter, ...]] = {
@@ -85,14 +100,67 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
     "erf": _AFFINE,
     "gelu": (),
     "sin": _AFFINE,
+    "cos": _AFFINE,
     "identity": (),
+    "abs": (),
+    "sign": (),
+    "monomial": _POWER,
+    "rectified_monomial": _POWER,
+    "hermite": _POWER,
+    "exp": (Parameter("a", "number", 1.0), Parameter("b", "number", 1.0)),
+    "exp_normalized": (Parameter("gamma", "number", 1.0, above=0.0), Parameter("shift", "number", -1.0)),
+    "rbf": (Parameter("gamma", "number", 1.0, above=0.0),),
+    "gaussian": (Parameter("a", "number", 1.0), Parameter("b", "number", -1.0, below=0.0)),
+    "sigmoid_like": (),
+    "elementwise": (
+        Parameter("function", "formula", None, optional=True, canonical_formula=canonical_function),
+        Parameter("nngp", "formula", None, optional=True, canonical_formula=canonical_covariance),
+        *(replace(parameter, default=None, optional=True) for parameter in _SERIES),
+    ),
+    "tanh": _SERIES,
+    "sigmoid": _SERIES,
+    "swish": (Parameter("beta", "number", 1.0), *_SERIES),
+    "softplus": _SERIES,
+    "mish": _SERIES,
+    "elu": (Parameter("alpha", "number", 1.0), *_SERIES),
+    "stationary": (
+        Parameter("kernel", "choice", choices=("rbf", "laplace", "matern")),
+        Parameter("nu", "choice", None, optional=True, choices=(0.5, 1.5, 2.5)),
+        Parameter("length_scale", "number", 1.0, at_least=1e-9),
+    ),
     "layer_norm": (
         Parameter("axis", "axes", [-1], choices=((-1,),)),
         Parameter("eps", "number", 1e-12, above=0.0),
     ),
 }
 
-ACTIVATIONS = ("relu", "leaky_relu", "ab_relu", "erf", "gelu", "sin", "identity")
+ACTIVATIONS = (
+    "relu",
+    "leaky_relu",
+    "ab_relu",
+    "erf",
+    "gelu",
+    "sin",
+    "cos",
+    "identity",
+    "abs",
+    "sign",
+    "monomial",
+    "rectified_monomial",
+    "hermite",
+    "exp",
+    "exp_normalized",
+    "rbf",
+    "gaussian",
+    "sigmoid_like",
+    "elementwise",
+    "tanh",
+    "sigmoid",
+    "swish",
+    "softplus",
+    "mish",
+    "elu",
+)
 
 
 def _canonical_layer(layer: Any) -> dict[str, Any]:
@@ -109,7 +177,43 @@ def _canonical_layer(layer: Any) -> dict[str, Any]:
     missing = [p.name for p in parameters if p.required and p.name not in layer]
     if missing:
         raise ConfigError(f"needs {', '.join(missing)}")
-    return {"op": op} | {p.name: p.canonical(layer.get(p.name, p.default)) for p in parameters}
+    made = {"op": op} | {p.name: p.canonical(layer.get(p.name, p.default)) for p in parameters}
+    return _JOINT_RULES.get(op, dict)(made)
+
+
+def _with_series(layer: dict[str, Any]) -> dict[str, Any]:
+    """The degree and the nodes of a series agree: products of its polynomials are integrated exactly."""
+    degree = layer["degree"]
+    least = 2 * degree + 2
+    nodes = least if layer["nodes"] is None else layer["nodes"]
+    if nodes < least or nodes % 2:
+        raise ConfigError(f"nodes={nodes} must be even and at least 2 * degree + 2 = {least}")
+    return layer | {"nodes": nodes}
+
+
+def _with_one_formula(layer: dict[str, Any]) -> dict[str, Any]:
+    if (layer["function"] is None) == (layer["nngp"] is None):
+        raise ConfigError(
+            'needs either function, such as "x * sigmoid(x)", or nngp, the kernel as a formula in k, p and q'
+        )
+    if layer["function"] is None:
+        if layer["degree"] is not None or layer["nodes"] is not None:
+            raise ConfigError("degree and nodes belong to function: nngp is evaluated as it is written")
+        return layer
+    return _with_series(layer | {"degree": _SERIES[0].default if layer["degree"] is None else layer["degree"]})
+
+
+def _with_smoothness(layer: dict[str, Any]) -> dict[str, Any]:
+    if (layer["kernel"] == "matern") != (layer["nu"] is not None):
+        raise ConfigError("nu is the smoothness of matern, 0.5, 1.5 or 2.5: required there, unknown elsewhere")
+    return layer
+
+
+# What the parameters of one layer must satisfy together, and the defaults that follow from others.
+_JOINT_RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "elementwise": _with_one_formula,
+    "stationary": _with_smoothness,
+} | {op: _with_series for op, parameters in LAYERS.items() if parameters[-2:] == _SERIES}
 
 
 def name_layer(index: int, layer: Any) -> str:

@@ -1,0 +1,66 @@
+"""Kernels of distances, to compare networks with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.state import Array, KernelState, Signature
+
+
+@dataclass(frozen=True)
+class Stationary:
+    """A kernel of the distance r between inputs, r^2 = p + q - 2k: their mean squared difference per feature.
+
+    `rbf`: exp(-r^2 / (2 l^2)); `laplace`: exp(-r / l); `matern` (Rasmussen and Williams 2006, section 4.2): with
+    s = sqrt(2 nu) r / l, exp(-s) times 1, 1 + s, or 1 + s + s^2 / 3 for nu = 1/2, 3/2, 5/2.
+
+    A baseline has no network and nothing to train: both kernels are set to this one, so that whatever is asked of `nngp` or
+    of `ntk` is kernel regression. It acts on raw images as well as on activations, flattened.
+
+    r^2 is a difference, clipped at 0, and 0 exactly for an image with itself. Its absolute error is that of the inner
+    products: in float32 near 1e-6 (p + q). That is also the error of `rbf` and of the smooth Materns for l = 1, whereas
+    r, and with it `laplace` and `matern` of 1/2, is off by its root, 1e-3 sqrt(p + q), for images closer than that.
+
+    Args:
+        kernel: `rbf`, `laplace` or `matern`.
+        nu: smoothness of `matern`: 0.5 (the same as `laplace`), 1.5 or 2.5; None for the others.
+        length_scale: l, in the units of a feature.
+    """
+
+    kernel: str
+    nu: float | None
+    length_scale: float
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Float[Array, "*k"]:
+        """The kernel of pairs, for inner products `k` and squared norms `p`, `q` per feature."""
+        square = jnp.maximum((p + q) - 2.0 * k, 0.0) * (1.0 / self.length_scale**2)
+        if self.kernel == "rbf":
+            return jnp.exp(-0.5 * square)
+        nu = 0.5 if self.nu is None else self.nu
+        scaled = jnp.sqrt(2.0 * nu * square)
+        # At an infinite distance the product below would be infinity times zero.
+        scaled = jnp.minimum(scaled, 2.0 * math.log(jnp.finfo(scaled.dtype).max))
+        polynomial = {0.5: 1.0, 1.5: 1.0 + scaled, 2.5: 1.0 + scaled + scaled * scaled / 3.0}[nu]
+        return polynomial * jnp.exp(-scaled)
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """Flat, and not Gaussian."""
+        if incoming.spatial:
+            shape = [*incoming.spatial, incoming.features]
+            raise ConfigError(f'acts on flat inputs, got images of shape {shape}: put {{"op": "flatten"}} first')
+        return replace(incoming, is_gaussian=False)
+
+    def __call__(self, state: KernelState) -> KernelState:
+        """Both kernels of the inputs' distances; 1 for every image with itself."""
+        signature = self.outgoing(state.signature)
+        if state.p is None or state.q is None:
+            made, p, q = jnp.ones_like(state.nngp), None, None
+        else:
+            made = self.pairs(state.nngp, state.p, state.q)
+            p, q = jnp.ones_like(state.p), jnp.ones_like(state.q)
+        return KernelState(made, made, p, q, signature)

@@ -1,0 +1,166 @@
+"""Nonlinearities that a user writes as a formula: of the function, or of its kernel (arXiv:2209.04121)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, cosine_and_norm
+from ntkpipe.kernels.nonlinear.formula import parse
+from ntkpipe.kernels.nonlinear.operations import apply_formula
+from ntkpipe.kernels.nonlinear.quadrature import hermite_rule
+from ntkpipe.kernels.state import Array
+
+# Variances expanded at once: the function's values at 130 nodes for so many take 4 MiB in float32.
+_BATCH = 8192
+
+
+class Expansion(NamedTuple):
+    """A function of N(0, p) in Hermite polynomials, for every p.
+
+    Args:
+        coefficients: a_j(p) = E[f(sqrt(p) z) h_j(z)], `(degree + 1, *p)`.
+        even: root of what the even ones leave of E[f^2], `(*p)`.
+        odd: root of what the odd ones leave.
+    """
+
+    coefficients: Float[Array, " d *p"]
+    even: Float[Array, "*p"]
+    odd: Float[Array, "*p"]
+
+
+@dataclass(frozen=True)
+class Elementwise(Nonlinearity):
+    """phi given by a formula in x, integrated numerically.
+
+    With rho the cosine and h_j the normalised Hermite polynomials, Mehler's formula gives
+    E[phi(u) phi(v)] = sum over j of a_j(p) a_j(q) rho^j, a_j(p) = E[phi(sqrt(p) z) h_j(z)]: one integral of one variable per
+    image and j, instead of one of two variables per pair. Likewise for phi', by differentiating the formula.
+
+    The series ends at `degree`. What it leaves of E[phi^2], t(p) = E[phi^2] - sum of a_j^2, split into even and odd
+    parts, stands in the last two terms, `sqrt(t_even(p) t_even(q)) rho^J` of the next even power J and the same of the next odd one.
+    So the kernel is positive semi-definite, exact at equal images (whatever the function), even or odd if phi is, and
+    wrong by no more than `error_bound`.
+
+    How large that is depends on phi (a_j^2 falls as e^(-2 d sqrt(2j / p)) if phi is analytic within d of the real line).
+    At degree 64 and variance 1 the bound on E[phi phi] relative to E[phi^2], and on E[phi' phi'] relative to E[phi'^2], is
+    for swish 1e-15 and 1e-14, tanh TANH, softplus SOFTPLUS; for kinked functions, `abs(x)` ABS, `relu(x)` RELU,
+    elu ELU. Use the closed forms for the kinked ones. It grows with the variance:
+    a steep sigmoid is nearly a jump. Not in the bound: the error of the quadrature, which is zero to rounding for functions
+    that are smooth on either side of 0, and of order 1 / `nodes` for a kink or jump elsewhere, such as `relu(x - 1)`.
+
+    Args:
+        function: the formula; see `formula.parse`.
+        degree: of the last Hermite polynomial, at least 1.
+        nodes: of the quadrature, even, at least `2 degree + 2`.
+    """
+
+    function: str
+    degree: int
+    nodes: int
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """Mehler's series of phi, and of its derivative."""
+        cosine, _ = cosine_and_norm(k, p, q)
+        made = [self._series(cosine, *both) for both in zip(self.expand(p), self.expand(q), strict=True)]
+        return made[0], made[1]
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """E[phi^2] and E[phi'^2] by quadrature; the series at cosine 1 is the same to rounding."""
+        nngp, dot = (jnp.sum(jnp.square(f.coefficients), axis=0) + f.even**2 + f.odd**2 for f in self.expand(p))
+        return nngp, dot
+
+    def error_bound(self, p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """Bounds on the truncation errors of `pairs(k, p, q)`, both results, for every k.
+
+        The terms left out are at most `sqrt(t(p) t(q))` of each parity by Cauchy and Schwarz, and so is what stands for
+        them. Where no coefficients of p and q differ in sign, and cosines are positive, half of this holds.
+        """
+        made = [2.0 * (f.even * g.even + f.odd * g.odd) for f, g in zip(self.expand(p), self.expand(q), strict=True)]
+        return made[0], made[1]
+
+    def expand(self, p: Float[Array, "*p"]) -> tuple[Expansion, Expansion]:
+        """Phi and its derivative in Hermite polynomials.
+
+        In float32 a coefficient's error is a few units in the last place of sqrt(E[phi^2]), and so is its effect on the
+        kernel: the matrix of the rule is orthonormal but for its weights, and comes from float64.
+        """
+        flat = jnp.ravel(p)
+        if flat.size <= _BATCH:
+            made = self._expand_flat(flat)
+        else:
+            made = jax.lax.map(lambda value: self._expand_flat(value[None]), flat, batch_size=_BATCH)
+            made = jax.tree.map(lambda leaf: jnp.moveaxis(leaf[..., 0], 0, -1), made)
+        return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *p.shape), made)
+
+    def _expand_flat(self, p: Float[Array, " n"]) -> tuple[Expansion, Expansion]:
+        tree = parse(self.function, ("x",))
+        z, matrix = (jnp.asarray(part, p.dtype) for part in hermite_rule(self.degree, self.nodes))
+
+        def function(x: Array) -> Array:
+            return apply_formula(tree, x=x)
+
+        value = function(z[:, None] * jnp.sqrt(p))
+        # The derivative at a vanishing variance is its limit, not its value at 0: abs has slopes of -1 and 1 there.
+        x = z[:, None] * jnp.sqrt(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
+        slope = jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+        return self._expand_values(value, matrix), self._expand_values(slope, matrix)
+
+    def _expand_values(self, value: Float[Array, "nodes n"], matrix: Float[Array, "nodes d"]) -> Expansion:
+        # HIGHEST: a GPU's default float32 product may run in TF32.
+        coefficients = jnp.einsum("id,in->dn", matrix, value, precision=jax.lax.Precision.HIGHEST)
+        mirrored, tails = value[::-1], []
+        for parity, part in enumerate((0.5 * (value + mirrored), 0.5 * (value - mirrored))):
+            square = jnp.einsum("i,in->n", matrix[:, 0], part * part, precision=jax.lax.Precision.HIGHEST)
+            tail = square - jnp.sum(jnp.square(coefficients[parity::2]), axis=0)
+            tails.append(jnp.sqrt(jnp.maximum(tail, 0.0)))
+        return Expansion(coefficients, *tails)
+
+    def _series(self, cosine: Float[Array, "*k"], f: Expansion, g: Expansion) -> Float[Array, "*k"]:
+        """Horner's rule, from the two terms that stand for the powers beyond `degree` down to the constant one."""
+        even, odd = f.even * g.even, f.odd * g.odd
+        of_same_parity, of_other_parity = (odd, even) if self.degree % 2 else (even, odd)
+        value = of_same_parity * cosine + of_other_parity
+        for j in range(self.degree, -1, -1):
+            value = value * cosine + f.coefficients[j] * g.coefficients[j]
+        return value
+
+
+@dataclass(frozen=True)
+class ElementwiseKernel(Nonlinearity):
+    """A nonlinearity given by the formula of its kernel, `E[phi(u) phi(v)]` in k, p and q.
+
+    The derivatives' covariance is its derivative by k (Price's theorem), by automatic differentiation: where terms of
+    the formula cancel, as those of an arc-cosine near equal images, so do those of its derivative. The two orders of p and q
+    are averaged, so that the kernel is symmetric to the last bit however the formula is written. A variance below the root
+    of the smallest normal number (1e-19 in float32) is raised to that: the limit, where a formula divides by it.
+
+    That the formula is the kernel of some function is for the user to know: nothing else is checked than its symmetry.
+
+    Args:
+        nngp: the formula; see `formula.parse`.
+    """
+
+    nngp: str
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """The formula and its derivative by k."""
+        tree = parse(self.nngp, ("k", "p", "q"))
+        p, q = self._raised(p), self._raised(q)
+
+        def kernel(k: Array) -> Array:
+            return 0.5 * (apply_formula(tree, k=k, p=p, q=q) + apply_formula(tree, k=k, p=q, q=p))
+
+        return jax.jvp(kernel, (k,), (jnp.ones_like(k),))
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """The formula at k = p = q, with infinite derivatives of roots and inverse cosines left out: they cancel there."""
+        p = self._raised(p)
+        return self.pairs(p, p, p)
+
+    def _raised(self, variance: Float[Array, "*p"]) -> Float[Array, "*p"]:
+        return jnp.maximum(variance, jnp.sqrt(jnp.finfo(variance.dtype).tiny))

@@ -1,0 +1,129 @@
+"""Functions that are a power on either side of zero: ReLU and its relatives, sign, rectified monomials.
+
+Their kernels depend on the angle between two images (arc-cosine kernels; Cho and Saul 2009).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntkpipe.kernels.arcsine import angle_and_sine, arcsin
+from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, cosine_and_norm
+from ntkpipe.kernels.nonlinear.polynomial import Monomial
+from ntkpipe.kernels.state import Array
+
+
+@dataclass(frozen=True)
+class ABRelu(Nonlinearity):
+    """phi(x) = a min(x, 0) + b max(x, 0), the arc-cosine kernel of order 1 (Cho and Saul 2009; arXiv:1711.00165).
+
+    A zero image has no direction: its angle to every other one is pi / 2, the limit of a shrinking bias.
+
+    Args:
+        a: slope of the negative half.
+        b: slope of the positive half.
+    """
+
+    a: float
+    b: float
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """`c sine sqrt(pq) + dot k` with c = (a - b)^2 / 2 pi, and dot = (a^2 + b^2) / 2 - c angle."""
+        cosine, norm = cosine_and_norm(k, p, q)
+        angle, sine = angle_and_sine(cosine)
+        c = (self.a - self.b) ** 2 / (2.0 * math.pi)
+        dot = (self.a**2 + self.b**2) / 2.0 - c * angle
+        return c * sine * norm + dot * k, dot
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """The angle is 0: `(a^2 + b^2) / 2` times the variance, and that factor."""
+        factor = (self.a**2 + self.b**2) / 2.0
+        return p * factor, jnp.full_like(p, factor)
+
+
+@dataclass(frozen=True)
+class Sign(Nonlinearity):
+    """phi(x) = sign(x), with sign(0) = 0.
+
+    Only the NNGP is of use: the derivative vanishes almost everywhere, so that the derivatives' covariance is zero, as
+    finite networks and neural-tangents have it, and the NTK is that of the layers after the last sign.
+    """
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """`(2 / pi) arcsin(cosine)`, and zero."""
+        nngp = (2.0 / math.pi) * arcsin(cosine_and_norm(k, p, q)[0])
+        return nngp, jnp.zeros_like(nngp)
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """1, or 0 for a zero image; and zero."""
+        return jnp.where(p >= jnp.finfo(p.dtype).tiny, 1.0, jnp.zeros_like(p)), jnp.zeros_like(p)
+
+
+@dataclass(frozen=True)
+class RectifiedMonomial(Nonlinearity):
+    """phi(x) = x^degree if x >= 0, else 0: the arc-cosine kernel of any order (Cho and Saul 2009).
+
+    Degree 0 is the step function; its derivative vanishes almost everywhere, and so does the derivatives' covariance.
+    A large variance overflows where its power does. The error relative to `sqrt(K'(x, x) K'(x', x'))` is that of the
+    angle: near 1e-6 in float32.
+
+    Args:
+        degree: not negative.
+    """
+
+    degree: int
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """`(p q)^(n / 2) J_n / 2 pi` of degree n, and n^2 times that of degree n - 1."""
+        cosine, norm = cosine_and_norm(k, p, q)
+        angle, sine = angle_and_sine(cosine)
+        nngp = norm**self.degree * (_angular(self.degree, cosine, angle, sine) / (2.0 * math.pi))
+        if self.degree == 0:
+            return nngp, jnp.zeros_like(nngp)
+        lower = self.degree - 1
+        return nngp, norm**lower * (self.degree**2 / (2.0 * math.pi) * _angular(lower, cosine, angle, sine))
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """Half of what the monomial on the whole line has."""
+        nngp, dot = Monomial(self.degree).same(p)
+        return 0.5 * nngp, 0.5 * dot
+
+
+def _angular(
+    degree: int, cosine: Float[Array, "*k"], angle: Float[Array, "*k"], sine: Float[Array, "*k"]
+) -> Float[Array, "*k"]:
+    """The angular function J_n of the arc-cosine kernels, `A(cos) (pi - angle) + B(cos) sin` with polynomials A and B.
+
+    J_n = sin^(2n + 1) (d / d cos)^n ((pi - angle) / sin), whence, with c the cosine,
+    A_(n+1) = (1 - c^2) A' + (2n + 1) c A and B_(n+1) = A + (1 - c^2) B' + 2n c B, from A_0 = 1 and B_0 = 0. Their
+    coefficients are not negative and of one parity, so that evaluating them loses no accuracy.
+    """
+    a, b = [1], [0]
+    for n in range(degree):
+        a, b = (
+            _sum(_rotated(a), [0] + [(2 * n + 1) * value for value in a]),
+            _sum(a, _sum(_rotated(b), [0] + [2 * n * value for value in b])),
+        )
+    return _polynomial(a, cosine) * (math.pi - angle) + _polynomial(b, cosine) * sine
+
+
+def _rotated(polynomial: list[int]) -> list[int]:
+    """`(1 - c^2)` times the derivative, coefficients from the constant term up."""
+    derivative = [power * value for power, value in enumerate(polynomial)][1:]
+    return _sum(derivative, [0, 0] + [-value for value in derivative])
+
+
+def _sum(a: list[int], b: list[int]) -> list[int]:
+    length = max(len(a), len(b))
+    return [x + y for x, y in zip(a + [0] * (length - len(a)), b + [0] * (length - len(b)), strict=True)]
+
+
+def _polynomial(coefficients: list[int], x: Float[Array, "*k"]) -> Float[Array, "*k"]:
+    value = jnp.full_like(x, float(coefficients[-1]))
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + float(coefficient)
+    return value

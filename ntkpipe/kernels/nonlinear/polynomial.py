@@ -1,0 +1,100 @@
+"""Monomials and Hermite polynomials: exact for every variance, by counting pairings (Isserlis 1918)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.state import Array
+
+
+@dataclass(frozen=True)
+class Monomial(Nonlinearity):
+    """phi(x) = x^degree. A large variance overflows where its power does.
+
+    Args:
+        degree: not negative; 0 is the constant 1.
+    """
+
+    degree: int
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """E[u^n v^n], and n^2 times that of n - 1."""
+        product = p * q
+        nngp = _mixed_power(_monomial_coefficients(self.degree), self.degree, k, product)
+        if self.degree == 0:
+            return nngp, jnp.zeros_like(nngp)
+        lower = self.degree - 1
+        return nngp, self.degree**2 * _mixed_power(_monomial_coefficients(lower), lower, k, product)
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """`(2n - 1)!! p^n`, and n^2 times that of n - 1."""
+        nngp = odd_factorial(self.degree) * p**self.degree
+        if self.degree == 0:
+            return nngp, jnp.zeros_like(p)
+        lower = self.degree - 1
+        return nngp, self.degree**2 * odd_factorial(lower) * p**lower
+
+
+@dataclass(frozen=True)
+class Hermite(Nonlinearity):
+    """phi = He_degree / sqrt(degree!), the Hermite polynomial normalised to unit variance for unit variance.
+
+    At p = q = 1 the kernel is `k^degree`. neural-tangents uses that at every variance; this is the Gaussian expectation
+    at the variance that arrives, to which finite networks converge.
+
+    Args:
+        degree: not negative.
+    """
+
+    degree: int
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """Powers of k and of (p - 1) (q - 1); the derivative of degree n is sqrt(n) times the polynomial n - 1."""
+        return self._moments(k, (p - 1.0) * (q - 1.0))
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """The same at k = p."""
+        return self._moments(p, jnp.square(p - 1.0))
+
+    def _moments(self, k: Float[Array, "*k"], product: Float[Array, "*n"]) -> Moments:
+        nngp = _mixed_power(_hermite_coefficients(self.degree), self.degree, k, product)
+        if self.degree == 0:
+            return nngp, jnp.zeros_like(nngp)
+        lower = self.degree - 1
+        return nngp, self.degree * _mixed_power(_hermite_coefficients(lower), lower, k, product)
+
+
+def odd_factorial(n: int) -> float:
+    """`(2n - 1)!! = 1 * 3 * ... * (2n - 1)`, the moment of order 2n of a standard normal variable."""
+    return float(math.prod(range(1, 2 * n, 2)))
+
+
+def _monomial_coefficients(n: int) -> list[float]:
+    """Of `k^(n - 2m) (pq)^m` in E[u^n v^n]: choose the n - 2m cross pairs, then pair the rest within u and within v."""
+    return [float(math.comb(n, 2 * m) ** 2 * math.factorial(n - 2 * m)) * odd_factorial(m) ** 2 for m in _halves(n)]
+
+
+def _hermite_coefficients(n: int) -> list[float]:
+    """Of `k^(n - 2m) ((p - 1) (q - 1))^m`: He_n(s z) = sum of n! / (2^m m! (n - 2m)!) s^(n - 2m) (s^2 - 1)^m He_(n - 2m)(z)."""
+    return [math.factorial(n) / (4**m * math.factorial(m) ** 2 * math.factorial(n - 2 * m)) for m in _halves(n)]
+
+
+def _halves(n: int) -> range:
+    return range(n // 2 + 1)
+
+
+def _mixed_power(
+    coefficients: list[float], n: int, k: Float[Array, "*k"], product: Float[Array, "*n"]
+) -> Float[Array, "*k"]:
+    """The sum over m of `coefficients[m] k^(n - 2m) product^m`, of the shape of `k`: Horner's rule from k^n down."""
+    square, power = k * k, jnp.ones_like(product)
+    value = jnp.full_like(k, coefficients[0])
+    for coefficient in coefficients[1:]:
+        power = power * product
+        value = value * square + coefficient * power
+    return value * k if n % 2 else value

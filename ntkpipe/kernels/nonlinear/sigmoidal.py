@@ -1,0 +1,78 @@
+"""Functions of the normal distribution: erf and GELU. Their kernels are those of an angle between shifted vectors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from ntkpipe.kernels.arcsine import arcsin
+from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.state import Array
+
+# 0.5 erf(x / this) + 0.5 is nearest to the logistic function in squared error on [-5, 5] (neural-tangents' constant).
+SIGMOID_LIKE_SCALE = 2.4020563531719796
+
+
+@dataclass(frozen=True)
+class Erf(Nonlinearity):
+    """phi(x) = a erf(b x) + c (Williams 1996; arXiv:1711.00165).
+
+    Args:
+        a: amplitude.
+        b: scale of the argument.
+        c: offset.
+    """
+
+    a: float
+    b: float
+    c: float
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """`a^2 (2 / pi) arcsin(s) + c^2` with s = 2 b^2 k / sqrt((1 + 2 b^2 p) (1 + 2 b^2 q))."""
+        scale = 2.0 * self.b**2
+        inverse = (1.0 / jnp.sqrt(1.0 + scale * p)) * (1.0 / jnp.sqrt(1.0 + scale * q))
+        sine = jnp.clip(scale * k * inverse, -1.0, 1.0)
+        # The floor is reached only by rounding: |s| <= 1 - inverse for every valid covariance.
+        cosine2 = jnp.maximum((1.0 - jnp.abs(sine)) * (1.0 + jnp.abs(sine)), jnp.finfo(sine.dtype).eps)
+        dot = (self.a * self.b) ** 2 * (4.0 / math.pi) * inverse / jnp.sqrt(cosine2)
+        return self.a**2 * (2.0 / math.pi) * arcsin(sine) + self.c**2, dot
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """At k = p the cosine's square is `(1 + 4 b^2 p) / (1 + 2 b^2 p)^2`, without cancellation."""
+        scale = 2.0 * self.b**2
+        root = jnp.sqrt(1.0 + 2.0 * scale * p)
+        dot = (self.a * self.b) ** 2 * (4.0 / math.pi) / root
+        return self.a**2 * (2.0 / math.pi) * jnp.arctan2(scale * p, root) + self.c**2, dot
+
+
+@dataclass(frozen=True)
+class Gelu(Nonlinearity):
+    """phi(x) = x Phi(x), Phi the standard normal distribution function (exact, not the tanh form; arXiv:2002.08517)."""
+
+    def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
+        """With N = sqrt((1 + p) (1 + q)), s = k / N, the sine of an angle, and its cosine `cos`.
+
+        K' = k half + (s^2 / (N cos) + pq cos / N) / 2 pi, half = 1/4 + arcsin(s) / 2 pi, and
+        dot = half + (1 / (N cos)^2 + (1 - pq) / N^2 + 1) s / (2 pi cos). pq / N^2 is formed from p / (1 + p) and
+        q / (1 + q), so that large variances do not overflow.
+        """
+        inverse = (1.0 / jnp.sqrt(1.0 + p)) * (1.0 / jnp.sqrt(1.0 + q))  # 1 / N
+        norm = jnp.sqrt(1.0 + p) * jnp.sqrt(1.0 + q)
+        ratio = (p / (1.0 + p)) * (q / (1.0 + q))  # pq / N^2
+        sine = jnp.clip(k * inverse, -1.0, 1.0)
+        cosine2 = jnp.maximum((1.0 - jnp.abs(sine)) * (1.0 + jnp.abs(sine)), jnp.finfo(sine.dtype).eps)
+        cosine = jnp.sqrt(cosine2)
+        half = 0.25 + arcsin(sine) / (2.0 * math.pi)
+        nngp = k * half + (sine * sine * inverse / cosine + ratio * norm * cosine) / (2.0 * math.pi)
+        bracket = inverse * inverse / cosine2 + inverse * inverse - ratio + 1.0
+        return nngp, half + bracket * sine / cosine / (2.0 * math.pi)
+
+    def same(self, p: Float[Array, "*p"]) -> Moments:
+        """At k = p, N cos = sqrt(1 + 2 p), without cancellation."""
+        root = jnp.sqrt(1.0 + 2.0 * p)
+        half = 0.25 + jnp.arctan2(p, root) / (2.0 * math.pi)
+        nngp = p * half + (p / (1.0 + p)) * (p / root) / math.pi
+        return nngp, half + (1.0 / (root * root) + 2.0 / (1.0 + p)) * (p / root) / (2.0 * math.pi)
