@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels import host
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.spec import canonical_json
 
@@ -63,16 +62,14 @@ def compute_tile(
     rows = np.ascontiguousarray(x1, dtype=dtype)
     cols = None if diagonal or x2 is None else np.ascontiguousarray(x2, dtype=dtype)
     arch.check_arrays(rows, cols)
-    n1, n2 = len(rows), len(rows if cols is None else cols)
     with precision_context(dtype):
-        if host.is_default():
-            made = arch.on_host(rows, cols, out_dtype=np.dtype(out_dtype), pad_to=pad_to)
-        else:
-            made = arch.on_device(_padded(rows, pad_to), None if cols is None else _padded(cols, pad_to))
-        return {
-            name: np.ascontiguousarray(np.asarray(kernel)[:n1, :n2], dtype=out_dtype)
-            for name, kernel in made._asdict().items()
-        }
+        made = arch.tile(
+            arch.prepare(rows),
+            None if cols is None else arch.prepare(cols),
+            out_dtype=np.dtype(out_dtype),
+            pad_to=pad_to,
+        )
+        return {name: np.ascontiguousarray(kernel) for name, kernel in made._asdict().items()}
 
 
 def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str) -> dict[str, np.ndarray]:
@@ -98,8 +95,3 @@ def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str) -> dict[str, np.n
 def _check_dtype(name: str, value: str) -> None:
     if value not in ("float32", "float64"):
         raise ConfigError(f"{name}={value!r} is not one of float32, float64")
-
-
-def _padded(x: np.ndarray, edge: int | None) -> np.ndarray:
-    missing = max(edge or 0, len(x)) - len(x)
-    return x if missing == 0 else np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -13,12 +15,17 @@ import numpy as np
 from jax.core import Tracer
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
-from ntkpipe.kernels import host
-from ntkpipe.kernels.inner_product import Input, device_products, squared_norms
-from ntkpipe.kernels.nonlinear.base import Nonlinearity
+from ntkpipe.kernels import flat, host, spatial
+from ntkpipe.kernels.fold import Seen
+from ntkpipe.kernels.linear import Flatten
 from ntkpipe.kernels.registry import build_layer
+from ntkpipe.kernels.residual import PlaceError, signatures
+from ntkpipe.kernels.resolve import Step, observing, resolve
 from ntkpipe.kernels.spec import canonical_spec, fingerprint, name_layer
-from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
+from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
+
+# Extent of an image that every pooling divides.
+_LARGE = 1 << 20
 
 
 class Architecture:
@@ -44,12 +51,24 @@ class Architecture:
         """
         spec = canonical_spec(layers)
         made = cls(spec, tuple(build_layer(layer) for layer in spec))
-        made._signature(Signature((), 1))
+        made._check_any_shape()
         return made
+
+    def _check_any_shape(self) -> None:
+        """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
+        errors = []
+        for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
+            try:
+                signatures(self._layers, start)
+            except PlaceError as error:
+                errors.append(error)
+            else:
+                return
+        raise ConfigError(_located(max(errors, key=lambda error: int(error.place)), self._spec))
 
     def to_spec(self) -> list[dict[str, Any]]:
         """The canonical list of layers: every parameter stated."""
-        return [dict(layer) for layer in self._spec]
+        return copy.deepcopy(self._spec)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,17 +87,30 @@ class Architecture:
         Raises:
             ConfigError: naming the layer that images of this shape cannot pass.
         """
+        self.steps(tuple(shape))
+
+    def steps(self, shape: tuple[int, ...], *, own: bool = False) -> tuple[Step, ...]:
+        """The layers in their places: shapes, and the covariances that are needed, of images of this shape.
+
+        Args:
+            shape: of one image: `(height, width, channels)`, or `(features,)`.
+            own: of images with themselves, where variances are seen as well.
+
+        Raises:
+            ConfigError: naming the layer that images of this shape cannot pass.
+        """
         if len(shape) not in (1, 3) or min(shape) < 1:
             raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
-        self._signature(Signature(tuple(shape[:-1]), shape[-1]))
-
-    def _signature(self, signature: Signature) -> Signature:
-        for index, (layer, description) in enumerate(zip(self._layers, self._spec, strict=True)):
-            try:
-                signature = layer.outgoing(signature)
-            except ConfigError as error:
-                raise ConfigError(f"{name_layer(index, description)} {error}") from None
-        return signature
+        try:
+            steps = resolve(self._layers, Signature(tuple(shape[:-1]), shape[-1]), own=own)
+        except PlaceError as error:
+            raise ConfigError(_located(error, self._spec)) from None
+        if steps[-1].outgoing.spatial:
+            raise ConfigError(
+                f"the network ends with an image of {list(steps[-1].outgoing.spatial)} pixels, not with one output: end it "
+                'with {"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
+            )
+        return steps
 
     def __call__(self, x1: Array, x2: Array | None = None) -> Kernels:
         """Both kernels of every pair of images, from one evaluation.
@@ -101,82 +133,94 @@ class Architecture:
         if isinstance(x1, Tracer) or isinstance(x2, Tracer):
             return self.on_device(x1, x2)
         as_jax = isinstance(x1, jax.Array)
+        convert: Callable[[Any], Array] = jnp.asarray if as_jax else np.asarray
         with precision_context(x1.dtype):
-            evaluate = self.on_host if host.is_default() else self.on_device
-            made = evaluate(x1, x2)
-            convert: Callable[[Any], Array] = jnp.asarray if as_jax else np.asarray
+            if as_jax and self._is_flat(x1.shape[1:]) and not host.is_default():
+                made = self.on_device(x1, x2)  # without leaving it
+            else:
+                rows = self.prepare(np.asarray(x1))
+                made = self.tile(rows, None if x2 is None else self.prepare(np.asarray(x2)))
             return Kernels(convert(made.nngp), convert(made.ntk))
 
     def diagonal(self, x: Array) -> Kernels:
         """Both kernels of every image with itself, `(n,)` each: the diagonals of `self(x)`, to the last bit."""
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
-            return self._fold(jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1), None, None, x[0].size)
+            runs = self._flat_runs(x)
+            return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0]
         convert: Callable[[Any], Array] = jnp.asarray if isinstance(x, jax.Array) else np.asarray
         with precision_context(x.dtype):
-            made = self._diagonal_of_norms(squared_norms(np.asarray(x)), int(np.prod(x.shape[1:])))
+            made = self._diagonal(np.asarray(x))
             return Kernels(convert(made.nngp), convert(made.ntk))
 
-    def on_host(self, x1: Array, x2: Array | None, *, out_dtype: Any = None, pad_to: int | None = None) -> Kernels:
-        """The kernels of NumPy arrays on the CPU; see `host.evaluate`. Call within `precision_context(x1.dtype)`."""
-        features = int(np.prod(x1.shape[1:]))
-        x1 = np.ascontiguousarray(np.reshape(x1, (len(x1), -1)))
-        x2 = None if x2 is None else np.ascontiguousarray(np.reshape(x2, (len(x2), -1)))
-        p = squared_norms(x1)
-        diagonal = self._diagonal_of_norms(p, features) if x2 is None else None
-        q = p if x2 is None else squared_norms(x2)
+    def prepare(self, x: np.ndarray) -> Prepared:
+        """What pairs need of each image, computed once: images, and what layers see of them.
 
-        def pair_map(products: np.ndarray, p: np.ndarray, q: np.ndarray) -> Kernels:
-            return self._fold(products, p[:, None], q[None, :], features)
+        Args:
+            x: `(n, height, width, channels)` or `(n, features)`, float32 or float64. Call within
+                `precision_context(x.dtype)`.
+        """
+        x = np.ascontiguousarray(x)
+        if self._is_flat(x.shape[1:]):
+            return Prepared(x.reshape(len(x), -1), ())
+        layers = observing(self._layers)
+        if not layers:
+            return Prepared(x, ())
+        signature = Signature(x.shape[1:-1], x.shape[-1])
+        ends = [signature, *signatures(layers, signature)][-1].spatial
+        steps = resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
+        return Prepared(x, spatial.observe(steps, x, on_cpu=host.is_default()))
 
-        nngp, ntk = host.evaluate(pair_map, x1, x2, p, q, out_dtype=out_dtype or x1.dtype, pad_to=pad_to)
-        if diagonal is not None:
-            np.fill_diagonal(nngp, diagonal.nngp)
-            np.fill_diagonal(ntk, diagonal.ntk)
-        return Kernels(nngp, ntk)
+    def tile(
+        self, rows: Prepared, columns: Prepared | None, *, out_dtype: Any = None, pad_to: int | None = None
+    ) -> Kernels:
+        """Both kernels of every pair of prepared images, as NumPy arrays.
+
+        Args:
+            rows: from `prepare`.
+            columns: likewise; None pairs the rows with themselves.
+            out_dtype: of the result; None is that of the images.
+            pad_to: edge of the nominal tile: ragged ones then share its compiled functions.
+        """
+        x, other = rows.images, None if columns is None else columns.images
+        if self._is_flat(x.shape[1:]):
+            runs, dtype = flat.segments(self._layers, x.shape[1]), out_dtype or x.dtype
+            if host.is_default():
+                return Kernels(*flat.on_host(runs, x, other, out_dtype=dtype, pad_to=pad_to))
+            return flat.padded_on_device(runs, x, other, out_dtype=dtype, pad_to=pad_to)
+        steps = self.steps(x.shape[1:])
+        seen = rows.padded(steps)
+        made = spatial.evaluate(
+            steps,
+            x,
+            seen,
+            other,
+            seen if columns is None else columns.padded(steps),
+            pad_to=pad_to,
+            context=lambda: precision_context(x.dtype),
+            on_cpu=host.is_default(),
+        )
+        if columns is None:
+            for kernel, own in zip(made, self._diagonal(x), strict=True):
+                np.fill_diagonal(kernel, own)
+        return Kernels(*(kernel.astype(out_dtype or x.dtype, copy=False) for kernel in made))
 
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
-        """The kernels on JAX's default device, or under tracing; call within `precision_context(x1.dtype)`."""
-        features = int(np.prod(x1.shape[1:]))
-        x1 = jnp.asarray(x1)
-        products, p, q = device_products(x1, x1 if x2 is None else jnp.asarray(x2))
-        kernels = self._fold(products, p[:, None], q[None, :], features)
-        if x2 is not None:
-            return kernels
-        diagonal = self._fold(p, None, None, features)
-        return Kernels(*(_symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
+        """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""
+        return flat.on_device(self._flat_runs(x1), x1, x2)
 
-    def _diagonal_of_norms(self, norms: np.ndarray, features: int) -> Kernels:
-        # Chunks of one length: one compilation, and the same bits however many images there are.
-        n, chunk = len(norms), 1024
-        padded = np.zeros(-(-n // chunk) * chunk, norms.dtype)
-        padded[:n] = norms
-        made = [self._fold(padded[i : i + chunk], None, None, features) for i in range(0, n, chunk)]
-        return Kernels(*(np.concatenate([np.asarray(part) for part in parts])[:n] for parts in zip(*made, strict=True)))
+    def _flat_runs(self, x: Array) -> list[tuple[Step, ...]]:
+        if not self._is_flat(x.shape[1:]):
+            raise ConfigError("only networks that begin with flatten can be traced by JAX: pass arrays, not tracers")
+        return flat.segments(self._layers, int(np.prod(x.shape[1:])))
 
-    def _fold(self, nngp: Array, p: Array | None, q: Array | None, features: int) -> Kernels:
-        """Fold the layers over inner products and squared norms, not yet divided by `features`."""
-        arrays: _Arrays = (nngp, None, p, q)
-        for layers, signature in self.segments_with_signatures(features):
-            arrays = compiled_segment(layers, signature)(*arrays)
-        nngp, ntk = arrays[0], arrays[1]
-        return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk)
+    def _diagonal(self, x: np.ndarray) -> Kernels:
+        if self._is_flat(x.shape[1:]):
+            return flat.own(self._flat_runs(x), x)[0]
+        return spatial.diagonal(self.steps(x.shape[1:], own=True), x, on_cpu=host.is_default())
 
-    def segments_with_signatures(self, features: int) -> list[tuple[tuple[Layer, ...], Signature]]:
-        """Runs of layers that end with a nonlinearity, each with what comes in; the last holds what follows it."""
-        runs: list[list[Layer]] = [[Input(features)]]
-        for layer in self._layers:
-            if any(isinstance(previous, Nonlinearity) for previous in runs[-1]):
-                runs.append([])
-            runs[-1].append(layer)
-        if len(runs) > 1 and not any(isinstance(layer, Nonlinearity) for layer in runs[-1]):
-            runs[-2:] = [runs[-2] + runs[-1]]
-        signature, segments = Signature((), features), []
-        for run in runs:
-            segments.append((tuple(run), signature))
-            for layer in run:
-                signature = layer.outgoing(signature)
-        return segments
+    def _is_flat(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 1 or isinstance(self._layers[0], Flatten)
 
     def check_arrays(self, x1: Array, x2: Array | None) -> None:
         """Check two blocks of images, as `__call__` does; see there for what is raised."""
@@ -192,32 +236,28 @@ class Architecture:
         self.check_input(tuple(x1.shape[1:]))
 
 
-_Arrays = tuple[Array, Array | None, Array | None, Array | None]
+@dataclass(frozen=True)
+class Prepared:
+    """A block of images and what layers see of each, from `Architecture.prepare`."""
+
+    images: np.ndarray
+    seen: Seen
+
+    def padded(self, steps: Sequence[Step]) -> Seen:
+        """What all steps of the network see: nothing after the last that does."""
+        return (*self.seen, *(None,) * (len(steps) - len(self.seen)))
 
 
-@lru_cache(maxsize=256)
-def compiled_segment(layers: tuple[Layer, ...], signature: Signature) -> Callable[..., _Arrays]:
-    """A run of layers as one compiled function of `(nngp, ntk, p, q)`, shared by all networks that contain it.
-
-    One nonlinearity at a time: XLA gives each result a loop of its own that recomputes all before it, whatever
-    `optimization_barrier` asks for, so that a network compiled as a whole costs the square of its depth (depth 10,
-    float32: 574 ms against 42 ms for a tile of 2048 x 2048). And a network of 100 equal layers compiles three functions.
-    """
-
-    def segment(nngp: Array, ntk: Array | None, p: Array | None, q: Array | None) -> _Arrays:
-        state = KernelState(nngp, ntk, p, q, signature)
-        for layer in layers:
-            state = layer(state)
-        return state.nngp, state.ntk, state.p, state.q
-
-    return jax.jit(segment)
-
-
-@jax.jit
-def _symmetric(block: jax.Array, diagonal: jax.Array) -> jax.Array:
-    """The lower triangle of a square block on both sides of its exact diagonal."""
-    row, col = jnp.arange(len(block))[:, None], jnp.arange(len(block))[None, :]
-    return jnp.where(row == col, diagonal[:, None], jnp.where(row > col, block, block.T))
+def _located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
+    """The error's text with the layer's place in the specification: `layer 1 (residual_sum), branch 0, layer 2 (relu) ...`."""
+    layer = spec[int(error.place)]
+    text = name_layer(int(error.place), layer)
+    cause = error.cause
+    if isinstance(cause, PlaceError):  # a branch of a residual sum
+        inner = cause.cause
+        assert isinstance(inner, PlaceError)
+        return f"{text}, {cause.place}, {_located(inner, layer['branches'][int(str(cause.place).split()[1])])}"
+    return f"{text} {cause}"
 
 
 def precision_context(dtype: Any) -> contextlib.AbstractContextManager[Any]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.state import Array, KernelState, Signature
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
 
 @dataclass(frozen=True)
-class Stationary:
+class Stationary(Pointwise):
     """A kernel of the distance r between inputs, r^2 = p + q - 2k: their mean squared difference per feature.
 
     `rbf`: exp(-r^2 / (2 l^2)); `laplace`: exp(-r / l); `matern` (Rasmussen and Williams 2006, section 4.2): with
@@ -36,6 +37,8 @@ class Stationary:
     nu: float | None
     length_scale: float
 
+    sees: ClassVar[Sight] = "pixels"
+
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Float[Array, "*k"]:
         """The kernel of pairs, for inner products `k` and squared norms `p`, `q` per feature."""
         square = jnp.maximum((p + q) - 2.0 * k, 0.0) * (1.0 / self.length_scale**2)
@@ -55,12 +58,16 @@ class Stationary:
             raise ConfigError(f'acts on flat inputs, got images of shape {shape}: put {{"op": "flatten"}} first')
         return replace(incoming, is_gaussian=False)
 
-    def __call__(self, state: KernelState) -> KernelState:
+    def observe(self, own: KernelState) -> tuple[Array]:
+        """Squared norms."""
+        return (own.nngp,)
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Both kernels of the inputs' distances; 1 for every image with itself."""
-        signature = self.outgoing(state.signature)
-        if state.p is None or state.q is None:
-            made, p, q = jnp.ones_like(state.nngp), None, None
+        if state.is_own:
+            made = jnp.ones_like(state.nngp)
         else:
-            made = self.pairs(state.nngp, state.p, state.q)
-            p, q = jnp.ones_like(state.p), jnp.ones_like(state.q)
-        return KernelState(made, made, p, q, signature)
+            assert state.row is not None
+            assert state.column is not None
+            made = self.pairs(state.nngp, *state.row(), *state.column())
+        return state.replace(nngp=made, ntk=made, signature=outgoing)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ntkpipe.kernels.state import Kernels
 
-PairMap = Callable[[np.ndarray, np.ndarray, np.ndarray], Kernels]
+PairMap = Callable[[np.ndarray, Any, Any], Kernels]
 
 _PRODUCT_BYTES = 4 << 20
 _MAP_BYTES = 1 << 20
@@ -44,8 +44,8 @@ def evaluate(
     pair_map: PairMap,
     x1: np.ndarray,
     x2: np.ndarray | None,
-    p: np.ndarray,
-    q: np.ndarray,
+    rows: Any,
+    columns: Any,
     *,
     out_dtype: Any,
     pad_to: int | None,
@@ -53,12 +53,12 @@ def evaluate(
     """Both kernels of every pair of rows.
 
     Args:
-        pair_map: from inner products `(rows, cols)` and squared norms `(rows,)`, `(cols,)` to both kernels.
+        pair_map: from inner products `(rows, cols)` and trees of arrays `(rows,)`, `(cols,)` to both kernels.
         x1: flattened row images `(n1, d)`, contiguous.
         x2: flattened column images `(n2, d)`; None pairs `x1` with itself: only the lower triangle of products is
             then formed, and the result is symmetric to the last bit. Its diagonal is for the caller to set.
-        p: squared norms of `x1`.
-        q: squared norms of the column images.
+        rows: what the map takes of the row images: a tree of arrays `(n1,)`.
+        columns: likewise of the column images.
         out_dtype: of the result.
         pad_to: compile for blocks of so many rows and columns, so that ragged ones at the edge need no compilation
             of their own. Only the map sees the padding, never the inner products.
@@ -66,21 +66,22 @@ def evaluate(
     Returns:
         NNGP and NTK, `(n1, n2)` each.
     """
-    n1, n2 = len(p), len(q)
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cols = max(n2, pad_to or 0)
     step, part = strip_rows(max(n1, pad_to or 0), cols, x1.itemsize)
     products = _aligned_zeros((step, cols), x1.dtype)
-    all_p, all_q = np.zeros(-(-n1 // step) * step, p.dtype), np.zeros(cols, q.dtype)
-    all_p[:n1], all_q[:n2] = p, q
+    all_rows = jax.tree.map(lambda a: _padded(a, -(-n1 // step) * step), rows)
+    all_columns = jax.tree.map(lambda a: _padded(a, cols), columns)
     results = np.empty((2, n1, n2), out_dtype)
-    columns = x1 if x2 is None else x2
+    others = x1 if x2 is None else x2
     for start in range(0, n1, step):
         stop = min(start + step, n1)
         width = n2 if x2 is not None else stop
-        np.matmul(x1[start:stop], columns[:width].T, out=products[: stop - start, :width])
+        np.matmul(x1[start:stop], others[:width].T, out=products[: stop - start, :width])
         running: tuple[int, Kernels] | None = None
         for row in range(start, stop, part):
-            made = pair_map(products[row - start : row - start + part], all_p[row : row + part], all_q)
+            of_rows = jax.tree.map(lambda a: a[row : row + part], all_rows)  # noqa: B023 - used at once
+            made = pair_map(products[row - start : row - start + part], of_rows, all_columns)
             # JAX computes this strip in its own thread while the one before it is copied out.
             if running is not None:
                 _store(results, *running, stop, width)
@@ -106,6 +107,12 @@ def _mirror(result: np.ndarray, start: int, stop: int) -> None:
     result[:start, start:stop] = result[start:stop, :start].T
     square = result[start:stop, start:stop]
     square[:] = np.tril(square) + np.tril(square, -1).T
+
+
+def _padded(a: np.ndarray, count: int) -> np.ndarray:
+    out = np.zeros(count, a.dtype)
+    out[: len(a)] = a
+    return out
 
 
 def _aligned_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:

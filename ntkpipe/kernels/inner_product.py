@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkpipe.kernels.state import KernelState, Signature
+from ntkpipe.kernels.state import KernelState, Pointwise, Signature
 
 
 def squared_norms(x: np.ndarray) -> np.ndarray:
@@ -27,8 +27,8 @@ def squared_norms(x: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Input:
-    """Where every network begins: inner products of flattened images become covariances.
+class Input(Pointwise):
+    """Where every fully connected network begins: inner products of flattened images become covariances.
 
     Args:
         features: height * width * channels, by which they are divided.
@@ -40,11 +40,9 @@ class Input:
         """Flat, and not Gaussian: pixels are what they are."""
         return Signature((), self.features)
 
-    def __call__(self, state: KernelState) -> KernelState:
-        """Divide the inner products and squared norms."""
-        scale = 1.0 / self.features
-        p, q = (None if norms is None else norms * scale for norms in (state.p, state.q))
-        return KernelState(state.nngp * scale, None, p, q, self.outgoing(state.signature))
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Divide the inner products."""
+        return state.replace(nngp=state.nngp * (1.0 / self.features), signature=outgoing)
 
 
 def device_products(x1: jax.Array, x2: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -5,26 +5,75 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.state import KernelState, Signature
+from ntkpipe.kernels.geometry import Support
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
+
+
+class _Weights(Protocol):
+    @property
+    def b_std(self) -> float | None: ...
+    @property
+    def parameterization(self) -> str: ...
+
+
+def affine(covariance: Array, scale: float, b_std: float | None) -> Array:
+    """`scale * covariance + b_std^2`."""
+    scaled = covariance * scale
+    return scaled + b_std**2 if b_std else scaled
+
+
+def own_gradients(layer: _Weights, nngp: Array, inputs: Array) -> Array:
+    """What a linear layer's own weights and biases add to the NTK (arXiv:1806.07572).
+
+    Args:
+        layer: its parameterisation, and whether it has a bias.
+        nngp: covariance after the layer: the addition in the `ntk` parameterisation.
+        inputs: sum of the covariances over the layer's fan-in: the addition of the weights in the `standard` one.
+    """
+    if layer.parameterization == "ntk":
+        return nngp
+    return inputs if layer.b_std is None else inputs + 1.0
 
 
 @dataclass(frozen=True)
 class Flatten:
-    """Merge the spatial axes and the channels. The identity once activations are flat."""
+    """Merge the spatial axes and the channels: the mean over the spatial diagonal. The identity once activations are flat."""
+
+    is_linear = False
+    sees: ClassVar[Sight] = "nothing"
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, with every pixel's channels counted as features."""
-        return dataclasses.replace(incoming, spatial=(), features=incoming.features * math.prod(incoming.spatial))
+        return dataclasses.replace(
+            incoming, spatial=(), support=(), features=incoming.features * math.prod(incoming.spatial)
+        )
 
-    def __call__(self, state: KernelState) -> KernelState:
-        """The state unchanged: the inner product of flattened images is where every state begins."""
-        return state
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """Pixels with themselves."""
+        del support, own
+        return ((0,),) * len(incoming.spatial)
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Nothing is left to keep, if it was an image."""
+        del outgoing
+        return not incoming.spatial
+
+    def observe(self, own: KernelState) -> None:
+        """Nothing."""
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The mean over pixels."""
+        if not state.signature.spatial:
+            return state.replace(signature=outgoing)
+        scale = 1.0 / math.prod(state.signature.spatial)
+        return state.map(lambda x: x.sum(axis=(0, 1, 2, 3)) * scale, outgoing)
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Pointwise):
     """A fully connected layer, `w_std / sqrt(fan_in) W x + b_std b` with independent standard normal W and b.
 
     With K and T before the layer (arXiv:1806.07572): K' = w_std^2 K + b_std^2, and
@@ -44,34 +93,22 @@ class Dense:
     b_std: float | None
     parameterization: str
 
+    is_linear = True
+
     def outgoing(self, incoming: Signature) -> Signature:
         """Gaussian, with this layer's features."""
         if incoming.spatial:
             shape = [*incoming.spatial, incoming.features]
-            raise ConfigError(f'acts on flat activations, got images of shape {shape}: put {{"op": "flatten"}} first')
+            raise ConfigError(
+                f'acts on flat activations, got images of shape {shape}: put {{"op": "flatten"}} or '
+                '{"op": "global_avg_pool"} first'
+            )
         return Signature((), self.features, is_gaussian=True)
 
-    def __call__(self, state: KernelState) -> KernelState:
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Scale and shift the covariances; add this layer's own gradients to the NTK."""
-        w2 = self.w_std**2
-        b2 = 0.0 if self.b_std is None else self.b_std**2
-
-        def affine(covariance):
-            return covariance * w2 + b2 if b2 else covariance * w2
-
-        nngp = affine(state.nngp)
-        if self.parameterization == "ntk":
-            ntk = nngp
-        else:
-            ntk = state.nngp * float(state.signature.features)
-            if self.b_std is not None:
-                ntk = ntk + 1.0
+        nngp = affine(state.nngp, self.w_std**2, self.b_std)
+        ntk = own_gradients(self, nngp, state.nngp * float(state.signature.features))
         if state.ntk is not None:
-            ntk = ntk + w2 * state.ntk
-        return KernelState(
-            nngp=nngp,
-            ntk=ntk,
-            p=None if state.p is None else affine(state.p),
-            q=None if state.q is None else affine(state.q),
-            signature=self.outgoing(state.signature),
-        )
+            ntk = ntk + self.w_std**2 * state.ntk
+        return state.replace(nngp=nngp, ntk=ntk, signature=outgoing)

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.state import KernelState, Signature
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import Support, including_variances
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
 
 @dataclass(frozen=True)
-class LayerNorm:
-    """Divide activations by their root mean square over the features of one image: K / sqrt((p + eps) (q + eps)).
+class LayerNorm(Pointwise):
+    """Divide activations by their root mean square over some axes: K / sqrt((v + eps) (v' + eps)).
 
     At infinite width the mean over features is zero and their mean square is the variance, so that the NTK is
     divided by the same number (as in neural-tangents).
 
     Args:
-        axis: normalised axes; only `(-1,)`, the features of flat activations.
+        axis: normalised axes: `(-1,)`, the channels of each pixel, whose mean square is the pixel's variance; or
+            `(1, 2, 3)`, the whole image, whose mean square is the mean variance of its pixels.
         eps: added to the variances, above 0.
     """
 
     axis: tuple[int, ...]
     eps: float
 
+    sees: ClassVar[Sight] = "pixels"
+
     def outgoing(self, incoming: Signature) -> Signature:
         """The same signature: a Gaussian stays Gaussian, since its norm does not fluctuate at infinite width."""
         if not incoming.is_gaussian:
-            raise ConfigError('needs Gaussian activations: put a linear layer such as {"op": "dense"} right before it')
+            raise ConfigError(
+                'needs Gaussian activations: put a linear layer such as {"op": "dense"} or {"op": "conv"} right before it'
+            )
         return incoming
 
-    def __call__(self, state: KernelState) -> KernelState:
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """The same; of own blocks class 0 holds the variances."""
+        return including_variances(incoming.spatial, support, own=own)
+
+    def observe(self, own: KernelState) -> tuple[Array]:
+        """One over the root mean square of each pixel or image."""
+        if not own.signature.spatial:
+            return (1.0 / jnp.sqrt(own.nngp + self.eps),)
+        variance = layout.variances(own.nngp)
+        if self.axis != (-1,):
+            variance = variance.mean(axis=(0, 1), keepdims=True)
+        return (1.0 / jnp.sqrt(variance + self.eps),)
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Divide by the product of the norms."""
-        if state.p is None or state.q is None:
-            scale = 1.0 / (state.nngp + self.eps)
-            ntk = None if state.ntk is None else state.ntk * scale
-            return state.replace(nngp=state.nngp * scale, ntk=ntk)
-        scale = (1.0 / jnp.sqrt(state.p + self.eps)) * (1.0 / jnp.sqrt(state.q + self.eps))
-        return state.replace(
-            nngp=state.nngp * scale,
-            ntk=None if state.ntk is None else state.ntk * scale,
-            p=state.p / (state.p + self.eps),
-            q=state.q / (state.q + self.eps),
-        )
+        row, column = layout.own_views(self, state) if state.is_own else (state.row, state.column)
+        assert row is not None
+        assert column is not None
+        return state.map(lambda x: x * (row()[0] * column()[0]), outgoing)

@@ -1,13 +1,19 @@
-"""What flows through the layers: the covariances of one tile, and the static facts that decide whether formulas hold."""
+"""What flows through the layers: the covariances of one block of pairs, and the static facts that decide whether formulas hold."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Float
+
+from ntkpipe.kernels.geometry import Support
 
 Array = jax.Array | np.ndarray
 
@@ -28,58 +34,146 @@ class Signature:
         features: channels, or features after flattening: the fan-in of a dense layer that follows.
         is_gaussian: activations at infinite width are Gaussian: true after a linear layer. Nonlinearities and
             normalisation have closed forms for Gaussian activations only.
+        support: the classes of the covariance that are kept along each spatial axis (see `geometry`). It follows from
+            what later layers need, so that only a resolved network knows it: `()` before.
     """
 
     spatial: tuple[int, ...]
     features: int
     is_gaussian: bool = False
+    support: Support = ()
+
+    @property
+    def entries(self) -> int:
+        """Covariances of one pair of images that are computed."""
+        return math.prod(len(classes) * extent for classes, extent in zip(self.support, self.spatial, strict=True))
+
+
+Sight = Literal["nothing", "pixels", "matrices"]
+
+View = Callable[[], tuple[Array, ...]]
+
+Keep = Callable[..., Any]
+"""`keep(f, *arrays)` is `f(*arrays)`, computed once and written to memory whatever the compiler thinks of it."""
 
 
 @dataclass(frozen=True)
 class KernelState:
-    """The covariances of one block of image pairs at one depth. Immutable: a layer returns a new one.
+    """The covariances of one block of pairs of images at one depth. Immutable: a layer returns a new one.
 
-    In a block of pairs `nngp` and `ntk` are `(n1, n2)`, `p` is `(n1, 1)` and `q` is `(1, n2)`. In a block of single
-    images (`is_diagonal`) every image meets itself only: `nngp`, which is then the variance, and `ntk` are `(n,)`, and
-    `p` and `q` are None. The diagonal of a same-images block comes from there, with the angle between an image and
-    itself exactly 0: computed from rounded pairs, the ReLU NTK's diagonal is off by 2.6e-4 at depth 10 in float32.
+    Two layouts. *Flat* activations have one covariance a pair: `nngp` and `ntk` are of the block's shape, such as
+    `(n1, n2)`. *Spatial* ones have `(c, h, w, e, b)`: class of the rows h - h', row h of the first image, column w of
+    the first image, class of the columns w - w', and pair. So neighbouring pixels of the same two diagonals, which is what
+    a convolution adds, lie a whole row of classes apart, and vectors run along classes and pairs.
+
+    An *own* block pairs every image with itself: its same-pixel covariances are variances, with the angle between an
+    image and itself exactly 0. (Computed from rounded pairs, the ReLU NTK's diagonal is off by 2.6e-4 at depth 10 in
+    float32.) All that a pair needs to know of its two images alone is seen there, once per image, and comes back as
+    `row` and `column`.
 
     Args:
         nngp: covariance of activations, K.
-        ntk: neural tangent kernel, T; None is exactly zero (no trainable layer yet).
-        p: variances of the row images.
-        q: variances of the column images.
+        ntk: neural tangent kernel, T; None is exactly zero (no trainable layer yet), or not asked for.
         signature: the static facts.
+        is_own: the block pairs images with themselves.
+        row: gives what the next layer has seen of the first images (`Layer.observe`), broadcastable to `nngp`. A
+            function, so that it is looked up where it is used and not copied; None in an own block.
+        column: likewise of the second images.
+        keep: see `Keep`.
+        chunk: if given, only the class at this position along the rows is present (see `fold`).
     """
 
     nngp: Float[Array, "*n"]
     ntk: Float[Array, "*n"] | None
-    p: Float[Array, "n1 1"] | None
-    q: Float[Array, "1 n2"] | None
     signature: Signature
+    is_own: bool = False
+    row: View | None = None
+    column: View | None = None
+    keep: Keep = lambda f, *arrays: f(*arrays)
+    chunk: Array | None = None
 
-    @property
-    def is_diagonal(self) -> bool:
-        """True in a block of single images."""
-        return self.p is None
+    def classes_at_hand(self, constant: np.ndarray) -> Array:
+        """From a constant `(classes, rows)` to the classes that are present: `(c, rows, 1, 1, 1)`."""
+        present = jnp.asarray(constant)
+        if self.chunk is not None:
+            present = lax.dynamic_slice_in_dim(present, self.chunk, 1)
+        return present[:, :, None, None, None]
 
     def replace(self, **changes: Any) -> KernelState:
         """A copy with some fields changed."""
         return replace(self, **changes)
 
+    def map(self, f: Callable[[Array], Array], outgoing: Signature) -> KernelState:
+        """A linear map without bias applied to both kernels."""
+        ntk = None if self.ntk is None else f(self.ntk)
+        return replace(self, nngp=f(self.nngp), ntk=ntk, signature=outgoing)
+
 
 @runtime_checkable
 class Layer(Protocol):
-    """One step of the fold: maps the state, and says beforehand whether it may."""
+    """One step of the fold: maps the state, and says beforehand whether it may and what it needs."""
+
+    @property
+    def is_linear(self) -> bool:
+        """It has weights of its own: its output is independent of everything else that comes from the same input."""
+        ...
+
+    sees: ClassVar[Sight]
+    """What pairs must know of their images one by one: `observe` then gives it."""
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """The signature after this layer.
+        """The signature after this layer, its support not yet known.
 
         Raises:
             ConfigError: if the layer has no formula for activations like `incoming`; the text says what to do.
         """
         ...
 
-    def __call__(self, state: KernelState) -> KernelState:
-        """The state after this layer."""
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """The classes that must come in for those of `support` to go out.
+
+        Args:
+            incoming: its support not yet known.
+            support: of the output; `()` if that is flat.
+            own: in a block of images with themselves, where variances are seen as well.
+        """
         ...
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Along the first spatial axis the k-th outgoing class comes from the k-th incoming one alone."""
+        ...
+
+    def observe(self, own: KernelState) -> Any:
+        """What pairs must know of each image, from the images' own covariances.
+
+        Returns:
+            None, or a tuple of *fields* `(h, w, n)` (or `(n,)` if flat), which `row` and `column` then hold at their pixels
+            (`pixels`); or of arrays `(n, ...)`, handed on as they are (`matrices`).
+        """
+        ...
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The state after this layer, whose signature is `outgoing`."""
+        ...
+
+
+class Pointwise:
+    """What layers have in common that act on every covariance by itself: they need and keep all classes, and see nothing."""
+
+    is_linear = False
+    sees: ClassVar[Sight] = "nothing"
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """The same."""
+        del incoming, own
+        return support
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Always."""
+        del incoming, outgoing
+        return True
+
+    def observe(self, own: KernelState) -> Any:
+        """Nothing."""
+        del own
+        return None

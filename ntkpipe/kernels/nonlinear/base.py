@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.state import Array, KernelState, Signature
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import Support, including_variances
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
 Moments = tuple[Array, Array]
 
 
-class Nonlinearity:
+class Nonlinearity(Pointwise):
     """An elementwise function of Gaussian activations."""
+
+    sees: ClassVar[Sight] = "pixels"
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]` for covariances `k` and variances `p`, `q`.
@@ -39,22 +44,60 @@ class Nonlinearity:
         """`E[phi(u)^2]` and `E[phi'(u)^2]` for variances `p`."""
         raise NotImplementedError
 
+    def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
+        """What pairs take of their images: arrays of the shape of the variances `p`, computed once per image."""
+        return (p,)
+
+    def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
+        """`E[phi'(u) phi'(v)]` from what was `seen` of both images."""
+        return self.pairs(k, *p, *q)[1]
+
+    def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
+        """`E[phi(u) phi(v)]`, which may be had from the derivative's covariance for less."""
+        del derivative
+        return self.pairs(k, *p, *q)[0]
+
     def outgoing(self, incoming: Signature) -> Signature:
         """No longer Gaussian."""
         if not incoming.is_gaussian:
-            raise ConfigError('needs Gaussian activations: put a linear layer such as {"op": "dense"} right before it')
+            raise ConfigError(
+                'needs Gaussian activations: put a linear layer such as {"op": "dense"} or {"op": "conv"} right before it'
+            )
         return dataclasses.replace(incoming, is_gaussian=False)
 
-    def __call__(self, state: KernelState) -> KernelState:
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """The same; of own blocks class 0 holds the variances."""
+        return including_variances(incoming.spatial, support, own=own)
+
+    def observe(self, own: KernelState) -> tuple[Array, ...] | None:
+        """What is `seen` of each pixel's variance."""
+        return self.seen(layout.variances(own.nngp) if own.signature.spatial else own.nngp)
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Map the covariances; the NTK is multiplied by the derivatives' covariance."""
-        if state.p is None or state.q is None:
-            nngp, dot = self.same(state.nngp)
-            p = q = None
+        if state.is_own:
+            nngp, dot = self._own(state)
         else:
-            nngp, dot = self.pairs(state.nngp, state.p, state.q)
-            p, q = self.same(state.p)[0], self.same(state.q)[0]
-        ntk = None if state.ntk is None else state.ntk * dot
-        return KernelState(nngp, ntk, p, q, self.outgoing(state.signature))
+            row, column = state.row, state.column
+            assert row is not None
+            assert column is not None
+            # Compiled as one, each of the results would compute the other's angles anew, and all layers before.
+            dot = state.keep(lambda k: self.derivative(k, row(), column()), state.nngp)
+            nngp = self.value(state.nngp, row(), column(), dot)
+        return state.replace(nngp=nngp, ntk=None if state.ntk is None else state.ntk * dot, signature=outgoing)
+
+    def _own(self, state: KernelState) -> Moments:
+        """Of images with themselves: the angle between a pixel and itself is exactly 0."""
+        if not state.signature.spatial:
+            return self.same(state.nngp)
+        variance = layout.variances(state.nngp)
+        nngp, dot = self.same(variance)
+        if state.signature.support == ((0,), (0,)):
+            return tuple(layout.with_variances(state.nngp, x) for x in (nngp, dot))  # type: ignore[return-value]
+        row, column = layout.own_views(self, state)
+        others = state.keep(lambda k: self.derivative(k, row(), column()), state.nngp)
+        values = self.value(state.nngp, row(), column(), others)
+        return layout.with_variances(values, nngp), layout.with_variances(others, dot)
 
 
 def half_powers(p: Float[Array, "*p"]) -> tuple[Float[Array, "*p"], Float[Array, "*p"]]:
@@ -80,10 +123,15 @@ def cosine_and_norm(
 class Identity(Nonlinearity):
     """phi(x) = x; valid for any activations."""
 
+    sees: ClassVar[Sight] = "nothing"
+
     def outgoing(self, incoming: Signature) -> Signature:
         """Whatever comes in."""
         return incoming
 
-    def __call__(self, state: KernelState) -> KernelState:
+    def observe(self, own: KernelState) -> None:
+        """Nothing."""
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The state itself."""
-        return state
+        return state.replace(signature=outgoing)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.kernels.arcsine import angle_and_sine, arcsin
-from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, cosine_and_norm
+from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, cosine_and_norm, half_powers
 from ntkpipe.kernels.nonlinear.polynomial import Monomial
 from ntkpipe.kernels.state import Array
 
@@ -31,13 +31,30 @@ class ABRelu(Nonlinearity):
     a: float
     b: float
 
+    @property
+    def _c(self) -> float:
+        return (self.a - self.b) ** 2 / (2.0 * math.pi)
+
+    def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
+        """The root of the variance, and one over it."""
+        return half_powers(p)
+
+    def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
+        """`(a^2 + b^2) / 2 - c angle` with c = (a - b)^2 / 2 pi."""
+        angle, _ = angle_and_sine(jnp.clip(k * (p[1] * q[1]), -1.0, 1.0))
+        return (self.a**2 + self.b**2) / 2.0 - self._c * angle
+
+    def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
+        """`c sine sqrt(pq) + derivative k`."""
+        cosine = jnp.clip(k * (p[1] * q[1]), -1.0, 1.0)
+        sine = jnp.sqrt((1.0 - cosine) * (1.0 + cosine))
+        return self._c * sine * (p[0] * q[0]) + derivative * k
+
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`c sine sqrt(pq) + dot k` with c = (a - b)^2 / 2 pi, and dot = (a^2 + b^2) / 2 - c angle."""
-        cosine, norm = cosine_and_norm(k, p, q)
-        angle, sine = angle_and_sine(cosine)
-        c = (self.a - self.b) ** 2 / (2.0 * math.pi)
-        dot = (self.a**2 + self.b**2) / 2.0 - c * angle
-        return c * sine * norm + dot * k, dot
+        """Both moments."""
+        seen = self.seen(p), self.seen(q)
+        dot = self.derivative(k, *seen)
+        return self.value(k, *seen, dot), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """The angle is 0: `(a^2 + b^2) / 2` times the variance, and that factor."""

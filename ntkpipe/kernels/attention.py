@@ -1,0 +1,93 @@
+"""Self-attention over all pixels of an image (arXiv:2006.10540)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import Support, every_class
+from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
+
+
+@dataclass(frozen=True)
+class SelfAttention:
+    """Global self-attention with infinitely many heads and linear scaling of queries times keys.
+
+    With C the covariance of an image's pixels with each other and G = mechanism(w_query w_key C), rows of which are how
+    much a pixel attends to the others: K' = (w_out w_value)^2 G K G'^T + b^2 and
+    T' = (w_out w_value)^2 G T G'^T + 2 (K' - b^2) + b^2, with G of the first and G' of the second image.
+
+    Args:
+        mechanism: `SOFTMAX` (over the second pixel), `IDENTITY` or `RELU`.
+        w_key_std: of the key weights.
+        w_query_std: of the query weights.
+        w_value_std: of the value weights.
+        w_out_std: of the outgoing weights.
+        b_std: of the bias; None has none.
+        features: outgoing channels.
+    """
+
+    mechanism: str
+    w_key_std: float
+    w_query_std: float
+    w_value_std: float
+    w_out_std: float
+    b_std: float | None
+    features: int
+
+    is_linear = True
+    sees: ClassVar[Sight] = "matrices"
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """Gaussian at infinitely many heads."""
+        if len(incoming.spatial) != 2:
+            raise ConfigError("acts on images [height, width, channels], but activations are flat here")
+        return dataclasses.replace(incoming, features=self.features, is_gaussian=True, support=())
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """Everything."""
+        del support, own
+        return tuple(every_class(extent) for extent in incoming.spatial)
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Never."""
+        del incoming, outgoing
+        return False
+
+    def observe(self, own: KernelState) -> tuple[Array]:
+        """`(n, pixels, pixels)`: how much each pixel of an image attends to each."""
+        scores = (self.w_query_std * self.w_key_std) * layout.to_matrix(own.nngp, own.signature)
+        if self.mechanism == "SOFTMAX":
+            return (jax.nn.softmax(scores, axis=-1),)
+        return (jnp.maximum(scores, 0.0) if self.mechanism == "RELU" else scores,)
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Mix the pixels of both images."""
+        if state.is_own:
+            seen = self.observe(state)
+            first = second = seen[0]
+        else:
+            assert state.row is not None
+            assert state.column is not None
+            first, second = state.row()[0], state.column()[0]
+        scale = (self.w_out_std * self.w_value_std) ** 2
+
+        def mixed(x: Array) -> Array:
+            matrix = layout.to_matrix(x, state.signature)
+            product = jnp.matmul(first, matrix, precision=Precision.HIGHEST)
+            product = jnp.matmul(product, jnp.swapaxes(second, -1, -2), precision=Precision.HIGHEST)
+            return layout.from_matrix(product * scale, outgoing)
+
+        weights = mixed(state.nngp)
+        bias = 0.0 if self.b_std is None else self.b_std**2
+        ntk = 2.0 * weights + bias
+        if state.ntk is not None:
+            ntk = ntk + mixed(state.ntk)
+        return state.replace(nngp=weights + bias, ntk=ntk, signature=outgoing)

@@ -1,0 +1,85 @@
+"""Convolutions: means of covariances over filter taps (arXiv:1810.05148, arXiv:1904.11955)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import PairedWindow, Support, Window, paired_window
+from ntkpipe.kernels.linear import affine, own_gradients
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
+
+
+@dataclass(frozen=True)
+class Conv(Pointwise):
+    """A convolution with independent normal filters; `Dense` with K replaced by the mean over filter taps.
+
+    Both images are shifted equally, and the sum over taps is always divided by the size of the filter, at the edges too.
+    In the `standard` parameterisation the fan-in is channels times filter taps.
+
+    Args:
+        features: outgoing channels; the fan-in of a layer that follows.
+        filter: height and width.
+        strides: along height and width.
+        padding: `SAME`, `VALID` or `CIRCULAR`.
+        w_std: of the weights.
+        b_std: of the bias; 0.0 has a trainable bias that begins at zero, None has none.
+        parameterization: `ntk` or `standard`.
+    """
+
+    features: int
+    filter: tuple[int, int]
+    strides: tuple[int, int]
+    padding: str
+    w_std: float
+    b_std: float | None
+    parameterization: str
+
+    is_linear = True
+
+    def _windows(self, spatial: tuple[int, ...]) -> tuple[Window, ...]:
+        axes = zip(spatial, self.filter, self.strides, strict=True)
+        return tuple(Window(extent, size, stride, self.padding) for extent, size, stride in axes)
+
+    def _paired(self, incoming: Signature, support: Support) -> tuple[PairedWindow, ...]:
+        windows = self._windows(incoming.spatial)
+        return tuple(paired_window(w, True, classes) for w, classes in zip(windows, support, strict=True))
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """Gaussian, with this layer's channels."""
+        if len(incoming.spatial) != 2:
+            raise ConfigError("acts on images [height, width, channels], but activations are flat here")
+        return Signature(tuple(w.out for w in self._windows(incoming.spatial)), self.features, is_gaussian=True)
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """Those from which the outgoing classes are shifted."""
+        del own
+        return tuple(p.incoming for p in self._paired(incoming, support))
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Unless a stride does not divide the axis."""
+        return self._paired(incoming, outgoing.support)[0].keeps_classes
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Sum over taps, scale and shift; add this layer's own gradients to the NTK."""
+        taps = self.filter[0] * self.filter[1]
+        total = self._summed(state, outgoing, state.nngp)
+        nngp = affine(total, self.w_std**2 / taps, self.b_std)
+        ntk = own_gradients(self, nngp, total * float(state.signature.features))
+        if state.ntk is not None:
+            ntk = ntk + self._summed(state, outgoing, state.ntk) * (self.w_std**2 / taps)
+        return state.replace(nngp=nngp, ntk=ntk, signature=outgoing)
+
+    def _summed(self, state: KernelState, outgoing: Signature, x: Array) -> Array:
+        """The sum over filter taps, first along rows and then along columns: separable, (3 + 3) terms and not 9."""
+        rows, cols = self._paired(state.signature, outgoing.support)
+
+        def along_rows(x: Array) -> Array:
+            slid = rows.keeps_classes
+            x = layout.slide_rows(x, rows, state.classes_at_hand) if slid else layout.gather_rows(x, rows)
+            return layout.pad_columns(x, cols) if cols.keeps_classes else x
+
+        x = layout.pad_rows(x, rows) if rows.keeps_classes else x
+        x = along_rows(x) if self.filter == (1, 1) else state.keep(along_rows, x)
+        return layout.slide_columns(x, cols) if cols.keeps_classes else layout.gather_columns(x, cols)

@@ -1,0 +1,44 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import Support, including_variances
+from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
+
+
+@dataclass(frozen=True)
+class Dropout(Pointwise):
+    """Keep each activation with probability `rate` and divide it by that (arXiv:1611.01232).
+
+    Masks of different images and pixels are independent, so that only the covariance of a pixel with itself grows. The
+    kernel is then no function of two images alone: an image that occurs twice in the data has two masks.
+
+    Args:
+        rate: probability of keeping an activation, above 0, at most 1.
+    """
+
+    rate: float
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """No longer Gaussian, unless nothing is dropped."""
+        return incoming if self.rate == 1.0 else dataclasses.replace(incoming, is_gaussian=False)
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """The same."""
+        return including_variances(incoming.spatial, support, own=own)
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Divide the covariances of pixels with themselves by the rate."""
+        if not state.is_own:
+            return state.replace(signature=outgoing)
+
+        def scaled(x: Array) -> Array:
+            if not outgoing.spatial:
+                return x / self.rate
+            return layout.with_variances(x, layout.variances(x) / self.rate)
+
+        return state.map(scaled, outgoing)

@@ -1,0 +1,112 @@
+"""The fold of a network's steps over covariances, and how a compiler is kept from undoing its economy.
+
+`materialise` is the reason for the speed on CPUs. XLA gives each result of a fused loop everything that it depends on, so
+that a convolution after a nonlinearity evaluates the nonlinearity once per tap, and so on through all layers;
+`optimization_barrier` is gone before fusion is decided. A branch of a conditional is compiled apart from what surrounds
+it: what goes in and comes out is in memory. Three full-resolution layers of a Myrtle network take 6.4 ms a pair instead
+of 206 (one core, float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.resolve import Step
+from ntkpipe.kernels.state import Array, Keep, KernelState, View
+
+Seen = tuple[Any, ...]
+"""Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch."""
+
+
+def materialise(alive: Array) -> Keep:
+    """A `Keep` that holds on CPUs.
+
+    Args:
+        alive: a scalar that is positive whenever the program runs, which the compiler must not find out: an argument.
+    """
+
+    def keep(f: Callable[..., Any], *arrays: Array) -> Any:
+        made = jax.eval_shape(f, *arrays)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), made)
+        return lax.cond(alive > 0, f, lambda *_: nothing, *arrays)
+
+    return keep
+
+
+def fold(steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen) -> KernelState:
+    """The state after all steps.
+
+    Args:
+        steps: of a network, or a part of it.
+        state: before the first.
+        rows: what each step has seen of the first images, as `View`s.
+        columns: likewise of the second images.
+    """
+    for step, row, column in zip(steps, rows, columns, strict=True):
+        if step.branches:
+            ends = [
+                fold(branch, _entering(branch, step, state), row[number], column[number])
+                for number, branch in enumerate(step.branches)
+            ]
+            state = _added(ends, step)
+        else:
+            state = step.layer(state.replace(row=row, column=column), step.outgoing)
+    return state
+
+
+def fold_own(steps: Sequence[Step], state: KernelState) -> tuple[KernelState, Seen]:
+    """The state of images with themselves after all steps, and what each step has seen of them."""
+    seen: list[Any] = []
+    for step in steps:
+        if step.branches:
+            made = [fold_own(branch, _entering(branch, step, state)) for branch in step.branches]
+            state = _added([end for end, _ in made], step)
+            seen.append(tuple(inner for _, inner in made))
+        else:
+            seen.append(step.layer.observe(state) if step.sees else None)
+            state = step.layer(state, step.outgoing)
+    return state, tuple(seen)
+
+
+def views(steps: Sequence[Step], seen: Seen, view: Callable[[Step, tuple[Array, ...]], View]) -> Seen:
+    """The same structure with a `View` for each tuple of arrays."""
+    made: list[Any] = []
+    for step, of_step in zip(steps, seen, strict=True):
+        if step.branches:
+            pairs = zip(step.branches, of_step, strict=True)
+            made.append(tuple(views(branch, inner, view) for branch, inner in pairs))
+        else:
+            made.append(None if of_step is None else view(step, of_step))
+    return tuple(made)
+
+
+def _entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
+    """The state as a branch needs it: of fewer classes, perhaps."""
+    signature = (branch[0] if branch else step).incoming
+    wanted = branch[0].incoming.support if branch else step.outgoing.support
+    has = state.signature.support
+    if wanted == has:
+        return state
+
+    def chosen(x: Array) -> Array:
+        # Of a chunk, which is of one class of rows, the rows are the same in all branches.
+        return layout.restrict(x, has if state.chunk is None else (wanted[0], has[1]), wanted)
+
+    return state.map(chosen, signature.__class__(signature.spatial, signature.features, signature.is_gaussian, wanted))
+
+
+def _added(ends: Sequence[KernelState], step: Step) -> KernelState:
+    ntk = None
+    for end in ends:
+        if end.ntk is not None:
+            ntk = end.ntk if ntk is None else ntk + end.ntk
+    nngp = ends[0].nngp
+    for end in ends[1:]:
+        nngp = nngp + end.nngp
+    return ends[0].replace(nngp=nngp, ntk=ntk, signature=step.outgoing)

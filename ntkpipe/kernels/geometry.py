@@ -1,0 +1,150 @@
+"""Which pixels meet which: windows along one spatial axis, and the diagonals of a covariance that a network needs.
+
+Integers only. A covariance of two images has two indices along each axis, `h` of the first image and `h'` of the second.
+All of it is cut into *classes* `c = (h - h') mod n`: class c holds the two diagonals h - h' = c and c - n, n entries
+together. Convolutions of stride 1 and nonlinearities never mix classes, so that a network without pooling needs class 0
+alone (O(P) per pair of images instead of O(P^2)), one that strides by s before it pools every s-th, and one whose last
+pooling window covers f pixels a band of 2f - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+
+Classes = tuple[int, ...]
+Support = tuple[Classes, ...]
+"""Classes of every spatial axis, ascending; `()` of flat activations."""
+
+
+def every_class(extent: int) -> Classes:
+    """All classes of an axis."""
+    return tuple(range(extent))
+
+
+def union(supports: Iterable[Support]) -> Support:
+    """Classes that any of the supports holds, axis by axis."""
+    return tuple(tuple(sorted(set().union(*axis))) for axis in zip(*supports, strict=True))
+
+
+def including_variances(spatial: tuple[int, ...], support: Support, *, own: bool) -> Support:
+    """The support, and class 0 of every axis in blocks of images with themselves."""
+    return union([support, ((0,),) * len(spatial)]) if own else support
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window that slides along one axis.
+
+    Output position o covers the input positions `stride * o - low + tap`, `0 <= tap < size`.
+
+    Args:
+        extent: of the input.
+        size: of the window.
+        stride: between windows.
+        padding: `SAME` (zeros around, low half first), `VALID` (none) or `CIRCULAR` (wraps around).
+
+    Raises:
+        ConfigError: if no window fits.
+    """
+
+    extent: int
+    size: int
+    stride: int
+    padding: str
+
+    def __post_init__(self) -> None:
+        if self.padding == "VALID" and self.size > self.extent:
+            raise ConfigError(f"has a window of {self.size} pixels, but its input has {self.extent}: use padding SAME")
+
+    @property
+    def out(self) -> int:
+        """Output positions."""
+        if self.padding == "VALID":
+            return (self.extent - self.size) // self.stride + 1
+        return -(-self.extent // self.stride)
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """Positions that the windows cover before and after the input; of `VALID`, after it negative if some are unused."""
+        covered = (self.out - 1) * self.stride + self.size
+        if self.padding == "VALID":
+            return 0, covered - self.extent
+        total = max(covered - self.extent, 0)
+        return total // 2, covered - self.extent - total // 2
+
+    def positions(self, tap: int) -> np.ndarray:
+        """`(out,)` input positions under a tap: outside `0..extent` in the padding, wrapped if circular."""
+        at = self.stride * np.arange(self.out) - self.pads[0] + tap
+        return at % self.extent if self.padding == "CIRCULAR" else at
+
+    def counts(self) -> np.ndarray:
+        """`(out,)` how many positions of each window lie in the input."""
+        return np.sum([self._inside(self.positions(tap)) for tap in range(self.size)], axis=0)
+
+    def _inside(self, at: np.ndarray) -> np.ndarray:
+        return (at >= 0) & (at < self.extent)
+
+    @property
+    def is_exact(self) -> bool:
+        """Output class C comes from the input class `stride * C` alone (of shared taps), all around the axis."""
+        return self.stride * self.out == self.extent
+
+    def sources(self, classes: Classes, tap: int, other: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where the entries of output classes come from under tap `tap` of the first image and `other` of the second.
+
+        Returns:
+            Input classes, input positions and whether both positions lie in the input: `(len(classes), out)` each.
+        """
+        first = np.broadcast_to(np.arange(self.out), (len(classes), self.out))
+        second = (first - np.array(classes, int).reshape(-1, 1)) % self.out
+        one, two = self.positions(tap)[first], self.positions(other)[second]
+        return (one - two) % self.extent, one, self._inside(one) & self._inside(two)
+
+
+@dataclass(frozen=True)
+class PairedWindow:
+    """A window over both indices of one axis of a covariance.
+
+    Args:
+        window: along the axis.
+        shared: both images are shifted equally (convolution); else every pair of taps counts (pooling).
+        outgoing: classes of the output that are needed.
+    """
+
+    window: Window
+    shared: bool
+    outgoing: Classes
+
+    @cached_property
+    def taps(self) -> tuple[tuple[int, int], ...]:
+        """Taps of the first and the second image whose products are summed."""
+        size = range(self.window.size)
+        return tuple((a, b) for a in size for b in size if not self.shared or a == b)
+
+    @cached_property
+    def incoming(self) -> Classes:
+        """Classes of the input that the output's need."""
+        found: set[int] = set()
+        for tap, other in self.taps:
+            classes, _, inside = self.window.sources(self.outgoing, tap, other)
+            found.update(int(c) for c in classes[inside])
+        return tuple(sorted(found)) or (0,)
+
+    @cached_property
+    def keeps_classes(self) -> bool:
+        """Every output class comes from one input class, and they can be taken one by one."""
+        if not self.shared or not (self.window.is_exact or self.outgoing == (0,)):
+            return False
+        return len(self.incoming) == len(self.outgoing)
+
+
+@lru_cache(maxsize=1024)
+def paired_window(window: Window, shared: bool, outgoing: Classes) -> PairedWindow:
+    """The same object for the same arguments: what it derives is derived once."""
+    return PairedWindow(window, shared, outgoing)

@@ -1,0 +1,195 @@
+"""Pooling: sums over windows of both pixel indices of a covariance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.geometry import PairedWindow, Support, Window, every_class, paired_window
+from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
+
+
+def _require_image(incoming: Signature) -> None:
+    if len(incoming.spatial) != 2:
+        raise ConfigError("acts on images [height, width, channels], but activations are flat here")
+
+
+class Mixing:
+    """What pools have in common: linear without weights, they mix classes, along columns (`within` a class of rows) and rows."""
+
+    is_linear = False
+    sees: ClassVar[Sight] = "nothing"
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Never."""
+        del incoming, outgoing
+        return False
+
+    def observe(self, own: KernelState) -> None:
+        """Nothing."""
+
+    def within(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The part that needs no more than one class of rows at a time."""
+        raise NotImplementedError
+
+    def across(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The rest, of the results of `within` for all classes."""
+        raise NotImplementedError
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Both parts."""
+        return self.across(self.within(state, outgoing), outgoing)
+
+
+@dataclass(frozen=True)
+class SumPool(Mixing):
+    """Sum over windows; see `AvgPool`.
+
+    Args:
+        window: height and width.
+        strides: along height and width.
+        padding: `SAME`, `VALID` or `CIRCULAR`.
+    """
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    padding: str
+
+    def _windows(self, spatial: tuple[int, ...]) -> tuple[Window, ...]:
+        axes = zip(spatial, self.window, self.strides, strict=True)
+        return tuple(Window(extent, size, stride, self.padding) for extent, size, stride in axes)
+
+    def _paired(self, incoming: Signature, support: Support) -> tuple[PairedWindow, ...]:
+        windows = self._windows(incoming.spatial)
+        return tuple(paired_window(w, False, classes) for w, classes in zip(windows, support, strict=True))
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """As many channels; Gaussian if it was."""
+        _require_image(incoming)
+        return dataclasses.replace(incoming, spatial=tuple(w.out for w in self._windows(incoming.spatial)), support=())
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """A band around each outgoing class, or all classes."""
+        del own
+        return tuple(p.incoming for p in self._paired(incoming, support))
+
+    def _factors(self, window: Window) -> np.ndarray:
+        """`(out,)`: by what the sum over each window is multiplied."""
+        return np.ones(window.out)
+
+    def within(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Sum along the columns."""
+        cols = self._paired(state.signature, outgoing.support)[1]
+        factor = self._factors(cols.window)
+        classes = np.array(cols.outgoing, int)
+        both = factor[:, None] * factor[layout.second_positions(cols.outgoing, cols.window.out)]
+        assert both.shape == (cols.window.out, len(classes))
+
+        def along_columns(x: Array) -> Array:
+            summed = _halves(x, cols, 2, 3) if _is_tiling(cols) else layout.gather_columns(x, cols)
+            return summed * jnp.asarray(both[:, :, None], summed.dtype)
+
+        return state.map(lambda x: state.keep(along_columns, x), state.signature)
+
+    def across(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Sum along the rows."""
+        rows = self._paired(state.signature, outgoing.support)[0]
+        factor = self._factors(rows.window)
+        both = factor * factor[layout.second_positions(rows.outgoing, rows.window.out).T]
+
+        def along_rows(x: Array) -> Array:
+            summed = _halves(x, rows, 1, 0) if _is_tiling(rows) else layout.gather_rows(x, rows)
+            return summed * jnp.asarray(both[:, :, None, None, None], summed.dtype)
+
+        return state.map(lambda x: state.keep(along_rows, x), outgoing)
+
+
+@dataclass(frozen=True)
+class AvgPool(SumPool):
+    """Mean over windows: the mean of the covariances of all pairs of pixels in a pair of windows.
+
+    Args:
+        window: height and width.
+        strides: along height and width.
+        padding: `SAME`, `VALID` or `CIRCULAR`.
+        normalize_edges: divide by the number of pixels in the image that a window covers, not by its size.
+    """
+
+    normalize_edges: bool
+
+    def _factors(self, window: Window) -> np.ndarray:
+        counts = window.counts() if self.normalize_edges else np.full(window.out, window.size)
+        return 1.0 / counts
+
+
+@dataclass(frozen=True)
+class GlobalPool(Mixing):
+    """Sum or mean over all pixels: of the covariances of all pairs of pixels (the GAP kernels of arXiv:1904.11955).
+
+    Args:
+        is_mean: the mean, not the sum.
+    """
+
+    is_mean: bool
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """Flat, with as many features as channels."""
+        _require_image(incoming)
+        return dataclasses.replace(incoming, spatial=(), support=())
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """Everything."""
+        del support, own
+        return tuple(every_class(extent) for extent in incoming.spatial)
+
+    def within(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The sum over a class."""
+        return state.map(lambda x: state.keep(_sum_of_class, x), state.signature)
+
+    def across(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """The sum over classes."""
+        scale = 1.0 / math.prod(state.signature.spatial) ** 2 if self.is_mean else 1.0
+        return state.map(lambda x: x.sum(axis=(0, 1, 2, 3)) * scale, outgoing)
+
+
+def _sum_of_class(x: Array) -> Array:
+    # Axis by axis: sums of at most a few dozen terms each, so that float32 loses no more than a few units.
+    return x.sum(axis=1, keepdims=True).sum(axis=2, keepdims=True).sum(axis=3, keepdims=True)
+
+
+def _is_tiling(paired: PairedWindow) -> bool:
+    """Windows that lie side by side and cover the axis, of which every class is asked for."""
+    window = paired.window
+    return window.size == window.stride and window.is_exact and paired.outgoing == every_class(window.out)
+
+
+def _halves(x: Array, paired: PairedWindow, position: int, classes: int) -> Array:
+    """Sum over windows that tile the axis.
+
+    Output (C, H) sums the inputs of class s C + r at position s H + a, over 0 <= a < s and those r = a - b with
+    0 <= b < s. For each r the positions are summed first, over whole rows of classes.
+    """
+    s, out = paired.window.stride, paired.window.out
+
+    def every(x: Array, axis: int, first: int) -> Array:
+        return x[(slice(None),) * axis + (slice(first, None, s),)]
+
+    at = [every(x, position, a) for a in range(s)]
+    parts = []
+    for r in range(1 - s, s):
+        part = layout.added(at[a] for a in range(max(r, 0), min(s, s + r)))
+        if r < 0:  # class s C + r wraps around for C = 0
+            chosen = every(part, classes, s + r)
+            cut = (slice(None),) * classes
+            chosen = jnp.concatenate([chosen[(*cut, slice(out - 1, None))], chosen[(*cut, slice(0, out - 1))]], classes)
+        else:
+            chosen = every(part, classes, r)
+        parts.append(chosen)
+    return layout.added(parts)

@@ -1,0 +1,120 @@
+"""Sums of parallel branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.geometry import Support, union
+from ntkpipe.kernels.state import KernelState, Layer, Sight, Signature
+
+
+@dataclass(frozen=True)
+class ResidualSum:
+    """The sum of branches that begin at the same activations (arXiv:1512.03385): K and T are the sums of theirs.
+
+    Which holds if the branches' outputs are Gaussian and independent, that is, if at most one of them has no weights of
+    its own. `fold` follows the branches; nothing is left to do for the layer itself.
+
+    Args:
+        branches: a sequence of layers each; `()` is the identity.
+    """
+
+    branches: tuple[tuple[Layer, ...], ...]
+
+    sees: ClassVar[Sight] = "nothing"  # its layers may
+
+    @property
+    def is_linear(self) -> bool:
+        """Every branch has weights of its own."""
+        return all(_has_weights(branch) for branch in self.branches)
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """What every branch ends with."""
+        ends = []
+        for number, branch in enumerate(self.branches):
+            try:
+                ends.append([incoming, *signatures(branch, incoming)][-1])
+            except ConfigError as error:
+                raise PlaceError(f"branch {number}", error) from None
+        first = ends[0]
+        for number, end in enumerate(ends):
+            if end.spatial != first.spatial:
+                shapes = f"{_shape(first)} in branch 0 and {_shape(end)} in branch {number}"
+                raise ConfigError(f"adds activations of different shapes: {shapes}")
+            if end.features != first.features and self.branches[number]:
+                shapes = f"{first.features} in branch 0 and {end.features} in branch {number}"
+                raise ConfigError(f"adds activations with different numbers of features: {shapes}")
+            if not end.is_gaussian:
+                raise ConfigError(
+                    f"needs Gaussian branches, and branch {number} ends with activations that are not: end it with a linear "
+                    "layer such as conv or dense, or put one before the sum"
+                )
+        if sum(not _has_weights(branch) for branch in self.branches) > 1:
+            raise ConfigError(
+                "needs independent branches: at most one may be without a linear layer (conv, dense, attention) of its own"
+            )
+        return first
+
+    def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
+        """What any branch needs."""
+        needed = []
+        for branch in self.branches:
+            entering = [incoming, *signatures(branch, incoming)][: len(branch)]
+            wanted = support
+            for layer, before in zip(reversed(branch), reversed(entering), strict=True):
+                wanted = layer.needs(before, wanted, own=own)
+            needed.append(wanted)
+        return union(needed)
+
+    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
+        """Left to the steps of its branches."""
+        del incoming, outgoing
+        return True
+
+    def observe(self, own: KernelState) -> Any:
+        """Left to the layers of its branches."""
+        del own
+
+    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
+        """Never called: see `fold`."""
+        raise AssertionError("fold adds up the branches")
+
+
+class PlaceError(ConfigError):
+    """A layer has no formula for what reaches it.
+
+    Args:
+        place: of the layer or branch, such as `3` or `branch 0`.
+        cause: why.
+    """
+
+    def __init__(self, place: int | str, cause: ConfigError) -> None:
+        super().__init__(f"{place}: {cause}")
+        self.place, self.cause = place, cause
+
+
+def signatures(layers: Sequence[Layer], incoming: Signature) -> list[Signature]:
+    """What goes out of each layer, supports not yet known.
+
+    Raises:
+        PlaceError: at the first layer that has no formula for what reaches it.
+    """
+    after = []
+    for index, layer in enumerate(layers):
+        try:
+            incoming = layer.outgoing(incoming)
+        except ConfigError as error:
+            raise PlaceError(index, error) from None
+        after.append(incoming)
+    return after
+
+
+def _has_weights(layers: Iterable[Layer]) -> bool:
+    return any(layer.is_linear for layer in layers)
+
+
+def _shape(signature: Signature) -> list[int]:
+    return [*signature.spatial, signature.features]

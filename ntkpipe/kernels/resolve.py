@@ -1,0 +1,90 @@
+"""From layers to steps: what comes into each, what goes out, and which covariances later steps need of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ntkpipe.kernels.geometry import Support
+from ntkpipe.kernels.residual import ResidualSum, signatures
+from ntkpipe.kernels.state import Layer, Signature
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer in its place.
+
+    Args:
+        layer: the layer.
+        incoming: what comes in, its support known.
+        outgoing: what goes out, its support known.
+        branches: of a residual sum, the steps of each branch.
+    """
+
+    layer: Layer
+    incoming: Signature
+    outgoing: Signature
+    branches: tuple[tuple[Step, ...], ...] = ()
+
+    @property
+    def keeps_classes(self) -> bool:
+        """The k-th outgoing class of the rows comes from the k-th incoming one alone."""
+        if not isinstance(self.layer, ResidualSum):
+            return self.layer.keeps_classes(self.incoming, self.outgoing)
+        if not self.incoming.spatial:
+            return True
+        rows = self.incoming.support[0]
+        return all(
+            all(step.keeps_classes for step in branch)
+            and (branch[0].incoming if branch else self.outgoing).support[0] == rows
+            for branch in self.branches
+        )
+
+    @property
+    def sees(self) -> bool:
+        """A pair's images must be known to it one by one."""
+        return self.layer.sees != "nothing" or any(step.sees for branch in self.branches for step in branch)
+
+
+def resolve(
+    layers: Sequence[Layer], incoming: Signature, *, wanted: Support = (), own: bool = False
+) -> tuple[Step, ...]:
+    """The steps of a network, or of a branch.
+
+    Args:
+        layers: in order.
+        incoming: what comes in; its support is ignored.
+        wanted: the support that must go out.
+        own: for blocks of images with themselves, where variances are seen as well.
+
+    Raises:
+        PlaceError: at the first layer that has no formula for what reaches it.
+    """
+    after = signatures(layers, incoming)
+    before = [incoming, *after][: len(layers)]
+    steps: list[Step] = []
+    for layer, entering, leaving in zip(reversed(layers), reversed(before), reversed(after), strict=True):
+        leaving = dataclasses.replace(leaving, support=wanted)
+        needed = layer.needs(entering, wanted, own=own)
+        entering = dataclasses.replace(entering, support=needed)
+        branches: tuple[tuple[Step, ...], ...] = ()
+        if isinstance(layer, ResidualSum):
+            branches = tuple(resolve(branch, entering, wanted=wanted, own=own) for branch in layer.branches)
+        steps.insert(0, Step(layer, entering, leaving, branches))
+        wanted = needed
+    return tuple(steps)
+
+
+def observing(layers: Sequence[Layer]) -> Sequence[Layer]:
+    """The layers up to the last that must know a pair's images one by one."""
+    for end in range(len(layers), 0, -1):
+        if _sees(layers[end - 1]):
+            return layers[:end]
+    return ()
+
+
+def _sees(layer: Layer) -> bool:
+    if isinstance(layer, ResidualSum):
+        return any(_sees(inner) for branch in layer.branches for inner in branch)
+    return layer.sees != "nothing"
