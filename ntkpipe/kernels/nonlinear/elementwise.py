@@ -165,9 +165,10 @@ class ElementwiseKernel(Nonlinearity):
     """A nonlinearity given by the formula of its kernel, `E[phi(u) phi(v)]` in k, p and q.
 
     The derivatives' covariance is its derivative by k (Price's theorem), by automatic differentiation: where terms of
-    the formula cancel, as those of an arc-cosine near equal images, so do those of its derivative. The two orders of p and q
-    are averaged, so that the kernel is symmetric to the last bit however the formula is written. A variance below the root
-    of the smallest normal number (1e-19 in float32) is raised to that: the limit, where a formula divides by it.
+    the formula cancel, as those of an arc-cosine near equal images, so do those of its derivative. The smaller variance
+    stands for p and the larger one for q, so that the kernel is symmetric to the last bit however the formula is written.
+    A variance below the root of the smallest normal number (1e-19 in float32) is raised to that: the limit, where a
+    formula divides by it.
 
     That the formula is the kernel of some function is for the user to know: nothing else is checked than its symmetry.
 
@@ -181,11 +182,8 @@ class ElementwiseKernel(Nonlinearity):
         """The formula and its derivative by k."""
         tree = parse(self.nngp, ("k", "p", "q"))
         p, q = self._raised(p), self._raised(q)
-
-        def kernel(k: Array) -> Array:
-            return 0.5 * (apply_formula(tree, k=k, p=p, q=q) + apply_formula(tree, k=k, p=q, q=p))
-
-        return jax.jvp(kernel, (k,), (jnp.ones_like(k),))
+        smaller, larger = jnp.minimum(p, q), jnp.maximum(p, q)
+        return jax.jvp(lambda k: apply_formula(tree, k=k, p=smaller, q=larger), (k,), (jnp.ones_like(k),))
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """The formula at k = p = q, with infinite derivatives of roots and inverse cosines left out: they cancel there."""
