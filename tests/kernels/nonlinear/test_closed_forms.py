@@ -194,51 +194,39 @@ def covariances(rows, cols, dtype, seed=0):
     return tuple(a.astype(dtype) for a in (x @ y.T / 6, p, q))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NONLINEAR)
-def test_exchanging_the_images_changes_no_bit(name, dtype):
-    layer = build_layer(ALL[name][0])
-    k, p, q = covariances(19, 23, dtype)
-    with jax.enable_x64(dtype == "float64"):
-        pairs = jax.jit(layer.pairs)
-        for made, swapped in zip(pairs(k, p, q), pairs(k.T.copy(), q.T.copy(), p.T.copy()), strict=True):
-            assert made.dtype == dtype
-            assert (np.asarray(made) == np.asarray(swapped).T).all()
+def test_any_shape_either_order_and_both_precisions(name):
+    """Three properties of one block, in one test because compiling takes longer than all of it.
 
-
-@pytest.mark.parametrize("name", NONLINEAR)
-def test_any_shapes_that_broadcast(name):
-    """Another order of summation in the expansions' products changes the last bits only."""
-    layer = build_layer(ALL[name][0])
-    k, p, q = covariances(6, 20, "float64", seed=3)
-    shaped = k.reshape(1, 2, 3, 4, 5), p.reshape(1, 2, 3, 1, 1), np.broadcast_to(q, (2, 3, 20)).reshape(2, 3, 4, 5)
-    pairs = jax.jit(layer.pairs)
-    with jax.enable_x64(True):
-        for made, expected in zip(pairs(*shaped), pairs(k, p, q), strict=True):
-            assert made.shape == (1, 2, 3, 4, 5)
-            np.testing.assert_allclose(made.reshape(6, 20), expected, rtol=1e-12, atol=1e-13)
-        for made, expected in zip(layer.same(shaped[1]), layer.same(p), strict=True):
-            assert made.shape == (1, 2, 3, 1, 1)
-            np.testing.assert_allclose(made.ravel(), expected.ravel(), rtol=1e-13)
-
-
-@pytest.mark.parametrize("name", NONLINEAR)
-def test_float32_is_float64_rounded(name):
-    """Errors relative to the root of both images' own values, times what the function multiplies an input's rounding by.
-
-    Arguments are rounded to 2^-24 relative to sqrt(p q), which an angle's square root turns into 2^-12 next to cosine
-    1; these cosines are below 0.99. The slope of x^5 in its argument, and of exp at variance 3, is below 30.
+    Exchanging the images changes no bit. Another shape sums the expansions' products in another order: the last bits only.
+    In float32 errors are relative to the root of both images' own values, times what the function multiplies an input's
+    rounding by: arguments are rounded to 2^-24 relative to sqrt(p q), which an angle's square root turns into 2^-12 next to
+    cosine 1, but these cosines are below 0.99; the slope of x^5 in its argument, and of exp at variance 3, is below 30.
     """
     layer = build_layer(ALL[name][0])
-    k, p, q = covariances(30, 31, "float32")
     pairs = jax.jit(layer.pairs)
-    low = pairs(k, p, q)
+    k, p, q = covariances(21, 21, "float32")
+    low = [np.asarray(v) for v in pairs(k, p, q)]
+    swapped = [np.asarray(v).T for v in pairs(k.T.copy(), q.T.copy(), p.T.copy())]
+    k, p, q = (a.astype(np.float64) for a in (k, p, q))
+    shaped = k.reshape(1, 3, 7, 3, 7), p.reshape(1, 3, 7, 1, 1), np.broadcast_to(q, (3, 7, 21)).reshape(3, 7, 3, 7)
     with jax.enable_x64(True):
-        high = pairs(*(a.astype(np.float64) for a in (k, p, q)))
-        own = [layer.same(v.astype(np.float64)) for v in (p, q)]
-        for index in range(2):
-            scale = np.sqrt(np.asarray(own[0][index]) * np.asarray(own[1][index]))
-            assert (np.abs(low[index] - high[index]) <= 30 * 8 * 2.0**-24 * scale + 1e-30).all()
+        high = [np.asarray(v) for v in pairs(k, p, q)]
+        high_swapped = [np.asarray(v).T for v in pairs(k.T.copy(), q.T.copy(), p.T.copy())]
+        reshaped = [np.asarray(v) for v in pairs(*shaped)]
+        same = [np.asarray(v) for v in layer.same(shaped[1])]
+        own = [[np.asarray(v) for v in layer.same(x)] for x in (p, q)]
+    for index in range(2):
+        assert low[index].dtype == np.float32
+        assert high[index].dtype == np.float64
+        assert (low[index] == swapped[index]).all()
+        assert (high[index] == high_swapped[index]).all()
+        assert reshaped[index].shape == (1, 3, 7, 3, 7)
+        np.testing.assert_allclose(reshaped[index].reshape(21, 21), high[index], rtol=1e-12, atol=1e-13)
+        assert same[index].shape == (1, 3, 7, 1, 1)
+        np.testing.assert_allclose(same[index].ravel(), own[0][index].ravel(), rtol=1e-13)
+        scale = np.sqrt(own[0][index] * own[1][index])
+        assert (np.abs(low[index] - high[index]) <= 30 * 8 * 2.0**-24 * scale + 1e-30).all()
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
@@ -269,8 +257,10 @@ def test_hermite_at_unit_variance_is_a_power(degree):
 HEAVY_TAILED = ("exp", "monomial_5", "hermite_5", "rectified_5")
 
 
-@pytest.mark.parametrize("parameterization", ["ntk", "standard"])
-@pytest.mark.parametrize("name", [name for name in ALL if name not in HEAVY_TAILED])
+@pytest.mark.parametrize(
+    ("name", "parameterization"),
+    [(name, "ntk") for name in ALL if name not in HEAVY_TAILED] + [("relu", "standard"), ("erf", "standard")],
+)
 def test_finite_networks_converge_to_the_kernels(name, parameterization):
     """Two hidden layers of width n, averaged over m draws: the error is that of a mean, plus a bias of order 1/n.
 

@@ -138,7 +138,7 @@ def test_vanishing_variance_is_the_limit():
 
 def test_many_variances_are_expanded_in_batches(monkeypatch):
     layer = Elementwise("tanh(x)", 4, 12)
-    p = np.linspace(0, 3, 1000).reshape(10, 100)
+    p = np.linspace(0, 3, 200).reshape(10, 20)
     with jax.enable_x64(True):
         whole = layer.expand(p)
         monkeypatch.setattr("ntkpipe.kernels.nonlinear.elementwise._BATCH", 64)
