@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ntkpipe.kernels.attention import SelfAttention
 from ntkpipe.kernels.baseline import Stationary
+from ntkpipe.kernels.convolution import Conv
+from ntkpipe.kernels.dropout import Dropout
 from ntkpipe.kernels.linear import Dense, Flatten
 from ntkpipe.kernels.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.nonlinear.elementwise import Elementwise, ElementwiseKernel
@@ -15,6 +18,8 @@ from ntkpipe.kernels.nonlinear.piecewise import ABRelu, RectifiedMonomial, Sign
 from ntkpipe.kernels.nonlinear.polynomial import Hermite, Monomial
 from ntkpipe.kernels.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
 from ntkpipe.kernels.normalisation import LayerNorm
+from ntkpipe.kernels.pooling import AvgPool, GlobalPool, SumPool
+from ntkpipe.kernels.residual import ResidualSum
 from ntkpipe.kernels.state import Layer
 
 
@@ -33,9 +38,24 @@ def _formula(template: str) -> Callable[..., Nonlinearity]:
     return make
 
 
+def _attention(
+    n_heads: int, n_chan_out: int, n_chan_key: int, n_chan_val: int, linear_scaling: bool, **parameters: Any
+) -> Layer:
+    """Numbers of heads, keys and values are those of finite networks, and infinite here."""
+    del n_heads, n_chan_key, n_chan_val, linear_scaling
+    return SelfAttention(**parameters, features=n_chan_out)
+
+
 _MAKERS: dict[str, Callable[..., Layer]] = {
     "flatten": Flatten,
     "dense": Dense,
+    "conv": Conv,
+    "avg_pool": AvgPool,
+    "sum_pool": SumPool,
+    "global_avg_pool": lambda: GlobalPool(is_mean=True),
+    "global_sum_pool": lambda: GlobalPool(is_mean=False),
+    "global_self_attention": _attention,
+    "dropout": Dropout,
     "relu": lambda: ABRelu(0.0, 1.0),
     "leaky_relu": lambda alpha: ABRelu(alpha, 1.0),
     "ab_relu": ABRelu,
@@ -62,10 +82,14 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
     "mish": _formula("x * tanh(softplus(x))"),
     "elu": _formula("max(x, 0) + {alpha} * expm1(min(x, 0))"),
     "stationary": Stationary,
-    "layer_norm": lambda axis, eps: LayerNorm(tuple(axis), eps),
+    "layer_norm": LayerNorm,
 }
 
 
 def build_layer(layer: Mapping[str, Any]) -> Layer:
     """The layer that a canonical description names."""
-    return _MAKERS[layer["op"]](**{name: value for name, value in layer.items() if name != "op"})
+    if layer["op"] == "residual_sum":
+        return ResidualSum(tuple(tuple(build_layer(inner) for inner in branch) for branch in layer["branches"]))
+    # Layers are hashable: compiled functions are found by them.
+    parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in layer.items() if name != "op"}
+    return _MAKERS[layer["op"]](**parameters)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.spec import ACTIVATIONS, canonical_spec
+from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.kernels.spec import canonical_spec
 
 
 def fcn(

@@ -11,7 +11,7 @@ import pytest
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.cost import flops_per_pair, tile_bytes
-from ntkpipe.kernels.spec import LAYERS, canonical_spec, fingerprint, load_spec
+from ntkpipe.kernels.spec import canonical_spec, fingerprint, load_spec
 from ntkpipe.kernels.zoo import fcn
 
 DENSE = {"op": "dense", "features": 8}
@@ -47,7 +47,7 @@ def test_fingerprint_follows_the_meaning():
         ([DENSE | {"features": True}], "integer"),
         ([DENSE | {"parameterization": "mup"}], "not one of ntk, standard"),
         ([DENSE, {"op": "leaky_relu"}], r"layer 1 \(leaky_relu\): needs alpha"),
-        ([DENSE, {"op": "layer_norm", "axis": [0]}], r"axis=\[0\] must be \[-1\]"),
+        ([DENSE, {"op": "layer_norm", "axis": [0]}], r"axis=\[0\] must be \[-1\] or \[1, 2, 3\]"),
         ([DENSE, {"op": "layer_norm", "eps": 0}], "eps=0 must be above 0"),
         ([DENSE, "relu"], r"layer 1 \(relu\): a layer must be a mapping"),
         ([{"op": ["relu"]}], "layer 0"),
@@ -95,7 +95,6 @@ def test_fcn():
 
 def test_cost():
     assert flops_per_pair(fcn(3), (32, 32, 3)) == 2 * 3072 + 3 * 32 + 4 * 4
-    assert set(LAYERS) == set(__import__("ntkpipe.kernels.cost", fromlist=["_FLOPS"])._FLOPS)
     whole = tile_bytes(2048, 2048, (32, 32, 3), "float32", "float32")
     assert whole >= 2 * 2048 * 2048 * 4 + 2 * 2048 * 3072 * 4
 
