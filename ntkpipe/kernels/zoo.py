@@ -1,56 +1,415 @@
-"""Families of architectures, as plain lists of layers."""
+"""Families of architectures, as plain lists of layers.
+
+Every function returns a canonical spec, and raises `ConfigError` if a parameter is out of range. What they share:
+
+- `w_std`, `b_std`: standard deviations of the weights and biases of every layer, the readout included; `b_std` None has no
+  biases.
+- `width`: hidden features or channels of the finite networks; changes values in the `standard` parameterisation only.
+- `activation`, `activation_args`: name of a nonlinearity, and its parameters, such as `{"alpha": 0.1}`.
+- `parameterization`: `ntk` or `standard`.
+- `filter`, `padding`: of every convolution.
+- `image_shape`: `(height, width, channels)`, of families whose layers depend on it.
+
+The readout has 10 features; a kernel does not depend on their number.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.parameters import ACTIVATIONS
 from ntkpipe.kernels.spec import canonical_spec
 
+Spec = list[dict[str, Any]]
+
+_SQRT2 = 1.4142135623730951
+_FLATTEN = {"op": "flatten"}
+_GLOBAL = {"op": "global_avg_pool"}
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The layers that a family is made of, with its parameters."""
+
+    w_std: float
+    b_std: float | None
+    activation: str
+    activation_args: Mapping[str, Any] | None
+    parameterization: str
+    filter: Sequence[int] = (3, 3)
+    padding: str = "SAME"
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"kernel.activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+
+    @property
+    def phi(self) -> dict[str, Any]:
+        return dict(self.activation_args or {}) | {"op": self.activation}
+
+    @property
+    def _weights(self) -> dict[str, Any]:
+        return {"w_std": self.w_std, "b_std": self.b_std, "parameterization": self.parameterization}
+
+    def dense(self, features: int) -> dict[str, Any]:
+        return {"op": "dense", "features": features, **self._weights}
+
+    def conv(self, features: int, stride: int = 1) -> dict[str, Any]:
+        taps = {"filter": list(self.filter), "strides": [stride, stride], "padding": self.padding}
+        return {"op": "conv", "features": features, **taps, **self._weights}
+
+    def convs(self, features: int, count: int) -> Spec:
+        """`count` times a convolution and a nonlinearity."""
+        return [layer for _ in range(count) for layer in (self.conv(features), self.phi)]
+
+    def residual(self, features: int, stride: int = 1, *, projects: bool = False) -> dict[str, Any]:
+        """Pre-activation block (arXiv:1603.05027): two convolutions beside the identity, or beside a convolution."""
+        main = [self.phi, self.conv(features, stride), self.phi, self.conv(features)]
+        shortcut = [self.conv(features, stride)] if projects else []
+        return {"op": "residual_sum", "branches": [main, shortcut]}
+
+    def readout(self, pool: str = "gap") -> Spec:
+        """Global average pooling (`gap`) or one weight per pixel (`vec`), and a dense layer."""
+        return [_chosen("kernel.pool", pool, {"gap": _GLOBAL, "vec": _FLATTEN}), self.dense(10)]
+
+
+def _whole(name: str, value: Any, low: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{name}={value!r} must be a whole number, at least {low}")
+    return value
+
+
+def _chosen(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
+    return choices[value]
+
 
 def fcn(
-    depth: int,
+    depth: int = 3,
     *,
     width: int = 512,
-    w_std: float = 1.4142135623730951,
+    w_std: float = _SQRT2,
     b_std: float | None = 0.1,
     activation: str = "relu",
-    activation_args: Mapping[str, float] | None = None,
+    activation_args: Mapping[str, Any] | None = None,
     parameterization: str = "ntk",
-) -> list[dict[str, Any]]:
-    """A fully connected network: flatten, `depth` times (dense, nonlinearity), a dense readout of 10 features.
+) -> Spec:
+    """A fully connected network: flatten, `depth` times (dense, nonlinearity), a dense readout (arXiv:1711.00165).
 
     Args:
         depth: hidden layers; 0 is a linear model.
-        width: hidden features; changes values in the `standard` parameterisation only.
-        w_std: standard deviation of the weights of every layer, the readout included.
-        b_std: of the biases; None has none.
-        activation: name of a nonlinearity.
-        activation_args: its parameters, such as `{"alpha": 0.1}`.
-        parameterization: `ntk` or `standard`.
-
-    Returns:
-        The canonical spec.
-
-    Raises:
-        ConfigError: if the depth is negative, the nonlinearity unknown, or a parameter out of range.
+        width: see the module, as for all others.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
-        raise ConfigError(f"kernel.depth={depth!r} must be a whole number, at least 0")
-    if activation not in ACTIVATIONS:
-        raise ConfigError(f"kernel.activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization)
+    hidden = [layer for _ in range(_whole("kernel.depth", depth)) for layer in (parts.dense(width), parts.phi)]
+    return canonical_spec([_FLATTEN, *hidden, parts.dense(10)])
 
-    def dense(features: int) -> dict[str, Any]:
-        return {
-            "op": "dense",
-            "features": features,
-            "w_std": w_std,
-            "b_std": b_std,
-            "parameterization": parameterization,
-        }
 
-    nonlinearity = dict(activation_args or {}) | {"op": activation}
-    hidden = [layer for _ in range(depth) for layer in (dense(width), nonlinearity)]
-    return canonical_spec([{"op": "flatten"}, *hidden, dense(10)])
+def cnn_vec(
+    depth: int = 3,
+    *,
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = 0.1,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """A convolutional network without pooling, flattened before the readout (CNN-Vec; arXiv:1810.05148, arXiv:2007.15801).
+
+    Its kernel needs the covariances of equal pixels alone: a thousandth of what pooling needs of 32 x 32 images.
+
+    Args:
+        depth: convolutional layers, each with a nonlinearity.
+    """
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    return canonical_spec([*parts.convs(width, _whole("kernel.depth", depth, 1)), *parts.readout("vec")])
+
+
+def cnn_gap(
+    depth: int = 3,
+    *,
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = 0.1,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """A convolutional network with global average pooling before the readout (CNN-GAP; arXiv:1810.05148, arXiv:2007.15801).
+
+    Args:
+        depth: convolutional layers, each with a nonlinearity.
+    """
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    return canonical_spec([*parts.convs(width, _whole("kernel.depth", depth, 1)), *parts.readout("gap")])
+
+
+def cntk(
+    depth: int = 11,
+    *,
+    pool: str = "gap",
+    pool_radius: int = 4,
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = None,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """The CNTK of Arora et al. 2019 (arXiv:1904.11955), and that of Li et al. 2019 with local pooling (arXiv:1911.00809).
+
+    Their kernels, up to a constant factor: they scale the first layer by 1 and every other by sqrt(2), and ReLU networks
+    without biases are homogeneous.
+
+    Args:
+        depth: as in the paper's tables (3, 4, 6, 11, 21), where the readout counts: `depth - 1` convolutional layers.
+        pool: `vec` (CNTK-V), `gap` (CNTK-G), or `lap`, local average pooling: every pixel becomes the mean of a square of
+            `2 pool_radius + 1` pixels around it, and the result is flattened. It lies between the others: radius 0 is
+            `vec`, and a radius of the image's size is `gap`, up to a factor.
+        pool_radius: of `lap`; pixels beyond the edge are 0, or those of the other side if `padding` is `CIRCULAR`.
+    """
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    hidden = parts.convs(width, _whole("kernel.depth", depth, 2) - 1)
+    edge = 2 * _whole("kernel.pool_radius", pool_radius) + 1
+    blur = {"op": "avg_pool", "window": [edge, edge], "strides": [1, 1], "padding": padding}
+    _chosen("kernel.pool", pool, {"gap": 0, "vec": 0, "lap": 0})
+    return canonical_spec([*hidden, *([blur, *parts.readout("vec")] if pool == "lap" else parts.readout(pool))])
+
+
+# Convolutional layers before each of the three poolings (arXiv:2003.02237).
+_MYRTLE = {5: (2, 1, 1), 7: (2, 2, 2), 10: (3, 3, 3)}
+
+
+def myrtle(
+    depth: int,
+    image_shape: Sequence[int],
+    *,
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = None,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """A Myrtle network (Shankar et al. 2020, arXiv:2003.02237): convolutions, with 2 x 2 poolings down to one pixel.
+
+    Two poolings halve the image between three groups of convolutions; after the last the mean over what is left is taken,
+    by further 2 x 2 poolings where they fit (32 x 32 images have five in all, as in the paper), or at once.
+
+    Args:
+        depth: 5, 7 or 10 layers with weights, or as many convolutions and the readout.
+        image_shape: height and width must be multiples of 4.
+    """
+    groups = _chosen("kernel.depth", depth, _MYRTLE)
+    if len(image_shape) != 3:
+        raise ConfigError(f"kernel=myrtle{depth} needs images [height, width, channels], not {list(image_shape)}")
+    height, wide = image_shape[:2]
+    if height % 4 or wide % 4:
+        raise ConfigError(
+            f"kernel=myrtle{depth} halves its images twice: {height} x {wide} pixels must be multiples of 4 (crop or pad "
+            "them, or use data.downsample or data.image_size)"
+        )
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    halve = {"op": "avg_pool", "window": [2, 2], "strides": [2, 2], "padding": "VALID"}
+    body = [layer for group in groups[:2] for layer in (*parts.convs(width, group), halve)]
+    left = height // 4
+    halvings = int(math.log2(left)) if height == wide and left & (left - 1) == 0 else None
+    last = [_GLOBAL] if halvings is None else [halve] * halvings + [_FLATTEN]
+    return canonical_spec([*body, *parts.convs(width, groups[2]), *last, parts.dense(10)])
+
+
+def resnet(
+    blocks: int = 3,
+    *,
+    pool: str = "gap",
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = 0.1,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """A residual network at one resolution: a convolution, then pre-activation blocks with identity shortcuts, then pooling.
+
+    He et al. 2016 (arXiv:1603.05027), without normalisation, which has no kernel of this form. For stages of halved
+    resolution see `wide_resnet`.
+
+    Args:
+        blocks: of two convolutions each: `2 blocks + 2` layers with weights.
+        pool: `gap` or `vec`.
+    """
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    body = [parts.residual(width) for _ in range(_whole("kernel.blocks", blocks, 1))]
+    return canonical_spec([parts.conv(width), *body, parts.phi, *parts.readout(pool)])
+
+
+def wide_resnet(
+    depth: int = 16,
+    *,
+    widen: int = 1,
+    width: int = 16,
+    w_std: float = _SQRT2,
+    b_std: float | None = None,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    parameterization: str = "ntk",
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """A wide residual network (Zagoruyko and Komodakis 2016, arXiv:1605.07146) of `depth = 6 k + 4` layers: three stages.
+
+    Each stage has k pre-activation blocks; the first of each projects its shortcut by a convolution, and halves the image
+    in the second and third stage. As in neural-tangents there is no normalisation, and no nonlinearity after the last block.
+
+    Args:
+        depth: 10, 16, 22, 28, ...
+        widen: the paper's k: channels are `width * widen`, twice and four times that.
+        width: of the first convolution.
+    """
+    if _whole("kernel.depth", depth, 10) % 6 != 4:
+        raise ConfigError(f"kernel.depth={depth} of a wide_resnet must be 6 k + 4: 10, 16, 22, 28, 34, 40, ...")
+    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    body: Spec = []
+    for stage in range(3):
+        features = width * _whole("kernel.widen", widen, 1) * 2**stage
+        body.append(parts.residual(features, 1 if stage == 0 else 2, projects=True))
+        body += [parts.residual(features) for _ in range((depth - 4) // 6 - 1)]
+    return canonical_spec([parts.conv(width), *body, *parts.readout()])
+
+
+def attention(
+    depth: int = 1,
+    *,
+    blocks: int = 1,
+    mechanism: str = "SOFTMAX",
+    width: int = 64,
+    w_std: float = _SQRT2,
+    b_std: float | None = None,
+    activation: str = "relu",
+    activation_args: Mapping[str, Any] | None = None,
+    filter: Sequence[int] = (3, 3),
+    padding: str = "SAME",
+) -> Spec:
+    """Convolutions, then self-attention over all pixels, then global average pooling (Hron et al. 2020, arXiv:2006.10540).
+
+    Attention has one head of infinitely many in the limit, linear scaling, and weights of standard deviation 1 for keys,
+    queries and values; `w_std` and `b_std` are those of its outgoing weights. There is no `standard` parameterisation of it.
+
+    Args:
+        depth: convolutional layers, each with a nonlinearity.
+        blocks: attention layers, each with a nonlinearity.
+        mechanism: `SOFTMAX`, `IDENTITY` or `RELU`, of queries times keys.
+    """
+    parts = _Parts(w_std, b_std, activation, activation_args, "ntk", filter, padding)
+    attend = {
+        "op": "global_self_attention",
+        "n_heads": 1,
+        "n_chan_out": width,
+        "n_chan_key": width,
+        "n_chan_val": width,
+        "mechanism": mechanism,
+        "w_out_std": w_std,
+        "b_std": b_std,
+    }
+    body = [layer for _ in range(_whole("kernel.blocks", blocks, 1)) for layer in (attend, parts.phi)]
+    stem = parts.convs(width, _whole("kernel.depth", depth, 1))
+    return canonical_spec([*stem, *body, *parts.readout()])
+
+
+def _stationary(kernel: str, length_scale: float, nu: float | None = None) -> Spec:
+    return canonical_spec([_FLATTEN, {"op": "stationary", "kernel": kernel, "length_scale": length_scale, "nu": nu}])
+
+
+def rbf(*, length_scale: float = 1.0) -> Spec:
+    """The Gaussian kernel, a baseline: `exp(-r^2 / (2 l^2))`, r^2 the mean squared difference of two images' pixels.
+
+    Both kernels are this one, as for all baselines: predictions of `nngp` and `ntk` are its kernel regression.
+
+    Args:
+        length_scale: l, in units of a pixel as prepared.
+    """
+    return _stationary("rbf", length_scale)
+
+
+def laplace(*, length_scale: float = 1.0) -> Spec:
+    """The Laplace kernel, a baseline near the NTK of fully connected networks (arXiv:2007.01580): `exp(-r / l)`; see `rbf`."""
+    return _stationary("laplace", length_scale)
+
+
+def matern(*, nu: float = 1.5, length_scale: float = 1.0) -> Spec:
+    """The Matern kernel (Rasmussen and Williams 2006, section 4.2), a baseline; see `rbf`.
+
+    Args:
+        nu: smoothness, 0.5, 1.5 or 2.5.
+        length_scale: l.
+    """
+    return _stationary("matern", length_scale, nu)
+
+
+def linear(*, w_std: float = 1.0, b_std: float | None = None) -> Spec:
+    """The linear kernel `w_std^2 x . x' / d + b_std^2`, a baseline: a network without hidden layers."""
+    return fcn(0, w_std=w_std, b_std=b_std)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family as configurations name it.
+
+    Args:
+        make: the function.
+        fixed: parameters that the name decides.
+    """
+
+    make: Callable[..., Spec]
+    fixed: Mapping[str, Any]
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Parameters that are left to choose, `image_shape` aside."""
+        return tuple(name for name in signature(self.make).parameters if name not in (*self.fixed, "image_shape"))
+
+    @property
+    def needs_image_shape(self) -> bool:
+        """The layers depend on the images."""
+        return "image_shape" in signature(self.make).parameters
+
+    def __call__(self, image_shape: Sequence[int], **parameters: Any) -> Spec:
+        """The layers for images of a shape."""
+        shape = {"image_shape": image_shape} if self.needs_image_shape else {}
+        return self.make(**self.fixed, **shape, **parameters)
+
+
+FAMILIES: dict[str, Family] = {
+    "fcn": Family(fcn, {}),
+    "cnn_vec": Family(cnn_vec, {}),
+    "cnn_gap": Family(cnn_gap, {}),
+    "cntk": Family(cntk, {}),
+    "myrtle5": Family(myrtle, {"depth": 5}),
+    "myrtle7": Family(myrtle, {"depth": 7}),
+    "myrtle10": Family(myrtle, {"depth": 10}),
+    "resnet": Family(resnet, {}),
+    "wide_resnet": Family(wide_resnet, {}),
+    "attention": Family(attention, {}),
+    "rbf": Family(rbf, {}),
+    "laplace": Family(laplace, {}),
+    "matern": Family(matern, {}),
+    "linear": Family(linear, {}),
+}
+"""What `kernel.kind` may name, besides `spec`."""
