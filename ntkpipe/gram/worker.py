@@ -1,19 +1,29 @@
-"""One tile of the Gram matrix: arrays in, arrays out. Needs JAX and NumPy only, and knows no store and no scheduler."""
+"""Tiles of Gram matrices: arrays in, arrays out. Needs JAX and NumPy only, and knows no store and no scheduler.
+
+The even and odd parts of a kernel under horizontal flips f are `k(x, y) + k(x, f y)` and `k(x, y) - k(x, f y)`: one evaluation
+of the pair and one with its second image flipped give both.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.architecture import Architecture, Prepared, precision_context
 from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.tiles.identity import Symmetry
+from ntkpipe.tiles.layout import PLAIN
 
 Spec = Sequence[Mapping[str, Any]]
+
+# Images per block of pairs (x, flipped x), of which only the diagonal is wanted: small, and not so small that calls count.
+_MIRROR_EDGE = 16
 
 
 @lru_cache(maxsize=16)
@@ -26,6 +36,163 @@ def architecture(spec: Spec) -> Architecture:
     return _architecture(canonical_json(spec))
 
 
+@lru_cache(maxsize=16)
+def _together(canonical: tuple[str, ...]) -> Architecture:
+    """The networks of several specs, evaluated together."""
+    return Architecture.sharing([json.loads(spec) for spec in canonical])
+
+
+class Wanted(NamedTuple):
+    """Both kernels of a network, or their even or odd part under flips; `spec` is canonical JSON."""
+
+    spec: str
+    symmetry: Symmetry
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Kernels that are evaluated together.
+
+    Args:
+        wanted: what the results are, in order; their specs may repeat, and differ in depth and readout only.
+        dtype: of the computation, `float32` or `float64`.
+
+    Raises:
+        ConfigError: if the dtype is neither.
+    """
+
+    wanted: tuple[Wanted, ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _check_dtype("dtype", self.dtype)
+
+    @staticmethod
+    def of(spec: Spec, symmetry: Symmetry, dtype: str) -> Evaluation:
+        """Of one network."""
+        return Evaluation((Wanted(canonical_json(spec), symmetry),), dtype)
+
+    @property
+    def flips(self) -> bool:
+        """Whether pairs with a flipped image are needed."""
+        return any(wanted.symmetry != "none" for wanted in self.wanted)
+
+    def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Prepared:
+        """What pairs need of each image, computed once.
+
+        Args:
+            images: `(n, height, width, channels)`; converted to the dtype of the computation.
+            flipped: prepare their mirror images instead.
+
+        Raises:
+            ConfigError: if the images cannot pass a layer.
+            ResourceError: if the device lacks the dtype.
+        """
+        x = np.ascontiguousarray(flip(images) if flipped else images, dtype=self.dtype)
+        self._networks.check_arrays(x, None)
+        with precision_context(self.dtype):
+            return self._networks.prepare(x)
+
+    def tile(
+        self,
+        rows: Prepared,
+        columns: Prepared | None,
+        flipped: Prepared | None = None,
+        *,
+        out_dtype: str,
+        pad_to: int | None = None,
+    ) -> list[dict[str, np.ndarray]]:
+        """Both kernels of one tile, per result.
+
+        Args:
+            rows: row images.
+            columns: column images; None pairs the rows with themselves: exactly symmetric, with exact diagonals.
+            flipped: the mirror images of the columns, if `flips`.
+            out_dtype: of the results, `float32` or `float64`.
+            pad_to: edge of the nominal tile. Ragged tiles are padded to it inside, so that they share its compiled
+                function.
+
+        Returns:
+            `{"nngp": (n1, n2), "ntk": (n1, n2)}` each, contiguous.
+        """
+        _check_dtype("out_dtype", out_dtype)
+        options: dict[str, Any] = {"out_dtype": np.dtype(out_dtype), "pad_to": pad_to}
+        with precision_context(self.dtype):
+            direct = self._evaluate(rows, columns, options)
+            mirrored = self._evaluate(rows, flipped, options) if self.flips else {}
+        if columns is None:
+            # k(x, f y) = k(y, f x): rounding alone makes them differ.
+            mirrored = {spec: {name: (q + q.T) / 2 for name, q in kernels.items()} for spec, kernels in mirrored.items()}
+        return [_part(w.symmetry, direct[w.spec], mirrored.get(w.spec, {})) for w in self.wanted]
+
+    def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
+        """Both kernels of every image with itself, per result: the diagonals that `tile` gives.
+
+        Returns:
+            `{"nngp": (n,), "ntk": (n,)}` each, float64; of even and odd parts `plain_nngp` and `plain_ntk` as well, those of
+            the kernel itself.
+        """
+        x = np.ascontiguousarray(images, dtype=self.dtype)
+        self._networks.check_arrays(x, None)
+        with precision_context(self.dtype):
+            made = self._networks.diagonals(x)
+        direct = {
+            spec: {name: np.asarray(kernel, dtype=np.float64) for name, kernel in kernels._asdict().items()}
+            for spec, kernels in zip(self._specs, made, strict=True)
+        }
+        mirrored = self._mirrored_diagonal(x) if self.flips else {}
+        results = []
+        for wanted in self.wanted:
+            plain = direct[wanted.spec]
+            made_part = _part(wanted.symmetry, plain, mirrored.get(wanted.spec, {}))
+            extra = {} if wanted.symmetry == "none" else {PLAIN + name: kernel for name, kernel in plain.items()}
+            results.append(made_part | extra)
+        return results
+
+    def _mirrored_diagonal(self, x: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """`k(x, f x)` per spec, float64."""
+        parts: list[dict[str, dict[str, np.ndarray]]] = []
+        options: dict[str, Any] = {"out_dtype": np.dtype("float64"), "pad_to": _MIRROR_EDGE}
+        for start in range(0, len(x), _MIRROR_EDGE):
+            block = x[start : start + _MIRROR_EDGE]
+            rows, flipped = self.prepare(block), self.prepare(block, flipped=True)
+            with precision_context(self.dtype):
+                made = self._evaluate(rows, flipped, options)
+            parts.append(made)
+        return {
+            spec: {name: np.concatenate([part[spec][name].diagonal() for part in parts]) for name in parts[0][spec]}
+            for spec in self._specs
+        }
+
+    def _evaluate(
+        self, rows: Prepared, columns: Prepared | None, options: dict[str, Any]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        made = self._networks.tiles(rows, columns, **options)
+        return {
+            spec: {name: np.ascontiguousarray(kernel) for name, kernel in kernels._asdict().items()}
+            for spec, kernels in zip(self._specs, made, strict=True)
+        }
+
+    @property
+    def _specs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(wanted.spec for wanted in self.wanted))
+
+    @property
+    def _networks(self) -> Architecture:
+        return _together(self._specs)
+
+
+def flip(images: np.ndarray) -> np.ndarray:
+    """The images `(n, height, width, channels)` mirrored from left to right.
+
+    Raises:
+        ConfigError: if they have no width.
+    """
+    if images.ndim != 4:
+        raise ConfigError(f"images of shape {list(images.shape[1:])} have no left and right: set augment=none")
+    return images[:, :, ::-1]
+
+
 def compute_tile(
     spec: Spec,
     x1: np.ndarray,
@@ -35,8 +202,9 @@ def compute_tile(
     dtype: str,
     out_dtype: str,
     pad_to: int | None = None,
+    symmetry: Symmetry = "none",
 ) -> dict[str, np.ndarray]:
-    """Both kernels of one tile, from one evaluation.
+    """Both kernels of one tile of images that are at hand; see `Evaluation`.
 
     Args:
         spec: the layers.
@@ -45,7 +213,8 @@ def compute_tile(
         diagonal: the tile holds the same images in its rows and columns: exactly symmetric, with exact diagonals.
         dtype: of the computation, `float32` or `float64`.
         out_dtype: of the result.
-        pad_to: edge of the nominal tile. Ragged tiles are padded to it inside, so that they share its compiled function.
+        pad_to: edge of the nominal tile.
+        symmetry: the kernels themselves (`none`), or their `even` or `odd` part under flips.
 
     Returns:
         `{"nngp": (n1, n2), "ntk": (n1, n2)}`, contiguous.
@@ -54,42 +223,35 @@ def compute_tile(
         ConfigError: if a dtype is neither, `x2` is missing, or the images cannot pass a layer.
         ResourceError: if the device lacks the dtype.
     """
-    _check_dtype("dtype", dtype)
+    evaluation = Evaluation.of(spec, symmetry, dtype)
     _check_dtype("out_dtype", out_dtype)
     if x2 is None and not diagonal:
         raise ConfigError("a tile off the diagonal needs both blocks of images")
-    arch = architecture(spec)
-    rows = np.ascontiguousarray(x1, dtype=dtype)
-    cols = None if diagonal or x2 is None else np.ascontiguousarray(x2, dtype=dtype)
-    arch.check_arrays(rows, cols)
-    with precision_context(dtype):
-        made = arch.tile(
-            arch.prepare(rows),
-            None if cols is None else arch.prepare(cols),
-            out_dtype=np.dtype(out_dtype),
-            pad_to=pad_to,
-        )
-        return {name: np.ascontiguousarray(kernel) for name, kernel in made._asdict().items()}
+    other = x1 if diagonal or x2 is None else x2
+    if x1.shape[1:] != other.shape[1:]:
+        raise ConfigError(f"the images of a tile's rows have shape {x1.shape[1:]}, those of its columns {other.shape[1:]}")
+    (made,) = evaluation.tile(
+        evaluation.prepare(x1),
+        None if diagonal else evaluation.prepare(other),
+        evaluation.prepare(other, flipped=True) if evaluation.flips else None,
+        out_dtype=out_dtype,
+        pad_to=pad_to,
+    )
+    return made
 
 
-def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str) -> dict[str, np.ndarray]:
-    """Both kernels of every image with itself, computed in `dtype`: the diagonals that `compute_tile` gives.
+def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str, symmetry: Symmetry = "none") -> dict[str, np.ndarray]:
+    """Both kernels of every image with itself, computed in `dtype`; see `Evaluation.diagonal`."""
+    return Evaluation.of(spec, symmetry, dtype).diagonal(x)[0]
 
-    Args:
-        spec: the layers.
-        x: images, `(n, height, width, channels)`; converted to `dtype`.
-        dtype: of the computation, `float32` or `float64`.
 
-    Returns:
-        `{"nngp": (n,), "ntk": (n,)}`, float64.
-
-    Raises:
-        ConfigError: if the dtype is neither, or the images cannot pass a layer.
-        ResourceError: if the device lacks the dtype.
-    """
-    _check_dtype("dtype", dtype)
-    made = architecture(spec).diagonal(np.ascontiguousarray(x, dtype=dtype))
-    return {name: np.asarray(kernel, dtype=np.float64) for name, kernel in made._asdict().items()}
+def _part(
+    symmetry: Symmetry, direct: dict[str, np.ndarray], mirrored: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    if symmetry == "none":
+        return direct
+    combine = np.add if symmetry == "even" else np.subtract
+    return {name: combine(kernel, mirrored[name]) for name, kernel in direct.items()}
 
 
 def _check_dtype(name: str, value: str) -> None:

@@ -16,8 +16,9 @@ from jax.core import Tracer
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
 from ntkpipe.kernels import flat, host, spatial
-from ntkpipe.kernels.fold import Seen
+from ntkpipe.kernels.fold import Seen, unseen
 from ntkpipe.kernels.linear import Flatten
+from ntkpipe.kernels.readouts import Tap, share
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.residual import PlaceError, signatures
 from ntkpipe.kernels.resolve import Step, observing, resolve
@@ -34,9 +35,10 @@ class Architecture:
     Make one with `from_spec`. Immutable; what it compiles is shared by all architectures with the same layers.
     """
 
-    def __init__(self, spec: list[dict[str, Any]], layers: tuple[Layer, ...]) -> None:
-        self._spec = spec
-        self._layers = layers
+    def __init__(self, specs: Sequence[list[dict[str, Any]]], networks: Sequence[tuple[Layer, ...]]) -> None:
+        deepest = max(range(len(networks)), key=lambda k: len(networks[k]))
+        self._spec, self._layers = specs[deepest], networks[deepest]
+        self._tapped, self._order = share(networks)
 
     @classmethod
     def from_spec(cls, layers: Sequence[Mapping[str, Any]]) -> Architecture:
@@ -49,8 +51,20 @@ class Architecture:
             ConfigError: if a layer is unknown, misses a parameter, or has no formula for the activations that reach
                 it; the text names the layer by its position and op.
         """
-        spec = canonical_spec(layers)
-        made = cls(spec, tuple(build_layer(layer) for layer in spec))
+        return cls.sharing([layers])
+
+    @classmethod
+    def sharing(cls, specs: Sequence[Sequence[Mapping[str, Any]]]) -> Architecture:
+        """Several networks that begin alike, such as one family at several depths, evaluated together.
+
+        `tiles` and `diagonals` give the kernels of all, in this order, for little more than the deepest alone costs;
+        everything else is that of the deepest.
+
+        Raises:
+            ConfigError: as `from_spec`; or if they differ in more than depth and readout.
+        """
+        canonical = [canonical_spec(layers) for layers in specs]
+        made = cls(canonical, [tuple(build_layer(layer) for layer in spec) for spec in canonical])
         made._check_any_shape()
         return made
 
@@ -89,12 +103,13 @@ class Architecture:
         """
         self.steps(tuple(shape))
 
-    def steps(self, shape: tuple[int, ...], *, own: bool = False) -> tuple[Step, ...]:
+    def steps(self, shape: tuple[int, ...], *, own: bool = False, plain: bool = True) -> tuple[Step, ...]:
         """The layers in their places: shapes, and the covariances that are needed, of images of this shape.
 
         Args:
             shape: of one image: `(height, width, channels)`, or `(features,)`.
             own: of images with themselves, where variances are seen as well.
+            plain: without the places at which shallower networks leave.
 
         Raises:
             ConfigError: naming the layer that images of this shape cannot pass.
@@ -102,7 +117,7 @@ class Architecture:
         if len(shape) not in (1, 3) or min(shape) < 1:
             raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
         try:
-            steps = resolve(self._layers, Signature(tuple(shape[:-1]), shape[-1]), own=own)
+            steps = resolve(self._layers if plain else self._tapped, Signature(tuple(shape[:-1]), shape[-1]), own=own)
         except PlaceError as error:
             raise ConfigError(_located(error, self._spec)) from None
         if steps[-1].outgoing.spatial:
@@ -139,7 +154,7 @@ class Architecture:
                 made = self.on_device(x1, x2)  # without leaving it
             else:
                 rows = self.prepare(np.asarray(x1))
-                made = self.tile(rows, None if x2 is None else self.prepare(np.asarray(x2)))
+                made = self.tiles(rows, None if x2 is None else self.prepare(np.asarray(x2)))[self._deepest]
             return Kernels(convert(made.nngp), convert(made.ntk))
 
     def diagonal(self, x: Array) -> Kernels:
@@ -147,10 +162,10 @@ class Architecture:
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
             runs = self._flat_runs(x)
-            return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0]
+            return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0][-1]
         convert: Callable[[Any], Array] = jnp.asarray if isinstance(x, jax.Array) else np.asarray
         with precision_context(x.dtype):
-            made = self._diagonal(np.asarray(x))
+            made = self.diagonals(np.asarray(x))[self._deepest]
             return Kernels(convert(made.nngp), convert(made.ntk))
 
     def prepare(self, x: np.ndarray) -> Prepared:
@@ -171,10 +186,10 @@ class Architecture:
         steps = resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
         return Prepared(x, spatial.observe(steps, x, on_cpu=host.is_default()))
 
-    def tile(
+    def tiles(
         self, rows: Prepared, columns: Prepared | None, *, out_dtype: Any = None, pad_to: int | None = None
-    ) -> Kernels:
-        """Both kernels of every pair of prepared images, as NumPy arrays.
+    ) -> list[Kernels]:
+        """Both kernels of every pair of prepared images, as NumPy arrays, of every network.
 
         Args:
             rows: from `prepare`.
@@ -183,41 +198,51 @@ class Architecture:
             pad_to: edge of the nominal tile: ragged ones then share its compiled functions.
         """
         x, other = rows.images, None if columns is None else columns.images
+        dtype = out_dtype or x.dtype
         if self._is_flat(x.shape[1:]):
-            runs, dtype = flat.segments(self._layers, x.shape[1]), out_dtype or x.dtype
-            if host.is_default():
-                return Kernels(*flat.on_host(runs, x, other, out_dtype=dtype, pad_to=pad_to))
-            return flat.padded_on_device(runs, x, other, out_dtype=dtype, pad_to=pad_to)
-        steps = self.steps(x.shape[1:])
-        seen = rows.padded(steps)
+            evaluate = flat.on_host if host.is_default() else flat.padded_on_device
+            return self._sorted(evaluate(self._flat_runs(x), x, other, out_dtype=dtype, pad_to=pad_to))
+        steps = self.steps(x.shape[1:], plain=False)
+        seen = rows.along(steps)
         made = spatial.evaluate(
             steps,
             x,
             seen,
             other,
-            seen if columns is None else columns.padded(steps),
+            seen if columns is None else columns.along(steps),
             pad_to=pad_to,
             context=lambda: precision_context(x.dtype),
             on_cpu=host.is_default(),
         )
+        results = self._sorted(made)
         if columns is None:
-            for kernel, own in zip(made, self._diagonal(x), strict=True):
-                np.fill_diagonal(kernel, own)
-        return Kernels(*(kernel.astype(out_dtype or x.dtype, copy=False) for kernel in made))
+            for kernels, diagonal in zip(results, self.diagonals(x), strict=True):
+                for kernel, values in zip(kernels, diagonal, strict=True):
+                    np.fill_diagonal(np.asarray(kernel), values)
+        return [Kernels(*(kernel.astype(dtype, copy=False) for kernel in kernels)) for kernels in results]
+
+    def diagonals(self, x: np.ndarray) -> list[Kernels]:
+        """Both kernels of every image with itself, `(n,)` each, of every network. Call within `precision_context(x.dtype)`."""
+        if self._is_flat(x.shape[1:]):
+            return self._sorted(flat.own(self._flat_runs(x), x)[0])
+        steps = self.steps(x.shape[1:], own=True, plain=False)
+        return self._sorted(spatial.diagonals(steps, x, on_cpu=host.is_default()))
 
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""
-        return flat.on_device(self._flat_runs(x1), x1, x2)
+        return flat.on_device(self._flat_runs(x1), x1, x2)[-1]
 
     def _flat_runs(self, x: Array) -> list[tuple[Step, ...]]:
         if not self._is_flat(x.shape[1:]):
             raise ConfigError("only networks that begin with flatten can be traced by JAX: pass arrays, not tracers")
-        return flat.segments(self._layers, int(np.prod(x.shape[1:])))
+        return flat.segments(self._tapped, int(np.prod(x.shape[1:])))
 
-    def _diagonal(self, x: np.ndarray) -> Kernels:
-        if self._is_flat(x.shape[1:]):
-            return flat.own(self._flat_runs(x), x)[0]
-        return spatial.diagonal(self.steps(x.shape[1:], own=True), x, on_cpu=host.is_default())
+    def _sorted(self, made: Sequence[Kernels]) -> list[Kernels]:
+        return [made[k] for k in self._order]
+
+    @property
+    def _deepest(self) -> int:
+        return self._order.index(max(self._order))
 
     def _is_flat(self, shape: tuple[int, ...]) -> bool:
         return len(shape) == 1 or isinstance(self._layers[0], Flatten)
@@ -243,9 +268,12 @@ class Prepared:
     images: np.ndarray
     seen: Seen
 
-    def padded(self, steps: Sequence[Step]) -> Seen:
-        """What all steps of the network see: nothing after the last that does."""
-        return (*self.seen, *(None,) * (len(steps) - len(self.seen)))
+    def along(self, steps: Sequence[Step]) -> Seen:
+        """What each step of the network sees: a tap nothing, and nor do those after the last that does."""
+        left, nothing = iter(self.seen), unseen(steps)
+        return tuple(
+            none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
+        )
 
 
 def _located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.kernels import host
-from ntkpipe.kernels.fold import Seen, fold, fold_own, views
+from ntkpipe.kernels.fold import Seen, fold, fold_own, unseen, views
 from ntkpipe.kernels.inner_product import Input, device_products, squared_norms
 from ntkpipe.kernels.resolve import Step, resolve
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
@@ -37,50 +37,76 @@ def segments(layers: Sequence[Layer], features: int) -> list[tuple[Step, ...]]:
     return [tuple(run) for run in runs]
 
 
-@lru_cache(maxsize=256)
-def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., tuple[Array, Array | None]]:
-    """A segment as one compiled function of `(nngp, ntk, rows, columns)`, shared by all networks that contain it."""
+Result = tuple[Array, Array | None]
 
-    def segment(nngp: Array, ntk: Array | None, rows: Seen, columns: Seen) -> tuple[Array, Array | None]:
+
+@lru_cache(maxsize=256)
+def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
+    """A segment as one compiled function of `(nngp, ntk, rows, columns)`, shared by all networks that contain it.
+
+    Gives the results of the networks that leave within it, and what the deepest goes on with.
+    """
+
+    def segment(nngp: Array, ntk: Array | None, rows: Seen, columns: Seen) -> list[Result]:
         of_rows = views(steps, rows, lambda step, arrays: lambda: tuple(a[:, None] for a in arrays))
         of_columns = views(steps, columns, lambda step, arrays: lambda: tuple(a[None, :] for a in arrays))
-        state = fold(steps, KernelState(nngp, ntk, steps[0].incoming), of_rows, of_columns)
-        return state.nngp, state.ntk
+        results: list[Result] = []
+
+        def leave(branch: Sequence[Step], state: KernelState) -> None:
+            end = fold(branch, state, unseen(branch), unseen(branch))
+            results.append((end.nngp, end.ntk))
+
+        state = fold(steps, KernelState(nngp, ntk, steps[0].incoming), of_rows, of_columns, leave)
+        return [*results, (state.nngp, state.ntk)]
 
     return jax.jit(segment)
 
 
 @lru_cache(maxsize=256)
-def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[Array, Array | None, Seen]]:
+def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], Seen]]:
     """A segment as one compiled function of `(nngp, ntk)` of images with themselves, which also says what it has seen."""
 
-    def segment(nngp: Array, ntk: Array | None) -> tuple[Array, Array | None, Seen]:
-        state, seen = fold_own(steps, KernelState(nngp, ntk, steps[0].incoming, is_own=True))
-        return state.nngp, state.ntk, seen
+    def segment(nngp: Array, ntk: Array | None) -> tuple[list[Result], Seen]:
+        results: list[Result] = []
+
+        def leave(branch: Sequence[Step], state: KernelState) -> None:
+            end, _ = fold_own(branch, state)
+            results.append((end.nngp, end.ntk))
+
+        state, seen = fold_own(steps, KernelState(nngp, ntk, steps[0].incoming, is_own=True), leave)
+        return [*results, (state.nngp, state.ntk)], seen
 
     return jax.jit(segment)
 
 
 def fold_pairs(
     runs: Sequence[tuple[Step, ...]], products: Array, rows: Sequence[Seen], columns: Sequence[Seen]
-) -> Kernels:
-    """Both kernels from inner products `(n1, n2)` and what each segment sees of the images."""
+) -> list[Kernels]:
+    """Both kernels, of every tap and of the end, from inner products `(n1, n2)` and what each segment sees of the images."""
     nngp, ntk = products, None
+    results: list[Result] = []
     for steps, of_rows, of_columns in zip(runs, rows, columns, strict=True):
-        nngp, ntk = compiled_pairs(steps)(nngp, ntk, of_rows, of_columns)
+        *left, (nngp, ntk) = compiled_pairs(steps)(nngp, ntk, of_rows, of_columns)
+        results += left
+    return [_kernels(*result) for result in [*results, (nngp, ntk)]]
+
+
+def fold_norms(runs: Sequence[tuple[Step, ...]], norms: Array) -> tuple[list[Kernels], list[Seen]]:
+    """As `fold_pairs`, of images with themselves, from their squared norms `(n,)`; and what each segment sees of them."""
+    nngp, ntk, every = norms, None, []
+    results: list[Result] = []
+    for steps in runs:
+        (*left, (nngp, ntk)), seen = compiled_own(steps)(nngp, ntk)
+        results += left
+        every.append(seen)
+    return [_kernels(*result) for result in [*results, (nngp, ntk)]], every
+
+
+def _kernels(nngp: Array, ntk: Array | None) -> Kernels:
     return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk)
 
 
-def fold_norms(runs: Sequence[tuple[Step, ...]], norms: Array) -> tuple[Kernels, list[Seen]]:
-    """Both kernels of images with themselves, from their squared norms `(n,)`, and what each segment sees of them."""
-    nngp, ntk, every = norms, None, []
-    for steps in runs:
-        nngp, ntk, seen = compiled_own(steps)(nngp, ntk)
-        every.append(seen)
-    return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk), every
-
-
-def own(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> tuple[Kernels, list[Seen]]:
+def own(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> tuple[list[Kernels], list[Seen]]:
     """As `fold_norms`, of images, on the host: NumPy arrays `(n,)`."""
     norms = squared_norms(x)
     padded = np.zeros(-(-len(x) // _CHUNK) * _CHUNK, norms.dtype)
@@ -91,35 +117,42 @@ def own(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> tuple[Kernels, list[
 
 def on_host(
     runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, *, out_dtype: Any, pad_to: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both kernels of flattened images `(n1, d)`, `(n2, d)` on the CPU; see `host.evaluate`."""
-    diagonal, seen1 = own(runs, x1)
+) -> list[Kernels]:
+    """Both kernels of flattened images `(n1, d)`, `(n2, d)` on the CPU, of every tap and the end; see `host.evaluate`."""
+    diagonals, seen1 = own(runs, x1)
     seen2 = seen1 if x2 is None else own(runs, x2)[1]
 
-    def pair_map(products: np.ndarray, rows: Any, columns: Any) -> Kernels:
-        return fold_pairs(runs, products, rows, columns)
+    def pair_map(products: np.ndarray, rows: Any, columns: Any) -> list[Array]:
+        return [kernel for result in fold_pairs(runs, products, rows, columns) for kernel in result]
 
-    made = host.evaluate(pair_map, x1, x2, seen1, seen2, out_dtype=out_dtype, pad_to=pad_to)
+    arrays = host.evaluate(
+        pair_map, x1, x2, seen1, seen2, results=2 * len(diagonals), out_dtype=out_dtype, pad_to=pad_to
+    )
+    made = [Kernels(*arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
     if x2 is None:
-        for kernel, own_values in zip(made, diagonal, strict=True):
-            np.fill_diagonal(kernel, own_values)
+        for kernels, diagonal in zip(made, diagonals, strict=True):
+            for kernel, values in zip(kernels, diagonal, strict=True):
+                np.fill_diagonal(np.asarray(kernel), values)
     return made
 
 
-def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> Kernels:
+def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> list[Kernels]:
     """The same on JAX's default device, or under tracing."""
     x1 = jnp.asarray(x1)
     products, p, q = device_products(x1, x1 if x2 is None else jnp.asarray(x2))
-    diagonal, seen1 = fold_norms(runs, p)
-    kernels = fold_pairs(runs, products, seen1, seen1 if x2 is None else fold_norms(runs, q)[1])
+    diagonals, seen1 = fold_norms(runs, p)
+    made = fold_pairs(runs, products, seen1, seen1 if x2 is None else fold_norms(runs, q)[1])
     if x2 is not None:
-        return kernels
-    return Kernels(*(_symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
+        return made
+    return [
+        Kernels(*(_symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
+        for kernels, diagonal in zip(made, diagonals, strict=True)
+    ]
 
 
 def padded_on_device(
     runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, *, out_dtype: Any, pad_to: int | None
-) -> Kernels:
+) -> list[Kernels]:
     """As `on_device`, of NumPy arrays and back; ragged blocks are padded to `pad_to` rows, to share what is compiled."""
 
     def padded(x: np.ndarray) -> np.ndarray:
@@ -127,8 +160,12 @@ def padded_on_device(
         return x if missing == 0 else np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
 
     made = on_device(runs, padded(x1), None if x2 is None else padded(x2))
-    shape = len(x1), len(x1 if x2 is None else x2)
-    return Kernels(*(np.asarray(kernel)[: shape[0], : shape[1]].astype(out_dtype, copy=False) for kernel in made))
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
+
+    def cut(kernel: Array) -> np.ndarray:
+        return np.asarray(kernel)[:n1, :n2].astype(out_dtype, copy=False)
+
+    return [Kernels(cut(kernels.nngp), cut(kernels.ntk)) for kernels in made]
 
 
 @jax.jit

@@ -17,11 +17,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.readouts import Tap
 from ntkpipe.kernels.resolve import Step
-from ntkpipe.kernels.state import Array, Keep, KernelState, View
+from ntkpipe.kernels.state import Array, Keep, KernelState, Signature, View
 
 Seen = tuple[Any, ...]
 """Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch."""
+
+
+Leave = Callable[[Sequence[Step], KernelState], None]
 
 
 def materialise(alive: Array) -> Keep:
@@ -39,7 +43,9 @@ def materialise(alive: Array) -> Keep:
     return keep
 
 
-def fold(steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen) -> KernelState:
+def fold(
+    steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen, leave: Leave | None = None
+) -> KernelState:
     """The state after all steps.
 
     Args:
@@ -47,9 +53,13 @@ def fold(steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen) -
         state: before the first.
         rows: what each step has seen of the first images, as `View`s.
         columns: likewise of the second images.
+        leave: called at each tap with the steps of every network that leaves there, and the state with which it does.
     """
     for step, row, column in zip(steps, rows, columns, strict=True):
-        if step.branches:
+        if isinstance(step.layer, Tap):
+            _leave(step, state, leave)
+            state = _restricted(state, step.outgoing)
+        elif step.branches:
             ends = [
                 fold(branch, _entering(branch, step, state), row[number], column[number])
                 for number, branch in enumerate(step.branches)
@@ -60,11 +70,15 @@ def fold(steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen) -
     return state
 
 
-def fold_own(steps: Sequence[Step], state: KernelState) -> tuple[KernelState, Seen]:
-    """The state of images with themselves after all steps, and what each step has seen of them."""
+def fold_own(steps: Sequence[Step], state: KernelState, leave: Leave | None = None) -> tuple[KernelState, Seen]:
+    """The state of images with themselves after all steps, and what each step has seen of them; see `fold`."""
     seen: list[Any] = []
     for step in steps:
-        if step.branches:
+        if isinstance(step.layer, Tap):
+            _leave(step, state, leave)
+            seen.append(None)
+            state = _restricted(state, step.outgoing)
+        elif step.branches:
             made = [fold_own(branch, _entering(branch, step, state)) for branch in step.branches]
             state = _added([end for end, _ in made], step)
             seen.append(tuple(inner for _, inner in made))
@@ -78,27 +92,42 @@ def views(steps: Sequence[Step], seen: Seen, view: Callable[[Step, tuple[Array, 
     """The same structure with a `View` for each tuple of arrays."""
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
-        if step.branches:
+        if of_step is None:
+            made.append(None)
+        elif step.branches:
             pairs = zip(step.branches, of_step, strict=True)
             made.append(tuple(views(branch, inner, view) for branch, inner in pairs))
         else:
-            made.append(None if of_step is None else view(step, of_step))
+            made.append(view(step, of_step))
     return tuple(made)
+
+
+def _leave(step: Step, state: KernelState, leave: Leave | None) -> None:
+    assert leave is not None, "a network with taps needs somewhere to leave to"
+    for branch in step.branches:
+        leave(branch, _entering(branch, step, state))
+
+
+def unseen(steps: Sequence[Step]) -> Seen:
+    """The same structure for steps that see nothing."""
+    return tuple(tuple(unseen(branch) for branch in step.branches) or None for step in steps)
 
 
 def _entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
     """The state as a branch needs it: of fewer classes, perhaps."""
-    signature = (branch[0] if branch else step).incoming
-    wanted = branch[0].incoming.support if branch else step.outgoing.support
+    return _restricted(state, branch[0].incoming if branch else step.outgoing)
+
+
+def _restricted(state: KernelState, wanted: Signature) -> KernelState:
     has = state.signature.support
-    if wanted == has:
-        return state
+    if wanted.support == has:
+        return state.replace(signature=wanted)
 
     def chosen(x: Array) -> Array:
         # Of a chunk, which is of one class of rows, the rows are the same in all branches.
-        return layout.restrict(x, has if state.chunk is None else (wanted[0], has[1]), wanted)
+        return layout.restrict(x, has if state.chunk is None else (wanted.support[0], has[1]), wanted.support)
 
-    return state.map(chosen, signature.__class__(signature.spatial, signature.features, signature.is_gaussian, wanted))
+    return state.map(chosen, wanted)
 
 
 def _added(ends: Sequence[KernelState], step: Step) -> KernelState:

@@ -7,15 +7,15 @@ all columns anew for each, and its threads wait for each other at the end of eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ntkpipe.kernels.state import Kernels
+from ntkpipe.kernels.state import Array
 
-PairMap = Callable[[np.ndarray, Any, Any], Kernels]
+PairMap = Callable[[np.ndarray, Any, Any], Sequence[Array]]
 
 _PRODUCT_BYTES = 4 << 20
 _MAP_BYTES = 1 << 20
@@ -47,24 +47,26 @@ def evaluate(
     rows: Any,
     columns: Any,
     *,
+    results: int,
     out_dtype: Any,
     pad_to: int | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both kernels of every pair of rows.
+) -> np.ndarray:
+    """All kernels of every pair of rows.
 
     Args:
-        pair_map: from inner products `(rows, cols)` and trees of arrays `(rows,)`, `(cols,)` to both kernels.
+        pair_map: from inner products `(rows, cols)` and trees of arrays `(rows,)`, `(cols,)` to the kernels.
         x1: flattened row images `(n1, d)`, contiguous.
         x2: flattened column images `(n2, d)`; None pairs `x1` with itself: only the lower triangle of products is
             then formed, and the result is symmetric to the last bit. Its diagonal is for the caller to set.
         rows: what the map takes of the row images: a tree of arrays `(n1,)`.
         columns: likewise of the column images.
+        results: how many kernels the map gives.
         out_dtype: of the result.
         pad_to: compile for blocks of so many rows and columns, so that ragged ones at the edge need no compilation
             of their own. Only the map sees the padding, never the inner products.
 
     Returns:
-        NNGP and NTK, `(n1, n2)` each.
+        `(results, n1, n2)`.
     """
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cols = max(n2, pad_to or 0)
@@ -72,30 +74,30 @@ def evaluate(
     products = _aligned_zeros((step, cols), x1.dtype)
     all_rows = jax.tree.map(lambda a: _padded(a, -(-n1 // step) * step), rows)
     all_columns = jax.tree.map(lambda a: _padded(a, cols), columns)
-    results = np.empty((2, n1, n2), out_dtype)
+    out = np.empty((results, n1, n2), out_dtype)
     others = x1 if x2 is None else x2
     for start in range(0, n1, step):
         stop = min(start + step, n1)
         width = n2 if x2 is not None else stop
         np.matmul(x1[start:stop], others[:width].T, out=products[: stop - start, :width])
-        running: tuple[int, Kernels] | None = None
+        running: tuple[int, Sequence[Array]] | None = None
         for row in range(start, stop, part):
             of_rows = jax.tree.map(lambda a: a[row : row + part], all_rows)  # noqa: B023 - used at once
             made = pair_map(products[row - start : row - start + part], of_rows, all_columns)
             # JAX computes this strip in its own thread while the one before it is copied out.
             if running is not None:
-                _store(results, *running, stop, width)
+                _store(out, *running, stop, width)
             running = row, made
         # All of them, before the next products overwrite what the map may still read.
         if running is not None:
-            _store(results, *running, stop, width)
+            _store(out, *running, stop, width)
         if x2 is None:
-            for result in results:
+            for result in out:
                 _mirror(result, start, stop)
-    return results[0], results[1]
+    return out
 
 
-def _store(results: np.ndarray, row: int, made: Kernels, stop: int, width: int) -> None:
+def _store(results: np.ndarray, row: int, made: Sequence[Array], stop: int, width: int) -> None:
     """Copy a strip that begins at `row` out, cut at row `stop` and column `width`."""
     for result, strip in zip(results, made, strict=True):
         rows = min(stop - row, strip.shape[0])

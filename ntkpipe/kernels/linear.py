@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Support
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
 
+@runtime_checkable
 class _Weights(Protocol):
     @property
     def b_std(self) -> float | None: ...

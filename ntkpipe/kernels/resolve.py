@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ntkpipe.kernels.geometry import Support
+from ntkpipe.kernels.readouts import Tap
 from ntkpipe.kernels.residual import ResidualSum, signatures
 from ntkpipe.kernels.state import Layer, Signature
 
@@ -19,7 +20,7 @@ class Step:
         layer: the layer.
         incoming: what comes in, its support known.
         outgoing: what goes out, its support known.
-        branches: of a residual sum, the steps of each branch.
+        branches: of a residual sum or a tap, the steps of each branch.
     """
 
     layer: Layer
@@ -30,16 +31,14 @@ class Step:
     @property
     def keeps_classes(self) -> bool:
         """The k-th outgoing class of the rows comes from the k-th incoming one alone."""
-        if not isinstance(self.layer, ResidualSum):
-            return self.layer.keeps_classes(self.incoming, self.outgoing)
-        if not self.incoming.spatial:
+        if not self.layer.keeps_classes(self.incoming, self.outgoing):
+            return False
+        if not self.branches or not self.incoming.spatial:
             return True
+        # Branches get the same classes; those of a tap may go their own way with them.
         rows = self.incoming.support[0]
-        return all(
-            all(step.keeps_classes for step in branch)
-            and (branch[0].incoming if branch else self.outgoing).support[0] == rows
-            for branch in self.branches
-        )
+        same = all((b[0].incoming if b else self.outgoing).support[0] == rows for b in self.branches)
+        return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
 
     @property
     def sees(self) -> bool:
@@ -71,6 +70,8 @@ def resolve(
         branches: tuple[tuple[Step, ...], ...] = ()
         if isinstance(layer, ResidualSum):
             branches = tuple(resolve(branch, entering, wanted=wanted, own=own) for branch in layer.branches)
+        elif isinstance(layer, Tap):
+            branches = tuple(resolve(branch, entering, own=own) for branch in layer.branches)
         steps.insert(0, Step(layer, entering, leaving, branches))
         wanted = needed
     return tuple(steps)

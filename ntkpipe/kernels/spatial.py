@@ -21,10 +21,14 @@ import numpy as np
 from jax import lax
 
 from ntkpipe.kernels import layout
-from ntkpipe.kernels.fold import Seen, fold, fold_own, materialise, views
+from ntkpipe.kernels.fold import Seen, fold, fold_own, materialise, unseen, views
 from ntkpipe.kernels.pooling import Mixing
+from ntkpipe.kernels.readouts import Tap
 from ntkpipe.kernels.resolve import Step
 from ntkpipe.kernels.state import Array, Keep, Kernels, KernelState, Signature, View
+
+# XLA's default is vectors of 256 bits: 15% slower where there are 512, and no different where there are not.
+_COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
 # Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache: see docs/performance.md.
 BLOCK_BYTES = {"cpu": 128 << 10, "gpu": 64 << 20}
@@ -58,18 +62,23 @@ def choose_batch(steps: Sequence[Step], itemsize: int, *, on_cpu: bool = True) -
 
 
 @lru_cache(maxsize=64)
-def own_program(steps: tuple[Step, ...], with_ntk: bool, on_cpu: bool):
-    """Compiled: from images `(h, w, channels, n)` to the final state of each with itself, and what was seen of it."""
+def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
+    """Compiled: from images `(h, w, channels, n)` to the kernels of each with itself, if asked for, and what was seen of it."""
 
-    def program(alive: Array, x: Array) -> tuple[Array, Array | None, Seen]:
+    def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], Seen]:
         signature = steps[0].incoming
         nngp = layout.products(x, x, signature) / signature.features
         keep = materialise(alive) if on_cpu else KernelState.keep
         state = KernelState(nngp, None, signature, is_own=True, keep=keep)
-        state, seen = fold_own(steps, state)
-        return state.nngp, state.ntk if with_ntk else None, seen
+        results: list[tuple[Array, Array]] = []
 
-    return jax.jit(program)
+        def leave(branch: Sequence[Step], state: KernelState) -> None:
+            results.append(_kernels(fold_own(branch, state)[0]))
+
+        state, seen = fold_own(steps, state, leave)
+        return [*results, _kernels(state)] if with_kernels else [], seen
+
+    return jax.jit(program, compiler_options=_COMPILER_OPTIONS if on_cpu else None)
 
 
 def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable[tuple[int, np.ndarray]]:
@@ -95,28 +104,27 @@ def observe(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> S
         return ()
     parts = []
     for count, batch in _own_batches(steps, x, on_cpu):
-        _, _, seen = own_program(steps, False, on_cpu)(np.int32(1), batch)
+        _, seen = own_program(steps, False, on_cpu)(np.int32(1), batch)
         parts.append(_images_first(steps, seen, count))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def diagonal(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> Kernels:
-    """Both kernels of every image with itself, `(n,)` each."""
-    nngp, ntk = [], []
+def diagonals(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> list[Kernels]:
+    """Both kernels of every image with itself, `(n,)` each: of every tap, then of the end."""
+    parts = []
     for count, batch in _own_batches(steps, x, on_cpu):
-        k, t, _ = own_program(steps, True, on_cpu)(np.int32(1), batch)
-        nngp.append(np.asarray(k)[:count])
-        ntk.append(np.zeros_like(nngp[-1]) if t is None else np.asarray(t)[:count])
-    return Kernels(np.concatenate(nngp), np.concatenate(ntk))
+        results, _ = own_program(steps, True, on_cpu)(np.int32(1), batch)
+        parts.append([Kernels(*(np.asarray(kernel)[:count] for kernel in result)) for result in results])
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
 def _images_first(steps: Sequence[Step], seen: Seen, count: int) -> Seen:
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
-        if step.branches:
-            made.append(tuple(_images_first(b, s, count) for b, s in zip(step.branches, of_step, strict=True)))
-        elif of_step is None:
+        if of_step is None:
             made.append(None)
+        elif step.branches:
+            made.append(tuple(_images_first(b, s, count) for b, s in zip(step.branches, of_step, strict=True)))
         else:
             axis = 0 if step.layer.sees == "matrices" else -1
             made.append(tuple(np.ascontiguousarray(np.moveaxis(np.asarray(a), axis, 0)[:count]) for a in of_step))
@@ -126,16 +134,25 @@ def _images_first(steps: Sequence[Step], seen: Seen, count: int) -> Seen:
 # ---- pairs
 
 
-def sections(steps: Sequence[Step]) -> list[tuple[list[Step], Step | None]]:
-    """Runs of steps that keep classes, each with the step after it that does not."""
-    made: list[tuple[list[Step], Step | None]] = [([], None)]
-    for step in steps:
-        if step.keeps_classes:
-            made[-1][0].append(step)
-        else:
-            made[-1] = (made[-1][0], step)
-            made.append(([], None))
-    return made if made[-1][0] else made[:-1]
+def section(steps: Sequence[Step]) -> tuple[Sequence[Step], Step | None, Sequence[Step]]:
+    """The run of steps that keep classes, the pool that ends it (None if something else does), and the rest."""
+    length = next((k for k, step in enumerate(steps) if not step.keeps_classes), len(steps))
+    pooled = length < len(steps) and isinstance(steps[length].layer, Mixing)
+    return steps[:length], steps[length] if pooled else None, steps[length + pooled :]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Steps that are taken together: where they begin, and if classes of rows go one by one, the pool that ends them."""
+
+    start: int
+    run: Sequence[Step]
+    mixing: Step | None
+    looped: bool
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.run)
 
 
 class _Pairs:
@@ -151,32 +168,28 @@ class _Pairs:
 
     def __init__(self, steps: Sequence[Step], batch: Batch, keep: Keep, columns: Array, seen: Seen) -> None:
         self._steps, self._batch, self._keep = steps, batch, keep
-        self._places = self._sections()
+        self._parts = self._sections()
         first = steps[0].incoming
         images = jnp.moveaxis(columns, 0, -1)  # (h, w, channels, b)
-        whole = not self._places[0][3]
+        whole = not self._parts[0].looped
         self._images = [self._column(first, images[:, :, k], whole) for k in range(images.shape[2])]
-        self._columns = tuple(
-            self._column_views(part, seen[start : start + len(part)], whole=not looped)
-            for start, part, _, looped in self._places
-        )
+        self._columns = [
+            self._column_views(part.run, seen[part.start : part.stop], whole=not part.looped) for part in self._parts
+        ]
 
-    def _sections(self) -> list[tuple[int, list[Step], Step | None, bool]]:
-        """Each section: where it begins, its run and what ends it, and whether classes of rows go one by one."""
-        places, start = [], 0
-        for run, mixing in sections(self._steps):
+    def _sections(self) -> list[_Section]:
+        made, steps = [], self._steps
+        start = 0
+        while start < len(steps):
+            run, mixing, _ = section(steps[start:])
             classes = run[0].incoming.support[0] if run and run[0].incoming.spatial else ()
             looped = len(classes) > 1 and run[0].incoming.entries * self._batch.pairs > self._batch.limit
-            if looped:
-                pooled = mixing is not None and isinstance(mixing.layer, Mixing)
-                places.append((start, run, mixing if pooled else None, True))
-                if mixing is not None and not pooled:
-                    places.append((start + len(run), [mixing], None, False))
-            else:
-                part = [*run, mixing] if mixing else run
-                places.append((start, part, None, False))
-            start += len(run) + (mixing is not None)
-        return places
+            if not looped:
+                # The layer that ends the run is like any other where all classes are there.
+                run = steps[start : start + max(len(run) + (mixing is not None), 1)]
+            made.append(_Section(start, run, mixing if looped else None, looped))
+            start += len(run) + (looped and mixing is not None)
+        return made
 
     def _column(self, signature: Signature, field: Array, whole: bool) -> Array:
         """A column field ready to be looked up: at all its places, or skewed and doubled, for `_at`."""
@@ -214,19 +227,24 @@ class _Pairs:
 
         return views(steps, seen, prepare)
 
-    def __call__(self, row: Array, seen: Seen) -> tuple[Array, Array]:
-        """Both kernels of the row image `(h, w, channels)` with each column: `(b,)` each."""
+    def __call__(self, row: Array, seen: Seen) -> list[tuple[Array, Array]]:
+        """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end."""
+        results: list[tuple[Array, Array]] = []
+
+        def leave(steps: Sequence[Step], state: KernelState) -> None:
+            results.append(_kernels(fold(steps, state, unseen(steps), unseen(steps))))
+
         state: KernelState | None = None
-        for (start, part, mixing, looped), columns in zip(self._places, self._columns, strict=True):
-            rows = self._row_views(part, seen[start : start + len(part)])
-            if not looped:
-                if state is None:
-                    state = self._begin(row, None)
-                state = fold(part, state, rows, _of_chunk(part, columns, None))
-                continue
-            state = self._one_by_one(part, mixing, state, row, rows, columns)
+        for part, columns in zip(self._parts, self._columns, strict=True):
+            rows = self._row_views(part.run, seen[part.start : part.stop])
+            if part.looped:
+                state, left = self._class_by_class(part, state, row, rows, columns)
+                results += left
+            else:
+                state = self._begin(row, None) if state is None else state
+                state = fold(part.run, state, rows, _of_chunk(part.run, columns, None), leave)
         assert state is not None
-        return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
+        return [*results, _kernels(state)]
 
     def _begin(self, row: Array, chunk: Array | None) -> KernelState:
         signature = self._steps[0].incoming
@@ -235,44 +253,64 @@ class _Pairs:
         nngp = layout.added(layout.spread_row((row[:, :, k] * scale)[..., None]) * c for k, c in enumerate(columns))
         return KernelState(nngp, None, signature, keep=self._keep, chunk=chunk)
 
-    def _one_by_one(
-        self,
-        run: Sequence[Step],
-        mixing: Step | None,
-        before: KernelState | None,
-        row: Array,
-        rows: Seen,
-        columns: Any,
-    ) -> KernelState:
-        """One class of rows after the other through a run, and as far into the layer that mixes them as one class goes."""
+    def _class_by_class(
+        self, part: _Section, before: KernelState | None, row: Array, rows: Seen, columns: Any
+    ) -> tuple[KernelState, list[tuple[Array, Array]]]:
+        """One class of rows after the other through a run, and as far into the layer that mixes them as one class goes.
 
-        def one(chunk: Array) -> tuple[Array, Array | None]:
+        Returns:
+            The state after the run and the layer that mixes, and the kernels of the networks that leave in between.
+        """
+        leaving: list[Sequence[Step]] = []
+
+        def one(chunk: Array) -> list[tuple[Array, Array | None]]:
+            leaving.clear()
+            partial: list[KernelState] = []
+
+            def leave(steps: Sequence[Step], state: KernelState) -> None:
+                run, mixing, _ = section(steps)
+                leaving.append(steps)
+                partial.append(_within(mixing, fold(run, state, unseen(run), unseen(run))))
+
             if before is None:
                 state = self._begin(row, chunk)
             else:
                 cut = lambda x: lax.dynamic_slice_in_dim(x, chunk, 1)  # noqa: E731
                 state = before.map(cut, before.signature).replace(chunk=chunk)
-            state = fold(run, state, rows, _of_chunk(run, columns, chunk))
-            if mixing is not None:
-                assert isinstance(mixing.layer, Mixing)
-                state = mixing.layer.within(state, mixing.outgoing)
-            return state.nngp[0], None if state.ntk is None else state.ntk[0]
+            state = fold(part.run, state, rows, _of_chunk(part.run, columns, chunk), leave)
+            return [(s.nngp[0], None if s.ntk is None else s.ntk[0]) for s in (*partial, _within(part.mixing, state))]
 
-        nngp, ntk = lax.map(one, jnp.arange(len(run[0].incoming.support[0])))
-        state = KernelState(nngp, ntk, run[-1].outgoing, keep=self._keep)
-        if mixing is not None:
-            assert isinstance(mixing.layer, Mixing)
-            state = mixing.layer.across(state, mixing.outgoing)
-        return state
+        *left, (nngp, ntk) = lax.map(one, jnp.arange(len(part.run[0].incoming.support[0])))
+        results = []
+        for steps, (k, t) in zip(leaving, left, strict=True):
+            run, mixing, rest = section(steps)
+            entering = run[-1].outgoing if run else steps[0].incoming
+            state = _across(mixing, KernelState(k, t, entering, keep=self._keep))
+            results.append(_kernels(fold(rest, state, unseen(rest), unseen(rest))))
+        return _across(part.mixing, KernelState(nngp, ntk, part.run[-1].outgoing, keep=self._keep)), results
+
+
+def _within(mixing: Step | None, state: KernelState) -> KernelState:
+    return mixing.layer.within(state, mixing.outgoing) if mixing and isinstance(mixing.layer, Mixing) else state
+
+
+def _across(mixing: Step | None, state: KernelState) -> KernelState:
+    return mixing.layer.across(state, mixing.outgoing) if mixing and isinstance(mixing.layer, Mixing) else state
+
+
+def _kernels(state: KernelState) -> tuple[Array, Array]:
+    return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
 
 
 def _of_chunk(steps: Sequence[Step], columns: Any, chunk: Array | None) -> Seen:
     made: list[Any] = []
     for step, of_step in zip(steps, columns, strict=True):
-        if step.branches:
+        if of_step is None:
+            made.append(None)
+        elif step.branches:
             made.append(tuple(_of_chunk(b, c, chunk) for b, c in zip(step.branches, of_step, strict=True)))
         else:
-            made.append(None if of_step is None else of_step(chunk))
+            made.append(of_step(chunk))
     return tuple(made)
 
 
@@ -281,25 +319,29 @@ def tile_program(steps: tuple[Step, ...], batch: Batch):
     """Compiled: both kernels of rows `first` to `last` with one batch of columns.
 
     Of `(alive, first, last, rows, rows_seen, columns, columns_seen)`: images `(n, h, w, channels)` and what was seen of each,
-    `(n, ...)`. Returns two arrays `(n1, b)`, zero in the rows that were not asked for: one program serves ragged tiles,
-    and triangles.
+    `(n, ...)`. Returns, for every tap and the end, two arrays `(n1, b)`, zero in the rows that were not asked for: one
+    program serves ragged tiles, and triangles.
     """
 
     def program(
         alive: Array, first: Array, last: Array, rows: Array, rows_seen: Seen, columns: Array, columns_seen: Seen
-    ) -> tuple[Array, Array]:
+    ) -> list[tuple[Array, Array]]:
         keep = materialise(alive) if batch.on_cpu else KernelState.keep
         pairs = _Pairs(steps, batch, keep, columns, columns_seen)
 
-        def one(row: jax.Array, made: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def one(row: jax.Array, made: Any) -> Any:
             of_row = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, row, keepdims=False), (rows, rows_seen))
-            nngp, ntk = pairs(*of_row)
-            return made[0].at[row].set(nngp), made[1].at[row].set(ntk)
+            return jax.tree.map(lambda block, values: block.at[row].set(values), made, pairs(*of_row))
 
         empty = jnp.zeros((rows.shape[0], columns.shape[0]), rows.dtype)
-        return lax.fori_loop(first, last, one, (empty, empty))
+        return lax.fori_loop(first, last, one, [(empty, empty)] * (1 + taps(steps)))
 
-    return jax.jit(program)
+    return jax.jit(program, compiler_options=_COMPILER_OPTIONS if batch.on_cpu else None)
+
+
+def taps(steps: Sequence[Step]) -> int:
+    """Networks that leave before the end."""
+    return sum(len(step.branches) for step in steps if isinstance(step.layer, Tap))
 
 
 def threads() -> int:
@@ -320,7 +362,7 @@ def evaluate(
     pad_to: int | None,
     context: Any,
     on_cpu: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> list[Kernels]:
     """Both kernels of every pair of images.
 
     Args:
@@ -335,7 +377,7 @@ def evaluate(
         on_cpu: see `Batch`.
 
     Returns:
-        NNGP and NTK, `(n1, n2)` each.
+        For every tap and the end: NNGP and NTK, `(n1, n2)` each.
     """
     batch = choose_batch(steps, x1.itemsize, on_cpu=on_cpu)
     program = tile_program(steps, batch)
@@ -344,7 +386,7 @@ def evaluate(
     with context():
         rows, rows_seen = jax.tree.map(lambda a: jnp.asarray(_padded(a, max(n1, pad_to or 0))), (x1, seen1))
     columns, columns_seen = (x1, seen1) if x2 is None else (x2, seen2)
-    out = np.empty((2, n1, n2), x1.dtype)
+    results = [Kernels(*np.empty((2, n1, n2), x1.dtype)) for _ in range(1 + taps(steps))]
 
     def compute(start: int) -> None:
         stop = min(start + batch.pairs, n2)
@@ -352,16 +394,17 @@ def evaluate(
         first = start if x2 is None else 0
         with context():
             made = program(np.int32(1), np.int32(first), np.int32(n1), rows, rows_seen, *of_batch)
-            for result, kernel in zip(out, made, strict=True):
-                result[:, start:stop] = np.asarray(kernel)[:n1, : stop - start]
+            for result, kernels in zip(results, made, strict=True):
+                for whole, part in zip(result, kernels, strict=True):
+                    whole[:, start:stop] = np.asarray(part)[:n1, : stop - start]
 
     starts = range(0, n2, batch.pairs)
     with ThreadPoolExecutor(threads() if on_cpu else 1) as pool:
         list(pool.map(compute, starts))
     if x2 is None:
-        for result in out:
-            result[:] = np.tril(result) + np.tril(result, -1).T
-    return out[0], out[1]
+        for whole in (whole for result in results for whole in result):
+            whole[:] = np.tril(whole) + np.tril(whole, -1).T
+    return results
 
 
 def _padded(a: np.ndarray, count: int) -> np.ndarray:
