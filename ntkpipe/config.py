@@ -92,18 +92,51 @@ class DataConfig:
             raise ConfigError(f"data.image_size={list(self.image_size)} must be [height, width], both positive")
 
 
+KERNELS = (
+    "fcn",
+    "cnn_vec",
+    "cnn_gap",
+    "cntk",
+    "myrtle5",
+    "myrtle7",
+    "myrtle10",
+    "resnet",
+    "wide_resnet",
+    "attention",
+    "rbf",
+    "laplace",
+    "matern",
+    "linear",
+    "spec",
+)
+"""Families of architectures, and `spec`."""
+
+
 @dataclass(frozen=True)
 class KernelConfig:
     """A declared architecture.
 
+    Every family takes some of the fields below (docs/architectures.md lists them) and refuses the others, if they are set to
+    anything but the default that stands here. `conf/kernel/` has the usual values of each family.
+
     Args:
-        kind: `fcn` (built from the fields below) or `spec` (layers from a file).
-        depth: hidden layers.
-        width: hidden features; matters in the `standard` parameterisation only.
+        kind: a family of `KERNELS`, built from the fields below, or `spec` (layers from a file).
+        depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
+            `wide_resnet` as their papers count them.
+        width: hidden features or channels; matters in the `standard` parameterisation only.
         w_std, b_std: of every layer, the readout included; `b_std` None has no bias.
-        activation: name of a nonlinearity (`relu`, `leaky_relu`, `ab_relu`, `erf`, `gelu`, `sin`, `identity`).
+        activation: name of a nonlinearity (`relu`, `erf`, `gelu`, `swish`, ...; docs/architectures.md has them all).
         activation_args: its parameters, such as `{alpha: 0.1}`.
         parameterization: `ntk` or `standard`.
+        filter: height and width of convolutions.
+        padding: of convolutions, `SAME`, `VALID` or `CIRCULAR`.
+        pool: before the readout, `gap` (global average pooling), `vec` (none), or `lap` (local average pooling, of `cntk`).
+        pool_radius: of `lap`: squares of `2 pool_radius + 1` pixels.
+        blocks: of `resnet` and `attention`.
+        widen: of `wide_resnet`: channels are `width * widen`, twice and four times that.
+        mechanism: of `attention`, `SOFTMAX`, `IDENTITY` or `RELU`.
+        length_scale: of `rbf`, `laplace` and `matern`, in units of a pixel as prepared.
+        nu: smoothness of `matern`: 0.5, 1.5 or 2.5.
         path: JSON or YAML list of layers, for `kind: spec`.
         dtype: `float32` or `float64`, of the computation.
     """
@@ -114,19 +147,37 @@ class KernelConfig:
     w_std: float = 1.4142135623730951
     b_std: float | None = 0.1
     activation: str = "relu"
-    activation_args: dict[str, float] = field(default_factory=dict)
+    activation_args: dict[str, Any] = field(default_factory=dict)
     parameterization: str = "ntk"
+    filter: tuple[int, ...] = (3, 3)
+    padding: str = "SAME"
+    pool: str = "gap"
+    pool_radius: int = 4
+    blocks: int = 3
+    widen: int = 1
+    mechanism: str = "SOFTMAX"
+    length_scale: float = 1.0
+    nu: float | None = None
     path: str | None = None
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _choice("kernel.kind", self.kind, ("fcn", "spec"))
+        _choice("kernel.kind", self.kind, KERNELS)
         _choice("kernel.dtype", self.dtype, ("float32", "float64"))
         _choice("kernel.parameterization", self.parameterization, ("ntk", "standard"))
+        _choice("kernel.padding", self.padding, ("SAME", "VALID", "CIRCULAR"))
+        _choice("kernel.pool", self.pool, ("gap", "vec", "lap"))
+        _choice("kernel.mechanism", self.mechanism, ("SOFTMAX", "IDENTITY", "RELU"))
+        _choice("kernel.nu", self.nu, (None, 0.5, 1.5, 2.5))
         _at_least("kernel.depth", self.depth, 0)
-        _at_least("kernel.width", self.width, 1)
+        _at_least("kernel.pool_radius", self.pool_radius, 0)
+        for name in ("width", "blocks", "widen"):
+            _at_least(f"kernel.{name}", getattr(self, name), 1)
         _at_least("kernel.w_std", self.w_std, 0.0, strict=True)
         _at_least("kernel.b_std", self.b_std, 0.0)
+        _at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
+        if len(self.filter) != 2 or min(self.filter) < 1:
+            raise ConfigError(f"kernel.filter={list(self.filter)} must be [height, width], both positive")
         if self.kind == "spec" and self.path is None:
             raise ConfigError("kernel=spec needs kernel.path=FILE.json or FILE.yaml, a list of layers")
 

@@ -22,8 +22,8 @@ from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import DataError, IncompleteError, ResourceError, StoreError
 from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, plan_gram
 from ntkpipe.gram.worker import architecture
-from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint, load_spec
-from ntkpipe.kernels.zoo import fcn
+from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.catalogue import usage
@@ -82,27 +82,6 @@ class Shapes:
     outputs: int
 
 
-def kernel_spec(config: RunConfig) -> list[dict[str, Any]]:
-    """The layers that the configuration declares.
-
-    Raises:
-        ConfigError: naming the layer for which the formulas do not hold.
-    """
-    k = config.kernel
-    if k.kind == "spec":
-        assert k.path is not None  # checked by KernelConfig
-        return load_spec(k.path)
-    return fcn(
-        k.depth,
-        width=k.width,
-        w_std=k.w_std,
-        b_std=k.b_std,
-        activation=k.activation,
-        activation_args=k.activation_args,
-        parameterization=k.parameterization,
-    )
-
-
 def memory_budget(config: RunConfig) -> int:
     """Bytes for all processes together: as configured, or a share of what is free now."""
     if config.cluster.memory_gib is not None:
@@ -150,8 +129,7 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
     """
-    spec = kernel_spec(config)
-    architecture(spec)  # refuses layers for which the formulas do not hold, before any image is read
+    check_kernel(config.kernel)
     store = open_store(config.store.url)
     source = source or source_key(config)
     images = _known_images(store, source)
@@ -159,6 +137,7 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
+        spec = kernel_spec(config.kernel, shapes.image)
         plan = make_plan(config, shapes, spec, store)  # before anything is written: it may refuse
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
@@ -171,6 +150,7 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
+        spec = kernel_spec(config.kernel, shapes.image)
         plan = make_plan(config, shapes, spec, store)
         tell(f"images   found prepared: {images.prefix}")
     gram = GramStore.create_or_open(store, _identity(config, shapes, spec), name=config.store.gram)
@@ -222,11 +202,11 @@ def forget_images(inputs: Inputs) -> None:
 
 def look_at(config: RunConfig) -> tuple[Shapes, list[dict[str, Any]], ObjectStore]:
     """Sizes and layers for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
-    spec = kernel_spec(config)
+    check_kernel(config.kernel)
     store = open_store(config.store.url)
     images = _known_images(store, source_key(config))
     shapes = stored_shapes(config, images) if images else _shapes(load_dataset(config.data, dtype=config.kernel.dtype))
-    return shapes, spec, store
+    return shapes, kernel_spec(config.kernel, shapes.image), store
 
 
 def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:

@@ -1,0 +1,55 @@
+"""From the configuration of a kernel to the layers of an architecture."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from ntkpipe.config import KernelConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.spec import load_spec
+from ntkpipe.kernels.zoo import FAMILIES
+
+# Of the size for which the families are meant, so that what they refuse before any image is read is not its shape.
+_USUAL_SHAPE = (32, 32, 3)
+# Fields that all kinds take.
+_COMMON = ("kind", "dtype")
+
+
+def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[str, Any]]:
+    """The layers that the configuration declares for images of a shape.
+
+    Args:
+        kernel: the configuration.
+        image_shape: `(height, width, channels)`; the layers of some families depend on it.
+
+    Raises:
+        ConfigError: naming the setting, or the layer of a file, that is at fault.
+    """
+    takes = ("path",) if kernel.kind == "spec" else FAMILIES[kernel.kind].takes
+    _refuse_others(kernel, takes)
+    if kernel.kind == "spec":
+        assert kernel.path is not None  # checked by KernelConfig
+        return load_spec(kernel.path)
+    return FAMILIES[kernel.kind](image_shape, **{name: getattr(kernel, name) for name in takes})
+
+
+def check_kernel(kernel: KernelConfig) -> None:
+    """Refuse what can be refused before any image is read: settings, and layers for which the formulas do not hold.
+
+    Raises:
+        ConfigError: naming the setting or the layer.
+    """
+    architecture(kernel_spec(kernel, _USUAL_SHAPE))
+
+
+def _refuse_others(kernel: KernelConfig, takes: Sequence[str]) -> None:
+    for field in dataclasses.fields(kernel):
+        if field.name in (*takes, *_COMMON):
+            continue
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if getattr(kernel, field.name) != default:
+            known = ", ".join(f"kernel.{name}" for name in takes)
+            raise ConfigError(f"kernel.{field.name} has no meaning for kernel={kernel.kind}, which takes {known}")
