@@ -20,7 +20,7 @@ from ntkpipe.kernels.fold import Seen, unseen
 from ntkpipe.kernels.linear import Flatten
 from ntkpipe.kernels.readouts import Tap, share
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.residual import PlaceError, signatures
+from ntkpipe.kernels.residual import PlaceError, ShapeError, signatures
 from ntkpipe.kernels.resolve import Step, observing, resolve
 from ntkpipe.kernels.spec import canonical_spec, fingerprint, name_layer
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
@@ -75,6 +75,8 @@ class Architecture:
             try:
                 signatures(self._layers, start)
             except PlaceError as error:
+                if isinstance(error.root, ShapeError):
+                    return  # for check_input to say, of given images
                 errors.append(error)
             else:
                 return

@@ -43,8 +43,10 @@ class ResidualSum:
         for number, end in enumerate(ends):
             if end.spatial != first.spatial:
                 shapes = f"{_shape(first)} in branch 0 and {_shape(end)} in branch {number}"
-                raise ConfigError(f"adds activations of different shapes: {shapes}")
-            if end.features != first.features and self.branches[number]:
+                # An image never is what flat activations are; but two images may agree that begin smaller.
+                kind = ShapeError if end.spatial and first.spatial else ConfigError
+                raise kind(f"adds activations of different shapes: {shapes}")
+            if end.features != first.features:
                 shapes = f"{first.features} in branch 0 and {end.features} in branch {number}"
                 raise ConfigError(f"adds activations with different numbers of features: {shapes}")
             if not end.is_gaussian:
@@ -94,6 +96,15 @@ class PlaceError(ConfigError):
     def __init__(self, place: int | str, cause: ConfigError) -> None:
         super().__init__(f"{place}: {cause}")
         self.place, self.cause = place, cause
+
+    @property
+    def root(self) -> ConfigError:
+        """The cause in the innermost branch."""
+        return self.cause.root if isinstance(self.cause, PlaceError) else self.cause
+
+
+class ShapeError(ConfigError):
+    """Images of this shape have no formula, and those of another may."""
 
 
 def signatures(layers: Sequence[Layer], incoming: Signature) -> list[Signature]:
