@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -51,6 +51,23 @@ def constant_overrides(arguments: Sequence[str]) -> set[str]:
     """The overrides among the arguments that do not vary over a sweep."""
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
     return {o.input_line or "" for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
+
+
+def take_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> tuple[dict[str, str | None], list[str]]:
+    """Settings that belong to a command and not to a run's configuration, and the other words.
+
+    Args:
+        arguments: the words after the subcommand.
+        known: the command's own settings and their defaults.
+    """
+    values, rest = dict(known), []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if equals and key in known:
+            values[key] = value
+        else:
+            rest.append(word)
+    return values, rest
 
 
 def settings(arguments: Sequence[str], known: dict[str, str | None], command: str) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Commands over a configuration that Hydra composes: `run`, `plan`, `gram`, `solve`, `predict`, and sweeps of them."""
+"""Commands over a configuration that Hydra composes: `run`, `plan`, `describe`, `gram`, `solve`, `predict`, and sweeps of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import ntkpipe
-from ntkpipe.cli.arguments import constant_overrides, flags_first
+from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
 from ntkpipe.cli.explain import explain
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
-from ntkpipe.cli.stages import COMMANDS
+from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError
 from ntkpipe.pipeline.run_dir import RunDir, digest
@@ -43,7 +43,8 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit code; of a sweep, the largest of its jobs'.
     """
-    words = [_open_mapping(word) for word in flags_first(arguments)]
+    own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
+    words = [_open_mapping(word) for word in flags_first(others)]
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)
@@ -51,13 +52,15 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     with Session() as session:
 
         def job(composed: DictConfig) -> None:
-            codes.append(_run_job(command, composed, constants, session))
+            codes.append(_run_job(command, own, composed, constants, session))
 
         _hydra(job, words)
     return max(codes, default=0)
 
 
-def _run_job(command: str, composed: DictConfig, constants: set[str], session: Session) -> int:
+def _run_job(
+    command: str, own: Mapping[str, str | None], composed: DictConfig, constants: set[str], session: Session
+) -> int:
     state = HydraConfig.get()
     overrides = list(state.overrides.task)
     try:
@@ -67,9 +70,9 @@ def _run_job(command: str, composed: DictConfig, constants: set[str], session: S
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
-        elif command != "plan":
+        elif command not in ("plan", "describe"):
             config = _stored_if_named_alone(config, overrides)
-        COMMANDS[command](config, session)
+        COMMANDS[command](config, session, **own)
     except NtkpipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -142,9 +145,9 @@ def complete(words: Sequence[str]) -> int:
     """Shell completion: hand Hydra the command line without the subcommand."""
     line = os.environ.get("COMP_LINE", "")
     point = int(os.environ.get("COMP_POINT", len(line)))
-    if match := re.match(r"(\S+\s+)(run|plan|gram|solve|predict)\s+", line):
+    if match := re.match(rf"(\S+\s+)({'|'.join(COMMANDS)})\s+", line):
         cut = len(match.group(0)) - len(match.group(1))
         os.environ["COMP_LINE"] = match.group(1) + line[match.end() :]
         os.environ["COMP_POINT"] = str(max(point - cut, 0))
-    _hydra(lambda composed: None, [w for w in words if w not in ("run", "plan", "gram", "solve", "predict")])
+    _hydra(lambda composed: None, [w for w in words if w not in COMMANDS])
     return 0

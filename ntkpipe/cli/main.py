@@ -14,6 +14,7 @@ from ntkpipe.errors import ConfigError, NtkpipeError
 COMPOSED = {
     "run": "all stages: images in, predictions, figures and a report out",
     "plan": "tiles, flops, bytes, memory and projected time of a run; computes nothing",
+    "describe": "the kernel's layers, or its spec as a file: [image_shape=[32,32,3]] [format=table|json|yaml]",
     "gram": "the Gram tiles",
     "solve": "the solver's stage, on stored tiles",
     "predict": "predictions and metrics, from a finished solve",

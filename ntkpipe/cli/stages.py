@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from ntkpipe.cli import describe as describing
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.pipeline.forecast import describe_solver
@@ -55,10 +56,14 @@ def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     return command
 
 
-COMMANDS: dict[str, Callable[[RunConfig, Session], None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
+    "describe": describing.describe,
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),
 }
+
+OWN_SETTINGS = {"describe": describing.SETTINGS}
+"""What a command takes besides the configuration of a run: keyword arguments of its function."""

@@ -1,59 +1,222 @@
-"""Arithmetic and memory of a tile, for plans: integers and floats only."""
+"""Arithmetic and memory of one pair of images, for plans: counted from the formulas, integers and floats only.
+
+Knows layers by their descriptions and shapes by their steps (`Architecture.steps`), and imports no mathematics.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from ntkpipe.kernels.spec import canonical_spec
+if TYPE_CHECKING:
+    from ntkpipe.kernels.resolve import Step
+    from ntkpipe.kernels.state import Signature
 
-# Floating-point operations per image pair of the two kernels together, counted from the formulas, a square root or a
-# division as one. They matter for deep networks on small images only: an inner product takes 2 * 3072.
-_FLOPS: Mapping[str, float] = {
-    "flatten": 0.0,
-    "dense": 4.0,
-    "relu": 32.0,
-    "leaky_relu": 32.0,
-    "ab_relu": 32.0,
+# Floating-point operations of a nonlinearity per covariance, of both kernels together, a root or a division as one.
+_ELEMENTWISE: Mapping[str, float] = {
+    "relu": 35.0,
+    "leaky_relu": 35.0,
+    "ab_relu": 35.0,
+    "abs": 35.0,
+    "rectified_monomial": 50.0,
+    "sign": 25.0,
     "erf": 40.0,
+    "sigmoid_like": 40.0,
     "gelu": 60.0,
     "sin": 50.0,
-    "identity": 0.0,
-    "layer_norm": 3.0,
+    "cos": 50.0,
+    "monomial": 20.0,
+    "hermite": 30.0,
+    "exp": 30.0,
+    "exp_normalized": 30.0,
+    "rbf": 30.0,
+    "gaussian": 35.0,
+    "elementwise": 60.0,  # the formula of a kernel, and its derivative
+    "stationary": 30.0,
 }
 
 
+@dataclass(frozen=True)
+class KernelCost:
+    """What one pair of images takes, of both kernels together.
+
+    Args:
+        elementwise_flops: floating-point operations of covariances one by one.
+        product_flops: those of matrix products, which run many times faster.
+        entries: the most covariances that go into a layer and out of it, of one kernel.
+        seen: numbers that are kept of each image besides its pixels, because pairs need them.
+        inputs: numbers of an image.
+    """
+
+    elementwise_flops: float
+    product_flops: float
+    entries: int
+    seen: int
+    inputs: int
+
+    @property
+    def flops_per_pair(self) -> float:
+        """All floating-point operations."""
+        return self.elementwise_flops + self.product_flops
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Of an image and of what is seen of it, in float64: the larger of both precisions."""
+        return 8 * (self.inputs + self.seen)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer adds to it, branches included.
+
+    Args:
+        elementwise_flops, product_flops, entries, seen: see `KernelCost`.
+        branches: of a sum, what each layer of each branch takes.
+    """
+
+    elementwise_flops: float = 0.0
+    product_flops: float = 0.0
+    entries: int = 0
+    seen: int = 0
+    branches: tuple[tuple[LayerCost, ...], ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """All floating-point operations."""
+        return self.elementwise_flops + self.product_flops
+
+
+def kernel_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> KernelCost:
+    """Operations and memory of both kernels of one pair of images.
+
+    Args:
+        spec: the layers, canonical.
+        steps: the same in their places, from `Architecture.steps`.
+    """
+    costs = [input_cost(spec, steps), *layer_costs(spec, steps)]
+    first = steps[0].incoming
+    return KernelCost(
+        elementwise_flops=sum(c.elementwise_flops for c in costs),
+        product_flops=sum(c.product_flops for c in costs),
+        entries=max(c.entries for c in costs),
+        seen=sum(c.seen for c in costs),
+        inputs=math.prod(first.spatial) * first.features,
+    )
+
+
+def input_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> LayerCost:
+    """Of the images' inner products: of whole images, or of all pairs of pixels that are needed."""
+    first = steps[0].incoming
+    if _is_flat(spec, steps):
+        return LayerCost(product_flops=2.0 * math.prod(first.spatial) * first.features, entries=1)
+    return LayerCost(elementwise_flops=2.0 * first.features * first.entries, entries=first.entries)
+
+
+def layer_costs(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> tuple[LayerCost, ...]:
+    """What each layer takes; arguments as of `kernel_cost`."""
+    costs = _costs(spec, steps, trained=False)
+    return (LayerCost(entries=1), *costs[1:]) if _is_flat(spec, steps) else costs
+
+
+def _is_flat(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> bool:
+    """Images are multiplied whole, and nothing is left to flatten."""
+    return not steps[0].incoming.spatial or spec[0]["op"] == "flatten"
+
+
+def _costs(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step], *, trained: bool) -> tuple[LayerCost, ...]:
+    made = []
+    for layer, step in zip(spec, steps, strict=True):
+        made.append(_layer_cost(layer, step, 2 if trained else 1))
+        trained = trained or _has_weights(layer)
+    return tuple(made)
+
+
+def _has_weights(layer: Mapping[str, Any]) -> bool:
+    if layer["op"] == "residual_sum":
+        return any(_has_weights(inner) for branch in layer["branches"] for inner in branch)
+    return layer["op"] in ("dense", "conv", "global_self_attention", "stationary")
+
+
+def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost:
+    """Of one layer that finds one kernel, the NNGP, or both."""
+    op, before, after = layer["op"], step.incoming, step.outgoing
+    cost = LayerCost(entries=before.entries + after.entries)
+    if op in ("dropout", "identity") or (op == "flatten" and not before.spatial):
+        return cost
+    if op in ("flatten", "global_avg_pool", "global_sum_pool"):
+        return replace(cost, elementwise_flops=float(kernels * before.entries))
+    if op == "dense":
+        return replace(cost, elementwise_flops=4.0 * after.entries)
+    if op == "conv":
+        return replace(cost, elementwise_flops=_convolution(layer, before, after, kernels))
+    if op in ("avg_pool", "sum_pool"):
+        return replace(cost, elementwise_flops=kernels * _pooling(layer, before, after))
+    if op == "global_self_attention":
+        pixels = math.prod(before.spatial)
+        # Two products of pixels x pixels matrices for each kernel; the NTK's own part, scales and biases.
+        made = replace(cost, product_flops=kernels * 4.0 * pixels**3, elementwise_flops=6.0 * pixels**2)
+        return replace(made, seen=pixels**2, entries=3 * pixels**2)
+    if op == "layer_norm":
+        return replace(cost, elementwise_flops=(1.0 + kernels) * before.entries, seen=math.prod(before.spatial))
+    if op == "residual_sum":
+        return _sum_cost(layer, step, kernels, cost)
+    fields, flops = _nonlinearity(layer)
+    return replace(cost, elementwise_flops=flops * before.entries, seen=fields * math.prod(before.spatial))
+
+
+def _convolution(layer: Mapping[str, Any], before: Signature, after: Signature, kernels: int) -> float:
+    """Sums over taps along rows, then along columns; then scale, bias and the layer's own gradients."""
+    height, width = layer["filter"]
+    between = _along(after, 0) * _along(before, 1)
+    masks = 0 if layer["padding"] == "VALID" else 1
+    sums = between * (height - 1 + masks) + after.entries * (width - 1 + masks)
+    bias = 0 if layer["b_std"] is None else 1
+    return float(kernels * (sums + after.entries) + after.entries * (bias + (kernels - 1)))
+
+
+def _pooling(layer: Mapping[str, Any], before: Signature, after: Signature) -> float:
+    """Sums over both pixels of a pair, along columns, then along rows; windows side by side see every entry once."""
+    total, entries = 0, before.entries
+    for axis in (1, 0):
+        size, stride = layer["window"][axis], layer["strides"][axis]
+        left = entries // max(_along(before, axis), 1) * _along(after, axis)
+        total += (entries if size == stride else left * size**2) + left
+        entries = left
+    return float(total)
+
+
+def _sum_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: LayerCost) -> LayerCost:
+    pairs = zip(layer["branches"], step.branches, strict=True)
+    branches = tuple(_costs(spec, steps, trained=kernels == 2) for spec, steps in pairs)
+    inner = [c for branch in branches for c in branch]
+    added = 2.0 * (len(branches) - 1) * step.outgoing.entries
+    return LayerCost(
+        elementwise_flops=sum(c.elementwise_flops for c in inner) + added,
+        product_flops=sum(c.product_flops for c in inner),
+        # What came in waits for the other branches, and the branches before for their sum.
+        entries=max([cost.entries, *(c.entries + cost.entries for c in inner)]),
+        seen=sum(c.seen for c in inner),
+        branches=branches,
+    )
+
+
+def _nonlinearity(layer: Mapping[str, Any]) -> tuple[int, float]:
+    """Numbers that are seen of each pixel, and operations per covariance."""
+    if layer.get("degree") is not None and "nodes" in layer:
+        # Two series by Horner's rule, each coefficient a product of two; the coefficients, and three more numbers.
+        terms = 2 * (layer["degree"] + 3)
+        return terms + 1, 3.0 * terms
+    return 2, _ELEMENTWISE[layer["op"]]
+
+
+def _along(signature: Signature, axis: int) -> int:
+    """Pairs of pixels along one axis."""
+    return len(signature.support[axis]) * signature.spatial[axis]
+
+
 def flops_per_pair(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> float:
-    """Floating-point operations of both kernels of one pair of images.
-
-    Args:
-        spec: the layers.
-        image_shape: `(height, width, channels)` or `(features,)`.
-
-    Raises:
-        ConfigError: if the spec is not one.
-    """
-    return 2.0 * math.prod(image_shape) + sum(_FLOPS[layer["op"]] for layer in canonical_spec(spec))
-
-
-def tile_bytes(rows: int, cols: int, image_shape: Sequence[int], dtype: str, out_dtype: str) -> int:
-    """Memory that one tile needs while it is computed: both blocks of images, both results, and the strips.
-
-    Args:
-        rows: of the tile.
-        cols: of the tile.
-        image_shape: of one image.
-        dtype: of the computation, `float32` or `float64`.
-        out_dtype: of the results.
-    """
-    size, out_size = _itemsize(dtype), _itemsize(out_dtype)
-    images = (rows + cols) * math.prod(image_shape) * size
-    results = 2 * rows * cols * out_size
-    # One strip of products, of 4 MiB or 64 rows, and some of the map, of 1 MiB or 16 rows (see kernels/host.py).
-    strips = max(4 << 20, 64 * cols * size) + 8 * max(1 << 20, 16 * cols * size)
-    return images + results + strips
-
-
-def _itemsize(dtype: str) -> int:
-    return {"float32": 4, "float64": 8}[dtype]
+    """Of networks that flatten their images at once; the plan's, until it takes a `KernelCost`."""
+    per_layer = (4.0 if layer["op"] == "dense" else _ELEMENTWISE.get(layer["op"], 3.0) for layer in spec)
+    return 2.0 * math.prod(image_shape) + sum(per_layer)

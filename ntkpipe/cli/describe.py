@@ -1,0 +1,50 @@
+"""`ntkpipe describe`: a kernel's layers, or its spec as a file of one's own."""
+
+from __future__ import annotations
+
+import json
+
+from ntkpipe.cli.session import Session
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.spec import dump_spec
+from ntkpipe.pipeline.describe import describe_kernel
+from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
+
+SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
+"""Settings of this command alone, and their defaults."""
+
+
+def describe(config: RunConfig, session: Session, *, image_shape: str | None, format: str | None) -> None:
+    """Print the layers of the configured kernel; computes nothing and starts nothing.
+
+    Args:
+        config: of which the kernel counts, and the data if no shape is given.
+        session: not used.
+        image_shape: such as `[32,32,3]`; None looks at the data set.
+        format: `table`, or `json` or `yaml`: the spec, as `kernel=spec kernel.path=FILE` reads it.
+
+    Raises:
+        ConfigError: if the kernel, the shape or the format is none.
+    """
+    del session
+    if format not in ("table", "json", "yaml"):
+        raise ConfigError(f"format={format} is not one of table, json, yaml")
+    check_kernel(config.kernel)
+    shape = look_at(config)[0].image if image_shape is None else _parsed(image_shape)
+    spec = kernel_spec(config.kernel, shape)
+    if format == "table":
+        print(describe_kernel(spec, shape, config.kernel.dtype))
+    else:
+        print(dump_spec(spec, format), end="")
+
+
+def _parsed(text: str) -> tuple[int, ...]:
+    try:
+        shape = json.loads(text)
+    except ValueError:
+        shape = None
+    if not isinstance(shape, list) or len(shape) not in (1, 3) or not all(type(n) is int and n > 0 for n in shape):
+        raise ConfigError(f"image_shape={text} must be [height,width,channels] or [features], such as [32,32,3]")
+    return tuple(shape)

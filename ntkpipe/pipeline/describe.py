@@ -1,0 +1,87 @@
+"""A network as a table for people: its layers, shapes, covariances and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ntkpipe.gram.plan import human_bytes
+from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.cost import LayerCost, input_cost, kernel_cost, layer_costs
+from ntkpipe.kernels.parameters import LAYERS
+from ntkpipe.kernels.spec import canonical_spec, fingerprint
+
+_ITEMSIZE = {"float32": 4, "float64": 8}
+
+Row = tuple[str, str, str, str, str]
+
+
+def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int], dtype: str = "float32") -> str:
+    """Layers, totals and fingerprint.
+
+    Args:
+        spec: the layers.
+        image_shape: `(height, width, channels)` or `(features,)`.
+        dtype: of the computation.
+
+    Raises:
+        ConfigError: naming the layer that images of this shape cannot pass.
+    """
+    spec = canonical_spec(spec)
+    steps = architecture(spec).steps(tuple(image_shape))
+    first = input_cost(spec, steps)
+    rows: list[Row] = [
+        ("", "layer", "outgoing", "covariances", "flops"),
+        ("", "images", _shape(image_shape), f"{first.entries:,}", f"{first.flops:,.0f}"),
+        *_rows(spec, steps, layer_costs(spec, steps), ""),
+    ]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = [
+        "  ".join((*(row[k].ljust(widths[k]) for k in range(3)), *(row[k].rjust(widths[k]) for k in (3, 4))))
+        for row in rows
+    ]
+    cost = kernel_cost(spec, steps)
+    size = _ITEMSIZE[dtype]
+    lines += [
+        "",
+        f"arithmetic   {cost.flops_per_pair:,.0f} flops per pair of images, NNGP and NTK: {cost.product_flops:.3g} in matrix "
+        f"products, {cost.elementwise_flops:.3g} elsewhere",
+        f"memory       {human_bytes(2 * cost.entries * size)} per pair around the widest layer, "
+        f"{human_bytes((cost.inputs + cost.seen) * size)} per image, in {dtype}",
+        f"fingerprint  {fingerprint(spec)}",
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _rows(
+    spec: Sequence[Mapping[str, Any]], steps: Sequence[Any], costs: Sequence[LayerCost], place: str
+) -> Iterator[Row]:
+    indent = "  " * place.count(".")
+    for index, (layer, step, cost) in enumerate(zip(spec, steps, costs, strict=True)):
+        after = step.outgoing
+        shape = _shape((*after.spatial, after.features))
+        yield f"{place}{index}", indent + _text(layer), shape, f"{after.entries:,}", f"{cost.flops:,.0f}"
+        for number, branch in enumerate(layer.get("branches", ())):
+            here = f"{place}{index}.{number}"
+            yield here, f"{indent}  branch{'' if branch else ': the identity'}", "", "", ""
+            yield from _rows(branch, step.branches[number], cost.branches[number], f"{here}.")
+
+
+def _text(layer: Mapping[str, Any]) -> str:
+    """A layer and those of its parameters that are not at their defaults."""
+    stated = [
+        f"{p.name}={_value(layer[p.name])}"
+        for p in LAYERS[layer["op"]]
+        if p.name != "branches" and (p.required or layer[p.name] != p.default)
+    ]
+    return " ".join([layer["op"], *stated])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
