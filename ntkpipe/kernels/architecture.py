@@ -189,7 +189,13 @@ class Architecture:
         return Prepared(x, spatial.observe(steps, x, on_cpu=host.is_default()))
 
     def tiles(
-        self, rows: Prepared, columns: Prepared | None, *, out_dtype: Any = None, pad_to: int | None = None
+        self,
+        rows: Prepared,
+        columns: Prepared | None,
+        *,
+        out_dtype: Any = None,
+        pad_to: int | None = None,
+        pairs: int | None = None,
     ) -> list[Kernels]:
         """Both kernels of every pair of prepared images, as NumPy arrays, of every network.
 
@@ -198,6 +204,7 @@ class Architecture:
             columns: likewise; None pairs the rows with themselves.
             out_dtype: of the result; None is that of the images.
             pad_to: edge of the nominal tile: ragged ones then share its compiled functions.
+            pairs: columns that go through the layers of a network on images together; None chooses.
         """
         x, other = rows.images, None if columns is None else columns.images
         dtype = out_dtype or x.dtype
@@ -214,6 +221,7 @@ class Architecture:
             seen if columns is None else columns.along(steps),
             pad_to=pad_to,
             context=lambda: precision_context(x.dtype),
+            pairs=pairs,
             on_cpu=host.is_default(),
         )
         results = self._sorted(made)

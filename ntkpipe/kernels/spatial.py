@@ -49,13 +49,21 @@ class Batch:
     on_cpu: bool
 
 
-def choose_batch(steps: Sequence[Step], itemsize: int, *, on_cpu: bool = True) -> Batch:
-    """As many pairs as fill a block with all their covariances, or with one class of rows of them."""
+def choose_batch(steps: Sequence[Step], itemsize: int, pairs: int | None = None, *, on_cpu: bool = True) -> Batch:
+    """As many pairs as fill a block with all their covariances, or with one class of rows of them.
+
+    Args:
+        steps: of the network.
+        itemsize: bytes of a covariance.
+        pairs: columns that go through the layers together; None chooses as above.
+        on_cpu: see `Batch`.
+    """
     limit = BLOCK_BYTES["cpu" if on_cpu else "gpu"] // itemsize
     entries = steps[0].incoming.entries
     together = entries if entries <= limit else entries // len(steps[0].incoming.support[0])
-    pairs = max(1, limit // together)
-    return Batch(1 << (pairs.bit_length() - 1), limit, on_cpu)
+    if pairs is None:
+        pairs = 1 << (max(1, limit // together).bit_length() - 1)
+    return Batch(pairs, max(limit, pairs * together), on_cpu)
 
 
 # ---- images by themselves
@@ -361,6 +369,7 @@ def evaluate(
     *,
     pad_to: int | None,
     context: Any,
+    pairs: int | None = None,
     on_cpu: bool = True,
 ) -> list[Kernels]:
     """Both kernels of every pair of images.
@@ -374,12 +383,13 @@ def evaluate(
         seen2: of the column images.
         pad_to: compile for so many rows, so that ragged tiles at the edge need no compilation of their own.
         context: makes the context in which each thread computes.
+        pairs: see `choose_batch`.
         on_cpu: see `Batch`.
 
     Returns:
         For every tap and the end: NNGP and NTK, `(n1, n2)` each.
     """
-    batch = choose_batch(steps, x1.itemsize, on_cpu=on_cpu)
+    batch = choose_batch(steps, x1.itemsize, pairs, on_cpu=on_cpu)
     program = tile_program(steps, batch)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     # Arrays go to the device once, not with every batch of columns.

@@ -1,0 +1,84 @@
+"""`python -m ntkpipe.gram.measurement`: times pairs of random images, for `tuning`. JSON in, one line of JSON out.
+
+Not for import: what it measures is a process that has done nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntkpipe.gram.tuning import Tuning
+from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels import host, spatial
+from ntkpipe.kernels.architecture import precision_context
+
+# A run is repeated until it has taken so long: then the clock and the start of its threads no longer matter.
+_ENOUGH = 0.15
+# All runs share one compiled program, for so many bytes of row images.
+_ROW_BYTES = 8 << 20
+# The best of so many runs counts, because other processes can only slow one down.
+_RUNS = 3
+
+
+def measured(asked: dict[str, Any]) -> Tuning:
+    """The fastest number of pairs per step, and how fast it is."""
+    arch, dtype, shape = architecture(asked["spec"]), asked["dtype"], tuple(asked["image_shape"])
+    tried: dict[int, float] = {}
+    with precision_context(dtype):
+        for pairs in candidates(arch.steps(shape), np.dtype(dtype).itemsize, asked["pairs_per_step"]):
+            tried[pairs] = _seconds_per_pair(arch, shape, dtype, pairs)
+    best = min(tried, key=lambda pairs: tried[pairs])
+    device = jax.devices()[0]
+    return Tuning(
+        seconds_per_pair=tried[best],
+        pairs_per_step=best,
+        process_bytes=_resident(),
+        tried={str(pairs): seconds for pairs, seconds in tried.items()},
+        device=f"{device.platform} {device.device_kind}",
+    )
+
+
+def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list[int]:
+    """The number that fills a block, half of it and twice as many, or the one that was asked for."""
+    if asked is not None:
+        return [asked]
+    usual = spatial.choose_batch(steps, itemsize, on_cpu=host.is_default()).pairs
+    return [usual] if usual == 1 else [usual, max(1, usual // 2), 2 * usual]
+
+
+def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int) -> float:
+    rng = np.random.default_rng(0)
+    columns = arch.prepare(rng.standard_normal((pairs * spatial.threads(), *shape)).astype(dtype))
+    of_image = sum(leaf.nbytes for leaf in jax.tree.leaves((columns.images, columns.seen))) // len(columns.images)
+    most = int(np.clip(_ROW_BYTES // of_image, 8, 1024))
+    rows = 1
+    while True:
+        images = arch.prepare(rng.standard_normal((rows, *shape)).astype(dtype))
+        arch.tiles(images, columns, pairs=pairs, pad_to=most)  # compiles, the first time
+        times = []
+        for _ in range(_RUNS):
+            start = time.perf_counter()
+            arch.tiles(images, columns, pairs=pairs, pad_to=most)
+            times.append(time.perf_counter() - start)
+        seconds = min(times)
+        if seconds >= _ENOUGH or rows >= most:
+            return seconds / (rows * len(columns.images))
+        rows = min(most, max(2 * rows, int(1.5 * rows * _ENOUGH / seconds)))
+
+
+def _resident() -> int:
+    """Bytes of this process in memory, at their peak."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+if __name__ == "__main__":
+    print(measured(json.loads(sys.stdin.read())).to_json().decode())
