@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntkpipe.config import KernelConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.cost import KernelCost, kernel_cost
 from ntkpipe.kernels.spec import load_spec
 from ntkpipe.kernels.zoo import FAMILIES
 
@@ -43,6 +44,15 @@ def check_kernel(kernel: KernelConfig) -> None:
         ConfigError: naming the setting or the layer.
     """
     architecture(kernel_spec(kernel, _USUAL_SHAPE))
+
+
+def pair_cost(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> KernelCost:
+    """Arithmetic and memory of one pair of images.
+
+    Raises:
+        ConfigError: naming the layer that images of this shape cannot pass.
+    """
+    return kernel_cost(spec, architecture(spec).steps(tuple(image_shape)))
 
 
 def _refuse_others(kernel: KernelConfig, takes: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.spec import canonical_spec, fingerprint, load_spec
+from ntkpipe.kernels.spec import canonical_spec, dump_spec, fingerprint, load_spec
 from ntkpipe.kernels.zoo import fcn
 
 DENSE = {"op": "dense", "features": 8}
@@ -119,3 +119,142 @@ def test_kernels_and_worker_need_only_jax_and_numpy():
         assert (np.diag(tile["ntk"]) == own["ntk"]).all()
     """)
     assert made.returncode == 0, made.stderr
+
+
+CONV = {"op": "conv", "features": 8, "filter": [3, 3]}
+HEADS = {"op": "global_self_attention", "n_heads": 1, "n_chan_out": 8, "n_chan_key": 8, "n_chan_val": 8}
+
+
+def nested(levels):
+    layer = CONV
+    for _ in range(levels):
+        layer = {"op": "residual_sum", "branches": [[layer], []]}
+    return layer
+
+
+def test_the_peers_lists_are_canonical_and_survive_files(shared, tmp_path):
+    cases = json.loads((shared / "reference" / "public.json").read_text())["cases"]
+    assert len(cases) == 27
+    for case in cases:
+        spec = canonical_spec(case["arch"])
+        assert spec == case["arch"], case["name"]
+        for form in ("json", "yaml"):
+            (tmp_path / f"a.{form}").write_text(dump_spec(spec, form))
+            assert load_spec(tmp_path / f"a.{form}") == spec, case["name"]
+
+
+def test_defaults_of_layers_with_windows():
+    made = canonical_spec([CONV, {"op": "avg_pool", "window": (2, 3)}, {"op": "sum_pool", "window": [4, 4]}])
+    assert made[0] == CONV | {
+        "strides": [1, 1],
+        "padding": "SAME",
+        "w_std": 1.0,
+        "b_std": None,
+        "parameterization": "ntk",
+    }
+    assert made[1] == {
+        "op": "avg_pool",
+        "window": [2, 3],
+        "strides": [2, 3],
+        "padding": "VALID",
+        "normalize_edges": False,
+    }
+    assert made[2]["strides"] == [4, 4]
+    assert "normalize_edges" not in made[2]
+
+
+def test_branches_are_canonical_too_and_keep_their_order():
+    made = canonical_spec([{"op": "residual_sum", "branches": [({"op": "relu"}, CONV), ()]}])
+    assert made == canonical_spec(made)
+    assert made[0]["branches"][0][1]["strides"] == [1, 1]
+    assert made[0]["branches"][1] == []
+    swapped = [{"op": "residual_sum", "branches": made[0]["branches"][::-1]}]
+    assert fingerprint(made) != fingerprint(swapped)
+
+
+def test_files_hold_formulas_and_words_that_yaml_takes_for_others(tmp_path):
+    spec = canonical_spec([DENSE, {"op": "elementwise", "function": "x * sigmoid(x)"}, {"op": "relu"}, nested(3)])
+    for form in ("json", "yaml"):
+        (tmp_path / f"a.{form}").write_text(dump_spec(spec, form))
+        assert load_spec(tmp_path / f"a.{form}") == spec
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([CONV | {"filter": 3}], r"layer 0 \(conv\): filter=3 must be two integers"),
+        ([CONV | {"filter": [3, 3, 3]}], "must be two integers"),
+        ([CONV | {"filter": [3, 0]}], "filter=0 must be at least 1"),
+        ([CONV | {"filter": [3, 99999]}], "filter=99999 must be at most 4096"),
+        ([CONV | {"filter": [3, 2.0]}], r"filter=2\.0 must be an integer"),
+        ([CONV | {"strides": [True, 1]}], "integer"),
+        ([CONV | {"padding": "same"}], "not one of SAME, VALID, CIRCULAR"),
+        ([{"op": "avg_pool"}], "needs window"),
+        ([{"op": "avg_pool", "window": [2, 2], "normalize_edges": 1}], "normalize_edges=1 must be true or false"),
+        ([{"op": "sum_pool", "window": [2, 2], "normalize_edges": True}], "unknown parameter normalize_edges"),
+        ([{"op": "dropout", "rate": 0}], "rate=0 must be above 0"),
+        ([{"op": "dropout", "rate": 1.1}], r"rate=1\.1 must be at most 1"),
+        ([{"op": "layer_norm", "axis": [1, 2]}], r"\[-1\] or \[1, 2, 3\]"),
+        ([HEADS | {"linear_scaling": False}], r"layer 0 \(global_self_attention\): linear_scaling=False has no kernel"),
+        ([HEADS | {"linear_scaling": 1}], "linear_scaling=1 must be true or false"),
+        ([HEADS | {"mechanism": ["SOFTMAX"]}], "not one of SOFTMAX, IDENTITY, RELU"),
+        ([{"op": "residual_sum"}], "needs branches"),
+        ([{"op": "residual_sum", "branches": []}], "list of lists"),
+        ([{"op": "residual_sum", "branches": [{"op": "relu"}]}], "list of lists"),
+        ([{"op": "residual_sum", "branches": "relu"}], "list of lists"),
+        (
+            [DENSE, {"op": "residual_sum", "branches": [[CONV, {"op": "relu"}, {"op": "conv", "features": 8}], []]}],
+            r"^layer 1 \(residual_sum\), branch 0, layer 2 \(conv\): needs filter$",
+        ),
+        (
+            [{"op": "residual_sum", "branches": [[], [{"op": "residual_sum", "branches": [[], [{"op": "x"}]]}]]}],
+            r"^layer 0 \(residual_sum\), branch 1, layer 0 \(residual_sum\), branch 1, layer 0 \(x\): unknown op",
+        ),
+        ([nested(33)], "nested more than 32 deep"),
+        ([nested(400)], "nested more than 32 deep"),
+        ([{"op": "relu"}] * 200_001, "more than 200,000 layers"),
+        ([{"op": "residual_sum", "branches": [[]] * 200_001}, {"op": "relu"}], "more than 200,000 layers"),
+        ([DENSE | {"features": 10**400}], "must be at most 2147483647"),
+        ([DENSE | {"w_std": 10**400}], "must be finite"),
+        ([DENSE | {"w_std": "1" * 10_000}], r"^.{0,200}must be a number$"),
+        ([DENSE | {"x" * 10_000: 1}], r"^.{0,200}known: features"),
+        ([{"op": "\x1b[2J" * 100}], r"^[ -~]*$"),
+        ([[DENSE]], r"layer 0 \(\[.*\): a layer must be a mapping"),
+    ],
+)
+def test_malformed_layers_are_refused_in_few_words(layers, text):
+    with pytest.raises(ConfigError, match=text) as caught:
+        canonical_spec(layers)
+    assert len(str(caught.value)) < 2500
+
+
+def test_a_small_file_that_stands_for_a_huge_network_is_refused(tmp_path):
+    """Each list holds the one before nine times: 9^12 layers."""
+    lines = ["- &a0 {op: relu}"]
+    for k in range(1, 13):
+        lines.append(f"- &a{k} {{op: residual_sum, branches: [[{', '.join([f'*a{k - 1}'] * 9)}]]}}")
+    (tmp_path / "a.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="more than 200,000 layers"):
+        load_spec(tmp_path / "a.yaml")
+
+
+def test_files_of_any_content_are_refused_as_files(tmp_path):
+    for name, content, text in (
+        ("deep.yaml", "[" * 5_000, "not valid YAML"),
+        ("deep.json", "[" * 5_000 + "]" * 5_000, "nested too deeply|list"),
+        ("binary.json", b"\xff\xfe\x00", "cannot be read"),
+        ("nan.json", '[{"op": "dense", "features": 8, "w_std": NaN}]', "finite"),
+        ("digits.json", '[{"op": "dense", "features": ' + "9" * 10_000 + "}]", "JSON|at most"),
+        ("empty.yaml", "", "list of layers, got NoneType"),
+        ("text.yaml", "relu", "list of layers, got str"),
+        ("cycle.yaml", "- &a {op: residual_sum, branches: [[*a]]}", "nested more than 32 deep"),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(ConfigError, match=text) as caught:
+            load_spec(path)
+        assert len(str(caught.value)) < 3000
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_spec("a\0.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_spec(tmp_path)
