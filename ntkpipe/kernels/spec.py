@@ -152,7 +152,7 @@ def load_spec(path: str | Path) -> list[dict[str, Any]]:
     if suffix not in (".json", ".yaml", ".yml"):
         raise ConfigError(f"kernel.path={path} must end in .json, .yaml or .yml")
     try:
-        layers = json.loads(text) if suffix == ".json" else _parse_yaml(text)
+        layers = json.loads(text, object_pairs_hook=_distinct) if suffix == ".json" else _parse_yaml(text)
         return canonical_spec(layers)
     except ConfigError as error:
         raise ConfigError(f"kernel.path={path}: {error}") from None
@@ -162,12 +162,27 @@ def load_spec(path: str | Path) -> list[dict[str, Any]]:
         raise ConfigError(f"kernel.path={path} is not valid {suffix[1:].upper()}: {error}") from None
 
 
+def _distinct(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping, unless a name comes twice: which of its values counts would be for the reader to guess."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{shorten(twice)} is stated twice in one layer")
+    return made
+
+
 def _parse_yaml(text: str) -> Any:
     # Imported here: kernels must load where PyYAML (which comes with OmegaConf) is absent.
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Safe, and reads 1e-12 as a number, which YAML 1.1 takes for text."""
+        """Safe, reads 1e-12 as a number, which YAML 1.1 takes for text; refuses names that come twice, and merged mappings."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            values = [self.construct_object(key, deep=True) for key, _ in node.value]
+            _distinct([(shorten(value), None) for value in values])
+            return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
