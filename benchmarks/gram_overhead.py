@@ -123,7 +123,7 @@ class RawSide:
 def pipeline_round(executor: Any, images: Any, n: int, edge: int, fingerprint: str, folder: Path) -> float:
     """The Gram stage on a fresh store."""
     from ntkpipe.gram.stage import compute_gram
-    from ntkpipe.gram.task import provenance
+    from ntkpipe.gram.task import GramJob, Output, provenance
     from ntkpipe.kernels.architecture import Architecture
     from ntkpipe.kernels.spec import FORMULA_VERSION
     from ntkpipe.storage.store import open_store
@@ -145,7 +145,7 @@ def pipeline_round(executor: Any, images: Any, n: int, edge: int, fingerprint: s
     provenance()
     plan = plan_gram(n_train=n, n_test=0, image_shape=SHAPE, spec=SPEC, edge=edge, workers=executor.workers)
     start = time.perf_counter()
-    report = compute_gram(executor, gram, images, plan)
+    report = compute_gram(executor, GramJob((Output(gram, tuple(SPEC)),), images), plan)
     seconds = time.perf_counter() - start
     assert report.computed == plan.tiles
     return seconds

@@ -325,7 +325,11 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run needs. `run_dir` holds its results; the Gram tiles live in `store.url`."""
+    """Everything that a run needs. `run_dir` holds its results; the Gram tiles live in `store.url`.
+
+    Args:
+        augment: `hflip` trains on every prepared image and its mirror image, exactly; `none` on the images alone.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     kernel: KernelConfig = field(default_factory=KernelConfig)
@@ -334,9 +338,15 @@ class RunConfig:
     solver: SolverConfig = field(default_factory=SolverConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    augment: str = "none"
     run_dir: str = "./runs/default"
 
     def __post_init__(self) -> None:
+        _choice("augment", self.augment, ("none", "hflip"))
+        if self.augment == "hflip" and self.data.zca is not None:
+            raise ConfigError(
+                "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
+            )
         converged_only = self.predict.times is not None and all(math.isinf(t) for t in self.predict.times)
         if self.solver.kind == "cholesky" and not converged_only:
             raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
@@ -344,6 +354,11 @@ class RunConfig:
             raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    @property
+    def copies(self) -> int:
+        """How often every training image counts: once, or with its flip twice."""
+        return 1 if self.augment == "none" else 2
 
     @property
     def store_dtype(self) -> str:

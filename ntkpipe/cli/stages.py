@@ -9,7 +9,7 @@ from ntkpipe.cli import describe as describing
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.pipeline.forecast import describe_solver
-from ntkpipe.pipeline.inputs import look_at, make_plan
+from ntkpipe.pipeline.inputs import look_at, make_plan, wanted_stores
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
 
@@ -40,8 +40,8 @@ def run(config: RunConfig, session: Session) -> None:
 def plan(config: RunConfig, session: Session) -> None:
     """Print the plan; computes nothing and starts nothing."""
     del session
-    shapes, spec, store = look_at(config)
-    made = make_plan(config, shapes, spec, store)
+    shapes, store = look_at(config)
+    made = make_plan(config, shapes, wanted_stores(config, shapes), store)
     print(made.describe())
     print(describe_solver(config, shapes, made))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ntkpipe.errors import ConfigError, ResourceError
@@ -94,9 +94,11 @@ class GramPlan:
         kernel_dtype: of the computation.
         store_dtype: of the stored tiles.
         workers: processes that compute at the same time.
-        flops_per_pair: of one kernel evaluation, both kernels.
+        flops_per_pair: of one kernel evaluation, both kernels; of several depths, that of the deepest.
         rate: of one worker.
         memory_per_worker: peak, in bytes.
+        stores: what the Gram stores are that share every evaluation, each with all tiles.
+        evaluations: of the kernel per pair: two where a flipped image is paired as well.
     """
 
     spec: Sequence[Mapping[str, Any]]
@@ -109,21 +111,23 @@ class GramPlan:
     flops_per_pair: float
     rate: Rate = field(repr=False)
     memory_per_worker: int = 0
+    stores: tuple[str, ...] = ("the kernel",)
+    evaluations: int = 1
 
     @property
     def tiles(self) -> int:
-        """Number of tiles, over all blocks."""
+        """Number of tiles, over all blocks; of each store."""
         return sum(block.tiles for block in self.blocks)
 
     @property
     def pairs(self) -> int:
-        """Kernel evaluations, over all blocks."""
+        """Pairs of images, over all blocks."""
         return sum(block.pairs for block in self.blocks)
 
     @property
     def flops(self) -> float:
         """Floating-point operations."""
-        return self.pairs * self.flops_per_pair
+        return self.pairs * self.evaluations * self.flops_per_pair
 
     @property
     def disk_bytes(self) -> int:
@@ -133,12 +137,12 @@ class GramPlan:
         for block in self.blocks:
             chunk = min(self.edge, block.whole.rows) * min(self.edge, block.whole.cols) * item + 4
             total += block.tiles * (KERNELS * chunk + RECEIPT_BYTES)
-        return total
+        return total * len(self.stores)
 
     @property
     def seconds_per_tile(self) -> float:
         """Projected duration of a whole tile on one worker."""
-        return self.edge**2 * self.flops_per_pair / self.rate.flops
+        return self.edge**2 * self.evaluations * self.flops_per_pair / self.rate.flops
 
     @property
     def seconds(self) -> float:
@@ -151,12 +155,14 @@ class GramPlan:
         item = _ITEMSIZE[self.store_dtype]
         for b in self.blocks:
             images = f"{b.used.rows:,} x {b.used.cols:,}"
-            size = b.tiles * KERNELS * min(self.edge, b.whole.rows) * min(self.edge, b.whole.cols) * item
+            arrays = len(self.stores) * b.tiles * KERNELS
+            size = arrays * min(self.edge, b.whole.rows) * min(self.edge, b.whole.cols) * item
             lines.append(f"{b.block:<8}{images:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
         lines += [
             "",
             f"tile        {self.edge} x {self.edge}, computed in {self.kernel_dtype}, stored in {self.store_dtype}, "
             "NNGP and NTK",
+            *self._shared(),
             f"arithmetic  {self.flops_per_pair:,.0f} flops per pair, {self.flops:.3g} in all",
             f"disk        {human_bytes(self.disk_bytes)}",
             f"memory      {human_bytes(self.memory_per_worker)} per worker, "
@@ -165,6 +171,14 @@ class GramPlan:
             f"({self.rate.source})",
         ]
         return "\n".join(lines)
+
+    def _shared(self) -> list[str]:
+        """What several stores share; nothing of a single plain one."""
+        if len(self.stores) == self.evaluations == 1:
+            return []
+        flips = "two evaluations of a pair, one with the second image flipped"
+        shared = flips if self.evaluations > 1 else "one evaluation of a pair, that of the deepest network"
+        return [f"stores      {len(self.stores)}: {', '.join(self.stores)}; from {shared}"]
 
 
 def choose_edge(n_train: int) -> int:
@@ -179,16 +193,20 @@ def choose_edge(n_train: int) -> int:
     return edge
 
 
-def worker_memory(edge: int, image_shape: Sequence[int], kernel_dtype: str) -> int:
+def worker_memory(
+    edge: int, image_shape: Sequence[int], kernel_dtype: str, *, stores: int = 1, evaluations: int = 1
+) -> int:
     """Peak bytes of a worker that computes tiles of `edge` rows.
 
     At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
-    - three row blocks of `edge` images: two cached, one being put together,
-    - six `edge x edge` arrays: the two kernels of this tile; the two of the tile before, which is being written; and
-      padded copies of those if it is ragged. They are counted in the kernel's dtype, which is never the smaller one.
+    - four row blocks of `edge` images: three cached, one being put together,
+    - for each store four `edge x edge` arrays: the two kernels of this tile, and the two of the tile before, which is being
+      written; two more for padded copies of one store's if it is ragged; and two for every evaluation of a pair besides
+      the first, before they are combined. They are counted in the kernel's dtype, which is never the smaller one.
     """
     item = _ITEMSIZE[kernel_dtype]
-    return WORKER_BYTES + (3 * edge * math.prod(image_shape) + 6 * edge**2) * item
+    arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
+    return WORKER_BYTES + (4 * edge * math.prod(image_shape) + arrays * edge**2) * item
 
 
 def plan_gram(
@@ -207,6 +225,8 @@ def plan_gram(
     memory_bytes: int | None = None,
     free_bytes: int | None = None,
     stored_bytes: int = 0,
+    stores: Sequence[str] = ("the kernel",),
+    evaluations: int = 1,
 ) -> GramPlan:
     """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
 
@@ -214,7 +234,7 @@ def plan_gram(
         n_train: images of the full training set.
         n_test: of the full test set; 0 if there is none.
         image_shape: `(h, w, c)` as prepared.
-        spec: layers of the architecture.
+        spec: layers of the architecture, of several the deepest's.
         edge: rows per tile; None is `choose_edge(n_train)`.
         kernel_dtype: of the computation.
         store_dtype: of the stored tiles.
@@ -224,7 +244,9 @@ def plan_gram(
         rate: of one worker; None is an assumption that the plan calls so.
         memory_bytes: for all workers together; None does not check.
         free_bytes: of the disk; None does not check.
-        stored_bytes: that this Gram store holds already and the plan need not write.
+        stored_bytes: that the Gram stores hold already and the plan need not write.
+        stores: what the Gram stores are that share the evaluations.
+        evaluations: of the kernel per pair.
 
     Raises:
         ConfigError: if a subset is larger than its set.
@@ -250,8 +272,11 @@ def plan_gram(
         workers=workers,
         flops_per_pair=float(flops_per_pair(spec, tuple(image_shape))),
         rate=rate or Rate(_ASSUMED_RATE[kernel_dtype], "assumed"),
-        memory_per_worker=worker_memory(min(edge, n_train), image_shape, kernel_dtype),
+        memory_per_worker=0,
+        stores=tuple(stores),
+        evaluations=evaluations,
     )
+    plan = replace(plan, memory_per_worker=_memory(plan, min(edge, n_train)))
     if memory_bytes is not None:
         _check_memory(plan, memory_bytes // workers)
     if free_bytes is not None and plan.disk_bytes - stored_bytes > free_bytes:
@@ -262,12 +287,18 @@ def plan_gram(
     return plan
 
 
+def _memory(plan: GramPlan, edge: int) -> int:
+    return worker_memory(
+        edge, plan.image_shape, plan.kernel_dtype, stores=len(plan.stores), evaluations=plan.evaluations
+    )
+
+
 def _check_memory(plan: GramPlan, share: int) -> None:
     if plan.memory_per_worker <= share:
         return
 
     def fits(edge: int) -> bool:
-        return worker_memory(edge, plan.image_shape, plan.kernel_dtype) <= share
+        return _memory(plan, edge) <= share
 
     low, high = 0, plan.edge  # the largest that fits, by bisection: memory grows with the edge
     while high - low > 1:

@@ -11,10 +11,9 @@ from itertools import islice
 from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.plan import GramPlan, batch_size, row_batches
 from ntkpipe.gram.progress import Progress
-from ntkpipe.gram.task import GramJob, ImageSource, TileRecord, diagonal_task, release_rows, tile_task
+from ntkpipe.gram.task import GramJob, TileRecord, diagonal_task, release_rows, tile_task
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import LostWorkerError, Task
-from ntkpipe.tiles.store import GramStore
 
 # Parts of a diagonal per task: they are cheap (linear in the images).
 _DIAGONAL_BATCH = 16
@@ -49,33 +48,32 @@ class GramReport:
 
 def compute_gram(
     executor: Executor,
-    gram: GramStore,
-    images: ImageSource,
+    job: GramJob,
     plan: GramPlan,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> GramReport:
-    """Compute the tiles and diagonals of `plan` that have no receipt in `gram`.
+    """Compute the tiles and diagonals of `plan` that have no receipt in one of the job's stores.
 
-    Whoever calls this should hold `gram.lease(...)`: not for correctness, but so that two runs do not do the same work.
+    Whoever calls this should hold the stores' leases: not for correctness, but so that two runs do not do the same work.
 
     Args:
         executor: where tasks run.
-        gram: store of the tiles; its handle travels to the workers.
-        images: prepared images; their handle travels too.
-        plan: of the same grid as the store.
+        job: stores and images; their handles travel to the workers.
+        plan: of the same grid as the stores.
         on_progress: called at the start, at most once a second, and at the end.
 
     Raises:
         ResourceError: at once, if the disk or a worker's memory is full.
         IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
     """
+    gram = job.outputs[0].gram
     identity = gram.identity
     for block in plan.blocks:
-        if gram.grid(block.block) != block.whole:
-            raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {gram.grid(block.block)}")
+        if job.grid(block.block) != block.whole:
+            raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {job.grid(block.block)}")
     if (plan.kernel_dtype, plan.store_dtype) != (identity.dtype, identity.stored_dtype):
         raise ValueError(f"the plan and the store {gram.where} differ in dtype")
-    run = _Run(GramJob(gram, images, tuple(plan.spec)), plan, executor.workers, on_progress)
+    run = _Run(job, plan, executor.workers, on_progress)
     results = executor.run(run.tasks())
     try:
         for result in results:
@@ -107,7 +105,7 @@ class _Run:
         # Counted first and listed again later: the addresses of millions of tiles are never held at once.
         self._missing = missing_pairs = 0
         for block in plan.blocks:
-            for tile in job.gram.missing(block.block, block.used):
+            for tile in job.missing(block.block, block.used):
                 self._missing += 1
                 missing_pairs += tile.shape[0] * tile.shape[1]
         self._reused = plan.tiles - self._missing
@@ -126,12 +124,12 @@ class _Run:
                 yield batch_size(left, self._workers, mean, measured=measured)
 
         for block in self._plan.blocks:
-            missing = ((tile.i, tile.j) for tile in self._job.gram.missing(block.block, block.used))
+            missing = ((tile.i, tile.j) for tile in self._job.missing(block.block, block.used))
             for group in row_batches(missing, sizes()):
                 left -= len(group)
                 yield Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
         for block in self._plan.blocks:
-            rows = iter(self._job.gram.missing_diagonal(block.block, block.used.rows))
+            rows = self._job.missing_diagonal(block.block, block.used.rows)
             while group := tuple(islice(rows, _DIAGONAL_BATCH)):
                 key = (f"diagonal/{block.block}", group[0], 0, len(group))
                 yield Task(key, diagonal_task, (self._job, block.block, group))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from ntkpipe import __version__
 from ntkpipe.errors import CorruptionError, NtkpipeError, ResourceError
-from ntkpipe.gram import worker
+from ntkpipe.gram.worker import Evaluation, Wanted
+from ntkpipe.kernels.architecture import Prepared
+from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.store import Block, GramStore
+
+_T = TypeVar("_T")
 
 
 class ImageSource(Protocol):
@@ -28,18 +34,67 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class GramJob:
-    """What the tasks of one Gram stage share.
-
-    Args:
-        gram: store that tiles are written to.
-        images: that they are computed from.
-        spec: layers of the architecture.
-    """
+class Output:
+    """One Gram store to fill, and the layers of its network."""
 
     gram: GramStore
-    images: ImageSource
     spec: tuple[Mapping[str, Any], ...]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What its tiles hold."""
+        return Wanted(canonical_json(self.spec), self.gram.identity.symmetry)
+
+
+@dataclass(frozen=True)
+class GramJob:
+    """What the tasks of one Gram stage share: every tile is evaluated once and written to each store that lacks it.
+
+    Args:
+        outputs: stores of the same images, grid and dtypes: even and odd part of a kernel, or one network at several depths.
+        images: that tiles are computed from.
+
+    Raises:
+        ValueError: if the stores differ in more than the kernel.
+    """
+
+    outputs: tuple[Output, ...]
+    images: ImageSource
+
+    def __post_init__(self) -> None:
+        for output in self.outputs[1:]:
+            mine, first = output.gram.identity.compared(), self.outputs[0].gram.identity.compared()
+            for name in ("architecture", "symmetry"):
+                del mine[name], first[name]
+            if mine != first:
+                raise ValueError(f"{output.gram.where} and {self.outputs[0].gram.where} differ in more than the kernel")
+
+    def grid(self, block: Block) -> TileGrid:
+        """Tiles of the whole block, of every store."""
+        return self.outputs[0].gram.grid(block)
+
+    def missing(self, block: Block, used: TileGrid) -> Iterator[Tile]:
+        """Tiles of `used` that any store lacks, in the grid's order; see `GramStore.missing`."""
+        lacking = [output.gram.missing(block, used) for output in self.outputs]
+        return _merged(lacking, lambda tile: (tile.i, tile.j))
+
+    def missing_diagonal(self, block: Block, rows: int) -> Iterator[int]:
+        """Rows of tiles whose part of the diagonal any store lacks; see `GramStore.missing_diagonal`."""
+        lacking = [iter(output.gram.missing_diagonal(block, rows)) for output in self.outputs]
+        return _merged(lacking, lambda row: row)
+
+    def lacking(self, label: str, i: int, j: int) -> tuple[Output, ...]:
+        """The stores without a receipt for this address now."""
+        return tuple(output for output in self.outputs if not _is_done(output.gram, label, i, j))
+
+
+def _merged(sorted_parts: Sequence[Iterator[_T]], key: Callable[[_T], Any]) -> Iterator[_T]:
+    """What any of the sorted parts has, once each, in order, and lazily."""
+    last: Any = None
+    for item in heapq.merge(*sorted_parts, key=key):
+        if (address := key(item)) != last:
+            yield item
+        last = address
 
 
 @dataclass(frozen=True)
@@ -66,7 +121,7 @@ class TileRecord:
 
 
 def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) -> list[TileRecord]:
-    """Compute and store the tiles of `block` at `addresses` that have no receipt; one record per tile.
+    """Compute and store the tiles of `block` at `addresses` that any store has no receipt for; one record per address.
 
     A tile is written by a second thread while the next is computed, one at a time; when this returns, every tile that
     is not reported as failed has its receipt. If the process dies, only the tiles in the making are lost.
@@ -75,47 +130,49 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
         ResourceError: if the store or the memory is full, which no other tile would survive either.
         Exception: whatever is not an `NtkpipeError`: a programming error would spoil every tile.
     """
-    grid = job.gram.grid(block)
+    grid = job.grid(block)
 
-    def compute(i: int, j: int) -> dict[str, np.ndarray]:
+    def compute(outputs: Sequence[Output], i: int, j: int) -> list[dict[str, np.ndarray]]:
+        identity = outputs[0].gram.identity
+        evaluation = Evaluation(tuple(output.wanted for output in outputs), identity.dtype)
+
+        def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Prepared:
+            return _prepared(job.images, evaluation, of, start, stop, flipped)
+
         tile = grid.tile(i, j)
-        x1 = _rows(job.images, "train" if block == "train" else "test", tile.row_start, tile.row_stop)
-        diagonal = grid.symmetric and i == j
-        x2 = None if diagonal else _rows(job.images, "train", tile.col_start, tile.col_stop)
-        identity = job.gram.identity
-        return worker.compute_tile(
-            job.spec,
-            x1,
-            x2,
-            diagonal=diagonal,
-            dtype=identity.dtype,
+        rows = prepared(block, tile.row_start, tile.row_stop)
+        columns = ("train", tile.col_start, tile.col_stop)
+        return evaluation.tile(
+            rows,
+            None if grid.symmetric and i == j else prepared(*columns),
+            prepared(*columns, flipped=True) if evaluation.flips else None,
             out_dtype=identity.stored_dtype,
             pad_to=min(grid.edge, grid.cols),  # one shape, one compilation: the last row of tiles is ragged
         )
 
-    def write(i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
-        job.gram.write_tile(block, i, j, arrays, seconds=seconds, provenance=provenance())
+    def write(gram: GramStore, i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
+        gram.write_tile(block, i, j, arrays, seconds=seconds, provenance=provenance())
 
     def pairs(i: int, j: int) -> int:
         rows, cols = grid.tile(i, j).shape
         return rows * cols
 
-    return _overlapped(job.gram, block, addresses, compute, write, pairs)
+    return _overlapped(job, block, addresses, compute, write, pairs)
 
 
 def diagonal_task(job: GramJob, block: Block, rows: Sequence[int]) -> list[TileRecord]:
     """Compute and store `k(x, x)`, in float64, for the images of the given rows of tiles; see `tile_task`."""
-    grid = job.gram.grid(block)
+    grid = job.grid(block)
 
-    def compute(i: int, _: int) -> dict[str, np.ndarray]:
+    def compute(outputs: Sequence[Output], i: int, _: int) -> list[dict[str, np.ndarray]]:
         tile = grid.tile(i, 0)
-        images = _rows(job.images, block, tile.row_start, tile.row_stop)
-        return worker.compute_diagonal(job.spec, images, dtype="float64")
+        images = job.images.read(block, tile.row_start, tile.row_stop)
+        return Evaluation(tuple(output.wanted for output in outputs), "float64").diagonal(images)
 
-    def write(i: int, _: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
-        job.gram.write_diagonal(block, i, arrays, seconds=seconds, provenance=provenance())
+    def write(gram: GramStore, i: int, _: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
+        gram.write_diagonal(block, i, arrays, seconds=seconds, provenance=provenance())
 
-    return _overlapped(job.gram, f"diagonal/{block}", [(i, 0) for i in rows], compute, write, lambda i, j: 0)
+    return _overlapped(job, f"diagonal/{block}", [(i, 0) for i in rows], compute, write, lambda i, j: 0)
 
 
 @functools.cache
@@ -130,26 +187,41 @@ def provenance() -> dict[str, str]:
     return found
 
 
-@functools.lru_cache(maxsize=2)
-def _rows(images: ImageSource, block: Block, start: int, stop: int) -> np.ndarray:
-    """A row block of images; a task's row block stays while its column blocks pass."""
-    return images.read(block, start, stop)
+@functools.lru_cache(maxsize=3)
+def _prepared(
+    images: ImageSource, evaluation: Evaluation, block: Block, start: int, stop: int, flipped: bool
+) -> Prepared:
+    """A block of images, ready for pairs; a task's row block stays while its column blocks and their flips pass."""
+    return evaluation.prepare(images.read(block, start, stop), flipped=flipped)
 
 
 def release_rows() -> None:
     """Forget the row blocks that this process has read."""
-    _rows.cache_clear()
+    _prepared.cache_clear()
 
 
 def _overlapped(
-    gram: GramStore,
+    job: GramJob,
     block: str,
     addresses: Sequence[tuple[int, int]],
-    compute: Callable[[int, int], dict[str, np.ndarray]],
-    write: Callable[[int, int, dict[str, np.ndarray], float], None],
+    compute: Callable[[Sequence[Output], int, int], list[dict[str, np.ndarray]]],
+    write: Callable[[GramStore, int, int, dict[str, np.ndarray], float], None],
     pairs: Callable[[int, int], int],
 ) -> list[TileRecord]:
     """Compute each address in turn while the one before is written; at most one write is pending."""
+
+    def write_all(outputs: Sequence[Output], i: int, j: int, made: list[dict[str, np.ndarray]], seconds: float) -> None:
+        failed: NtkpipeError | None = None
+        for output in outputs:
+            try:
+                write(output.gram, i, j, made.pop(0), seconds)
+            except ResourceError:
+                raise
+            except NtkpipeError as error:  # of one kernel alone, perhaps: the others are stored
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
     records: list[TileRecord] = []
     pending: tuple[tuple[int, int], float, Future[None]] | None = None
 
@@ -169,12 +241,13 @@ def _overlapped(
 
     with ThreadPoolExecutor(1, thread_name_prefix="tile-writer") as writer:
         for i, j in addresses:
-            if _is_done(gram, block, i, j):
+            outputs = job.lacking(block, i, j)
+            if not outputs:
                 records.append(TileRecord(block, i, j, pairs(i, j), "found"))
                 continue
             start = time.perf_counter()
             try:
-                arrays = compute(i, j)
+                made = compute(outputs, i, j)
             except ResourceError:
                 raise
             except NtkpipeError as error:
@@ -187,9 +260,9 @@ def _overlapped(
                 ) from error
             seconds = time.perf_counter() - start
             settle()
-            pending = (i, j), seconds, writer.submit(write, i, j, arrays, seconds)
+            pending = (i, j), seconds, writer.submit(write_all, outputs, i, j, made, seconds)
             # Two tiles are alive now; without this the one being written would stay until the next is complete.
-            del arrays
+            del made
         settle()
     return records
 

@@ -27,19 +27,13 @@ _MIRROR_EDGE = 16
 
 
 @lru_cache(maxsize=16)
-def _architecture(canonical: str) -> Architecture:
-    return Architecture.from_spec(json.loads(canonical))
-
-
-def architecture(spec: Spec) -> Architecture:
-    """The architecture of a spec; the same object, with its compiled functions, every time in one process."""
-    return _architecture(canonical_json(spec))
-
-
-@lru_cache(maxsize=16)
 def _together(canonical: tuple[str, ...]) -> Architecture:
-    """The networks of several specs, evaluated together."""
     return Architecture.sharing([json.loads(spec) for spec in canonical])
+
+
+def architecture(*specs: Spec) -> Architecture:
+    """The architecture of a spec, or of several that share evaluations; the same object every time in one process."""
+    return _together(tuple(dict.fromkeys(map(canonical_json, specs))))
 
 
 class Wanted(NamedTuple):
@@ -122,7 +116,9 @@ class Evaluation:
             mirrored = self._evaluate(rows, flipped, options) if self.flips else {}
         if columns is None:
             # k(x, f y) = k(y, f x): rounding alone makes them differ.
-            mirrored = {spec: {name: (q + q.T) / 2 for name, q in kernels.items()} for spec, kernels in mirrored.items()}
+            mirrored = {
+                spec: {name: (q + q.T) / 2 for name, q in kernels.items()} for spec, kernels in mirrored.items()
+            }
         return [_part(w.symmetry, direct[w.spec], mirrored.get(w.spec, {})) for w in self.wanted]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
@@ -229,7 +225,9 @@ def compute_tile(
         raise ConfigError("a tile off the diagonal needs both blocks of images")
     other = x1 if diagonal or x2 is None else x2
     if x1.shape[1:] != other.shape[1:]:
-        raise ConfigError(f"the images of a tile's rows have shape {x1.shape[1:]}, those of its columns {other.shape[1:]}")
+        raise ConfigError(
+            f"the images of a tile's rows have shape {x1.shape[1:]}, those of its columns {other.shape[1:]}"
+        )
     (made,) = evaluation.tile(
         evaluation.prepare(x1),
         None if diagonal else evaluation.prepare(other),
@@ -245,9 +243,7 @@ def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str, symmetry: Symmetr
     return Evaluation.of(spec, symmetry, dtype).diagonal(x)[0]
 
 
-def _part(
-    symmetry: Symmetry, direct: dict[str, np.ndarray], mirrored: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def _part(symmetry: Symmetry, direct: dict[str, np.ndarray], mirrored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if symmetry == "none":
         return direct
     combine = np.add if symmetry == "even" else np.subtract

@@ -7,11 +7,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from ntkpipe.config import RunConfig
@@ -21,13 +22,15 @@ from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import DataError, IncompleteError, ResourceError, StoreError
 from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, plan_gram
+from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.pipeline.flips import FLIP_SAMPLE, check_flips
 from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.catalogue import usage
-from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.identity import GramIdentity, Symmetry
 from ntkpipe.tiles.store import GramStore
 
 # Of the memory that the machine has free, the part that a run takes when it is not told: the rest is for page cache.
@@ -45,7 +48,8 @@ class Inputs:
         store: of images and tiles.
         images: handle of the prepared images.
         spec: layers of the architecture, canonical.
-        gram: handle of the Gram store.
+        gram: handle of the Gram store of the kernel that is solved with.
+        job: every store that the Gram stage fills, `gram` first, and the images.
         plan: of the tiles that this run needs.
         n_train: training images in use, the leading rows.
         n_test: test images in use.
@@ -60,6 +64,7 @@ class Inputs:
     images: PreparedImages
     spec: list[dict[str, Any]]
     gram: GramStore
+    job: GramJob
     plan: GramPlan
     n_train: int
     n_test: int
@@ -67,6 +72,32 @@ class Inputs:
     memory_bytes: int
     source: str
     warnings: tuple[str, ...] = ()
+
+    @property
+    def stores(self) -> tuple[GramStore, ...]:
+        """Every store that the Gram stage fills."""
+        return tuple(output.gram for output in self.job.outputs)
+
+    @property
+    def parts(self) -> tuple[GramStore, ...]:
+        """Those of the run's own network: `gram`, and for variances under flips the odd part."""
+        own = self.gram.identity.architecture
+        return tuple(gram for gram in self.stores if gram.identity.architecture == own)
+
+
+@dataclass(frozen=True)
+class WantedStore:
+    """A Gram store that a run needs.
+
+    Args:
+        text: what it is, for people.
+        identity: of the store.
+        spec: layers of its network.
+    """
+
+    text: str
+    identity: GramIdentity
+    spec: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -89,22 +120,50 @@ def memory_budget(config: RunConfig) -> int:
     return int(_MEMORY_SHARE * psutil.virtual_memory().available)
 
 
-def make_plan(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], store: ObjectStore) -> GramPlan:
+def wanted_stores(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()) -> list[WantedStore]:
+    """The Gram stores of a run and of those that share its evaluations; the one to solve with comes first.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        siblings: configurations of the same images and precision, with networks of other depths.
+    """
+    symmetries: tuple[Symmetry, ...] = ("none",)
+    if config.augment == "hflip":
+        # Means are those of the even part alone; the odd one adds its variance.
+        symmetries = ("even",) if config.predict.covariance == "none" else ("even", "odd")
+    found = []
+    for one in (config, *siblings):
+        spec = kernel_spec(one.kernel, shapes.image)
+        depth = [f"depth {one.kernel.depth}"] if siblings else []
+        for symmetry in symmetries:
+            part = [f"{symmetry} part under flips"] if symmetry != "none" else []
+            identity = _identity(one, shapes, spec, symmetry)
+            found.append(WantedStore(" ".join([*depth, *part]) or "the kernel", identity, spec))
+    return found
+
+
+def make_plan(config: RunConfig, shapes: Shapes, wanted: Sequence[WantedStore], store: ObjectStore) -> GramPlan:
     """The frozen plan of the run's tiles, checked against memory and disk.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        wanted: from `wanted_stores`.
+        store: where the Gram stores lie.
 
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
-    arch = architecture(spec)
-    arch.check_input(shapes.image)
+    architecture(*(one.spec for one in wanted)).check_input(shapes.image)
     memory = memory_budget(config)
-    identity = _identity(config, shapes, spec)
+    names = [config.store.gram or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
     plan = plan_gram(
         n_train=shapes.n_train,
         n_test=shapes.n_test,
         image_shape=shapes.image,
-        spec=spec,
-        edge=identity.edge,
+        spec=max((one.spec for one in wanted), key=len),
+        edge=wanted[0].identity.edge,
         kernel_dtype=config.kernel.dtype,
         store_dtype=config.store_dtype,
         train_rows=shapes.used_train,
@@ -112,19 +171,28 @@ def make_plan(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], sto
         workers=config.cluster.worker_count(),
         memory_bytes=memory,
         free_bytes=store.free_bytes(),
-        stored_bytes=usage(store, config.store.gram or identity.key),
+        stored_bytes=sum(usage(store, name) for name in names),
+        stores=[one.text for one in wanted],
+        evaluations=config.copies,
     )
     _check_dense(config, shapes.used_train, memory)
     return plan
 
 
-def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | None = None) -> Inputs:
-    """Load, check and store the images (once per data set), and open the Gram store.
+def prepare(
+    config: RunConfig,
+    tell: Callable[[str], None],
+    *,
+    source: str | None = None,
+    siblings: Sequence[RunConfig] = (),
+) -> Inputs:
+    """Load, check and store the images (once per data set), and open the Gram stores.
 
     Args:
         config: of the run.
         tell: receives lines for people.
         source: of an earlier `Inputs`: its images are taken, whatever has become of the raw data.
+        siblings: see `wanted_stores`.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
@@ -137,8 +205,9 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
-        spec = kernel_spec(config.kernel, shapes.image)
-        plan = make_plan(config, shapes, spec, store)  # before anything is written: it may refuse
+        wanted = wanted_stores(config, shapes, siblings)
+        plan = make_plan(config, shapes, wanted, store)  # before anything is written: it may refuse
+        _check_symmetry(wanted, dataset.x_train)
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
@@ -150,10 +219,15 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
-        spec = kernel_spec(config.kernel, shapes.image)
-        plan = make_plan(config, shapes, spec, store)
+        wanted = wanted_stores(config, shapes, siblings)
+        plan = make_plan(config, shapes, wanted, store)
+        _check_symmetry(wanted, images.read("train", 0, min(FLIP_SAMPLE, shapes.n_train)))
         tell(f"images   found prepared: {images.prefix}")
-    gram = GramStore.create_or_open(store, _identity(config, shapes, spec), name=config.store.gram)
+    grams = [
+        GramStore.create_or_open(store, one.identity, name=None if k else config.store.gram)
+        for k, one in enumerate(wanted)
+    ]
+    outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     record = json.loads(store.get(source))
     inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
     if inside:
@@ -167,8 +241,9 @@ def prepare(config: RunConfig, tell: Callable[[str], None], *, source: str | Non
         config,
         store,
         images,
-        spec,
-        gram,
+        wanted[0].spec,
+        grams[0],
+        GramJob(outputs, images),
         plan,
         shapes.used_train,
         shapes.used_test,
@@ -200,13 +275,13 @@ def forget_images(inputs: Inputs) -> None:
     inputs.store.delete(inputs.source)
 
 
-def look_at(config: RunConfig) -> tuple[Shapes, list[dict[str, Any]], ObjectStore]:
-    """Sizes and layers for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
+def look_at(config: RunConfig) -> tuple[Shapes, ObjectStore]:
+    """Sizes for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     images = _known_images(store, source_key(config))
     shapes = stored_shapes(config, images) if images else _shapes(load_dataset(config.data, dtype=config.kernel.dtype))
-    return shapes, kernel_spec(config.kernel, shapes.image), store
+    return shapes, store
 
 
 def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
@@ -246,7 +321,12 @@ def _shapes(dataset: Dataset) -> Shapes:
     )
 
 
-def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]]) -> GramIdentity:
+def _check_symmetry(wanted: Sequence[WantedStore], images: np.ndarray) -> None:
+    if any(one.identity.symmetry != "none" for one in wanted):
+        check_flips([one.spec for one in wanted], images)
+
+
+def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], symmetry: Symmetry) -> GramIdentity:
     return GramIdentity(
         data=shapes.fingerprint,
         architecture=fingerprint(spec),
@@ -256,6 +336,7 @@ def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]]) -> 
         edge=config.grid.edge or choose_edge(shapes.n_train),
         n_train=shapes.n_train,
         n_test=shapes.n_test,
+        symmetry=symmetry,
         spec=spec,
     )
 
@@ -265,7 +346,7 @@ def _check_dense(config: RunConfig, n: int, memory: int) -> None:
     if config.solver.kind == "krylov":
         return
     copies = 3 if config.solver.kind == "eigh" else 2
-    copies += 1 if config.predict.covariance != "none" else 0
+    copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
     need = copies * 8 * n * n
     if need > memory:
         raise ResourceError(

@@ -16,6 +16,7 @@ from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
+from ntkpipe.tiles.store import GramStore
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
@@ -66,7 +67,7 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 def _tiles(run: RunDir) -> Iterator[str]:
     inputs = reopen(run)
     for block in inputs.plan.blocks:
-        left = sum(1 for _ in inputs.gram.missing(block.block, block.used))
+        left = sum(1 for _ in inputs.job.missing(block.block, block.used))
         yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
 
 
@@ -77,7 +78,7 @@ class Findings:
     Args:
         damaged: one line per object that cannot be trusted.
         harmless: objects that belong to nothing.
-        gram: what is wrong with the Gram store, as `audit.repair` takes it.
+        gram: what is wrong with each Gram store, as `audit.repair` takes it.
         images: whether prepared images are damaged.
         predictions: whether the predictions are.
         checked: what was looked at, for people.
@@ -85,7 +86,7 @@ class Findings:
 
     damaged: list[str] = field(default_factory=list)
     harmless: list[str] = field(default_factory=list)
-    gram: list[audit.Problem] = field(default_factory=list)
+    gram: list[tuple[GramStore, audit.Problem]] = field(default_factory=list)
     images: bool = False
     predictions: bool = False
     checked: list[str] = field(default_factory=list)
@@ -107,13 +108,14 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
         found.images = bool(problems)
         found.damaged += problems
         found.checked.append(f"images {inputs.images.prefix}")
-        for problem in audit.verify(inputs.gram):
-            if problem.is_harmless:
-                found.harmless.append(problem.text)
-                continue
-            found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
-            found.gram.append(problem)
-        found.checked.append(f"tiles {inputs.gram.where}")
+        for gram in inputs.stores:
+            for problem in audit.verify(gram):
+                if problem.is_harmless:
+                    found.harmless.append(problem.text)
+                    continue
+                found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
+                found.gram.append((gram, problem))
+            found.checked.append(f"tiles {gram.where}")
     if (receipt := run.receipt("predict")) is not None:
         path = run.path / "predictions.zarr"
         problems = verify_predictions(path)
@@ -128,7 +130,8 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
 def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None:
     """Drop what cannot be trusted, so that the stages that made it run again."""
     if inputs is not None:
-        audit.repair(inputs.gram, found.gram)
+        for gram in inputs.stores:
+            audit.repair(gram, [problem for store, problem in found.gram if store == gram])
     if found.images and inputs is not None:
         forget_images(inputs)
     if found.predictions:
@@ -179,7 +182,9 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
         if info.identity is not None:
             i = info.identity
             layers = json.dumps(i.spec)
-            what = f"{i.n_train:,} + {i.n_test:,} images, {i.stored_dtype}, tile {i.edge}, {layers[:60]}{'...' if len(layers) > 60 else ''}"
+            part = "" if i.symmetry == "none" else f", {i.symmetry} part under flips"
+            what = f"{i.n_train:,} + {i.n_test:,} images{part}, {i.stored_dtype}, tile {i.edge}, "
+            what += layers[:60] + "..." * (len(layers) > 60)
         tell(
             f"  {info.name}  {human_bytes(info.nbytes):>8}  {info.tiles_done:,} of {info.tiles_total:,} tiles  last used "
             f"{info.last_used or 'unknown'}  {what}"

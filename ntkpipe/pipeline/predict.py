@@ -20,10 +20,11 @@ from ntkpipe.linalg.operator import rectangular_product
 from ntkpipe.pipeline.exact import exact_rows, test_test
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import now
-from ntkpipe.pipeline.solve import Solved
+from ntkpipe.pipeline.solve import Solved, eigensystem
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
+from ntkpipe.tiles.store import GramStore
 
 # Test images per product with the train-train kernel in a covariance.
 _COVARIANCE_ROWS = 1024
@@ -113,6 +114,7 @@ def collect(
             "data": inputs.images.fingerprint,
             "gram": inputs.gram.identity.to_dict(),
             "n_train": inputs.n_train,
+            "augment": inputs.config.augment,
             "learning_rate": inputs.config.predict.learning_rate,
             "dynamics": inputs.config.predict.dynamics,
             "labels": inputs.config.data.labels,
@@ -172,17 +174,31 @@ def _required(array: np.ndarray | None) -> np.ndarray:
 
 
 def _covariance(inputs: Inputs, solved: Solved, times: tuple[float, ...]) -> np.ndarray:
-    """(T, R, p) variances or (T, R, p, p) covariances."""
+    """(T, R, p) variances or (T, R, p, p) covariances.
+
+    A network trained on images and their flips is the sum of its even and odd part, which know nothing of each other: its
+    covariance is the mean of those that their kernels give (docs/mathematics.md). Without flips there is one part.
+    """
+    total = _part_covariance(inputs, inputs.parts[0], solved, times)
+    for gram in inputs.parts[1:]:
+        total += _part_covariance(inputs, gram, solved, times)
+    return total / len(inputs.parts)
+
+
+def _part_covariance(inputs: Inputs, gram: GramStore, solved: Solved, times: tuple[float, ...]) -> np.ndarray:
+    """As `_covariance`, of the kernel in one store."""
     problem, full = solved.problem, inputs.config.predict.covariance == "full"
     p = inputs.n_test
-    cross = {k: assemble(inputs.gram.matrix(k, "test", rows=p, cols=inputs.n_train)) for k in _needed(problem.name)}
+    cross = {k: assemble(gram.matrix(k, "test", rows=p, cols=inputs.n_train)) for k in _needed(problem.name)}
     # The network's own fluctuations are the NNGP's, but for `ntkgp`, whose prior is the NTK.
     prior_kernel: Kernel = "ntk" if problem.name == "ntkgp" else "nngp"
-    prior = test_test(inputs, prior_kernel) if full else inputs.gram.read_diagonal("test", prior_kernel, rows=p)
-    train = assemble(inputs.gram.matrix("nngp", "train", rows=inputs.n_train)) if problem.name == "ntk" else np.zeros(0)
+    prior = test_test(inputs, gram, prior_kernel) if full else gram.read_diagonal("test", prior_kernel, rows=p)
+    train = assemble(gram.matrix("nngp", "train", rows=inputs.n_train)) if problem.name == "ntk" else np.zeros(0)
     system = None
-    if solved.solution is not None:
+    if solved.solution is not None and gram == inputs.gram:
         system = gp.Eigensystem(solved.solution.values, solved.solution.basis.T)
+    elif solved.solution is not None:
+        system = eigensystem(inputs, gram, problem.source, lambda line: None)
 
     def block(rows: slice, time: float, ridge: float, factor: CholeskyFactor | None) -> np.ndarray:
         own, other, here = cross[problem.source][rows], cross.get("nngp", cross[problem.source])[rows], prior[rows]
@@ -199,7 +215,7 @@ def _covariance(inputs: Inputs, solved: Solved, times: tuple[float, ...]) -> np.
     step = p if full else _COVARIANCE_ROWS
     out = np.empty((len(times), len(problem.ridges), *((p, p) if full else (p,))))
     for r, ridge in enumerate(problem.ridges):
-        factor = _factor(inputs, solved, ridge) if system is None else None
+        factor = _factor(inputs, gram, problem.source, ridge) if system is None else None
         for t, time in enumerate(times):
             for start in range(0, p, step):
                 rows = slice(start, min(start + step, p))
@@ -212,6 +228,6 @@ def _needed(name: str) -> tuple[Kernel, ...]:
     return needed[name]
 
 
-def _factor(inputs: Inputs, solved: Solved, ridge: float) -> CholeskyFactor:
-    matrix = inputs.gram.matrix(solved.problem.source, "train", rows=inputs.n_train)
+def _factor(inputs: Inputs, gram: GramStore, source: Kernel, ridge: float) -> CholeskyFactor:
+    matrix = gram.matrix(source, "train", rows=inputs.n_train)
     return cholesky(assemble(matrix, np.float64), ridge=ridge, overwrite=True)

@@ -16,6 +16,7 @@ import numpy as np
 from ntkpipe.config import RunConfig
 from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
+from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.sampling import RowSample, sample_indices
 from ntkpipe.errors import IncompleteError, NumericalError
@@ -32,6 +33,7 @@ from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
+from ntkpipe.tiles.store import GramStore
 
 # Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
 _PROCESS_BYTES = 450 << 20
@@ -91,9 +93,11 @@ def make_problem(inputs: Inputs, name: str) -> Problem:
     source: Kernel = "nngp" if name == "nngp" else "ntk"
     labels = inputs.images.labels()
     targets = labels.y_train[: inputs.n_train]
-    diagonal = inputs.gram.read_diagonal("train", source, rows=inputs.n_train)
+    # A relative ridge is one of the images' own kernel, flips or not: its trace is that of the doubled set's mean image.
+    diagonal = inputs.gram.read_diagonal("train", source, rows=inputs.n_train, plain=True)
     ridges = tuple(absolute_ridge(r, diagonal, p.ridge_scale) for r in p.ridges)
-    made = make_filter(p.dynamics, *targets.shape, learning_rate=p.learning_rate, momentum=p.momentum)
+    trained = inputs.n_train * inputs.config.copies
+    made = make_filter(p.dynamics, trained, targets.shape[1], learning_rate=p.learning_rate, momentum=p.momentum)
     times = None if p.times is None else tuple(sorted(p.times))
     test = inputs.gram.read_diagonal("test", source, rows=inputs.n_test)
     return Problem(name, source, targets, made, times, ridges, test)
@@ -110,7 +114,7 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
     kind = inputs.config.solver.kind
     if kind == "krylov":
         # Two runs that add to one basis would each undo the other's steps.
-        key = solve_key(inputs, problem, inputs.config.solver.products)
+        key = solve_key(inputs, inputs.gram, problem.source, inputs.config.solver.products)
         with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
             return _krylov(inputs, problem, key, executor, tell)
     return _dense(inputs, problem, tell) if kind == "eigh" else _cholesky(inputs, problem, tell)
@@ -195,11 +199,11 @@ class _Finished:
         raise IncompleteError(self.otherwise)
 
 
-def solve_key(inputs: Inputs, problem: Problem, products: str) -> str:
+def solve_key(inputs: Inputs, gram: GramStore, source: Kernel, products: str) -> str:
     """Names a basis by all that determines it: not by times, ridges or filters, which all share one."""
     # The labels' key is a hash of their content.
     labels = [inputs.images.labels_key, inputs.n_train]
-    return digest({"gram": inputs.gram.identity.key, "kernel": problem.source, "labels": labels, "products": products})
+    return digest({"gram": gram.identity.key, "kernel": source, "labels": labels, "products": products})
 
 
 def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
@@ -317,21 +321,19 @@ def _spectrum_facts(problem: Problem, solution: KrylovSolution) -> dict[str, Any
 def _dense(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
     began = time.monotonic()
     n = inputs.n_train
-    key = solve_key(inputs, problem, "eigh")
-    checkpoint = StoreCheckpoint(inputs.store, f"eigh/{key}", key)
-    matrix = inputs.gram.matrix(problem.source, "train", rows=n)
-    array = assemble(matrix, np.float64)
-    operator = DenseOperator(array)
+    key = solve_key(inputs, inputs.gram, problem.source, "eigh")
+    array = assemble(inputs.gram.matrix(problem.source, "train", rows=n), np.float64)
     indices = sample_indices(n, inputs.config.solver.sample_rows)
-    stored = operator.rows(indices)
-    if restored := checkpoint.restore():
-        values, vectors = restored[0]["values"], restored[0]["vectors"]
-        tell(f"{problem.name}: eigendecomposition found in the store", force=True)
-    else:
-        tell(f"{problem.name}: eigendecomposition of {n:,} x {n:,}", force=True)
-        found = eigh(array)
-        values, vectors = found.values, found.vectors
-        checkpoint.append(0, 1, {"values": values, "vectors": vectors})
+    stored = DenseOperator(array).rows(indices)
+
+    def say(line: str) -> None:
+        tell(f"{problem.name}: {line}", force=True)
+
+    system = eigensystem(inputs, inputs.gram, problem.source, say, array)
+    values, vectors = system.values, system.vectors
+    del array
+    for gram in inputs.parts[1:]:
+        eigensystem(inputs, gram, problem.source, say)  # kept in the store: predictions need it for variances
     solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets)
     exact = exact_rows(inputs, problem.source, "train", indices)
     rows = RowSample(indices, stored @ solution.basis.T, exact @ solution.basis.T)
@@ -347,6 +349,30 @@ def _dense(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
         **_spectrum_facts(problem, solution),
     }
     return Solved(problem, solution, None, rows, facts)
+
+
+def eigensystem(
+    inputs: Inputs, gram: GramStore, source: Kernel, tell: Callable[[str], None], array: np.ndarray | None = None
+) -> Eigensystem:
+    """The eigendecomposition of a stored kernel over the training images in use, from the store or made and kept there.
+
+    Args:
+        inputs: of the run.
+        gram: store of the kernel.
+        source: `ntk` or `nngp`.
+        tell: receives a line for people.
+        array: (n, n) the kernel, if it is at hand.
+    """
+    n = inputs.n_train
+    key = solve_key(inputs, gram, source, "eigh")
+    checkpoint = StoreCheckpoint(inputs.store, f"eigh/{key}", key)
+    if restored := checkpoint.restore():
+        tell("eigendecomposition found in the store")
+        return Eigensystem(restored[0]["values"], restored[0]["vectors"])
+    tell(f"eigendecomposition of {n:,} x {n:,}")
+    found = eigh(assemble(gram.matrix(source, "train", rows=n), np.float64) if array is None else array)
+    checkpoint.append(0, 1, {"values": found.values, "vectors": found.vectors})
+    return Eigensystem(found.values, found.vectors)
 
 
 def _cholesky(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ntkpipe
+from ntkpipe.config import RunConfig
 from ntkpipe.data.prepared import verify_prepared
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
 from ntkpipe.gram.plan import human_bytes, human_seconds
@@ -40,11 +42,13 @@ class Job:
         run: its folder.
         executor: makes the executor when a stage first needs one: bad input is refused before anything starts.
         echo: receives lines for people.
+        siblings: runs of other networks on the same images, whose missing tiles come out of the same evaluations.
     """
 
     run: RunDir
     executor: Callable[[], Executor]
     echo: Echo
+    siblings: tuple[RunConfig, ...] = ()
     _inputs: Inputs | None = None
     _solved: dict[str, solving.Solved] | None = None
 
@@ -55,7 +59,8 @@ class Job:
             receipt, path = self.run.receipt("data"), self.run.config.data.path
             # A run whose raw data is gone goes on with the images that it has prepared.
             gone = receipt is not None and path is not None and not Path(path).expanduser().exists()
-            found = prepare(self.run.config, self.echo, source=receipt.get("source") if receipt and gone else None)
+            source = receipt.get("source") if receipt and gone else None
+            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings)
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
@@ -87,13 +92,15 @@ class Job:
     def gram(self) -> None:
         """Compute the missing tiles."""
         inputs = self.inputs()
-        plan, store = inputs.plan, inputs.gram
+        plan, store, job = inputs.plan, inputs.gram, inputs.job
         # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
         # checksums whenever a tile is read.
-        self._discard(audit.verify(store, deep=False))
-        missing = sum(1 for block in plan.blocks for _ in store.missing(block.block, block.used))
-        missing += sum(len(store.missing_diagonal(block.block, block.used.rows)) for block in plan.blocks)
-        if not missing:
+        self._discard(deep=False)
+        if not any(
+            any(True for _ in missing)
+            for block in plan.blocks
+            for missing in (job.missing(block.block, block.used), job.missing_diagonal(block.block, block.used.rows))
+        ):
             if self.run.receipt("gram") is None:
                 self.run.finish("gram", 0.0, store=store.where, tiles=plan.tiles, computed=0, reused=plan.tiles)
             self.echo(f"gram     all {plan.tiles:,} tiles are stored: {store.where}")
@@ -107,19 +114,22 @@ class Job:
             progress(p.line().removeprefix("gram: "), final=p.done >= p.total, **p.record())
 
         began = time.monotonic()
-        with store.lease(f"ntkpipe gram of {self.run.path}"):
+        with contextlib.ExitStack() as leases:
+            for held in inputs.stores:
+                leases.enter_context(held.lease(f"ntkpipe gram of {self.run.path}"))
             try:
-                report = compute_gram(executor, store, inputs.images, plan, tell)
+                report = compute_gram(executor, job, plan, tell)
             except IncompleteError:
                 if not self._mend_images():
                     raise
-                report = compute_gram(executor, store, self.inputs().images, plan, tell)
+                report = compute_gram(executor, self.inputs().job, plan, tell)
         seconds = time.monotonic() - began
         earlier = self.run.receipt("gram") or {}
         self.run.finish(
             "gram",
             seconds,
             store=store.where,
+            stores=[held.where for held in inputs.stores],
             tiles=plan.tiles,
             computed=report.computed,
             reused=report.reused,
@@ -130,7 +140,7 @@ class Job:
         rate = report.pairs / seconds if seconds > 0 else 0.0
         self.echo(
             f"gram     {report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, "
-            f"{rate:.3g} pairs/s, {human_bytes(plan.disk_bytes)} in {store.where}"
+            f"{rate:.3g} pairs/s, {human_bytes(plan.disk_bytes)} in {', '.join(held.where for held in inputs.stores)}"
         )
 
     def solve(self) -> None:
@@ -242,7 +252,7 @@ class Job:
     def _require_tiles(self) -> None:
         inputs = self.inputs()
         for block in inputs.plan.blocks:
-            first = next(iter(inputs.gram.missing(block.block, block.used)), None)
+            first = next((t for gram in inputs.parts for t in gram.missing(block.block, block.used)), None)
             if first is not None:
                 raise IncompleteError(
                     f"tile ({first.i}, {first.j}) of {block.block} is not computed yet: "
@@ -257,7 +267,7 @@ class Job:
             except CorruptionError as error:
                 self.warn(f"{error} Looking for what is damaged, to make it again.")
                 self._mend_images()
-                self._discard(audit.verify(self.inputs().gram))
+                self._discard(deep=True)
                 self.gram()
         return work()
 
@@ -273,11 +283,11 @@ class Job:
             self.inputs()
         return bool(damaged)
 
-    def _discard(self, problems: Iterable[audit.Problem]) -> None:
-        """Drop damaged tiles, by name, so that they are computed again."""
-        store = self.inputs().gram
-        for label, i, j in audit.repair(store, problems):
-            self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
+    def _discard(self, *, deep: bool) -> None:
+        """Find damaged tiles (see `audit.verify`) and drop them, by name, so that they are computed again."""
+        for store in self.inputs().stores:
+            for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
+                self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
 
 
 def is_finished(run: RunDir) -> bool:

@@ -9,7 +9,6 @@ from typing import Literal
 
 from ntkpipe.errors import CorruptionError
 from ntkpipe.storage.protocol import MissingObjectError
-from ntkpipe.tiles.layout import KERNELS
 from ntkpipe.tiles.store import GramStore
 
 
@@ -68,7 +67,7 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
             if receipt_key not in found:
                 continue  # its chunks, if any, are reported as stray below
             known.add(receipt_key)
-            known.update(layout.chunk_key(kernel, label, i, j) for kernel in KERNELS)
+            known.update(layout.chunk_key(kernel, label, i, j) for kernel in layout.arrays(label))
             if label in wanted:
                 for key, text in _tile_faults(gram, label, i, j, found, deep=deep):
                     yield Problem("tile", key, text, label, i, j)
@@ -101,7 +100,7 @@ def _tile_faults(
         return
     if receipt is None:
         return  # discarded since the listing
-    for kernel in KERNELS:
+    for kernel in gram.layout.arrays(label):
         key = gram.layout.chunk_key(kernel, label, i, j)
         try:
             if deep or key not in found:

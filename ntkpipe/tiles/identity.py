@@ -6,9 +6,12 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ntkpipe.errors import ConfigError, IdentityError
+
+Symmetry = Literal["none", "even", "odd"]
+SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
 
 _REMEDY = {
     "data": "use the data and preprocessing that it was made with",
@@ -19,6 +22,7 @@ _REMEDY = {
     "edge": "set grid.edge to the stored value",
     "n_train": "use the data that it was made with",
     "n_test": "use the data that it was made with",
+    "symmetry": "set augment to what it was made with",
 }
 
 
@@ -38,6 +42,8 @@ class GramIdentity:
         edge: rows per tile.
         n_train: images of the full training set; subsets are leading blocks of it.
         n_test: of the full test set; 0 if there is none.
+        symmetry: `none`: the kernel itself; `even` or `odd`: k(x, y) plus or minus k(x, flipped y). `none` is left out of
+            the key and the manifest: stores made before there were others keep theirs.
         spec: the kernel spec itself, for people who read the manifest; represented by `architecture` in comparisons.
     """
 
@@ -49,27 +55,36 @@ class GramIdentity:
     edge: int
     n_train: int
     n_test: int
+    symmetry: Symmetry = "none"
     spec: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("dtype", "stored_dtype"):
             if getattr(self, name) not in ("float32", "float64"):
                 raise ConfigError(f"a Gram store holds float32 or float64, not {name}={getattr(self, name)!r}")
+        if self.symmetry not in SYMMETRIES:
+            raise ConfigError(f"a Gram store's symmetry={self.symmetry!r} is not one of {', '.join(SYMMETRIES)}")
         if self.edge < 1 or self.n_train < 1 or self.n_test < 0:
             raise ConfigError(f"a Gram store needs positive sizes: {self.edge=}, {self.n_train=}, {self.n_test=}")
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits; equal identities have equal keys."""
-        return sha256(json.dumps(self.compared(), sort_keys=True).encode()).hexdigest()[:16]
+        return sha256(json.dumps(self._stated(), sort_keys=True).encode()).hexdigest()[:16]
 
     def compared(self) -> dict[str, Any]:
         """The fields that make the identity."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-ready if the spec is."""
-        return {**self.compared(), "spec": self.spec}
+        """All fields that say something, JSON-ready if the spec is."""
+        return {**self._stated(), "spec": self.spec}
+
+    def _stated(self) -> dict[str, Any]:
+        stated = self.compared()
+        if self.symmetry == "none":
+            del stated["symmetry"]
+        return stated
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> GramIdentity:
@@ -79,8 +94,8 @@ class GramIdentity:
             IdentityError: if fields are missing or unknown: another version of ntkpipe wrote it.
         """
         names = {f.name for f in dataclasses.fields(cls)}
-        if set(content) != names:
-            odd = ", ".join(sorted(names ^ set(content)))
+        if set(content) | {"symmetry"} != names:
+            odd = ", ".join(sorted(names ^ (set(content) | {"symmetry"})))
             raise IdentityError(
                 f"the manifest was written by another version of ntkpipe: it differs in the fields {odd}"
             )

@@ -15,6 +15,8 @@ from ntkpipe.tiles.identity import GramIdentity
 Kernel = Literal["nngp", "ntk"]
 Block = Literal["train", "test"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+PLAIN = "plain_"
+"""Before a kernel's name: of the kernel itself, where tiles hold its even or odd part."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Layout:
         if block == label:
             return ((t.i, t.j) for t in self.grid(block))
         return ((i, 0) for i in range(self.grid(block).tile_rows))
+
+    def arrays(self, label: str) -> tuple[str, ...]:
+        """Names of the arrays that a label has: the kernels, and on diagonals of even and odd parts the plain ones too."""
+        if label.startswith("diagonal/") and self.identity.symmetry != "none":
+            return (*KERNELS, *(PLAIN + kernel for kernel in KERNELS))
+        return KERNELS
 
     def shapes(self, label: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
         """Array shape, chunk shape and dtype."""

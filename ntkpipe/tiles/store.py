@@ -8,6 +8,10 @@ gram/<name>/manifest.json                          the identity, in full
             tiles.zarr/diagonal/<block>/<kernel>/c/<i>
 ```
 
+A store holds a kernel k, or the even or odd part of it under flips of the images (`identity.symmetry`): `k(x, y) +- k(x, flipped
+y)`. `diagonal` is the diagonal of what the tiles hold; k(x, x) itself, which relative ridges refer to, lies beside it as
+`plain_<kernel>`.
+
 Chunks are written by us, not through Zarr: little-endian values, NaN where a ragged tile ends, then their CRC-32C in
 four bytes, which is what Zarr's `bytes` and `crc32c` codecs expect. So every chunk is put-if-absent (Zarr overwrites),
 written without a copy, and readable by any Zarr library.
@@ -29,7 +33,7 @@ from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.identity import GramIdentity
-from ntkpipe.tiles.layout import KERNELS, Block, Kernel, Layout, check_name
+from ntkpipe.tiles.layout import KERNELS, PLAIN, Block, Kernel, Layout, check_name
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.record import seal, unseal
 
@@ -167,7 +171,10 @@ class GramStore:
         seconds: float = 0.0,
         provenance: Mapping[str, Any] | None = None,
     ) -> Receipt:
-        """Store the kernels' values `k(x, x)` for the images of row `i` of tiles; as `write_tile`, in float64."""
+        """Store the kernels' values `k(x, x)` for the images of row `i` of tiles; as `write_tile`, in float64.
+
+        Of an even or odd part, `values` has `plain_nngp` and `plain_ntk` as well.
+        """
         rows = self.grid(block).tile(i, 0).shape[0]
         return self._commit(f"diagonal/{block}", i, 0, (rows,), values, seconds, provenance or {})
 
@@ -176,7 +183,7 @@ class GramStore:
         # The receipt first: if this is interrupted, what is left is a chunk that does not count.
         self.objects.delete(self.layout.receipt_key(block, i, j))
         _checksums.pop((self.where, block, i, j), None)
-        for kernel in KERNELS:
+        for kernel in self.layout.arrays(block):
             self.objects.delete(self.layout.chunk_key(kernel, block, i, j))
 
     # ---- reading
@@ -219,18 +226,27 @@ class GramStore:
             raise ConfigError(f"kernel {kernel!r} is not one of {', '.join(KERNELS)}")
         return StoredTiles(self, kernel, block, self._leading(block, rows, cols))
 
-    def read_diagonal(self, block: Block, kernel: Kernel, rows: int | None = None) -> np.ndarray:
+    def read_diagonal(
+        self, block: Block, kernel: Kernel, rows: int | None = None, *, plain: bool = False
+    ) -> np.ndarray:
         """`k(x, x)` of the first `rows` images (all if None): shape `(rows,)`, float64.
+
+        Args:
+            block: `train` or `test`.
+            kernel: `nngp` or `ntk`.
+            rows: leading images.
+            plain: of the kernel itself, where the tiles hold its even or odd part.
 
         Raises:
             IncompleteError: if a part is not computed yet.
             CorruptionError: if a part disagrees with its receipt.
         """
         grid = self._leading(block, rows)
-        parts = [self.read_chunk(kernel, f"diagonal/{block}", i, 0) for i in range(grid.tile_rows)]
+        name = PLAIN + kernel if plain and self.identity.symmetry != "none" else kernel
+        parts = [self.read_chunk(name, f"diagonal/{block}", i, 0) for i in range(grid.tile_rows)]
         return np.concatenate(parts)[: grid.rows]
 
-    def read_chunk(self, kernel: Kernel, block: str, i: int, j: int) -> np.ndarray:
+    def read_chunk(self, kernel: str, block: str, i: int, j: int) -> np.ndarray:
         """A whole chunk, checked against its receipt: read-only, NaN where a ragged tile ends.
 
         Raises:
@@ -280,10 +296,12 @@ class GramStore:
         memory: dict[str, Any] = {}
         note = "the train block is symmetric: tiles above its diagonal are not stored and read as NaN"
         attributes = {"ntkpipe": self.identity.key, "note": note}
+        if (symmetry := self.identity.symmetry) != "none":
+            attributes["symmetry"] = f"{symmetry} under horizontal flips: k(x, y) {_SIGNS[symmetry]} k(x, flipped y)"
         root = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
         for label in self.layout.labels:
             shape, chunk, dtype = self.layout.shapes(label)
-            for kernel in KERNELS:
+            for kernel in self.layout.arrays(label):
                 root.create_array(
                     self.layout.array(kernel, label),
                     shape=shape,
@@ -325,17 +343,18 @@ class GramStore:
         seconds: float,
         provenance: Mapping[str, Any],
     ) -> Receipt:
-        if set(arrays) != set(KERNELS):
-            raise ValueError(f"a tile has the kernels {', '.join(KERNELS)}, got {', '.join(arrays) or 'none'}")
+        names = self.layout.arrays(block)
+        if set(arrays) != set(names):
+            raise ValueError(f"a tile has the kernels {', '.join(names)}, got {', '.join(arrays) or 'none'}")
         _, chunk_shape, dtype = self.layout.shapes(block)
         chunks = {}
-        for kernel in KERNELS:  # all of them before the first is written
+        for kernel in names:  # all of them before the first is written
             if arrays[kernel].shape != shape:
                 raise ValueError(f"tile ({i}, {j}) of {kernel}/{block} has shape {shape}, got {arrays[kernel].shape}")
             chunks[kernel] = to_chunk(arrays[kernel], chunk_shape, dtype)
             if error := finite_error(chunks[kernel][inside(shape)], kernel, block, i, j, self.identity.edge):
                 raise error
-        checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in KERNELS}
+        checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in names}
         receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
         key = self.layout.receipt_key(block, i, j)
         if not self.objects.put(key, receipt.to_bytes()):
@@ -384,6 +403,7 @@ class GramStore:
         return values.astype(dtype.newbyteorder("="), copy=False), checksum
 
 
+_SIGNS = {"even": "+", "odd": "-"}
 _REPAIR = "Run `ntkpipe verify`: it names every damaged tile and has it computed again."
 
 

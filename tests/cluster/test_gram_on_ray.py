@@ -18,6 +18,7 @@ from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.gram.plan import GramPlan, plan_gram
 from ntkpipe.gram.stage import compute_gram
+from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
@@ -54,6 +55,10 @@ def prepare(folder: Path, edge: int = 32) -> tuple[GramStore, PreparedImages, Gr
     return GramStore.create_or_open(objects, identity), write_prepared(dataset, objects), plan
 
 
+def job(gram: GramStore, images: PreparedImages) -> GramJob:
+    return GramJob((Output(gram, tuple(SPEC)),), images)
+
+
 def assert_same(a: GramStore, b: GramStore) -> None:
     for block in a.blocks:
         for kernel in KERNELS:
@@ -79,7 +84,7 @@ def ray_workers() -> list[psutil.Process]:
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> GramStore:
     gram, images, plan = prepare(tmp_path_factory.mktemp("serial"))
-    compute_gram(SerialExecutor(), gram, images, plan)
+    compute_gram(SerialExecutor(), job(gram, images), plan)
     return gram
 
 
@@ -97,10 +102,10 @@ def test_workers_that_die_lose_only_time(reference: GramStore, session, tmp_path
                 process.kill()
                 killed.append(process.pid)
 
-    report = compute_gram(session, gram, images, plan, kill_sometimes)
+    report = compute_gram(session, job(gram, images), plan, kill_sometimes)
     assert killed
     assert report.computed + report.reused == plan.tiles
-    again = compute_gram(session, gram, images, plan)
+    again = compute_gram(session, job(gram, images), plan)
     assert (again.computed, again.reused) == (0, plan.tiles)
     assert_same(reference, gram)
 
@@ -115,7 +120,7 @@ from ntkpipe.gram.stage import compute_gram
 if __name__ == "__main__":
     gram, images, plan = t.prepare(pathlib.Path({folder!r}))
     with local_session(ClusterConfig(workers=2)) as executor:
-        compute_gram(executor, gram, images, plan)
+        compute_gram(executor, t.job(gram, images), plan)
 """
 
 
@@ -157,6 +162,6 @@ def test_a_killed_driver_leaves_no_process_and_its_tiles_count(reference: GramSt
     gram, images, plan = prepare(folder)
     done = plan.tiles - sum(1 for block in gram.blocks for _ in gram.missing(block))
     assert done >= 3
-    report = compute_gram(SerialExecutor(), gram, images, plan)
+    report = compute_gram(SerialExecutor(), job(gram, images), plan)
     assert report.reused == done
     assert_same(reference, gram)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ntkpipe.errors import DataError, IncompleteError, ResourceError
-from ntkpipe.gram import stage, task
+from ntkpipe.gram import stage
 from ntkpipe.gram.plan import GramPlan, plan_gram
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import compute_gram
-from ntkpipe.gram.task import GramJob, diagonal_task, tile_task
+from ntkpipe.gram.task import GramJob, Output, diagonal_task, tile_task
+from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
@@ -79,12 +80,16 @@ def dense(gram: GramStore, kernel: Kernel, block: Block) -> np.ndarray:
     return out
 
 
+def job(gram: GramStore, images: Any = None) -> GramJob:
+    return GramJob((Output(gram, tuple(SPEC)),), images or SeededImages())
+
+
 def missing(gram: GramStore, block: Block) -> list[tuple[int, int]]:
     return [(t.i, t.j) for t in gram.missing(block)]
 
 
 def test_the_stage_computes_the_whole_matrix(gram: GramStore) -> None:
-    report = compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+    report = compute_gram(SerialExecutor(), job(gram), plan())
     assert (report.computed, report.reused) == (10 + 8, 0)
     assert report.pairs == plan().pairs
     x, x_test = SeededImages().read("train", 0, N_TRAIN), SeededImages().read("test", 0, N_TEST)
@@ -103,65 +108,62 @@ def test_the_stage_computes_the_whole_matrix(gram: GramStore) -> None:
 
 
 def test_a_second_time_computes_nothing(gram: GramStore, monkeypatch) -> None:
-    compute_gram(SerialExecutor(), gram, SeededImages(), plan())
-    monkeypatch.setattr(task.worker, "compute_tile", None)
-    monkeypatch.setattr(task.worker, "compute_diagonal", None)
-    report = compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+    compute_gram(SerialExecutor(), job(gram), plan())
+    monkeypatch.setattr(Evaluation, "tile", None)
+    monkeypatch.setattr(Evaluation, "diagonal", None)
+    report = compute_gram(SerialExecutor(), job(gram), plan())
     assert (report.computed, report.reused) == (0, 18)
 
 
 def test_only_what_is_missing_is_computed(gram: GramStore) -> None:
-    compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+    compute_gram(SerialExecutor(), job(gram), plan())
     before = dense(gram, "ntk", "train")
     gram.discard("train", 2, 1)
     gram.discard("test", 1, 3)
     gram.discard("diagonal/train", 1, 0)
-    report = compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+    report = compute_gram(SerialExecutor(), job(gram), plan())
     assert (report.computed, report.reused) == (2, 16)
     np.testing.assert_allclose(dense(gram, "ntk", "train"), before, rtol=1e-14)
     assert not gram.missing_diagonal("train")
 
 
 def test_a_subset_computes_its_tiles_and_the_whole_adds_the_rest(gram: GramStore) -> None:
-    part = compute_gram(SerialExecutor(), gram, SeededImages(), plan(train_rows=20, test_rows=10))
+    part = compute_gram(SerialExecutor(), job(gram), plan(train_rows=20, test_rows=10))
     assert (part.computed, part.reused) == (3 + 2, 0)
     assert np.isfinite(gram.matrix("ntk", "train", 20).read(1, 1)).all()
-    whole = compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+    whole = compute_gram(SerialExecutor(), job(gram), plan())
     assert (whole.computed, whole.reused) == (13, 5)
 
 
 def test_a_task_skips_what_another_writer_has_finished(gram: GramStore) -> None:
-    job = GramJob(gram, SeededImages(), tuple(SPEC))
-    first = tile_task(job, "train", [(1, 0), (1, 1)])
-    second = tile_task(job, "train", [(1, 0), (1, 1), (2, 0)])
+    first = tile_task(job(gram), "train", [(1, 0), (1, 1)])
+    second = tile_task(job(gram), "train", [(1, 0), (1, 1), (2, 0)])
     assert [r.outcome for r in first] == ["computed"] * 2
     assert sorted(r.outcome for r in second) == ["computed", "found", "found"]
     assert all(r.pairs == EDGE * EDGE for r in first)
 
 
 def test_every_reported_tile_has_its_receipt_and_provenance(gram: GramStore) -> None:
-    job = GramJob(gram, SeededImages(), tuple(SPEC))
-    for record in tile_task(job, "test", [(0, 0), (0, 1), (1, 3)]):
+    for record in tile_task(job(gram), "test", [(0, 0), (0, 1), (1, 3)]):
         receipt = gram.receipt("test", record.i, record.j)
         assert receipt is not None
         assert receipt.seconds == record.seconds
         assert {"ntkpipe", "jax", "numpy", "python"} <= set(receipt.provenance)
-    diagonal_task(job, "test", [0, 1])
+    diagonal_task(job(gram), "test", [0, 1])
     assert gram.receipt("diagonal/test", 1, 0) is not None
 
 
 def test_a_damaged_receipt_proves_nothing(gram: GramStore) -> None:
-    job = GramJob(gram, SeededImages(), tuple(SPEC))
-    tile_task(job, "train", [(0, 0)])
+    tile_task(job(gram), "train", [(0, 0)])
     gram.objects.put(gram.layout.receipt_key("train", 0, 0), b"{}", overwrite=True)
-    (record,) = tile_task(job, "train", [(0, 0)])
+    (record,) = tile_task(job(gram), "train", [(0, 0)])
     assert record.outcome == "computed"
     assert gram.receipt("train", 0, 0) is not None
 
 
 def test_writing_overlaps_the_next_tile_and_never_piles_up(gram: GramStore, monkeypatch) -> None:
     events: list[str] = []
-    compute, write = task.worker.compute_tile, GramStore.write_tile
+    compute, write = Evaluation.tile, GramStore.write_tile
 
     def watched_compute(*args: Any, **kwargs: Any) -> Any:
         events.append("compute")
@@ -176,11 +178,10 @@ def test_writing_overlaps_the_next_tile_and_never_piles_up(gram: GramStore, monk
         events.append("end")
         return receipt
 
-    job = GramJob(gram, SeededImages(), tuple(SPEC))
-    tile_task(job, "train", [(0, 0)])  # compiles
-    monkeypatch.setattr(task.worker, "compute_tile", watched_compute)
+    tile_task(job(gram), "train", [(0, 0)])  # compiles
+    monkeypatch.setattr(Evaluation, "tile", watched_compute)
     monkeypatch.setattr(GramStore, "write_tile", watched_write)
-    tile_task(job, "train", [(3, j) for j in range(4)])
+    tile_task(job(gram), "train", [(3, j) for j in range(4)])
     alive = most = 0
     for event in events:
         alive += {"compute": 1, "begin": 0, "end": -1}[event]
@@ -193,7 +194,7 @@ def test_writing_overlaps_the_next_tile_and_never_piles_up(gram: GramStore, monk
 
 def test_a_bad_tile_is_named_at_the_end_and_the_others_are_stored(gram: GramStore) -> None:
     with pytest.raises(IncompleteError, match=r"could not be computed") as caught:
-        compute_gram(SerialExecutor(), gram, SeededImages(spoilt=20), plan())
+        compute_gram(SerialExecutor(), job(gram, SeededImages(spoilt=20)), plan())
     text = str(caught.value)
     assert "tile (1, 0) of train" in text
     assert "data.drop_invalid=true" in text
@@ -212,7 +213,7 @@ def test_a_full_disk_stops_at_once(gram: GramStore, monkeypatch) -> None:
 
     monkeypatch.setattr(GramStore, "write_tile", full)
     with pytest.raises(ResourceError, match="full"):
-        compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+        compute_gram(SerialExecutor(), job(gram), plan())
     assert len(calls) <= 2
 
 
@@ -220,18 +221,18 @@ def test_a_programming_error_is_not_hidden(gram: GramStore, monkeypatch) -> None
     def broken(*args: Any, **kwargs: Any) -> None:
         raise TypeError("unexpected keyword")
 
-    monkeypatch.setattr(task.worker, "compute_tile", broken)
+    monkeypatch.setattr(Evaluation, "tile", broken)
     with pytest.raises(TypeError, match="unexpected"):
-        compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+        compute_gram(SerialExecutor(), job(gram), plan())
 
 
 def test_a_tile_that_does_not_fit_says_what_to_set(gram: GramStore, monkeypatch) -> None:
     def greedy(*args: Any, **kwargs: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(task.worker, "compute_tile", greedy)
+    monkeypatch.setattr(Evaluation, "tile", greedy)
     with pytest.raises(ResourceError, match=r"grid\.edge"):
-        compute_gram(SerialExecutor(), gram, SeededImages(), plan())
+        compute_gram(SerialExecutor(), job(gram), plan())
 
 
 class LossyExecutor(SerialExecutor):
@@ -251,7 +252,7 @@ class LossyExecutor(SerialExecutor):
 
 def test_a_task_that_loses_its_workers_fails_its_tiles_only(gram: GramStore) -> None:
     with pytest.raises(IncompleteError, match="died 4 times"):
-        compute_gram(LossyExecutor(), gram, SeededImages(), plan())
+        compute_gram(LossyExecutor(), job(gram), plan())
     left = missing(gram, "train")
     assert left
     assert len({i for i, _ in left}) == 1  # one task, which never reaches into the next row
@@ -265,20 +266,20 @@ def test_progress_is_told_from_the_start_to_the_end(gram: GramStore, monkeypatch
     def listen(progress: Progress) -> None:
         told.append(progress.record())
 
-    compute_gram(SerialExecutor(), gram, SeededImages(), plan(train_rows=20, test_rows=10), listen)
+    compute_gram(SerialExecutor(), job(gram), plan(train_rows=20, test_rows=10), listen)
     assert [told[0]["done"], told[-1]["done"], told[-1]["total"]] == [0, 5, 5]
     assert told[-1]["eta"] == 0.0
     assert all(a["done"] <= b["done"] for a, b in pairwise(told))
     told.clear()
-    compute_gram(SerialExecutor(), gram, SeededImages(), plan(), listen)
+    compute_gram(SerialExecutor(), job(gram), plan(), listen)
     assert (told[0]["done"], told[-1]["done"], told[-1]["pairs"]) == (5, 18, plan().pairs)
 
 
 def test_a_plan_of_another_grid_is_refused(gram: GramStore) -> None:
     with pytest.raises(ValueError, match="plan is for"):
-        compute_gram(SerialExecutor(), gram, SeededImages(), plan(edge=8))
+        compute_gram(SerialExecutor(), job(gram), plan(edge=8))
     with pytest.raises(ValueError, match="dtype"):
-        compute_gram(SerialExecutor(), gram, SeededImages(), plan(kernel_dtype="float32", store_dtype="float32"))
+        compute_gram(SerialExecutor(), job(gram), plan(kernel_dtype="float32", store_dtype="float32"))
 
 
 def test_failures_of_images_are_those_of_their_tiles(gram: GramStore) -> None:
@@ -289,5 +290,5 @@ def test_failures_of_images_are_those_of_their_tiles(gram: GramStore) -> None:
             return super().read(block, start, stop)
 
     with pytest.raises(IncompleteError, match="chunk 3 of the images"):
-        compute_gram(SerialExecutor(), gram, Unreadable(), plan())
+        compute_gram(SerialExecutor(), job(gram, Unreadable()), plan())
     assert missing(gram, "train") == []

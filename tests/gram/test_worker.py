@@ -8,8 +8,7 @@ import pytest
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram import worker
 from ntkpipe.gram.worker import architecture, compute_diagonal, compute_tile
-from ntkpipe.kernels import architecture as architecture_module
-from ntkpipe.kernels import host
+from ntkpipe.kernels import flat, host
 from ntkpipe.kernels.zoo import fcn
 
 SPEC = fcn(2)
@@ -64,10 +63,7 @@ def test_ragged_tiles_share_compiled_functions():
     options = {"dtype": "float32", "out_dtype": "float32", "pad_to": 16}
     compute_tile(spec, images(16), images(16, 1), diagonal=False, **options)
     first = architecture(spec)
-    cached = [
-        architecture_module.compiled_segment(layers, signature)
-        for layers, signature in first.segments_with_signatures(48)
-    ]
+    cached = [flat.compiled_pairs(steps) for steps in first._flat_runs(images(1))]
     before = [f._cache_size() for f in cached]
     compute_tile(spec, images(5), images(16, 1), diagonal=False, **options)
     compute_tile(spec, images(5), images(3, 1), diagonal=False, **options)

@@ -21,6 +21,7 @@ OTHER = {
     "edge": 5,
     "n_train": 11,
     "n_test": 6,
+    "symmetry": "even",
 }
 
 
@@ -38,6 +39,14 @@ def test_every_field_but_the_spec_makes_the_key(problem):
 def test_the_key_is_the_same_in_every_process_and_version(problem):
     # Stored folders carry it: a change of this value orphans every existing Gram store.
     assert problem.identity.key == "312f545b59f20b53"
+
+
+def test_a_store_without_symmetry_says_nothing_of_it(problem):
+    assert "symmetry" not in problem.identity.to_dict()
+    assert GramIdentity.from_dict(problem.identity.to_dict()) == problem.identity
+    even = dataclasses.replace(problem.identity, symmetry="even")
+    assert even.to_dict()["symmetry"] == "even"
+    assert GramIdentity.from_dict(even.to_dict()) == even
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -95,7 +104,9 @@ def test_names_that_are_no_folder_are_refused(tmp_path, problem, name):
         GramStore.create_or_open(LocalStore(tmp_path), problem.identity, name=name)
 
 
-@pytest.mark.parametrize("change", [{"stored_dtype": "bfloat16"}, {"edge": 0}, {"n_train": 0}, {"n_test": -1}])
+@pytest.mark.parametrize(
+    "change", [{"stored_dtype": "bfloat16"}, {"symmetry": "some"}, {"edge": 0}, {"n_train": 0}, {"n_test": -1}]
+)
 def test_impossible_identities_are_refused(problem, change):
     with pytest.raises(ConfigError):
         dataclasses.replace(problem.identity, **change)
