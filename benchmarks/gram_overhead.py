@@ -31,6 +31,7 @@ from ntkpipe.cluster.session import local_session, worker_environment
 from ntkpipe.config import ClusterConfig, DataConfig
 from ntkpipe.gram.plan import plan_gram
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.tiles.grid import TileGrid
 
 SPEC = fcn(3, w_std=2**0.5, b_std=0.1)
@@ -143,7 +144,7 @@ def pipeline_round(executor: Any, images: Any, n: int, edge: int, fingerprint: s
     )
     gram = GramStore.create_or_open(open_store(str(folder)), identity)
     provenance()
-    plan = plan_gram(n_train=n, n_test=0, image_shape=SHAPE, spec=SPEC, edge=edge, workers=executor.workers)
+    plan = plan_gram(n_train=n, n_test=0, spec=SPEC, cost=pair_cost(SPEC, SHAPE), edge=edge, workers=executor.workers)
     start = time.perf_counter()
     report = compute_gram(executor, GramJob((Output(gram, tuple(SPEC)),), images), plan)
     seconds = time.perf_counter() - start

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ntkpipe.errors import ConfigError, ResourceError
-from ntkpipe.kernels.cost import flops_per_pair
+from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.tiles.grid import TileGrid
 
 Block = Literal["train", "test"]
@@ -34,9 +33,14 @@ short that progress is seen and little is left to the last worker."""
 # Enough for writes to overlap; of a tile that takes minutes, `BATCH_SECONDS` makes it one.
 _FIRST_BATCH = 4
 
-# What one worker with one thread did in float32 on the machine of docs/performance.md (73 GF/s over all of CIFAR-10,
-# reading, elementwise work and writing included), rounded down, and half of it: an order of magnitude elsewhere.
-_ASSUMED_RATE = {"float32": 6e10, "float64": 3e10}
+# What one worker with one thread did in float32 on the machine of docs/performance.md, rounded down, and half of it: an
+# order of magnitude elsewhere. Inner products of images 73 GF/s over all of CIFAR-10, reading and writing included;
+# covariances one by one 6 (wide residual networks, CNN-Vec) to 20 GF/s (CNN-GAP).
+_PRODUCT_RATE = {"float32": 6e10, "float64": 3e10}
+_ELEMENTWISE_RATE = {"float32": 1e10, "float64": 5e9}
+
+# Covariances at the input of all pairs of a default tile: with three convolutional layers, a minute or two of one worker.
+_TILE_COVARIANCES = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,12 @@ class GramPlan:
 
     Args:
         spec: layers of the architecture.
-        image_shape: `(h, w, c)`.
+        cost: of one kernel evaluation, both kernels; of several depths, that of the deepest.
         blocks: `train`, then `test` if there are test images.
         edge: rows per tile.
         kernel_dtype: of the computation.
         store_dtype: of the stored tiles.
         workers: processes that compute at the same time.
-        flops_per_pair: of one kernel evaluation, both kernels; of several depths, that of the deepest.
         rate: of one worker.
         memory_per_worker: peak, in bytes.
         stores: what the Gram stores are that share every evaluation, each with all tiles.
@@ -102,13 +105,12 @@ class GramPlan:
     """
 
     spec: Sequence[Mapping[str, Any]]
-    image_shape: tuple[int, ...]
+    cost: KernelCost
     blocks: tuple[BlockPlan, ...]
     edge: int
     kernel_dtype: str
     store_dtype: str
     workers: int
-    flops_per_pair: float
     rate: Rate = field(repr=False)
     memory_per_worker: int = 0
     stores: tuple[str, ...] = ("the kernel",)
@@ -123,6 +125,11 @@ class GramPlan:
     def pairs(self) -> int:
         """Pairs of images, over all blocks."""
         return sum(block.pairs for block in self.blocks)
+
+    @property
+    def flops_per_pair(self) -> float:
+        """Floating-point operations of one kernel evaluation, both kernels."""
+        return self.cost.flops_per_pair
 
     @property
     def flops(self) -> float:
@@ -181,40 +188,50 @@ class GramPlan:
         return [f"stores      {len(self.stores)}: {', '.join(self.stores)}; from {shared}"]
 
 
-def choose_edge(n_train: int) -> int:
-    """Default tile edge: a power of two from 64 to 2048 that gives at least three rows of tiles where it can.
+def choose_edge(n_train: int, cost: KernelCost) -> int:
+    """Default tile edge: a power of two up to 2048 that gives at least three rows of tiles where it can.
 
-    It depends on the full data set alone, because it is part of a Gram store's identity: subsets, and machines with
-    other memory or more workers, find the same store.
+    Less where pairs have many covariances, 64 for a pooled network on 32 x 32 images: tiles take minutes, not days. It
+    depends on the full data set and on what the network needs of its images alone, because it is part of a Gram store's
+    identity: subsets, and machines with other memory or more workers, find the same store, and networks that differ in
+    depth have tiles of one size.
     """
     edge = LARGEST_EDGE
     while edge > 64 and -(-n_train // edge) < 3:
         edge //= 2
+    while edge > 32 and edge**2 * cost.input_entries > _TILE_COVARIANCES:
+        edge //= 2
     return edge
 
 
-def worker_memory(
-    edge: int, image_shape: Sequence[int], kernel_dtype: str, *, stores: int = 1, evaluations: int = 1
-) -> int:
+def _assumed_rate(cost: KernelCost, kernel_dtype: str) -> Rate:
+    elementwise = cost.elementwise_flops / _ELEMENTWISE_RATE[kernel_dtype]
+    seconds = cost.product_flops / _PRODUCT_RATE[kernel_dtype] + elementwise
+    return Rate(cost.flops_per_pair / seconds, "assumed")
+
+
+def worker_memory(edge: int, cost: KernelCost, kernel_dtype: str, *, stores: int = 1, evaluations: int = 1) -> int:
     """Peak bytes of a worker that computes tiles of `edge` rows.
 
     At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
-    - four row blocks of `edge` images: three cached, one being put together,
+    - four row blocks of `edge` images: three cached, one being put together; and as much of what is seen of each image:
+      rows, their copy for the loop, columns, and one being put together,
+    - both kernels' covariances before and after a layer, and as much again between,
     - for each store four `edge x edge` arrays: the two kernels of this tile, and the two of the tile before, which is being
       written; two more for padded copies of one store's if it is ragged; and two for every evaluation of a pair besides
       the first, before they are combined. They are counted in the kernel's dtype, which is never the smaller one.
     """
     item = _ITEMSIZE[kernel_dtype]
     arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
-    return WORKER_BYTES + (4 * edge * math.prod(image_shape) + arrays * edge**2) * item
+    return WORKER_BYTES + (4 * edge * (cost.inputs + cost.seen) + 4 * cost.entries + arrays * edge**2) * item
 
 
 def plan_gram(
     *,
     n_train: int,
     n_test: int,
-    image_shape: Sequence[int],
     spec: Sequence[Mapping[str, Any]],
+    cost: KernelCost,
     edge: int | None = None,
     kernel_dtype: str = "float32",
     store_dtype: str = "float32",
@@ -233,9 +250,9 @@ def plan_gram(
     Args:
         n_train: images of the full training set.
         n_test: of the full test set; 0 if there is none.
-        image_shape: `(h, w, c)` as prepared.
         spec: layers of the architecture, of several the deepest's.
-        edge: rows per tile; None is `choose_edge(n_train)`.
+        cost: of one evaluation of it on images as prepared (`kernels.cost.kernel_cost`).
+        edge: rows per tile; None is `choose_edge(n_train, cost)`.
         kernel_dtype: of the computation.
         store_dtype: of the stored tiles.
         train_rows: leading training images that are used; None is all.
@@ -252,7 +269,7 @@ def plan_gram(
         ConfigError: if a subset is larger than its set.
         ResourceError: if a tile does not fit into a worker's share of the memory, or the tiles into the disk.
     """
-    edge = choose_edge(n_train) if edge is None else edge
+    edge = choose_edge(n_train, cost) if edge is None else edge
     grids: dict[Block, tuple[TileGrid, int, int]] = {}
     used = n_train if train_rows is None else train_rows
     grids["train"] = (TileGrid(n_train, n_train, edge, symmetric=True), used, used)
@@ -264,14 +281,13 @@ def plan_gram(
         raise ConfigError(f"data.train_size or data.test_size is out of range: {error}") from error
     plan = GramPlan(
         spec=spec,
-        image_shape=tuple(image_shape),
+        cost=cost,
         blocks=blocks,
         edge=edge,
         kernel_dtype=kernel_dtype,
         store_dtype=store_dtype,
         workers=workers,
-        flops_per_pair=float(flops_per_pair(spec, tuple(image_shape))),
-        rate=rate or Rate(_ASSUMED_RATE[kernel_dtype], "assumed"),
+        rate=rate or _assumed_rate(cost, kernel_dtype),
         memory_per_worker=0,
         stores=tuple(stores),
         evaluations=evaluations,
@@ -288,9 +304,7 @@ def plan_gram(
 
 
 def _memory(plan: GramPlan, edge: int) -> int:
-    return worker_memory(
-        edge, plan.image_shape, plan.kernel_dtype, stores=len(plan.stores), evaluations=plan.evaluations
-    )
+    return worker_memory(edge, plan.cost, plan.kernel_dtype, stores=len(plan.stores), evaluations=plan.evaluations)
 
 
 def _check_memory(plan: GramPlan, share: int) -> None:

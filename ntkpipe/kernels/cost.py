@@ -45,6 +45,7 @@ class KernelCost:
     Args:
         elementwise_flops: floating-point operations of covariances one by one.
         product_flops: those of matrix products, which run many times faster.
+        input_entries: covariances that are needed of the images themselves.
         entries: the most covariances that go into a layer and out of it, of one kernel.
         seen: numbers that are kept of each image besides its pixels, because pairs need them.
         inputs: numbers of an image.
@@ -52,6 +53,7 @@ class KernelCost:
 
     elementwise_flops: float
     product_flops: float
+    input_entries: int
     entries: int
     seen: int
     inputs: int
@@ -100,6 +102,7 @@ def kernel_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> Ker
     return KernelCost(
         elementwise_flops=sum(c.elementwise_flops for c in costs),
         product_flops=sum(c.product_flops for c in costs),
+        input_entries=costs[0].entries,
         entries=max(c.entries for c in costs),
         seen=sum(c.seen for c in costs),
         inputs=math.prod(first.spatial) * first.features,
@@ -214,9 +217,3 @@ def _nonlinearity(layer: Mapping[str, Any]) -> tuple[int, float]:
 def _along(signature: Signature, axis: int) -> int:
     """Pairs of pixels along one axis."""
     return len(signature.support[axis]) * signature.spatial[axis]
-
-
-def flops_per_pair(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> float:
-    """Of networks that flatten their images at once; the plan's, until it takes a `KernelCost`."""
-    per_layer = (4.0 if layer["op"] == "dense" else _ELEMENTWISE.get(layer["op"], 3.0) for layer in spec)
-    return 2.0 * math.prod(image_shape) + sum(per_layer)

@@ -26,7 +26,7 @@ from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
 from ntkpipe.pipeline.flips import FLIP_SAMPLE, check_flips
-from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
+from ntkpipe.pipeline.kernel import check_kernel, kernel_spec, pair_cost
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.catalogue import usage
@@ -158,11 +158,12 @@ def make_plan(config: RunConfig, shapes: Shapes, wanted: Sequence[WantedStore], 
     architecture(*(one.spec for one in wanted)).check_input(shapes.image)
     memory = memory_budget(config)
     names = [config.store.gram or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
+    deepest = max((one.spec for one in wanted), key=len)
     plan = plan_gram(
         n_train=shapes.n_train,
         n_test=shapes.n_test,
-        image_shape=shapes.image,
-        spec=max((one.spec for one in wanted), key=len),
+        spec=deepest,
+        cost=pair_cost(deepest, shapes.image),
         edge=wanted[0].identity.edge,
         kernel_dtype=config.kernel.dtype,
         store_dtype=config.store_dtype,
@@ -333,7 +334,7 @@ def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], sym
         formula_version=str(FORMULA_VERSION),
         dtype=config.kernel.dtype,
         stored_dtype=config.store_dtype,
-        edge=config.grid.edge or choose_edge(shapes.n_train),
+        edge=config.grid.edge or choose_edge(shapes.n_train, pair_cost(spec, shapes.image)),
         n_train=shapes.n_train,
         n_test=shapes.n_test,
         symmetry=symmetry,

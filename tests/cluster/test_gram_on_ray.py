@@ -22,6 +22,7 @@ from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.identity import GramIdentity
@@ -51,7 +52,7 @@ def prepare(folder: Path, edge: int = 32) -> tuple[GramStore, PreparedImages, Gr
         n_test=60,
         spec=SPEC,
     )
-    plan = plan_gram(n_train=400, n_test=60, image_shape=SHAPE, spec=SPEC, edge=edge, workers=2)
+    plan = plan_gram(n_train=400, n_test=60, spec=SPEC, cost=pair_cost(SPEC, SHAPE), edge=edge, workers=2)
     return GramStore.create_or_open(objects, identity), write_prepared(dataset, objects), plan
 
 

@@ -23,15 +23,17 @@ from ntkpipe.gram.plan import (
     worker_memory,
 )
 from ntkpipe.gram.progress import WINDOW_SECONDS, Progress
-from ntkpipe.kernels.zoo import fcn
+from ntkpipe.kernels.zoo import attention, cnn_gap, cnn_vec, fcn, myrtle
+from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.tiles.grid import TileGrid
 
 SPEC = fcn(3, w_std=2**0.5, b_std=0.1)
+SMALL, CIFAR = pair_cost(SPEC, (8, 8, 1)), pair_cost(SPEC, (32, 32, 3))
 SIZES = st.integers(1, 300)
 
 
 def plan(**kwargs):
-    return plan_gram(**{"n_train": 1500, "n_test": 297, "image_shape": (8, 8, 1), "spec": SPEC, **kwargs})
+    return plan_gram(**{"n_train": 1500, "n_test": 297, "spec": SPEC, "cost": SMALL, **kwargs})
 
 
 @settings(deadline=None, max_examples=60)
@@ -50,7 +52,7 @@ def test_pairs_are_those_of_the_tiles(n_train, n_test, edge, data) -> None:
 
 
 def test_the_whole_triangle_is_half_the_square() -> None:
-    p = plan(n_train=50_000, n_test=10_000, edge=2048, image_shape=(32, 32, 3))
+    p = plan(n_train=50_000, n_test=10_000, edge=2048, cost=CIFAR)
     train, test = p.blocks
     assert train.pairs == pytest.approx(50_000 * (50_000 + 2048) / 2, rel=1e-3)
     assert test.pairs == 10_000 * 50_000
@@ -68,16 +70,44 @@ def test_a_subset_plans_fewer_tiles_of_the_same_grid() -> None:
 
 @pytest.mark.parametrize(("n", "edge"), [(1, 64), (100, 64), (500, 128), (1500, 512), (5085, 2048), (50_000, 2048)])
 def test_the_default_edge(n: int, edge: int) -> None:
-    assert choose_edge(n) == edge
+    assert choose_edge(n, CIFAR) == edge
 
 
 @given(n=st.integers(1, 10**6))
 def test_the_default_edge_gives_several_rows_and_never_shrinks(n: int) -> None:
-    edge = choose_edge(n)
+    edge = choose_edge(n, SMALL)
     assert 64 <= edge <= 2048
     assert edge & (edge - 1) == 0
     assert TileGrid(n, n, edge, symmetric=True).tile_rows >= 3 or n <= 128
-    assert choose_edge(n + 1) >= edge
+    assert choose_edge(n + 1, SMALL) >= edge
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape", "edge"),
+    [
+        (cnn_vec(3), (32, 32, 3), 2048),
+        (cnn_gap(3), (32, 32, 3), 64),
+        (cnn_gap(20), (32, 32, 3), 64),  # a sweep over depths has tiles of one size
+        (myrtle(10, (32, 32, 3)), (32, 32, 3), 64),
+        (cnn_gap(3), (8, 8, 1), 1024),
+        (cnn_gap(3), (128, 128, 3), 32),
+    ],
+)
+def test_tiles_are_smaller_where_pairs_have_more_covariances(spec, shape, edge) -> None:
+    assert choose_edge(50_000, pair_cost(spec, shape)) == edge
+
+
+def test_what_is_seen_of_images_counts_in_a_workers_memory() -> None:
+    attended = pair_cost(attention(), (32, 32, 3))
+    seen = 4 * 2048 * 1024**2 * 4  # rows, their copy, columns and more, of 1024 x 1024 numbers in float32
+    assert worker_memory(2048, attended, "float32") > seen
+    with pytest.raises(ResourceError, match=r"grid\.edge="):
+        plan(spec=attention(), cost=attended, edge=1024, memory_bytes=8 << 30)
+
+
+def test_time_is_assumed_from_the_kind_of_arithmetic() -> None:
+    assert plan(cost=CIFAR).rate.flops == pytest.approx(6e10, rel=0.2)
+    assert plan(cost=pair_cost(cnn_gap(3), (8, 8, 1))).rate.flops == pytest.approx(1e10, rel=0.01)
 
 
 def test_a_tile_that_does_not_fit_names_the_largest_that_does() -> None:
@@ -97,7 +127,7 @@ def test_too_many_workers_for_any_tile() -> None:
 
 
 def test_an_edge_beyond_the_data_is_not_paid_for() -> None:
-    assert plan(edge=100_000).memory_per_worker == worker_memory(1500, (8, 8, 1), "float32")
+    assert plan(edge=100_000).memory_per_worker == worker_memory(1500, SMALL, "float32")
 
 
 def test_a_disk_that_is_too_small() -> None:
@@ -138,7 +168,7 @@ def test_float64_takes_twice_the_disk() -> None:
 def test_a_hundred_thousand_tiles_are_planned_at_once() -> None:
     tracemalloc.start()
     start = time.perf_counter()
-    p = plan(n_train=1_000_000, n_test=10_000, edge=2048, image_shape=(32, 32, 3))
+    p = plan(n_train=1_000_000, n_test=10_000, edge=2048, cost=CIFAR)
     text = p.describe()
     elapsed = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()

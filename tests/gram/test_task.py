@@ -19,6 +19,7 @@ from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import LostWorkerError, Task, TaskResult
 from ntkpipe.tasks.serial import SerialExecutor
@@ -65,8 +66,8 @@ def plan(**kwargs: Any) -> GramPlan:
     options: dict[str, Any] = {
         "n_train": N_TRAIN,
         "n_test": N_TEST,
-        "image_shape": (4, 4, 2),
         "spec": SPEC,
+        "cost": pair_cost(SPEC, (4, 4, 2)),
         "edge": EDGE,
     }
     return plan_gram(**{**options, "kernel_dtype": "float64", "store_dtype": "float64", **kwargs})
