@@ -43,6 +43,11 @@ def materialise(alive: Array) -> Keep:
     return keep
 
 
+def barrier(f: Callable[..., Any], *arrays: Array) -> Any:
+    """A `Keep` for accelerators, whose compiler removes its barriers only after it has decided on fusion."""
+    return lax.optimization_barrier(f(*lax.optimization_barrier(arrays)))
+
+
 def fold(
     steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen, leave: Leave | None = None
 ) -> KernelState:

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from ntkpipe.kernels import layout
-from ntkpipe.kernels.fold import Seen, fold, fold_own, materialise, unseen, views
+from ntkpipe.kernels.fold import Seen, barrier, fold, fold_own, materialise, unseen, views
 from ntkpipe.kernels.pooling import Mixing
 from ntkpipe.kernels.readouts import Tap
 from ntkpipe.kernels.resolve import Step
@@ -76,7 +76,7 @@ def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
     def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], Seen]:
         signature = steps[0].incoming
         nngp = layout.products(x, x, signature) / signature.features
-        keep = materialise(alive) if on_cpu else KernelState.keep
+        keep = materialise(alive) if on_cpu else barrier
         state = KernelState(nngp, None, signature, is_own=True, keep=keep)
         results: list[tuple[Array, Array]] = []
 
@@ -334,7 +334,7 @@ def tile_program(steps: tuple[Step, ...], batch: Batch):
     def program(
         alive: Array, first: Array, last: Array, rows: Array, rows_seen: Seen, columns: Array, columns_seen: Seen
     ) -> list[tuple[Array, Array]]:
-        keep = materialise(alive) if batch.on_cpu else KernelState.keep
+        keep = materialise(alive) if batch.on_cpu else barrier
         pairs = _Pairs(steps, batch, keep, columns, columns_seen)
 
         def one(row: jax.Array, made: Any) -> Any:
