@@ -171,11 +171,12 @@ def cntk(
 ) -> Spec:
     """The CNTK of Arora et al. 2019 (arXiv:1904.11955), and that of Li et al. 2019 with local pooling (arXiv:1911.00809).
 
-    Their kernels, up to a constant factor: they scale the first layer by 1 and every other by sqrt(2), and ReLU networks
-    without biases are homogeneous.
+    Their networks with all layers trained, up to a constant factor: they scale the first layer by 1 and every other by
+    sqrt(2), and ReLU networks without biases are homogeneous. The authors' program leaves the first and last layer
+    untrained unless told otherwise, which takes their parts out of the NTK; there is no such layer here.
 
     Args:
-        depth: as in the paper's tables (3, 4, 6, 11, 21), where the readout counts: `depth - 1` convolutional layers.
+        depth: as in the papers' tables, where the readout counts: `depth - 1` convolutional layers.
         pool: `vec` (CNTK-V), `gap` (CNTK-G), or `lap`, local average pooling: every pixel becomes the mean of a square of
             `2 pool_radius + 1` pixels around it, and the result is flattened. It lies between the others: radius 0 is
             `vec`, and a radius of the image's size is `gap`, up to a factor.
