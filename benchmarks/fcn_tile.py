@@ -15,21 +15,19 @@ The floor, for a tile of n x n pairs of images of d values in float32: 2 n^2 d o
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from peer import DEFAULT_ENVIRONMENT, Server, peer_python, quartiles
 
-PEER_REQUIREMENTS = ["jax==0.4.30", "jaxlib==0.4.30", "numpy<2", "scipy<1.13", "neural-tangents==0.6.5"]
 DEPTH, W_STD, B_STD = 3, 2**0.5, 0.1
 
-# Each server loads the images, computes once (compiling), stores the values, then answers every line with its seconds.
-SERVER = """
-import sys, time
+# A side loads the images, computes once (compiling), stores the values, and evaluates when asked.
+SIDE = """
+import sys
 import numpy as np
 folder, side, depth, w_std, b_std = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), float(sys.argv[5])
 x1, x2 = np.load(folder + "/x1.npy", allow_pickle=False), np.load(folder + "/x2.npy", allow_pickle=False)
@@ -41,79 +39,29 @@ if side == "peer":
         layers += [stax.Dense(512, W_std=w_std, b_std=b_std), stax.Relu()]
     kernel = jax.jit(stax.serial(*layers, stax.Dense(10, W_std=w_std, b_std=b_std))[2], static_argnums=2)
     x1, x2 = jax.device_put(x1), jax.device_put(x2)
-    def evaluate():
+    def evaluate(request):
         made = jax.block_until_ready(kernel(x1, x2, ("nngp", "ntk")))
         return made.nngp, made.ntk
 else:
     from ntkpipe.gram.worker import compute_tile
     from ntkpipe.kernels.zoo import fcn
     spec = fcn(depth, w_std=w_std, b_std=b_std)
-    def evaluate():
+    def evaluate(request):
         made = compute_tile(spec, x1, x2, diagonal=False, dtype="float32", out_dtype="float32", pad_to=len(x1))
         return made["nngp"], made["ntk"]
-np.save(folder + "/" + side + ".npy", np.stack([np.asarray(k) for k in evaluate()]))
-evaluate()
-print("ready", flush=True)
-for _ in sys.stdin:
-    start = time.perf_counter()
-    evaluate()
-    print(time.perf_counter() - start, flush=True)
+np.save(folder + "/" + side + ".npy", np.stack([np.asarray(k) for k in evaluate("")]))
+evaluate("")
 """
-
-
-def peer_python(folder: Path) -> Path:
-    """The peer's interpreter; its environment is made when absent."""
-    python = folder / "bin" / "python"
-    marker = folder / "complete"
-    if not marker.exists():
-        if sys.version_info[:2] not in ((3, 11), (3, 12)):
-            raise SystemExit("jax 0.4.30 needs Python 3.11 or 3.12: run this benchmark with one of them")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_REQUIREMENTS], check=True)
-        marker.touch()
-    return python
-
-
-class Server:
-    """One side, in a process of its own."""
-
-    def __init__(self, python: str, side: str, folder: str, environment: dict[str, str]) -> None:
-        arguments = [python, "-c", SERVER, folder, side, str(DEPTH), str(W_STD), str(B_STD)]
-        self._process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._read()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("a server stopped; its error is above")
-        return line
-
-    def seconds(self) -> float:
-        """Time of one more evaluation."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return float(self._read())
-
-    def close(self) -> None:
-        """Stop the process."""
-        self._process.terminate()
-        self._process.wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="One fully connected tile against neural-tangents")
-    parser.add_argument("peer", nargs="?", default=".venv-peer", type=Path, help="environment of the peer")
+    parser.add_argument("peer", nargs="?", default=DEFAULT_ENVIRONMENT, type=Path, help="environment of the peer")
     parser.add_argument("--edge", type=int, default=2048)
     parser.add_argument("--features", type=int, default=3072)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    python = peer_python(arguments.peer.resolve())
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "JAX_ENABLE_X64")}
-    environment["JAX_PLATFORMS"] = "cpu"
+    python = peer_python(arguments.peer)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         common = rng.standard_normal((1, arguments.features), dtype=np.float32)
@@ -122,8 +70,8 @@ def main() -> None:
             np.save(f"{folder}/{name}.npy", images)
         servers: list[Server] = []
         try:
-            servers.append(Server(sys.executable, "ntkpipe", folder, environment))
-            servers.append(Server(str(python), "peer", folder, environment))
+            for interpreter, side in ((sys.executable, "ntkpipe"), (python, "peer")):
+                servers.append(Server(interpreter, SIDE, [folder, side, str(DEPTH), str(W_STD), str(B_STD)]))
             rounds = [(servers[0].seconds(), servers[1].seconds()) for _ in range(arguments.rounds)]
         finally:
             for server in servers:
@@ -139,9 +87,9 @@ def main() -> None:
         median = statistics.median(times)
         print(f"{name:16s} median {median:.3f} s, {pairs / median / 1e6:.1f} million pairs/s")
     print(f"largest difference relative to the largest value: {difference:.1e}")
-    quartiles = statistics.quantiles(ratios, n=4)
-    print(f"ratio of pairs/s, median (quartiles): {quartiles[1]:.2f} ({quartiles[0]:.2f} to {quartiles[2]:.2f})")
-    print(f"counting the triangle: {2 * quartiles[1]:.2f}")
+    low, middle, high = quartiles(ratios)
+    print(f"ratio of pairs/s, median (quartiles): {middle:.2f} ({low:.2f} to {high:.2f})")
+    print(f"counting the triangle: {2 * middle:.2f}")
     if not difference < 1e-5:
         raise SystemExit("the two sides disagree")
 

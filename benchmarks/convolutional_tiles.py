@@ -1,0 +1,310 @@
+"""Tiles of convolutional networks, in float32 and float64, against neural-tangents on the same machine.
+
+Usage: `python benchmarks/convolutional_tiles.py [PEER_ENVIRONMENT]`: makes the peer's environment there (default
+`.venv-peer`) if it is not there yet. `--networks myrtle10 --dtypes float32` runs a part; the whole takes half an hour.
+
+Both sides return both kernels and are servers in processes of their own, asked in turn, on all cores (two here); printed are
+medians over rounds, and of the ratios of the rounds. neural-tangents is jitted, at the batch of pairs that is best for it, found
+beforehand within `--memory-gib`. ntkpipe computes a tile, images prepared anew each time; once more with one thread
+(NPROC=1), as a worker of the pipeline does. For a symmetric matrix the peer computes every tile, ntkpipe half of them: not
+counted here.
+
+Floors per pair: operations of both kernels as `ntkpipe.kernels.cost` counts them (a root or division as one), over the
+rate at which a core evaluates a polynomial of covariances in cache, measured here: 130 GF/s in float32, 65 in float64
+(OpenBLAS multiplies no faster: 125 to 145 and 62). Bytes: every layer that moves covariances reads and writes both kernels in
+memory once, nonlinearities fused into them; what stays in cache, one class of pixel pairs at a time, moves none of it, so
+that this floor can be undercut, and is.
+
+    network               operations   2 cores,    2 cores,    bytes     20 GB/s   H200, 67 TF/s   H200, 4.3 TB/s
+                                       float32     float64     float32   (2 cores)  (data sheet)    (copy, measured)
+    Myrtle-10  32x32      169 MF       0.65 ms     1.3 ms      62 MB     3.1 ms     2.5 us          14 us
+    CNN-GAP 10 32x32      535 MF       2.1 ms      4.1 ms      164 MB    8.2 ms     8.0 us          38 us
+    CNN-Vec 10 32x32      0.54 MF      2.1 us      4.2 us      0.17 MB   8 us       8 ns            40 ns
+
+What a GPU reaches of it is unmeasured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peer import DEFAULT_ENVIRONMENT, Server, peer_python, quartiles
+
+from ntkpipe.kernels import zoo
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.cost import kernel_cost, layer_costs
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+_MOVING = ("conv", "avg_pool", "global_avg_pool", "flatten", "global_self_attention")
+
+# float32 of ten layers of sums; float64 loses the peer's own rounding only.
+_ALLOWED = {"float32": 2e-5, "float64": 1e-10}
+
+
+@dataclass(frozen=True)
+class Network:
+    """One row of the table.
+
+    Args:
+        spec: layers.
+        image_shape: of an image.
+        edge: of the tile.
+        targets: least ratio in float32 and in float64.
+    """
+
+    spec: list[dict[str, Any]]
+    image_shape: tuple[int, int, int]
+    edge: int
+    targets: tuple[float, float]
+
+    def bytes_moved(self, itemsize: int) -> int:
+        """Of both kernels of a pair, by the layers that move covariances, sums and their branches included."""
+        architecture = Architecture.from_spec(self.spec)
+        spec = architecture.to_spec()
+
+        def entries(layers: Any, costs: Any) -> int:
+            total = 0
+            for layer, cost in zip(layers, costs, strict=True):
+                if layer["op"] == "residual_sum":
+                    total += sum(entries(*branch) for branch in zip(layer["branches"], cost.branches, strict=True))
+                if layer["op"] in _MOVING:
+                    total += cost.entries
+            return total
+
+        return 2 * itemsize * entries(spec, layer_costs(spec, architecture.steps(self.image_shape)))
+
+    @property
+    def flops(self) -> float:
+        """Of both kernels of a pair."""
+        architecture = Architecture.from_spec(self.spec)
+        return kernel_cost(architecture.to_spec(), architecture.steps(self.image_shape)).flops_per_pair
+
+    @property
+    def entries(self) -> int:
+        """Covariances of a pair that the network needs in its first layer."""
+        return Architecture.from_spec(self.spec).steps(self.image_shape)[0].incoming.entries
+
+
+_CIFAR, _SMALL = (32, 32, 3), (8, 8, 3)
+NETWORKS = {
+    "myrtle10": Network(zoo.myrtle(10, _CIFAR), _CIFAR, 16, (30, 5)),
+    "cnn_gap": Network(zoo.cnn_gap(10), _CIFAR, 16, (30, 5)),
+    "cnn_vec": Network(zoo.cnn_vec(10), _CIFAR, 128, (4, 4)),
+    "resnet_8x8": Network(zoo.resnet(3), _SMALL, 64, (4, 4)),
+    "attention_8x8": Network(zoo.attention(1), _SMALL, 64, (1, 1)),
+}
+
+OURS = """
+import json, sys
+import numpy as np
+from ntkpipe.kernels.architecture import Architecture, precision_context
+folder, network = sys.argv[1:]
+architecture = Architecture.from_spec(json.loads(open(folder + "/" + network + ".json").read()))
+x1, x2 = np.load(folder + "/x1.npy", allow_pickle=False), np.load(folder + "/x2.npy", allow_pickle=False)
+def evaluate(request):
+    with precision_context(x1.dtype):
+        made = architecture.tiles(architecture.prepare(x1), architecture.prepare(x2))[0]
+    if request:
+        np.save(folder + "/ours.npy", np.stack(made))
+evaluate("")
+"""
+
+THEIRS = """
+import json, sys, warnings
+import jax, numpy as np
+warnings.filterwarnings("ignore", module="neural_tangents")
+from neural_tangents import stax
+folder, network = sys.argv[1:]
+
+def made(layer):
+    layer = dict(layer)
+    op = layer.pop("op")
+    std = {"W_std": layer.pop("w_std", None), "b_std": layer.pop("b_std", None)}
+    if op == "conv":
+        return stax.Conv(layer["features"], tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"], **std)
+    if op == "dense":
+        return stax.Dense(layer["features"], **std)
+    if op == "avg_pool":
+        return stax.AvgPool(tuple(layer["window"]), tuple(layer["strides"]), layer["padding"])
+    if op == "global_self_attention":
+        sizes = layer["n_chan_out"], layer["n_chan_key"], layer["n_chan_val"], layer["n_heads"]
+        return stax.GlobalSelfAttention(
+            *sizes, W_out_std=layer["w_out_std"], b_std=std["b_std"], attention_mechanism=layer["mechanism"]
+        )
+    if op == "residual_sum":
+        branches = [stax.serial(*map(made, b)) if b else stax.Identity() for b in layer["branches"]]
+        return stax.serial(stax.FanOut(len(branches)), stax.parallel(*branches), stax.FanInSum())
+    return {"relu": stax.Relu, "global_avg_pool": stax.GlobalAvgPool, "flatten": stax.Flatten}[op]()
+
+layers = json.loads(open(folder + "/" + network + ".json").read())
+kernel = jax.jit(stax.serial(*map(made, layers))[2], static_argnums=2)
+x1, x2 = np.load(folder + "/x1.npy", allow_pickle=False), np.load(folder + "/x2.npy", allow_pickle=False)
+def evaluate(request):
+    batch, *save = request.split()
+    values = jax.block_until_ready(kernel(x1[: int(batch)], x2[: int(batch)], ("nngp", "ntk")))
+    if save:
+        np.save(folder + "/theirs.npy", np.stack([np.asarray(values.nngp), np.asarray(values.ntk)]))
+"""
+
+
+def best_batch(server: Server, network: Network, itemsize: int, memory: float, patience: float) -> int:
+    """Edge of the peer's batch with most pairs per second, among those whose arrays fit and that take `patience` seconds."""
+    best, seconds = 1, math.inf
+    for batch in _BATCHES:
+        too_long = math.isfinite(seconds) and seconds * batch**2 > patience
+        # About twelve arrays of all covariances at a time.
+        if 12 * batch**2 * network.entries * itemsize > memory or batch > network.edge or too_long:
+            break
+        server.seconds(str(batch))  # compiles
+        per_pair = min(server.seconds(str(batch)) for _ in range(2)) / batch**2
+        if per_pair > 1.5 * seconds:
+            break
+        if per_pair < seconds:
+            best, seconds = batch, per_pair
+    return best
+
+
+def compare(name: str, dtype: str, python: str, options: argparse.Namespace) -> bool:
+    """Print one row; whether the values agree."""
+    network, itemsize = NETWORKS[name], np.dtype(dtype).itemsize
+    rng = np.random.default_rng(0)
+    variables = {"JAX_ENABLE_X64": "1" if dtype == "float64" else "0"}
+    with tempfile.TemporaryDirectory() as folder:
+        common = rng.standard_normal((1, *network.image_shape))
+        for block in ("x1", "x2"):
+            images = common + rng.standard_normal((network.edge, *network.image_shape))
+            np.save(f"{folder}/{block}.npy", images.astype(dtype))
+        Path(f"{folder}/{name}.json").write_text(json.dumps(network.spec))
+        servers: list[Server] = []
+        try:
+            servers.append(Server(python, THEIRS, [folder, name], variables))
+            batch = best_batch(servers[0], network, itemsize, options.memory_gib * 2**30, options.patience)
+            servers += [Server(sys.executable, OURS, [folder, name], more) for more in ({}, {"NPROC": "1"})]
+            servers[0].seconds(f"{batch} save")
+            servers[1].seconds("save")
+            pairs, theirs = network.edge**2, batch**2
+            rounds = []
+            for _ in range(options.rounds):
+                peer, both, one = servers[0].seconds(str(batch)), servers[1].seconds(), servers[2].seconds()
+                rounds.append((theirs / peer, pairs / both, pairs / one))
+        finally:
+            for server in servers:
+                server.close()
+        reference = np.load(f"{folder}/theirs.npy", allow_pickle=False)
+        values = np.load(f"{folder}/ours.npy", allow_pickle=False)[:, :batch, :batch]
+    difference = float((np.abs(values - reference).max((1, 2)) / np.abs(reference).max((1, 2))).max())
+    peer, both, one = (quartiles(rates)[1] for rates in zip(*rounds, strict=True))
+    low, middle, high = quartiles([both / peer for peer, both, _ in rounds])
+    target = network.targets[dtype == "float64"]
+    print(
+        f"| {name} | {dtype} | {both:.4g} | {one:.4g} | {peer:.4g} ({batch} x {batch}) | {middle:.1f} ({low:.1f} to {high:.1f}) "
+        f"| {target:g}: {'reached' if middle >= target else 'MISSED'} | {difference:.1e} |",
+        flush=True,
+    )
+    return difference <= _ALLOWED[dtype]
+
+
+def _rate(run: Callable[[], Any], work: float) -> float:
+    """Work per second at the best of ten."""
+    run()
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return work / min(seconds)
+
+
+def measure_rates() -> None:
+    """Print, as JSON, operations per second of one core on covariances in cache per dtype, and bytes per second that all copy."""
+    import jax
+
+    def polynomial(x: Any, repeats: int) -> Any:
+        def once(_: int, x: Any) -> Any:
+            y = x
+            for _ in range(32):
+                y = y * x + 0.01
+            return y
+
+        return jax.lax.fori_loop(0, repeats, once, x)
+
+    rates = {}
+    for dtype in ("float32", "float64"):
+        with jax.enable_x64(dtype == "float64"):
+            x = np.linspace(0, 1, (128 << 10) // np.dtype(dtype).itemsize).astype(dtype)
+            run = jax.jit(polynomial, static_argnums=1, compiler_options={"xla_cpu_prefer_vector_width": 512})
+            rates[dtype] = _rate(lambda run=run, x=x: jax.block_until_ready(run(x, 200)), 200 * 64 * len(x))
+    cores = len(os.sched_getaffinity(0))
+    source = np.ones((cores, 64 << 20), np.uint8)
+    target = np.empty_like(source)
+    with ThreadPoolExecutor(cores) as pool:
+        rates["copy"] = _rate(lambda: list(pool.map(np.copyto, target, source)), 2 * source.nbytes)
+    print(json.dumps(rates))
+
+
+def print_floors() -> None:
+    """The floors of the docstring, with what this machine does now."""
+    command = [sys.executable, __file__, "--rates"]
+    made = subprocess.run(command, env={**os.environ, "NPROC": "1"}, check=True, capture_output=True, text=True)
+    rates, cores = json.loads(made.stdout), len(os.sched_getaffinity(0))
+    print(
+        f"one core: {rates['float32'] / 1e9:.0f} GF/s of a polynomial in cache in float32, {rates['float64'] / 1e9:.0f} in "
+        f"float64; {cores} cores copy {rates['copy'] / 1e9:.0f} GB/s, read and written\n"
+    )
+    print(
+        f"| network | MF per pair | {cores} cores, float32 | float64 | MB, float32 | in memory | H200, 67 TF/s | 4.3 TB/s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, network in NETWORKS.items():
+        flops, moved = network.flops, network.bytes_moved(4)
+        times = [flops / cores / rates["float32"], flops / cores / rates["float64"], moved / rates["copy"]]
+        device = [flops / 67e12, moved / 4.3e12]
+        print(
+            f"| {name} | {flops / 1e6:.3g} | {times[0] * 1e3:.3g} ms | {times[1] * 1e3:.3g} ms | {moved / 1e6:.3g} "
+            f"| {times[2] * 1e3:.3g} ms | {device[0] * 1e6:.2g} us | {device[1] * 1e6:.2g} us |"
+        )
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tiles of convolutional networks against neural-tangents")
+    parser.add_argument("peer", nargs="?", default=DEFAULT_ENVIRONMENT, type=Path, help="environment of the peer")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--memory-gib", type=float, default=8.0, help="of the peer's arrays, for the search of its batch"
+    )
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds that one evaluation of the peer may take")
+    parser.add_argument("--rates", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rates:
+        measure_rates()
+        return
+    python = peer_python(options.peer)
+    print_floors()
+    print(
+        "pairs per second, both kernels; ratio: median (quartiles) of rounds; difference relative to the largest value\n"
+    )
+    print("| network | dtype | ntkpipe | one thread | neural-tangents (its batch) | ratio | target | difference |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    agree = [compare(name, dtype, python, options) for name in options.networks for dtype in options.dtypes]
+    if not all(agree):
+        raise SystemExit("the two sides disagree")
+
+
+if __name__ == "__main__":
+    main()
