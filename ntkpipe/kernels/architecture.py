@@ -118,16 +118,17 @@ class Architecture:
         """
         if len(shape) not in (1, 3) or min(shape) < 1:
             raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
+        start = Signature(tuple(shape[:-1]), shape[-1])
         try:
-            steps = resolve(self._layers if plain else self._tapped, Signature(tuple(shape[:-1]), shape[-1]), own=own)
+            last = signatures(self._layers, start)[-1]
         except PlaceError as error:
             raise ConfigError(_located(error, self._spec)) from None
-        if steps[-1].outgoing.spatial:
+        if last.spatial:
             raise ConfigError(
-                f"the network ends with an image of {list(steps[-1].outgoing.spatial)} pixels, not with one output: end it "
-                'with {"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
+                f"the network ends with an image of {list(last.spatial)} pixels, not with one output: end it with "
+                '{"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
             )
-        return steps
+        return resolve(self._layers if plain else self._tapped, start, own=own)
 
     def __call__(self, x1: Array, x2: Array | None = None) -> Kernels:
         """Both kernels of every pair of images, from one evaluation.
