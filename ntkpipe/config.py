@@ -111,6 +111,9 @@ KERNELS = (
 )
 """Families of architectures, and `spec`."""
 
+PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
+"""Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
+
 
 @dataclass(frozen=True)
 class KernelConfig:
@@ -123,6 +126,8 @@ class KernelConfig:
         kind: a family of `KERNELS`, built from the fields below, or `spec` (layers from a file).
         depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
             `wide_resnet` as their papers count them.
+        readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
+            kernels come out of one evaluation, that of the deepest.
         width: hidden features or channels; matters in the `standard` parameterisation only.
         w_std, b_std: of every layer, the readout included; `b_std` None has no bias.
         activation: name of a nonlinearity (`relu`, `erf`, `gelu`, `swish`, ...; docs/architectures.md has them all).
@@ -143,6 +148,7 @@ class KernelConfig:
 
     kind: str = "fcn"
     depth: int = 3
+    readout_depths: tuple[int, ...] = ()
     width: int = 512
     w_std: float = 1.4142135623730951
     b_std: float | None = 0.1
@@ -169,7 +175,15 @@ class KernelConfig:
         _choice("kernel.pool", self.pool, ("gap", "vec", "lap"))
         _choice("kernel.mechanism", self.mechanism, ("SOFTMAX", "IDENTITY", "RELU"))
         _choice("kernel.nu", self.nu, (None, 0.5, 1.5, 2.5))
-        _at_least("kernel.depth", self.depth, 0)
+        for depth in (self.depth, *self.readout_depths):
+            _at_least("kernel.depth", depth, 0)
+        if len(set(self.readout_depths)) != len(self.readout_depths):
+            raise ConfigError(f"kernel.readout_depths={list(self.readout_depths)} must hold each depth once")
+        if self.readout_depths and self.kind not in PLAIN_KERNELS:
+            raise ConfigError(
+                f"kernel.readout_depths is for {', '.join(PLAIN_KERNELS)}, whose deeper networks begin like the shallower "
+                f"ones; for kernel={self.kind} sweep instead, if it has a depth: --multirun kernel.depth=1,3"
+            )
         _at_least("kernel.pool_radius", self.pool_radius, 0)
         for name in ("width", "blocks", "widen"):
             _at_least(f"kernel.{name}", getattr(self, name), 1)
@@ -184,12 +198,21 @@ class KernelConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Tiling of the Gram matrix. `edge` None chooses one from the data set's size."""
+    """Tiling of the Gram matrix.
+
+    Args:
+        edge: rows of a tile; None takes that of a store which has the same values already, or chooses one from the size of
+            the data set and the time of a pair.
+        pairs_per_step: columns of a tile that go through the layers of a convolutional network together; None takes the
+            fastest of a few. With both given, nothing is measured.
+    """
 
     edge: int | None = None
+    pairs_per_step: int | None = None
 
     def __post_init__(self) -> None:
         _at_least("grid.edge", self.edge, 1)
+        _at_least("grid.pairs_per_step", self.pairs_per_step, 1)
 
 
 @dataclass(frozen=True)
@@ -352,6 +375,8 @@ class RunConfig:
             raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
         if self.predict.covariance != "none" and self.solver.kind == "krylov":
             raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
+        if self.kernel.readout_depths and self.store.gram is not None:
+            raise ConfigError("store.gram names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
 

@@ -44,7 +44,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
         The exit code; of a sweep, the largest of its jobs'.
     """
     own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
-    words = [_open_mapping(word) for word in flags_first(others)]
+    words = [_quoted_folder(_open_mapping(word)) for word in flags_first(others)]
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)
@@ -92,6 +92,11 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
 def _open_mapping(word: str) -> str:
     """Hydra adds names to a mapping only if told so with `++`; in `kernel.activation_args` every name is an addition."""
     return f"++{word}" if re.match(r"kernel\.activation_args[.=]", word) else word
+
+
+def _quoted_folder(word: str) -> str:
+    """Folders of a sweep's jobs have `=` in their names, which Hydra takes in quotes only."""
+    return re.sub(r"^run_dir=([^'\"\[,]*=[^'\"\[,]*)$", r"run_dir='\1'", word)
 
 
 def _folder_name(overrides: Sequence[str]) -> str:

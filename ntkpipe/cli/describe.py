@@ -8,6 +8,7 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.spec import dump_spec
+from ntkpipe.pipeline.depths import depth_runs
 from ntkpipe.pipeline.describe import describe_kernel
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
@@ -20,7 +21,7 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
     """Print the layers of the configured kernel; computes nothing and starts nothing.
 
     Args:
-        config: of which the kernel counts, and the data if no shape is given.
+        config: of which the kernel counts (of several depths the deepest), and the data if no shape is given.
         session: not used.
         image_shape: such as `[32,32,3]`; None looks at the data set.
         format: `table`, or `json` or `yaml`: the spec, as `kernel=spec kernel.path=FILE` reads it.
@@ -31,6 +32,7 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
     del session
     if format not in ("table", "json", "yaml"):
         raise ConfigError(f"format={format} is not one of table, json, yaml")
+    config = max(depth_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
     shape = look_at(config)[0].image if image_shape is None else _parsed(image_shape)
     spec = kernel_spec(config.kernel, shape)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ntkpipe.cli import describe as describing
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
+from ntkpipe.pipeline.depths import depth_runs, summarise
 from ntkpipe.pipeline.forecast import describe_solver
-from ntkpipe.pipeline.inputs import look_at, make_plan, wanted_stores
+from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.planning import make_plan
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
 
@@ -19,15 +22,24 @@ def echo(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def open_job(config: RunConfig, session: Session) -> Job:
-    """A run's job; its executor starts when a stage first asks for it."""
-    return Job(RunDir.create(config), lambda: session.executor(config.cluster), echo)
+def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
+    """The jobs that a configuration stands for, one for each of `kernel.readout_depths`, held while they are at work.
+
+    The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
+    first.
+    """
+    runs = depth_runs(config)
+    for k, one in enumerate(runs):
+        if len(runs) > 1:
+            echo(f"\ndepth {one.kernel.depth}  ->  {one.run_dir}")
+        job = Job(RunDir.create(one), lambda: session.executor(config.cluster), echo, runs[k + 1 :])
+        with job.run.held():
+            yield job
 
 
 def run(config: RunConfig, session: Session) -> None:
     """All stages."""
-    job = open_job(config, session)
-    with job.run.held():
+    for job in jobs(config, session):
         if job.all():
             folder = job.run.path
             print(
@@ -35,21 +47,25 @@ def run(config: RunConfig, session: Session) -> None:
                 f"metrics      {folder / 'metrics.json'}\n"
                 f"report       {folder / 'report' / 'report.html'}   (figures beside it)"
             )
+    if config.kernel.readout_depths:
+        print("\n" + "\n".join([*summarise(config), f"depths       {Path(config.run_dir) / 'depths.csv'}"]))
 
 
 def plan(config: RunConfig, session: Session) -> None:
     """Print the plan; computes nothing and starts nothing."""
     del session
-    shapes, store = look_at(config)
-    made = make_plan(config, shapes, wanted_stores(config, shapes), store)
+    first, *others = depth_runs(config)
+    shapes, store = look_at(first)
+    made = make_plan(first, shapes, store, others).plan
     print(made.describe())
-    print(describe_solver(config, shapes, made))
+    print(describe_solver(first, shapes, made))
+    if others:
+        print(f"            for each of {len(others) + 1} depths")
 
 
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     def command(config: RunConfig, session: Session) -> None:
-        job = open_job(config, session)
-        with job.run.held():
+        for job in jobs(config, session):
             getattr(job, name)()
 
     command.__doc__ = f"The {name} stage."

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ntkpipe
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import ResourceError
+from ntkpipe.tasks.environment import worker_environment
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 
@@ -34,22 +34,6 @@ _SWEEP_SECONDS = 3600.0
 
 # Unix socket paths end at 107 bytes and Ray appends about 75 to its folder's name.
 _LONGEST_FOLDER = 30
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment variables that hold a worker to `threads` threads and let it import this very ntkpipe."""
-    root = str(Path(ntkpipe.__file__).resolve().parents[1])
-    inherited = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
-    count = str(threads)
-    return {
-        # XLA's CPU client counts NPROC; XLA_FLAGS do not hold it back (jax 0.10.2).
-        "NPROC": count,
-        "OMP_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "PYTHONPATH": os.pathsep.join([root, *inherited]),
-    }
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def measured(asked: dict[str, Any]) -> Tuning:
         pairs_per_step=best,
         process_bytes=_resident(),
         tried={str(pairs): seconds for pairs, seconds in tried.items()},
-        device=f"{device.platform} {device.device_kind}",
+        device=device.device_kind,
     )
 
 

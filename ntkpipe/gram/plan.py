@@ -23,12 +23,18 @@ WORKER_BYTES = 600 << 20
 
 Measured on CIFAR's shape in float32: 0.75 GB resident in all at edge 2048, 0.51 GB at 1024."""
 
+# What Ray, Zarr's checksums and cached image chunks add to a measured process that evaluates pairs.
+_RAY_BYTES = 120 << 20
+
 RECEIPT_BYTES = 4096
 """One receipt: below a kilobyte of text, but a block of most file systems."""
 
 BATCH_SECONDS = 10.0
 """Work per task: so long that a task's overhead (a few ms) and its one write that nothing overlaps do not count, so
 short that progress is seen and little is left to the last worker."""
+
+TILE_SECONDS = 30.0
+"""Work per tile at most: what a lost worker loses, and a straggler keeps others waiting for."""
 
 # Enough for writes to overlap; of a tile that takes minutes, `BATCH_SECONDS` makes it one.
 _FIRST_BATCH = 4
@@ -102,6 +108,8 @@ class GramPlan:
         memory_per_worker: peak, in bytes.
         stores: what the Gram stores are that share every evaluation, each with all tiles.
         evaluations: of the kernel per pair: two where a flipped image is paired as well.
+        pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
+        process_bytes: of a process that evaluates pairs, if it was measured.
     """
 
     spec: Sequence[Mapping[str, Any]]
@@ -115,6 +123,8 @@ class GramPlan:
     memory_per_worker: int = 0
     stores: tuple[str, ...] = ("the kernel",)
     evaluations: int = 1
+    pairs_per_step: int | None = None
+    process_bytes: int | None = None
 
     @property
     def tiles(self) -> int:
@@ -174,6 +184,7 @@ class GramPlan:
             f"disk        {human_bytes(self.disk_bytes)}",
             f"memory      {human_bytes(self.memory_per_worker)} per worker, "
             f"{human_bytes(self.memory_per_worker * self.workers)} for {self.workers}",
+            *([] if self.pairs_per_step is None else [f"steps       pairs of images at a time: {self.pairs_per_step}"]),
             f"time        {human_seconds(self.seconds)} at {self.rate.flops / 1e9:.3g} GF/s per worker "
             f"({self.rate.source})",
         ]
@@ -188,18 +199,29 @@ class GramPlan:
         return [f"stores      {len(self.stores)}: {', '.join(self.stores)}; from {shared}"]
 
 
-def choose_edge(n_train: int, cost: KernelCost) -> int:
+def choose_edge(n_train: int, cost: KernelCost, seconds_per_pair: float | None = None) -> int:
     """Default tile edge: a power of two up to 2048 that gives at least three rows of tiles where it can.
 
-    Less where pairs have many covariances, 64 for a pooled network on 32 x 32 images: tiles take minutes, not days. It
-    depends on the full data set and on what the network needs of its images alone, because it is part of a Gram store's
-    identity: subsets, and machines with other memory or more workers, find the same store, and networks that differ in
-    depth have tiles of one size.
+    Less where pairs take long, 64 for a pooled network on 32 x 32 images: a tile takes half a minute, not days. Where nothing
+    was measured it depends on the full data set and on what the network needs of its images alone, so that networks that
+    differ in depth have tiles of one size. The edge is part of a Gram store's identity; a run without a `grid.edge` of its
+    own takes that of a store which has the same values already.
+
+    Args:
+        n_train: images of the full training set.
+        cost: of a pair.
+        seconds_per_pair: of one worker, if it was measured.
     """
     edge = LARGEST_EDGE
     while edge > 64 and -(-n_train // edge) < 3:
         edge //= 2
-    while edge > 32 and edge**2 * cost.input_entries > _TILE_COVARIANCES:
+
+    def is_long(edge: int) -> bool:
+        if seconds_per_pair is None:
+            return edge > 32 and edge**2 * cost.input_entries > _TILE_COVARIANCES
+        return edge > 8 and edge**2 * seconds_per_pair > TILE_SECONDS
+
+    while is_long(edge):
         edge //= 2
     return edge
 
@@ -210,7 +232,15 @@ def _assumed_rate(cost: KernelCost, kernel_dtype: str) -> Rate:
     return Rate(cost.flops_per_pair / seconds, "assumed")
 
 
-def worker_memory(edge: int, cost: KernelCost, kernel_dtype: str, *, stores: int = 1, evaluations: int = 1) -> int:
+def worker_memory(
+    edge: int,
+    cost: KernelCost,
+    kernel_dtype: str,
+    *,
+    stores: int = 1,
+    evaluations: int = 1,
+    process_bytes: int | None = None,
+) -> int:
     """Peak bytes of a worker that computes tiles of `edge` rows.
 
     At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
@@ -221,9 +251,10 @@ def worker_memory(edge: int, cost: KernelCost, kernel_dtype: str, *, stores: int
       written; two more for padded copies of one store's if it is ragged; and two for every evaluation of a pair besides
       the first, before they are combined. They are counted in the kernel's dtype, which is never the smaller one.
     """
+    own = WORKER_BYTES if process_bytes is None else process_bytes + _RAY_BYTES
     item = _ITEMSIZE[kernel_dtype]
     arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
-    return WORKER_BYTES + (4 * edge * (cost.inputs + cost.seen) + 4 * cost.entries + arrays * edge**2) * item
+    return own + (4 * edge * (cost.inputs + cost.seen) + 4 * cost.entries + arrays * edge**2) * item
 
 
 def plan_gram(
@@ -244,6 +275,8 @@ def plan_gram(
     stored_bytes: int = 0,
     stores: Sequence[str] = ("the kernel",),
     evaluations: int = 1,
+    pairs_per_step: int | None = None,
+    process_bytes: int | None = None,
 ) -> GramPlan:
     """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
 
@@ -264,6 +297,8 @@ def plan_gram(
         stored_bytes: that the Gram stores hold already and the plan need not write.
         stores: what the Gram stores are that share the evaluations.
         evaluations: of the kernel per pair.
+        pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
+        process_bytes: of a process that evaluates pairs, if it was measured.
 
     Raises:
         ConfigError: if a subset is larger than its set.
@@ -291,6 +326,8 @@ def plan_gram(
         memory_per_worker=0,
         stores=tuple(stores),
         evaluations=evaluations,
+        pairs_per_step=pairs_per_step,
+        process_bytes=process_bytes,
     )
     plan = replace(plan, memory_per_worker=_memory(plan, min(edge, n_train)))
     if memory_bytes is not None:
@@ -304,7 +341,14 @@ def plan_gram(
 
 
 def _memory(plan: GramPlan, edge: int) -> int:
-    return worker_memory(edge, plan.cost, plan.kernel_dtype, stores=len(plan.stores), evaluations=plan.evaluations)
+    return worker_memory(
+        edge,
+        plan.cost,
+        plan.kernel_dtype,
+        stores=len(plan.stores),
+        evaluations=plan.evaluations,
+        process_bytes=plan.process_bytes,
+    )
 
 
 def _check_memory(plan: GramPlan, share: int) -> None:

@@ -53,6 +53,7 @@ class GramJob:
     Args:
         outputs: stores of the same images, grid and dtypes: even and odd part of a kernel, or one network at several depths.
         images: that tiles are computed from.
+        pairs_per_step: see `Evaluation.tile`.
 
     Raises:
         ValueError: if the stores differ in more than the kernel.
@@ -60,6 +61,7 @@ class GramJob:
 
     outputs: tuple[Output, ...]
     images: ImageSource
+    pairs_per_step: int | None = None
 
     def __post_init__(self) -> None:
         for output in self.outputs[1:]:
@@ -148,6 +150,7 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
             prepared(*columns, flipped=True) if evaluation.flips else None,
             out_dtype=identity.stored_dtype,
             pad_to=min(grid.edge, grid.cols),  # one shape, one compilation: the last row of tiles is ragged
+            pairs_per_step=job.pairs_per_step,
         )
 
     def write(gram: GramStore, i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:

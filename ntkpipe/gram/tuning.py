@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ntkpipe import __version__
 from ntkpipe.errors import ResourceError
+from ntkpipe.tasks.environment import processor, worker_environment
 
 _SECONDS = 300.0  # a process that takes longer is stuck: the largest networks compile in a minute
 
@@ -68,7 +67,7 @@ def circumstances(threads: int) -> dict[str, Any]:
         "ntkpipe": __version__,
         "jax": version("jax"),
         "jaxlib": version("jaxlib"),
-        "processor": _processor(),
+        "processor": processor(),
         "threads": threads,
         "platforms": os.environ.get("JAX_PLATFORMS", ""),
         "devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
@@ -80,7 +79,7 @@ def measure(
     image_shape: Sequence[int],
     dtype: str,
     *,
-    environment: Mapping[str, str],
+    threads: int,
     pairs_per_step: int | None = None,
 ) -> Tuning:
     """Measure in a process of its own, which ends before this returns.
@@ -89,7 +88,7 @@ def measure(
         spec: layers of the architecture.
         image_shape: `(h, w, c)`.
         dtype: of the computation.
-        environment: variables that a worker gets.
+        threads: of a worker.
         pairs_per_step: the only one to try; None tries a few.
 
     Raises:
@@ -104,7 +103,7 @@ def measure(
             capture_output=True,
             text=True,
             timeout=_SECONDS,
-            env={**os.environ, **environment},
+            env={**os.environ, **worker_environment(threads)},
             check=False,
         )
     except subprocess.TimeoutExpired as error:
@@ -116,13 +115,3 @@ def measure(
         said = done.stderr.strip().splitlines()
         raise ResourceError(f"the kernel cannot be evaluated on this machine: {said[-1] if said else done.returncode}")
     return Tuning.from_json(done.stdout.strip().splitlines()[-1].encode())
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -95,6 +95,7 @@ class Evaluation:
         *,
         out_dtype: str,
         pad_to: int | None = None,
+        pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
         """Both kernels of one tile, per result.
 
@@ -105,12 +106,13 @@ class Evaluation:
             out_dtype: of the results, `float32` or `float64`.
             pad_to: edge of the nominal tile. Ragged tiles are padded to it inside, so that they share its compiled
                 function.
+            pairs_per_step: columns that go through the layers of a network on images together; None chooses.
 
         Returns:
             `{"nngp": (n1, n2), "ntk": (n1, n2)}` each, contiguous.
         """
         _check_dtype("out_dtype", out_dtype)
-        options: dict[str, Any] = {"out_dtype": np.dtype(out_dtype), "pad_to": pad_to}
+        options: dict[str, Any] = {"out_dtype": np.dtype(out_dtype), "pad_to": pad_to, "pairs": pairs_per_step}
         with precision_context(self.dtype):
             direct = self._evaluate(rows, columns, options)
             mirrored = self._evaluate(rows, flipped, options) if self.flips else {}

@@ -1,4 +1,4 @@
-"""May a kernel be symmetrised under flips? Asked of a few pairs of the real images, in float64."""
+"""May a kernel be symmetrised under flips? Asked of a few pairs of images, in float64."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ntkpipe.gram.worker import compute_tile, flip
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.layout import KERNELS
 
-FLIP_SAMPLE = 6
-"""Images whose pairs are looked at."""
-
 EPS = float(np.finfo(np.float64).eps)
 
+# Images whose pairs are looked at.
+_SAMPLE = 4
 
-def check_flips(specs: Sequence[Sequence[Mapping[str, Any]]], images: np.ndarray) -> None:
+
+def check_flips(specs: Sequence[Sequence[Mapping[str, Any]]], image_shape: Sequence[int]) -> None:
     """Refuse kernels for which `k(f x, f y)` is not `k(x, y)`, f the horizontal flip, and images that have no left and right.
 
     Args:
         specs: layers of the networks.
-        images: `(n, height, width, channels)` as prepared; the first few are looked at.
+        image_shape: `(height, width, channels)`. The images that are looked at are noise: if the kernels of some images
+            differ, so do those of almost all.
 
     Raises:
         ConfigError: saying which kernel, and by how much.
     """
-    width = images.shape[2] if images.ndim == 4 else 1
-    if width < 2:
+    if len(image_shape) != 3 or image_shape[1] < 2:
         raise ConfigError(
-            f"augment=hflip needs images with a left and a right; these have shape {list(images.shape[1:])}: set augment=none"
+            f"augment=hflip needs images with a left and a right; these have shape {list(image_shape)}: set augment=none"
         )
-    x = np.asarray(images[:FLIP_SAMPLE], dtype=np.float64)
+    x = np.random.default_rng(0).standard_normal((_SAMPLE, *image_shape))
     for spec in {canonical_json(spec): spec for spec in specs}.values():
         plain, flipped = (
             compute_tile(spec, some, None, diagonal=True, dtype="float64", out_dtype="float64") for some in (x, flip(x))

@@ -12,29 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-
 from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import Dataset, load_dataset
 from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.prepared import PreparedImages, write_prepared
-from ntkpipe.errors import DataError, IncompleteError, ResourceError, StoreError
-from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, plan_gram
+from ntkpipe.errors import DataError, IncompleteError, StoreError
+from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.task import GramJob, Output
-from ntkpipe.gram.worker import architecture
-from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
-from ntkpipe.pipeline.flips import FLIP_SAMPLE, check_flips
-from ntkpipe.pipeline.kernel import check_kernel, kernel_spec, pair_cost
+from ntkpipe.pipeline.kernel import check_kernel
+from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import ObjectStore, open_store
-from ntkpipe.tiles.catalogue import usage
-from ntkpipe.tiles.identity import GramIdentity, Symmetry
 from ntkpipe.tiles.store import GramStore
 
-# Of the memory that the machine has free, the part that a run takes when it is not told: the rest is for page cache.
-_MEMORY_SHARE = 0.6
 # Settings that change neither the prepared images nor the labels stored with them.
 _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
 
@@ -85,107 +76,13 @@ class Inputs:
         return tuple(gram for gram in self.stores if gram.identity.architecture == own)
 
 
-@dataclass(frozen=True)
-class WantedStore:
-    """A Gram store that a run needs.
-
-    Args:
-        text: what it is, for people.
-        identity: of the store.
-        spec: layers of its network.
-    """
-
-    text: str
-    identity: GramIdentity
-    spec: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Sizes of a data set, which is all that a plan needs of it."""
-
-    fingerprint: str
-    n_train: int
-    n_test: int
-    used_train: int
-    used_test: int
-    image: tuple[int, ...]
-    outputs: int
-
-
-def memory_budget(config: RunConfig) -> int:
-    """Bytes for all processes together: as configured, or a share of what is free now."""
-    if config.cluster.memory_gib is not None:
-        return int(config.cluster.memory_gib * 2**30)
-    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
-
-
-def wanted_stores(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()) -> list[WantedStore]:
-    """The Gram stores of a run and of those that share its evaluations; the one to solve with comes first.
-
-    Args:
-        config: of the run.
-        shapes: of its images.
-        siblings: configurations of the same images and precision, with networks of other depths.
-    """
-    symmetries: tuple[Symmetry, ...] = ("none",)
-    if config.augment == "hflip":
-        # Means are those of the even part alone; the odd one adds its variance.
-        symmetries = ("even",) if config.predict.covariance == "none" else ("even", "odd")
-    found = []
-    for one in (config, *siblings):
-        spec = kernel_spec(one.kernel, shapes.image)
-        depth = [f"depth {one.kernel.depth}"] if siblings else []
-        for symmetry in symmetries:
-            part = [f"{symmetry} part under flips"] if symmetry != "none" else []
-            identity = _identity(one, shapes, spec, symmetry)
-            found.append(WantedStore(" ".join([*depth, *part]) or "the kernel", identity, spec))
-    return found
-
-
-def make_plan(config: RunConfig, shapes: Shapes, wanted: Sequence[WantedStore], store: ObjectStore) -> GramPlan:
-    """The frozen plan of the run's tiles, checked against memory and disk.
-
-    Args:
-        config: of the run.
-        shapes: of its images.
-        wanted: from `wanted_stores`.
-        store: where the Gram stores lie.
-
-    Raises:
-        ConfigError, ResourceError: naming the setting to change.
-    """
-    architecture(*(one.spec for one in wanted)).check_input(shapes.image)
-    memory = memory_budget(config)
-    names = [config.store.gram or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
-    deepest = max((one.spec for one in wanted), key=len)
-    plan = plan_gram(
-        n_train=shapes.n_train,
-        n_test=shapes.n_test,
-        spec=deepest,
-        cost=pair_cost(deepest, shapes.image),
-        edge=wanted[0].identity.edge,
-        kernel_dtype=config.kernel.dtype,
-        store_dtype=config.store_dtype,
-        train_rows=shapes.used_train,
-        test_rows=shapes.used_test,
-        workers=config.cluster.worker_count(),
-        memory_bytes=memory,
-        free_bytes=store.free_bytes(),
-        stored_bytes=sum(usage(store, name) for name in names),
-        stores=[one.text for one in wanted],
-        evaluations=config.copies,
-    )
-    _check_dense(config, shapes.used_train, memory)
-    return plan
-
-
 def prepare(
     config: RunConfig,
     tell: Callable[[str], None],
     *,
     source: str | None = None,
     siblings: Sequence[RunConfig] = (),
+    may_measure: bool = True,
 ) -> Inputs:
     """Load, check and store the images (once per data set), and open the Gram stores.
 
@@ -193,7 +90,8 @@ def prepare(
         config: of the run.
         tell: receives lines for people.
         source: of an earlier `Inputs`: its images are taken, whatever has become of the raw data.
-        siblings: see `wanted_stores`.
+        siblings: see `make_plan`.
+        may_measure: see `make_plan`.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
@@ -206,9 +104,8 @@ def prepare(
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
-        wanted = wanted_stores(config, shapes, siblings)
-        plan = make_plan(config, shapes, wanted, store)  # before anything is written: it may refuse
-        _check_symmetry(wanted, dataset.x_train)
+        # Before anything is written: it may refuse.
+        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure)
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
@@ -220,10 +117,9 @@ def prepare(
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
-        wanted = wanted_stores(config, shapes, siblings)
-        plan = make_plan(config, shapes, wanted, store)
-        _check_symmetry(wanted, images.read("train", 0, min(FLIP_SAMPLE, shapes.n_train)))
+        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure)
         tell(f"images   found prepared: {images.prefix}")
+    wanted, plan = planned.wanted, planned.plan
     grams = [
         GramStore.create_or_open(store, one.identity, name=None if k else config.store.gram)
         for k, one in enumerate(wanted)
@@ -244,7 +140,7 @@ def prepare(
         images,
         wanted[0].spec,
         grams[0],
-        GramJob(outputs, images),
+        GramJob(outputs, images, plan.pairs_per_step),
         plan,
         shapes.used_train,
         shapes.used_test,
@@ -268,7 +164,7 @@ def reopen(run: RunDir) -> Inputs:
             f"the prepared images of {run.path} are not in {config.store.url} or are damaged: ntkpipe run with the same "
             "settings prepares them again"
         )
-    return prepare(config, lambda line: None, source=source)
+    return prepare(config, lambda line: None, source=source, may_measure=False)
 
 
 def forget_images(inputs: Inputs) -> None:
@@ -320,40 +216,6 @@ def _shapes(dataset: Dataset) -> Shapes:
         dataset.x_train.shape[1:],
         dataset.y_train.shape[1],
     )
-
-
-def _check_symmetry(wanted: Sequence[WantedStore], images: np.ndarray) -> None:
-    if any(one.identity.symmetry != "none" for one in wanted):
-        check_flips([one.spec for one in wanted], images)
-
-
-def _identity(config: RunConfig, shapes: Shapes, spec: list[dict[str, Any]], symmetry: Symmetry) -> GramIdentity:
-    return GramIdentity(
-        data=shapes.fingerprint,
-        architecture=fingerprint(spec),
-        formula_version=str(FORMULA_VERSION),
-        dtype=config.kernel.dtype,
-        stored_dtype=config.store_dtype,
-        edge=config.grid.edge or choose_edge(shapes.n_train, pair_cost(spec, shapes.image)),
-        n_train=shapes.n_train,
-        n_test=shapes.n_test,
-        symmetry=symmetry,
-        spec=spec,
-    )
-
-
-def _check_dense(config: RunConfig, n: int, memory: int) -> None:
-    """Refuse a dense solver that would not fit: the matrix, its eigenvectors and LAPACK's workspace."""
-    if config.solver.kind == "krylov":
-        return
-    copies = 3 if config.solver.kind == "eigh" else 2
-    copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
-    need = copies * 8 * n * n
-    if need > memory:
-        raise ResourceError(
-            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and the budget is "
-            f"{human_bytes(memory)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
-        )
 
 
 def source_key(config: RunConfig) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntkpipe.errors import NtkpipeError
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
@@ -48,6 +48,20 @@ def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
         except MissingObjectError:
             last_used = None
         yield GramStoreInfo(name, identity, usage(objects, name), done, total, last_used)
+
+
+def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:
+    """The tile edge of the store that has the values of `identity`, cut in whatever way; of several, that with most tiles."""
+    found: list[tuple[int, int]] = []
+    for name in objects.folders("gram"):
+        try:
+            stored = GramStore.open(objects, name).identity
+        except NtkpipeError:
+            continue
+        if replace(stored, edge=identity.edge) == identity and name == stored.key:
+            done = sum(1 for _ in objects.list(f"gram/{name}/receipts/train/"))
+            found.append((done, stored.edge))
+    return max(found)[1] if found else None
 
 
 def usage(objects: ObjectStore, name: str) -> int:

@@ -10,12 +10,13 @@ from pathlib import Path
 import ntkpipe
 from ntkpipe.cluster import session
 from ntkpipe.config import ClusterConfig
+from ntkpipe.tasks.environment import worker_environment
 from ntkpipe.tasks.serial import SerialExecutor
 
 
 def test_workers_import_this_package_and_keep_the_users_path(monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
-    variables = session.worker_environment(2)
+    variables = worker_environment(2)
     assert variables["NPROC"] == "2"
     root, rest = variables["PYTHONPATH"].split(":", 1)
     assert Path(root) == Path(ntkpipe.__file__).resolve().parents[1]

@@ -1,0 +1,220 @@
+"""From sizes to a plan: which Gram stores a run needs, how they are cut into tiles, and what that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import ResourceError
+from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
+from ntkpipe.gram.tuning import Tuning, circumstances, measure
+from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.pipeline.flips import check_flips
+from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
+from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.storage.store import ObjectStore
+from ntkpipe.tiles.catalogue import stored_edge, usage
+from ntkpipe.tiles.identity import GramIdentity, Symmetry
+
+# Of the memory that the machine has free, the part that a run takes when it is not told: the rest is for page cache.
+_MEMORY_SHARE = 0.6
+
+# A run whose tiles should take less than this (all workers together) is not worth the seconds that measuring takes.
+_WORTH_MEASURING = 60.0
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a data set, which is all that a plan needs of it."""
+
+    fingerprint: str
+    n_train: int
+    n_test: int
+    used_train: int
+    used_test: int
+    image: tuple[int, ...]
+    outputs: int
+
+
+@dataclass(frozen=True)
+class WantedStore:
+    """A Gram store that a run needs.
+
+    Args:
+        text: what it is, for people.
+        identity: of the store.
+        spec: layers of its network.
+    """
+
+    text: str
+    identity: GramIdentity
+    spec: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the Gram stores that it fills: the one to solve with comes first."""
+
+    wanted: tuple[WantedStore, ...]
+    plan: GramPlan
+
+
+def memory_budget(config: RunConfig) -> int:
+    """Bytes for all processes together: as configured, or a share of what is free now."""
+    if config.cluster.memory_gib is not None:
+        return int(config.cluster.memory_gib * 2**30)
+    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def make_plan(
+    config: RunConfig,
+    shapes: Shapes,
+    store: ObjectStore,
+    siblings: Sequence[RunConfig] = (),
+    *,
+    may_measure: bool = True,
+) -> Planned:
+    """The frozen plan of the run's tiles, checked against memory and disk.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        store: where the Gram stores lie.
+        siblings: configurations of the same images and precision, with networks of other depths, which share the
+            run's evaluations.
+        may_measure: if not, what earlier runs have measured must do.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    specs = [kernel_spec(one.kernel, shapes.image) for one in (config, *siblings)]
+    architecture(*specs).check_input(shapes.image)
+    if config.augment == "hflip":
+        check_flips(specs, shapes.image)
+    deepest = max(specs, key=len)
+    cost, memory, workers = pair_cost(deepest, shapes.image), memory_budget(config), config.cluster.worker_count()
+    wanted = _wanted_stores(config, siblings, specs, shapes, config.grid.edge or choose_edge(shapes.n_train, cost))
+
+    def plan(**settings: Any) -> GramPlan:
+        return plan_gram(
+            n_train=shapes.n_train,
+            n_test=shapes.n_test,
+            spec=deepest,
+            cost=cost,
+            kernel_dtype=config.kernel.dtype,
+            store_dtype=config.store_dtype,
+            train_rows=shapes.used_train,
+            test_rows=shapes.used_test,
+            workers=workers,
+            stores=[one.text for one in wanted],
+            evaluations=config.copies,
+            **settings,
+        )
+
+    tuning = None
+    # Networks that flatten their images are as fast as the machine's matrix products: nothing is to be chosen.
+    given = config.grid.edge is not None and config.grid.pairs_per_step is not None
+    if cost.input_entries > 1 and not given and plan(edge=wanted[0].identity.edge).seconds >= _WORTH_MEASURING:
+        tuning = _tuning(config, deepest, shapes, store, may_measure=may_measure)
+    if config.grid.edge is None:
+        # A store of the same tiles is used as it was cut, by whatever machine.
+        edge = stored_edge(store, wanted[0].identity)
+        if edge is None and tuning is not None:
+            edge = choose_edge(shapes.n_train, cost, tuning.seconds_per_pair * config.copies)
+        if edge is not None:
+            wanted = [dataclasses.replace(one, identity=dataclasses.replace(one.identity, edge=edge)) for one in wanted]
+    names = [config.store.gram or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
+    made = plan(
+        edge=wanted[0].identity.edge,
+        rate=None if tuning is None else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
+        pairs_per_step=config.grid.pairs_per_step if tuning is None else tuning.pairs_per_step,
+        process_bytes=None if tuning is None else tuning.process_bytes,
+        memory_bytes=memory,
+        free_bytes=store.free_bytes(),
+        stored_bytes=sum(usage(store, name) for name in names),
+    )
+    _check_dense(config, shapes.used_train, memory)
+    return Planned(tuple(wanted), made)
+
+
+def _wanted_stores(
+    config: RunConfig, siblings: Sequence[RunConfig], specs: Sequence[list[dict[str, Any]]], shapes: Shapes, edge: int
+) -> list[WantedStore]:
+    symmetries: tuple[Symmetry, ...] = ("none",)
+    if config.augment == "hflip":
+        # Means are those of the even part alone; the odd one adds its variance.
+        symmetries = ("even",) if config.predict.covariance == "none" else ("even", "odd")
+    found = []
+    for one, spec in zip((config, *siblings), specs, strict=True):
+        depth = [f"depth {one.kernel.depth}"] if siblings else []
+        for symmetry in symmetries:
+            part = [f"{symmetry} part under flips"] if symmetry != "none" else []
+            identity = GramIdentity(
+                data=shapes.fingerprint,
+                architecture=fingerprint(spec),
+                formula_version=str(FORMULA_VERSION),
+                dtype=one.kernel.dtype,
+                stored_dtype=one.store_dtype,
+                edge=edge,
+                n_train=shapes.n_train,
+                n_test=shapes.n_test,
+                symmetry=symmetry,
+                spec=spec,
+            )
+            found.append(WantedStore(" ".join([*depth, *part]) or "the kernel", identity, spec))
+    return found
+
+
+def _tuning(
+    config: RunConfig, spec: list[dict[str, Any]], shapes: Shapes, store: ObjectStore, *, may_measure: bool
+) -> Tuning | None:
+    """What was measured of this network on this machine, now or by an earlier run."""
+    asked = {
+        "spec": fingerprint(spec),
+        "image": list(shapes.image),
+        "dtype": config.kernel.dtype,
+        "pairs_per_step": config.grid.pairs_per_step,
+        **circumstances(config.cluster.threads_per_worker),
+    }
+    key = f"tuning/{digest(asked)}.json"
+    try:
+        return Tuning.from_json(store.get(key))
+    except (MissingObjectError, ValueError):
+        pass
+    if not may_measure:
+        return None
+    made = measure(
+        spec,
+        shapes.image,
+        config.kernel.dtype,
+        threads=config.cluster.threads_per_worker,
+        pairs_per_step=config.grid.pairs_per_step,
+    )
+    store.put(key, made.to_json(), overwrite=True)
+    return made
+
+
+def _measured(tuning: Tuning) -> str:
+    tried = ", ".join(f"{seconds * 1e3:.3g} ms with {pairs} at a time" for pairs, seconds in tuning.tried.items())
+    return f"measured on {tuning.device}, per pair: {tried}"
+
+
+def _check_dense(config: RunConfig, n: int, memory: int) -> None:
+    """Refuse a dense solver that would not fit: the matrix, its eigenvectors and LAPACK's workspace."""
+    if config.solver.kind == "krylov":
+        return
+    copies = 3 if config.solver.kind == "eigh" else 2
+    copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
+    need = copies * 8 * n * n
+    if need > memory:
+        raise ResourceError(
+            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and the budget is "
+            f"{human_bytes(memory)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
+        )
