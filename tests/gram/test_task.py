@@ -23,7 +23,7 @@ from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import LostWorkerError, Task, TaskResult
 from ntkpipe.tasks.serial import SerialExecutor
-from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.identity import GramIdentity, Symmetry
 from ntkpipe.tiles.layout import KERNELS, Block, Kernel
 from ntkpipe.tiles.store import GramStore
 
@@ -293,3 +293,102 @@ def test_failures_of_images_are_those_of_their_tiles(gram: GramStore) -> None:
     with pytest.raises(IncompleteError, match="chunk 3 of the images"):
         compute_gram(SerialExecutor(), job(gram, Unreadable()), plan())
     assert missing(gram, "train") == []
+
+
+# ---- several stores
+
+
+def stores(gram: GramStore, *wanted: tuple[int, Symmetry]) -> GramJob:
+    """A job with stores for (depth, symmetry) beside that of `gram`."""
+    outputs = []
+    for depth, symmetry in wanted:
+        spec = fcn(depth, w_std=2**0.5, b_std=0.1)
+        architecture = Architecture.from_spec(spec).fingerprint
+        identity = replace(gram.identity, architecture=architecture, symmetry=symmetry, spec=spec)
+        outputs.append(Output(GramStore.create_or_open(gram.objects, identity), tuple(spec)))
+    return GramJob(tuple(outputs), SeededImages())
+
+
+def test_even_and_odd_parts_come_from_one_evaluation(gram: GramStore, monkeypatch) -> None:
+    calls = []
+    tile = Evaluation.tile
+
+    def counted(self: Evaluation, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return tile(self, *args, **kwargs)
+
+    monkeypatch.setattr(Evaluation, "tile", counted)
+    both = stores(gram, (2, "even"), (2, "odd"))
+    report = compute_gram(SerialExecutor(), both, plan(stores=("even", "odd"), evaluations=2))
+    assert (report.computed, len(calls)) == (18, 18)
+    arch = Architecture.from_spec(SPEC)
+    x, x_test = SeededImages().read("train", 0, N_TRAIN), SeededImages().read("test", 0, N_TEST)
+    bound = 100 * np.finfo(float).eps
+    flipped = np.ascontiguousarray(x[:, :, ::-1])
+    for kernel in KERNELS:
+        for block, rows in (("train", x), ("test", x_test)):
+            plain = np.asarray(getattr(arch(x) if block == "train" else arch(rows, x), kernel))
+            mirror = np.asarray(getattr(arch(rows, flipped), kernel))
+            lower = np.tril(np.ones(plain.shape, bool)) if block == "train" else np.ones(plain.shape, bool)
+            scale = np.abs(plain).max()
+            for output, sign in zip(both.outputs, (1, -1), strict=True):
+                error = np.abs(dense(output.gram, kernel, block) - (plain + sign * mirror))
+                assert error[lower].max() <= bound * scale
+                # Its own diagonal, and beside it that of the kernel itself.
+                own = np.asarray(getattr(arch.diagonal(rows), kernel))
+                across = np.diagonal(np.asarray(getattr(arch(rows, np.ascontiguousarray(rows[:, :, ::-1])), kernel)))
+                found = output.gram.read_diagonal(block, kernel)
+                assert np.abs(found - (own + sign * across)).max() <= bound * scale
+                assert np.abs(output.gram.read_diagonal(block, kernel, plain=True) - own).max() <= bound * scale
+            first = both.outputs[0].gram.matrix(kernel, "train").read(0, 0)
+            np.testing.assert_array_equal(first, first.T)
+
+
+def test_several_depths_come_from_one_evaluation_and_equal_each_alone(gram: GramStore, tmp_path: Path) -> None:
+    compute_gram(SerialExecutor(), stores(gram, (1, "none"), (3, "none"), (2, "none")), plan())
+    other = GramStore.create_or_open(open_store(str(tmp_path / "other")), gram.identity)
+    for depth in (1, 2, 3):
+        alone, shared = stores(other, (depth, "none")), stores(gram, (depth, "none"))
+        compute_gram(SerialExecutor(), alone, plan())
+        assert compute_gram(SerialExecutor(), shared, plan()).computed == 0
+        for kernel in KERNELS:
+            one, two = (dense(job.outputs[0].gram, kernel, "test") for job in (alone, shared))
+            assert np.abs(one - two).max() <= 100 * np.finfo(float).eps * np.abs(one).max()
+
+
+def test_only_the_stores_that_lack_a_tile_are_written(gram: GramStore) -> None:
+    compute_gram(SerialExecutor(), stores(gram, (2, "even")), plan(evaluations=2))
+    both = stores(gram, (2, "even"), (2, "odd"))
+    both.outputs[0].gram.discard("test", 1, 1)
+    before = {key: gram.objects.get(key) for key in gram.objects.list(f"gram/{both.outputs[0].gram.name}/receipts/")}
+    report = compute_gram(SerialExecutor(), both, plan(evaluations=2))
+    assert (report.computed, report.reused) == (18, 0)  # each was missing in the odd store
+    after = {key: gram.objects.get(key) for key in gram.objects.list(f"gram/{both.outputs[0].gram.name}/receipts/")}
+    assert {key for key in after if after[key] != before.get(key)} == set(after) - set(before)
+    assert len(set(after) - set(before)) == 1
+    both.outputs[1].gram.discard("train", 2, 0)
+    both.outputs[0].gram.discard("train", 1, 1)
+    assert [(t.i, t.j) for t in both.missing("train", both.grid("train"))] == [(1, 1), (2, 0)]
+    assert compute_gram(SerialExecutor(), both, plan(evaluations=2)).computed == 2
+
+
+def test_one_store_that_refuses_a_tile_does_not_keep_it_from_the_others(gram: GramStore, monkeypatch) -> None:
+    both = stores(gram, (1, "none"), (2, "none"))
+    write = GramStore.write_tile
+
+    def picky(self: GramStore, *args: Any, **kwargs: Any) -> Any:
+        if self.name == both.outputs[0].gram.name:
+            raise DataError("this kernel overflows")
+        return write(self, *args, **kwargs)
+
+    monkeypatch.setattr(GramStore, "write_tile", picky)
+    with pytest.raises(IncompleteError, match="this kernel overflows"):
+        compute_gram(SerialExecutor(), both, plan())
+    assert missing(both.outputs[1].gram, "train") == []
+    assert len(missing(both.outputs[0].gram, "train")) == 10
+
+
+def test_stores_of_other_images_do_not_share_a_job(gram: GramStore) -> None:
+    other = GramStore.create_or_open(gram.objects, replace(gram.identity, data="1" * 64))
+    with pytest.raises(ValueError, match="differ in more than the kernel"):
+        GramJob((Output(gram, tuple(SPEC)), Output(other, tuple(SPEC))), SeededImages())

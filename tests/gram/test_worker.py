@@ -7,7 +7,7 @@ import pytest
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram import worker
-from ntkpipe.gram.worker import architecture, compute_diagonal, compute_tile
+from ntkpipe.gram.worker import architecture, compute_diagonal, compute_tile, flip
 from ntkpipe.kernels import flat, host
 from ntkpipe.kernels.zoo import fcn
 
@@ -82,3 +82,27 @@ def test_bad_arguments():
     with pytest.raises(ConfigError, match=r"layer 0 \(dense\)"):
         compute_tile([{"op": "dense", "features": 2}], x, x, diagonal=False, dtype="float32", out_dtype="float32")
     assert worker.architecture(SPEC) is worker.architecture(SPEC)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parts_of_a_diagonal_tile_are_symmetric_and_their_diagonals_exact(dtype):
+    # More images than one block of pairs with their mirror images, and a ragged one.
+    x = images(21)
+    for symmetry, sign in (("even", 1), ("odd", -1)):
+        made = compute_tile(SPEC, x, None, diagonal=True, dtype=dtype, out_dtype=dtype, symmetry=symmetry)
+        plain = compute_tile(SPEC, x, None, diagonal=True, dtype=dtype, out_dtype=dtype)
+        mirror = compute_tile(SPEC, x, flip(x), diagonal=False, dtype=dtype, out_dtype=dtype)
+        own = compute_diagonal(SPEC, x, dtype=dtype, symmetry=symmetry)
+        assert set(own) == {"nngp", "ntk", "plain_nngp", "plain_ntk"}
+        for name in ("nngp", "ntk"):
+            np.testing.assert_array_equal(made[name], made[name].T)
+            # Sums of 48 products in another order, a few maps.
+            scale = 100 * np.finfo(dtype).eps * np.abs(plain[name]).max()
+            assert np.abs(made[name] - (plain[name] + sign * mirror[name])).max() <= scale
+            assert np.abs(np.diag(made[name]) - own[name]).max() <= scale
+            np.testing.assert_array_equal(own[f"plain_{name}"], np.diag(plain[name]))
+
+
+def test_images_without_width_have_no_flips():
+    with pytest.raises(ConfigError, match="no left and right"):
+        compute_tile(SPEC, np.ones((2, 5)), None, diagonal=True, dtype="float64", out_dtype="float64", symmetry="even")
