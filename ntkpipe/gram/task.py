@@ -23,6 +23,7 @@ from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.store import Block, GramStore
 
 _T = TypeVar("_T")
+Kernels = dict[str, np.ndarray]
 
 
 class ImageSource(Protocol):
@@ -275,3 +276,36 @@ def _is_done(gram: GramStore, block: str, i: int, j: int) -> bool:
         return gram.receipt(block, i, j) is not None
     except CorruptionError:
         return False  # a damaged receipt proves nothing; the writer replaces it
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Images by number: of a block, in this order."""
+
+    block: Block
+    indices: tuple[int, ...]
+
+
+def pairs_task(images: ImageSource, evaluation: Evaluation, rows: Picked, columns: Picked | None) -> Kernels:
+    """Kernels of picked images that no tile holds: `{"nngp": (k, m), "ntk": (k, m)}`, float64.
+
+    Args:
+        images: that are picked from.
+        evaluation: of one kernel.
+        rows: row images.
+        columns: column images, likely neighbours; None pairs the rows with themselves.
+    """
+    first = evaluation.prepare(_picked(images, rows))
+    second = None if columns is None else evaluation.prepare(_picked(images, columns))
+    flipped = None
+    if evaluation.flips:
+        flipped = evaluation.prepare(_picked(images, columns or rows), flipped=True)
+    (made,) = evaluation.tile(first, second, flipped, out_dtype="float64")
+    return made
+
+
+def _picked(images: ImageSource, picked: Picked) -> np.ndarray:
+    chosen = picked.indices
+    if chosen == tuple(range(chosen[0], chosen[0] + len(chosen))):
+        return images.read(picked.block, chosen[0], chosen[0] + len(chosen))
+    return np.concatenate([images.read(picked.block, i, i + 1) for i in chosen])

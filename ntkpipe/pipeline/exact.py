@@ -1,60 +1,120 @@
-"""A few rows of the kernel recomputed in float64 from the images: what stored tiles and products are measured against."""
+"""Kernels of images that no tile holds: sampled rows in float64, and test images among themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from ntkpipe.gram.worker import compute_diagonal, compute_tile
+from ntkpipe.dynamics.sampling import sample_indices
+from ntkpipe.gram.task import Picked, pairs_task
+from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.graph import Task
+from ntkpipe.tiles.layout import Block
 from ntkpipe.tiles.store import GramStore
 
-_COLUMNS = 2048  # images per evaluation: 64 x 2048 float64 pairs and their images stay below 100 MB
+_COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
+_LEAST_COLUMNS = 32
+
+# Rows of a sample, unless set: as many as make its safety factor small (2.2), or, where pairs take long, as few as keep it
+# below 10 (`sampling.norm_safety`) and recomputing them, which takes three times as long a pair, to 2% of the tiles' time.
+_SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
+_SAMPLE_SHARE, _FLOAT64_COST = 0.02, 3.0
 
 
-def exact_rows(inputs: Inputs, kernel: str, block: str, indices: np.ndarray) -> np.ndarray:
-    """Rows of a kernel block in float64.
+@dataclass(frozen=True)
+class ExactRows:
+    """Rows of a block recomputed in float64, which stored tiles and products are measured against.
 
     Args:
-        inputs: of the run.
-        kernel: `nngp` or `ntk`.
-        block: `train` or `test`, of the rows; the columns are the training images in use.
         indices: (k,) stored row numbers.
-
-    Returns:
-        (k, n_train) float64; on the train block the diagonal is exact.
+        kernels: `nngp` and `ntk`, (k, n_train) float64; on the train block the diagonal is exact.
     """
-    images, symmetry = inputs.images, inputs.gram.identity.symmetry
-    rows = np.concatenate([images.read(block, int(i), int(i) + 1) for i in indices]).astype(np.float64)
-    out = np.empty((len(indices), inputs.n_train))
-    for start in range(0, inputs.n_train, _COLUMNS):
-        stop = min(start + _COLUMNS, inputs.n_train)
-        cols = images.read("train", start, stop)
-        out[:, start:stop] = compute_tile(
-            inputs.spec, rows, cols, diagonal=False, dtype="float64", out_dtype="float64", symmetry=symmetry
-        )[kernel]
+
+    indices: np.ndarray
+    kernels: dict[str, np.ndarray]
+
+
+def sample_size(inputs: Inputs) -> int:
+    """Rows of a sample: as set, or as many as the time of the tiles allows."""
+    if inputs.config.solver.sample_rows is not None:
+        return inputs.config.solver.sample_rows
+    plan = inputs.plan
+    if plan.cost.input_entries == 1:
+        return _SAMPLE_ROWS
+    affordable = _SAMPLE_SHARE * plan.pairs / (2 * inputs.n_train * _FLOAT64_COST)  # of both blocks
+    return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, _SAMPLE_ROWS))
+
+
+def exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:
+    """A sample of rows of the kernel that is solved with; both kernels come out of one evaluation, once in a process."""
+    if block not in inputs.exact:
+        inputs.exact[block] = _exact_rows(inputs, block, executor)
+    return inputs.exact[block]
+
+
+def _exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:
+    n = inputs.n_train
+    indices = sample_indices(n if block == "train" else inputs.n_test, sample_size(inputs))
+    rows = Picked(block, tuple(int(i) for i in indices))
+    symmetry = inputs.gram.identity.symmetry
+    evaluation = Evaluation.of(inputs.spec, symmetry, "float64")
+    step = _columns(inputs, n)
+
+    def tasks() -> Iterator[Task]:
+        for start in range(0, n, step):
+            columns = Picked("train", tuple(range(start, min(start + step, n))))
+            yield Task(start, pairs_task, (inputs.images, evaluation, rows, columns))
+
+    made = {kernel: np.empty((len(indices), n)) for kernel in ("nngp", "ntk")}
+    for start, part in _results(executor, tasks()):
+        for kernel, values in part.items():
+            made[kernel][:, start : start + values.shape[1]] = values
     if block == "train":
-        own = compute_diagonal(inputs.spec, rows, dtype="float64", symmetry=symmetry)
-        out[np.arange(len(indices)), indices] = own[kernel]
-    return out
+        images = np.concatenate([inputs.images.read(block, i, i + 1) for i in rows.indices])
+        own = compute_diagonal(inputs.spec, images, dtype="float64", symmetry=symmetry)
+        for kernel, whole in made.items():
+            whole[np.arange(len(indices)), indices] = own[kernel]
+    return ExactRows(indices, made)
 
 
-def test_test(inputs: Inputs, gram: GramStore, kernel: str) -> np.ndarray:
+def test_test(inputs: Inputs, gram: GramStore, kernel: str, executor: Executor) -> np.ndarray:
     """The kernel among the test images in use, (p, p) float64, which no tile of `gram` stores: only covariances need it."""
     p = inputs.n_test
+    evaluation = Evaluation.of(inputs.spec, gram.identity.symmetry, inputs.config.kernel.dtype)
+    step = min(_COLUMNS, inputs.plan.edge)
+
+    def picked(start: int) -> Picked:
+        return Picked("test", tuple(range(start, min(start + step, p))))
+
+    def tasks() -> Iterator[Task]:
+        for i in range(0, p, step):
+            for j in range(0, i + 1, step):
+                columns = None if i == j else picked(j)
+                yield Task((i, j), pairs_task, (inputs.images, evaluation, picked(i), columns))
+
     out = np.empty((p, p))
-    for i in range(0, p, _COLUMNS):
-        rows = inputs.images.read("test", i, min(i + _COLUMNS, p))
-        for j in range(0, i + 1, _COLUMNS):
-            cols = inputs.images.read("test", j, min(j + _COLUMNS, p))
-            tile = compute_tile(
-                inputs.spec,
-                rows,
-                None if i == j else cols,
-                diagonal=i == j,
-                dtype=inputs.config.kernel.dtype,
-                out_dtype="float64",
-                symmetry=gram.identity.symmetry,
-            )[kernel]
-            out[i : i + len(rows), j : j + len(cols)] = tile
-            out[j : j + len(cols), i : i + len(rows)] = tile.T
+    for (i, j), part in _results(executor, tasks()):
+        tile = part[kernel]
+        out[i : i + tile.shape[0], j : j + tile.shape[1]] = tile
+        out[j : j + tile.shape[1], i : i + tile.shape[0]] = tile.T
     return out
+
+
+def _columns(inputs: Inputs, n: int) -> int:
+    """Columns of a task: a few tasks for every worker."""
+    return int(np.clip(-(-n // (4 * inputs.workers)), _LEAST_COLUMNS, _COLUMNS))
+
+
+def _results(executor: Executor, tasks: Iterator[Task]) -> Iterator[tuple]:
+    results = executor.run(tasks)
+    try:
+        for result in results:
+            if result.error is not None:
+                raise result.error
+            yield result.key, result.value
+    finally:
+        results.close()

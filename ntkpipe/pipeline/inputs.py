@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Inputs:
         memory_bytes: budget of all processes together.
         source: key of the record that leads from the raw data to the images.
         warnings: what the user should know.
+        exact: rows that were recomputed, by block; see `exact`.
     """
 
     config: RunConfig
@@ -63,6 +64,7 @@ class Inputs:
     memory_bytes: int
     source: str
     warnings: tuple[str, ...] = ()
+    exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def stores(self) -> tuple[GramStore, ...]:

@@ -12,7 +12,7 @@ import ntkpipe
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
 from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
-from ntkpipe.dynamics.sampling import TestSample, sample_indices
+from ntkpipe.dynamics.sampling import TestSample
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.cholesky import CholeskyFactor, cholesky
@@ -70,7 +70,7 @@ def predict_kernel(inputs: Inputs, solved: Solved, times: tuple[float, ...], exe
         )
     covariance = None
     if inputs.config.predict.covariance != "none":
-        covariance = _covariance(inputs, solved, times)
+        covariance = _covariance(inputs, solved, times, executor)
     return KernelPredictions(means, budget, covariance)
 
 
@@ -163,9 +163,9 @@ def _means(
     else:
         weights = combined_weights(solution.basis, coordinates)
         means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
-    indices = sample_indices(inputs.n_test, inputs.config.solver.sample_rows)
-    exact = exact_rows(inputs, problem.source, "test", indices) @ solution.basis.T
-    return means, TestSample(exact, means[:, :, indices], problem.test_diagonal[indices], inputs.n_test)
+    rows = exact_rows(inputs, "test", executor)
+    exact = rows.kernels[problem.source] @ solution.basis.T
+    return means, TestSample(exact, means[:, :, rows.indices], problem.test_diagonal[rows.indices], inputs.n_test)
 
 
 def _required(array: np.ndarray | None) -> np.ndarray:
@@ -173,26 +173,30 @@ def _required(array: np.ndarray | None) -> np.ndarray:
     return array
 
 
-def _covariance(inputs: Inputs, solved: Solved, times: tuple[float, ...]) -> np.ndarray:
+def _covariance(inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor) -> np.ndarray:
     """(T, R, p) variances or (T, R, p, p) covariances.
 
     A network trained on images and their flips is the sum of its even and odd part, which know nothing of each other: its
     covariance is the mean of those that their kernels give (docs/mathematics.md). Without flips there is one part.
     """
-    total = _part_covariance(inputs, inputs.parts[0], solved, times)
+    total = _part_covariance(inputs, inputs.parts[0], solved, times, executor)
     for gram in inputs.parts[1:]:
-        total += _part_covariance(inputs, gram, solved, times)
+        total += _part_covariance(inputs, gram, solved, times, executor)
     return total / len(inputs.parts)
 
 
-def _part_covariance(inputs: Inputs, gram: GramStore, solved: Solved, times: tuple[float, ...]) -> np.ndarray:
+def _part_covariance(
+    inputs: Inputs, gram: GramStore, solved: Solved, times: tuple[float, ...], executor: Executor
+) -> np.ndarray:
     """As `_covariance`, of the kernel in one store."""
     problem, full = solved.problem, inputs.config.predict.covariance == "full"
     p = inputs.n_test
     cross = {k: assemble(gram.matrix(k, "test", rows=p, cols=inputs.n_train)) for k in _needed(problem.name)}
     # The network's own fluctuations are the NNGP's, but for `ntkgp`, whose prior is the NTK.
     prior_kernel: Kernel = "ntk" if problem.name == "ntkgp" else "nngp"
-    prior = test_test(inputs, gram, prior_kernel) if full else gram.read_diagonal("test", prior_kernel, rows=p)
+    prior = (
+        test_test(inputs, gram, prior_kernel, executor) if full else gram.read_diagonal("test", prior_kernel, rows=p)
+    )
     train = assemble(gram.matrix("nngp", "train", rows=inputs.n_train)) if problem.name == "ntk" else np.zeros(0)
     system = None
     if solved.solution is not None and gram == inputs.gram:

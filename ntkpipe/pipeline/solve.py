@@ -18,7 +18,7 @@ from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.sampling import RowSample, sample_indices
+from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.assemble import assemble
@@ -28,7 +28,7 @@ from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.lanczos import StepRecord, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.operator import DenseOperator, TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.pipeline.exact import exact_rows, sample_size
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.tasks.executor import Executor
@@ -117,7 +117,7 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
         key = solve_key(inputs, inputs.gram, problem.source, inputs.config.solver.products)
         with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
             return _krylov(inputs, problem, key, executor, tell)
-    return _dense(inputs, problem, tell) if kind == "eigh" else _cholesky(inputs, problem, tell)
+    return (_dense if kind == "eigh" else _cholesky)(inputs, problem, executor, tell)
 
 
 def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
@@ -258,8 +258,8 @@ def _krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell
             on_step=on_step,
         )
         solution = KrylovSolution.from_lanczos(result)
-        tell(f"{problem.name}: {result.steps} passes, measuring rounding on {config.sample_rows} rows", force=True)
-        rows = _sample(inputs, problem, solution.basis, operator)
+        tell(f"{problem.name}: {result.steps} passes, measuring rounding on {sample_size(inputs)} rows", force=True)
+        rows = _sample(inputs, problem, solution.basis, operator, executor)
         residual = _true_residual(problem, solution, operator)
     seconds = time.monotonic() - began
     facts = {
@@ -302,11 +302,11 @@ def _true_residual(problem: Problem, solution: KrylovSolution, operator: TileOpe
     return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
 
 
-def _sample(inputs: Inputs, problem: Problem, basis: np.ndarray, operator: TileOperator | DenseOperator) -> RowSample:
-    indices = sample_indices(inputs.n_train, inputs.config.solver.sample_rows)
-    stored = operator.rows(indices)
-    exact = exact_rows(inputs, problem.source, "train", indices)
-    return RowSample(indices, stored @ basis.T, exact @ basis.T)
+def _sample(
+    inputs: Inputs, problem: Problem, basis: np.ndarray, operator: TileOperator | DenseOperator, executor: Executor
+) -> RowSample:
+    rows = exact_rows(inputs, "train", executor)
+    return RowSample(rows.indices, operator.rows(rows.indices) @ basis.T, rows.kernels[problem.source] @ basis.T)
 
 
 def _spectrum_facts(problem: Problem, solution: KrylovSolution) -> dict[str, Any]:
@@ -318,13 +318,13 @@ def _spectrum_facts(problem: Problem, solution: KrylovSolution) -> dict[str, Any
     }
 
 
-def _dense(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
+def _dense(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
     began = time.monotonic()
     n = inputs.n_train
     key = solve_key(inputs, inputs.gram, problem.source, "eigh")
     array = assemble(inputs.gram.matrix(problem.source, "train", rows=n), np.float64)
-    indices = sample_indices(n, inputs.config.solver.sample_rows)
-    stored = DenseOperator(array).rows(indices)
+    sampled = exact_rows(inputs, "train", executor)
+    indices, stored = sampled.indices, DenseOperator(array).rows(sampled.indices)
 
     def say(line: str) -> None:
         tell(f"{problem.name}: {line}", force=True)
@@ -335,8 +335,7 @@ def _dense(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
     for gram in inputs.parts[1:]:
         eigensystem(inputs, gram, problem.source, say)  # kept in the store: predictions need it for variances
     solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets)
-    exact = exact_rows(inputs, problem.source, "train", indices)
-    rows = RowSample(indices, stored @ solution.basis.T, exact @ solution.basis.T)
+    rows = RowSample(indices, stored @ solution.basis.T, sampled.kernels[problem.source] @ solution.basis.T)
     residual = float(np.linalg.norm(stored @ vectors - vectors[indices] * values) / max(values[-1], 1e-300))
     facts = {
         "solver": "eigh",
@@ -375,7 +374,7 @@ def eigensystem(
     return Eigensystem(found.values, found.vectors)
 
 
-def _cholesky(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
+def _cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
     began = time.monotonic()
     n = inputs.n_train
     matrix = inputs.gram.matrix(problem.source, "train", rows=n)
@@ -392,8 +391,8 @@ def _cholesky(inputs: Inputs, problem: Problem, tell: Tell) -> Solved:
         residual = max(residual, found.residual)
         smallest = min(smallest, factor.smallest_eigenvalue() - ridge)
     largest = largest_eigenvalue(operator)
-    indices = sample_indices(n, inputs.config.solver.sample_rows)
-    rows = RowSample(indices, operator.rows(indices), exact_rows(inputs, problem.source, "train", indices))
+    sampled = exact_rows(inputs, "train", executor)
+    rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
     facts = {
         "solver": "cholesky",
         "steps": 1,
