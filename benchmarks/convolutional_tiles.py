@@ -15,11 +15,11 @@ rate at which a core evaluates a polynomial of covariances in cache, measured he
 memory once, nonlinearities fused into them; what stays in cache, one class of pixel pairs at a time, moves none of it, so
 that this floor can be undercut, and is.
 
-    network               operations   2 cores,    2 cores,    bytes     20 GB/s   H200, 67 TF/s   H200, 4.3 TB/s
-                                       float32     float64     float32   (2 cores)  (data sheet)    (copy, measured)
-    Myrtle-10  32x32      169 MF       0.65 ms     1.3 ms      62 MB     3.1 ms     2.5 us          14 us
-    CNN-GAP 10 32x32      535 MF       2.1 ms      4.1 ms      164 MB    8.2 ms     8.0 us          38 us
-    CNN-Vec 10 32x32      0.54 MF      2.1 us      4.2 us      0.17 MB   8 us       8 ns            40 ns
+    network              operations   2 cores,   2 cores,   bytes,    at 20 GB/s   H200, 67 TF/s   H200, 4.3 TB/s
+                                      float32    float64    float32   (2 cores)    (data sheet)    (copy, measured)
+    Myrtle-10   32x32    169 MF       0.65 ms    1.3 ms     63 MB     3.2 ms       2.5 us          15 us
+    CNN-GAP-10  32x32    535 MF       2.1 ms     4.1 ms     176 MB    8.8 ms       8.0 us          41 us
+    CNN-Vec-10  32x32    0.52 MF      2.0 us     4.0 us     0.17 MB   8.6 us       8 ns            40 ns
 
 What a GPU reaches of it is unmeasured.
 """
