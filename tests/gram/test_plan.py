@@ -51,6 +51,20 @@ def test_pairs_are_those_of_the_tiles(n_train, n_test, edge, data) -> None:
     assert p.flops == pytest.approx(p.pairs * p.flops_per_pair)
 
 
+def test_stores_that_share_evaluations_share_the_arithmetic_and_not_the_disk() -> None:
+    one, depths = plan(), plan(stores=("depth 1", "depth 3"))
+    assert (depths.flops, depths.pairs, depths.tiles) == (one.flops, one.pairs, one.tiles)
+    assert depths.disk_bytes == 2 * one.disk_bytes
+    assert depths.memory_per_worker > one.memory_per_worker
+    assert "depth 1, depth 3; from one evaluation" in depths.describe()
+    assert "stores" not in one.describe()
+    flips = plan(stores=("even part",), evaluations=2)
+    assert flips.flops == 2 * one.flops
+    assert flips.seconds_per_tile == 2 * one.seconds_per_tile
+    assert (flips.pairs, flips.disk_bytes) == (one.pairs, one.disk_bytes)
+    assert "two evaluations of a pair" in flips.describe()
+
+
 def test_the_whole_triangle_is_half_the_square() -> None:
     p = plan(n_train=50_000, n_test=10_000, edge=2048, cost=CIFAR)
     train, test = p.blocks

@@ -175,6 +175,32 @@ def test_an_odd_part_that_is_missing_is_added_to_an_even_one(lab):
     assert len(sorted((lab.path / "store").glob("gram/*/receipts/train/*.json"))) == len(even) + 3
 
 
+def test_damage_to_either_part_is_found_and_mended(lab, capfd):
+    words = ("data.path=images.npz", "augment=hflip", "kernel.depth=2", "predict.times=[inf]", "solver=cholesky")
+    first = lab.run("mended", *words, "predict.covariance=diagonal")
+    for place in lab.receipt("mended", "gram")["stores"]:
+        chunk = next((Path(place) / "tiles.zarr").glob("ntk/train/c/1/0"))
+        content = bytearray(chunk.read_bytes())
+        content[9] ^= 1
+        chunk.write_bytes(bytes(content))
+    run = f"run_dir={lab.path / 'mended'}"
+    here = os.getcwd()
+    os.chdir(lab.path)  # the run's store is named by a path from here
+    try:
+        capfd.readouterr()
+        assert main(["verify", run, "repair=false"]) == 6
+        assert sum(line.startswith("damaged") for line in capfd.readouterr().out.splitlines()) == 2
+        (lab.path / "mended/stages/predict.json").unlink()
+        (lab.path / "mended/stages/solve.json").unlink()
+        assert main(["run", run]) == 0  # met in the middle of the solve
+        assert main(["verify", run]) == 0
+    finally:
+        os.chdir(here)
+    again = read_predictions(lab.path / "mended" / "predictions.zarr")
+    np.testing.assert_array_equal(first.mean, again.mean)
+    np.testing.assert_array_equal(first.variance, again.variance)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

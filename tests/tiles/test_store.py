@@ -20,6 +20,7 @@ from ntkpipe.errors import ConfigError, CorruptionError, DataError, HeldError, I
 from ntkpipe.storage.local import LocalStore
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.store import MissingObjectError
+from ntkpipe.tiles.audit import repair, verify
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
@@ -396,3 +397,31 @@ def test_the_grid_of_a_subset_shares_tiles_with_the_whole(full, problem):
     subset = full.matrix("ntk", "train", 6)
     assert subset.grid == TileGrid(6, 6, 4, symmetric=True)
     assert np.array_equal(subset.read(1, 1), problem.arrays["ntk", "train"][4:6, 4:6])
+
+
+def test_even_and_odd_parts_keep_the_diagonal_of_the_kernel_beside_their_own(problem, tmp_path):
+    identity = dataclasses.replace(problem.identity, symmetry="even")
+    gram = GramStore.create_or_open(LocalStore(tmp_path), identity)
+    plain = {"plain_nngp": np.arange(4.0), "plain_ntk": np.arange(4.0) + 10}
+    with pytest.raises(ValueError, match="plain_nngp"):
+        gram.write_diagonal("train", 0, problem.diagonal("train", 0))
+    gram.write_diagonal("train", 0, problem.diagonal("train", 0) | plain)
+    gram.write_tile("train", 0, 0, problem.tile("train", 0, 0))
+    np.testing.assert_array_equal(gram.read_diagonal("train", "ntk", 4, plain=True), plain["plain_ntk"])
+    np.testing.assert_array_equal(gram.read_diagonal("train", "ntk", 4), problem.arrays["ntk", "diagonal/train"][:4])
+    found = zarr.open_group(os.path.join(gram.where, "tiles.zarr"), mode="r")
+    np.testing.assert_array_equal(found["diagonal/train/plain_ntk"][:4], plain["plain_ntk"])
+    assert "flipped" in found.attrs["symmetry"]
+    assert list(verify(gram)) == []
+    flip(path_of(gram, "plain_ntk", "diagonal/train", 0), 3)
+    (found,) = verify(gram)
+    assert (found.label, found.i) == ("diagonal/train", 0)
+    assert repair(gram, [found]) == [("diagonal/train", 0, 0)]
+    assert gram.missing_diagonal("train", 4) == [0]
+    assert list(verify(gram)) == []
+
+
+def test_without_symmetry_the_plain_diagonal_is_the_diagonal(full, problem):
+    np.testing.assert_array_equal(
+        full.read_diagonal("test", "nngp", plain=True), problem.arrays["nngp", "diagonal/test"]
+    )
