@@ -81,7 +81,7 @@ def test_any_network(network, seed, special, block_bytes):
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     network=networks(longest=9),
     seed=st.integers(0, 999),
