@@ -18,10 +18,12 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     """Lines like those of `GramPlan.describe`."""
     n, c = shapes.used_train, shapes.outputs
     kernels = len(config.predict.kernels)
+    # Variances under flips need the odd part of a kernel as well.
+    each = "per kernel" if config.copies == 1 or config.predict.covariance == "none" else "per kernel and part"
     if config.solver.kind == "eigh":
-        return f"solver      eigh: {9 * n**3:.3g} flops and {human_bytes(3 * 8 * n * n)} per kernel, {kernels} kernels"
+        return f"solver      eigh: {9 * n**3:.3g} flops and {human_bytes(3 * 8 * n * n)} {each}, {kernels} kernels"
     if config.solver.kind == "cholesky":
-        return f"solver      cholesky: {n**3 / 3:.3g} flops and {human_bytes(2 * 8 * n * n)} per kernel and ridge"
+        return f"solver      cholesky: {n**3 / 3:.3g} flops and {human_bytes(2 * 8 * n * n)} {each} and ridge"
     item = 4 if config.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
     room = tile_memory(config, n, c, memory_budget(config), plan.workers)

@@ -75,16 +75,17 @@ def _pictures(inputs: Inputs) -> np.ndarray | None:
 def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     d, k = run.config.data, run.config.kernel
     source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
-    network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or "").name
+    network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or k.kind).name
+    flips = "" if run.config.augment == "none" else " and their flips"
     receipts = {stage: run.receipt(stage) for stage in STAGES}
     return {
-        "title": f"{source}: {network}",
+        "title": f"{source}{flips}: {network}",
         "warnings": warnings,
         "max_learning_rate": {name: f["max_learning_rate"] for name, f in facts.items()},
         "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
         "data": {
             "source": source,
-            "training images": inputs.n_train,
+            "training images": f"{inputs.n_train:,}{flips}" if flips else inputs.n_train,
             "test images": inputs.n_test,
             "image shape": list(inputs.images.shape("train")[1:]),
             "fingerprint": inputs.images.fingerprint,

@@ -144,8 +144,9 @@ def single(lab) -> Predictions:
     return lab.run("single", "data.path=images.npz", *words)
 
 
-def test_float32_is_within_its_bound(dense, single):
+def test_float32_is_within_its_bound(lab, dense, single):
     wanted = dense[1]
+    assert "images.npz) and their flips" in (lab.path / "single/report/report.html").read_text()
     assert (np.abs(single.mean - wanted.mean[:2]) <= single.error_bound + wanted.error_bound[:2]).all()
 
 
