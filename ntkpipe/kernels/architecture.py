@@ -38,6 +38,7 @@ class Architecture:
     def __init__(self, specs: Sequence[list[dict[str, Any]]], networks: Sequence[tuple[Layer, ...]]) -> None:
         deepest = max(range(len(networks)), key=lambda k: len(networks[k]))
         self._spec, self._layers = specs[deepest], networks[deepest]
+        self._networks = tuple(zip(specs, networks, strict=True))
         self._tapped, self._order = share(networks)
 
     @classmethod
@@ -65,22 +66,9 @@ class Architecture:
         """
         canonical = [canonical_spec(layers) for layers in specs]
         made = cls(canonical, [tuple(build_layer(layer) for layer in spec) for spec in canonical])
-        made._check_any_shape()
+        for spec, layers in made._networks:
+            _check_any_shape(spec, layers)
         return made
-
-    def _check_any_shape(self) -> None:
-        """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
-        errors = []
-        for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
-            try:
-                signatures(self._layers, start)
-            except PlaceError as error:
-                if isinstance(error.root, ShapeError):
-                    return  # for check_input to say, of given images
-                errors.append(error)
-            else:
-                return
-        raise ConfigError(_located(max(errors, key=lambda error: int(error.place)), self._spec))
 
     def to_spec(self) -> list[dict[str, Any]]:
         """The canonical list of layers: every parameter stated."""
@@ -119,15 +107,16 @@ class Architecture:
         if len(shape) not in (1, 3) or min(shape) < 1:
             raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
         start = Signature(tuple(shape[:-1]), shape[-1])
-        try:
-            last = signatures(self._layers, start)[-1]
-        except PlaceError as error:
-            raise ConfigError(_located(error, self._spec)) from None
-        if last.spatial:
-            raise ConfigError(
-                f"the network ends with an image of {list(last.spatial)} pixels, not with one output: end it with "
-                '{"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
-            )
+        for spec, layers in self._networks:
+            try:
+                last = signatures(layers, start)[-1]
+            except PlaceError as error:
+                raise ConfigError(_located(error, spec)) from None
+            if last.spatial:
+                raise ConfigError(
+                    f"the network ends with an image of {list(last.spatial)} pixels, not with one output: end it with "
+                    '{"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
+                )
         return resolve(self._layers if plain else self._tapped, start, own=own)
 
     def __call__(self, x1: Array, x2: Array | None = None) -> Kernels:
@@ -285,6 +274,21 @@ class Prepared:
         return tuple(
             none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
         )
+
+
+def _check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:
+    """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
+    errors = []
+    for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
+        try:
+            signatures(layers, start)
+        except PlaceError as error:
+            if isinstance(error.root, ShapeError):
+                return  # for check_input to say, of given images
+            errors.append(error)
+        else:
+            return
+    raise ConfigError(_located(max(errors, key=lambda error: int(error.place)), spec))
 
 
 def _located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:

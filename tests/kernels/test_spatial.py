@@ -338,3 +338,17 @@ def test_networks_that_share_an_evaluation(name, block_bytes, monkeypatch):
         for j, expected in enumerate((nngp, ntk)):
             for made, block in ((same, expected[:3, :3]), (others, expected[:3, 3:]), (own, np.diag(expected)[:3])):
                 assert np.abs(made[k][j] - block).max() <= bound * np.abs(expected).max(), (k, j)
+
+
+@pytest.mark.parametrize(
+    ("shallow", "text"),
+    [
+        ([conv(), RELU], r"ends with an image of \[4, 4\]"),
+        ([conv(), RELU, conv(5, 1, "VALID"), FLATTEN], r"layer 2 \(conv\) has a window of 5"),
+        ([conv(), RELU, DENSE], r"layer 2 \(dense\) acts on flat"),
+        ([conv(), RELU, residual([conv(), RELU, conv()], []), GAP], "plain readouts"),
+    ],
+)
+def test_shallower_networks_are_refused_like_any(shallow, text):
+    with pytest.raises(ConfigError, match=text):
+        Architecture.sharing([shallow, [conv(), RELU, conv(), RELU, GAP, DENSE]]).check_input((4, 4, 1))
