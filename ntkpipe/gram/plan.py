@@ -23,8 +23,11 @@ WORKER_BYTES = 600 << 20
 
 Measured on CIFAR's shape in float32: 0.75 GB resident in all at edge 2048, 0.51 GB at 1024."""
 
-# What Ray, Zarr's checksums and cached image chunks add to a measured process that evaluates pairs.
-_RAY_BYTES = 120 << 20
+# What Ray, checksums and cached image chunks add to a process that evaluates pairs, and such a worker as a whole where none
+# was measured. Two workers of a Myrtle-5 network on 32 x 32 images: 0.48 and 0.55 GB; of CNN-Vec of depth 3 with tiles of
+# 1024 rows 0.58 and 0.61 GB, a quarter of it images and what is seen of them.
+_RAY_BYTES = 150 << 20
+_CONVOLUTIONAL_BYTES = 420 << 20
 
 RECEIPT_BYTES = 4096
 """One receipt: below a kilobyte of text, but a block of most file systems."""
@@ -246,13 +249,18 @@ def worker_memory(
     At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
     - four row blocks of `edge` images: three cached, one being put together; and as much of what is seen of each image:
       rows, their copy for the loop, columns, and one being put together,
-    - both kernels' covariances before and after a layer, and as much again between,
+    - both kernels' covariances before and after a layer,
     - for each store four `edge x edge` arrays: the two kernels of this tile, and the two of the tile before, which is being
       written; two more for padded copies of one store's if it is ragged; and two for every evaluation of a pair besides
       the first, before they are combined. They are counted in the kernel's dtype, which is never the smaller one.
     """
-    own = WORKER_BYTES if process_bytes is None else process_bytes + _RAY_BYTES
     item = _ITEMSIZE[kernel_dtype]
+    if process_bytes is not None:
+        own = process_bytes + _RAY_BYTES
+    elif cost.input_entries == 1:
+        own = WORKER_BYTES
+    else:
+        own = _CONVOLUTIONAL_BYTES + 6 * 8 * cost.entries  # an image with itself, in float64
     arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
     return own + (4 * edge * (cost.inputs + cost.seen) + 4 * cost.entries + arrays * edge**2) * item
 
