@@ -23,7 +23,7 @@ def echo(line: str) -> None:
 
 
 def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
-    """The jobs that a configuration stands for, one for each of `kernel.readout_depths`, held while they are at work.
+    """The jobs that a configuration stands for, one for each of `kernel.readout_depths`; hold each while it is at work.
 
     The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
     first.
@@ -32,15 +32,15 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     for k, one in enumerate(runs):
         if len(runs) > 1:
             echo(f"\ndepth {one.kernel.depth}  ->  {one.run_dir}")
-        job = Job(RunDir.create(one), lambda: session.executor(config.cluster), echo, runs[k + 1 :])
-        with job.run.held():
-            yield job
+        yield Job(RunDir.create(one), lambda: session.executor(config.cluster), echo, runs[k + 1 :])
 
 
 def run(config: RunConfig, session: Session) -> None:
     """All stages."""
     for job in jobs(config, session):
-        if job.all():
+        with job.run.held():
+            if not job.all():
+                continue
             folder = job.run.path
             print(
                 f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
@@ -66,7 +66,8 @@ def plan(config: RunConfig, session: Session) -> None:
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     def command(config: RunConfig, session: Session) -> None:
         for job in jobs(config, session):
-            getattr(job, name)()
+            with job.run.held():
+                getattr(job, name)()
 
     command.__doc__ = f"The {name} stage."
     return command
