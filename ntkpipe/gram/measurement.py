@@ -15,8 +15,9 @@ import numpy as np
 
 from ntkpipe.gram.tuning import Tuning
 from ntkpipe.gram.worker import architecture
-from ntkpipe.kernels import host, spatial
 from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.evaluation import host, spatial
+from ntkpipe.kernels.evaluation.blocks import choose_batch
 
 # A run is repeated until it has taken so long: then the clock and the start of its threads no longer matter.
 _ENOUGH = 0.15
@@ -50,7 +51,7 @@ def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list
     """The number that fills a block, half of it and twice as many, or the one that was asked for."""
     if asked is not None:
         return [asked]
-    usual = spatial.choose_batch(steps, itemsize, on_cpu=host.is_default()).pairs
+    usual = choose_batch(steps, itemsize, on_cpu=host.is_default()).pairs
     return [usual] if usual == 1 else [usual, max(1, usual // 2), 2 * usual]
 
 

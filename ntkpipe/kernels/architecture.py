@@ -15,13 +15,13 @@ import numpy as np
 from jax.core import Tracer
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
-from ntkpipe.kernels import flat, host, spatial
-from ntkpipe.kernels.fold import Seen, unseen
-from ntkpipe.kernels.linear import Flatten
-from ntkpipe.kernels.readouts import Tap, share
+from ntkpipe.kernels.evaluation import flat, host, own, spatial
+from ntkpipe.kernels.evaluation.fold import Seen, unseen
+from ntkpipe.kernels.evaluation.readouts import Tap, share
+from ntkpipe.kernels.evaluation.resolve import Step, observing, resolve
+from ntkpipe.kernels.layers.linear import Flatten
+from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.residual import PlaceError, ShapeError, signatures
-from ntkpipe.kernels.resolve import Step, observing, resolve
 from ntkpipe.kernels.spec import canonical_spec, fingerprint, name_layer
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
 
@@ -176,7 +176,7 @@ class Architecture:
         signature = Signature(x.shape[1:-1], x.shape[-1])
         ends = [signature, *signatures(layers, signature)][-1].spatial
         steps = resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
-        return Prepared(x, spatial.observe(steps, x, on_cpu=host.is_default()))
+        return Prepared(x, own.observe(steps, x, on_cpu=host.is_default()))
 
     def tiles(
         self,
@@ -226,7 +226,7 @@ class Architecture:
         if self._is_flat(x.shape[1:]):
             return self._sorted(flat.own(self._flat_runs(x), x)[0])
         steps = self.steps(x.shape[1:], own=True, plain=False)
-        return self._sorted(spatial.diagonals(steps, x, on_cpu=host.is_default()))
+        return self._sorted(own.diagonals(steps, x, on_cpu=host.is_default()))
 
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""

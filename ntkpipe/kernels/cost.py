@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ntkpipe.kernels.resolve import Step
+    from ntkpipe.kernels.evaluation.resolve import Step
     from ntkpipe.kernels.state import Signature
 
 # Floating-point operations of a nonlinearity per covariance, of both kernels together, a root or a division as one.

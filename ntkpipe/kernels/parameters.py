@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.nonlinear.formula import canonical_covariance, canonical_function
+from ntkpipe.kernels.layers.nonlinear.formula import canonical_covariance, canonical_function
 
 _REQUIRED = object()
 

@@ -6,20 +6,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ntkpipe.kernels.attention import SelfAttention
-from ntkpipe.kernels.baseline import Stationary
-from ntkpipe.kernels.convolution import Conv
-from ntkpipe.kernels.dropout import Dropout
-from ntkpipe.kernels.linear import Dense, Flatten
-from ntkpipe.kernels.nonlinear.base import Identity, Nonlinearity
-from ntkpipe.kernels.nonlinear.elementwise import Elementwise, ElementwiseKernel
-from ntkpipe.kernels.nonlinear.exponential import Exp, ExpNormalized, Gaussian, Rbf, Sin
-from ntkpipe.kernels.nonlinear.piecewise import ABRelu, RectifiedMonomial, Sign
-from ntkpipe.kernels.nonlinear.polynomial import Hermite, Monomial
-from ntkpipe.kernels.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
-from ntkpipe.kernels.normalisation import LayerNorm
-from ntkpipe.kernels.pooling import AvgPool, GlobalPool, SumPool
-from ntkpipe.kernels.residual import ResidualSum
+from ntkpipe.kernels.layers.attention import SelfAttention
+from ntkpipe.kernels.layers.baseline import Stationary
+from ntkpipe.kernels.layers.convolution import Conv
+from ntkpipe.kernels.layers.dropout import Dropout
+from ntkpipe.kernels.layers.linear import Dense, Flatten
+from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise, ElementwiseKernel
+from ntkpipe.kernels.layers.nonlinear.exponential import Exp, ExpNormalized, Gaussian, Rbf, Sin
+from ntkpipe.kernels.layers.nonlinear.piecewise import ABRelu, RectifiedMonomial, Sign
+from ntkpipe.kernels.layers.nonlinear.polynomial import Hermite, Monomial
+from ntkpipe.kernels.layers.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
+from ntkpipe.kernels.layers.normalisation import LayerNorm
+from ntkpipe.kernels.layers.pooling import AvgPool, GlobalPool, SumPool
+from ntkpipe.kernels.layers.residual import ResidualSum
 from ntkpipe.kernels.state import Layer
 
 

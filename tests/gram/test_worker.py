@@ -8,7 +8,7 @@ import pytest
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram import worker
 from ntkpipe.gram.worker import architecture, compute_diagonal, compute_tile, flip
-from ntkpipe.kernels import flat, host
+from ntkpipe.kernels.evaluation import flat, host
 from ntkpipe.kernels.zoo import fcn
 
 SPEC = fcn(2)

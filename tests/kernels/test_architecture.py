@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
-from ntkpipe.kernels import architecture, host
+from ntkpipe.kernels import architecture
 from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.evaluation import host
 from ntkpipe.kernels.zoo import fcn
 
 ARGUMENTS = {"leaky_relu": {"alpha": 0.2}, "ab_relu": {"a": 0.3, "b": 1.1}}

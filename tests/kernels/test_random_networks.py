@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from random_networks import networks
 
-from ntkpipe.kernels import spatial
 from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES
 
 EPS = np.finfo(np.float64).eps
 LARGE_BLOCKS, ONE_CLASS_AT_A_TIME = 128 << 10, 64
@@ -31,7 +31,7 @@ def check(network, seed, special, block_bytes):
         x[:, :, 0, 0] = 0
     nngp, ntk, sine = evaluate(spec, x.reshape(-1, *shape))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spatial, "BLOCK_BYTES", {"cpu": block_bytes, "gpu": block_bytes})
+        patch.setitem(BLOCK_BYTES, "cpu", block_bytes)
         arch = Architecture.from_spec(spec)
         blocks = {"same": arch(x[0]), "others": arch(x[0], x[1])}
     angle = 100 * EPS / max(sine, 1e-8)

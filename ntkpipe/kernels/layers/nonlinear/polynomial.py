@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.state import Array
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.arcsine import angle_and_sine, arcsin
-from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, cosine_and_norm, half_powers
-from ntkpipe.kernels.nonlinear.polynomial import Monomial
+from ntkpipe.kernels.layers.nonlinear.arcsine import angle_and_sine, arcsin
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity, cosine_and_norm, half_powers
+from ntkpipe.kernels.layers.nonlinear.polynomial import Monomial
 from ntkpipe.kernels.state import Array
 
 

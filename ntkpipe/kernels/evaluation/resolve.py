@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.geometry import Support
-from ntkpipe.kernels.readouts import Tap
-from ntkpipe.kernels.residual import ResidualSum, signatures
+from ntkpipe.kernels.layers.residual import ResidualSum, signatures
 from ntkpipe.kernels.state import Layer, Signature
 
 

@@ -10,8 +10,9 @@ import pytest
 from brute_force import evaluate
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels import host, spatial
 from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.evaluation import host
+from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
 DENSE = {"op": "dense", "features": 1, "w_std": 1.3, "b_std": 0.1}
@@ -58,7 +59,7 @@ def images(n, shape=(6, 5, 2), dtype="float64", seed=0):
 
 
 def blocks_of(monkeypatch, size):
-    monkeypatch.setattr(spatial, "BLOCK_BYTES", {"cpu": size, "gpu": size})
+    monkeypatch.setitem(BLOCK_BYTES, "cpu", size)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity, half_powers
-from ntkpipe.kernels.nonlinear.formula import parse
-from ntkpipe.kernels.nonlinear.operations import apply_formula
-from ntkpipe.kernels.nonlinear.quadrature import hermite_rule
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity, half_powers
+from ntkpipe.kernels.layers.nonlinear.formula import parse
+from ntkpipe.kernels.layers.nonlinear.operations import apply_formula
+from ntkpipe.kernels.layers.nonlinear.quadrature import hermite_rule
 from ntkpipe.kernels.state import Array
 
 # Variances expanded at once: the function's values at 130 nodes for so many take 4 MiB in float32.

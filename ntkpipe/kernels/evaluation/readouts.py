@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Support, union
-from ntkpipe.kernels.residual import signatures
+from ntkpipe.kernels.layers.residual import signatures
 from ntkpipe.kernels.state import KernelState, Layer, Pointwise, Signature
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkpipe.kernels import host
-from ntkpipe.kernels.fold import Seen, fold, fold_own, unseen, views
-from ntkpipe.kernels.inner_product import Input, device_products, squared_norms
-from ntkpipe.kernels.resolve import Step, resolve
+from ntkpipe.kernels.evaluation import host
+from ntkpipe.kernels.evaluation.fold import Seen, fold, fold_own, unseen, views
+from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
+from ntkpipe.kernels.evaluation.resolve import Step, resolve
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
 
 # Images per evaluation of images with themselves: one length, one compilation, and the same bits however many there are.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.geometry import PairedWindow, Support, Window, paired_window
-from ntkpipe.kernels.linear import affine, own_gradients
+from ntkpipe.kernels.layers.linear import affine, own_gradients
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
 
 

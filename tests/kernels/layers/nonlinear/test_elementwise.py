@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import roots_hermitenorm
 
-from ntkpipe.kernels.nonlinear.elementwise import Elementwise, ElementwiseKernel
-from ntkpipe.kernels.nonlinear.piecewise import ABRelu
-from ntkpipe.kernels.nonlinear.sigmoidal import Erf
+from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise, ElementwiseKernel
+from ntkpipe.kernels.layers.nonlinear.piecewise import ABRelu
+from ntkpipe.kernels.layers.nonlinear.sigmoidal import Erf
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec
 
@@ -141,7 +141,7 @@ def test_many_variances_are_expanded_in_batches(monkeypatch):
     p = np.linspace(0, 3, 200).reshape(10, 20)
     with jax.enable_x64(True):
         whole = layer.expand(p)
-        monkeypatch.setattr("ntkpipe.kernels.nonlinear.elementwise._BATCH", 64)
+        monkeypatch.setattr("ntkpipe.kernels.layers.nonlinear.elementwise._BATCH", 64)
         parts = layer.expand(p)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         assert a.shape == b.shape

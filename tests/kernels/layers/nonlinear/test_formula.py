@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.nonlinear.formula import (
+from ntkpipe.kernels.layers.nonlinear.formula import (
     FUNCTIONS,
     PYTHON,
     canonical_covariance,
@@ -22,7 +22,7 @@ from ntkpipe.kernels.nonlinear.formula import (
     evaluate_number,
     parse,
 )
-from ntkpipe.kernels.nonlinear.operations import apply_formula
+from ntkpipe.kernels.layers.nonlinear.operations import apply_formula
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_kernels_are_symmetric_and_real():
 
 def test_reading_needs_no_jax():
     code = (
-        "import sys; from ntkpipe.kernels.nonlinear.formula import canonical_function as f; f('x*erf(x)');"
+        "import sys; from ntkpipe.kernels.layers.nonlinear.formula import canonical_function as f; f('x*erf(x)');"
         "assert not {'jax', 'numpy'} & set(sys.modules)"
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.nonlinear.formula import PYTHON, Tree, evaluate
+from ntkpipe.kernels.layers.nonlinear.formula import PYTHON, Tree, evaluate
 from ntkpipe.kernels.state import Array
 
 

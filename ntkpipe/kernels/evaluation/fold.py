@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntkpipe.kernels import layout
-from ntkpipe.kernels.readouts import Tap
-from ntkpipe.kernels.resolve import Step
+from ntkpipe.kernels.evaluation.readouts import Tap
+from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.state import Array, Keep, KernelState, Signature, View
 
 Seen = tuple[Any, ...]
@@ -91,6 +91,11 @@ def fold_own(steps: Sequence[Step], state: KernelState, leave: Leave | None = No
             seen.append(step.layer.observe(state) if step.sees else None)
             state = step.layer(state, step.outgoing)
     return state, tuple(seen)
+
+
+def kernels_of(state: KernelState) -> tuple[Array, Array]:
+    """Both kernels; a network without trainable layers has an NTK of zero."""
+    return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
 
 
 def views(steps: Sequence[Step], seen: Seen, view: Callable[[Step, tuple[Array, ...]], View]) -> Seen:

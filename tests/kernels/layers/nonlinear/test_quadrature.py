@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ntkpipe.kernels.nonlinear.quadrature import half_line_rule, hermite_rule
+from ntkpipe.kernels.layers.nonlinear.quadrature import half_line_rule, hermite_rule
 
 
 def absolute_moment(n):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.arcsine import arcsin
-from ntkpipe.kernels.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.arcsine import arcsin
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.state import Array
 
 # 0.5 erf(x / this) + 0.5 is nearest to the logistic function in squared error on [-5, 5] (neural-tangents' constant).

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ntkpipe.kernels.arcsine import angle_and_sine, arcsin
+from ntkpipe.kernels.layers.nonlinear.arcsine import angle_and_sine, arcsin
 
 
 def grid(dtype):
@@ -45,7 +45,7 @@ def test_arcsin_is_accurate_to_the_last_places(dtype):
 
 def test_abramowitz_stegun_in_exact_arithmetic():
     """The stated bound of 4.4.46, evaluated in float64 so that no rounding is in the way."""
-    from ntkpipe.kernels.arcsine import _AS_4_4_46
+    from ntkpipe.kernels.layers.nonlinear.arcsine import _AS_4_4_46
 
     x = np.linspace(0, 1, 2_000_001)
     polynomial = np.polynomial.polynomial.polyval(x, _AS_4_4_46)

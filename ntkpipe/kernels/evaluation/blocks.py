@@ -1,0 +1,46 @@
+"""How many covariances are at work at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ntkpipe.kernels.evaluation.resolve import Step
+
+# XLA's default is vectors of 256 bits: 15% slower where there are 512, and no different where there are not.
+COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
+
+# Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache: see docs/performance.md.
+BLOCK_BYTES = {"cpu": 128 << 10, "gpu": 64 << 20}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How pairs are batched.
+
+    Args:
+        pairs: columns of a tile that go through the layers together.
+        limit: covariances in a block; where more are left, the classes of rows go one by one.
+        on_cpu: keep intermediate results in memory by force (see `fold`).
+    """
+
+    pairs: int
+    limit: int
+    on_cpu: bool
+
+
+def choose_batch(steps: Sequence[Step], itemsize: int, pairs: int | None = None, *, on_cpu: bool = True) -> Batch:
+    """As many pairs as fill a block with all their covariances, or with one class of rows of them.
+
+    Args:
+        steps: of the network.
+        itemsize: bytes of a covariance.
+        pairs: columns that go through the layers together; None chooses as above.
+        on_cpu: see `Batch`.
+    """
+    limit = BLOCK_BYTES["cpu" if on_cpu else "gpu"] // itemsize
+    entries = steps[0].incoming.entries
+    together = entries if entries <= limit else entries // len(steps[0].incoming.support[0])
+    if pairs is None:
+        pairs = 1 << (max(1, limit // together).bit_length() - 1)
+    return Batch(pairs, max(limit, pairs * together), on_cpu)

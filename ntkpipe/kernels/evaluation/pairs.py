@@ -1,0 +1,193 @@
+"""A pair of images through all layers, in the classes of pixel pairs that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.evaluation.blocks import Batch
+from ntkpipe.kernels.evaluation.fold import Seen, fold, kernels_of, unseen, views
+from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.layers.pooling import Mixing
+from ntkpipe.kernels.state import Array, Keep, KernelState, Signature, View
+
+
+def section(steps: Sequence[Step]) -> tuple[Sequence[Step], Step | None, Sequence[Step]]:
+    """The run of steps that keep classes, the pool that ends it (None if something else does), and the rest."""
+    length = next((k for k, step in enumerate(steps) if not step.keeps_classes), len(steps))
+    pooled = length < len(steps) and isinstance(steps[length].layer, Mixing)
+    return steps[:length], steps[length] if pooled else None, steps[length + pooled :]
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Steps that are taken together: where they begin, and if classes of rows go one by one, the pool that ends them."""
+
+    start: int
+    run: Sequence[Step]
+    mixing: Step | None
+    looped: bool
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.run)
+
+
+class Pairs:
+    """Pairs of one row image with a batch of column images, under tracing.
+
+    Args:
+        steps: of the network.
+        batch: how many columns, and how large a block.
+        keep: see `Keep`.
+        columns: `(b, h, w, channels)`.
+        seen: of the columns, `(b, ...)`.
+    """
+
+    def __init__(self, steps: Sequence[Step], batch: Batch, keep: Keep, columns: Array, seen: Seen) -> None:
+        self._steps, self._batch, self._keep = steps, batch, keep
+        self._parts = self._sections()
+        first = steps[0].incoming
+        images = jnp.moveaxis(columns, 0, -1)  # (h, w, channels, b)
+        whole = not self._parts[0].looped
+        self._images = [self._column(first, images[:, :, k], whole) for k in range(images.shape[2])]
+        self._columns = [
+            self._column_views(part.run, seen[part.start : part.stop], whole=not part.looped) for part in self._parts
+        ]
+
+    def _sections(self) -> list[_Section]:
+        made, steps = [], self._steps
+        start = 0
+        while start < len(steps):
+            run, mixing, _ = section(steps[start:])
+            classes = run[0].incoming.support[0] if run and run[0].incoming.spatial else ()
+            looped = len(classes) > 1 and run[0].incoming.entries * self._batch.pairs > self._batch.limit
+            if not looped:
+                # The layer that ends the run is like any other where all classes are there.
+                run = steps[start : start + max(len(run) + (mixing is not None), 1)]
+            made.append(_Section(start, run, mixing if looped else None, looped))
+            start += len(run) + (looped and mixing is not None)
+        return made
+
+    def _column(self, signature: Signature, field: Array, whole: bool) -> Array:
+        """A column field ready to be looked up: at all its places, or skewed and doubled, for `_at`."""
+        if whole:
+            return layout.spread_column(field, signature)
+        skewed = layout.skew_columns(field, signature)
+        return skewed if field.shape[0] == 1 else jnp.concatenate([skewed, skewed])
+
+    def _at(self, signature: Signature, column: Array, chunk: Array) -> Array:
+        """A doubled column field at the k-th class of rows."""
+        if column.shape[0] == 1:
+            return column[None]
+        extent = signature.spatial[0]
+        cut = jnp.asarray(signature.support[0], jnp.int32)[chunk]
+        return lax.dynamic_slice_in_dim(column, extent - cut, extent)[None]
+
+    def _column_views(self, steps: Sequence[Step], seen: Seen, *, whole: bool) -> Any:
+        """Of all classes: views. Of one class at a time: functions from the chunk to views."""
+
+        def prepare(step: Step, arrays: tuple[Array, ...]) -> Any:
+            if step.layer.sees == "matrices" or not step.incoming.spatial:
+                return lambda chunk: lambda: arrays
+            fields = [self._column(step.incoming, jnp.moveaxis(a, 0, -1), whole) for a in arrays]
+            if whole:
+                return lambda chunk: lambda: tuple(fields)
+            return lambda chunk: lambda: tuple(self._at(step.incoming, field, chunk) for field in fields)
+
+        return views(steps, seen, prepare)
+
+    def _row_views(self, steps: Sequence[Step], seen: Seen) -> Seen:
+        def prepare(step: Step, arrays: tuple[Array, ...]) -> View:
+            if step.layer.sees == "matrices" or not step.incoming.spatial:
+                return lambda: tuple(a[None] for a in arrays)
+            return lambda: tuple(layout.spread_row(a[..., None]) for a in arrays)
+
+        return views(steps, seen, prepare)
+
+    def __call__(self, row: Array, seen: Seen) -> list[tuple[Array, Array]]:
+        """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end."""
+        results: list[tuple[Array, Array]] = []
+
+        def leave(steps: Sequence[Step], state: KernelState) -> None:
+            results.append(kernels_of(fold(steps, state, unseen(steps), unseen(steps))))
+
+        state: KernelState | None = None
+        for part, columns in zip(self._parts, self._columns, strict=True):
+            rows = self._row_views(part.run, seen[part.start : part.stop])
+            if part.looped:
+                state, left = self._class_by_class(part, state, row, rows, columns)
+                results += left
+            else:
+                state = self._begin(row, None) if state is None else state
+                state = fold(part.run, state, rows, _of_chunk(part.run, columns, None), leave)
+        assert state is not None
+        return [*results, kernels_of(state)]
+
+    def _begin(self, row: Array, chunk: Array | None) -> KernelState:
+        signature = self._steps[0].incoming
+        columns = self._images if chunk is None else [self._at(signature, c, chunk) for c in self._images]
+        scale = 1.0 / signature.features
+        nngp = layout.added(layout.spread_row((row[:, :, k] * scale)[..., None]) * c for k, c in enumerate(columns))
+        return KernelState(nngp, None, signature, keep=self._keep, chunk=chunk)
+
+    def _class_by_class(
+        self, part: _Section, before: KernelState | None, row: Array, rows: Seen, columns: Any
+    ) -> tuple[KernelState, list[tuple[Array, Array]]]:
+        """One class of rows after the other through a run, and as far into the layer that mixes them as one class goes.
+
+        Returns:
+            The state after the run and the layer that mixes, and the kernels of the networks that leave in between.
+        """
+        leaving: list[Sequence[Step]] = []
+
+        def one(chunk: Array) -> list[tuple[Array, Array | None]]:
+            leaving.clear()
+            partial: list[KernelState] = []
+
+            def leave(steps: Sequence[Step], state: KernelState) -> None:
+                run, mixing, _ = section(steps)
+                leaving.append(steps)
+                partial.append(_within(mixing, fold(run, state, unseen(run), unseen(run))))
+
+            if before is None:
+                state = self._begin(row, chunk)
+            else:
+                cut = lambda x: lax.dynamic_slice_in_dim(x, chunk, 1)  # noqa: E731
+                state = before.map(cut, before.signature).replace(chunk=chunk)
+            state = fold(part.run, state, rows, _of_chunk(part.run, columns, chunk), leave)
+            return [(s.nngp[0], None if s.ntk is None else s.ntk[0]) for s in (*partial, _within(part.mixing, state))]
+
+        *left, (nngp, ntk) = lax.map(one, jnp.arange(len(part.run[0].incoming.support[0])))
+        results = []
+        for steps, (k, t) in zip(leaving, left, strict=True):
+            run, mixing, rest = section(steps)
+            entering = run[-1].outgoing if run else steps[0].incoming
+            state = _across(mixing, KernelState(k, t, entering, keep=self._keep))
+            results.append(kernels_of(fold(rest, state, unseen(rest), unseen(rest))))
+        return _across(part.mixing, KernelState(nngp, ntk, part.run[-1].outgoing, keep=self._keep)), results
+
+
+def _within(mixing: Step | None, state: KernelState) -> KernelState:
+    return mixing.layer.within(state, mixing.outgoing) if mixing and isinstance(mixing.layer, Mixing) else state
+
+
+def _across(mixing: Step | None, state: KernelState) -> KernelState:
+    return mixing.layer.across(state, mixing.outgoing) if mixing and isinstance(mixing.layer, Mixing) else state
+
+
+def _of_chunk(steps: Sequence[Step], columns: Any, chunk: Array | None) -> Seen:
+    made: list[Any] = []
+    for step, of_step in zip(steps, columns, strict=True):
+        if of_step is None:
+            made.append(None)
+        elif step.branches:
+            made.append(tuple(_of_chunk(b, c, chunk) for b, c in zip(step.branches, of_step, strict=True)))
+        else:
+            made.append(of_step(chunk))
+    return tuple(made)
