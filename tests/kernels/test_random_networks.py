@@ -80,7 +80,7 @@ def test_any_network(network, seed, special, block_bytes):
     check(network, seed, special, block_bytes)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     network=networks(longest=9),
