@@ -10,9 +10,12 @@ import pytest
 from brute_force import evaluate
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.evaluation import host
-from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES
+from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, choose_batch
+from ntkpipe.kernels.evaluation.own import own_program
+from ntkpipe.kernels.evaluation.spatial import tile_program
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
 DENSE = {"op": "dense", "features": 1, "w_std": 1.3, "b_std": 0.1}
@@ -353,3 +356,23 @@ def test_networks_that_share_an_evaluation(name, block_bytes, monkeypatch):
 def test_shallower_networks_are_refused_like_any(shallow, text):
     with pytest.raises(ConfigError, match=text):
         Architecture.sharing([shallow, [conv(), RELU, conv(), RELU, GAP, DENSE]]).check_input((4, 4, 1))
+
+
+@pytest.mark.parametrize("network", ["myrtle", "attention"])
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_programs_can_be_made_for_accelerators(network, platform):
+    """Lowered to what their compilers take, barriers included; whether these are fast, no machine here can tell."""
+    spec = zoo.myrtle(5, (8, 8, 1)) if network == "myrtle" else zoo.attention(1)
+    arch = Architecture.from_spec(spec)
+    shape = (8, 8, 1)
+    steps, own_steps = arch.steps(shape), arch.steps(shape, own=True)
+    prepared = arch.prepare(images(2, shape, "float32"))
+    block = (prepared.images, prepared.along(steps))
+    batch = choose_batch(steps, 4, pairs=2, on_cpu=False)
+    one = np.int32(1)
+    tile = tile_program(steps, batch).trace(one, one, one, *block, *block)
+    own = own_program(own_steps, True, False).trace(one, np.moveaxis(prepared.images, 0, -1))
+    for traced in (tile, own):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "optimization_barrier" in text
+        assert "stablehlo.case" not in text  # the walls that hold on CPUs make accelerators wait for the host
