@@ -1,8 +1,8 @@
 """Checkpoints of a solver on an object store: what is new is appended, nothing is written twice.
 
-One object per append, named by the step at which it starts: an `.npz` archive (plain arrays, no pickle) and four bytes
-of CRC-32C over it. A torn, damaged, foreign or missing object ends what is restored; the run goes on from the last good
-one.
+One object per append, named by the step at which it starts (a solver of short memory appends at 0 alone, and replaces its
+only entry): an `.npz` archive (plain arrays, no pickle) and four bytes of CRC-32C over it. A torn, damaged, foreign or
+missing object ends what is restored; the run goes on from the last good one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StoreCheckpoint:
         body = buffer.getbuffer()
         # What follows belongs to a trajectory that this one replaces; two that differ by rounding must not be mixed.
         for key in list(self._store.list(self._prefix + "/")):
-            if key >= self._key(start):
+            if key > self._key(start):  # that entry itself is replaced at once: a kill in between loses nothing
                 self._store.delete(key)
         self._store.put(self._key(start), [body, struct.pack("<I", crc32c(body))], overwrite=True)
 

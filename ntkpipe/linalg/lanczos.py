@@ -213,7 +213,7 @@ class _Recurrence:
     def __init__(self, operator: LinearMap, b: np.ndarray, max_steps: int) -> None:
         self.operator = operator
         self.n = operator.n
-        first, self.start, self.dropped = _orthonormal_rows(b.T, self.n * np.finfo(np.float64).eps)
+        first, self.start, self.dropped = orthonormal_rows(b.T, self.n * np.finfo(np.float64).eps)
         self.sizes: list[int] = []  # of the finished blocks
         self.diagonals: list[np.ndarray] = []
         self.couplings: list[np.ndarray] = []
@@ -249,7 +249,7 @@ class _Recurrence:
         # matrix's. One kept by mistake does no harm (its coupling is tiny); one dropped would, hence not n eps.
         tolerance = 8 * math.sqrt(self.n) * float(np.finfo(np.float64).eps) * self.scale
         room = self.n - high
-        q, coupling, dropped = _orthonormal_rows(w, tolerance, absolute=True, limit=room)
+        q, coupling, dropped = orthonormal_rows(w, tolerance, absolute=True, limit=room)
         if len(q) and np.abs(self._storage[:high] @ q.T).max(initial=0.0) > 1e-13:
             # A small remainder is amplified by its normalisation: clean it once more, without changing the recurrence.
             _orthogonalise(self._storage[:high], q)
@@ -384,7 +384,7 @@ def _orthogonalise(basis: np.ndarray, w: np.ndarray) -> np.ndarray:
     return coefficients + correction
 
 
-def _orthonormal_rows(
+def orthonormal_rows(
     rows: np.ndarray, tolerance: float, *, absolute: bool = False, limit: int | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Factor `rows^T = Q^T R` with orthonormal rows `Q` and numerically full row rank `R`.

@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     INVARIANT = "an invariant subspace is reached: the answer is exact to rounding"
     MAX_STEPS = "out of steps before the stopping rule was satisfied: raise solver.max_steps or solver.tolerance"
     STAGNATED = "refinement no longer reduces the residual: store tiles as float64 or add a ridge (predict.ridges)"
+    INDEFINITE = "the matrix is not positive definite: store tiles as float64 or add a ridge (predict.ridges)"
 
     def __str__(self) -> str:
         return self.value

@@ -11,6 +11,7 @@ def test_the_room_imports_with_jax_numpy_and_scipy_alone():
 import sys
 for name in {BLOCKED!r}:
     sys.modules[name] = None
-from ntkpipe.linalg import assemble, cholesky, device_products, eigh, lanczos, operator, products, solution, tile_worker
+from ntkpipe.linalg import assemble, cg, cholesky, device_products, eigh, lanczos, operator, preconditioner, products
+from ntkpipe.linalg import solution, tile_worker
 """
     subprocess.run([sys.executable, "-c", program], check=True)
