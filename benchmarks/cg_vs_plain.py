@@ -5,7 +5,7 @@ CIFAR-10 images, ridge 1e-6 of the mean of the diagonal; centred labels, relativ
 Passes of the preconditioner (products with up to 256 vectors, or requests for rows) are counted as well, one each; its
 arithmetic stands beside them, in units of a pass with nine vectors.
 
-    python benchmarks/cg_vs_plain.py --data cifar10_subset.npz [--n 5085] [--kernels ntk,nngp]
+    python benchmarks/cg_vs_plain.py --data cifar10_subset.npz [--n 5085] [--kernels ntk,nngp] [--rank 512]
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--n", type=int, default=5085, help="training images")
     parser.add_argument("--kernels", default="ntk,nngp")
     parser.add_argument("--ridge", type=float, default=1e-6, help="relative to the mean of the diagonal")
+    parser.add_argument("--rank", type=int, help="of nystrom and cholesky; by default adaptive")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
 
@@ -70,7 +71,9 @@ def main() -> int:
                 if name == "float32_factor":
                     preconditioner = float32_factor(operator, ridge=ridge)
                 elif name != "none":
-                    low_rank = (nystrom if name == "nystrom" else pivoted_cholesky)(operator, ridge=ridge)
+                    low_rank = (nystrom if name == "nystrom" else pivoted_cholesky)(
+                        operator, ridge=ridge, rank=args.rank
+                    )
                     preconditioner, sketch, columns = low_rank.at(ridge), low_rank.passes, low_rank.columns
                 middle = time.perf_counter()
                 found = block_cg(operator, y, ridge=ridge, preconditioner=preconditioner, tolerance=TOLERANCE)

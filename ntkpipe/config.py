@@ -238,26 +238,41 @@ class SolverConfig:
     """How the linear algebra is done.
 
     Args:
-        kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference) or `cholesky` (t = inf).
-        tolerance: largest acceptable error bound of a prediction, absolute, before rounding terms.
-        max_steps: block steps after which krylov stops and says that it has not converged.
+        kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference), `cholesky` (dense, t = inf) or
+            `cg` (conjugate gradients, t = inf, in little memory).
+        tolerance: of krylov, largest acceptable error bound of a prediction, absolute, before rounding terms.
+        residual: of cg, largest acceptable `|y - A u| / |y|` of any output, in float64.
+        preconditioner: of cg: `nystrom` (randomised, from products), `cholesky` (pivoted, from rows), `float32_factor` (of
+            the whole matrix, in the driver's memory) or `none`.
+        rank: of `nystrom` and `cholesky`; None looks for what the smallest ridge calls for, at most n / 4.
+        max_steps: block steps after which krylov and cg stop and say that they have not converged.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
-        checkpoint_every: block steps between checkpoints of the basis.
+        checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg.
         sample_rows: rows of the matrix recomputed in float64 to measure rounding and storage errors; None is 64, or fewer
             where they would take more than 2% of the time of the tiles.
     """
 
     kind: str = "krylov"
     tolerance: float = 1e-4
+    residual: float = 1e-8
+    preconditioner: str = "nystrom"
+    rank: int | None = None
     max_steps: int = 1000
     products: str = "float64"
     checkpoint_every: int = 10
     sample_rows: int | None = None
 
     def __post_init__(self) -> None:
-        _choice("solver.kind", self.kind, ("krylov", "eigh", "cholesky"))
+        _choice("solver.kind", self.kind, ("krylov", "eigh", "cholesky", "cg"))
+        _choice("solver.preconditioner", self.preconditioner, ("nystrom", "cholesky", "float32_factor", "none"))
         _choice("solver.products", self.products, ("float32", "float64"))
         _at_least("solver.tolerance", self.tolerance, 0.0, strict=True)
+        _at_least("solver.residual", self.residual, 0.0, strict=True)
+        _at_least("solver.rank", self.rank, 1)
+        if self.rank is not None and self.preconditioner not in ("nystrom", "cholesky"):
+            raise ConfigError(
+                f"solver.rank is for nystrom and cholesky: solver.preconditioner={self.preconditioner} has none"
+            )
         _at_least("solver.max_steps", self.max_steps, 1)
         _at_least("solver.checkpoint_every", self.checkpoint_every, 1)
         _at_least("solver.sample_rows", self.sample_rows, 1)
@@ -372,8 +387,15 @@ class RunConfig:
                 "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
             )
         converged_only = self.predict.times is not None and all(math.isinf(t) for t in self.predict.times)
-        if self.solver.kind == "cholesky" and not converged_only:
-            raise ConfigError("solver=cholesky answers t = inf only: set predict.times=[inf] or solver=krylov")
+        if self.solver.kind in ("cholesky", "cg") and not converged_only:
+            raise ConfigError(
+                f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
+            )
+        if self.predict.covariance != "none" and self.solver.kind == "cg":
+            raise ConfigError(
+                "predict.covariance makes every test image a right-hand side of its own, and solver=cg would solve for "
+                "all of them: use solver=eigh or solver=cholesky"
+            )
         if self.predict.covariance != "none" and self.solver.kind == "krylov":
             raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
         if self.kernel.readout_depths and self.store.gram is not None:

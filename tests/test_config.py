@@ -41,6 +41,8 @@ def test_unknown_settings_are_named() -> None:
         (lambda: PredictConfig(dynamics="gradient_descent", times=(1.5,)), "whole steps"),
         (lambda: PredictConfig(momentum=1.0), "predict.momentum"),
         (lambda: RunConfig(solver=SolverConfig(kind="cholesky")), "t = inf only"),
+        (lambda: RunConfig(solver=SolverConfig(kind="cg")), "t = inf only"),
+        (lambda: SolverConfig(kind="cg", preconditioner="float32_factor", rank=9), "solver.rank"),
         (lambda: RunConfig(predict=PredictConfig(covariance="full")), "predict.covariance"),
     ],
 )

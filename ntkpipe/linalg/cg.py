@@ -10,7 +10,7 @@ columns converge one by one, and O'Leary's formulas then divide by a singular `R
 is not searched: `X` and `R` belong together whatever `P` holds, and every step minimises the error in the energy norm over
 `P`. Columns of `Z` are scaled by their residuals before they are made orthonormal, so that a converged column is not taken
 for a dependent one. Dubrulle's variant, which orthonormalises `R`, takes the same passes, but loses the part of `R` that it
-drops; columns that share products and nothing else took three times as many.
+drops; a column that shares no directions took three times as many.
 
 Centred labels of c classes have rank c - 1. Right-hand sides are factored once, `b = B C` with orthonormal `B` of their
 numerical rank, and solved for `B`: the last direction of such a block is rounding, and searching it, too, undid the others

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
+from ntkpipe.linalg.preconditioner import largest_rank
+from ntkpipe.pipeline.conjugate import driver_bytes
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
 from ntkpipe.pipeline.solve import tile_memory
 
@@ -12,6 +14,20 @@ _PRODUCT_RATE = {"float32": 4.5e10, "float64": 2.8e10}
 # Passes that real image kernels took to a bound of 1e-4 at t = inf without ridge: 78 (n = 10,000) to 147 (n = 50,000)
 # for the NTK, half as many again and more for the NNGP.
 _PASSES = 150
+
+
+def _describe_preconditioner(config: RunConfig, n: int, c: int) -> str:
+    kind, held = config.solver.preconditioner, human_bytes(driver_bytes(config.solver, n, c))
+    if kind == "none":
+        return f"no preconditioner, {held} of vectors"
+    if kind == "float32_factor":
+        return f"a float32 factor for each of {len(config.predict.ridges)} ridges, {n**3 / 3:.3g} flops each, {held} with vectors"
+    if config.solver.rank is None:
+        rank, most = largest_rank(n), "at most "
+    else:
+        rank, most = min(config.solver.rank, n), ""
+    product = 2 * n * n * rank if kind == "nystrom" else n * rank * rank
+    return f"{kind} preconditioner of rank {most}{rank:,}: {product:.3g} flops to find it, {held} with vectors"
 
 
 def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
@@ -30,9 +46,14 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     flops = 2 * n * n * c
     seconds = flops / (_PRODUCT_RATE[config.solver.products] * plan.workers)
     held = "all held in memory" if tiles <= room else f"{room / tiles:.0%} held in memory, the rest read on every pass"
+    pass_ = (
+        f"a pass takes {flops:.3g} flops, about {human_seconds(seconds)} in {config.solver.products}, over "
+        f"{human_bytes(tiles)} of tiles per kernel ({held})"
+    )
+    if config.solver.kind == "cg":
+        return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}"
     return (
-        f"solver      krylov: a pass takes {flops:.3g} flops, about {human_seconds(seconds)} in {config.solver.products}, "
-        f"over {human_bytes(tiles)} of tiles per kernel ({held})\n"
+        f"solver      krylov: {pass_}\n"
         f"            for {_PASSES} passes, a usual number: basis {human_bytes(8 * n * c * _PASSES)}, "
         f"{human_seconds(seconds * _PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}"
     )

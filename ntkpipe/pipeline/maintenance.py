@@ -18,6 +18,9 @@ from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
+# Where solvers keep what they have, in the store.
+_SOLVES = ("krylov/", "eigh/", "cg/")
+
 
 def status(run: RunDir) -> tuple[list[str], bool]:
     """What is done, what is left, the rate and the time remaining.
@@ -158,10 +161,10 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
         tell(f"{len(gone)} leftovers of killed writers removed")
         return
     if delete == "solves":
-        for prefix in ("krylov/", "eigh/"):
+        for prefix in _SOLVES:
             for key in list(store.list(prefix)):
                 store.delete(key)
-        tell("bases and eigenvectors removed; predictions that were made from them stay")
+        tell("bases, eigenvectors and vectors of cg removed; predictions that were made from them stay")
         return
     infos = list(list_gram_stores(store))
     chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
@@ -191,7 +194,7 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
         )
     sizes = {
         "prepared images": sum(store.size(k) for p in prepared_prefixes(store) for k in store.list(p + "/")),
-        "solver states": sum(store.size(k) for prefix in ("krylov/", "eigh/") for k in store.list(prefix)),
+        "solver states": sum(store.size(k) for prefix in _SOLVES for k in store.list(prefix)),
     }
     for name, size in sizes.items():
         tell(f"  {name}: {human_bytes(size)}")

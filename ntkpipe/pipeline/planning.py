@@ -15,6 +15,7 @@ from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gra
 from ntkpipe.gram.tuning import Tuning, circumstances, measure
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.linalg.preconditioner import float32_bytes
 from ntkpipe.pipeline.flips import check_flips
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
 from ntkpipe.pipeline.run_dir import digest
@@ -208,7 +209,12 @@ def _measured(tuning: Tuning) -> str:
 
 def _check_dense(config: RunConfig, n: int, memory: int) -> None:
     """Refuse a dense solver that would not fit: the matrix, its eigenvectors and LAPACK's workspace."""
-    if config.solver.kind == "krylov":
+    if config.solver.kind == "cg" and config.solver.preconditioner == "float32_factor" and float32_bytes(n) > memory:
+        raise ResourceError(
+            f"solver.preconditioner=float32_factor needs {human_bytes(float32_bytes(n))} for {n:,} training images and the "
+            f"budget is {human_bytes(memory)}: use solver.preconditioner=nystrom, or more cluster.memory_gib"
+        )
+    if config.solver.kind in ("krylov", "cg"):
         return
     copies = 3 if config.solver.kind == "eigh" else 2
     copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors

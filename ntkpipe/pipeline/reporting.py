@@ -45,7 +45,7 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
         spectra=spectra,
         spectrum_kind=kind,
         convergence=convergence,
-        tolerance=run.config.solver.tolerance if convergence else None,
+        tolerance=run.config.solver.tolerance if run.config.solver.kind == "krylov" and convergence else None,
         images=_pictures(inputs),
         summary=_summary(run, inputs, facts, predictions.attributes.get("warnings", [])),
     )

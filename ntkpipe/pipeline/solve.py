@@ -16,6 +16,7 @@ import numpy as np
 from ntkpipe.config import RunConfig
 from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
+from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.sampling import RowSample
@@ -28,6 +29,7 @@ from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.lanczos import StepRecord, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.operator import DenseOperator, TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.pipeline.conjugate import driver_bytes, solve_by_cg
 from ntkpipe.pipeline.exact import exact_rows, sample_size
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir, digest
@@ -72,9 +74,9 @@ class Solved:
 
     Args:
         problem: that was solved.
-        solution: a basis with its small problem (krylov, eigh); None for Cholesky.
-        weights: (R, n, c) solutions at t = inf (Cholesky); else None.
-        rows: sampled rows, stored and recomputed, times the basis; for Cholesky the rows themselves.
+        solution: a basis with its small problem (krylov, eigh); None for Cholesky and cg.
+        weights: (R, n, c) solutions at t = inf (Cholesky, cg); else None.
+        rows: sampled rows, stored and recomputed, times the basis; for Cholesky and cg the rows themselves.
         facts: JSON-ready: steps, reason, residual, extreme eigenvalues, seconds.
         history: (block steps, vectors, bound) at every check.
     """
@@ -107,16 +109,16 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
     """Solve one kernel, or take up a solve where it stopped.
 
     Raises:
-        IncompleteError: if krylov runs out of steps; its basis is kept.
-        NumericalError: for an indefinite matrix (Cholesky).
+        IncompleteError: if krylov or cg runs out of steps; what it has is kept.
+        NumericalError: for an indefinite matrix (Cholesky, cg).
     """
     problem = make_problem(inputs, name)
     kind = inputs.config.solver.kind
-    if kind == "krylov":
+    if kind in ("krylov", "cg"):
         # Two runs that add to one basis would each undo the other's steps.
         key = solve_key(inputs, inputs.gram, problem.source, inputs.config.solver.products)
-        with inputs.store.lease(f"krylov/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
-            return _krylov(inputs, problem, key, executor, tell)
+        with inputs.store.lease(f"{kind}/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
+            return (_krylov if kind == "krylov" else _cg)(inputs, problem, key, executor, tell)
     return (_dense if kind == "eigh" else _cholesky)(inputs, problem, executor, tell)
 
 
@@ -131,7 +133,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     arrays = load_saved(name, run)
     rows = RowSample(arrays["indices"], arrays["stored"], arrays["exact"])
     history = [(int(a), int(b), float(c)) for a, b, c in arrays["history"]]
-    if facts["solver"] == "cholesky":
+    if facts["solver"] in ("cholesky", "cg"):
         return Solved(problem, None, arrays["weights"], rows, facts, history)
     checkpoint = StoreCheckpoint(inputs.store, f"{facts['solver']}/{facts['key']}", facts["key"])
     if facts["solver"] == "eigh":
@@ -207,9 +209,10 @@ def solve_key(inputs: Inputs, gram: GramStore, source: Kernel, products: str) ->
 
 
 def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
-    """Bytes for tiles held between passes: the budget less processes, the driver's basis and its vectors."""
+    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors."""
     basis = 8 * n * c * min(config.solver.max_steps, _BASIS_STEPS)
-    return max(0, budget - (workers + 1) * _PROCESS_BYTES - basis)
+    own = driver_bytes(config.solver, n, c) if config.solver.kind == "cg" else basis
+    return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
 
 
 def _krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
@@ -286,6 +289,47 @@ def _krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell
         force=True,
     )
     return Solved(problem, solution, None, rows, facts, list(rule.history))
+
+
+def _cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
+    config, n, c = inputs.config.solver, inputs.n_train, problem.targets.shape[1]
+    began = time.monotonic()
+
+    def say(line: str, **facts: Any) -> None:
+        tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
+
+    with tile_operator(
+        inputs.gram.matrix(problem.source, "train", rows=n),
+        executor,
+        products=config.products,
+        memory_bytes=tile_memory(inputs.config, n, c, inputs.memory_bytes, inputs.workers),
+    ) as operator:
+        answer = solve_by_cg(config, operator, problem.targets, problem.ridges, inputs.store, key, say)
+        # Image kernels have one eigenvalue far above the others: a few passes with one vector.
+        largest = largest_eigenvalue(operator, tolerance=1e-4)
+        sampled = exact_rows(inputs, "train", executor)
+        rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+    seconds = time.monotonic() - began
+    facts = {
+        "solver": "cg",
+        "key": key,
+        "products": config.products,
+        "seconds": seconds,
+        "largest": largest,
+        "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
+        **answer.facts,
+    }
+    say(
+        f"done, {facts['steps']} passes and {facts['sketch_passes']} for the preconditioner in {human_seconds(seconds)}, "
+        f"true residual {facts['true_residual']:.1e}",
+        force=True,
+    )
+    # What a residual lets a prediction be wrong by, as in the bound, for the convergence figure.
+    ridge = min(problem.ridges)
+    gain = final_gain(ridge, facts["smallest"]).value * math.sqrt(float(problem.test_diagonal.max()))
+    size = float(np.linalg.norm(problem.targets, axis=0).max(initial=0.0))
+    history = [(step, vectors, gain * size * residual) for step, vectors, residual in answer.history]
+    return Solved(problem, None, answer.weights, rows, facts, history if math.isfinite(gain) else [])
 
 
 def _true_residual(problem: Problem, solution: KrylovSolution, operator: TileOperator) -> float:

@@ -31,7 +31,7 @@ def test_every_choice_composes(group, name):
         extra = ["data.path=somewhere"]
     if (group, name) == ("kernel", "spec"):
         extra = ["kernel.path=layers.json"]
-    if name == "cholesky":
+    if name in ("cholesky", "cg"):
         extra = ["predict.times=[inf]"]
     config = composed(f"{group}={name}", *extra)
     if group in ("data", "kernel", "solver", "cluster"):
@@ -110,6 +110,12 @@ def test_parameters_of_an_activation_are_set_like_any_other(command):
         ("predict.dynamics=gradient_descent predict.times=[0.5]", "whole steps"),
         ("predict.covariance=full", "solver=eigh"),
         ("solver=cholesky predict.times=[1]", "t = inf only"),
+        ("solver=cg predict.times=[1]", "solver=cg answers t = inf only"),
+        ("solver=cg predict.times=[inf] predict.covariance=diagonal", "right-hand side of its own"),
+        ("solver.preconditioner=jacobi", "nystrom, cholesky, float32_factor, none"),
+        ("solver.preconditioner=none solver.rank=5", "solver.rank is for"),
+        ("solver.rank=0", "at least 1"),
+        ("solver.residual=0", "above 0"),
         ("solver.tolerance=0", "above 0"),
         ("store.dtype=float64", "kernel.dtype=float64"),
         ("data=npz", "data.path"),

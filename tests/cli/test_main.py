@@ -37,7 +37,7 @@ def test_help_of_a_composed_command_lists_settings(command):
     code, out, _ = command("run", "--help")
     assert code == 0
     assert "learning_rate" in out
-    assert "solver: cholesky, eigh, krylov" in out
+    assert "solver: cg, cholesky, eigh, krylov" in out
 
 
 @pytest.mark.parametrize("name", sorted(STORED))

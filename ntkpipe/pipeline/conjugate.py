@@ -1,0 +1,190 @@
+"""Solving at t = inf by preconditioned conjugate gradients on stored tiles, from one checkpoint to the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.config import SolverConfig
+from ntkpipe.errors import IncompleteError, NumericalError
+from ntkpipe.linalg.cg import CgSolution, CgStep, block_cg
+from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.linalg.operator import TileOperator
+from ntkpipe.linalg.preconditioner import (
+    Identity,
+    LowRank,
+    Preconditioner,
+    float32_bytes,
+    float32_factor,
+    largest_rank,
+    nystrom,
+    pivoted_cholesky,
+)
+from ntkpipe.linalg.solution import Reason
+from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.store import ObjectStore
+
+# Of the products' kinds, what one rounds by.
+_ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+# Blocks of vectors that the solver holds: solution, residual, directions, their images, and copies on the way.
+_BLOCKS = 12
+
+Say = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Solutions for every ridge and what a report says of them.
+
+    Args:
+        weights: (R, n, c).
+        facts: JSON-ready.
+        history: (passes, directions, largest relative residual) of every new step for the smallest ridge.
+    """
+
+    weights: np.ndarray
+    facts: dict[str, Any]
+    history: list[tuple[int, int, float]]
+
+
+def driver_bytes(config: SolverConfig, n: int, c: int) -> int:
+    """Memory of the driver for the vectors and the preconditioner."""
+    vectors = 8 * n * c * _BLOCKS
+    if config.preconditioner == "none":
+        return vectors
+    if config.preconditioner == "float32_factor":
+        return vectors + float32_bytes(n)
+    # The sketch's vectors, their images and the approximation made of them.
+    return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
+
+
+def solve_by_cg(
+    config: SolverConfig,
+    operator: TileOperator,
+    targets: np.ndarray,
+    ridges: Sequence[float],
+    store: ObjectStore,
+    key: str,
+    say: Say,
+) -> Answer:
+    """Solve for every ridge, the largest first: each starts from the one before.
+
+    Args:
+        config: of the solver.
+        operator: the stored kernel.
+        targets: (n, c).
+        ridges: R absolute.
+        store: for checkpoints; what a killed run has left is taken up, also that of other ridges and residuals.
+        key: names the kernel, its images, labels and products.
+        say: receives a line for people and facts.
+
+    Raises:
+        IncompleteError: if it runs out of steps; its vectors are kept.
+        NumericalError: for an indefinite kernel, or a residual that is not to be had; the text says what to do.
+    """
+    name = f"{config.preconditioner}, rank {config.rank}, ridge {min(ridges)!r}"
+    mean = float(operator.diagonal().mean())
+    began = time.monotonic()
+    make, described = _preconditioner(config, operator, min(ridges), store, f"cg/{key}/{digest(name)}", say)
+    prepared = time.monotonic() - began
+    solutions: dict[float, CgSolution] = {}
+    history: list[tuple[int, int, float]] = []
+    start = None
+    clock = {"products": 0.0, "other": 0.0}
+    for ridge in sorted(ridges, reverse=True):
+        history.clear()
+
+        def on_step(record: CgStep, ridge: float = ridge) -> None:
+            clock["products"] += record.product_seconds
+            clock["other"] += record.other_seconds
+            history.append((record.step, record.directions, record.residual))
+            say(
+                f"ridge {ridge:.3g}: {record.step} passes, residual {record.residual:.1e}, wanted {config.residual:.0e}, "
+                f"{record.product_seconds:.2g} s a pass",
+                steps=record.step,
+                residual=record.residual,
+            )
+
+        part = digest({"preconditioner": name, "ridge": repr(ridge)})
+        found = block_cg(
+            operator,
+            targets,
+            ridge=ridge,
+            start=start,
+            preconditioner=make(ridge),
+            tolerance=config.residual,
+            max_steps=config.max_steps,
+            exact=lambda x: operator.matmul(x, products="float64"),
+            rounding=_ROUNDING[config.products],
+            checkpoint=StoreCheckpoint(store, f"cg/{key}/{part}", part),
+            checkpoint_every=config.checkpoint_every,
+            on_step=on_step,
+        )
+        _require(found, ridge, mean, config)
+        solutions[ridge], start = found, found.value
+    facts = {
+        "steps": sum(s.iterations for s in solutions.values()),
+        "passes": [solutions[ridge].iterations for ridge in ridges],
+        "reason": Reason.CONVERGED.name,
+        "true_residual": max(s.residual for s in solutions.values()),
+        "smallest": max(0.0, min(s.smallest - ridge for ridge, s in solutions.items())),
+        "seconds_preconditioner": prepared,
+        **{f"seconds_{k}": v for k, v in clock.items()},
+        **described,
+    }
+    return Answer(np.stack([solutions[ridge].value for ridge in ridges]), facts, list(history))
+
+
+def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig) -> None:
+    """Raise what a solve that has not converged calls for."""
+    if found.reason is Reason.MAX_STEPS:
+        raise IncompleteError(
+            f"cg has made {found.iterations} passes for ridge {ridge:.3g} and its residual is {found.residual:.1e}, above "
+            f"solver.residual={config.residual:g}. Its vectors are kept: run with a larger solver.max_steps or "
+            "solver.residual, in a run_dir of its own, or add a ridge."
+        )
+    if found.reason is Reason.STAGNATED:
+        raise NumericalError(
+            f"cg stagnates for ridge {ridge:.3g} at a residual of {found.residual:.1e}, above solver.residual="
+            f"{config.residual:g}: ask for what can be had (solver.residual={2 * found.residual:.0e}), store float64 tiles "
+            "(kernel.dtype=float64), set solver.products=float64, or add a ridge (predict.ridges)"
+        )
+    if not found.reason.ok:
+        raise NumericalError(found.explain(ridge, mean))
+
+
+def _preconditioner(
+    config: SolverConfig, operator: TileOperator, ridge: float, store: ObjectStore, prefix: str, say: Say
+) -> tuple[Callable[[float], Preconditioner], dict[str, Any]]:
+    """What makes the preconditioner of a ridge, and facts about it; a sketch is kept in the store."""
+    facts: dict[str, Any] = {"preconditioner": config.preconditioner, "vectors": 0, "sketch_passes": 0}
+    if config.preconditioner == "none":
+        return lambda _: Identity(), facts
+    if config.preconditioner == "float32_factor":
+        say(f"float32 factor of {operator.n:,} x {operator.n:,}", force=True)
+        return lambda one: float32_factor(operator, ridge=one), {**facts, "vectors": operator.n}
+    checkpoint = StoreCheckpoint(store, prefix, prefix)
+    if kept := checkpoint.restore():
+        arrays = kept[0]
+        tail, passes, columns = arrays["scalars"].tolist()
+        found = LowRank(arrays["vectors"], arrays["values"], tail, int(passes), int(columns))
+        say(f"{config.preconditioner} preconditioner of rank {len(found.values)} found in the store", force=True)
+    else:
+        say(f"{config.preconditioner} preconditioner: looking at the kernel", force=True)
+        if config.preconditioner == "nystrom":
+            found = nystrom(operator, ridge=ridge, rank=config.rank, rounding=_ROUNDING[config.products])
+        else:
+            found = pivoted_cholesky(operator, ridge=ridge, rank=config.rank)
+        scalars = np.array([found.tail, found.passes, found.columns], dtype=np.float64)
+        checkpoint.append(0, 1, {"vectors": found.vectors, "values": found.values, "scalars": scalars})
+        say(f"{config.preconditioner} preconditioner: {found.at(ridge).cost()}", force=True)
+    return found.at, {
+        **facts,
+        "vectors": len(found.values),
+        "sketch_passes": found.passes,
+        "sketch_columns": found.columns,
+    }
