@@ -244,7 +244,7 @@ class SolverConfig:
         residual: of cg, largest acceptable `|y - A u| / |y|` of any output, in float64.
         preconditioner: of cg: `nystrom` (randomised, from products), `cholesky` (pivoted, from rows), `float32_factor` (of
             the whole matrix, in the driver's memory) or `none`.
-        rank: of `nystrom` and `cholesky`; None looks for what the smallest ridge calls for, at most n / 4.
+        rank: of `nystrom` and `cholesky`; None looks for what the smallest ridge calls for, at most 256.
         max_steps: block steps after which krylov and cg stop and say that they have not converged.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
         checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg.
