@@ -222,12 +222,12 @@ class StoreConfig:
     Args:
         url: folder that all runs share; a store inside it is addressed by its identity.
         dtype: of the stored tiles, `float32` or `float64`; None follows `kernel.dtype`.
-        gram: name of one store under `url` that must be used; its identity has to agree. None addresses by identity.
+        name: of one store under `url` that must be used; its identity has to agree. None addresses by identity.
     """
 
     url: str = "./store"
     dtype: str | None = None
-    gram: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         _choice("store.dtype", self.dtype, (None, "float32", "float64"))
@@ -398,8 +398,8 @@ class RunConfig:
             )
         if self.predict.covariance != "none" and self.solver.kind == "krylov":
             raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
-        if self.kernel.readout_depths and self.store.gram is not None:
-            raise ConfigError("store.gram names one Gram store, and each of kernel.readout_depths has one of its own")
+        if self.kernel.readout_depths and self.store.name is not None:
+            raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
 

@@ -31,6 +31,7 @@ OBJECT_STORE_BYTES = 400 << 20
 _PREFIX = "ntk-ray-"
 _ALIVE = "alive"  # locked while the session lives
 _SWEEP_SECONDS = 3600.0
+_STOP_SECONDS = 10.0  # Ray's processes were seen to write for up to 2 s after their driver was gone
 
 # Unix socket paths end at 107 bytes and Ray appends about 75 to its folder's name.
 _LONGEST_FOLDER = 30
@@ -89,7 +90,7 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
     """Initialise Ray in a folder of its own, and leave the undoing of it in `stack`."""
     _sweep()
     folder = tempfile.mkdtemp(prefix=_PREFIX)
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    stack.callback(_remove, Path(folder))
     alive = stack.enter_context((Path(folder) / _ALIVE).open("w"))
     fcntl.flock(alive, fcntl.LOCK_EX)
     options = {"_temp_dir": folder} if len(folder) <= _LONGEST_FOLDER else {}
@@ -113,6 +114,16 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
             )
     except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
         raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error
+
+
+def _remove(folder: Path) -> None:
+    """Remove a session's folder; Ray's processes, which have been told to stop, may still write into it."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists() or time.monotonic() > deadline:  # what is left then, a later session sweeps
+            return
+        time.sleep(0.1)
 
 
 def _sweep() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
-from ntkpipe.pipeline.conjugate import driver_bytes
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.solve import tile_memory
+from ntkpipe.pipeline.solving.memory import cg_bytes, tile_memory
 
 # Skinny products of one worker with one thread, flops per second (docs/performance.md): 45 and 28 GF/s were measured.
 _PRODUCT_RATE = {"float32": 4.5e10, "float64": 2.8e10}
@@ -17,7 +16,7 @@ _PASSES = 150
 
 
 def _describe_preconditioner(config: RunConfig, n: int, c: int) -> str:
-    kind, held = config.solver.preconditioner, human_bytes(driver_bytes(config.solver, n, c))
+    kind, held = config.solver.preconditioner, human_bytes(cg_bytes(config.solver, n, c))
     if kind == "none":
         return f"no preconditioner, {held} of vectors"
     if kind == "float32_factor":

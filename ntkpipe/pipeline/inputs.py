@@ -123,7 +123,7 @@ def prepare(
         tell(f"images   found prepared: {images.prefix}")
     wanted, plan = planned.wanted, planned.plan
     grams = [
-        GramStore.create_or_open(store, one.identity, name=None if k else config.store.gram)
+        GramStore.create_or_open(store, one.identity, name=None if k else config.store.name)
         for k, one in enumerate(wanted)
     ]
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))

@@ -131,7 +131,7 @@ def make_plan(
             edge = choose_edge(shapes.n_train, cost, tuning.seconds_per_pair * config.copies)
         if edge is not None:
             wanted = [dataclasses.replace(one, identity=dataclasses.replace(one.identity, edge=edge)) for one in wanted]
-    names = [config.store.gram or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
+    names = [config.store.name or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
     made = plan(
         edge=wanted[0].identity.edge,
         rate=None if tuning is None else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),

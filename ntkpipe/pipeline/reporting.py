@@ -15,7 +15,7 @@ import ntkpipe
 from ntkpipe.config import to_dict
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.pipeline.solve import load_saved
+from ntkpipe.pipeline.solving.kept import load_saved
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report import page
 from ntkpipe.report.inputs import ReportInputs

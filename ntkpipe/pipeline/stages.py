@@ -18,10 +18,12 @@ from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline import predict as prediction
-from ntkpipe.pipeline import solve as solving
 from ntkpipe.pipeline.inputs import Inputs, forget_images, prepare, source_key
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
+from ntkpipe.pipeline.solving import kept
+from ntkpipe.pipeline.solving import stage as solving
+from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.metrics import compute_metrics, write_metrics
@@ -50,7 +52,7 @@ class Job:
     echo: Echo
     siblings: tuple[RunConfig, ...] = ()
     _inputs: Inputs | None = None
-    _solved: dict[str, solving.Solved] | None = None
+    _solved: dict[str, Solved] | None = None
 
     def inputs(self) -> Inputs:
         """The prepared images, the plan and the Gram store; made by the first call."""
@@ -159,7 +161,7 @@ class Job:
         self._solved = {}
         for name in inputs.config.predict.kernels:
             solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), tell))
-            solving.save(solved, self.run)
+            kept.save(solved, self.run)
             self._solved[name] = solved
         facts = {name: solved.facts for name, solved in self._solved.items()}
         self.run.finish("solve", time.monotonic() - began, kernels=facts)
@@ -237,11 +239,11 @@ class Job:
         self.run.log("run finished")
         return True
 
-    def _solution(self, name: str) -> solving.Solved:
+    def _solution(self, name: str) -> Solved:
         """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
         if self._solved is None or name not in self._solved:
             try:
-                return solving.restore(self.inputs(), name, self.run)
+                return kept.restore(self.inputs(), name, self.run)
             except IncompleteError as error:
                 self.warn(str(error))
             self.run.forget("solve")

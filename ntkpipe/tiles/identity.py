@@ -114,5 +114,5 @@ class GramIdentity:
             raise IdentityError(
                 f"the Gram store {where} was made for something else:\n"
                 + "\n".join(lines)
-                + "\nOr leave store.gram unset: the store is then found, or made, by its identity."
+                + "\nOr leave store.name unset: the store is then found, or made, by its identity."
             )

@@ -107,5 +107,5 @@ def check_name(name: str) -> str:
         ConfigError: if not.
     """
     if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise ConfigError(f"store.gram={name!r}: a store's name has letters, digits, '-', '_' and '.' only")
+        raise ConfigError(f"store.name={name!r}: a store's name has letters, digits, '-', '_' and '.' only")
     return name

@@ -132,7 +132,7 @@ def test_another_configuration_in_the_same_folder(work):
 
 def test_a_refused_store_inside_the_run_folder_is_no_obstacle(work):
     words = ("run_dir=a", "store.url=a/tiles", *work.quick)
-    work.ok("gram", "run_dir=b", "store.url=a/tiles", "store.gram=mine", *work.quick)
-    found = work("run", *words, "store.gram=mine", "kernel.depth=1")
+    work.ok("gram", "run_dir=b", "store.url=a/tiles", "store.name=mine", *work.quick)
+    found = work("run", *words, "store.name=mine", "kernel.depth=1")
     assert found.code == 6
     work.ok("gram", *words)

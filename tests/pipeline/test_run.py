@@ -85,7 +85,7 @@ def test_tiles_are_reused_across_runs(work):
 
 
 def test_a_named_store_keeps_its_identity(work):
-    work.ok("gram", "run_dir=a", *work.quick, "store.gram=mine")
+    work.ok("gram", "run_dir=a", *work.quick, "store.name=mine")
     for k, (setting, field) in enumerate(
         [
             ("kernel.depth=1", "spec|architecture"),
@@ -94,12 +94,12 @@ def test_a_named_store_keeps_its_identity(work):
             ("data.subset_seed=1", "data"),
         ]
     ):
-        found = work("gram", f"run_dir=b{k}", *work.quick, "store.gram=mine", setting)
+        found = work("gram", f"run_dir=b{k}", *work.quick, "store.name=mine", setting)
         assert found.code == 6
         assert any(f in found.err for f in field.split("|"))
         assert not (work.path / f"b{k}" / "run.json").exists()
-    work.ok("gram", "run_dir=c", *work.quick, "store.gram=mine")
-    assert work("gram", "run_dir=d", *work.quick, "store.gram=../out").code != 0
+    work.ok("gram", "run_dir=c", *work.quick, "store.name=mine")
+    assert work("gram", "run_dir=d", *work.quick, "store.name=../out").code != 0
 
 
 def test_one_stage_at_a_time(work):

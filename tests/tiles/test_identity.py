@@ -58,7 +58,7 @@ def test_a_named_store_of_another_identity_names_the_field(tmp_path, problem, na
         GramStore.create_or_open(objects, other, name="mine")
     text = str(caught.value)
     assert f"{name}: stored {getattr(problem.identity, name)!r}, wanted {OTHER[name]!r};" in text
-    assert "store.gram" in text
+    assert "store.name" in text
     assert not any(f"  {n}:" in text for n in OTHER if n != name)
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_manifest_of_a_named_store_is_refused(tmp_path, problem):
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "a b", "a\n"])
 def test_names_that_are_no_folder_are_refused(tmp_path, problem, name):
-    with pytest.raises(ConfigError, match=r"store\.gram"):
+    with pytest.raises(ConfigError, match=r"store\.name"):
         GramStore.create_or_open(LocalStore(tmp_path), problem.identity, name=name)
 
 

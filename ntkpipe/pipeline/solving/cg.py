@@ -1,7 +1,8 @@
-"""Solving at t = inf by preconditioned conjugate gradients on stored tiles, from one checkpoint to the next."""
+"""Preconditioned block conjugate gradients on stored tiles, from one checkpoint to the next: t = inf only."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,34 +11,39 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import SolverConfig
+from ntkpipe.dynamics.gains import final_gain
+from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import IncompleteError, NumericalError
+from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.cg import CgSolution, CgStep, block_cg
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.linalg.operator import TileOperator
+from ntkpipe.linalg.lanczos import largest_eigenvalue
+from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.preconditioner import (
     Identity,
     LowRank,
     Preconditioner,
-    float32_bytes,
     float32_factor,
-    largest_rank,
     nystrom,
     pivoted_cholesky,
 )
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.pipeline.solving.memory import tile_memory
+from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
 from ntkpipe.storage.store import ObjectStore
+from ntkpipe.tasks.executor import Executor
 
 # Of the products' kinds, what one rounds by.
 _ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
-# Blocks of vectors that the solver holds: solution, residual, directions, their images, and copies on the way.
-_BLOCKS = 12
 
 Say = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class _Answer:
     """Solutions for every ridge and what a report says of them.
 
     Args:
@@ -51,18 +57,49 @@ class Answer:
     history: list[tuple[int, int, float]]
 
 
-def driver_bytes(config: SolverConfig, n: int, c: int) -> int:
-    """Memory of the driver for the vectors and the preconditioner."""
-    vectors = 8 * n * c * _BLOCKS
-    if config.preconditioner == "none":
-        return vectors
-    if config.preconditioner == "float32_factor":
-        return vectors + float32_bytes(n)
-    # The sketch's vectors, their images and the approximation made of them.
-    return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
+def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
+    """Converged weights for every ridge; a killed solve goes on from its last checkpoint."""
+    config, n, c = inputs.config.solver, inputs.n_train, problem.targets.shape[1]
+    began = time.monotonic()
+
+    def say(line: str, **facts: Any) -> None:
+        tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
+
+    with tile_operator(
+        inputs.gram.matrix(problem.source, "train", rows=n),
+        executor,
+        products=config.products,
+        memory_bytes=tile_memory(inputs.config, n, c, inputs.memory_bytes, inputs.workers),
+    ) as operator:
+        answer = _every_ridge(config, operator, problem.targets, problem.ridges, inputs.store, key, say)
+        # Image kernels have one eigenvalue far above the others: a few passes with one vector.
+        largest = largest_eigenvalue(operator, tolerance=1e-4)
+        sampled = exact_rows(inputs, "train", executor)
+        rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+    seconds = time.monotonic() - began
+    facts = {
+        "solver": "cg",
+        "key": key,
+        "products": config.products,
+        "seconds": seconds,
+        "largest": largest,
+        "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
+        **answer.facts,
+    }
+    say(
+        f"done, {facts['steps']} passes and {facts['sketch_passes']} for the preconditioner in {human_seconds(seconds)}, "
+        f"true residual {facts['true_residual']:.1e}",
+        force=True,
+    )
+    # What a residual lets a prediction be wrong by, as in the bound, for the convergence figure.
+    ridge = min(problem.ridges)
+    gain = final_gain(ridge, facts["smallest"]).value * math.sqrt(float(problem.test_diagonal.max()))
+    size = float(np.linalg.norm(problem.targets, axis=0).max(initial=0.0))
+    history = [(step, vectors, gain * size * residual) for step, vectors, residual in answer.history]
+    return Solved(problem, None, answer.weights, rows, facts, history if math.isfinite(gain) else [])
 
 
-def solve_by_cg(
+def _every_ridge(
     config: SolverConfig,
     operator: TileOperator,
     targets: np.ndarray,
@@ -70,7 +107,7 @@ def solve_by_cg(
     store: ObjectStore,
     key: str,
     say: Say,
-) -> Answer:
+) -> _Answer:
     """Solve for every ridge, the largest first: each starts from the one before.
 
     Args:
@@ -136,7 +173,7 @@ def solve_by_cg(
         **{f"seconds_{k}": v for k, v in clock.items()},
         **described,
     }
-    return Answer(np.stack([solutions[ridge].value for ridge in ridges]), facts, list(history))
+    return _Answer(np.stack([solutions[ridge].value for ridge in ridges]), facts, list(history))
 
 
 def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig) -> None:

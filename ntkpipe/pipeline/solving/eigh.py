@@ -1,0 +1,80 @@
+"""Dense eigendecomposition in memory: the reference, and variances at every time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ntkpipe.dynamics.gaussian_process import Eigensystem
+from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.sampling import RowSample
+from ntkpipe.linalg.assemble import assemble
+from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.linalg.eigh import eigh
+from ntkpipe.linalg.operator import DenseOperator
+from ntkpipe.linalg.solution import Reason
+from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, solve_key, spectrum_facts
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.layout import Kernel
+from ntkpipe.tiles.store import GramStore
+
+
+def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
+    """All eigenvectors as the basis; kept in the store, where other runs find them."""
+    began = time.monotonic()
+    n = inputs.n_train
+    key = solve_key(inputs, inputs.gram, problem.source, "eigh")
+    array = assemble(inputs.gram.matrix(problem.source, "train", rows=n), np.float64)
+    sampled = exact_rows(inputs, "train", executor)
+    indices, stored = sampled.indices, DenseOperator(array).rows(sampled.indices)
+
+    def say(line: str) -> None:
+        tell(f"{problem.name}: {line}", force=True)
+
+    system = eigensystem(inputs, inputs.gram, problem.source, say, array)
+    values, vectors = system.values, system.vectors
+    del array
+    for gram in inputs.parts[1:]:
+        eigensystem(inputs, gram, problem.source, say)  # kept in the store: predictions need it for variances
+    solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets)
+    rows = RowSample(indices, stored @ solution.basis.T, sampled.kernels[problem.source] @ solution.basis.T)
+    residual = float(np.linalg.norm(stored @ vectors - vectors[indices] * values) / max(values[-1], 1e-300))
+    facts = {
+        "solver": "eigh",
+        "steps": 1,
+        "vectors": n,
+        "reason": Reason.CONVERGED.name,
+        "key": key,
+        "true_residual": residual,
+        "seconds": time.monotonic() - began,
+        **spectrum_facts(problem, solution),
+    }
+    return Solved(problem, solution, None, rows, facts)
+
+
+def eigensystem(
+    inputs: Inputs, gram: GramStore, source: Kernel, tell: Callable[[str], None], array: np.ndarray | None = None
+) -> Eigensystem:
+    """The eigendecomposition of a stored kernel over the training images in use, from the store or made and kept there.
+
+    Args:
+        inputs: of the run.
+        gram: store of the kernel.
+        source: `ntk` or `nngp`.
+        tell: receives a line for people.
+        array: (n, n) the kernel, if it is at hand.
+    """
+    n = inputs.n_train
+    key = solve_key(inputs, gram, source, "eigh")
+    checkpoint = StoreCheckpoint(inputs.store, f"eigh/{key}", key)
+    if restored := checkpoint.restore():
+        tell("eigendecomposition found in the store")
+        return Eigensystem(restored[0]["values"], restored[0]["vectors"])
+    tell(f"eigendecomposition of {n:,} x {n:,}")
+    found = eigh(assemble(gram.matrix(source, "train", rows=n), np.float64) if array is None else array)
+    checkpoint.append(0, 1, {"values": found.values, "vectors": found.vectors})
+    return Eigensystem(found.values, found.vectors)

@@ -1,0 +1,31 @@
+"""Who may have how much of the memory budget while a system is solved."""
+
+from __future__ import annotations
+
+from ntkpipe.config import RunConfig, SolverConfig
+from ntkpipe.linalg.preconditioner import float32_bytes, largest_rank
+
+# Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
+_PROCESS_BYTES = 450 << 20
+# Block steps for which the driver's basis is budgeted; a longer one is still made, from what the machine has.
+_BASIS_STEPS = 200
+# Blocks of vectors that cg holds: solution, residual, directions, their images, and copies on the way.
+_BLOCKS = 12
+
+
+def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
+    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors."""
+    basis = 8 * n * c * min(config.solver.max_steps, _BASIS_STEPS)
+    own = cg_bytes(config.solver, n, c) if config.solver.kind == "cg" else basis
+    return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
+
+
+def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
+    """Memory of the driver of cg for the vectors and the preconditioner."""
+    vectors = 8 * n * c * _BLOCKS
+    if config.preconditioner == "none":
+        return vectors
+    if config.preconditioner == "float32_factor":
+        return vectors + float32_bytes(n)
+    # The sketch's vectors, their images and the approximation made of them.
+    return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
