@@ -37,13 +37,11 @@ def _part_covariance(
     """As `covariances`, of the kernel in one store."""
     problem, full = solved.problem, inputs.config.predict.covariance == "full"
     p = inputs.n_test
-    cross = {k: assemble(gram.matrix(k, "test", rows=p, cols=inputs.n_train)) for k in _needed(problem.name)}
+    cross = {k: assemble(inputs.matrix(k, "test", gram)) for k in _needed(problem.name)}
     # The network's own fluctuations are the NNGP's, but for `ntkgp`, whose prior is the NTK.
     prior_kernel: Kernel = "ntk" if problem.name == "ntkgp" else "nngp"
-    prior = (
-        test_test(inputs, gram, prior_kernel, executor) if full else gram.read_diagonal("test", prior_kernel, rows=p)
-    )
-    train = assemble(gram.matrix("nngp", "train", rows=inputs.n_train)) if problem.name == "ntk" else np.zeros(0)
+    prior = test_test(inputs, gram, prior_kernel, executor) if full else inputs.diagonal(prior_kernel, "test", gram)
+    train = assemble(inputs.matrix("nngp", "train", gram)) if problem.name == "ntk" else np.zeros(0)
     system = None
     if solved.solution is not None and gram == inputs.gram:
         system = gp.Eigensystem(solved.solution.values, solved.solution.basis.T)
@@ -79,5 +77,5 @@ def _needed(name: str) -> tuple[Kernel, ...]:
 
 
 def _factor(inputs: Inputs, gram: GramStore, source: Kernel, ridge: float) -> CholeskyFactor:
-    matrix = gram.matrix(source, "train", rows=inputs.n_train)
+    matrix = inputs.matrix(source, "train", gram)
     return cholesky(assemble(matrix, np.float64), ridge=ridge, overwrite=True)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import Dataset, load_dataset
 from ntkpipe.data.duplicates import find_duplicates
@@ -24,6 +26,8 @@ from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.tiles.layout import Block, Kernel
+from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
 
 # Settings that change neither the prepared images nor the labels stored with them.
@@ -76,6 +80,33 @@ class Inputs:
         """Those of the run's own network: `gram`, and for variances under flips the odd part."""
         own = self.gram.identity.architecture
         return tuple(gram for gram in self.stores if gram.identity.architecture == own)
+
+    def matrix(self, kernel: Kernel, block: Block, part: GramStore | None = None) -> TileMatrix:
+        """The kernel among the images in use: `train`, (n, n) symmetric, or `test`, (p, n).
+
+        Every reader of tiles asks here, and none knows where they come from.
+
+        Args:
+            kernel: `nngp` or `ntk`.
+            block: `train` or `test`.
+            part: of `parts`; None is `gram`.
+        """
+        rows = self.n_train if block == "train" else self.n_test
+        return (part or self.gram).matrix(kernel, block, rows=rows, cols=self.n_train)
+
+    def diagonal(
+        self, kernel: Kernel, block: Block, part: GramStore | None = None, *, plain: bool = False
+    ) -> np.ndarray:
+        """`k(x, x)` of the images in use, float64; arguments as of `matrix`.
+
+        Args:
+            kernel: `nngp` or `ntk`.
+            block: `train` or `test`.
+            part: of `parts`; None is `gram`.
+            plain: of the kernel itself, where the tiles hold its even or odd part.
+        """
+        rows = self.n_train if block == "train" else self.n_test
+        return (part or self.gram).read_diagonal(block, kernel, rows=rows, plain=plain)
 
 
 def prepare(

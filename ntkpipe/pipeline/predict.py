@@ -141,7 +141,7 @@ def _means(
     inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor
 ) -> tuple[np.ndarray, TestSample | None]:
     problem = solved.problem
-    matrix = inputs.gram.matrix(problem.source, "test", rows=inputs.n_test, cols=inputs.n_train)
+    matrix = inputs.matrix(problem.source, "test")
     products = inputs.config.solver.products
     if solved.solution is None:
         assert solved.weights is not None

@@ -66,7 +66,7 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
 
     with tile_operator(
-        inputs.gram.matrix(problem.source, "train", rows=n),
+        inputs.matrix(problem.source, "train"),
         executor,
         products=config.products,
         memory_bytes=tile_memory(inputs.config, n, c, inputs.memory_bytes, inputs.workers),

@@ -24,7 +24,7 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
     """Converged weights for every ridge, a factor each."""
     began = time.monotonic()
     n = inputs.n_train
-    matrix = inputs.gram.matrix(problem.source, "train", rows=n)
+    matrix = inputs.matrix(problem.source, "train")
     array = assemble(matrix, np.float64)
     operator = DenseOperator(array)
     weights, residual, smallest = [], 0.0, math.inf

@@ -28,7 +28,7 @@ def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell)
     began = time.monotonic()
     n = inputs.n_train
     key = solve_key(inputs, inputs.gram, problem.source, "eigh")
-    array = assemble(inputs.gram.matrix(problem.source, "train", rows=n), np.float64)
+    array = assemble(inputs.matrix(problem.source, "train"), np.float64)
     sampled = exact_rows(inputs, "train", executor)
     indices, stored = sampled.indices, DenseOperator(array).rows(sampled.indices)
 
@@ -75,6 +75,6 @@ def eigensystem(
         tell("eigendecomposition found in the store")
         return Eigensystem(restored[0]["values"], restored[0]["vectors"])
     tell(f"eigendecomposition of {n:,} x {n:,}")
-    found = eigh(assemble(gram.matrix(source, "train", rows=n), np.float64) if array is None else array)
+    found = eigh(assemble(inputs.matrix(source, "train", gram), np.float64) if array is None else array)
     checkpoint.append(0, 1, {"values": found.values, "vectors": found.vectors})
     return Eigensystem(found.values, found.vectors)

@@ -34,7 +34,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         tolerance=config.tolerance,
     )
     checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
-    matrix = inputs.gram.matrix(problem.source, "train", rows=inputs.n_train)
+    matrix = inputs.matrix(problem.source, "train")
     began = time.monotonic()
     clock = {"products": 0.0, "orthogonalise": 0.0}
 

@@ -73,12 +73,12 @@ def make_problem(inputs: Inputs, name: str) -> Problem:
     labels = inputs.images.labels()
     targets = labels.y_train[: inputs.n_train]
     # A relative ridge is one of the images' own kernel, flips or not: its trace is that of the doubled set's mean image.
-    diagonal = inputs.gram.read_diagonal("train", source, rows=inputs.n_train, plain=True)
+    diagonal = inputs.diagonal(source, "train", plain=True)
     ridges = tuple(absolute_ridge(r, diagonal, p.ridge_scale) for r in p.ridges)
     trained = inputs.n_train * inputs.config.copies
     made = make_filter(p.dynamics, trained, targets.shape[1], learning_rate=p.learning_rate, momentum=p.momentum)
     times = None if p.times is None else tuple(sorted(p.times))
-    test = inputs.gram.read_diagonal("test", source, rows=inputs.n_test)
+    test = inputs.diagonal(source, "test")
     return Problem(name, source, targets, made, times, ridges, test)
 
 
