@@ -6,7 +6,7 @@ from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.solving.memory import cg_bytes, tile_memory
+from ntkpipe.pipeline.memory import cg_bytes, tile_memory
 
 # Skinny products of one worker with one thread, flops per second (docs/performance.md): 45 and 28 GF/s were measured.
 _PRODUCT_RATE = {"float32": 4.5e10, "float64": 2.8e10}

@@ -30,8 +30,8 @@ from ntkpipe.linalg.preconditioner import (
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.memory import tile_memory
 from ntkpipe.pipeline.run_dir import digest
-from ntkpipe.pipeline.solving.memory import tile_memory
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor

@@ -17,7 +17,7 @@ from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import sample_size
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving.memory import tile_memory
+from ntkpipe.pipeline.memory import tile_memory
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, sample_basis, spectrum_facts
 from ntkpipe.tasks.executor import Executor
 
