@@ -21,7 +21,7 @@ run: $(READY)
 	$(BIN)/ntkpipe run experiment=digits_fcn
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

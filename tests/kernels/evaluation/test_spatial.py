@@ -196,7 +196,7 @@ CRITICAL = [conv(3, 1, "CIRCULAR", b_std=None), RELU]
     ("depth", "readout"),
     [
         (8, GAP),
-        pytest.param(100, GAP, marks=pytest.mark.slow),
+        pytest.param(100, GAP, marks=pytest.mark.exhaustive),  # two minutes of compilation
         pytest.param(100, FLATTEN, marks=pytest.mark.slow),
     ],
 )
