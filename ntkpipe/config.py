@@ -224,13 +224,18 @@ class StoreConfig:
         dtype: of the stored tiles, `float32` or `float64`; None follows `kernel.dtype`.
         name: of one store under `url` that must be used; its identity has to agree. None addresses by identity.
     """
+        gram: `stored` (every tile is computed once and kept), `recompute` (only diagonals are stored, and a tile is computed
+            whenever it is read and not in memory), or `auto` (recompute where the disk lacks the space, or where that is
+            clearly faster by the plan's estimate).
 
     url: str = "./store"
     dtype: str | None = None
     name: str | None = None
 
+    gram: str = "stored"
     def __post_init__(self) -> None:
         _choice("store.dtype", self.dtype, (None, "float32", "float64"))
+        _choice("store.gram", self.gram, ("stored", "recompute", "auto"))
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,10 @@ def plan(config: RunConfig, session: Session) -> None:
     del session
     first, *others = depth_runs(config)
     shapes, store = look_at(first)
-    made = make_plan(first, shapes, store, others).plan
-    print(made.describe())
-    print(describe_solver(first, shapes, made))
+    planned = make_plan(first, shapes, store, others)
+    print(planned.plan.describe())
+    print(planned.storing.describe())
+    print(describe_solver(first, shapes, planned.plan))
     if others:
         print(f"            for each of {len(others) + 1} depths")
 

@@ -113,6 +113,7 @@ class GramPlan:
         evaluations: of the kernel per pair: two where a flipped image is paired as well.
         pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
         process_bytes: of a process that evaluates pairs, if it was measured.
+        stored: False if tiles are computed whenever they are read, and only diagonals are stored.
     """
 
     spec: Sequence[Mapping[str, Any]]
@@ -128,6 +129,7 @@ class GramPlan:
     evaluations: int = 1
     pairs_per_step: int | None = None
     process_bytes: int | None = None
+    stored: bool = True
 
     @property
     def tiles(self) -> int:
@@ -151,9 +153,11 @@ class GramPlan:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of the stored tiles, their padding and receipts; diagonals are below a per mille of it."""
+        """Bytes of the stored tiles, their padding and receipts; diagonals, below a per mille of it, if they are all."""
         item = _ITEMSIZE[self.store_dtype]
         total = 0
+        if not self.stored:
+            return sum(block.used.tile_rows * RECEIPT_BYTES + block.used.rows * 8 * KERNELS for block in self.blocks)
         for block in self.blocks:
             chunk = min(self.edge, block.whole.rows) * min(self.edge, block.whole.cols) * item + 4
             total += block.tiles * (KERNELS * chunk + RECEIPT_BYTES)
@@ -176,20 +180,21 @@ class GramPlan:
         for b in self.blocks:
             images = f"{b.used.rows:,} x {b.used.cols:,}"
             arrays = len(self.stores) * b.tiles * KERNELS
-            size = arrays * min(self.edge, b.whole.rows) * min(self.edge, b.whole.cols) * item
+            size = arrays * min(self.edge, b.whole.rows) * min(self.edge, b.whole.cols) * item * self.stored
             lines.append(f"{b.block:<8}{images:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
         lines += [
             "",
-            f"tile        {self.edge} x {self.edge}, computed in {self.kernel_dtype}, stored in {self.store_dtype}, "
+            f"tile        {self.edge} x {self.edge}, computed in {self.kernel_dtype}, "
+            f"{'stored' if self.stored else 'not stored but computed whenever it is read,'} in {self.store_dtype}, "
             "NNGP and NTK",
             *self._shared(),
-            f"arithmetic  {self.flops_per_pair:,.0f} flops per pair, {self.flops:.3g} in all",
+            f"arithmetic  {self.flops_per_pair:,.0f} flops per pair, {self.flops:.3g} {'in all' if self.stored else 'once'}",
             f"disk        {human_bytes(self.disk_bytes)}",
             f"memory      {human_bytes(self.memory_per_worker)} per worker, "
             f"{human_bytes(self.memory_per_worker * self.workers)} for {self.workers}",
             *([] if self.pairs_per_step is None else [f"steps       pairs of images at a time: {self.pairs_per_step}"]),
-            f"time        {human_seconds(self.seconds)} at {self.rate.flops / 1e9:.3g} GF/s per worker "
-            f"({self.rate.source})",
+            f"time        {human_seconds(self.seconds)}{'' if self.stored else ' for each tile once,'} at "
+            f"{self.rate.flops / 1e9:.3g} GF/s per worker ({self.rate.source})",
         ]
         return "\n".join(lines)
 
@@ -285,6 +290,7 @@ def plan_gram(
     evaluations: int = 1,
     pairs_per_step: int | None = None,
     process_bytes: int | None = None,
+    stored: bool = True,
 ) -> GramPlan:
     """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
 
@@ -307,6 +313,7 @@ def plan_gram(
         evaluations: of the kernel per pair.
         pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
         process_bytes: of a process that evaluates pairs, if it was measured.
+        stored: whether tiles are written, or computed whenever they are read.
 
     Raises:
         ConfigError: if a subset is larger than its set.
@@ -336,6 +343,7 @@ def plan_gram(
         evaluations=evaluations,
         pairs_per_step=pairs_per_step,
         process_bytes=process_bytes,
+        stored=stored,
     )
     plan = replace(plan, memory_per_worker=_memory(plan, min(edge, n_train)))
     if memory_bytes is not None:
@@ -343,7 +351,8 @@ def plan_gram(
     if free_bytes is not None and plan.disk_bytes - stored_bytes > free_bytes:
         raise ResourceError(
             f"the tiles take {human_bytes(plan.disk_bytes - stored_bytes)} and the disk has {human_bytes(free_bytes)} "
-            "free: choose another store.url, store.dtype=float32, a smaller data.train_size, or run `ntkpipe clean`"
+            "free: choose another store.url, store.dtype=float32, a smaller data.train_size, store.gram=recompute (nothing "
+            "is stored, tiles are computed whenever they are read), or run `ntkpipe clean`"
         )
     return plan
 

@@ -54,6 +54,8 @@ def compute_gram(
 ) -> GramReport:
     """Compute the tiles and diagonals of `plan` that have no receipt in one of the job's stores.
 
+    The diagonals alone, if the plan is that tiles are not stored.
+
     Whoever calls this should hold the stores' leases: not for correctness, but so that two runs do not do the same work.
 
     Args:
@@ -104,13 +106,15 @@ class _Run:
         self._worker_seconds = 0.0
         # Counted first and listed again later: the addresses of millions of tiles are never held at once.
         self._missing = missing_pairs = 0
-        for block in plan.blocks:
+        self._blocks = plan.blocks if plan.stored else ()
+        tiles, pairs = sum(b.tiles for b in self._blocks), sum(b.pairs for b in self._blocks)
+        for block in self._blocks:
             for tile in job.missing(block.block, block.used):
                 self._missing += 1
                 missing_pairs += tile.shape[0] * tile.shape[1]
-        self._reused = plan.tiles - self._missing
-        self.progress = Progress("gram", plan.tiles, plan.pairs, self._start)
-        self.progress.reuse(self._reused, plan.pairs - missing_pairs)
+        self._reused = tiles - self._missing
+        self.progress = Progress("gram", tiles, pairs, self._start)
+        self.progress.reuse(self._reused, pairs - missing_pairs)
         self._report(force=True)
 
     def tasks(self) -> Iterator[Task]:
@@ -123,7 +127,7 @@ class _Run:
                 mean = sum(self._durations) / len(self._durations) if measured else self._plan.seconds_per_tile
                 yield batch_size(left, self._workers, mean, measured=measured)
 
-        for block in self._plan.blocks:
+        for block in self._blocks:
             missing = ((tile.i, tile.j) for tile in self._job.missing(block.block, block.used))
             for group in row_batches(missing, sizes()):
                 left -= len(group)

@@ -138,21 +138,7 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
     def compute(outputs: Sequence[Output], i: int, j: int) -> list[dict[str, np.ndarray]]:
         identity = outputs[0].gram.identity
         evaluation = Evaluation(tuple(output.wanted for output in outputs), identity.dtype)
-
-        def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Prepared:
-            return _prepared(job.images, evaluation, of, start, stop, flipped)
-
-        tile = grid.tile(i, j)
-        rows = prepared(block, tile.row_start, tile.row_stop)
-        columns = ("train", tile.col_start, tile.col_stop)
-        return evaluation.tile(
-            rows,
-            None if grid.symmetric and i == j else prepared(*columns),
-            prepared(*columns, flipped=True) if evaluation.flips else None,
-            out_dtype=identity.stored_dtype,
-            pad_to=min(grid.edge, grid.cols),  # one shape, one compilation: the last row of tiles is ragged
-            pairs_per_step=job.pairs_per_step,
-        )
+        return evaluate_tile(job.images, evaluation, block, grid, i, j, identity.stored_dtype, job.pairs_per_step)
 
     def write(gram: GramStore, i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
         gram.write_tile(block, i, j, arrays, seconds=seconds, provenance=provenance())
@@ -162,6 +148,34 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
         return rows * cols
 
     return _overlapped(job, block, addresses, compute, write, pairs)
+
+
+def evaluate_tile(
+    images: ImageSource,
+    evaluation: Evaluation,
+    block: Block,
+    grid: TileGrid,
+    i: int,
+    j: int,
+    out_dtype: str,
+    pairs_per_step: int | None,
+) -> list[Kernels]:
+    """Tile `(i, j)` of the whole grid of a block, per result of the evaluation; its row block is kept for the next."""
+
+    def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Prepared:
+        return _prepared(images, evaluation, of, start, stop, flipped)
+
+    tile = grid.tile(i, j)
+    rows = prepared(block, tile.row_start, tile.row_stop)
+    columns = ("train", tile.col_start, tile.col_stop)
+    return evaluation.tile(
+        rows,
+        None if grid.symmetric and i == j else prepared(*columns),
+        prepared(*columns, flipped=True) if evaluation.flips else None,
+        out_dtype=out_dtype,
+        pad_to=min(grid.edge, grid.cols),  # one shape, one compilation: the last row of tiles is ragged
+        pairs_per_step=pairs_per_step,
+    )
 
 
 def diagonal_task(job: GramJob, block: Block, rows: Sequence[int]) -> list[TileRecord]:

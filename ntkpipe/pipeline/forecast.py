@@ -7,12 +7,7 @@ from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
 from ntkpipe.pipeline.memory import cg_bytes, tile_memory
-
-# Skinny products of one worker with one thread, flops per second (docs/performance.md): 45 and 28 GF/s were measured.
-_PRODUCT_RATE = {"float32": 4.5e10, "float64": 2.8e10}
-# Passes that real image kernels took to a bound of 1e-4 at t = inf without ridge: 78 (n = 10,000) to 147 (n = 50,000)
-# for the NTK, half as many again and more for the NNGP.
-_PASSES = 150
+from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
 
 
 def _describe_preconditioner(config: RunConfig, n: int, c: int) -> str:
@@ -41,10 +36,14 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
         return f"solver      cholesky: {n**3 / 3:.3g} flops and {human_bytes(2 * 8 * n * n)} {each} and ridge"
     item = 4 if config.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
-    room = tile_memory(config, n, c, memory_budget(config), plan.workers)
+    room = tile_memory(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
     flops = 2 * n * n * c
-    seconds = flops / (_PRODUCT_RATE[config.solver.products] * plan.workers)
-    held = "all held in memory" if tiles <= room else f"{room / tiles:.0%} held in memory, the rest read on every pass"
+    seconds = flops / (PRODUCT_RATE[config.solver.products] * plan.workers)
+    held = (
+        "all held in memory"
+        if tiles <= room
+        else f"{room / tiles:.0%} held in memory, the rest {'read' if plan.stored else 'computed'} on every pass"
+    )
     pass_ = (
         f"a pass takes {flops:.3g} flops, about {human_seconds(seconds)} in {config.solver.products}, over "
         f"{human_bytes(tiles)} of tiles per kernel ({held})"
@@ -53,6 +52,6 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
         return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}"
     return (
         f"solver      krylov: {pass_}\n"
-        f"            for {_PASSES} passes, a usual number: basis {human_bytes(8 * n * c * _PASSES)}, "
-        f"{human_seconds(seconds * _PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}"
+        f"            for {PASSES} passes, a usual number: basis {human_bytes(8 * n * c * PASSES)}, "
+        f"{human_seconds(seconds * PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}"
     )

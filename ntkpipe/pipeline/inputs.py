@@ -21,10 +21,13 @@ from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import DataError, IncompleteError, StoreError
 from ntkpipe.gram.plan import GramPlan
+from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob, Output
+from ntkpipe.gram.worker import Evaluation
 from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget
 from ntkpipe.pipeline.run_dir import RunDir, digest
+from ntkpipe.pipeline.storing import solver_memory
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
@@ -49,7 +52,7 @@ class Inputs:
         n_train: training images in use, the leading rows.
         n_test: test images in use.
         workers: processes that compute.
-        memory_bytes: budget of all processes together.
+        memory_bytes: budget of all processes together, less what computing tiles takes while solving.
         source: key of the record that leads from the raw data to the images.
         warnings: what the user should know.
         exact: rows that were recomputed, by block; see `exact`.
@@ -84,15 +87,28 @@ class Inputs:
     def matrix(self, kernel: Kernel, block: Block, part: GramStore | None = None) -> TileMatrix:
         """The kernel among the images in use: `train`, (n, n) symmetric, or `test`, (p, n).
 
-        Every reader of tiles asks here, and none knows where they come from.
+        Every reader of tiles asks here, and none knows where they come from: stored, or computed when they are read.
 
         Args:
             kernel: `nngp` or `ntk`.
             block: `train` or `test`.
             part: of `parts`; None is `gram`.
         """
-        rows = self.n_train if block == "train" else self.n_test
-        return (part or self.gram).matrix(kernel, block, rows=rows, cols=self.n_train)
+        gram, rows = part or self.gram, self.n_train if block == "train" else self.n_test
+        if self.plan.stored:
+            return gram.matrix(kernel, block, rows=rows, cols=self.n_train)
+        evaluation = Evaluation.of(self.spec, gram.identity.symmetry, gram.identity.dtype)
+        whole = gram.grid(block)
+        return RecomputedTiles(
+            self.images,
+            evaluation,
+            kernel,
+            block,
+            whole,
+            whole.leading(rows, self.n_train),
+            gram.identity.stored_dtype,
+            self.job.pairs_per_step,
+        )
 
     def diagonal(
         self, kernel: Kernel, block: Block, part: GramStore | None = None, *, plain: bool = False
@@ -116,6 +132,7 @@ def prepare(
     source: str | None = None,
     siblings: Sequence[RunConfig] = (),
     may_measure: bool = True,
+    chosen: bool | None = None,
 ) -> Inputs:
     """Load, check and store the images (once per data set), and open the Gram stores.
 
@@ -125,6 +142,7 @@ def prepare(
         source: of an earlier `Inputs`: its images are taken, whatever has become of the raw data.
         siblings: see `make_plan`.
         may_measure: see `make_plan`.
+        chosen: see `make_plan`.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
@@ -138,7 +156,7 @@ def prepare(
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
         # Before anything is written: it may refuse.
-        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure)
+        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
@@ -150,7 +168,7 @@ def prepare(
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
-        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure)
+        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
         tell(f"images   found prepared: {images.prefix}")
     wanted, plan = planned.wanted, planned.plan
     grams = [
@@ -178,7 +196,7 @@ def prepare(
         shapes.used_train,
         shapes.used_test,
         config.cluster.worker_count(),
-        memory_budget(config),
+        solver_memory(plan, memory_budget(config)),
         source,
         tuple(warnings),
     )
@@ -191,13 +209,14 @@ def reopen(run: RunDir) -> Inputs:
         StoreError: if they are not there any more.
     """
     config = run.config
-    source = (run.receipt("data") or {}).get("source") or source_key(config)
+    receipt = run.receipt("data") or {}
+    source = receipt.get("source") or source_key(config)
     if _known_images(open_store(config.store.url), source) is None:
         raise StoreError(
             f"the prepared images of {run.path} are not in {config.store.url} or are damaged: ntkpipe run with the same "
             "settings prepares them again"
         )
-    return prepare(config, lambda line: None, source=source, may_measure=False)
+    return prepare(config, lambda line: None, source=source, may_measure=False, chosen=receipt.get("tiles_stored"))
 
 
 def forget_images(inputs: Inputs) -> None:

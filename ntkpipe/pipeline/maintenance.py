@@ -60,6 +60,8 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
     if stage == "gram":
         return f", {receipt['tiles']:,} tiles ({receipt['computed']:,} computed, {receipt['reused']:,} reused)"
     if stage == "solve":
+    if stage == "gram" and not receipt["tiles"]:
+        return ", diagonals alone: tiles are computed when they are read"
         parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
         return ", " + "; ".join(parts)
     if stage == "predict":
@@ -72,6 +74,9 @@ def _tiles(run: RunDir) -> Iterator[str]:
     for block in inputs.plan.blocks:
         left = sum(1 for _ in inputs.job.missing(block.block, block.used))
         yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
+    if not inputs.plan.stored:
+        yield f"tiles are computed when they are read; diagonals are stored in {inputs.gram.where}"
+        return
 
 
 @dataclass
@@ -118,7 +123,8 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
                     continue
                 found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
                 found.gram.append((gram, problem))
-            found.checked.append(f"tiles {gram.where}")
+            what = "tiles" if inputs.plan.stored else "diagonals (of this run no tile is stored)"
+            found.checked.append(f"{what} {gram.where}")
     if (receipt := run.receipt("predict")) is not None:
         path = run.path / "predictions.zarr"
         problems = verify_predictions(path)

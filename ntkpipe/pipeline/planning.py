@@ -19,6 +19,7 @@ from ntkpipe.linalg.preconditioner import float32_bytes
 from ntkpipe.pipeline.flips import check_flips
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
 from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.pipeline.storing import Storing, compare
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.catalogue import stored_edge, usage
@@ -61,10 +62,11 @@ class WantedStore:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and the Gram stores that it fills: the one to solve with comes first."""
+    """A plan, the Gram stores that it fills, the one to solve with first, and what storing their tiles is worth."""
 
     wanted: tuple[WantedStore, ...]
     plan: GramPlan
+    storing: Storing
 
 
 def memory_budget(config: RunConfig) -> int:
@@ -81,6 +83,7 @@ def make_plan(
     siblings: Sequence[RunConfig] = (),
     *,
     may_measure: bool = True,
+    chosen: bool | None = None,
 ) -> Planned:
     """The frozen plan of the run's tiles, checked against memory and disk.
 
@@ -91,6 +94,7 @@ def make_plan(
         siblings: configurations of the same images and precision, with networks of other depths, which share the
             run's evaluations.
         may_measure: if not, what earlier runs have measured must do.
+        chosen: whether this run has begun to store tiles, if it has begun; `store.gram=auto` stays with it.
 
     Raises:
         ConfigError, ResourceError: naming the setting to change.
@@ -132,17 +136,22 @@ def make_plan(
         if edge is not None:
             wanted = [dataclasses.replace(one, identity=dataclasses.replace(one.identity, edge=edge)) for one in wanted]
     names = [config.store.name or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
-    made = plan(
-        edge=wanted[0].identity.edge,
-        rate=None if tuning is None else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
-        pairs_per_step=config.grid.pairs_per_step if tuning is None else tuning.pairs_per_step,
-        process_bytes=None if tuning is None else tuning.process_bytes,
-        memory_bytes=memory,
-        free_bytes=store.free_bytes(),
-        stored_bytes=sum(usage(store, name) for name in names),
+    known: dict[str, Any] = {
+        "edge": wanted[0].identity.edge,
+        "rate": None if tuning is None else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
+        "pairs_per_step": config.grid.pairs_per_step if tuning is None else tuning.pairs_per_step,
+        "process_bytes": None if tuning is None else tuning.process_bytes,
+        "memory_bytes": memory,
+    }
+    free: dict[str, Any] = {
+        "free_bytes": store.free_bytes(),
+        "stored_bytes": sum(usage(store, name) for name in names),
+    }
+    storing = compare(
+        config, plan(**known), shapes.outputs, memory, store, **free, chosen=chosen, may_measure=may_measure
     )
     _check_dense(config, shapes.used_train, memory)
-    return Planned(tuple(wanted), made)
+    return Planned(tuple(wanted), plan(**known, **free, stored=storing.stored), storing)
 
 
 def _wanted_stores(

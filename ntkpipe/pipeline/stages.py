@@ -62,7 +62,8 @@ class Job:
             # A run whose raw data is gone goes on with the images that it has prepared.
             gone = receipt is not None and path is not None and not Path(path).expanduser().exists()
             source = receipt.get("source") if receipt and gone else None
-            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings)
+            chosen = None if receipt is None else receipt.get("tiles_stored")
+            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, chosen=chosen)
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
@@ -82,6 +83,7 @@ class Job:
                     n_train=found.n_train,
                     n_test=found.n_test,
                     image_shape=list(found.images.shape("train")[1:]),
+                    tiles_stored=found.plan.stored,
                 )
             self._inputs = found
         return self._inputs
@@ -92,20 +94,27 @@ class Job:
         self.run.log("warning", text=text)
 
     def gram(self) -> None:
-        """Compute the missing tiles."""
+        """Compute the missing tiles; the diagonals alone, if tiles are not stored."""
         inputs = self.inputs()
         plan, store, job = inputs.plan, inputs.gram, inputs.job
         # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
         # checksums whenever a tile is read.
         self._discard(deep=False)
+        tiles = plan.tiles if plan.stored else 0
+        what = (
+            f"all {tiles:,} tiles are stored" if plan.stored else f"{plan.tiles:,} tiles, computed when they are read"
+        )
         if not any(
             any(True for _ in missing)
             for block in plan.blocks
-            for missing in (job.missing(block.block, block.used), job.missing_diagonal(block.block, block.used.rows))
+            for missing in (
+                job.missing(block.block, block.used) if plan.stored else (),
+                job.missing_diagonal(block.block, block.used.rows),
+            )
         ):
             if self.run.receipt("gram") is None:
-                self.run.finish("gram", 0.0, store=store.where, tiles=plan.tiles, computed=0, reused=plan.tiles)
-            self.echo(f"gram     all {plan.tiles:,} tiles are stored: {store.where}")
+                self.run.finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
+            self.echo(f"gram     {what}: {store.where}")
             return
         for line in filter(None, plan.describe().splitlines()):
             self.echo(f"plan     {line}")
@@ -132,13 +141,16 @@ class Job:
             seconds,
             store=store.where,
             stores=[held.where for held in inputs.stores],
-            tiles=plan.tiles,
+            tiles=tiles,
             computed=report.computed,
             reused=report.reused,
             pairs=report.pairs,
             worker_seconds=round(report.worker_seconds, 3),
             computed_in_all=report.computed + int(earlier.get("computed_in_all", 0)),
         )
+        if not plan.stored:
+            self.echo(f"gram     {what}; diagonals stored in {human_seconds(seconds)}: {store.where}")
+            return
         rate = report.pairs / seconds if seconds > 0 else 0.0
         self.echo(
             f"gram     {report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, "
@@ -254,11 +266,14 @@ class Job:
     def _require_tiles(self) -> None:
         inputs = self.inputs()
         for block in inputs.plan.blocks:
-            first = next((t for gram in inputs.parts for t in gram.missing(block.block, block.used)), None)
-            if first is not None:
+            for gram in inputs.parts:
+                first = next(gram.missing(block.block, block.used), None) if inputs.plan.stored else None
+                rows = gram.missing_diagonal(block.block, block.used.rows)
+                if first is None and not rows:
+                    continue
+                what = f"tile ({first.i}, {first.j})" if first is not None else f"part {rows[0]} of the diagonal"
                 raise IncompleteError(
-                    f"tile ({first.i}, {first.j}) of {block.block} is not computed yet: "
-                    f"ntkpipe gram run_dir={self.run.path}"
+                    f"{what} of {block.block} is not computed yet: ntkpipe gram run_dir={self.run.path}"
                 )
 
     def _repairing(self, work: Callable[[], Any]) -> Any:

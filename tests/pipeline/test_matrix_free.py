@@ -1,0 +1,125 @@
+"""`store.gram=recompute`: the same predictions, and no tile anywhere; and what `auto` chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ntkpipe.gram.recomputed import RecomputedTiles
+from ntkpipe.pipeline import disk, planning
+from ntkpipe.pipeline.disk import DiskSpeed
+from ntkpipe.storage.store import open_store
+
+FREE = "store.gram=recompute"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("solver=krylov", "predict.times=[100,inf]"),
+        ("solver=cg", "predict.times=[inf]", "predict.kernels=[ntk]"),
+        ("solver=eigh", "predict.times=[10,inf]", "augment=hflip", "predict.covariance=diagonal"),
+        ("solver=cholesky", "predict.times=[inf]", "predict.ridges=[1e-3,1e-2]", "predict.kernels=[nngp]"),
+    ],
+)
+def test_predictions_are_those_of_stored_tiles(work, words):
+    words = (*words, *work.quick)
+    found = work.ok("run", "run_dir=a", FREE, *words)
+    assert "computed when they are read" in found.err
+    assert work.chunks() == []
+    assert work.receipt("a", "gram")["tiles"] == 0
+    work.ok("run", "run_dir=b", "store.url=other", *words)
+    mine, stored = work.predictions("a"), work.predictions("b")
+    np.testing.assert_array_equal(mine.mean, stored.mean)
+    np.testing.assert_array_equal(mine.error_bound, stored.error_bound)
+    if stored.variance is not None:
+        np.testing.assert_array_equal(mine.variance, stored.variance)
+
+
+def test_a_run_is_looked_after_as_any_other(work):
+    work.ok("gram", "run_dir=a", FREE, *work.quick)
+    assert "diagonals alone" in work("status", "run_dir=a").out
+    work.ok("run", "run_dir=a")
+    assert "nothing to do" in work.ok("run", "run_dir=a").err
+    assert "of this run no tile is stored" in work.ok("verify", "run_dir=a").out
+    work.ok("report", "run_dir=a")
+    # Another run that stores tiles finds the diagonals, and what was solved: the kernel is the same.
+    found = work.ok("run", "run_dir=b", *work.quick)
+    assert work.receipt("b", "gram")["computed"] == work.receipt("b", "gram")["tiles"] > 0
+    assert found.code == 0
+    # A damaged diagonal is computed again.
+    path = work.objects("gram/*/tiles.zarr/diagonal/train/ntk/c/0")[0]
+    path.write_bytes(path.read_bytes()[:-7] + b"damaged")
+    assert "repaired" in work.ok("verify", "run_dir=a").out
+
+
+def test_memory_for_nothing_computes_every_tile_on_every_pass(work, monkeypatch):
+    read: list[str] = []
+    plain = RecomputedTiles.read
+
+    def watched(self, i, j):
+        read.append(self.block)
+        return plain(self, i, j)
+
+    monkeypatch.setattr(RecomputedTiles, "read", watched)
+    words = ("predict.kernels=[ntk]", "predict.times=[10]", FREE, *work.quick)
+    counts = []
+    for name, words_of in (("a", ()), ("b", ("cluster.memory_gib=0.75", "store.url=other"))):
+        read.clear()
+        work.ok("run", f"run_dir={name}", *words, *words_of)
+        counts.append(read.count("train"))
+    assert counts[0] < counts[1]
+    np.testing.assert_array_equal(work.predictions("a").mean, work.predictions("b").mean)
+
+
+def _plan(work, *words):
+    return work.ok("plan", *work.quick, *words).out
+
+
+def test_the_plan_compares_both_ways(work, monkeypatch):
+    text = _plan(work)
+    assert "tiles       stored (store.gram=stored)" in text
+    assert "recomputed:" in text
+    assert "computed whenever it is read" in _plan(work, FREE)
+    fast, slow = DiskSpeed(1e10, 1e10, "measured"), DiskSpeed(1e4, 1e3, "measured")
+    for speed, choice in ((fast, "stored"), (slow, "recomputed")):
+        monkeypatch.setattr("ntkpipe.pipeline.storing.disk_speed", lambda *_, speed=speed, **__: speed)
+        assert f"tiles       {choice} (store.gram=auto" in _plan(work, "store.gram=auto")
+
+
+def test_auto_recomputes_where_the_disk_lacks_the_space_and_stays_with_it(work, monkeypatch):
+    speed = DiskSpeed(1e10, 1e10, "measured")
+    monkeypatch.setattr("ntkpipe.pipeline.storing.disk_speed", lambda *_, **__: speed)
+    store = type(open_store("store"))
+    with monkeypatch.context() as full:
+        full.setattr(store, "free_bytes", lambda self: 20_000)
+        assert "choose another store.url" in work("gram", "run_dir=x", *work.quick).err
+        work.ok("gram", "run_dir=a", "store.gram=auto", *work.quick)
+    work.ok("run", "run_dir=a")
+    assert work.chunks() == []
+    work.ok("run", "run_dir=b", "store.gram=auto", *work.quick)
+    assert len(work.chunks()) > 0
+
+
+def test_disk_speed_is_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk, "_OBJECT_BYTES", 1 << 16)
+    store = open_store(str(tmp_path))
+    assert disk.disk_speed(store, may_measure=False) is disk.ASSUMED
+    made = disk.disk_speed(store, may_measure=True)
+    assert made.source == "measured"
+    assert disk.disk_speed(store, may_measure=False) == made
+    assert [key for key in store.list() if "probe" in key] == []
+    (key,) = store.list("tuning/")
+    store.put(key, b"{}", overwrite=True)
+    assert disk.disk_speed(store, may_measure=False) is disk.ASSUMED
+
+
+def test_the_plan_is_made_before_the_choice_is_known(work, monkeypatch):
+    """`auto` leaves room for evaluating tiles in the workers' memory."""
+    seen = []
+    plain = planning.compare
+    monkeypatch.setattr(planning, "compare", lambda *a, **k: seen.append(plain(*a, **k)) or seen[-1])
+    _plan(work, FREE)
+    assert seen[0].stored is False
+    assert 0 <= seen[0].held <= 1
+    assert seen[0].recomputed_seconds > 0
