@@ -104,3 +104,14 @@ def truth(name: str, value: str | None) -> bool:
     if value not in ("true", "false"):
         raise ConfigError(f"{name}={value} must be true or false")
     return value == "true"
+
+
+def whole(name: str, value: str | None) -> int:
+    """A whole number of at least 0.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    if value is None or not value.isdecimal():
+        raise ConfigError(f"{name}={value} must be a whole number")
+    return int(value)

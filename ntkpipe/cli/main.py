@@ -23,7 +23,7 @@ STORED = {
     "status": "what is done, what is left, rate and time remaining: run_dir=DIR",
     "export": "predictions as a file: run_dir=DIR format=parquet|csv|npz|zarr path=FILE",
     "report": "figures and one HTML page: run_dir=DIR",
-    "verify": "check every stored object and recompute what is damaged: run_dir=DIR [repair=false]",
+    "verify": "check every stored object, recompute random tiles and residuals, mend: run_dir=DIR [repair=false] [tiles=3] [rows=16]",
     "clean": "list Gram stores and litter, and reclaim them: store.url=DIR [delete=KEY|litter|unfinished]",
 }
 EXIT_CODES = """\

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Sequence
 
-from ntkpipe.cli.arguments import settings, truth
+from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
@@ -54,12 +55,18 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    values = settings(arguments, {"run_dir": None, "repair": "true"}, "verify")
+    known = {"run_dir": None, "repair": "true", "tiles": "3", "rows": "16", "seed": None}
+    values = settings(arguments, known, "verify")
     run = _open(values, "verify")
     mend = truth("repair", values["repair"])
+    tiles, rows = whole("tiles", values["tiles"]), whole("rows", values["rows"])
+    seed = secrets.randbelow(2**31) if values["seed"] is None else whole("seed", values["seed"])
     with Session() as session, run.held():
         inputs = maintenance.try_reopen(run)
         found = maintenance.verify(run, inputs)
+        if inputs is not None and not found.damaged and (tiles or rows):
+            # Another choice every time, unless one is asked for: many looks see much.
+            maintenance.recheck(run, inputs, found, session.executor(run.config.cluster), tiles, rows, seed)
         for name in found.checked:
             print(f"checked  {name}")
         for text in found.harmless:
@@ -67,7 +74,10 @@ def _verify(arguments: Sequence[str]) -> int:
         for text in found.damaged:
             print(f"damaged  {text}")
         if not found.damaged:
-            print("all stored objects are what their receipts say")
+            print(
+                "all stored objects are what their receipts say"
+                + (f"; random choice: seed={seed}" if tiles or rows else "")
+            )
             return 0
         if not mend:
             return CorruptionError.exit_code

@@ -52,13 +52,14 @@ def sample_size(inputs: Inputs) -> int:
 def exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:
     """A sample of rows of the kernel that is solved with; both kernels come out of one evaluation, once in a process."""
     if block not in inputs.exact:
-        inputs.exact[block] = _exact_rows(inputs, block, executor)
+        count = inputs.n_train if block == "train" else inputs.n_test
+        inputs.exact[block] = recomputed_rows(inputs, block, sample_indices(count, sample_size(inputs)), executor)
     return inputs.exact[block]
 
 
-def _exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:
+def recomputed_rows(inputs: Inputs, block: Block, indices: np.ndarray, executor: Executor) -> ExactRows:
+    """These rows of the kernel that is solved with, computed now in float64."""
     n = inputs.n_train
-    indices = sample_indices(n if block == "train" else inputs.n_test, sample_size(inputs))
     rows = Picked(block, tuple(int(i) for i in indices))
     symmetry = inputs.gram.identity.symmetry
     evaluation = Evaluation.of(inputs.spec, symmetry, "float64")

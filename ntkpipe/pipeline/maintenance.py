@@ -11,9 +11,12 @@ from ntkpipe.data.prepared import prepared_prefixes, verify_prepared
 from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.pipeline.inputs import Inputs, forget_images, reopen
+from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
+from ntkpipe.pipeline.solving.kept import restore
 from ntkpipe.predictions.read import read_predictions, verify_predictions
-from ntkpipe.storage.store import ObjectStore
+from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
@@ -57,11 +60,11 @@ def _state(run: RunDir) -> str:
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
+    if stage == "gram" and not receipt["tiles"]:
+        return ", diagonals alone: tiles are computed when they are read"
     if stage == "gram":
         return f", {receipt['tiles']:,} tiles ({receipt['computed']:,} computed, {receipt['reused']:,} reused)"
     if stage == "solve":
-    if stage == "gram" and not receipt["tiles"]:
-        return ", diagonals alone: tiles are computed when they are read"
         parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
         return ", " + "; ".join(parts)
     if stage == "predict":
@@ -71,12 +74,12 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 
 def _tiles(run: RunDir) -> Iterator[str]:
     inputs = reopen(run)
-    for block in inputs.plan.blocks:
-        left = sum(1 for _ in inputs.job.missing(block.block, block.used))
-        yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
     if not inputs.plan.stored:
         yield f"tiles are computed when they are read; diagonals are stored in {inputs.gram.where}"
         return
+    for block in inputs.plan.blocks:
+        left = sum(1 for _ in inputs.job.missing(block.block, block.used))
+        yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
 
 
 @dataclass
@@ -89,6 +92,7 @@ class Findings:
         gram: what is wrong with each Gram store, as `audit.repair` takes it.
         images: whether prepared images are damaged.
         predictions: whether the predictions are.
+        solves: kernels whose solution is wrong.
         checked: what was looked at, for people.
     """
 
@@ -97,6 +101,7 @@ class Findings:
     gram: list[tuple[GramStore, audit.Problem]] = field(default_factory=list)
     images: bool = False
     predictions: bool = False
+    solves: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
 
 
@@ -136,6 +141,35 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
     return found
 
 
+def recheck(run: RunDir, inputs: Inputs, found: Findings, executor: Executor, tiles: int, rows: int, seed: int) -> None:
+    """Compute random tiles, residuals and predictions again; what is wrong is added to `found`.
+
+    Args:
+        run: to check.
+        inputs: of the run.
+        found: by `verify`, with nothing damaged.
+        executor: where rows of the kernel are computed.
+        tiles: of each Gram store, at most.
+        rows: training and test images at which the answers are checked.
+        seed: of the choice.
+    """
+    if inputs.plan.stored:
+        for one in recheck_tiles(inputs, tiles, seed):
+            (found.damaged if one.wrong else found.checked).append(one.text)
+            if one.gram is not None and one.problem is not None:
+                found.gram.append((one.gram, one.problem))
+                # Whatever was made from it is wrong as well.
+                found.solves = list(run.config.predict.kernels) if run.receipt("solve") is not None else []
+    if run.receipt("predict") is None or found.damaged:
+        return
+    predictions = read_predictions(run.path / "predictions.zarr", covariance=False)
+    for name in predictions.kernels:
+        for one in recheck_answers(inputs, restore(inputs, name, run), predictions, rows, seed, executor):
+            (found.damaged if one.wrong else found.checked).append(one.text)
+            if one.wrong and name not in found.solves:
+                found.solves.append(name)
+
+
 def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None:
     """Drop what cannot be trusted, so that the stages that made it run again."""
     if inputs is not None:
@@ -145,6 +179,14 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
         forget_images(inputs)
     if found.predictions:
         run.forget("predict", "report")
+    if found.solves:
+        # Its checkpoints too: a solve taken up from them would end where it did.
+        facts, store = run.require("solve")["kernels"], open_store(run.config.store.url)
+        for name in found.solves:
+            prefix = f"{facts[name]['solver']}/{facts[name].get('key', '-')}/"
+            for key in list(store.list(prefix)):
+                store.delete(key)
+        run.forget("solve", "predict", "report")
 
 
 def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:

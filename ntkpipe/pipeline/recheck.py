@@ -1,0 +1,174 @@
+"""Is what is stored and exported right? Random tiles, residuals and predictions, computed again.
+
+Checksums say that an object is what was written. These checks say that what was written is true: a few tiles are computed
+again and compared, and at a few random images the linear system and the predictions are evaluated with rows of the kernel that
+are computed anew in float64, through neither tiles nor products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntkpipe.dynamics.gains import final_gain
+from ntkpipe.dynamics.krylov import combined_weights
+from ntkpipe.dynamics.sampling import norm_safety, sample_indices
+from ntkpipe.gram.task import evaluate_tile
+from ntkpipe.gram.worker import Evaluation
+from ntkpipe.pipeline.exact import recomputed_rows
+from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.solving.problem import Solved
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.audit import Problem
+from ntkpipe.tiles.chunk import inside
+from ntkpipe.tiles.grid import Tile, TileGrid
+from ntkpipe.tiles.layout import KERNELS, Block
+from ntkpipe.tiles.store import GramStore
+
+# Of the largest value of a tile. Kernels of any two devices agree to these, and tiles of other images do not.
+_AGREEMENT = {"float32": 1e-4, "float64": 1e-9}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One comparison.
+
+    Args:
+        text: what was compared and how far it is off, for people.
+        wrong: whether it is off by more than it may be.
+        gram: store of the tile at fault, if it is one.
+        problem: that tile.
+    """
+
+    text: str
+    wrong: bool
+    gram: GramStore | None = None
+    problem: Problem | None = None
+
+
+def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
+    """Compute up to `count` random stored tiles of every Gram store of the run again and compare both kernels."""
+    rng = np.random.default_rng(seed)
+    for output in inputs.job.outputs:
+        gram, identity = output.gram, output.gram.identity
+        evaluation = Evaluation((output.wanted,), identity.dtype)
+        stored = [
+            (block.block, tile.i, tile.j)
+            for block in inputs.plan.blocks
+            for tile in _stored(gram, block.block, block.used)
+        ]
+        for k in sorted(rng.choice(len(stored), min(count, len(stored)), replace=False)):
+            block, i, j = stored[k]
+            (made,) = evaluate_tile(
+                inputs.images,
+                evaluation,
+                block,
+                gram.grid(block),
+                i,
+                j,
+                identity.stored_dtype,
+                inputs.job.pairs_per_step,
+            )
+            part = inside(gram.grid(block).tile(i, j).shape)
+            for kernel in KERNELS:
+                mine = made[kernel].astype(np.float64)
+                off = np.abs(gram.read_chunk(kernel, block, i, j)[part] - mine).max() / np.abs(mine).max()
+                wrong = not off <= _AGREEMENT[identity.dtype]
+                key = gram.layout.chunk_key(kernel, block, i, j)
+                text = f"tile ({i}, {j}) of {kernel}/{block} in {gram.where} computed again: {off:.1e} of its largest value off"
+                fault = Problem("tile", key, text, block, i, j)
+                yield Checked(text, wrong, gram, fault) if wrong else Checked(text, wrong)
+
+
+def recheck_answers(
+    inputs: Inputs, solved: Solved, predictions: Predictions, rows: int, seed: int, executor: Executor
+) -> Iterator[Checked]:
+    """Residuals at random training images and predictions of random test images, from float64 rows of the kernel.
+
+    Args:
+        inputs: of the run.
+        solved: one kernel's solution.
+        predictions: as exported.
+        rows: training and test images to look at.
+        seed: of the choice.
+        executor: where rows are computed.
+    """
+    problem = solved.problem
+    k = predictions.kernels.index(problem.name)
+    times = tuple(float(t) for t in predictions.times)
+    weights = _weights(solved, times)
+    yield from _residuals(inputs, solved, predictions, weights, rows, seed, executor)
+    indices = sample_indices(inputs.n_test, rows, seed)
+    exact = recomputed_rows(inputs, "test", indices, executor).kernels[problem.source]
+    # Predictions lie in the order of their source, rows in that of the store.
+    order = np.argsort(np.argsort(inputs.images.labels().test_index[: inputs.n_test], kind="stable"))[indices]
+    off = np.abs(np.einsum("kn,trnc->trkc", exact, weights) - predictions.mean[k][:, :, order])
+    bound = predictions.error_bound[k][:, :, order]
+    # A weight's own rounding: nothing is exact to less than a few units of it.
+    share = float((off / np.maximum(bound, 1e-13 * np.abs(predictions.mean[k]).max())).max())
+    yield Checked(
+        f"{problem.name}: {len(indices)} test predictions from new rows of the kernel: at most {off.max():.1e} off, "
+        f"{share:.1e} of the error bound",
+        not share <= 1.0,
+    )
+
+
+def _residuals(
+    inputs: Inputs,
+    solved: Solved,
+    predictions: Predictions,
+    weights: np.ndarray,
+    rows: int,
+    seed: int,
+    executor: Executor,
+) -> Iterator[Checked]:
+    """At t = inf: `y - (T + ridge) u` at random rows, and what it lets a prediction be wrong by, against the exported bound."""
+    problem = solved.problem
+    k, last = predictions.kernels.index(problem.name), len(predictions.times) - 1
+    if not math.isinf(predictions.times[last]):
+        return
+    indices = sample_indices(inputs.n_train, rows, seed)
+    exact = recomputed_rows(inputs, "train", indices, executor).kernels[problem.source]
+    scale = math.sqrt(inputs.n_train / len(indices)) / norm_safety(len(indices), inputs.n_train)
+    size = np.linalg.norm(problem.targets, axis=0)
+    for r, ridge in enumerate(problem.ridges):
+        u = weights[last, r]
+        residual = problem.targets[indices] - exact @ u - ridge * u[indices]
+        gain = final_gain(ridge, solved.facts["smallest"]).value
+        terms = predictions.bound_terms
+        claimed = sum(terms[name][k, last, r] for name in ("krylov", "product", "storage_train"))
+        relative = float(
+            (
+                np.linalg.norm(residual, axis=0)
+                * math.sqrt(inputs.n_train / len(indices))
+                / np.where(size > 0, size, 1)
+            ).max()
+        )
+        found = gain * scale * np.linalg.norm(residual, axis=0)
+        share = float((found / np.maximum(claimed, np.finfo(np.float64).tiny)).max())
+        # Directions of a singular kernel that are left unlearnt stay in the residual by design.
+        unlearnt = solved.solution is not None and not solved.facts["smallest"] > 0
+        yield Checked(
+            f"{problem.name}, ridge {ridge:.3g}: residual of {len(indices)} new rows at t = inf {relative:.1e}, "
+            f"{share:.1e} of what the error bound allows",
+            not (share <= 1.0 or unlearnt),
+        )
+
+
+def _weights(solved: Solved, times: tuple[float, ...]) -> np.ndarray:
+    """(T, R, n, c) dual weights of every prediction."""
+    if solved.solution is None:
+        assert solved.weights is not None
+        return solved.weights[None]
+    coordinates = solved.solution.coordinates(solved.problem.filter, times, solved.problem.ridges)
+    t, r, _, c = coordinates.shape
+    return combined_weights(solved.solution.basis, coordinates).reshape(-1, t, r, c).transpose(1, 2, 0, 3)
+
+
+def _stored(gram: GramStore, block: Block, used: TileGrid) -> Iterator[Tile]:
+    missing = {(tile.i, tile.j) for tile in gram.missing(block, used)}
+    return (tile for tile in used if (tile.i, tile.j) not in missing)
