@@ -57,3 +57,9 @@ class ResourceError(NtkpipeError, RuntimeError):
     """The plan does not fit: memory per worker, disk, or a device that lacks the dtype."""
 
     exit_code = 8
+
+
+class RequeueError(NtkpipeError, RuntimeError):
+    """The run was told to stop, or lost its cluster, in good order: the same command started again goes on from here."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h

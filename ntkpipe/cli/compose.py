@@ -24,7 +24,7 @@ from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.config import ClusterConfig, RunConfig
-from ntkpipe.errors import ConfigError, NtkpipeError
+from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.pipeline.run_dir import RunDir, digest
 
 
@@ -73,6 +73,8 @@ def _run_job(
         elif command not in ("plan", "describe"):
             config = _stored_if_named_alone(config, overrides)
         COMMANDS[command](config, session, **own)
+    except RequeueError:
+        raise  # ends the sweep too
     except NtkpipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -90,8 +92,8 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
 
 
 def _open_mapping(word: str) -> str:
-    """Hydra adds names to a mapping only if told so with `++`; in `kernel.activation_args` every name is an addition."""
-    return f"++{word}" if re.match(r"kernel\.activation_args[.=]", word) else word
+    """Hydra adds names to a mapping only if told so with `++`; in ours every name is an addition."""
+    return f"++{word}" if re.match(r"(kernel\.activation_args|cluster\.resources)[.=]", word) else word
 
 
 def _quoted_folder(word: str) -> str:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ntkpipe import __version__
-from ntkpipe.errors import ConfigError, NtkpipeError
+from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
+from ntkpipe.tasks import stopping
 
 COMPOSED = {
     "run": "all stages: images in, predictions, figures and a report out",
@@ -37,6 +38,7 @@ exit codes
   6  a stored object is missing, damaged or made for something else
   7  numerical failure
   8  does not fit: memory, disk or device
+  75  told to stop (SIGTERM, SIGUSR1), or the cluster's head is lost: start the same command again
   130  interrupted; the same command goes on where it stopped"""
 
 
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(__version__)
         return 0
-    with _log_on_stderr():
+    with _log_on_stderr(), stopping.on_signals():
         return _run(command, rest)
 
 
@@ -87,6 +89,9 @@ def _run(command: str, rest: Sequence[str]) -> int:
 
             return run_stored(command, rest)
         raise ConfigError(f"no command {command!r}: ntkpipe has {', '.join({**COMPOSED, **STORED})} (ntkpipe --help)")
+    except RequeueError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return error.exit_code
     except NtkpipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from types import TracebackType
 
 from ntkpipe.cluster.session import open_executor
-from ntkpipe.config import ClusterConfig
+from ntkpipe.config import ClusterConfig, RunConfig
+from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 
 
 class Session:
-    """Context manager that hands out one executor per cluster configuration."""
+    """Context manager that hands out one executor per cluster configuration and store."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._executors: dict[ClusterConfig, Executor] = {}
+        self._executors: dict[tuple[ClusterConfig, str], Executor] = {}
 
-    def executor(self, config: ClusterConfig) -> Executor:
-        """The executor for `config`, started on the first call."""
-        if config not in self._executors:
-            self._executors[config] = self._stack.enter_context(open_executor(config))
-        return self._executors[config]
+    def executor(self, config: RunConfig) -> Executor:
+        """The executor for a run, started on the first call."""
+        cluster = config.cluster
+        # What `settled` fills in makes no other cluster.
+        plain = dataclasses.replace(cluster, workers=None, memory_gib=None) if cluster.kind == "ray" else cluster
+        key = (plain, config.store.url if cluster.kind == "ray" else "")
+        if key not in self._executors:
+            self._executors[key] = self._stack.enter_context(open_executor(plain, open_store(config.store.url)))
+        return self._executors[key]
+
+    def settled(self, config: RunConfig) -> RunConfig:
+        """The configuration with what plans need to know of a cluster; joins it. Of other kinds as it is."""
+        if config.cluster.kind != "ray":
+            return config
+        executor = self.executor(config)
+        from ntkpipe.cluster.joined import JoinedExecutor
+
+        assert isinstance(executor, JoinedExecutor)
+        return dataclasses.replace(config, cluster=executor.settled())
 
     def __enter__(self) -> Session:
         return self

@@ -15,11 +15,13 @@ from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.planning import make_plan
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
+from ntkpipe.tasks import stopping
 
 
 def echo(line: str) -> None:
-    """A line of progress, at once, also into a pipe."""
+    """A line of progress, at once, also into a pipe; a safe point."""
     print(line, file=sys.stderr, flush=True)
+    stopping.check()
 
 
 def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
@@ -28,11 +30,11 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
     first.
     """
-    runs = depth_runs(config)
+    runs = depth_runs(session.settled(config))
     for k, one in enumerate(runs):
         if len(runs) > 1:
             echo(f"\ndepth {one.kernel.depth}  ->  {one.run_dir}")
-        yield Job(RunDir.create(one), lambda: session.executor(config.cluster), echo, runs[k + 1 :])
+        yield Job(RunDir.create(one), lambda: session.executor(config), echo, runs[k + 1 :])
 
 
 def run(config: RunConfig, session: Session) -> None:

@@ -50,7 +50,7 @@ def _export(arguments: Sequence[str]) -> int:
 def _report(arguments: Sequence[str]) -> int:
     run = _open(settings(arguments, {"run_dir": None}, "report"), "report")
     with Session() as session, run.held():
-        Job(run, lambda: session.executor(run.config.cluster), echo).report()
+        Job(run, lambda: session.executor(run.config), echo).report()
     return 0
 
 
@@ -66,7 +66,7 @@ def _verify(arguments: Sequence[str]) -> int:
         found = maintenance.verify(run, inputs)
         if inputs is not None and not found.damaged and (tiles or rows):
             # Another choice every time, unless one is asked for: many looks see much.
-            maintenance.recheck(run, inputs, found, session.executor(run.config.cluster), tiles, rows, seed)
+            maintenance.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
         for name in found.checked:
             print(f"checked  {name}")
         for text in found.harmless:
@@ -84,7 +84,7 @@ def _verify(arguments: Sequence[str]) -> int:
         # Only stages that the run had finished are made again.
         had = [stage for stage in ("gram", "solve", "predict", "report") if run.receipt(stage) is not None]
         maintenance.discard_damaged(run, inputs, found)
-        job = Job(run, lambda: session.executor(run.config.cluster), echo)
+        job = Job(run, lambda: session.executor(run.config), echo)
         for stage in had or ["gram"]:
             getattr(job, stage)()
         left = maintenance.verify(run, maintenance.try_reopen(run)).damaged

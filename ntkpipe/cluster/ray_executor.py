@@ -1,197 +1,94 @@
-"""The whole Ray backend: stateless tasks with bounded flight, and pools of actors that are replaced when they die."""
+"""Stateless tasks on Ray: bounded flight that follows the cluster, retries, and second copies of stragglers."""
 
 from __future__ import annotations
 
 import logging
-import os
-
-# Ray reads it on import; unset, its workers warn about a change of default in the future.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
+import statistics
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from itertools import count
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 import ray
 from ray import exceptions as rx
 
-from ntkpipe.tasks.graph import BlockedError, LostWorkerError, Task, TaskResult
+from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
+from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
+from ntkpipe.cluster.ray_pool import RayPool
+from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 _log = logging.getLogger(__name__)
 
-# The worker, its node or its result is gone, or Ray killed the worker for memory: none says anything about the task.
-LOST = (
-    rx.WorkerCrashedError,
-    rx.NodeDiedError,
-    rx.LocalRayletDiedError,
-    rx.ActorDiedError,
-    rx.ActorUnavailableError,
-    rx.ObjectLostError,
-    rx.OutOfMemoryError,
-)
+# The loss of a whole node says nothing about the task; on machines that are reclaimed it may meet the same one often.
+_NODE_LOST = (rx.NodeDiedError, rx.LocalRayletDiedError)
+_NODE_LOSSES = 20
 
-# Larger arrays travel once through the object store instead of once per worker inside the call.
-_SHARED_BYTES = 100_000
+# A second copy is started of a task that runs this many times the median, and at least so many seconds.
+_STRAGGLER = 3.0
+_STRAGGLER_SECONDS = 2.0
+_DURATIONS = 64
 
 
-def _original(error: Exception) -> BaseException:
-    """What user code raised, with the worker's traceback as a note; Ray's own errors as they are."""
-    if isinstance(error, rx.RayTaskError) and isinstance(error.cause, BaseException):
-        cause = error.cause
-        cause.add_note(f"raised in a worker:\n{error}")
-        return cause
-    return error
+@dataclass
+class _Flight:
+    """A task at work: its live copies, how often it was lost, since when it runs."""
 
-
-def _given_up(who: str, times: int, error: Exception) -> LostWorkerError:
-    return LostWorkerError(
-        f"{who} died {times} times, most likely for lack of memory ({type(error).__name__}): "
-        "lower cluster.workers, grid.edge or cluster.memory_gib"
-    )
-
-
-class RayPool:
-    """Stateful workers as actors; see `WorkerPool` for what they promise.
-
-    Actors claim no CPU of Ray's accounting, so that a pool and `run` never wait for each other.
-    """
-
-    def __init__(
-        self,
-        factory: Callable[..., Any],
-        args_per_worker: list[tuple[Any, ...]],
-        *,
-        retries: int,
-        environment: Mapping[str, str],
-    ) -> None:
-        self._factory = factory
-        self._args = args_per_worker
-        self._retries = retries
-        self._holder: Any = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
-        self._actors: list[Any] = []
-        self._closed = False
-        try:
-            started = [self._start(worker) for worker in range(len(args_per_worker))]
-            self._actors = [actor for actor, _ in started]
-            for worker, (_, built) in enumerate(started):
-                self._finish(worker, built, lambda actor: actor.ready.remote())
-        except BaseException:
-            self.close()
-            raise
+    task: Task
+    references: list[Any] = field(default_factory=list)
+    losses: int = 0
+    node_losses: int = 0
+    copies: int = 0
+    since: float = field(default_factory=time.monotonic)
 
     @property
-    def size(self) -> int:
-        """Number of workers."""
-        return len(self._args)
-
-    def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """Call `method(*args)` on every worker at once; results in the order of the workers."""
-        self._check_open()
-        args = tuple(ray.put(a) if isinstance(a, np.ndarray) and a.nbytes >= _SHARED_BYTES else a for a in args)
-
-        def again(actor: Any) -> Any:
-            return actor.call.remote(method, *args)
-
-        references = [again(actor) for actor in self._actors]
-        return [self._finish(worker, reference, again) for worker, reference in enumerate(references)]
-
-    def call(self, worker: int, method: str, *args: Any) -> Any:
-        """Call `method(*args)` on one worker."""
-        self._check_open()
-        if not 0 <= worker < self.size:
-            raise IndexError(f"worker {worker} of a pool of {self.size}")
-
-        def again(actor: Any) -> Any:
-            return actor.call.remote(method, *args)
-
-        return self._finish(worker, again(self._actors[worker]), again)
-
-    def close(self) -> None:
-        """Kill the actors, by handle. Safe to call twice, and after Ray has stopped."""
-        self._closed = True
-        actors, self._actors = self._actors, []
-        if ray.is_initialized():
-            for actor in actors:
-                ray.kill(actor)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the pool is closed: make a new one with executor.pool(...)")
-
-    def _start(self, worker: int) -> tuple[Any, Any]:
-        """A new actor for `worker` and the reference of the call that builds its state.
-
-        The state is built by a method, not in the constructor: what the factory raises is then an ordinary exception.
-        """
-        actor = self._holder.remote()
-        built = actor.build.remote(self._factory, self._args[worker])
-        return actor, built
-
-    def _finish(self, worker: int, reference: Any, again: Callable[[Any], Any]) -> Any:
-        """The result of a call; a worker that died is replaced and the call repeated on the new one."""
-        for attempt in count():
-            try:
-                return ray.get(reference)
-            except rx.RayTaskError as error:
-                raise _original(error) from None
-            except LOST as error:
-                if attempt == self._retries:
-                    raise _given_up(f"pool worker {worker}", attempt + 1, error) from error
-                _log.warning("pool worker %d died (%s) and is replaced", worker, type(error).__name__)
-            try:
-                # The old one may be unreachable rather than dead; it must not go on holding memory.
-                ray.kill(self._actors[worker])
-                self._actors[worker], built = self._start(worker)
-                ray.get(built)
-                reference = again(self._actors[worker])
-            except rx.RayTaskError as error:
-                raise _original(error) from None
-            except LOST:
-                reference = again(self._actors[worker])  # fails at once and is counted above
-        raise AssertionError("unreachable")
-
-
-class _Holder:
-    """The actor: one state object and calls to it."""
-
-    def __init__(self) -> None:
-        self._state: Any = None
-
-    def build(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._state = factory(*args)
-
-    def ready(self) -> None:
-        pass
-
-    def call(self, method: str, *args: Any) -> Any:
-        return getattr(self._state, method)(*args)
+    def attempts(self) -> int:
+        return 1 + self.losses + self.node_losses
 
 
 class RayExecutor:
-    """Runs tasks on the Ray that this process has initialised; `cluster.session` starts and stops it.
+    """Runs tasks on the Ray that this process is connected to; `cluster.session` connects and leaves it.
 
     Tasks of one environment reuse Ray's worker processes, so compiled functions and cached rows survive between them.
 
     Args:
-        workers: processes that compute at the same time; at most Ray's CPUs.
+        capacity: how many tasks run at the same time, now.
+        demand: that a task claims of its node.
         retries: how often a task (or a pool's call) is repeated after its worker was lost.
-        environment: variables of the workers, such as their number of threads.
+        environment: variables of the workers of tasks, such as their number of threads.
+        pool_environment: of the workers of pools; None is the same.
+        speculate: start second copies of stragglers.
     """
 
-    def __init__(self, workers: int, *, retries: int = 3, environment: Mapping[str, str] | None = None) -> None:
-        self._workers = workers
+    def __init__(
+        self,
+        capacity: FixedCapacity | LiveCapacity,
+        *,
+        demand: Demand | None = None,
+        retries: int = 3,
+        environment: Mapping[str, str] | None = None,
+        pool_environment: Mapping[str, str] | None = None,
+        speculate: bool = False,
+    ) -> None:
+        demand = demand or Demand()
+        self._capacity = capacity
+        self._gpus = demand.gpus
         self._retries = retries
-        self._environment = dict(environment or {})
+        self._speculate = speculate
+        self._pool_environment = dict(environment or {}) if pool_environment is None else dict(pool_environment)
         self._pools: list[RayPool] = []
-        # Retries are counted here, where the cause is seen, so that `attempts` is exact.
-        remote = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": self._environment})
+        # Retries are counted here, where the cause is seen, so that `attempts` is exact. Without max_calls, Ray would end
+        # the process after every task that claims a GPU.
+        remote = ray.remote(
+            max_retries=0, max_calls=0, runtime_env={"env_vars": dict(environment or {})}, **demand.options()
+        )
         self._invoke: Any = remote(_invoke)
 
     @property
     def workers(self) -> int:
-        """Number of processes that compute at the same time."""
-        return self._workers
+        """Number of processes that compute at the same time, as the cluster is now."""
+        return self._capacity.workers()
 
     def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         """Run the tasks of `graph`; see `Executor.run`.
@@ -199,52 +96,22 @@ class RayExecutor:
         At most three tasks per worker are taken from the graph before their results are: one that runs, one that
         waits in its worker's queue and one on its way, so that no worker idles while the driver is busy.
         """
-        limit = 3 * self._workers
-        source = iter(graph)
-        exhausted = False
-        waiting: dict[Hashable, Task] = {}  # taken, but something that they come after is not done
-        flying: dict[Any, tuple[Task, int]] = {}
-        seen: set[Hashable] = set()
-        done: set[Hashable] = set()
-        failed: dict[Hashable, BaseException] = {}
+        run = _Run(self._capacity, self._submit, self._retries, self._speculate)
         try:
-            while True:
-                while not exhausted and len(flying) + len(waiting) < limit:
-                    task = next(source, None)
-                    if task is None:
-                        exhausted = True
-                        break
-                    if task.key in seen:
-                        raise ValueError(f"two tasks of one graph have the key {task.key!r}")
-                    waiting[task.key] = task
-                    yield from self._dispatch(waiting, flying, seen, done, failed)
-                    seen.add(task.key)
-                if not flying:
-                    # Tasks come after earlier ones only, so the earliest that waits is never stuck.
-                    assert exhausted
-                    assert not waiting
-                    return
-                ready, _ = ray.wait(list(flying), num_returns=1)
-                task, attempt = flying.pop(ready[0])
-                result = self._collect(task, attempt, ready[0])
-                if result is None:
-                    flying[self._submit(task)] = (task, attempt + 1)
-                    continue
-                if result.error is None:
-                    done.add(task.key)
-                else:
-                    failed[task.key] = result.error
-                del ready
-                yield result
-                yield from self._dispatch(waiting, flying, seen, done, failed)
+            yield from run.results(iter(graph))
         finally:
-            if ray.is_initialized():
-                for reference in flying:
-                    ray.cancel(reference)
+            run.cancel()
 
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> RayPool:
         """One actor per entry, holding `factory(*args_per_worker[k])`."""
-        pool = RayPool(factory, args_per_worker, retries=self._retries, environment=self._environment)
+        pool = RayPool(
+            factory,
+            args_per_worker,
+            capacity=self._capacity,
+            retries=self._retries,
+            environment=self._pool_environment,
+            gpus=self._gpus,
+        )
         self._pools.append(pool)
         return pool
 
@@ -254,42 +121,152 @@ class RayExecutor:
             pool.close()
         self._pools = []
 
-    def _dispatch(
-        self,
-        waiting: dict[Hashable, Task],
-        flying: dict[Any, tuple[Task, int]],
-        seen: set[Hashable],
-        done: set[Hashable],
-        failed: dict[Hashable, BaseException],
-    ) -> Iterator[TaskResult]:
+    def _submit(self, task: Task, *, spread: bool = False) -> Any:
+        # A copy should not land behind the straggler's own node's queue.
+        invoke = self._invoke.options(scheduling_strategy="SPREAD") if spread else self._invoke
+        return invoke.remote(sealed(task.function, task.args))
+
+
+class _Run:
+    """The state of one graph at work."""
+
+    def __init__(
+        self, capacity: FixedCapacity | LiveCapacity, submit: Callable[..., Any], retries: int, speculate: bool
+    ) -> None:
+        self._capacity = capacity
+        self._submit = submit
+        self._retries = retries
+        self._speculate = speculate
+        self._waiting: dict[Hashable, Task] = {}  # taken, but something that they come after is not done
+        self._flights: dict[Hashable, _Flight] = {}
+        self._of: dict[Any, Hashable] = {}  # live references
+        self._seen: set[Hashable] = set()
+        self._done: set[Hashable] = set()
+        self._failed: dict[Hashable, BaseException] = {}
+        self._durations: deque[float] = deque(maxlen=_DURATIONS)
+        self._drained: float | None = None  # since when every task that is left runs
+
+    def results(self, source: Iterator[Task]) -> Iterator[TaskResult]:
+        exhausted = False
+        while True:
+            while not exhausted and len(self._flights) + len(self._waiting) < 3 * self._capacity.workers():
+                task = next(source, None)
+                if task is None:
+                    exhausted = True
+                    break
+                if task.key in self._seen:
+                    raise ValueError(f"two tasks of one graph have the key {task.key!r}")
+                self._waiting[task.key] = task
+                yield from self._dispatch()
+                self._seen.add(task.key)
+            if not self._flights:
+                # Tasks come after earlier ones only, so the earliest that waits is never stuck.
+                assert exhausted
+                assert not self._waiting
+                return
+            reference = wait(list(self._of), partial(self._tick, exhausted))
+            flight = self._flights[self._of.pop(reference)]
+            flight.references.remove(reference)
+            result = self._collect(flight, reference)
+            del reference
+            if result is None:
+                continue
+            del self._flights[result.key]
+            self._drop(flight)
+            if result.error is None:
+                self._done.add(result.key)
+                self._durations.append(time.monotonic() - flight.since)
+            else:
+                self._failed[result.key] = result.error
+            yield result
+            yield from self._dispatch()
+
+    def cancel(self) -> None:
+        """Give up what is still running, by its references."""
+        for flight in self._flights.values():
+            self._drop(flight)
+        self._flights = {}
+
+    def _drop(self, flight: _Flight) -> None:
+        for reference in flight.references:
+            self._of.pop(reference, None)
+            if ray.is_initialized():
+                ray.cancel(reference)
+        flight.references = []
+
+    def _tick(self, exhausted: bool) -> None:
+        self._capacity.tick()
+        if self._speculate and exhausted and not self._waiting:
+            self._copy_stragglers()
+
+    def _copy_stragglers(self) -> None:
+        """A second copy of every task that takes far longer than the others did, once nothing waits for a worker."""
+        now = time.monotonic()
+        if len(self._of) > self._capacity.workers() or not self._durations:
+            self._drained = None
+            return
+        self._drained = self._drained or now
+        # A task may have waited in a queue until a moment ago; durations count that wait too.
+        long = max(_STRAGGLER * statistics.median(self._durations), _STRAGGLER_SECONDS)
+        for flight in self._flights.values():
+            since = max(flight.since, self._drained)
+            room = len(self._of) < self._capacity.workers()
+            if room and not flight.copies and flight.references and now - since > long:
+                flight.copies += 1
+                self._launch(flight, spread=True)
+                _log.warning(
+                    "task %r runs for %.0f s, others took %.1f s: a second copy is started",
+                    flight.task.key,
+                    now - flight.since,
+                    statistics.median(self._durations),
+                )
+
+    def _dispatch(self) -> Iterator[TaskResult]:
         """Submit what can start now and yield what never will; in the graph's order, so one pass is enough."""
-        for task in list(waiting.values()):
-            blocked = BlockedError.by(task, seen, failed)
+        for task in list(self._waiting.values()):
+            blocked = BlockedError.by(task, self._seen, self._failed)
             if blocked is not None:
-                failed[task.key] = blocked
-                del waiting[task.key]
+                self._failed[task.key] = blocked
+                del self._waiting[task.key]
                 yield TaskResult(task.key, error=blocked, attempts=0)
-            elif all(key in done for key in task.after):
-                del waiting[task.key]
-                flying[self._submit(task)] = (task, 1)
+            elif all(key in self._done for key in task.after):
+                del self._waiting[task.key]
+                flight = self._flights[task.key] = _Flight(task)
+                self._launch(flight)
 
-    def _submit(self, task: Task) -> Any:
-        return self._invoke.remote(task.function, task.args)
+    def _launch(self, flight: _Flight, *, spread: bool = False) -> None:
+        reference = self._submit(flight.task, spread=spread)
+        flight.references.append(reference)
+        self._of[reference] = flight.task.key
 
-    def _collect(self, task: Task, attempt: int, reference: Any) -> TaskResult | None:
-        """The outcome of a finished task; None if its worker was lost and it should be tried again."""
+    def _collect(self, flight: _Flight, reference: Any) -> TaskResult | None:
+        """The outcome of a task one of whose copies has ended; None if another is at work, or is started now."""
+        key = flight.task.key
+        error: BaseException
         try:
-            return TaskResult(task.key, ray.get(reference), attempts=attempt)
-        except LOST as error:
-            if attempt <= self._retries:
-                _log.warning("task %r lost its worker (%s) and is tried again", task.key, type(error).__name__)
+            value = ray.get(reference)
+            return TaskResult(key, value, attempts=flight.attempts, speculative=flight.copies)
+        except LOST as lost:
+            if flight.references:  # the other copy goes on
                 return None
-            return TaskResult(
-                task.key, error=_given_up(f"the worker of task {task.key!r}", attempt, error), attempts=attempt
-            )
-        except rx.RayError as error:
-            return TaskResult(task.key, error=_original(error), attempts=attempt)
+            on_node = isinstance(lost, _NODE_LOST)
+            flight.node_losses += on_node
+            flight.losses += not on_node
+            if flight.losses <= self._retries and flight.node_losses <= _NODE_LOSSES:
+                _log.warning("task %r lost its worker (%s) and is tried again", key, type(lost).__name__)
+                flight.since = time.monotonic()
+                self._launch(flight)
+                return None
+            times = flight.losses + flight.node_losses
+            error = given_up(f"the worker of task {key!r}", times, lost)
+            return TaskResult(key, error=error, attempts=times, speculative=flight.copies)
+        except rx.RayError as raised:
+            if flight.references:
+                return None
+            error = original(raised)
+            return TaskResult(key, error=error, attempts=flight.attempts, speculative=flight.copies)
 
 
-def _invoke(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _invoke(blob: bytes) -> Any:
+    function, args = opened(blob)
     return function(*args)

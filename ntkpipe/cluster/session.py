@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import ResourceError
+from ntkpipe.storage.protocol import ObjectStore
+from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import worker_environment
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
@@ -38,17 +40,35 @@ _LONGEST_FOLDER = 30
 
 
 @contextmanager
-def open_executor(config: ClusterConfig) -> Iterator[Executor]:
-    """The executor that `config` asks for, stopped on leaving. `serial` does not import Ray."""
+def open_executor(config: ClusterConfig, store: ObjectStore | None = None) -> Iterator[Executor]:
+    """The executor that `config` asks for, stopped on leaving. `serial` does not import Ray.
+
+    Args:
+        config: of the cluster.
+        store: that all workers of a joined cluster must see; None skips that check.
+    """
     if config.kind == "serial":
         executor = SerialExecutor(config.workers or 1)
         try:
             yield executor
         finally:
             executor.close()
+    elif config.kind == "ray":
+        _before_import()
+        from ntkpipe.cluster.joined import joined_session
+
+        with joined_session(config, store) as executor:
+            yield executor
     else:
         with local_session(config) as executor:
             yield executor
+
+
+def _before_import() -> None:
+    """Set what Ray reads once, on import."""
+    # Unset, its workers warn about a change of default in the future. Pools choose their GPUs themselves.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @contextmanager
@@ -67,13 +87,11 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
     Raises:
         ResourceError: if Ray does not start.
     """
-    # Ray reads these once, on import: without the first its workers warn about accelerator variables of the future;
-    # the second is right on loopback, where no other host can connect.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _before_import()
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # right on loopback, where no other host can connect
     import ray
 
+    from ntkpipe.cluster.capacity import FixedCapacity
     from ntkpipe.cluster.ray_executor import RayExecutor
 
     workers = config.worker_count()
@@ -81,7 +99,7 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
             _start(ray, workers, environment, stack)
-        executor = RayExecutor(workers, retries=config.retries, environment=environment)
+        executor = RayExecutor(FixedCapacity(workers), retries=config.retries, environment=environment)
         stack.callback(executor.close)
         yield executor
 
@@ -97,7 +115,7 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
     # Registered before the start: it also cleans up after a start that was interrupted half way.
     stack.callback(ray.shutdown)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stopping.keeping_handlers():
             # JAX warns of every fork once it has computed in this process. Ray's forks exec another program at once and
             # take no lock of JAX's in between.
             warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)

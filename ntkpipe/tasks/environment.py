@@ -1,4 +1,4 @@
-"""Environment variables of a process that computes."""
+"""Environment of a process that computes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import platform
 from pathlib import Path
 
 import ntkpipe
+
+COMPILED_ROOT = "NTKPIPE_COMPILED"
+"""Names the folder that a worker keeps compiled programs in, below a folder for its kind of processor."""
+
+# Of its part of a GPU's memory, what a process of either kind may take: tasks that compute tiles need little, pools hold them.
+# JAX returns nothing to the GPU, and idle processes of tasks stay while a pool works.
+TASK_SHARE, POOL_SHARE = 0.3, 0.6
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -30,10 +37,61 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
 
 
-def compilation_cache() -> Path:
-    """Folder of compiled programs of this kind of processor: those of another may not run here."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+def node_environment(threads: int, *, gpus: float, share: float, compiled: str | None) -> dict[str, str]:
+    """`worker_environment` for a process on any node of a cluster; `settle` finishes it there.
+
+    Args:
+        threads: of the process.
+        gpus: that it may use: 0 keeps it on the CPU, also on a node that has some; a fraction shares one.
+        share: of its part of the memory of a GPU that it may take.
+        compiled: folder that all nodes see, for compiled programs; None keeps them at home on each node.
+    """
+    variables = worker_environment(threads)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        del variables["JAX_COMPILATION_CACHE_DIR"]  # it names this machine's processor
+        if compiled is not None:
+            variables[COMPILED_ROOT] = compiled
+    if gpus:
+        # With PREALLOCATE=false still the most that the process takes.
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{min(gpus, 1.0) * share:.3f}"
+    else:
+        variables["JAX_PLATFORMS"] = "cpu"
+    return variables
+
+
+def settle(gpu: int | None = None, gpus: float = 0.0) -> None:
+    """Finish this process's environment by what its node alone knows. Call it before JAX is imported.
+
+    Args:
+        gpu: place of this process among those of its node, to choose its GPUs by; None leaves them as they are.
+        gpus: that it may use.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache(os.environ.get(COMPILED_ROOT)))
+    if gpu is not None and gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_devices(gpu, gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _devices(place: int, gpus: float, visible: str | None) -> list[str]:
+    """The GPUs of process `place` of a node, each with `gpus`, among those that are visible."""
+    whole = max(1, int(gpus))
+    first = int(place * gpus + 1e-9) if gpus < 1 else place * whole
+    if not visible:
+        return [str(first + k) for k in range(whole)]
+    names = visible.split(",")
+    return [names[(first + k) % len(names)] for k in range(whole)]
+
+
+def compilation_cache(root: str | None = None) -> Path:
+    """Folder of compiled programs of this kind of processor: those of another may not run here.
+
+    Args:
+        root: that it lies in; None is this user's cache.
+    """
     kind = hashlib.sha256(processor().encode()).hexdigest()[:12]
+    if root is not None:
+        return Path(root) / kind
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "ntkpipe" / "compiled" / kind
 
 

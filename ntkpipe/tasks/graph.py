@@ -28,12 +28,21 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """Outcome of one task: the function's return value, or the error that it raised last."""
+    """Outcome of one task: the function's return value, or the error that it raised last.
+
+    Args:
+        key: of the task.
+        value: that it returned.
+        error: that it raised.
+        attempts: how often it was started, each time because the worker before was lost; 0 if it was not run.
+        speculative: second copies that were started because it took long.
+    """
 
     key: Hashable
     value: Any = None
     error: BaseException | None = None
     attempts: int = 1
+    speculative: int = 0
 
     @property
     def ok(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Iterable
 from typing import Any
 
+from ntkpipe.tasks import stopping
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 
@@ -35,6 +36,7 @@ class SerialPool:
             raise RuntimeError("the pool is closed: make a new one with executor.pool(...)")
         if not 0 <= worker < self._size:
             raise IndexError(f"worker {worker} of a pool of {self._size}")
+        stopping.check()
         return getattr(self._states[worker], method)(*args)
 
     def close(self) -> None:
@@ -65,6 +67,7 @@ class SerialExecutor:
         failed: dict[Hashable, BaseException] = {}
         seen: set[Hashable] = set()
         for task in graph:
+            stopping.check()
             if task.key in seen:
                 raise ValueError(f"two tasks of one graph have the key {task.key!r}")
             blocked = BlockedError.by(task, seen, failed)

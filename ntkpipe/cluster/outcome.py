@@ -1,0 +1,70 @@
+"""What became of a remote call: its value, what user code raised, or a worker that was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray import exceptions as rx
+from ray.cloudpickle import cloudpickle
+
+from ntkpipe.tasks import environment, stopping
+from ntkpipe.tasks.graph import LostWorkerError
+
+# The worker, its node or its result is gone, or Ray killed the worker for memory: none says anything about the task.
+LOST = (
+    rx.WorkerCrashedError,
+    rx.NodeDiedError,
+    rx.LocalRayletDiedError,
+    rx.ActorDiedError,
+    rx.ActorUnavailableError,
+    rx.ActorUnschedulableError,
+    rx.ObjectLostError,
+    rx.OutOfMemoryError,
+)
+
+# How long a wait for results is at most, before stops and the cluster are looked at again.
+TICK_SECONDS = 1.0
+
+
+def original(error: Exception) -> BaseException:
+    """What user code raised, with the worker's traceback as a note; Ray's own errors as they are."""
+    if isinstance(error, rx.RayTaskError) and isinstance(error.cause, BaseException):
+        cause = error.cause
+        cause.add_note(f"raised in a worker:\n{error}")
+        return cause
+    return error
+
+
+def given_up(who: str, times: int, error: Exception) -> LostWorkerError:
+    """The error of a worker that died again and again."""
+    return LostWorkerError(
+        f"{who} died {times} times, most likely for lack of memory ({type(error).__name__}): "
+        "lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster claim more cluster.memory_per_task"
+    )
+
+
+def wait(references: Sequence[Any], tick: Callable[[], None]) -> Any:
+    """The first of the references whose call has ended; looks out for stops and for the cluster meanwhile.
+
+    Raises:
+        RequeueError: if the run was told to stop, or the cluster has lost its head.
+    """
+    while True:
+        stopping.check()
+        tick()
+        ready, _ = ray.wait(list(references), num_returns=1, timeout=TICK_SECONDS)
+        if ready:
+            return ready[0]
+
+
+def sealed(*call: Any) -> bytes:
+    """A function and its arguments, not to be unpickled before `settle`: that imports JAX, which reads its environment."""
+    return cloudpickle.dumps(call)
+
+
+def opened(blob: bytes, place: int | None = None, gpus: float = 0.0) -> Any:
+    """What `sealed` made, in a worker whose environment is settled first."""
+    environment.settle(place, gpus)
+    return cloudpickle.loads(blob)  # from our own driver, over Ray's channel, as everything that Ray itself unpickles

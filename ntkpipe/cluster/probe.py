@@ -1,0 +1,131 @@
+"""Whether the nodes of a cluster can do a run's work: asked before it starts, one small task on each."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ray
+from ray import exceptions as rx
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import ntkpipe
+from ntkpipe.errors import ConfigError, NtkpipeError, ResourceError
+from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+
+# A worker process starts in a second or two, on a cold network file system in ten times that.
+_PROBE_SECONDS = 120.0
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one node said.
+
+    Args:
+        ntkpipe, jax: versions there.
+        machine: its kind of processor.
+        sees: whether it read what this process wrote into the store; None if it was not asked.
+    """
+
+    ntkpipe: str
+    jax: str
+    machine: str
+    sees: bool | None
+
+
+def look(store: ObjectStore | None, key: str, token: str) -> Found:
+    """What a node says of itself; runs there."""
+    sees = None
+    if store is not None:
+        try:
+            sees = store.get(key).decode() == token
+        except (MissingObjectError, NtkpipeError, OSError):
+            sees = False
+    try:
+        jax = version("jax")
+    except PackageNotFoundError:
+        jax = "none"
+    return Found(ntkpipe.__version__, jax, platform.machine(), sees)
+
+
+def check_nodes(
+    nodes: Mapping[str, str], environment: Mapping[str, str], store: ObjectStore | None
+) -> dict[str, Found]:
+    """Ask every node, at once, and refuse a cluster that could not finish the run.
+
+    Args:
+        nodes: ids, and names for messages.
+        environment: variables of workers.
+        store: of the run; None is not looked at.
+
+    Returns:
+        What each said, by id. A node that is lost meanwhile is left out.
+
+    Raises:
+        ConfigError: if a node does not see the store.
+        ResourceError: if a node lacks ntkpipe, or has another one.
+    """
+    key, token = f".probe/{uuid.uuid4().hex}", uuid.uuid4().hex
+    remote = ray.remote(num_cpus=0, max_retries=0, runtime_env={"env_vars": dict(environment)})(look)
+    if store is not None:
+        store.put(key, token.encode())
+    try:
+        asked = {
+            remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                store, key, token
+            ): node
+            for node in nodes
+        }
+        _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
+        if late:
+            raise ResourceError(
+                f"{_named(nodes, [asked[r] for r in late])} did not start a process within {_PROBE_SECONDS:.0f} s: look at "
+                "its logs under /tmp/ray/session_latest/logs"
+            )
+        said = {node: _answer(reference, nodes[node]) for reference, node in asked.items()}
+    finally:
+        if store is not None:
+            with contextlib.suppress(NtkpipeError):
+                store.delete(key)
+    found = {node: answer for node, answer in said.items() if answer is not None}
+    if blind := [node for node, answer in found.items() if answer.sees is False]:
+        assert store is not None
+        raise ConfigError(
+            f"store.url={store.url} is not the same folder on {_named(nodes, blind)}: put the store on a file system that "
+            "every node mounts at the same path"
+        )
+    if other := [node for node, answer in found.items() if answer.ntkpipe != ntkpipe.__version__]:
+        raise ResourceError(
+            f"{_named(nodes, other)} has ntkpipe {found[other[0]].ntkpipe}, this process {ntkpipe.__version__}: install one "
+            "version everywhere"
+        )
+    if bare := [node for node, answer in found.items() if answer.jax == "none"]:
+        raise ResourceError(f"{_named(nodes, bare)} has no jax: install ntkpipe with its requirements everywhere")
+    return found
+
+
+def _answer(reference: Any, name: str) -> Found | None:
+    try:
+        return ray.get(reference)
+    except (rx.RayTaskError, rx.RuntimeEnvSetupError) as error:
+        text = str(error)
+        if "No module named" in text:
+            raise ResourceError(
+                f"node {name} cannot import this ntkpipe ({text.strip().splitlines()[-1]}): install it there, in the Python "
+                "that Ray was started with"
+            ) from error
+        raise ResourceError(f"node {name} cannot run a task: {text}") from error
+    except rx.RayError:
+        return None  # gone meanwhile
+
+
+def _named(nodes: Mapping[str, str], which: list[str]) -> str:
+    names = sorted(nodes[node] for node in which)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"node{'s' if len(names) > 1 else ''} {', '.join(names[:_LISTED])}{more}"

@@ -1,0 +1,184 @@
+"""Pools of stateful workers as actors, spread over the nodes and replaced when they die."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+from ray import exceptions as rx
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
+from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
+
+_log = logging.getLogger(__name__)
+
+# Larger arrays travel once through the object store instead of once per worker inside the call.
+_SHARED_BYTES = 100_000
+
+# Keeps an autoscaler from taking a node that holds an actor for idle.
+_FOOTPRINT = 1 << 20
+
+
+class RayPool:
+    """Stateful workers as actors; see `WorkerPool` for what they promise.
+
+    Actors claim no CPU or GPU of Ray's accounting, so that a pool and `run` never wait for each other, and an actor whose
+    node is gone finds room on a full cluster. They are placed by the same counting: a node gets as many as it holds tasks.
+
+    Args:
+        factory: makes a worker's state, in the worker.
+        args_per_worker: its arguments, one entry per worker.
+        capacity: the nodes.
+        retries: how often a call is repeated after its worker was lost.
+        environment: variables of the workers.
+        gpus: of each worker.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., Any],
+        args_per_worker: list[tuple[Any, ...]],
+        *,
+        capacity: FixedCapacity | LiveCapacity,
+        retries: int,
+        environment: Mapping[str, str],
+        gpus: float = 0.0,
+    ) -> None:
+        self._builds = [sealed(factory, args) for args in args_per_worker]
+        self._capacity = capacity
+        self._retries = retries
+        self._gpus = gpus
+        self._holder: Any = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
+        self._places: list[tuple[str, int] | None] = [None] * len(self._builds)
+        self._actors: list[Any] = [None] * len(self._builds)
+        self._closed = False
+        try:
+            built = {worker: self._start(worker) for worker in range(self.size)}
+            self._collect(built, lambda actor: actor.ready.remote())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """Number of workers."""
+        return len(self._builds)
+
+    def broadcast(self, method: str, *args: Any) -> list[Any]:
+        """Call `method(*args)` on every worker at once; results in the order of the workers."""
+        self._check_open()
+        args = tuple(ray.put(a) if isinstance(a, np.ndarray) and a.nbytes >= _SHARED_BYTES else a for a in args)
+
+        def call(actor: Any) -> Any:
+            return actor.call.remote(method, *args)
+
+        found = self._collect({worker: call(actor) for worker, actor in enumerate(self._actors)}, call)
+        return [found[worker] for worker in range(self.size)]
+
+    def call(self, worker: int, method: str, *args: Any) -> Any:
+        """Call `method(*args)` on one worker."""
+        self._check_open()
+        if not 0 <= worker < self.size:
+            raise IndexError(f"worker {worker} of a pool of {self.size}")
+
+        def call(actor: Any) -> Any:
+            return actor.call.remote(method, *args)
+
+        return self._collect({worker: call(self._actors[worker])}, call)[worker]
+
+    def close(self) -> None:
+        """Kill the actors, by handle. Safe to call twice, and after Ray has stopped."""
+        self._closed = True
+        actors, self._actors = self._actors, []
+        if ray.is_initialized():
+            for actor in actors:
+                if actor is not None:
+                    ray.kill(actor)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the pool is closed: make a new one with executor.pool(...)")
+
+    def _start(self, worker: int) -> Any:
+        """Start an actor for `worker`; the reference of the call that builds its state.
+
+        The state is built by a method, not in the constructor: what the factory raises is then an ordinary exception.
+        """
+        place = self._places[worker] = self._place()
+        options = {}
+        if place is not None:
+            # Soft: should the node be gone by now, any other will do.
+            options = {
+                "scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True),
+                "memory": _FOOTPRINT,
+            }
+        actor = self._actors[worker] = self._holder.options(**options).remote()
+        return actor.build.remote(self._builds[worker], place[1] if place else None, self._gpus)
+
+    def _place(self) -> tuple[str, int] | None:
+        """The node with most room among this pool's workers, and the first free place on it."""
+        nodes = self._capacity.nodes()
+        if not nodes:
+            return None
+        taken = Counter(place[0] for place in self._places if place is not None)
+        node = min(nodes, key=lambda name: (taken[name] / nodes[name], -nodes[name], name))
+        used = {place[1] for place in self._places if place is not None and place[0] == node}
+        free = next((k for k in range(nodes[node]) if k not in used), taken[node] % nodes[node])
+        return node, free
+
+    def _collect(self, pending: dict[int, Any], call: Callable[[Any], Any]) -> dict[int, Any]:
+        """The results of a call per worker. Workers that died are replaced, all at once, and the call repeated on them.
+
+        Args:
+            pending: references by worker: of the call, or of the building of its state.
+            call: makes the call again.
+        """
+        results: dict[int, Any] = {}
+        deaths: Counter[int] = Counter()
+        building: set[int] = set()
+        of = {reference: worker for worker, reference in pending.items()}
+        while of:
+            reference = wait(list(of), self._capacity.tick)
+            worker = of.pop(reference)
+            try:
+                results[worker] = ray.get(reference)
+                if worker in building:
+                    building.discard(worker)
+                    of[call(self._actors[worker])] = worker
+                continue
+            except rx.RayTaskError as error:
+                raise original(error) from None
+            except LOST as error:
+                deaths[worker] += 1
+                if deaths[worker] > self._retries:
+                    raise given_up(f"pool worker {worker}", deaths[worker], error) from error
+                _log.warning("pool worker %d died (%s) and is replaced", worker, type(error).__name__)
+            # The old one may be unreachable rather than dead; it must not go on holding memory.
+            ray.kill(self._actors[worker])
+            self._places[worker] = None
+            self._capacity.nodes(fresh=True)
+            building.add(worker)
+            of[self._start(worker)] = worker
+        return results
+
+
+class _Holder:
+    """The actor: one state object and calls to it."""
+
+    def __init__(self) -> None:
+        self._state: Any = None
+
+    def build(self, blob: bytes, place: int | None, gpus: float) -> None:
+        factory, args = opened(blob, place, gpus)
+        self._state = factory(*args)
+
+    def ready(self) -> None:
+        pass
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._state, method)(*args)
