@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, momentum_gains, time_gain
-from ntkpipe.dynamics.krylov import BlockKrylov, KrylovSolution
+from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.sampling import RowSample, TestSample, maximum_safety, norm_safety
 
 # Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
@@ -138,6 +138,18 @@ def error_budget(
             kind[i, j] = gain.kind
     test = _test_factor(solution, spectral_filter, times, ridges, tests)
     return ErrorBudget(krylov, product, storage, test, kind)
+
+
+def largest_factor(
+    solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+) -> float:
+    """The largest Krylov part of `error_budget` over times, ridges and outputs."""
+    worst = 0.0
+    for ridge in ridges:
+        for gain, residuals, final in _walk(solution, spectral_filter, times, ridge, None):
+            factor = gain.value * residuals.krylov if final is None else final
+            worst = max(worst, float(np.max(factor, initial=0.0)))
+    return worst
 
 
 def _walk(
@@ -307,60 +319,3 @@ def direct_budget(
         test[0, j] = ROUNDING * EPS * math.sqrt(largest) * size
         kind[0, j] = gain.kind
     return ErrorBudget(np.zeros((1, len(ridges), c)), product, storage, test, kind)
-
-
-@dataclass
-class StopRule:
-    """Says when a growing Krylov space is large enough; made by `stop_rule`.
-
-    Attributes:
-        history: (block steps, dimension, bound) of every check, for the convergence figure; the bound is the largest
-            Krylov part over times, ridges, classes and test images.
-        solution: that of the last check; the final result may be larger, where the space became invariant or the
-            steps ran out.
-    """
-
-    spectral_filter: SpectralFilter
-    times: tuple[float, ...]
-    ridges: tuple[float, ...]
-    largest_test_diagonal: float
-    tolerance: float
-    history: list[tuple[int, int, float]] = field(default_factory=list)
-    solution: KrylovSolution | None = None
-
-    def __call__(self, result: BlockKrylov) -> bool:
-        """True when the Krylov part of every bound is at most `tolerance`, or nothing is left to add."""
-        self.solution = KrylovSolution.from_lanczos(result)
-        worst = self._worst(self.solution)
-        self.history.append((len(result.block_sizes), len(self.solution.values), worst))
-        return worst <= self.tolerance or not len(self.solution.tail)
-
-    def _worst(self, solution: KrylovSolution) -> float:
-        worst = 0.0
-        for ridge in self.ridges:
-            for gain, residuals, final in _walk(solution, self.spectral_filter, self.times, ridge, None):
-                factor = gain.value * residuals.krylov if final is None else final
-                worst = max(worst, float(np.max(factor, initial=0.0)))
-        return worst * math.sqrt(self.largest_test_diagonal)
-
-
-def stop_rule(
-    spectral_filter: SpectralFilter,
-    times: Sequence[float] | None,
-    ridges: Sequence[float],
-    *,
-    largest_test_diagonal: float,
-    tolerance: float,
-) -> StopRule:
-    """A stop rule for block Lanczos, for the Krylov part of the error bound of every prediction.
-
-    Args:
-        spectral_filter: the training dynamics.
-        times: in steps; None (chosen later, from the spectrum) is `inf`, the hardest.
-        ridges: absolute.
-        largest_test_diagonal: the largest `T_**` over the test images.
-        tolerance: absolute, of a prediction.
-    """
-    return StopRule(
-        spectral_filter, (math.inf,) if times is None else tuple(times), tuple(ridges), largest_test_diagonal, tolerance
-    )

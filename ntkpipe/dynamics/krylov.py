@@ -142,8 +142,7 @@ class KrylovSolution:
         The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
         keeps early bounds honest, and by 1 once it has converged.
         """
-        value, residual = self.smallest_ritz
-        return value / (1.0 + min(4.0 * residual / value, 16.0)) if value else 0.0
+        return lowered(*self.smallest_ritz)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""
@@ -182,6 +181,11 @@ class KrylovSolution:
             for i, time in enumerate(times):
                 out[i, j] = spectral_filter.unlearnt(values, time, cutoff=cutoff).sum()
         return out
+
+
+def lowered(value: float, residual: float) -> float:
+    """What the eigenvalue below a Ritz value of this residual is taken for; see `KrylovSolution.smallest`."""
+    return value / (1.0 + min(4.0 * residual / value, 16.0)) if value else 0.0
 
 
 def means_from_basis(kernel_basis: np.ndarray, coordinates: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import stop_rule
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.stopping import stop_rule
 from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
@@ -68,7 +68,9 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
             checkpoint_every=config.checkpoint_every,
             on_step=on_step,
         )
-        solution = KrylovSolution.from_lanczos(result)
+        solution = rule.solution
+        if solution is None or len(solution.values) < result.tridiagonal.size:
+            solution = KrylovSolution.from_lanczos(result)
         tell(f"{problem.name}: {result.steps} passes, measuring rounding on {sample_size(inputs)} rows", force=True)
         rows = sample_basis(inputs, problem, solution.basis, operator, executor)
         residual = _true_residual(problem, solution, operator)
