@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
 import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from ntkpipe.errors import ConfigError, HeldError, ResourceError, StoreError
-from ntkpipe.storage.protocol import LEASE_FOLDER, PARTIAL_SUFFIX, Buffer, MissingObjectError, as_parts, check_key
+from ntkpipe.storage.local_lease import hold_in_folder
+from ntkpipe.storage.protocol import (
+    LEASE_FOLDER,
+    PARTIAL_SUFFIX,
+    Buffer,
+    Lease,
+    MissingObjectError,
+    as_parts,
+    check_key,
+    check_span,
+)
+from ntkpipe.storage.statistics import Statistics
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
-
-# flock belongs to the open file, which a forked child shares: without this, a child that outlives its parent
-# would go on holding the parent's lease. Closing the child's copy leaves the parent's lock in place.
-_lease_files: set[int] = set()
-
-
-def _drop_leases_in_child() -> None:
-    for fd in _lease_files:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-    _lease_files.clear()
-
-
-os.register_at_fork(after_in_child=_drop_leases_in_child)
 
 
 @dataclass(frozen=True, init=False)
@@ -42,7 +35,7 @@ class LocalStore:
 
     An object is written to `<key>.<unique>.partial` beside its final place, then linked there (which fails if the
     name is taken: put-if-absent) or renamed over it. Leases are `flock` locks, which the kernel releases when
-    the holder dies, however it dies.
+    the holder dies, however it dies; other nodes of a shared file system see its beat.
 
     Raises:
         ConfigError: if the path is there and not a folder.
@@ -64,6 +57,19 @@ class LocalStore:
         except OSError as error:
             raise self._translate(error, key) from error
 
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """The object's bytes `[start:stop]`."""
+        check_span(start, stop)
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                file.seek(start)
+                data = bytearray()
+                while len(data) < stop - start and (more := file.read(stop - start - len(data))):
+                    data += more
+                return bytes(data)
+        except OSError as error:
+            raise self._translate(error, key) from error
+
     def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
         """Store an object atomically."""
         parts = as_parts(data)
@@ -79,7 +85,8 @@ class LocalStore:
                     return True
                 os.link(partial, path)
             except FileExistsError:
-                return False
+                # NFS may repeat a link whose answer got lost, and then finds the one that it made itself.
+                return os.stat(partial).st_nlink == 2
             except OSError as error:
                 if not overwrite and error.errno in _NO_LINKS:
                     raise StoreError(
@@ -113,6 +120,12 @@ class LocalStore:
         found = [k for k in self._walk(folder) if k.startswith(prefix) and not k.endswith(PARTIAL_SUFFIX)]
         yield from sorted(found)
 
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Keys that start with `prefix`, sorted, and the bytes of each."""
+        for key in self.list(prefix):
+            with contextlib.suppress(MissingObjectError):  # deleted since the listing
+                yield key, self.size(key)
+
     def folders(self, prefix: str = "") -> list[str]:
         """Folders directly below `prefix`, sorted."""
         try:
@@ -133,33 +146,17 @@ class LocalStore:
             raise self._translate(error, key) from error
 
     @contextlib.contextmanager
-    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[None]:
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[Lease]:
         """Hold `name` until the block ends or the process dies."""
-        path = os.path.join(self.url, LEASE_FOLDER, check_key(name) + ".lock")
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise self._translate(error, f"{LEASE_FOLDER}/{name}.lock") from error
-        _lease_files.add(fd)
-        try:
+        key = f"{LEASE_FOLDER}/{check_key(name)}.lock"
+        with contextlib.ExitStack() as stack:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise HeldError(f"{name} in {self.url} is held by {_describe(os.pread(fd, 4096, 0))}") from error
-            what = holder if isinstance(holder, dict) else {"what": holder}
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            note = {**what, "pid": os.getpid(), "host": socket.gethostname(), "since": since}
-            # The file itself is never removed: a process that had opened it just before would lock a file that
-            # no longer has a name, and two would hold the lease.
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, json.dumps(note).encode(), 0)
-            yield
-            os.ftruncate(fd, 0)
-        finally:
-            if fd in _lease_files:  # not so in a forked child that left the block: its copy is closed already
-                _lease_files.discard(fd)
-                os.close(fd)
+                held = stack.enter_context(hold_in_folder(os.path.join(self.url, key), f"{name} in {self.url}", holder))
+            except HeldError:
+                raise
+            except OSError as error:
+                raise self._translate(error, key) from error
+            yield held
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be stored."""
@@ -194,6 +191,10 @@ class LocalStore:
                 with contextlib.suppress(OSError):  # not empty
                     os.rmdir(path)
         return sorted(removed)
+
+    def statistics(self) -> Statistics:
+        """Empty: no server is asked."""
+        return Statistics()
 
     def _path(self, key: str) -> str:
         return os.path.join(self.url, check_key(key))
@@ -242,14 +243,3 @@ class LocalStore:
                 f"store.url to a larger disk. What is stored already is intact; the same command continues from it."
             )
         return StoreError(f"cannot access {path}: {error.strerror or error}")
-
-
-def _describe(note: bytes) -> str:
-    """The holder's note as a phrase; it may be caught half written."""
-    try:
-        said = json.loads(note)
-        who = f"process {said.pop('pid')} on {said.pop('host')} since {said.pop('since')}"
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return "another process. Wait for it to end, or stop it."
-    doing = ", ".join(f"{key} {value}" if key != "what" else str(value) for key, value in said.items())
-    return f"{who}{f' ({doing})' if doing else ''}. Wait for it to end, or stop it."

@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ntkpipe.errors import HeldError
-from ntkpipe.storage.protocol import Buffer, MissingObjectError, as_parts, check_key
+from ntkpipe.storage.lease import HeldLease
+from ntkpipe.storage.protocol import Buffer, Lease, MissingObjectError, as_parts, check_key, check_span
+from ntkpipe.storage.statistics import Statistics
 
 
 @dataclass
@@ -47,6 +49,11 @@ class MemoryStore:
         except KeyError:
             raise MissingObjectError(f"there is no object {self.url}/{key}") from None
 
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """The object's bytes `[start:stop]`."""
+        check_span(start, stop)
+        return self.get(key)[start:stop]
+
     def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
         """Store an object atomically."""
         joined = b"".join(as_parts(data))
@@ -66,7 +73,12 @@ class MemoryStore:
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Keys that start with `prefix`, sorted."""
-        yield from sorted(key for key in self._content.objects if key.startswith(prefix))
+        yield from sorted(key for key in list(self._content.objects) if key.startswith(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Keys that start with `prefix`, sorted, and the bytes of each."""
+        found = dict(self._content.objects)
+        yield from sorted((key, len(data)) for key, data in found.items() if key.startswith(prefix))
 
     def folders(self, prefix: str = "") -> list[str]:
         """Folders directly below `prefix`, sorted."""
@@ -79,7 +91,7 @@ class MemoryStore:
         self._content.objects.pop(check_key(key), None)
 
     @contextlib.contextmanager
-    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[None]:
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[Lease]:
         """Hold `name` until the block ends or the process dies."""
         content = self._content
         with content.lock:
@@ -90,7 +102,7 @@ class MemoryStore:
             since = datetime.now(UTC).isoformat(timespec="seconds")
             content.held[name] = f"process {os.getpid()} on {socket.gethostname()} since {since} ({holder})"
         try:
-            yield
+            yield HeldLease(name)
         finally:
             del content.held[name]
 
@@ -101,3 +113,7 @@ class MemoryStore:
     def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
         """Nothing: a write in memory leaves no leftovers."""
         return []
+
+    def statistics(self) -> Statistics:
+        """Empty: no server is asked."""
+        return Statistics()

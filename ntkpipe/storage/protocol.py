@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from ntkpipe.errors import StoreError
+from ntkpipe.storage.statistics import Statistics
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
 """Bytes to be stored; arrays must be C-contiguous."""
@@ -23,6 +24,24 @@ class MissingObjectError(StoreError, KeyError):
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0]) if self.args else ""
+
+
+class Lease(Protocol):
+    """What `ObjectStore.lease` gives to its block."""
+
+    @property
+    def number(self) -> int:
+        """Grows from one holder to the next on buckets (a fencing token); 0 elsewhere."""
+        ...
+
+    @property
+    def lost(self) -> bool:
+        """True once this process knows that another one has taken the lease over, at the latest one beat after it did."""
+        ...
+
+    def check(self) -> None:
+        """`HeldError` if it is lost; cheap."""
+        ...
 
 
 @runtime_checkable
@@ -44,6 +63,19 @@ class ObjectStore(Protocol):
 
     def get(self, key: str) -> bytes:
         """The object's bytes.
+
+        Raises:
+            MissingObjectError: if there is none.
+        """
+        ...
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """The object's bytes `[start:stop]`, fewer where it ends before `stop`.
+
+        Args:
+            key: of the object.
+            start: `>= 0`, within the object.
+            stop: `>= start`.
 
         Raises:
             MissingObjectError: if there is none.
@@ -78,6 +110,10 @@ class ObjectStore(Protocol):
         """Keys that start with `prefix`, sorted; neither unfinished writes nor leases are among them."""
         ...
 
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """As `list`, each with its bytes: one look at a bucket's listing instead of one per object."""
+        ...
+
     def folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly below the folder `prefix`, sorted."""
         ...
@@ -86,8 +122,11 @@ class ObjectStore(Protocol):
         """Remove the object; it is fine if there is none."""
         ...
 
-    def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[None]:
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[Lease]:
         """Hold `name` for the duration of a `with` block, or until this process dies.
+
+        On a local disk a dead process frees its leases at once; on a bucket, or another node of a shared file system,
+        after three missed beats of ten seconds.
 
         Args:
             name: of the lease, a key of its own kind.
@@ -113,6 +152,16 @@ class ObjectStore(Protocol):
             Names of the leftovers that were removed.
         """
         ...
+
+    def statistics(self) -> Statistics:
+        """Requests of this process to a server, repetitions and bytes; empty where there is no server."""
+        ...
+
+
+def check_span(start: int, stop: int) -> None:
+    """`ValueError` unless `0 <= start <= stop`."""
+    if not 0 <= start <= stop:
+        raise ValueError(f"no bytes [{start}:{stop}]: a range needs 0 <= start <= stop")
 
 
 def check_key(key: str) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ntkpipe.errors import HeldError
 from ntkpipe.storage.protocol import ObjectStore
+from ntkpipe.storage.statistics import Requests
 from ntkpipe.storage.store import MissingObjectError, open_store
 
 PUT_RACE = """
@@ -65,9 +66,12 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 class StoreConformance:
-    """Set `between_processes = False` for a store that only one process sees."""
+    """Set `between_processes = False` for a store that only one process sees, and `lease_outlives` where a killed holder's
+    lease is free only so many seconds later."""
 
     between_processes = True
+    lease_outlives = 0.0
+    more_than_a_page = 20
 
     @pytest.fixture
     def store(self) -> ObjectStore:
@@ -234,12 +238,53 @@ class StoreConformance:
         store.sweep(older_than=0.0)
         assert store.sweep(older_than=0.0) == []
 
-    def test_the_lease_of_a_killed_process_is_free_at_once(self, store):
+    def test_the_lease_of_a_killed_process_becomes_free(self, store):
         if not self.between_processes:
             pytest.skip("one process only")
         process = start(HOLD, store.url)
         with pytest.raises(HeldError, match=f"process {process.pid} .*a long run"), store.lease("run", holder="x"):
             pass
         kill(process)
+        if self.lease_outlives:
+            time.sleep(self.lease_outlives)
         with store.lease("run", holder="x"):
             pass
+
+    def test_a_held_lease_is_not_lost(self, store):
+        with store.lease("run", holder="x") as lease:
+            lease.check()
+            assert not lease.lost
+
+    def test_ranges(self, store):
+        store.put("k", b"0123456789")
+        assert store.get_range("k", 0, 10) == b"0123456789"
+        assert store.get_range("k", 3, 5) == b"34"
+        assert store.get_range("k", 8, 99) == b"89"
+        assert store.get_range("k", 4, 4) == b""
+        with pytest.raises(MissingObjectError, match="no/such"):
+            store.get_range("no/such", 0, 1)
+        for start_, stop in ((-1, 3), (5, 4)):
+            with pytest.raises(ValueError, match="range"):
+                store.get_range("k", start_, stop)
+
+    def test_sizes_come_with_a_listing(self, store):
+        for key, n in (("a/1", 3), ("a/2", 0), ("b", 7)):
+            store.put(key, b"x" * n)
+        assert list(store.sizes()) == [("a/1", 3), ("a/2", 0), ("b", 7)]
+        assert list(store.sizes("a/")) == [("a/1", 3), ("a/2", 0)]
+
+    def test_a_listing_of_more_than_a_page_is_whole(self, store):
+        keys = [f"page/{k:04d}" for k in range(self.more_than_a_page)]
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: store.put(key, b""), keys))
+        assert list(store.list("page/")) == keys
+
+    def test_counts_are_of_this_store(self, store):
+        before = store.statistics()
+        store.put("k", b"12345")
+        store.get("k")
+        after = store.statistics()
+        if after.requests:  # where there is a server
+            assert after.kinds["put"].requests > before.kinds.get("put", Requests()).requests
+            assert after.bytes_read - before.bytes_read >= 5
+            assert after.bytes_written - before.bytes_written >= 5

@@ -17,10 +17,44 @@ def test_a_path_and_a_file_url_are_the_same_store(tmp_path):
     assert open_store(open_store(str(folder)).url) == LocalStore(folder)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket", "http://host/x"])
-def test_other_schemes_are_refused(url):
-    with pytest.raises(ConfigError, match="file systems only"):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://host/x", "give a folder"),
+        ("s3a://bucket/x", "write s3://bucket/x"),
+        ("s3:///x", "bucket's name"),
+        ("s3://host:9000/bucket", "endpoint is given in the environment"),
+        ("gs://bucket/a/../b", "normalised"),
+        ("az://box/a%2fb", "normalised"),
+    ],
+)
+def test_other_urls_are_refused(url, said):
+    with pytest.raises(ConfigError, match=said):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEYID:hush@bucket/x",
+        "s3://hush@bucket",
+        "az://box/x?sig=hush",
+        "https://u:hush@host/x",
+        "gs://bucket/x#hush",
+    ],
+)
+def test_a_url_with_credentials_is_refused_without_repeating_them(url):
+    with pytest.raises(ConfigError, match="environment") as caught:
+        open_store(url)
+    assert "hush" not in str(caught.value)
+    assert "KEYID" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a/b", "s3://bucket", "gs://bucket/a", "az://box/a"])
+def test_remote_urls_are_normalised_and_nothing_is_asked_before_the_first_use(url):
+    store = open_store(url + "/")
+    assert store.url == url
+    assert open_store(store.url) == store
 
 
 def test_a_file_url_with_a_host_is_refused():
@@ -29,5 +63,5 @@ def test_a_file_url_with_a_host_is_refused():
 
 
 def test_the_room_imports_without_the_heavy_libraries():
-    code = "import sys, ntkpipe.storage.store; print([m for m in ('jax', 'ray', 'zarr', 'hydra') if m in sys.modules])"
+    code = "import sys, ntkpipe.storage.store; print([m for m in ('jax', 'ray', 'zarr', 'hydra', 'obstore') if m in sys.modules])"
     assert run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

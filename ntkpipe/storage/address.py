@@ -1,0 +1,87 @@
+"""URLs of object stores: scheme, bucket and prefix, and never a secret."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from ntkpipe.errors import ConfigError
+
+REMOTE_SCHEMES = ("s3", "gs", "az")
+_VARIABLES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
+_ALIASES = {
+    "s3a": "s3",
+    "s3n": "s3",
+    "gcs": "gs",
+    "azure": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "wasb": "az",
+    "wasbs": "az",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a remote store lies.
+
+    Args:
+        scheme: `s3`, `gs` or `az`.
+        bucket: of S3 or Google Cloud Storage; of Azure the container.
+        prefix: of every key, without slashes at its ends; may be empty.
+    """
+
+    scheme: str
+    bucket: str
+    prefix: str
+
+    @property
+    def url(self) -> str:
+        """The normalised URL."""
+        return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+def refuse_secrets(url: str) -> None:
+    """Check that a URL names a place and nothing else: it travels to workers and is written to logs and receipts.
+
+    Raises:
+        ConfigError: if it has a user, password, query or fragment; the text does not repeat them.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() in ("file", "memory"):
+        return
+    place = rest.partition("/")[0]
+    if "@" in place or "?" in rest or "#" in rest:
+        name = _VARIABLES.get(_ALIASES.get(scheme.lower(), scheme.lower()), "the provider's")
+        raise ConfigError(
+            f"store.url={scheme}://...: a store's URL is written to logs and receipts and must hold no credentials, "
+            f"queries or fragments. Give {scheme}://BUCKET/PREFIX, and credentials and endpoint in the environment ({name})."
+        )
+
+
+def parse_address(url: str) -> Address:
+    """Take apart the URL of a remote store.
+
+    Raises:
+        ConfigError: if it is none, or holds credentials.
+    """
+    refuse_secrets(url)
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme in _ALIASES:
+        raise ConfigError(f"store.url={url}: write {_ALIASES[scheme]}://{url.partition('://')[2]}")
+    if scheme not in REMOTE_SCHEMES:
+        raise ConfigError(
+            f"store.url={url}: give a folder, file:///FOLDER, s3://BUCKET/PREFIX (any endpoint: AWS_ENDPOINT_URL), "
+            "gs://BUCKET/PREFIX or az://CONTAINER/PREFIX"
+        )
+    prefix = parts.path.strip("/")
+    if not parts.netloc or ":" in parts.netloc:
+        raise ConfigError(
+            f"store.url={url}: a bucket's name belongs after {scheme}://; an endpoint is given in the environment "
+            f"({_VARIABLES[scheme]})"
+        )
+    if prefix and (prefix != posixpath.normpath(prefix) or prefix.startswith("..") or "\\" in prefix or "%" in prefix):
+        raise ConfigError(f"store.url={url}: the prefix must be normalised and without % and \\, as in runs/store")
+    return Address(scheme, parts.netloc, prefix)

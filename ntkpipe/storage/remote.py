@@ -1,0 +1,101 @@
+"""Objects in a bucket of S3, Google Cloud Storage or Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from ntkpipe.storage.address import parse_address
+from ntkpipe.storage.answers import ExistsError
+from ntkpipe.storage.bucket import Bucket, bucket_at
+from ntkpipe.storage.lease import hold_in_bucket
+from ntkpipe.storage.protocol import LEASE_FOLDER, Buffer, Lease, MissingObjectError, as_parts, check_key, check_span
+from ntkpipe.storage.statistics import Statistics
+
+
+@dataclass(frozen=True, init=False)
+class RemoteStore:
+    """`ObjectStore` at `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+
+    The handle is the URL alone: each process takes credentials and endpoint from its own environment.
+
+    Raises:
+        ConfigError: for a URL that is none of these, or holds credentials.
+    """
+
+    url: str
+
+    def __init__(self, url: str) -> None:
+        object.__setattr__(self, "url", parse_address(url).url)
+
+    @property
+    def _bucket(self) -> Bucket:
+        return bucket_at(self.url)
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes."""
+        return self._bucket.read(check_key(key))
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """The object's bytes `[start:stop]`."""
+        check_span(start, stop)
+        if start == stop:
+            self.size(key)
+            return b""
+        return self._bucket.read(check_key(key), start, stop)
+
+    def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
+        """Store an object atomically."""
+        try:
+            return self._bucket.write(check_key(key), as_parts(data), create=not overwrite)
+        except ExistsError:
+            return False
+
+    def exists(self, key: str) -> bool:
+        """True if the object is there."""
+        try:
+            self._bucket.stat(check_key(key))
+        except MissingObjectError:
+            return False
+        return True
+
+    def size(self, key: str) -> int:
+        """Bytes of the object."""
+        return self._bucket.stat(check_key(key)).size
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Keys that start with `prefix`, sorted."""
+        return (key for key, _ in self.sizes(prefix))
+
+    def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Keys that start with `prefix`, sorted, and the bytes of each."""
+        # Sorted here: not all servers do, and the client lists folders, not prefixes of names.
+        found = self._bucket.walk(prefix.rpartition("/")[0])
+        kept = ((e.path, e.size) for e in found if e.path.startswith(prefix))
+        yield from sorted((path, size) for path, size in kept if not path.startswith(f"{LEASE_FOLDER}/"))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Folders directly below `prefix`, sorted."""
+        return [name for name in self._bucket.children(prefix.rstrip("/"))[0] if prefix or name != LEASE_FOLDER]
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        self._bucket.remove(check_key(key))
+
+    def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[Lease]:
+        """Hold `name` until the block ends, or three beats after the process dies."""
+        return hold_in_bucket(self._bucket, check_key(name), holder)
+
+    def free_bytes(self) -> int | None:
+        """None: a bucket has no end that it would tell."""
+        return None
+
+    def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
+        """Nothing: an object is stored in one request, so that killed writers leave no halves, and there are no folders."""
+        return []
+
+    def statistics(self) -> Statistics:
+        """Requests of this process."""
+        return self._bucket.counters.snapshot()
