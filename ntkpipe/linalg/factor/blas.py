@@ -1,0 +1,104 @@
+"""The four kernels of a tiled factorisation, in place on F-ordered blocks, without Python's lock.
+
+`scipy.linalg.blas` holds the lock while it computes: a thread that reads ahead then gets a turn once per product (60 wake-ups
+a second beside products of 768 rows, where 1,200 were wanted), and nothing is read ahead. The same routines of the same
+library are called here through the function pointers that SciPy publishes for compiled callers (`scipy.linalg.cython_blas`),
+by `ctypes`, which lets the lock go.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cython_blas, cython_lapack  # pyright: ignore[reportAttributeAccessIssue]
+
+_ONE = {"d": ctypes.c_double(1.0), "s": ctypes.c_float(1.0)}
+_MINUS = {"d": ctypes.c_double(-1.0), "s": ctypes.c_float(-1.0)}
+
+
+def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """`C -= A B^T` (gemm), or of a square `C` its lower triangle alone where `A is B` (syrk).
+
+    Args:
+        c: `(m, n)`, F order, changed in place.
+        a: `(m, k)`, F order.
+        b: `(n, k)`, F order.
+    """
+    kind = _kind(c, a, b)
+    (m, n), k = c.shape, a.shape[1]
+    if a.shape[0] != m or b.shape != (n, k):
+        raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
+    if a is b:
+        _call(cython_blas, kind + "syrk", b"L", b"N", n, k, _MINUS[kind], a, m, _ONE[kind], c, m)
+    else:
+        _call(cython_blas, kind + "gemm", b"N", b"T", m, n, k, _MINUS[kind], a, m, b, n, _ONE[kind], c, m)
+
+
+def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:
+    """`C <- C L^-T` (trsm).
+
+    Args:
+        c: `(m, n)`, F order, changed in place.
+        triangle: `(n, n)`, F order, its lower triangle is `L`.
+    """
+    kind = _kind(c, triangle)
+    m, n = c.shape
+    if triangle.shape != (n, n):
+        raise ValueError(f"shapes {c.shape} and {triangle.shape} do not fit")
+    _call(cython_blas, kind + "trsm", b"R", b"L", b"T", b"N", m, n, _ONE[kind], triangle, n, c, m)
+
+
+def factor_in_place(c: np.ndarray) -> int:
+    """The Cholesky factor of the lower triangle of `c` `(n, n)`, F order, in its place (potrf).
+
+    Returns:
+        0, or the 1-based index of the first pivot that is not positive.
+    """
+    kind, n, info = _kind(c), len(c), ctypes.c_int(0)
+    if c.shape != (n, n):
+        raise ValueError(f"shape {c.shape} is not square")
+    _call(cython_lapack, kind + "potrf", b"L", n, c, n, info)
+    assert info.value >= 0
+    return info.value
+
+
+def _kind(*arrays: np.ndarray) -> str:
+    kind = {"float64": "d", "float32": "s"}.get(arrays[0].dtype.name)
+    if kind is None or any(a.dtype != arrays[0].dtype or a.ndim != 2 or not a.flags.f_contiguous for a in arrays):
+        raise ValueError("blocks must be F-ordered, of two dimensions and all float32 or all float64")
+    if not arrays[0].flags.writeable:
+        raise ValueError("the block to be changed is read-only")
+    return kind
+
+
+def _call(module: Any, name: str, *values: Any) -> None:
+    """Call a Fortran routine: everything goes by address."""
+    held = []
+    for value in values:
+        if isinstance(value, np.ndarray):
+            held.append(ctypes.c_void_p(value.ctypes.data))
+        elif isinstance(value, bytes):
+            held.append(ctypes.c_char_p(value))
+        elif isinstance(value, int):
+            held.append(ctypes.byref(ctypes.c_int(value)))
+        else:
+            held.append(ctypes.byref(value))
+    _routine(module.__name__, name, len(values))(*held)
+
+
+@functools.cache
+def _routine(module: str, name: str, count: int) -> Any:
+    capsule = {m.__name__: m for m in (cython_blas, cython_lapack)}[module].__pyx_capi__[name]
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    signature = get_name(capsule)
+    parameters = signature.partition(b"(")[2].split(b",")
+    # The integers are C ints, which SciPy promises whatever its BLAS has; and none is missing.
+    if len(parameters) != count or any(b"int" in p and b"int *" not in p for p in parameters):
+        raise RuntimeError(f"this SciPy's {name} has the signature {signature!r}, which ntkpipe does not know")
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(get(capsule, signature))

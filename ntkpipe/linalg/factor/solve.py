@@ -1,0 +1,143 @@
+"""Triangular solves with a stored factor, and what follows from them alone.
+
+The factor is streamed: a solve with k columns reads it once (`L^-1 b`) or twice (`A^-1 b`), 8 n^2 bytes for 4 n^2 k flops. With the
+few columns of labels that is all reading, and splitting it over processes would have each row of tiles wait for the one above:
+it is done where it is called, with a thread that reads ahead. Many columns go by batches, a task each
+(`ntkpipe.linalg.factor.posterior`): they share nothing, and from about 64 columns on arithmetic outweighs reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float64
+
+from ntkpipe.linalg.factor.task import make_tile
+from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
+from ntkpipe.linalg.lanczos import largest_eigenvalue
+from ntkpipe.tasks.executor import Executor
+
+
+@dataclass(frozen=True)
+class CholeskyFactor:
+    """`A + ridge I = L L^T`, stored. A tile that is damaged or lost is made again from `A` when it is read.
+
+    Args:
+        job: where the tiles are, and the matrix.
+        executor: runs the tasks of what takes many columns.
+        memory_bytes: for the data of all its workers together.
+    """
+
+    job: FactorJob
+    executor: Executor
+    memory_bytes: int
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return self.job.tiles.identity.n
+
+    @property
+    def ridge(self) -> float:
+        """Absolute, included in the factor."""
+        return self.job.tiles.identity.ridge
+
+    @property
+    def dtype(self) -> str:
+        """Of the factor: `float32` or `float64`."""
+        return self.job.tiles.identity.dtype
+
+    def diagonal(self) -> Float64[np.ndarray, " n"]:
+        """Of `L`, float64."""
+        rows = self.job.tiles.identity.grid.tile_rows
+        with workspace(self.job, make_tile) as space:
+            parts = [tile.diagonal().astype(np.float64) for tile in space.stream([(i, i) for i in range(rows)])]
+        return np.concatenate(parts)
+
+    def logdet(self) -> float:
+        """Logarithm of the determinant of `L L^T`; of a float32 factor see `posterior.log_determinant`."""
+        return 2 * float(np.log(self.diagonal()).sum())
+
+    def half_solve(self, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
+        """`L^-1 b` for `b` `(n, k)`, in the factor's precision: its squares sum to `b^T A^-1 b`."""
+        with self.opened() as space:
+            return forward(space, b).astype(np.float64)
+
+    def apply_inverse(self, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
+        """`(A + ridge I)^-1 b` for `b` `(n, k)`, in the factor's precision: without refinement."""
+        with self.opened() as space:
+            return solve(space, b)
+
+    def smallest_eigenvalue(self) -> float:
+        """Of `A + ridge I`, from above, to a few digits: by Lanczos on the inverse."""
+        return 1.0 / largest_eigenvalue(_Inverse(self), tolerance=1e-4)
+
+    @contextmanager
+    def opened(self) -> Iterator[Workspace]:
+        """The workspace of this process for the factor."""
+        with workspace(self.job, make_tile) as space:
+            yield space
+
+
+def solve(space: Workspace, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
+    """`(L L^T)^-1 b`, float64 in and out; columns are scaled, as float32 has a short range of exponents."""
+    scale = np.abs(b).max(axis=0, initial=0.0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return backward(space, forward(space, b / scale)).astype(np.float64) * scale
+
+
+def forward(space: Workspace, b: np.ndarray, first: int = 0) -> np.ndarray:
+    """`L^-1 b` in the factor's precision.
+
+    Args:
+        space: of the factor.
+        b: `(rows, k)`; its rows are those from tile row `first` on, and what is above is zero.
+        first: row of tiles.
+    """
+    grid = space.grid
+    y = np.array(b, dtype=space.dtype, order="C")
+    skipped = first * grid.edge
+    order = [(i, k) for i in range(first, grid.tile_rows) for k in range(first, i + 1)]
+    tiles = space.stream(order)
+    for i, k in order:
+        where = grid.tile(i, k)
+        here = slice(where.row_start - skipped, where.row_stop - skipped)
+        if i == k:
+            y[here] = scipy.linalg.solve_triangular(next(tiles), y[here], lower=True, check_finite=False)
+        else:
+            y[here] -= next(tiles) @ y[where.col_start - skipped : where.col_stop - skipped]
+    return y
+
+
+def backward(space: Workspace, y: np.ndarray) -> np.ndarray:
+    """`L^-T y` for `y` `(n, k)` in the factor's precision, which is overwritten."""
+    grid = space.grid
+    rows = grid.tile_rows
+    order = [(i, j) for j in reversed(range(rows)) for i in reversed(range(j, rows))]
+    tiles = space.stream(order)
+    for i, j in order:
+        where = grid.tile(i, j)
+        here = slice(where.col_start, where.col_stop)
+        if i == j:
+            y[here] = scipy.linalg.solve_triangular(next(tiles), y[here], lower=True, trans=1, check_finite=False)
+        else:
+            y[here] -= next(tiles).T @ y[where.row_start : where.row_stop]
+    return y
+
+
+@dataclass(frozen=True)
+class _Inverse:
+    """The inverse of a factored matrix as a linear map."""
+
+    factor: CholeskyFactor
+
+    @property
+    def n(self) -> int:
+        return self.factor.n
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        return self.factor.apply_inverse(x)

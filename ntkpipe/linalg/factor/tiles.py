@@ -1,0 +1,142 @@
+"""Tiles of a factor in an object store: raw bytes, a checksum that covers the address, and a manifest.
+
+Layout, under a prefix of the caller's (`cholesky/<key>`):
+
+    manifest.json      what determines the values of the tiles, and how they are cut
+    tile-00003-00001   the little-endian bytes of tile (3, 1), columns first, and four bytes of CRC-32C
+
+The checksum is taken over the manifest's fingerprint, the address and the bytes: a tile that is damaged, was written for
+another matrix or ridge, or lies under another's name is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ntkpipe.errors import CorruptionError
+from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+from ntkpipe.tiles.grid import TileGrid
+
+Address = tuple[int, int]
+
+# Of the layout above and of the order of the sums; other values belong to another program.
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FactorIdentity:
+    """Everything that determines the values of a factor.
+
+    Args:
+        matrix: names the matrix `A` by its content.
+        n: its rows.
+        ridge: absolute, added to the diagonal.
+        dtype: `float32` or `float64`, of the factor and its arithmetic.
+        edge: rows of a tile; another edge sums in another order, and differs in the last bits.
+    """
+
+    matrix: str
+    n: int
+    ridge: float
+    dtype: str
+    edge: int
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def grid(self) -> TileGrid:
+        """The tiles of `L`."""
+        return TileGrid(self.n, self.n, self.edge, symmetric=True)
+
+    def to_json(self) -> str:
+        """Canonical; the ridge in full precision."""
+        return json.dumps({**asdict(self), "ridge": self.ridge.hex(), "format": _FORMAT}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> FactorIdentity:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: if it is not what `to_json` writes.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("format") != _FORMAT:
+                raise ValueError("another format")
+            made = FactorIdentity(**{**values, "ridge": float.fromhex(values["ridge"])})
+            np.dtype(made.dtype)
+            _ = made.grid
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no manifest of a factor: {error}") from error
+        return made
+
+
+@dataclass(frozen=True)
+class FactorTiles:
+    """The tiles of one factor under `prefix` of a store. Cheap to pickle: workers read and write for themselves."""
+
+    store: ObjectStore
+    prefix: str
+    identity: FactorIdentity
+
+    def key(self, i: int, j: int) -> str:
+        """Where tile `(i, j)` is stored."""
+        return f"{self.prefix}/tile-{i:05d}-{j:05d}"
+
+    def read(self, i: int, j: int) -> np.ndarray:
+        """Tile `(i, j)` of `L` `(rows, cols)`, F order, read-only; zero above the diagonal.
+
+        Raises:
+            MissingObjectError: if it is not stored.
+            CorruptionError: if what is stored is not this tile.
+        """
+        dtype = np.dtype(self.identity.dtype)
+        rows, cols = self.identity.grid.tile(i, j).shape
+        data = self.store.get(self.key(i, j))
+        body = memoryview(data)[:-4]
+        if len(data) != rows * cols * dtype.itemsize + 4 or bytes(data[-4:]) != self._checksum(i, j, body):
+            raise CorruptionError(f"{self.store.url}/{self.key(i, j)} is damaged, or belongs to another factor")
+        return np.frombuffer(body, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape((rows, cols), order="F")
+
+    def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
+        """Store tile `(i, j)`; one that is there stays unless `overwrite`, all who compute it get the same bytes."""
+        body = np.ascontiguousarray(tile.T, dtype=np.dtype(self.identity.dtype).newbyteorder("<"))
+        self.store.put(self.key(i, j), [body, self._checksum(i, j, body)], overwrite=overwrite)
+
+    def finished(self) -> set[Address]:
+        """Addresses that are stored; their content is checked when they are read."""
+        keys = set(self.store.list(f"{self.prefix}/tile-"))
+        return {(t.i, t.j) for t in self.identity.grid if self.key(t.i, t.j) in keys}
+
+    def open(self) -> None:
+        """Take possession of the prefix: what another factor has left there is deleted, the manifest written."""
+        if stored_identity(self.store, self.prefix) != self.identity:
+            self.delete()
+            self.store.put(f"{self.prefix}/{_MANIFEST}", self.identity.to_json().encode(), overwrite=True)
+
+    def delete(self) -> None:
+        """Remove the factor."""
+        for key in list(self.store.list(self.prefix + "/")):
+            self.store.delete(key)
+
+    def _checksum(self, i: int, j: int, body: memoryview | np.ndarray) -> bytes:
+        return struct.pack("<I", crc32c(f"{self.identity.fingerprint}/{i}/{j}".encode(), body))
+
+
+def stored_identity(store: ObjectStore, prefix: str) -> FactorIdentity | None:
+    """Of the factor under `prefix`, finished or not; None if there is none or its manifest is damaged."""
+    try:
+        return FactorIdentity.from_json(store.get(f"{prefix}/{_MANIFEST}"))
+    except (MissingObjectError, ValueError):
+        return None

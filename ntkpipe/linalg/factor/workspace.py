@@ -1,0 +1,271 @@
+"""What a worker process keeps of a factor between tasks: tiles in memory, a thread that reads ahead, one that writes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ntkpipe.errors import CorruptionError, NtkpipeError, NumericalError
+from ntkpipe.linalg.factor.tiles import Address, FactorTiles
+from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.tiles.matrix import TileMatrix
+
+# Tiles read ahead of the arithmetic.
+_LOOKAHEAD = 2
+# A finished task's tile may still be on its way to the store: so long others wait for it before they make it themselves.
+_PATIENCE = 20.0
+# A process that has had nothing to do for so long gives its memory back.
+_IDLE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class FactorJob:
+    """`A + ridge I = L L^T`, by addresses: what every task receives.
+
+    Args:
+        tiles: of the factor; their identity has the ridge.
+        matrix: `A`, symmetric.
+        cache_bytes: for tiles that a process keeps between tasks.
+    """
+
+    tiles: FactorTiles
+    matrix: TileMatrix = field(compare=False)  # named by the tiles' identity
+    cache_bytes: int
+
+
+class Workspace:
+    """The tiles of one factor as a process sees them; used by one task at a time.
+
+    What is kept: tasks of a column all need row `j` of the factor, which is kept first. The other tiles are needed once a
+    column, in turn: keeping the least recently used ones would lose each just before it is needed again. Hence what is in
+    memory stays there until its row is finished, and what does not fit is not kept.
+
+    Args:
+        job: addresses.
+        make: computes a tile that is missing or damaged.
+    """
+
+    def __init__(self, job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> None:
+        self.job = job
+        self.dtype = np.dtype(job.tiles.identity.dtype)
+        self.grid = job.tiles.identity.grid
+        self.read_bytes = self.written_bytes = 0
+        self._make = make
+        self._rows: dict[int, dict[int, np.ndarray]] = {}
+        self._used = 0
+        self._shared: int | None = None
+        self._first_live = 0
+        self._source: tuple[Address, np.ndarray] | None = None
+        self._reader = ThreadPoolExecutor(max_workers=2, thread_name_prefix="factor-reader")
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="factor-writer")
+        self._writing: Future[None] | None = None
+
+    @contextlib.contextmanager
+    def column(self, j: int) -> Iterator[None]:
+        """While tiles of column `j` are made: row `j` is kept before others, rows above it are not needed again."""
+        before = self._shared, self._first_live
+        self._shared, self._first_live = j, j
+        try:
+            yield
+        finally:
+            self._shared, self._first_live = before
+
+    def block(self, i: int, j: int) -> Future[np.ndarray]:
+        """Block `(i, j)` of `A + ridge I`, F order in the factor's dtype; of a diagonal one the lower triangle alone."""
+        return self._reader.submit(self._block, i, j)
+
+    def stream(self, addresses: Sequence[Address]) -> Generator[np.ndarray, None, None]:
+        """Tiles of the factor in order; those that are not at hand are read ahead."""
+        absent = iter([a for a in addresses if self._cached(a) is None])
+        pending: dict[Address, Future[np.ndarray]] = {}
+
+        def ahead(count: int) -> None:
+            for address in itertools.islice(absent, count):
+                pending[address] = self._reader.submit(self.job.tiles.read, *address)
+
+        ahead(_LOOKAHEAD)
+        try:
+            for address in addresses:
+                future = pending.pop(address, None)
+                tile = self._cached(address)
+                if future is not None:
+                    ahead(1)
+                if tile is None:
+                    tile = self._load(address, future)
+                    self.keep(address, tile)
+                yield tile
+                del tile
+        finally:
+            for future in pending.values():
+                future.cancel()
+
+    def keep(self, address: Address, tile: np.ndarray) -> None:
+        """Hold a tile in memory if there is room, or something less needed."""
+        i, j = address
+        row = self._rows.setdefault(i, {})
+        if j in row:
+            return
+        while self._used + tile.nbytes > self.job.cache_bytes:
+            victim = self._victim(i)
+            if victim is None:
+                if not row:
+                    del self._rows[i]
+                return
+            self._used -= self._rows[victim].popitem()[1].nbytes
+            if not self._rows[victim] and victim != i:
+                del self._rows[victim]
+        row[j] = tile
+        self._used += tile.nbytes
+
+    def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
+        """Store a tile in the background; what went wrong with the one before is raised here."""
+        self.flush()
+        self.written_bytes += tile.nbytes
+        self._writing = self._writer.submit(self.job.tiles.write, i, j, tile, overwrite=overwrite)
+
+    def flush(self) -> None:
+        """Wait for the tile that is being stored."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Store what is on its way and give the memory back."""
+        try:
+            self.flush()
+        finally:
+            self._rows, self._used, self._source = {}, 0, None
+            self._reader.shutdown(wait=True, cancel_futures=True)
+            self._writer.shutdown(wait=True)
+
+    def _cached(self, address: Address) -> np.ndarray | None:
+        return self._rows.get(address[0], {}).get(address[1])
+
+    def _victim(self, newcomer: int) -> int | None:
+        """A row that may lose a tile to one of row `newcomer`."""
+        for row, tiles in self._rows.items():
+            if row < self._first_live and tiles:
+                return row
+        if newcomer == self._shared:
+            return next((row for row in reversed(self._rows) if row != newcomer and self._rows[row]), None)
+        return None
+
+    def _load(self, address: Address, future: Future[np.ndarray] | None) -> np.ndarray:
+        """The tile as stored; one that is damaged, or does not come, is made again."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                tile = self.job.tiles.read(*address) if future is None else future.result()
+                self.read_bytes += tile.nbytes
+                return tile
+            except CorruptionError:
+                break
+            except MissingObjectError:
+                self.flush()  # it may be our own
+                if self.job.tiles.store.exists(self.job.tiles.key(*address)):
+                    future = None
+                    continue
+                if time.monotonic() > deadline:
+                    break
+                future = None
+                time.sleep(0.02)
+        tile = self._make(self, *address)
+        self.job.tiles.write(*address, tile, overwrite=True)
+        return tile
+
+    def _block(self, i: int, j: int) -> np.ndarray:
+        where, source = self.grid.tile(i, j), self.job.matrix.grid
+        out = np.zeros(where.shape, self.dtype, order="F")
+        for p in range(where.row_start // source.edge, (where.row_stop - 1) // source.edge + 1):
+            # Only what lies below the diagonal is used, and stored.
+            for q in range(where.col_start // source.edge, min(p, (where.col_stop - 1) // source.edge) + 1):
+                tile, t = self._stored(p, q), source.tile(p, q)
+                top, bottom = max(where.row_start, t.row_start), min(where.row_stop, t.row_stop)
+                left, right = max(where.col_start, t.col_start), min(where.col_stop, t.col_stop)
+                part = tile[top - t.row_start : bottom - t.row_start, left - t.col_start : right - t.col_start]
+                if i == j and p == q:
+                    part = np.tril(part)
+                with np.errstate(over="ignore"):  # found below
+                    out[
+                        top - where.row_start : bottom - where.row_start,
+                        left - where.col_start : right - where.col_start,
+                    ] = part
+                if i == j and p == q:
+                    on = np.arange(top - where.row_start, bottom - where.row_start)
+                    out[on, on] = part.diagonal().astype(np.float64) + self.job.tiles.identity.ridge
+        if not np.isfinite(out).all():
+            raise NumericalError(
+                f"rows {where.row_start}-{where.row_stop - 1}, columns {where.col_start}-{where.col_stop - 1} of the matrix hold "
+                f"values that are not finite in {self.dtype}: run `ntkpipe verify` to find the tile, or set solver.precision=float64"
+            )
+        return out
+
+    def _stored(self, p: int, q: int) -> np.ndarray:
+        """A tile of `A`; the last one is kept, as several blocks may be cut from it."""
+        kept = self._source
+        if kept is not None and kept[0] == (p, q):
+            return kept[1]
+        self._source = kept = None  # before the next is read: memory for two
+        tile = self.job.matrix.read(p, q)
+        self.read_bytes += tile.nbytes
+        if self.grid.edge < self.job.matrix.grid.edge:
+            self._source = ((p, q), tile)
+        return tile
+
+
+_lock = threading.Lock()
+_current: Workspace | None = None
+_timer: threading.Timer | None = None
+_busy = 0
+
+
+@contextlib.contextmanager
+def workspace(job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> Iterator[Workspace]:
+    """The process's workspace for `job`: the one of the task before, if that had the same job."""
+    global _current, _timer, _busy
+    with _lock:
+        if _timer is not None:
+            _timer.cancel()
+            _timer = None
+        if _current is None or _current.job != job:
+            if _current is not None:
+                _current.close()
+            _current = Workspace(job, make)
+        _busy += 1
+        mine = _current
+    try:
+        yield mine
+    finally:
+        with _lock:
+            _busy -= 1
+            _timer = threading.Timer(_IDLE_SECONDS, release)
+            _timer.daemon = True
+            _timer.start()
+
+
+def settle() -> None:
+    """Wait until this process's last tile is stored."""
+    with _lock:
+        if _current is not None:
+            _current.flush()
+
+
+def release() -> None:
+    """Give this process's workspace back, if nobody uses it."""
+    global _current, _timer
+    with _lock:
+        if _timer is not None:
+            _timer.cancel()
+            _timer = None
+        if _current is not None and _busy == 0:
+            idle, _current = _current, None
+            # A tile that could not be stored is missed, and made again, by whoever runs the factorisation.
+            with contextlib.suppress(NtkpipeError):
+                idle.close()
