@@ -1,0 +1,34 @@
+"""Weights & Biases: project, entity and mode come from its own environment variables (WANDB_PROJECT, WANDB_MODE, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class WandbTracker:
+    """One W&B run."""
+
+    def __init__(self, run: str, folder: Path, config: Mapping[str, str]) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run: Any = wandb.init(name=run, dir=str(folder), config=dict(config))
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """See `Tracker.numbers`; W&B's own step only rises, over all names, so ours is a value beside the others."""
+        self._run.log({**values, "step": step})
+
+    def file(self, path: Path) -> None:
+        """See `Tracker.file`."""
+        self._run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def close(self, *, ok: bool) -> None:
+        """See `Tracker.close`."""
+        self._run.finish(exit_code=0 if ok else 1)
+
+
+def open_tracker(run: str, folder: Path, config: Mapping[str, str]) -> WandbTracker:
+    """Start a W&B run."""
+    return WandbTracker(run, folder, config)
