@@ -15,46 +15,12 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-import psutil
+from processes import Sampler
 
 TIMES = "1,10,100,1e3,1e4,1e5,1e6,inf"
-
-
-def family(root: psutil.Process) -> list[psutil.Process]:
-    """The process and all that it started, Ray's daemons included (they leave the process group, not the tree)."""
-    try:
-        return [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-class Sampler(threading.Thread):
-    """Samples the summed proportional set size of a process tree once a second."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.root = psutil.Process(pid)
-        self.known: dict[int, psutil.Process] = {}
-        self.samples: list[tuple[float, int]] = []
-        self.stopped = threading.Event()
-
-    def run(self) -> None:
-        began = time.monotonic()
-        while not self.stopped.wait(1.0):
-            # A daemon whose parent died is adopted by init: remember whom we have seen.
-            self.known.update({p.pid: p for p in family(self.root)})
-            total = 0
-            for pid in list(self.known):
-                try:
-                    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-                    total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
-                except (OSError, ValueError):
-                    self.known.pop(pid, None)
-            self.samples.append((time.monotonic() - began, total))
 
 
 def pipeline(options: argparse.Namespace) -> dict:
