@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +25,10 @@ class Basis(Protocol):
 
     def __len__(self) -> int:
         """Number of vectors."""
+        ...
+
+    def recover_from(self, source: Callable[[], Iterable[np.ndarray]]) -> None:
+        """Say what gives all vectors again, in blocks `(k, n)`, should some be lost with a worker."""
         ...
 
     def append(self, rows: np.ndarray) -> None:
@@ -86,6 +91,9 @@ class MemoryBasis:
 
     def __len__(self) -> int:
         return self._count
+
+    def recover_from(self, source: Callable[[], Iterable[np.ndarray]]) -> None:
+        """Nothing is lost but with this process."""
 
     def append(self, rows: np.ndarray) -> None:
         """See `Basis.append`."""

@@ -33,10 +33,9 @@ import scipy.linalg
 from jaxtyping import Float64
 
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.lanczos import Checkpoint
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.preconditioner import Identity, Preconditioner
-from ntkpipe.linalg.recurrence import orthonormal_rows
+from ntkpipe.linalg.recurrence import Checkpoint, orthonormal_rows
 from ntkpipe.linalg.solution import Reason, Solution
 
 _EPS = float(np.finfo(np.float64).eps)

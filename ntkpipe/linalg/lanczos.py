@@ -13,10 +13,9 @@ kept: `basis.py`; when it outgrows its memory: `restarted.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -24,21 +23,8 @@ from jaxtyping import Float64
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.operator import LinearMap
-from ntkpipe.linalg.recurrence import Recurrence, StepRecord
+from ntkpipe.linalg.recurrence import Checkpoint, Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
-
-
-@runtime_checkable
-class Checkpoint(Protocol):
-    """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
-
-    def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
-        ...
-
-    def replay(self) -> Iterator[dict[str, np.ndarray]]:
-        """What was appended, in order from step 0, up to the first damaged or missing entry."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +138,7 @@ def block_lanczos(
         raise ValueError(f"max_steps={max_steps} and checkpoint_every={checkpoint_every} must be at least 1")
     if basis is None:
         basis = MemoryBasis(operator.n, min(operator.n, b.shape[1] * (max_steps + 1)))
-    run = Recurrence(operator, b, basis, recording=checkpoint is not None)
+    run = Recurrence(operator, b, basis, checkpoint)
     saved = 0
     if checkpoint is not None:
         saved = run.restore(checkpoint.replay())

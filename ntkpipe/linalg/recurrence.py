@@ -14,8 +14,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
@@ -27,6 +28,19 @@ from ntkpipe.linalg.operator import LinearMap
 
 # Orthogonality stays below this many eps per vector; larger values save no sweep on the kernels that were measured.
 _SWEEP_AGAIN = 32.0
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
+
+    def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
+        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
+        ...
+
+    def replay(self) -> Iterator[dict[str, np.ndarray]]:
+        """What was appended, in order from step 0, up to the first damaged or missing entry."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,10 +73,10 @@ class Recurrence:
         operator: symmetric, n x n.
         b: `(n, c)` finite starting block.
         basis: empty; takes the vectors.
-        recording: whether blocks are held back for `since`.
+        checkpoint: to which the caller appends what `since` gives; None lets go of blocks that only it would need.
     """
 
-    def __init__(self, operator: LinearMap, b: np.ndarray, basis: Basis, *, recording: bool) -> None:
+    def __init__(self, operator: LinearMap, b: np.ndarray, basis: Basis, checkpoint: Checkpoint | None) -> None:
         self.operator = operator
         self.n = operator.n
         self.basis = basis
@@ -76,8 +90,10 @@ class Recurrence:
         self.steps = 0  # passes, over all cycles
         self.recent = [first]  # blocks that no checkpoint holds, the next one last
         self._previous = np.zeros((0, self.n))
-        self._recording = recording
+        self._checkpoint = checkpoint
+        self._saved = False
         basis.append(first)
+        basis.recover_from(self._kept)
 
     @property
     def count(self) -> int:
@@ -148,7 +164,7 @@ class Recurrence:
         self.drops.append(dropped)
         self.steps += 1
         self._previous = block
-        self.recent = [*self.recent, q] if self._recording else [q]
+        self.recent = [*self.recent, q] if self._checkpoint else [q]
         self.basis.append(q)
         finished = time.perf_counter()
         norm = float(np.linalg.norm(coupling, 2)) if coupling.size else 0.0
@@ -185,8 +201,15 @@ class Recurrence:
             "drops": np.array(self.drops[step:]),
             "scale": np.array([self.scale]),
         }
-        self.recent = [self.next_block]
+        self.recent, self._saved = [self.next_block], True
         return arrays
+
+    def _kept(self) -> Iterator[np.ndarray]:
+        """All vectors of this cycle again: from the checkpoint, and from the steps since then."""
+        if self._checkpoint is not None and self._saved:
+            for record in self._checkpoint.replay():
+                yield record["vectors"]
+        yield from self.recent[1:] if self._saved else self.recent
 
     def restore(self, records: Iterable[dict[str, np.ndarray]]) -> int:
         """Continue from what `since` gave in earlier runs; nothing may have been done before.
@@ -229,6 +252,7 @@ class Recurrence:
             if blocks:
                 self._previous = blocks[-2] if len(blocks) > 1 else self.recent[-1]
                 self.recent = [blocks[-1]]
+            self._saved = True
             self.drops.extend(float(drop) for drop in record["drops"])
             self.scale = float(record["scale"][0])
         return self.steps
