@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from ntkpipe.errors import ConfigError, StoreError
 from ntkpipe.storage.address import Address, parse_address
 from ntkpipe.storage.answers import ExistsError, explain, said_by
 from ntkpipe.storage.protocol import MissingObjectError
-from ntkpipe.storage.retry import RetryPolicy
+from ntkpipe.storage.retry import RetryPolicy, TemporaryError
 from ntkpipe.storage.statistics import Counters
 
 _T = TypeVar("_T")
@@ -28,6 +29,7 @@ _T = TypeVar("_T")
 TIMEOUT_VARIABLE = "NTKPIPE_STORE_TIMEOUT_SECONDS"
 # Without a byte arriving. A whole request may take ten minutes: 16 MiB tiles over a bad line, several at once.
 _SILENCE, _WHOLE = 30.0, timedelta(minutes=10)
+_WRITER = "writer"
 _PAGE = 1000  # the largest page that S3 returns
 
 
@@ -72,7 +74,8 @@ class Bucket:
         """Store an object in one request; if `create`, only where there is none.
 
         A put-if-absent that was repeated may meet its own object: an earlier attempt was stored and only the answer got
-        lost. Then the contents decide; equal bytes of another writer do no harm either.
+        lost. A token in the object's metadata tells whose it is; where a server keeps none, the contents decide (equal bytes
+        of another writer do no harm).
 
         Returns:
             True: `parts` are stored.
@@ -82,7 +85,7 @@ class Bucket:
         """
         import obstore
 
-        attempts = 0
+        attempts, token = 0, uuid.uuid4().hex
 
         def attempt() -> None:
             nonlocal attempts
@@ -90,9 +93,10 @@ class Bucket:
             mode = "create" if create else "overwrite"
             # obstore consumes a list of buffers without joining them; multipart uploads know no put-if-absent.
             payload: Any = list(parts) or b""
-            obstore.put(self._client, path, payload, mode=mode, use_multipart=False)
+            marked: Any = {_WRITER: token} if create else None
+            obstore.put(self._client, path, payload, mode=mode, attributes=marked, use_multipart=False)
 
-        self._request("put", path, attempt, on_exists=lambda: attempts > 1 and self._holds(path, parts))
+        self._request("put", path, attempt, on_exists=lambda: attempts > 1 and self._is_mine(path, token, parts))
         self.counters.done("put", written=sum(part.nbytes for part in parts))
         return True
 
@@ -139,15 +143,17 @@ class Bucket:
         with contextlib.suppress(MissingObjectError):
             self._request("delete", path, lambda: obstore.delete(self._client, path))
 
-    def _holds(self, path: str, parts: Sequence[memoryview]) -> bool:
-        stored, at = memoryview(self.read(path)), 0
-        if stored.nbytes != sum(part.nbytes for part in parts):
-            return False
-        for part in parts:
-            if stored[at : at + part.nbytes] != part:
-                return False
-            at += part.nbytes
-        return True
+    def _is_mine(self, path: str, token: str, parts: Sequence[memoryview]) -> bool:
+        import obstore
+
+        def look() -> Any:
+            return obstore.get(self._client, path, options={"head": True}).attributes
+
+        try:
+            marked = self._request("size", path, look).get(_WRITER)
+            return marked == token if marked is not None else self.read(path) == b"".join(parts)
+        except MissingObjectError:  # deleted meanwhile
+            raise TemporaryError("conflict", f"{path} was there and is gone") from None
 
     def _request(
         self, kind: str, path: str, call: Callable[[], _T], on_exists: Callable[[], bool] | None = None
@@ -159,7 +165,7 @@ class Bucket:
             except Exception as error:
                 meaning = explain(error, kind, self.address.scheme, self.address.url, path)
                 if isinstance(meaning, ExistsError) and on_exists is not None and on_exists():
-                    return None
+                    return None  # stored by an earlier attempt
                 raise meaning from error
 
         what = f"{kind} {self.address.url}/{path}"
