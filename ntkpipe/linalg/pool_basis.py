@@ -48,13 +48,10 @@ class BasisSlice:
         self._add(rows[:, self._low : self._high])
         return self._count
 
-    def refill(self, rows: np.ndarray | None) -> int:
-        """Start anew (None), or add this slice of vectors that a lost worker has held."""
-        if rows is None:
-            self._segments, self._count = [], 0
-        else:
-            self._add(rows[:, self._low : self._high])
-        return self._count
+    def empty(self) -> int:
+        """Forget all vectors."""
+        self._segments, self._count = [], 0
+        return 0
 
     def project(self, expected: int, w: np.ndarray) -> np.ndarray | None:
         """The components of `w` (k, n) as far as this slice knows them: (m, k)."""
@@ -227,17 +224,18 @@ class PoolBasis:
         return results
 
     def _refill(self, worker: int) -> None:
-        found = 0
-        for _ in range(_REFILLS):  # it may die again on the way
-            found = self._pool.call(worker, "refill", None)
+        found: int | None = 0
+        for _ in range(_REFILLS):
+            found = self._pool.call(worker, "empty")
             for rows in self._recover() if self._recover else ():
-                found = self._pool.call(
-                    worker, "refill", rows[: self._count - found]
-                )  # more may be kept than is held yet
+                # More may be kept than is held yet.
+                found = self._pool.call(worker, "append", found, rows[: self._count - found])
+                if found is None:  # it has died again on the way
+                    break
             if found == self._count:
                 return
         raise IncompleteError(
-            f"a worker that held a slice of {self._count} vectors was lost and {found} of them are kept: run the same "
+            f"a worker that held a slice of {self._count} vectors was lost and {found or 0} of them are kept: run the same "
             "command again, it goes on from the last checkpoint"
         )
 
