@@ -8,7 +8,6 @@ middle. What it does well is used: signing, connection pools, time-outs, pages o
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import uuid
@@ -136,12 +135,15 @@ class Bucket:
         names = sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"])
         return names, [_entry(meta) for meta in found["objects"]]
 
-    def remove(self, path: str) -> None:
-        """Delete an object; it is fine if there is none."""
+    def remove(self, *paths: str) -> None:
+        """Delete objects, at least one; it is fine if there are none."""
         import obstore
 
-        with contextlib.suppress(MissingObjectError):
-            self._request("delete", path, lambda: obstore.delete(self._client, path))
+        try:
+            self._request("delete", paths[0], lambda: obstore.delete(self._client, list(paths)))
+        except MissingObjectError:  # not from S3, which does not mind
+            for path in paths if len(paths) > 1 else ():
+                self.remove(path)
 
     def _is_mine(self, path: str, token: str, parts: Sequence[memoryview]) -> bool:
         import obstore

@@ -7,7 +7,7 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,11 @@ class LocalStore:
             pass
         except OSError as error:
             raise self._translate(error, key) from error
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Remove those of the objects that are there."""
+        for key in keys:
+            self.delete(key)
 
     @contextlib.contextmanager
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[Lease]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -89,6 +89,11 @@ class MemoryStore:
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
         self._content.objects.pop(check_key(key), None)
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Remove those of the objects that are there."""
+        for key in keys:
+            self.delete(key)
 
     @contextlib.contextmanager
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[Lease]:

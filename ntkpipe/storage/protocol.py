@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -120,6 +120,10 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove the object; it is fine if there is none."""
+        ...
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """As `delete` for each: a thousand per request where the store can. If interrupted, some are gone."""
         ...
 
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[Lease]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ntkpipe.storage.address import parse_address
@@ -83,6 +84,12 @@ class RemoteStore:
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
         self._bucket.remove(check_key(key))
+
+    def delete_all(self, keys: Iterable[str]) -> None:
+        """Remove those of the objects that are there."""
+        remaining = iter(keys)
+        while batch := [check_key(key) for key in islice(remaining, 1000)]:
+            self._bucket.remove(*batch)
 
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[Lease]:
         """Hold `name` until the block ends, or three beats after the process dies."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,9 @@ class Problem:
     """One finding of `verify`.
 
     Args:
-        kind: `tile` (the stored values cannot be trusted or are gone), `metadata` (other readers of Zarr are misled,
-            the tiles themselves are fine) or `stray` (an object that counts for nothing: harmless).
+        kind: `tile` (the stored values cannot be trusted or are gone), `segment` (the receipts of up to a thousand tiles are
+            lost: they count as not computed), `metadata` (other readers of Zarr are misled, the tiles themselves are fine)
+            or `stray` (an object that counts for nothing: harmless).
         key: of the object.
         text: what is wrong, for people.
         label: of a `tile`: `train`, `test`, `diagonal/train` or `diagonal/test`.
@@ -26,7 +27,7 @@ class Problem:
         j: of a `tile`, its column.
     """
 
-    kind: Literal["tile", "metadata", "stray"]
+    kind: Literal["tile", "segment", "metadata", "stray"]
     key: str
     text: str
     label: str = ""
@@ -54,7 +55,9 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
         One problem per damaged tile and kernel, damaged receipt, damaged metadata and stray object.
     """
     layout = gram.layout
-    found = set(gram.objects.list(layout.key("")))
+    for label in layout.labels:
+        gram.ledger(label).reread()
+    found = dict(gram.objects.sizes(layout.key("")))
     known = {layout.key("manifest.json"), layout.key("last_used")}
     for key, data in gram.metadata().items():
         known.add(key)
@@ -62,21 +65,28 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
             yield Problem("metadata", key, text)
     wanted = set(layout.labels if labels is None else labels)
     for label in layout.labels:
+        ledger = gram.ledger(label)
+        done = ledger.done()
+        good, damaged = ledger.audit()
+        known.update(good, damaged, ledger.live_keys(found))
+        if label in wanted:
+            for key, text in damaged.items():
+                yield Problem("segment", key, text, label)
         for i, j in layout.addresses(label):
-            receipt_key = layout.receipt_key(label, i, j)
-            if receipt_key not in found:
+            if not done[layout.rank(label, i, j)]:
                 continue  # its chunks, if any, are reported as stray below
-            known.add(receipt_key)
             known.update(layout.chunk_key(kernel, label, i, j) for kernel in layout.arrays(label))
             if label in wanted:
                 for key, text in _tile_faults(gram, label, i, j, found, deep=deep):
                     yield Problem("tile", key, text, label, i, j)
-    for key in sorted(found - known):
+    for key in sorted(set(found) - known):
         yield Problem("stray", key, f"{gram.objects.url}/{key} belongs to no computed tile; it is never read")
 
 
 def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int, int]]:
     """Discard every tile in `problems`, so that the next `ntkpipe gram` computes it again; rewrite damaged metadata.
+
+    Damaged segments are deleted: what they vouched for is computed again as well, and its chunks are adopted.
 
     Returns:
         Label, row and column of each discarded tile, once.
@@ -84,6 +94,7 @@ def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int,
     problems = list(problems)
     if any(p.kind == "metadata" for p in problems):
         gram.write_metadata(overwrite=True)
+    gram.objects.delete_all(p.key for p in problems if p.kind == "segment")
     damaged = sorted({(p.label, p.i, p.j) for p in problems if p.kind == "tile"})
     for label, i, j in damaged:
         gram.discard(label, i, j)
@@ -91,12 +102,13 @@ def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int,
 
 
 def _tile_faults(
-    gram: GramStore, label: str, i: int, j: int, found: set[str], *, deep: bool
+    gram: GramStore, label: str, i: int, j: int, found: Mapping[str, int], *, deep: bool
 ) -> Iterator[tuple[str, str]]:
+    ledger = gram.ledger(label)
     try:
-        receipt = gram.receipt(label, i, j)
+        receipt = ledger.known(i, j) or ledger.current(i, j)
     except CorruptionError as error:
-        yield gram.layout.receipt_key(label, i, j), str(error)
+        yield gram.layout.receipt_key(label, i, j, ledger.generation(i, j)), str(error)
         return
     if receipt is None:
         return  # discarded since the listing
@@ -105,8 +117,8 @@ def _tile_faults(
         try:
             if deep or key not in found:
                 gram.checked_chunk(kernel, label, i, j, receipt.crc32c)
-            elif (size := gram.objects.size(key)) != (expected := gram.layout.chunk_bytes(label)):
-                yield key, f"{gram.objects.url}/{key} has {size:,} bytes instead of {expected:,}"
+            elif found[key] != (expected := gram.layout.chunk_bytes(label)):
+                yield key, f"{gram.objects.url}/{key} has {found[key]:,} bytes instead of {expected:,}"
         except CorruptionError as error:
             yield key, str(error)
 

@@ -37,12 +37,12 @@ def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
     """Every Gram store in `objects`, by name."""
     for name in objects.folders("gram"):
         folder = f"gram/{name}/"
-        done = sum(1 for block in ("train", "test") for _ in objects.list(f"{folder}receipts/{block}/"))
         try:
             gram = GramStore.open(objects, name)
             identity, total = gram.identity, sum(len(gram.grid(block)) for block in gram.blocks)
+            done = sum(gram.tiles_done(block) for block in gram.blocks)
         except NtkpipeError:
-            identity, total = None, 0
+            identity, total, done = None, 0, 0
         try:
             last_used = objects.get(f"{folder}last_used").decode(errors="replace").strip()
         except MissingObjectError:
@@ -55,24 +55,18 @@ def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:
     found: list[tuple[int, int]] = []
     for name in objects.folders("gram"):
         try:
-            stored = GramStore.open(objects, name).identity
+            gram = GramStore.open(objects, name)
         except NtkpipeError:
             continue
+        stored = gram.identity
         if replace(stored, edge=identity.edge) == identity and name == stored.key:
-            done = sum(1 for _ in objects.list(f"gram/{name}/receipts/train/"))
-            found.append((done, stored.edge))
+            found.append((gram.tiles_done("train"), stored.edge))
     return max(found)[1] if found else None
 
 
 def usage(objects: ObjectStore, name: str) -> int:
     """Bytes of all objects of a Gram store."""
-    total = 0
-    for key in objects.list(f"gram/{name}/"):
-        try:
-            total += objects.size(key)
-        except MissingObjectError:
-            continue  # deleted since the listing
-    return total
+    return sum(size for _, size in objects.sizes(f"gram/{name}/"))
 
 
 def delete_gram_store(objects: ObjectStore, name: str) -> int:
@@ -90,9 +84,14 @@ def delete_gram_store(objects: ObjectStore, name: str) -> int:
         raise MissingObjectError(f"there is no Gram store {objects.url}/gram/{name}")
     with objects.lease(f"gram/{name}", holder="deleting this Gram store"):
         freed = usage(objects, name)
-        # Receipts go first, so that no tile counts that is half gone, and the manifest last.
+        # Receipts go first, so that no tile counts that is half gone, then the marks that void some of them, the manifest last.
         keys = list(objects.list(folder))
-        for key in sorted(keys, key=lambda k: (k == f"{folder}manifest.json", not k.startswith(f"{folder}receipts/"))):
-            objects.delete(key)
+        manifest = f"{folder}manifest.json"
+        receipts = [
+            k for k in keys if k.startswith((f"{folder}receipts/", f"{folder}segments/")) and k.endswith(".json")
+        ]
+        objects.delete_all(receipts)
+        objects.delete_all(sorted(set(keys) - set(receipts) - {manifest}))
+        objects.delete(manifest)
         objects.sweep(folder, older_than=0.0)
     return freed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -12,9 +12,11 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 
-Kernel = Literal["nngp", "ntk"]
+_Integers = TypeVar("_Integers", int, np.ndarray)
+Kernel = Literal["nngp", "ntk", "gram"]
+"""`gram` is a matrix that was given: no Gram store has it."""
 Block = Literal["train", "test"]
-KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+KERNELS: tuple[Kernel, ...] = ("nngp", "ntk")
 PLAIN = "plain_"
 """Before a kernel's name: of the kernel itself, where tiles hold its even or odd part."""
 
@@ -95,9 +97,27 @@ class Layout:
         address = f"{i}" if label.startswith("diagonal/") else f"{i}/{j}"
         return self.key(f"tiles.zarr/{self.array(kernel, label)}/c/{address}")
 
-    def receipt_key(self, label: str, i: int, j: int) -> str:
-        """Key of a receipt."""
-        return self.key(f"receipts/{label}/{i}.{j}.json")
+    def receipt_key(self, label: str, i: int, j: int, generation: int = 0) -> str:
+        """Key of a receipt in the tail, see `tiles.ledger`."""
+        return self.key(f"receipts/{label}/{i}.{j}{f'.{generation}' if generation else ''}.json")
+
+    def count(self, label: str) -> int:
+        """Tiles of the label."""
+        block = label.removeprefix("diagonal/")
+        return len(self.grid(block)) if block == label else self.grid(block).tile_rows
+
+    def rank(self, label: str, i: _Integers, j: _Integers) -> _Integers:
+        """Place of a tile in `addresses`; numbers or arrays of them."""
+        if label.startswith("diagonal/"):
+            return i
+        return i * (i + 1) // 2 + j if label == "train" else i * self.grid(label).tile_cols + j
+
+    def holds(self, label: str, i: _Integers, j: _Integers) -> Any:
+        """Whether the label has such a tile; of numbers or arrays of them, none negative."""
+        grid = self.grid(label.removeprefix("diagonal/"))
+        if label.startswith("diagonal/"):
+            return (i < grid.tile_rows) & (j == 0)
+        return (i < grid.tile_rows) & (j < grid.tile_cols) & ((j <= i) | (not grid.symmetric))
 
 
 def check_name(name: str) -> str:

@@ -24,6 +24,7 @@ class Receipt:
         finite: always True: what is not finite is not stored.
         seconds: that the computation took, without writing.
         provenance: versions and hardware, recorded and never compared.
+        generation: how often the tile was discarded before.
     """
 
     gram: str
@@ -34,12 +35,15 @@ class Receipt:
     finite: bool = True
     seconds: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0
 
     def to_bytes(self) -> bytes:
         """As a sealed record."""
         content = dataclasses.asdict(self)
         # `crc32c` at the top of the record is the seal's own.
         content["checksums"] = {kernel: f"{crc:08x}" for kernel, crc in content.pop("crc32c").items()}
+        if not self.generation:  # so that receipts are what they were before there were generations
+            del content["generation"]
         return seal(content)
 
     @classmethod
@@ -56,6 +60,7 @@ class Receipt:
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise CorruptionError(f"the receipt {name} was written by another version of ntkpipe") from error
 
-    def is_for(self, gram: str, block: str, i: int, j: int) -> bool:
+    def is_for(self, gram: str, block: str, i: int, j: int, generation: int = 0) -> bool:
         """True if this is the receipt of that tile: a copied or swapped one is not."""
-        return (self.gram, self.block, self.i, self.j) == (gram, block, i, j)
+        mine = (self.gram, self.block, self.i, self.j, self.generation)
+        return mine == (gram, block, i, j, generation)

@@ -4,6 +4,7 @@
 gram/<name>/manifest.json                          the identity, in full
             receipts/<block>/<i>.<j>.json          written after the tile; block is train or test
             receipts/diagonal/<block>/<i>.0.json
+            segments/<block>/<hash>.json           a thousand receipts in one object, see `tiles.ledger`
             tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk
             tiles.zarr/diagonal/<block>/<kernel>/c/<i>
 ```
@@ -29,15 +30,17 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
 from ntkpipe.storage.checksum import crc32c
-from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+from ntkpipe.storage.protocol import Lease, MissingObjectError, ObjectStore
 from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import KERNELS, PLAIN, Block, Kernel, Layout, check_name
+from ntkpipe.tiles.ledger import REPAIR, Ledger
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.record import seal, unseal
+from ntkpipe.tiles.segment import SEGMENT
 
-# Checksums of receipts that this process has read, so that passes over the tiles parse each receipt once.
+# Checksums of receipts of the tail that this process has read, so that passes over the tiles parse each receipt once.
 _checksums: dict[tuple[str, str, int, int], Mapping[str, int]] = {}
 
 
@@ -123,7 +126,7 @@ class GramStore:
         """Tiles of the whole block, as stored."""
         return self.layout.grid(block)
 
-    def lease(self, what: str) -> AbstractContextManager[None]:
+    def lease(self, what: str) -> AbstractContextManager[Lease]:
         """Hold this store while writing to it: it saves two runs the same work. `HeldError` if another does."""
         return self.objects.lease(f"gram/{self.name}", holder=what)
 
@@ -181,28 +184,39 @@ class GramStore:
     def discard(self, block: str, i: int, j: int) -> None:
         """Forget a tile (or, of `diagonal/...`, a part of a diagonal), so that it is computed again."""
         # The receipt first: if this is interrupted, what is left is a chunk that does not count.
-        self.objects.delete(self.layout.receipt_key(block, i, j))
+        self.ledger(block).discard(i, j)
         _checksums.pop((self.where, block, i, j), None)
-        for kernel in self.layout.arrays(block):
-            self.objects.delete(self.layout.chunk_key(kernel, block, i, j))
+        self.objects.delete_all(self.layout.chunk_key(kernel, block, i, j) for kernel in self.layout.arrays(block))
+
+    def compact(self, size: int = SEGMENT) -> int:
+        """Pack receipts into segments of `size`, see `Ledger.compact`; the number of segments written."""
+        return sum(self.ledger(label).compact(size) for label in self.layout.labels)
 
     # ---- reading
 
     def missing(self, block: Block, grid: TileGrid | None = None) -> Iterator[Tile]:
         """Tiles of `grid` (a leading block; None is the whole) without a receipt, in the grid's order, each whole.
 
-        One listing, made when this is called; tiles are yielded lazily. They are those of the whole grid, never cut at
+        Two listings, made when this is called; tiles are yielded lazily. They are those of the whole grid, never cut at
         the edge of a leading block: one task makes one whole stored object.
         """
-        done = self._receipt_names(block)
-        whole = self.grid(block)
+        done = self.ledger(block).done()
+        whole, rank = self.grid(block), self.layout.rank
         tiles = whole if grid is None else grid
-        return (whole.tile(t.i, t.j) for t in tiles if f"{t.i}.{t.j}.json" not in done)
+        return (whole.tile(t.i, t.j) for t in tiles if not done[rank(block, t.i, t.j)])
+
+    def tiles_done(self, block: Block) -> int:
+        """Tiles of the whole block that have a receipt."""
+        return int(self.ledger(block).done().sum())
 
     def missing_diagonal(self, block: Block, rows: int | None = None) -> list[int]:
         """Rows of tiles, of the first `rows` images, whose part of the diagonal has no receipt."""
-        done = self._receipt_names(f"diagonal/{block}")
-        return [i for i in range(self._leading(block, rows).tile_rows) if f"{i}.0.json" not in done]
+        done = self.ledger(f"diagonal/{block}").done()
+        return [i for i in range(self._leading(block, rows).tile_rows) if not done[i]]
+
+    def ledger(self, label: str) -> Ledger:
+        """The receipts of a label."""
+        return Ledger(self.objects, self.layout, label)
 
     def receipt(self, block: str, i: int, j: int) -> Receipt | None:
         """The receipt of a tile, None if there is none.
@@ -210,15 +224,7 @@ class GramStore:
         Raises:
             CorruptionError: if it is damaged or belongs to another tile.
         """
-        key = self.layout.receipt_key(block, i, j)
-        try:
-            data = self.objects.get(key)
-        except MissingObjectError:
-            return None
-        receipt = Receipt.from_bytes(data, f"{self.objects.url}/{key}")
-        if not receipt.is_for(self.identity.key, block, i, j):
-            raise CorruptionError(f"the receipt {self.objects.url}/{key} belongs to another tile. {_REPAIR}")
-        return receipt
+        return self.ledger(block).current(i, j)
 
     def matrix(self, kernel: Kernel, block: Block, rows: int | None = None, cols: int | None = None) -> StoredTiles:
         """One block of one kernel as a `TileMatrix`, cut to its leading `rows` and `cols`."""
@@ -255,6 +261,8 @@ class GramStore:
         """
         address = (self.where, block, i, j)
         known = _checksums.get(address)
+        if known is None and (packed := self.ledger(block).known(i, j)) is not None:
+            known = packed.crc32c
         if known is not None:
             try:
                 return self.checked_chunk(kernel, block, i, j, known)
@@ -274,7 +282,7 @@ class GramStore:
         if checksum != receipt.get(kernel):
             raise CorruptionError(
                 f"{self.objects.url}/{self.layout.chunk_key(kernel, block, i, j)} is intact but not tile ({i}, {j}) of "
-                f"{kernel}/{block}: its receipt has another checksum. {_REPAIR}"
+                f"{kernel}/{block}: its receipt has another checksum. {REPAIR}"
             )
         return values
 
@@ -329,10 +337,6 @@ class GramStore:
         whole = self.grid(block)
         return whole.leading(whole.rows if rows is None else rows, cols)
 
-    def _receipt_names(self, block: str) -> set[str]:
-        folder = self.layout.key(f"receipts/{block}/")
-        return {key[len(folder) :] for key in self.objects.list(folder)}
-
     def _commit(
         self,
         block: str,
@@ -356,17 +360,9 @@ class GramStore:
                 raise error
         checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in names}
         receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
-        key = self.layout.receipt_key(block, i, j)
-        if not self.objects.put(key, receipt.to_bytes()):
-            try:
-                stored = self.receipt(block, i, j)
-            except CorruptionError:
-                stored = None
-            if stored is not None and stored.crc32c == checksums:
-                return stored
-            self.objects.put(key, receipt.to_bytes(), overwrite=True)
+        stored = self.ledger(block).record(receipt)
         _checksums.pop((self.where, block, i, j), None)
-        return receipt
+        return stored
 
     def _put_chunk(self, kernel: str, block: str, i: int, j: int, chunk: np.ndarray, shape: tuple[int, ...]) -> int:
         """Commit a chunk; the checksum of what is stored in the end, which may be another writer's."""
@@ -391,20 +387,19 @@ class GramStore:
         try:
             data = self.objects.get(key)
         except MissingObjectError as error:
-            raise CorruptionError(f"{what} has a receipt but is missing. {_REPAIR}") from error
+            raise CorruptionError(f"{what} has a receipt but is missing. {REPAIR}") from error
         _, chunk, dtype = self.layout.shapes(block)
         expected = self.layout.chunk_bytes(block)
         if len(data) != expected:
-            raise CorruptionError(f"{what} has {len(data):,} bytes instead of {expected:,}. {_REPAIR}")
+            raise CorruptionError(f"{what} has {len(data):,} bytes instead of {expected:,}. {REPAIR}")
         values = np.frombuffer(data, dtype, count=int(np.prod(chunk))).reshape(chunk)
         checksum = crc32c(values)
         if checksum != int.from_bytes(data[-4:], "little"):
-            raise CorruptionError(f"{what} disagrees with its checksum. {_REPAIR}")
+            raise CorruptionError(f"{what} disagrees with its checksum. {REPAIR}")
         return values.astype(dtype.newbyteorder("="), copy=False), checksum
 
 
 _SIGNS = {"even": "+", "odd": "-"}
-_REPAIR = "Run `ntkpipe verify`: it names every damaged tile and has it computed again."
 
 
 @dataclass(frozen=True)
