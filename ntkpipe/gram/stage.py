@@ -14,6 +14,7 @@ from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.task import GramJob, TileRecord, diagonal_task, release_rows, tile_task
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import LostWorkerError, Task
+from ntkpipe.tiles.segment import SEGMENT
 
 # Parts of a diagonal per task: they are cheap (linear in the images).
 _DIAGONAL_BATCH = 16
@@ -104,6 +105,8 @@ class _Run:
         self._failed: list[TileRecord] = []
         self._computed = self._pairs = 0
         self._worker_seconds = 0.0
+        self._unpacked = 0
+        self._pack()
         # Counted first and listed again later: the addresses of millions of tiles are never held at once.
         self._missing = missing_pairs = 0
         self._blocks = plan.blocks if plan.stored else ()
@@ -156,8 +159,17 @@ class _Run:
                 self._pairs += tile.pairs
                 self._worker_seconds += tile.seconds
                 self._durations.append(tile.seconds)
+        self._unpacked += len(records)
+        if self._unpacked >= SEGMENT:
+            self._pack()
         self.progress.add(units, pairs, time.monotonic())
         self._report()
+
+    def _pack(self) -> None:
+        """Receipts into segments: a later run then lists and reads a thousandth of them."""
+        self._unpacked = 0
+        for output in self._job.outputs:
+            output.gram.compact()
 
     def lost(self, key: Hashable, error: BaseException) -> None:
         """Take in a task that raised: out of resources or a programming error stops the stage; lost workers do not."""
