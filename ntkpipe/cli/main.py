@@ -129,4 +129,8 @@ def entry() -> None:
     except BrokenPipeError:  # the reader of `ntkpipe ... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code == RequeueError.exit_code:
+        # Everything is closed. What libraries do at exit may wait for a cluster that is gone, and change the exit code.
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ _log = logging.getLogger(__name__)
 
 # Nodes come and go in seconds at best; asking for them takes a millisecond.
 _REFRESH_SECONDS = 2.0
-# Ray ends this process, in its own way, a minute after the head was lost; a head that restarts does it at once.
-_HEAD_SECONDS = 6.0
+# Ray ends this process, in its own way, so long after the head was lost. A head that keeps its state (in Redis) is back in
+# less; we give up half way, and in good order.
+_RAYS_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "60")
 _CONNECT_SECONDS = 2.0
 
 
@@ -63,6 +65,8 @@ class Demand:
 class FixedCapacity:
     """A machine of one's own, whose number of workers is settled."""
 
+    lost = False
+
     def __init__(self, workers: int) -> None:
         self._workers = workers
 
@@ -94,6 +98,11 @@ class LiveCapacity:
         self._slots: dict[str, int] = {}
         self._looked = -_REFRESH_SECONDS
         self.tick()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the head is given up: calls to Ray would only wait for it, until Ray ends this process."""
+        return self._head.given_up
 
     def workers(self) -> int:
         """Tasks that run at the same time now; at least one, for which Ray then waits."""
@@ -149,7 +158,9 @@ class HeadWatch:
         self._address = address
         host, _, port = address.rpartition(":")
         self._where = (host.strip("[]"), int(port))
+        self.given_up = False
         self._silent_since: float | None = None
+        self._patience = float(os.environ.get(*_RAYS_PATIENCE)) / 2
 
     def answers(self) -> bool:
         """Whether it does now.
@@ -162,7 +173,8 @@ class HeadWatch:
         except OSError as error:
             now = time.monotonic()
             self._silent_since = self._silent_since or now
-            if now - self._silent_since >= _HEAD_SECONDS:
+            if now - self._silent_since >= self._patience:
+                self.given_up = True
                 raise RequeueError(
                     f"the head of the Ray cluster at {self._address} does not answer any more ({error}): nothing stored is "
                     "lost. Start the cluster and the same command again."

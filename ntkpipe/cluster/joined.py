@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ _log = logging.getLogger(__name__)
 _SCALE_UP_SECONDS = 1200.0
 # Of what Ray counts as a node's memory, when nothing is claimed: its own processes and the images need the rest.
 _MEMORY_SHARE = 0.8
+
+_CONNECT_SECONDS = 10.0
 
 _COMPILED = ".compiled"
 
@@ -78,12 +81,17 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
     if isinstance(store, MemoryStore):
         raise ConfigError(f"store.url={store.url} is seen by this process alone: name one that all nodes see")
     demand = Demand.of(config)
+    capacity: LiveCapacity | None = None
+
+    def lost() -> bool:
+        return capacity is not None and capacity.lost
+
     with contextlib.ExitStack() as stack:
         if not ray.is_initialized():
-            stack.callback(ray.shutdown)
+            stack.callback(lambda: lost() or ray.shutdown())
             _connect(config.address)
         if config.max_workers is not None:
-            stack.callback(_ask_for, [])
+            stack.callback(lambda: lost() or _ask_for([]))
             _ask_for([demand.bundle()] * config.max_workers)
         capacity = LiveCapacity(demand, config.max_workers)
         _await_nodes(capacity, config.max_workers)
@@ -114,6 +122,13 @@ def _compiled(store: ObjectStore | None) -> str | None:
 
 
 def _connect(address: str) -> None:
+    if address != "auto":
+        # Ray itself would try for a minute or more.
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ResourceError(_why(address, str(error))) from error
     # Clusters with a token expect it; one without is asked as it is.
     if "RAY_AUTH_MODE" not in os.environ and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -190,7 +190,7 @@ class _Run:
     def _drop(self, flight: _Flight) -> None:
         for reference in flight.references:
             self._of.pop(reference, None)
-            if ray.is_initialized():
+            if ray.is_initialized() and not self._capacity.lost:
                 ray.cancel(reference)
         flight.references = []
 

@@ -95,7 +95,7 @@ class RayPool:
         """Kill the actors, by handle. Safe to call twice, and after Ray has stopped."""
         self._closed = True
         actors, self._actors = self._actors, []
-        if ray.is_initialized():
+        if ray.is_initialized() and not self._capacity.lost:
             for actor in actors:
                 if actor is not None:
                     ray.kill(actor)

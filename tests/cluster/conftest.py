@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +11,15 @@ from ntkpipe.tasks.executor import Executor
 
 @pytest.fixture(scope="session")
 def session() -> Iterator[Executor]:
-    """One Ray for all tests of this folder: starting it takes five seconds."""
-    from ntkpipe.cluster.session import local_session
+    """One Ray for all tests of this folder: starting it takes five seconds.
 
-    with local_session(ClusterConfig(workers=2, retries=2)) as executor:
+    `NTKPIPE_TEST_CLUSTER=host:port pytest tests/cluster/test_ray_executor.py` puts a cluster of one's own to the test instead.
+    """
+    from ntkpipe.cluster.session import open_executor
+
+    address = os.environ.get("NTKPIPE_TEST_CLUSTER")
+    config = ClusterConfig(workers=2, retries=2)
+    if address is not None:
+        config = ClusterConfig(kind="ray", address=address, max_workers=2, retries=2)
+    with open_executor(config) as executor:
         yield executor
