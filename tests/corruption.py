@@ -113,6 +113,10 @@ def forget(gram: GramStore) -> None:
         gram.ledger(label).reread()
 
 
+def _chunks(gram: GramStore, label: str, i: int, j: int) -> list[str]:
+    return [gram.layout.chunk_key(kernel, label, i, j) for kernel in gram.layout.arrays(label)]
+
+
 def _missing(gram: GramStore) -> bool:
     return any(any(True for _ in gram.missing(b)) or bool(gram.missing_diagonal(b)) for b in gram.blocks)
 

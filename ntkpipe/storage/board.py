@@ -1,0 +1,127 @@
+"""What a run is doing, as one small object in the store: any machine that can read the store learns it with one GET."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from ntkpipe.errors import NtkpipeError
+from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+
+FOLDER = "runs"
+
+
+def run_key(run_dir: str | os.PathLike[str]) -> str:
+    """Key of the object of the run in the folder `run_dir`: its name, and a hash of its path.
+
+    The host is no part of it: a run that goes on from another machine with the same shared folder keeps its object.
+    """
+    path = os.path.abspath(os.fspath(run_dir))
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(path))[:40] or "run"
+    return f"{FOLDER}/{name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.json"
+
+
+class Board:
+    """Rewrites the object of one run in a thread of its own, at most every few seconds: a slow store never delays the run.
+
+    Use it as a context manager. What is told last before the end is always written, unless the store cannot be reached.
+
+    Args:
+        store: that the run writes to.
+        run_dir: of the run.
+        every: seconds between two writes.
+    """
+
+    def __init__(self, store: ObjectStore, run_dir: str | os.PathLike[str], *, every: float = 5.0) -> None:
+        self.store = store
+        self.key = run_key(run_dir)
+        self._where = {"run_dir": os.path.abspath(os.fspath(run_dir)), "host": socket.gethostname(), "pid": os.getpid()}
+        self._every = every
+        self._news: dict[str, Any] | None = None
+        self._written = 0
+        self._wake = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="status board", daemon=True)
+
+    def __enter__(self) -> Board:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._wake:
+            self._ended = True
+            self._wake.notify()
+        self._thread.join(timeout=30.0)
+
+    def tell(self, **facts: Any) -> None:
+        """Say how the run goes; JSON-ready (stage, line, done, total, eta, ...). Returns at once."""
+        with self._wake:
+            self._news = facts
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._news is not None or self._ended)
+                facts, self._news, ended = self._news, None, self._ended
+            if facts is not None:
+                self._write(facts)
+            with self._wake:
+                if ended and self._news is None:
+                    return
+                self._wake.wait_for(lambda: self._ended, timeout=self._every)
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        self._written += 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {**facts, **self._where, "time": now, "every": self._every, "count": self._written}
+        with contextlib.suppress(NtkpipeError):  # news only: the run itself notices if the store is away
+            self.store.put(self.key, (json.dumps(content) + "\n").encode(), overwrite=True)
+
+
+def read_board(store: ObjectStore, key: str) -> dict[str, Any] | None:
+    """What the run with that key told last, None if it told nothing; one GET.
+
+    `time` is by the clock of the run's machine; `count` grows with every write: a run whose count stands still for several
+    times `every` seconds is not running.
+    """
+    try:
+        found = json.loads(store.get(key))
+    except (MissingObjectError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_boards(store: ObjectStore) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key and last news of every run that wrote to the store."""
+    for key in store.list(f"{FOLDER}/"):
+        if (found := read_board(store, key)) is not None:
+            yield key, found
+
+
+def is_running(store: ObjectStore, key: str, *, patience: float = 3.0) -> bool:
+    """Whether the object is rewritten while this waits, `patience` times its interval; no clock is compared.
+
+    A run that tells nothing for that long (one long solver step) looks as if it were not: its lease decides then.
+    """
+    first = read_board(store, key)
+    if first is None or first.get("final"):
+        return False
+    every = first.get("every")
+    pause = float(every) if isinstance(every, (int, float)) else 5.0
+    deadline = time.monotonic() + patience * pause
+    while time.monotonic() < deadline:
+        time.sleep(min(pause, 1.0))
+        found = read_board(store, key)
+        if found is None or found.get("count") != first.get("count"):
+            return found is not None
+    return False
