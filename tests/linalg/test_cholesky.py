@@ -347,18 +347,52 @@ def test_memory_and_bytes_are_as_planned(share, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (7, 4, 5), (200, 193, 30), (33, 500, 64)])
+def test_kernels_do_what_numpy_does_also_on_views(dtype, m, n, k):
+    rng = np.random.default_rng(m)
+    wide = rng.normal(size=(4, 600, 600)).astype(dtype)
+    a, b, c, square = (
+        wide[0, 1 : m + 1, 2 : k + 2],
+        wide[1, :n, :k],
+        wide[2, 3 : m + 3, 4 : n + 4],
+        wide[3, :n, 5 : n + 5],
+    )
+    before = wide.copy()
+    want = c - a @ b.T
+    subtract_product(c, a, b)
+    slack = 4 * (k + n) * EPS[dtype] * np.abs(wide).max() ** 2
+    np.testing.assert_allclose(c, want, rtol=0, atol=slack * k)
+    square[...] = b @ b.T + n * np.eye(n)
+    want = np.tril(square - b @ b.T)
+    work = square.copy()
+    subtract_product(work, b, b)
+    np.testing.assert_allclose(np.tril(work), want, rtol=0, atol=slack * k)
+    np.testing.assert_array_equal(np.triu(work, 1), np.triu(square, 1))
+    lower = square.copy()
+    assert factor_in_place(lower) == 0
+    np.testing.assert_allclose(np.tril(lower) @ np.tril(lower).T, square, rtol=0, atol=n * slack)
+    right = c.copy()
+    divide_by_transpose(c, lower)
+    np.testing.assert_allclose(c @ np.tril(lower).T, right, rtol=0, atol=n * slack)
+    outside = np.ones_like(wide, dtype=bool)
+    outside[2, 3 : m + 3, 4 : n + 4] = outside[3, :n, 5 : n + 5] = False
+    np.testing.assert_array_equal(wide[outside], before[outside])
+    assert factor_in_place(-np.eye(3, dtype=dtype)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_kernels_refuse_what_they_would_misread(dtype):
-    f = np.asfortranarray(np.eye(3, dtype=dtype))
-    with pytest.raises(ValueError, match="F-ordered"):
-        subtract_product(np.ones((3, 2), dtype), f, f)
+    c = np.eye(3, dtype=dtype)
+    with pytest.raises(ValueError, match="contiguous rows"):
+        subtract_product(np.ones((3, 3), dtype, order="F"), c, c)
     with pytest.raises(ValueError, match="fit"):
-        subtract_product(f, np.asfortranarray(np.ones((2, 3), dtype)), f)
+        subtract_product(c, np.ones((2, 3), dtype), c)
     with pytest.raises(ValueError, match="fit"):
-        divide_by_transpose(f, np.asfortranarray(np.ones((2, 2), dtype)))
+        divide_by_transpose(c, np.ones((2, 2), dtype))
     with pytest.raises(ValueError, match="square"):
-        factor_in_place(np.asfortranarray(np.ones((3, 2), dtype)))
+        factor_in_place(np.ones((3, 2), dtype))
     with pytest.raises(ValueError, match="all float32"):
-        divide_by_transpose(f, np.asfortranarray(np.eye(3, dtype="float32" if dtype == "float64" else "float64")))
-    f.setflags(write=False)
+        divide_by_transpose(c, np.eye(3, dtype="float32" if dtype == "float64" else "float64"))
+    c.setflags(write=False)
     with pytest.raises(ValueError, match="read-only"):
-        factor_in_place(f)
+        factor_in_place(c)

@@ -1,4 +1,4 @@
-"""The four kernels of a tiled factorisation, in place on F-ordered blocks, without Python's lock.
+"""The four kernels of a tiled factorisation, in place on blocks of rows, without Python's lock.
 
 `scipy.linalg.blas` holds the lock while it computes: a thread that reads ahead then gets a turn once per product (60 wake-ups
 a second beside products of 768 rows, where 1,200 were wanted), and nothing is read ahead. The same routines of the same
@@ -23,36 +23,45 @@ def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     """`C -= A B^T` (gemm), or of a square `C` its lower triangle alone where `A is B` (syrk).
 
     Args:
-        c: `(m, n)`, F order, changed in place.
-        a: `(m, k)`, F order.
-        b: `(n, k)`, F order.
+        c: `(m, n)`, changed in place.
+        a: `(m, k)`.
+        b: `(n, k)`.
     """
     kind = _kind(c, a, b)
     (m, n), k = c.shape, a.shape[1]
     if a.shape[0] != m or b.shape != (n, k):
         raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
     if a is b:
-        _call(cython_blas, kind + "syrk", b"L", b"N", n, k, _MINUS[kind], a, m, _ONE[kind], c, m)
+        _call(cython_blas, kind + "syrk", b"U", b"T", n, k, _MINUS[kind], a, _ld(a), _ONE[kind], c, _ld(c))
     else:
-        _call(cython_blas, kind + "gemm", b"N", b"T", m, n, k, _MINUS[kind], a, m, b, n, _ONE[kind], c, m)
+        _call(
+            cython_blas, kind + "gemm", b"T", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), _ONE[kind], c, _ld(c)
+        )
 
 
 def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:
     """`C <- C L^-T` (trsm).
 
+    In panels, so that most of it is products, or halved again and again, it is no faster (42 GF/s in one thread for 1,000
+    rows, products 72): OpenBLAS does so itself.
+
     Args:
-        c: `(m, n)`, F order, changed in place.
-        triangle: `(n, n)`, F order, its lower triangle is `L`.
+        c: `(m, n)`, changed in place.
+        triangle: `(n, n)`, its lower triangle is `L`.
     """
     kind = _kind(c, triangle)
     m, n = c.shape
     if triangle.shape != (n, n):
         raise ValueError(f"shapes {c.shape} and {triangle.shape} do not fit")
-    _call(cython_blas, kind + "trsm", b"R", b"L", b"T", b"N", m, n, _ONE[kind], triangle, n, c, m)
+    _call(
+        cython_blas,
+        kind + "trsm",
+        *(b"L", b"U", b"T", b"N", n, m, _ONE[kind], triangle, _ld(triangle), c, _ld(c)),
+    )
 
 
 def factor_in_place(c: np.ndarray) -> int:
-    """The Cholesky factor of the lower triangle of `c` `(n, n)`, F order, in its place (potrf).
+    """The Cholesky factor of the lower triangle of `c` `(n, n)`, in its place (potrf).
 
     Returns:
         0, or the 1-based index of the first pivot that is not positive.
@@ -60,18 +69,23 @@ def factor_in_place(c: np.ndarray) -> int:
     kind, n, info = _kind(c), len(c), ctypes.c_int(0)
     if c.shape != (n, n):
         raise ValueError(f"shape {c.shape} is not square")
-    _call(cython_lapack, kind + "potrf", b"L", n, c, n, info)
+    _call(cython_lapack, kind + "potrf", b"U", n, c, _ld(c), info)
     assert info.value >= 0
     return info.value
 
 
 def _kind(*arrays: np.ndarray) -> str:
     kind = {"float64": "d", "float32": "s"}.get(arrays[0].dtype.name)
-    if kind is None or any(a.dtype != arrays[0].dtype or a.ndim != 2 or not a.flags.f_contiguous for a in arrays):
-        raise ValueError("blocks must be F-ordered, of two dimensions and all float32 or all float64")
+    if kind is None or any(a.dtype != arrays[0].dtype or a.ndim != 2 or a.strides[1] != a.itemsize for a in arrays):
+        raise ValueError("blocks must have contiguous rows, two dimensions, and be all float32 or all float64")
     if not arrays[0].flags.writeable:
         raise ValueError("the block to be changed is read-only")
     return kind
+
+
+def _ld(a: np.ndarray) -> int:
+    """Distance of rows. What is a row here is a column to Fortran: it sees every block transposed."""
+    return max(a.strides[0] // a.itemsize, a.shape[1])
 
 
 def _call(module: Any, name: str, *values: Any) -> None:

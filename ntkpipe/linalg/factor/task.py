@@ -74,7 +74,7 @@ def make_tile(space: Workspace, i: int, j: int) -> np.ndarray:
     # A diagonal tile comes while the column before it is under way, whose row is still needed.
     with space.column(j if i > j else max(0, j - 1)):
         ahead = space.block(i, j)
-        tile = np.zeros(space.grid.tile(i, j).shape, space.dtype, order="F")
+        tile = np.zeros(space.grid.tile(i, j).shape, space.dtype)
         if i == j:
             for left in space.stream([(j, k) for k in range(j)]):
                 subtract_product(tile, left, left)
@@ -95,6 +95,6 @@ def _factored(tile: np.ndarray, i: int, start: int) -> np.ndarray:
     info = factor_in_place(tile)
     if info:
         raise PivotError(i, start + info)
-    for column in range(1, len(tile)):
-        tile[:column, column] = 0
+    for row in range(len(tile) - 1):
+        tile[row, row + 1 :] = 0
     return tile

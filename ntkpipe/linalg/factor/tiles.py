@@ -3,7 +3,7 @@
 Layout, under a prefix of the caller's (`cholesky/<key>`):
 
     manifest.json      what determines the values of the tiles, and how they are cut
-    tile-00003-00001   the little-endian bytes of tile (3, 1), columns first, and four bytes of CRC-32C
+    tile-00003-00001   the little-endian bytes of tile (3, 1), row by row, and four bytes of CRC-32C
 
 The checksum is taken over the manifest's fingerprint, the address and the bytes: a tile that is damaged, was written for
 another matrix or ridge, or lies under another's name is noticed.
@@ -20,7 +20,6 @@ from functools import cached_property
 import numpy as np
 
 from ntkpipe.errors import CorruptionError
-from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 from ntkpipe.tiles.grid import TileGrid
 
@@ -95,7 +94,7 @@ class FactorTiles:
         return f"{self.prefix}/tile-{i:05d}-{j:05d}"
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)` of `L` `(rows, cols)`, F order, read-only; zero above the diagonal.
+        """Tile `(i, j)` of `L` `(rows, cols)`, C order, read-only; zero above the diagonal.
 
         Raises:
             MissingObjectError: if it is not stored.
@@ -107,11 +106,11 @@ class FactorTiles:
         body = memoryview(data)[:-4]
         if len(data) != rows * cols * dtype.itemsize + 4 or bytes(data[-4:]) != self._checksum(i, j, body):
             raise CorruptionError(f"{self.store.url}/{self.key(i, j)} is damaged, or belongs to another factor")
-        return np.frombuffer(body, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape((rows, cols), order="F")
+        return np.frombuffer(body, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(rows, cols)
 
     def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
         """Store tile `(i, j)`; one that is there stays unless `overwrite`, all who compute it get the same bytes."""
-        body = np.ascontiguousarray(tile.T, dtype=np.dtype(self.identity.dtype).newbyteorder("<"))
+        body = np.ascontiguousarray(tile, dtype=np.dtype(self.identity.dtype).newbyteorder("<"))
         self.store.put(self.key(i, j), [body, self._checksum(i, j, body)], overwrite=overwrite)
 
     def finished(self) -> set[Address]:
@@ -131,6 +130,8 @@ class FactorTiles:
             self.store.delete(key)
 
     def _checksum(self, i: int, j: int, body: memoryview | np.ndarray) -> bytes:
+        from ntkpipe.storage.checksum import crc32c  # late: the room imports without it
+
         return struct.pack("<I", crc32c(f"{self.identity.fingerprint}/{i}/{j}".encode(), body))
 
 

@@ -78,7 +78,7 @@ class Workspace:
             self._shared, self._first_live = before
 
     def block(self, i: int, j: int) -> Future[np.ndarray]:
-        """Block `(i, j)` of `A + ridge I`, F order in the factor's dtype; of a diagonal one the lower triangle alone."""
+        """Block `(i, j)` of `A + ridge I` in the factor's dtype; of a diagonal one the lower triangle alone."""
         return self._reader.submit(self._block, i, j)
 
     def stream(self, addresses: Sequence[Address]) -> Generator[np.ndarray, None, None]:
@@ -182,7 +182,7 @@ class Workspace:
 
     def _block(self, i: int, j: int) -> np.ndarray:
         where, source = self.grid.tile(i, j), self.job.matrix.grid
-        out = np.zeros(where.shape, self.dtype, order="F")
+        out = np.zeros(where.shape, self.dtype)
         for p in range(where.row_start // source.edge, (where.row_stop - 1) // source.edge + 1):
             # Only what lies below the diagonal is used, and stored.
             for q in range(where.col_start // source.edge, min(p, (where.col_stop - 1) // source.edge) + 1):
