@@ -296,7 +296,12 @@ class PredictConfig:
         learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
         dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
         momentum: of heavy-ball momentum, between 0 and 1.
-        covariance: `none`, `diagonal` or `full`; needs solver `eigh` or `cholesky`.
+        covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test image; docs/uncertainty.md says
+            what it takes with each solver.
+        covariance_batch: test images that are solved for together; None is chosen from the memory.
+        selection: how the ridge and the time that a report recommends are chosen, from training images alone: `held_out`
+            (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
+        held_out: of `held_out`: a share of the training images, or from 1 on a number of them.
     """
 
     kernels: tuple[str, ...] = ("ntk", "nngp")
@@ -307,6 +312,9 @@ class PredictConfig:
     dynamics: str = "gradient_flow"
     momentum: float = 0.9
     covariance: str = "none"
+    covariance_batch: int | None = None
+    selection: str = "none"
+    held_out: float = 0.1
 
     def __post_init__(self) -> None:
         if not self.kernels or len(set(self.kernels)) != len(self.kernels):
@@ -316,6 +324,11 @@ class PredictConfig:
         _choice("predict.ridge_scale", self.ridge_scale, ("relative", "absolute"))
         _choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
         _choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
+        _at_least("predict.covariance_batch", self.covariance_batch, 1)
+        _choice("predict.selection", self.selection, ("none", "held_out", "loo"))
+        _at_least("predict.held_out", self.held_out, 0.0, strict=True)
+        if self.held_out >= 1 and self.held_out != int(self.held_out):
+            raise ConfigError(f"predict.held_out={self.held_out} must be a share below 1, or a whole number of images")
         _at_least("predict.learning_rate", self.learning_rate, 0.0, strict=True)
         for name in ("times", "ridges"):
             values = getattr(self, name)
@@ -494,17 +507,25 @@ class RunConfig:
             raise ConfigError(
                 f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
             )
-        if self.predict.covariance != "none" and self.solver.kind == "cg":
-            raise ConfigError(
-                "predict.covariance makes every test image a right-hand side of its own, and solver=cg would solve for "
-                "all of them: use solver=eigh or solver=cholesky"
-            )
-        if self.predict.covariance != "none" and self.solver.kind == "krylov":
-            raise ConfigError("predict.covariance needs solver=eigh or solver=cholesky")
+        self._check_selection()
         if self.kernel.readout_depths and self.store.name is not None:
             raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    def _check_selection(self) -> None:
+        p = self.predict
+        if p.selection == "none":
+            return
+        one_ridge, one_time = len(p.ridges) == 1, p.times is not None and len(p.times) == 1
+        if p.selection == "loo" and p.times is not None and not any(math.isinf(t) for t in p.times):
+            raise ConfigError("predict.selection=loo answers t = inf alone: add inf to predict.times, or use held_out")
+        if one_ridge and (one_time or p.selection == "loo"):
+            raise ConfigError(
+                f"predict.selection={p.selection} has one ridge{' and one time' if one_time else ''} to choose from: give "
+                "several, such as predict.ridges=[0,1e-5,1e-4,1e-3,1e-2,1e-1]"
+                + (" or predict.times=null" if p.selection == "held_out" else "")
+            )
 
     @property
     def copies(self) -> int:

@@ -33,6 +33,7 @@ def build(
         bound_kind=np.broadcast_to(kind[None, :, None], grid).copy(),
         bound_terms={"krylov": rng.random((*grid, c)), "product": rng.random((*grid, c))},
         variance=rng.random((*grid, p)) + 0.1 if variance else None,
+        variance_bound=np.abs(rng.standard_normal((*grid, p))) * 1e-6 if variance else None,
         covariance=rng.standard_normal((*grid, p, p)) if covariance else None,
         attributes={"versions": {"ntkpipe": "0.1.0"}, "learning_rate": 1.0, "note": "naïve <b>"},
     )

@@ -43,7 +43,13 @@ def test_unknown_settings_are_named() -> None:
         (lambda: RunConfig(solver=SolverConfig(kind="cholesky")), "t = inf only"),
         (lambda: RunConfig(solver=SolverConfig(kind="cg")), "t = inf only"),
         (lambda: SolverConfig(kind="cg", preconditioner="float32_factor", rank=9), "solver.rank"),
-        (lambda: RunConfig(predict=PredictConfig(covariance="full")), "predict.covariance"),
+        (lambda: PredictConfig(covariance="some"), "predict.covariance"),
+        (lambda: PredictConfig(covariance_batch=0), "predict.covariance_batch"),
+        (lambda: PredictConfig(held_out=0.0), "predict.held_out"),
+        (lambda: PredictConfig(held_out=10.5), "whole number"),
+        (lambda: RunConfig(predict=PredictConfig(selection="loo")), "one ridge to choose from"),
+        (lambda: RunConfig(predict=PredictConfig(selection="held_out", times=(1.0,))), "one time to choose from"),
+        (lambda: RunConfig(predict=PredictConfig(selection="loo", times=(1.0,), ridges=(0.0, 1.0))), "t = inf alone"),
     ],
 )
 def test_impossible_settings_are_refused_on_construction(make, text: str) -> None:

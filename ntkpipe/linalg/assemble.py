@@ -20,6 +20,24 @@ def read_tile(matrix: TileMatrix, i: int, j: int) -> np.ndarray:
     return tile
 
 
+def read_rows(matrix: TileMatrix, indices: np.ndarray) -> np.ndarray:
+    """Rows `(m, cols)` float64 of a rectangular matrix, reading the rows of tiles that hold them, tile by tile.
+
+    Raises:
+        ValueError: if the matrix is symmetric: half of its rows lie in columns of tiles (`TileOperator.rows`).
+    """
+    grid, indices = matrix.grid, np.asarray(indices, dtype=np.int64)
+    if grid.symmetric:
+        raise ValueError("rows of a symmetric matrix are read with an operator")
+    out = np.empty((len(indices), grid.cols))
+    for i in np.unique(indices // grid.edge).tolist():
+        inside = np.flatnonzero(indices // grid.edge == i)
+        for j in range(grid.tile_cols):
+            where = grid.tile(i, j)
+            out[inside, where.col_start : where.col_stop] = matrix.read(i, j)[indices[inside] - where.row_start]
+    return out
+
+
 def assemble(matrix: TileMatrix, dtype: str | np.dtype | type = np.float64) -> np.ndarray:
     """The whole matrix in memory.
 

@@ -22,7 +22,7 @@ from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
 # Where solvers keep what they have, in the store.
-_SOLVES = ("krylov/", "eigh/", "cg/")
+_SOLVES = ("uncertainty/", "krylov/", "eigh/", "cg/")
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
@@ -186,6 +186,9 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
             prefix = f"{facts[name]['solver']}/{facts[name].get('key', '-')}/"
             for key in list(store.list(prefix)):
                 store.delete(key)
+        # Batches of variances may have been made from the same tiles.
+        for key in list(store.list("uncertainty/")):
+            store.delete(key)
         run.forget("solve", "predict", "report")
 
 

@@ -20,6 +20,11 @@ def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) ->
     return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
 
 
+def without_processes(budget: int, processes: int) -> int:
+    """Bytes of the budget that are left when so many processes run."""
+    return max(0, budget - processes * _PROCESS_BYTES)
+
+
 def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
     """Memory of the driver of cg for the vectors and the preconditioner."""
     vectors = 8 * n * c * _BLOCKS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,22 @@ from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_fr
 from ntkpipe.dynamics.sampling import TestSample
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.linalg.operator import rectangular_product
-from ntkpipe.pipeline.covariance import covariances
 from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import now
 from ntkpipe.pipeline.solving.problem import Solved
+from ntkpipe.pipeline.uncertainty.spread import Spread, spread
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.tasks.executor import Executor
 
 
 @dataclass(frozen=True)
 class KernelPredictions:
-    """One kernel's part of `Predictions`, in stored order: means (T, R, p, c), the budget, covariances (T, R, p[, p])."""
+    """One kernel's part of `Predictions`, in stored order: means (T, R, p, c), their budget, and their uncertainty."""
 
     mean: np.ndarray
     budget: ErrorBudget
-    covariance: np.ndarray | None
+    spread: Spread | None
 
 
 def resolve_times(inputs: Inputs, solved: Sequence[Solved]) -> tuple[float, ...]:
@@ -42,7 +42,13 @@ def resolve_times(inputs: Inputs, solved: Sequence[Solved]) -> tuple[float, ...]
     return default_times(problems[0].filter, largest, smallest)
 
 
-def predict_kernel(inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor) -> KernelPredictions:
+def predict_kernel(
+    inputs: Inputs,
+    solved: Solved,
+    times: tuple[float, ...],
+    executor: Executor,
+    tell: Callable[[str], None] = lambda line: None,
+) -> KernelPredictions:
     """Means, error budget and covariances of one kernel."""
     problem = solved.problem
     means, tests = _means(inputs, solved, times, executor)
@@ -61,10 +67,10 @@ def predict_kernel(inputs: Inputs, solved: Solved, times: tuple[float, ...], exe
             largest=solved.facts["largest"],
             rows_stored=solved.rows.stored,
         )
-    covariance = None
+    found = None
     if inputs.config.predict.covariance != "none":
-        covariance = covariances(inputs, solved, times, executor)
-    return KernelPredictions(means, budget, covariance)
+        found = spread(inputs, solved, times, executor, tell)
+    return KernelPredictions(means, budget, found)
 
 
 def collect(
@@ -80,12 +86,13 @@ def collect(
     order = np.argsort(labels.test_index[:p], kind="stable")
     bound = np.stack([part.budget.bound(s.problem.test_diagonal) for s, part in zip(solved, parts, strict=True)])
     terms = ("krylov", "product", "storage_train", "storage_test")
-    covariance, variance = None, None
-    if inputs.config.predict.covariance == "full":
-        covariance = np.stack([_required(part.covariance) for part in parts])[..., order, :][..., order]
-        variance = np.maximum(np.diagonal(covariance, axis1=-2, axis2=-1), 0.0)
-    elif inputs.config.predict.covariance == "diagonal":
-        variance = np.stack([_required(part.covariance) for part in parts])[..., order]
+    covariance, variance, variance_bound = None, None, None
+    spreads = [part.spread for part in parts if part.spread is not None]
+    if spreads:
+        variance = np.stack([one.variance for one in spreads])[..., order]
+        variance_bound = np.stack([one.bound for one in spreads])[..., order]
+        matrices = [one.covariance for one in spreads if one.covariance is not None]
+        covariance = np.stack(matrices)[..., order, :][..., order] if matrices else None
     return Predictions(
         kernels=tuple(s.problem.name for s in solved),
         times=np.array(times),
@@ -100,6 +107,7 @@ def collect(
         bound_kind=np.stack([part.budget.kind for part in parts]),
         bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
         variance=variance,
+        variance_bound=variance_bound,
         covariance=covariance,
         attributes={
             "ntkpipe": ntkpipe.__version__,
@@ -159,8 +167,3 @@ def _means(
     rows = exact_rows(inputs, "test", executor)
     exact = rows.kernels[problem.source] @ solution.basis.T
     return means, TestSample(exact, means[:, :, rows.indices], problem.test_diagonal[rows.indices], inputs.n_test)
-
-
-def _required(array: np.ndarray | None) -> np.ndarray:
-    assert array is not None
-    return array

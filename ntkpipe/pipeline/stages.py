@@ -202,10 +202,11 @@ class Job:
             progress(
                 f"{one.problem.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images"
             )
-            parts.append(
-                self._repairing(lambda one=one: prediction.predict_kernel(inputs, one, times, self.executor()))
+            part = self._repairing(
+                lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), progress)
             )
-            for text in prediction.warnings_of(one, times):
+            parts.append(part)
+            for text in prediction.warnings_of(one, times) + ([] if part.spread is None else part.spread.warnings):
                 self.warn(text)
                 warnings.append(text)
         predictions = prediction.collect(inputs, solved, parts, times, warnings)

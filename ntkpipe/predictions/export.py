@@ -34,7 +34,8 @@ def export_predictions(
     - `kernel`, `time` (inf allowed), `ridge`, `test_index`, `bound_kind`;
     - in classification `label`, `label_name`, `predicted`, `predicted_name`, `margin` (largest mean less the second
       largest); in regression `target_0` ... `target_{c-1}`;
-    - `mean_0` ... `mean_{c-1}`, `error_bound_0` ... `error_bound_{c-1}`, and `variance` where computed.
+    - `mean_0` ... `mean_{c-1}`, `error_bound_0` ... `error_bound_{c-1}`, and `variance` with its `variance_bound` where
+      computed.
 
     Parquet keeps class names, ridge scale and attributes as JSON under the metadata key `ntkpipe`. `npz` holds every
     array by its name (no pickled objects; `attributes` is JSON text) and, as `zarr` does, the covariances too.
@@ -106,6 +107,8 @@ def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -
     columns["bound_kind"] = pa.array([str(predictions.bound_kind[entry])] * count, pa.string())
     if predictions.variance is not None:
         columns["variance"] = predictions.variance[entry][rows]
+    if predictions.variance_bound is not None:
+        columns["variance_bound"] = predictions.variance_bound[entry][rows]
     return pa.table(columns)
 
 

@@ -48,6 +48,7 @@ def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -
         bound_kind=arrays["bound_kind"],
         bound_terms=terms,
         variance=arrays.get("variance"),
+        variance_bound=arrays.get("variance_bound"),
         covariance=arrays.get("covariance"),
         attributes=metadata["attributes"],
     )

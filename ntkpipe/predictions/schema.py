@@ -34,6 +34,7 @@ class Predictions:
         bound_kind: (K, T, R), `rigorous` or `estimate`.
         bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
         variance: (K, T, R, p) float64, of one output; outputs are independent and share it. NaN where not computed.
+        variance_bound: (K, T, R, p) float64 `>= 0`, of the numerical error of `variance`; `inf` where none is known.
         covariance: (K, T, R, p, p) float64, likewise between test points.
         attributes: plain JSON: versions, fingerprints, learning rate and so on.
 
@@ -54,6 +55,7 @@ class Predictions:
     bound_kind: np.ndarray
     bound_terms: dict[str, np.ndarray] = field(default_factory=dict)
     variance: np.ndarray | None = None
+    variance_bound: np.ndarray | None = None
     covariance: np.ndarray | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ class Predictions:
         set_(self, "kernels", tuple(str(name) for name in self.kernels))
         set_(self, "class_names", tuple(str(name) for name in self.class_names))
         set_(self, "bound_terms", {name: _frozen(v, np.float64) for name, v in self.bound_terms.items()})
-        for name in ("times", "ridges", "target", "mean", "error_bound", "variance", "covariance"):
+        for name in ("times", "ridges", "target", "mean", "error_bound", "variance", "variance_bound", "covariance"):
             set_(self, name, _frozen(getattr(self, name), np.float64))
         for name in ("test_index", "label"):
             set_(self, name, _frozen(getattr(self, name), np.int64))
@@ -93,6 +95,7 @@ class Predictions:
             ("error_bound", self.error_bound, grid + points + outputs),
             ("bound_kind", self.bound_kind, grid),
             ("variance", self.variance, grid + points),
+            ("variance_bound", self.variance_bound, grid + points),
             ("covariance", self.covariance, grid + points + points),
             *((f"bound_terms[{name!r}]", term, grid + outputs) for name, term in self.bound_terms.items()),
         ]
@@ -103,6 +106,12 @@ class Predictions:
             raise ValueError(f"bound_kind must hold {' or '.join(BOUND_KINDS)}, got {np.unique(self.bound_kind)}")
         if not (self.error_bound >= 0).all():
             raise ValueError("error_bound must be at least 0 everywhere (inf where no bound is known)")
+        if self.variance_bound is not None and self.variance is None:
+            raise ValueError("variance_bound is of a variance, and there is none")
+        if self.variance_bound is not None and not (self.variance_bound >= 0).all():
+            raise ValueError("variance_bound must be at least 0 everywhere (inf where no bound is known)")
+        if self.variance is not None and (self.variance < 0).any():
+            raise ValueError("variance must be at least 0 everywhere (NaN where not computed)")
         if self.label is not None and (self.label.min() < 0 or self.label.max() >= len(self.class_names)):
             raise ValueError(f"label must lie in [0, {len(self.class_names)})")
         for name in self.bound_terms:
@@ -138,6 +147,7 @@ class Predictions:
             "error_bound": (self.error_bound, (*grid, "test", "class")),
             "bound_kind": (self.bound_kind, grid),
             "variance": (self.variance, (*grid, "test")),
+            "variance_bound": (self.variance_bound, (*grid, "test")),
             "covariance": (self.covariance, (*grid, "test", "test_other")),
         }
         for name, term in self.bound_terms.items():

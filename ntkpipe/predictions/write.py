@@ -28,6 +28,7 @@ DESCRIPTIONS = {
     "error_bound": "bound of the numerical error of mean; see bound_kind",
     "bound_kind": "rigorous or estimate",
     "variance": "predictive variance of each output; outputs are independent and share it",
+    "variance_bound": "bound of the numerical error of variance",
     "covariance": "predictive covariance between test points of each output",
 }
 

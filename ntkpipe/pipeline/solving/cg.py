@@ -37,7 +37,7 @@ from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 
 # Of the products' kinds, what one rounds by.
-_ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 Say = Callable[..., None]
 
@@ -123,10 +123,10 @@ def _every_ridge(
         IncompleteError: if it runs out of steps; its vectors are kept.
         NumericalError: for an indefinite kernel, or a residual that is not to be had; the text says what to do.
     """
-    name = f"{config.preconditioner}, rank {config.rank}, ridge {min(ridges)!r}"
+    name = _name(config, min(ridges))
     mean = float(operator.diagonal().mean())
     began = time.monotonic()
-    make, described = _preconditioner(config, operator, min(ridges), store, f"cg/{key}/{digest(name)}", say)
+    make, described = preconditioner(config, operator, min(ridges), store, key, say)
     prepared = time.monotonic() - began
     solutions: dict[float, CgSolution] = {}
     history: list[tuple[int, int, float]] = []
@@ -156,7 +156,7 @@ def _every_ridge(
             tolerance=config.residual,
             max_steps=config.max_steps,
             exact=lambda x: operator.matmul(x, products="float64"),
-            rounding=_ROUNDING[config.products],
+            rounding=ROUNDING[config.products],
             checkpoint=StoreCheckpoint(store, f"cg/{key}/{part}", part),
             checkpoint_every=config.checkpoint_every,
             on_step=on_step,
@@ -194,10 +194,24 @@ def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig)
         raise NumericalError(found.explain(ridge, mean))
 
 
-def _preconditioner(
-    config: SolverConfig, operator: TileOperator, ridge: float, store: ObjectStore, prefix: str, say: Say
+def _name(config: SolverConfig, ridge: float) -> str:
+    return f"{config.preconditioner}, rank {config.rank}, ridge {ridge!r}"
+
+
+def preconditioner(
+    config: SolverConfig, operator: TileOperator, ridge: float, store: ObjectStore, key: str, say: Say
 ) -> tuple[Callable[[float], Preconditioner], dict[str, Any]]:
-    """What makes the preconditioner of a ridge, and facts about it; a sketch is kept in the store."""
+    """What makes the preconditioner of a ridge, and facts about it; a sketch is kept in the store.
+
+    Args:
+        config: of the solver.
+        operator: the kernel.
+        ridge: the smallest that it is for.
+        store: where a sketch is looked for.
+        key: names the kernel, its images and products.
+        say: receives a line for people.
+    """
+    prefix = f"cg/{key}/{digest(_name(config, ridge))}"
     facts: dict[str, Any] = {"preconditioner": config.preconditioner, "vectors": 0, "sketch_passes": 0}
     if config.preconditioner == "none":
         return lambda _: Identity(), facts
@@ -213,7 +227,7 @@ def _preconditioner(
     else:
         say(f"{config.preconditioner} preconditioner: looking at the kernel", force=True)
         if config.preconditioner == "nystrom":
-            found = nystrom(operator, ridge=ridge, rank=config.rank, rounding=_ROUNDING[config.products])
+            found = nystrom(operator, ridge=ridge, rank=config.rank, rounding=ROUNDING[config.products])
         else:
             found = pivoted_cholesky(operator, ridge=ridge, rank=config.rank)
         scalars = np.array([found.tail, found.passes, found.columns], dtype=np.float64)

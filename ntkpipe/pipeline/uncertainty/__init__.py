@@ -1,0 +1,1 @@
+"""Variances and covariances of test outputs, batch by batch, with every solver."""
