@@ -23,12 +23,15 @@ import scipy.linalg
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, momentum_gains, time_gain
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestSample, maximum_safety, norm_safety
 
 # Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
 ROUNDING = 16.0
 # On bounds that take a Ritz value for the smallest eigenvalue twice.
 ENERGY_SAFETY = 8.0
+# Of a finite time's contour, as a residual in units of |b|: its error is at most 1e-14 |b| / sqrt(l), and the gain 1 / sqrt(l).
+QUADRATURE = 2e-14
 # Times per decade at which the residual's maximum is looked for.
 GRID_PER_DECADE = 8
 
@@ -66,6 +69,9 @@ class ErrorBudget:
         return self.factor[:, :, None, :] * np.sqrt(np.maximum(test_diagonal, 0.0))[None, None, :, None]
 
 
+AnySolution = KrylovSolution | RestartedSolution
+
+
 @dataclass(frozen=True)
 class _Residuals:
     """Norms per column (c,) of the parts of the residual at one time and ridge."""
@@ -76,8 +82,10 @@ class _Residuals:
 
 
 def _residuals(
-    solution: KrylovSolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample | None
+    solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample | None
 ) -> tuple[_Residuals, np.ndarray]:
+    if isinstance(solution, RestartedSolution):
+        return _restarted_residuals(solution, time, ridge, sample)
     values, cutoff = solution.shifted(ridge)
     phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
     krylov = solution.tail @ phi  # b - u' - A u = -V_next tail phi when products are exact
@@ -105,8 +113,31 @@ def _residuals(
     return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage), krylov
 
 
+def _restarted_residuals(
+    solution: RestartedSolution, time: float, ridge: float, sample: RowSample | None
+) -> tuple[_Residuals, np.ndarray]:
+    """The same where weights have been added up; those of the sampled rows were, as `sample` only says."""
+    i, j = solution.grid.index(time), solution.ridges.index(ridge)
+    left = solution.coefficients[i, j]
+    krylov, target = np.linalg.norm(left, axis=0), np.linalg.norm(solution.targets, axis=0)
+    # |u| grows with time: that at the next time asked for is not below.
+    later = min((t for t in solution.times if t >= time), default=solution.times[-1])
+    size = np.linalg.norm(solution.weights[:, solution.times.index(later), j], axis=0)
+    floor = ROUNDING * EPS * ((solution.largest + ridge) * size + target) + QUADRATURE * target
+    if sample is None:
+        return _Residuals(krylov, floor, np.zeros(solution.c)), left
+    k = len(sample.indices)
+    along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
+    residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
+    residual -= solution.next_block[:, sample.indices].T @ left
+    scale = norm_safety(k, solution.n) * math.sqrt(solution.n / max(k, 1))
+    product = scale * np.linalg.norm(residual, axis=0) + floor
+    storage = scale * np.linalg.norm(along - exact, axis=0) if len(exact) else np.zeros(solution.c)
+    return _Residuals(krylov, product, storage), left
+
+
 def error_budget(
-    solution: KrylovSolution,
+    solution: AnySolution,
     spectral_filter: SpectralFilter,
     times: Sequence[float],
     ridges: Sequence[float],
@@ -117,7 +148,7 @@ def error_budget(
     """The error bound of `coordinates(...)` at every time and ridge, by origin.
 
     Args:
-        solution: evaluated basis.
+        solution: evaluated basis, or restarted weights.
         spectral_filter: the training dynamics.
         times: T times in steps.
         ridges: R absolute ridges.
@@ -141,7 +172,7 @@ def error_budget(
 
 
 def largest_factor(
-    solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
 ) -> float:
     """The largest Krylov part of `error_budget` over times, ridges and outputs."""
     worst = 0.0
@@ -153,14 +184,17 @@ def largest_factor(
 
 
 def _walk(
-    solution: KrylovSolution,
+    solution: AnySolution,
     spectral_filter: SpectralFilter,
     times: Sequence[float],
     ridge: float,
     sample: RowSample | None,
 ) -> list[tuple[Gain, _Residuals, np.ndarray | None]]:
     """Per time: the gain, the largest residuals up to it, and at t = inf the Krylov factor itself."""
-    grid = _grid(solution, spectral_filter, times)
+    if isinstance(solution, RestartedSolution):
+        grid = [t for t in solution.grid if math.isfinite(t)]
+    else:
+        grid = time_grid(spectral_filter, times, solution.largest)
     history = [_residuals(solution, spectral_filter, time, ridge, sample)[0] for time in grid]
     out: list[tuple[Gain, _Residuals, np.ndarray | None]] = []
     for time in times:
@@ -180,17 +214,17 @@ def _walk(
     return out
 
 
-def _grid(solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float]) -> list[float]:
+def time_grid(spectral_filter: SpectralFilter, times: Sequence[float], largest: float) -> list[float]:
     """Finite times asked for and those between at which the residual is looked at; discrete ones are whole."""
     asked = sorted({float(t) for t in times if math.isfinite(t)})
-    if not asked or asked[-1] == 0 or solution.largest <= 0:
+    if not asked or asked[-1] == 0 or largest <= 0:
         return asked
     last = asked[-1]
     # Before a tenth of the fastest component's time the residual only grows.
     unit = spectral_filter.n * spectral_filter.c / spectral_filter.learning_rate
-    first = min(last, 0.1 * unit / solution.largest)
+    first = min(last, 0.1 * unit / largest)
     if isinstance(spectral_filter, Momentum):  # learns as sqrt(l) tau until friction takes over
-        first = min(last, 0.1 * math.sqrt(unit / solution.largest))
+        first = min(last, 0.1 * math.sqrt(unit / largest))
     count = 2 + math.ceil(GRID_PER_DECADE * math.log10(max(last / first, 1.0)))
     between = np.geomspace(first, last, count)
     try:
@@ -221,7 +255,7 @@ def _smeared(history: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _final_factor(
-    solution: KrylovSolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
+    solution: AnySolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
 ) -> np.ndarray:
     """The Krylov factor (c,) at `t = inf`: the smallest of three bounds on `|A^(1/2) error|`."""
     plain = gain.value * residuals.krylov if solution.largest > 0 else np.zeros(solution.c)
@@ -238,7 +272,7 @@ def _final_factor(
     return np.minimum(np.minimum(plain, rigorous), estimate)
 
 
-def _radau(solution: KrylovSolution, ridge: float, least: float, tail: np.ndarray) -> np.ndarray:
+def _radau(solution: AnySolution, ridge: float, least: float, tail: np.ndarray) -> np.ndarray:
     """`|A^(1/2) error|` (c,) at `t = inf` from `A >= least`: a block Gauss-Radau bound, `sqrt(rho^T S^-1 rho)`.
 
     With the matrix in the coordinates of the completed basis, the error's energy is that of the residual rho in the
@@ -259,7 +293,7 @@ def _radau(solution: KrylovSolution, ridge: float, least: float, tail: np.ndarra
 
 
 def _test_factor(
-    solution: KrylovSolution,
+    solution: AnySolution,
     spectral_filter: SpectralFilter,
     times: Sequence[float],
     ridges: Sequence[float],

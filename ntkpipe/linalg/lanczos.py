@@ -42,6 +42,7 @@ class LanczosResult:
         dropped: spectral norm of the parts below the deflation tolerance, summed over the steps: an upper bound of
             what the recurrence above leaves out by deflation.
         reason: why the iteration ended.
+        recurrence: what restarts go on from.
     """
 
     vectors: Basis
@@ -53,6 +54,7 @@ class LanczosResult:
     next_block: Float64[np.ndarray, "k_next n"]
     dropped: float = 0.0
     reason: Reason = Reason.RUNNING
+    recurrence: Recurrence | None = None
 
     @property
     def basis(self) -> Float64[np.ndarray, "m n"]:
@@ -100,6 +102,7 @@ def block_lanczos(
     b: Float64[np.ndarray, "n c"],
     *,
     max_steps: int,
+    max_vectors: int | None = None,
     stop: Callable[[LanczosResult], bool] | None = None,
     check_every: Callable[[int], int] = growing_schedule,
     checkpoint: Checkpoint | None = None,
@@ -113,6 +116,7 @@ def block_lanczos(
         operator: symmetric, n x n; one `matmul` with at most c columns per step.
         b: `(n, c)` starting block of any rank; directions below `n eps |b|` are dropped.
         max_steps: most passes over the matrix; the basis grows to `8 n c max_steps` bytes if all are made.
+        max_vectors: that the basis may hold, the next block included; None is any number.
         stop: asked with a snapshot (views of the basis, valid for ever) after the steps of `check_every`.
         check_every: maps a step to the next one at which `stop` is asked; depends on the step alone, so that a resumed
             run stops where the undisturbed one does.
@@ -123,7 +127,7 @@ def block_lanczos(
         basis: empty, takes the vectors; by default they are kept in this process.
 
     Returns:
-        The decomposition, with `reason` CONVERGED, INVARIANT or MAX_STEPS (CONVERGED if there is no `stop`).
+        The decomposition, with `reason` CONVERGED, INVARIANT, FULL or MAX_STEPS (CONVERGED if there is no `stop`).
 
     Raises:
         ValueError: if `b` has not n rows, or is not finite.
@@ -149,13 +153,16 @@ def block_lanczos(
         while check_at < step:
             check_at = check_every(check_at)
         out_of_steps = step >= max_steps
+        full = max_vectors is not None and run.count + 2 * run.next_size > max_vectors
         reason = Reason.RUNNING
         if run.next_size == 0:
             reason = Reason.INVARIANT
         elif stop is None:
-            reason = Reason.CONVERGED if out_of_steps else Reason.RUNNING
-        elif step and (step == check_at or out_of_steps) and stop(_snapshot(run)):
+            reason = Reason.CONVERGED if out_of_steps else Reason.FULL if full else Reason.RUNNING
+        elif step and (step == check_at or out_of_steps or full) and stop(_snapshot(run)):
             reason = Reason.CONVERGED
+        elif full:
+            reason = Reason.FULL
         elif out_of_steps:
             reason = Reason.MAX_STEPS
         done = reason is not Reason.RUNNING
@@ -200,4 +207,5 @@ def _snapshot(run: Recurrence) -> LanczosResult:
         steps=run.steps,
         next_block=run.next_block,
         dropped=run.dropped + sum(run.drops),
+        recurrence=run,
     )

@@ -224,18 +224,19 @@ class PoolBasis:
         return results
 
     def _refill(self, worker: int) -> None:
-        found: int | None = 0
+        found = 0
         for _ in range(_REFILLS):
             found = self._pool.call(worker, "empty")
             for rows in self._recover() if self._recover else ():
                 # More may be kept than is held yet.
-                found = self._pool.call(worker, "append", found, rows[: self._count - found])
-                if found is None:  # it has died again on the way
+                held = self._pool.call(worker, "append", found, rows[: self._count - found])
+                if held is None:  # it has died again on the way
                     break
+                found = held
             if found == self._count:
                 return
         raise IncompleteError(
-            f"a worker that held a slice of {self._count} vectors was lost and {found or 0} of them are kept: run the same "
+            f"a worker that held a slice of {self._count} vectors was lost and {found} of them are kept: run the same "
             "command again, it goes on from the last checkpoint"
         )
 

@@ -140,7 +140,7 @@ class Recurrence:
         self.scale = max(self.scale, float(norms.max()))
         diagonal = np.zeros((len(block), len(block)))
         if not self.sizes and len(self.theta):
-            self.basis.remove(w)  # the head couples to its first block alone, by `arrow`
+            diagonal += self.basis.remove(w)[self.count :]  # the head couples to this block alone, by `arrow`
         for _ in range(2):
             for near in (self._previous, block):
                 coefficients = near @ w.T
@@ -170,7 +170,7 @@ class Recurrence:
         norm = float(np.linalg.norm(coupling, 2)) if coupling.size else 0.0
         return StepRecord(self.steps, self.count, len(q), norm, multiplied - began, finished - multiplied, sweeps)
 
-    def restart(self, theta: np.ndarray, rotation: np.ndarray) -> None:
+    def restart(self, theta: np.ndarray, rotation: np.ndarray) -> Recurrence:
         """Keep `p` Ritz vectors and the next block alone (Wu & Simon 2000, doi:10.1137/S0895479898334605).
 
         Args:
@@ -185,16 +185,47 @@ class Recurrence:
         self.theta = theta
         self.basis.rotate(kept)
         self.sizes, self.diagonals, self.couplings = [], [], []
+        self.dropped, self.drops = self.dropped + sum(self.drops), []
         self.recent = [self.next_block]
         self._previous = np.zeros((0, self.n))
+        return self
+
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """From the next restart on, `state` and `since` go to this checkpoint."""
+        self._checkpoint = checkpoint
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything, right after a restart."""
+        self._saved = True
+        return {
+            "vectors": self.basis.array(),
+            "theta": self.theta,
+            "arrow": self.arrow,
+            "scale": np.array([self.scale]),
+            "dropped": np.array([self.dropped + sum(self.drops)]),
+            "steps": np.array([self.steps]),
+        }
+
+    @classmethod
+    def resumed(
+        cls, operator: LinearMap, state: dict[str, np.ndarray], basis: Basis, checkpoint: Checkpoint
+    ) -> Recurrence:
+        """Go on from what `state` gave, into an empty basis; `start` is lost."""
+        run = cls(operator, np.zeros((operator.n, 0)), basis, checkpoint)
+        run.theta, run.arrow = state["theta"], state["arrow"]
+        run.scale, run.dropped, run.steps = float(state["scale"][0]), float(state["dropped"][0]), int(state["steps"][0])
+        run._saved = True
+        basis.append(state["vectors"])
+        run.recent = [state["vectors"][len(run.theta) :]]
+        return run
 
     def since(self, step: int) -> dict[str, np.ndarray]:
         """Everything that the steps after `step` of this cycle have added, as plain arrays.
 
-        Only what follows the last call is at hand: `step` is the number of steps then, or 0 at first.
+        Only what follows the last call is at hand: `step` is the number of steps then, or 0 at first and after a restart.
         """
         arrays = {
-            "vectors": np.concatenate(self.recent if step == 0 else self.recent[1:]),
+            "vectors": np.concatenate(self.recent[1:] if self._saved else self.recent),
             "sizes": np.array([*self.sizes[step:], self.next_size], dtype=np.int64),
             "diagonals": _flat(self.diagonals[step:]),
             "couplings": _flat(self.couplings[step:]),
@@ -223,7 +254,7 @@ class Recurrence:
         for record in records:
             sizes = [int(size) for size in record["sizes"]]
             vectors = record["vectors"]
-            fresh = self.steps == 0
+            fresh = not self._saved
             expected = sum(sizes) - (0 if fresh else sizes[0])
             if vectors.shape != (expected, self.n) or sizes[0] != self.next_size:
                 raise ValueError("the checkpoint does not belong to this operator and starting block: delete it")

@@ -16,6 +16,7 @@ class Reason(enum.Enum):
     CONVERGED = "the stopping rule is satisfied"
     INVARIANT = "an invariant subspace is reached: the answer is exact to rounding"
     MAX_STEPS = "out of steps before the stopping rule was satisfied: raise solver.max_steps or solver.tolerance"
+    FULL = "the basis has no room for another block: raise solver.basis_gib or restart it"
     STAGNATED = "refinement no longer reduces the residual: store tiles as float64 or add a ridge (predict.ridges)"
     INDEFINITE = "the matrix is not positive definite: store tiles as float64 or add a ridge (predict.ridges)"
 

@@ -1,0 +1,331 @@
+"""Weights at every time and ridge from restarted block Lanczos, where no basis is left to evaluate.
+
+At `t = inf` a ridge is one shifted system, `(A + ridge) u = b`. A finite time of gradient flow is a sum of 14 complex ones
+(`talbot.py`; restarted quadrature: Frommer, Guettel & Schweitzer 2014, doi:10.1137/13093491X), whose residuals `V_next g`
+make that of the flow itself: with `u(s) = Re sum c x(z)` and `r(z) = b - (A + z) x(z)`,
+
+    b - u' - A u = V_next Re sum c g(z).
+
+The bound of `bounds.py` therefore holds after restarts as before: at the times of its grid every residual is known, and
+products with sampled rows are added up as the weights are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ntkpipe.dynamics.filters import GradientFlow, SpectralFilter, null_cutoff
+from ntkpipe.dynamics.krylov import lowered
+from ntkpipe.dynamics.talbot import NODES, flow_shifts
+from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.restarted import Cycle
+
+
+@dataclass(frozen=True)
+class RestartedSolution:
+    """Weights at the times and ridges that were asked for, and what their error bound needs.
+
+    Args:
+        spectral_filter: the training dynamics.
+        times: T asked for, in steps.
+        ridges: R absolute.
+        grid: G times at which residuals are known, those asked for among them.
+        weights: (n, T, R, c) float64.
+        coefficients: (G, R, k, c): the residual is `next_block.T @ coefficients`.
+        next_block: (k, n).
+        values: (m,) Ritz values of the last cycle.
+        tail: (k, m) of the last cycle, as in `KrylovSolution`.
+        targets: (m0, c), of the norms of the targets.
+        largest: Ritz value of any cycle, 0 if there is none.
+        smallest_ritz: likewise the smallest that is not null, and its residual.
+        lost: (G, R) null directions left out.
+        indices: (q,) watched rows.
+        here: (G, R, q, c) weights at the watched rows.
+        asked: (G, R, q, c) at the watched rows, what `(A + ridge) u` should be: targets less `u'` and null directions.
+        along: (G, R, w, c) products of the watched vectors with the weights.
+    """
+
+    spectral_filter: SpectralFilter
+    times: tuple[float, ...]
+    ridges: tuple[float, ...]
+    grid: tuple[float, ...]
+    weights: np.ndarray
+    coefficients: np.ndarray
+    next_block: np.ndarray
+    values: np.ndarray
+    tail: np.ndarray
+    targets: np.ndarray
+    largest: float
+    smallest_ritz: tuple[float, float]
+    lost: np.ndarray
+    indices: np.ndarray
+    here: np.ndarray
+    asked: np.ndarray
+    along: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Training images."""
+        return len(self.weights)
+
+    @property
+    def c(self) -> int:
+        """Outputs."""
+        return self.targets.shape[1]
+
+    @property
+    def smallest(self) -> float:
+        """As `KrylovSolution.smallest`."""
+        return lowered(*self.smallest_ritz)
+
+    def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
+        """As `KrylovSolution.shifted`, of the last cycle."""
+        return self.values + ridge, null_cutoff(self.n, self.largest + ridge)
+
+    def coordinates(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> np.ndarray:
+        """The weights themselves, (T, R, n, c): coordinates in the basis of unit vectors.
+
+        Raises:
+            ConfigError: for a filter, time or ridge that was not asked for.
+        """
+        return self._known(self.weights, spectral_filter, times, ridges)
+
+    def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
+        """Null eigenvalues left out per time and ridge, (T, R) int, of the cycle that had most."""
+        t, r = self._places(spectral_filter, times, ridges)
+        where = [self.grid.index(self.times[i]) for i in t]
+        return self.lost[np.ix_(where, r)]
+
+    def _known(
+        self, array: np.ndarray, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> np.ndarray:
+        t, r = self._places(spectral_filter, times, ridges)
+        return array.transpose(1, 2, 0, 3)[np.ix_(t, r)]
+
+    def _places(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> tuple[list[int], list[int]]:
+        if spectral_filter != self.spectral_filter or not {*times} <= {*self.times} or not {*ridges} <= {*self.ridges}:
+            raise ConfigError(
+                f"a restarted solve knows times {self.times} and ridges {self.ridges} alone: solve again for others, or "
+                "raise solver.basis_gib until the basis fits"
+            )
+        return [self.times.index(t) for t in times], [self.ridges.index(r) for r in ridges]
+
+
+GridOf = Callable[[SpectralFilter, Sequence[float], float], Sequence[float]]
+Judge = Callable[[RestartedSolution], bool]
+
+
+class RestartedWeights:
+    """The `Answer` of `linalg.restarted` that adds up weights; see the module.
+
+    Args:
+        spectral_filter: the training dynamics; finite times are for gradient flow alone.
+        times: T in steps.
+        ridges: R absolute.
+        targets: `(n, c)`.
+        start: `(m0, c)`, the targets in the first block of the basis; of another run's checkpoint only the norms count.
+        grid: of times at which the bound looks at residuals, from the largest eigenvalue: `bounds.time_grid`.
+        good: says of a solution (weights not yet added) that its bound is small enough.
+        indices: (q,) rows to watch.
+        watched: (w, n) vectors whose products with the weights are wanted: sampled rows of the kernel.
+
+    Raises:
+        ConfigError: for finite times of other dynamics, or learning rates that diverge.
+    """
+
+    def __init__(
+        self,
+        spectral_filter: SpectralFilter,
+        times: Sequence[float],
+        ridges: Sequence[float],
+        targets: np.ndarray,
+        start: np.ndarray,
+        *,
+        grid: GridOf,
+        good: Judge,
+        indices: np.ndarray,
+        watched: np.ndarray,
+    ) -> None:
+        if not isinstance(spectral_filter, GradientFlow) and any(math.isfinite(t) for t in times):
+            raise ConfigError(
+                "finite times of discrete gradient descent and of momentum need the whole basis, and it has outgrown its "
+                "memory: raise solver.basis_gib or solver.tolerance, or take predict.dynamics=gradient_flow"
+            )
+        self._filter, self._times, self._ridges = spectral_filter, tuple(times), tuple(ridges)
+        self._targets, self._start = targets, start
+        self._grid_of, self._good = grid, good
+        self._indices, self._watched = np.asarray(indices, dtype=np.int64), watched
+        self._n, self._c = targets.shape
+        self._grid: tuple[float, ...] = ()
+        self._found: RestartedSolution | None = None
+        self._shifted = np.zeros((0, 0, 0, 0, 0), dtype=np.complex128)  # g: (G, R, NODES, k, c)
+
+    @property
+    def solution(self) -> RestartedSolution:
+        """What has been absorbed.
+
+        Raises:
+            ValueError: if that is nothing.
+        """
+        if self._found is None:
+            raise ValueError("no cycle has been absorbed")
+        return self._found
+
+    def converged(self, cycle: Cycle) -> bool:
+        """See `Answer.converged`."""
+        self._begin(cycle)
+        tails = [part.tail for part in self._parts(cycle)]
+        return self._good(self._updated(cycle, np.stack(tails)))
+
+    def absorb(self, cycle: Cycle) -> None:
+        """See `Answer.absorb`."""
+        self._begin(cycle)
+        old = self.solution
+        weights, here, asked, along = (a.copy() for a in (old.weights, old.here, old.asked, old.along))
+        shifted = np.zeros((*self._shifted.shape[:3], len(cycle.next_block), self._c), dtype=np.complex128)
+        m, rotation = cycle.matrix.size, cycle.eigensystem[1]
+        picked = cycle.vectors.picked(self._indices, m).T @ rotation
+        products = cycle.vectors.times(self._watched, m) @ rotation
+        columns, tails = [], []
+        for part in self._parts(cycle):
+            i, j = divmod(len(tails), len(self._ridges))
+            here[i, j] += picked @ part.weights
+            asked[i, j] -= picked @ part.unlearnt
+            along[i, j] += products @ part.weights
+            shifted[i, j] = part.shifted
+            tails.append(part.tail)
+            if self._grid[i] in self._times:
+                columns.append(part.weights)
+        # One rotation and one pass over the basis for all: (m, T R c).
+        added = cycle.vectors.combine(rotation @ np.concatenate(columns, axis=1))
+        order = np.argsort(np.argsort(self._times))  # the grid is sorted, the times need not be
+        weights += added.reshape(self._n, len(self._times), len(self._ridges), self._c)[:, order]
+        self._shifted = shifted
+        self._found = replace(
+            self._updated(cycle, np.stack(tails)), weights=weights, here=here, asked=asked, along=along
+        )
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Answer.state`."""
+        found = self.solution
+        names = ("grid", "weights", "coefficients", "next_block", "values", "tail", "lost", "here", "asked", "along")
+        arrays = {name: np.asarray(getattr(found, name)) for name in names}
+        arrays["scalars"] = np.array([found.largest, *found.smallest_ritz])
+        return arrays | {"shifted": self._shifted, "start": self._start}
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        """See `Answer.load`."""
+        self._grid = tuple(state["grid"].tolist())
+        self._shifted, self._start = state["shifted"], state["start"]
+        largest, value, residual = state["scalars"].tolist()
+        names = ("weights", "coefficients", "next_block", "values", "tail", "lost", "here", "asked", "along")
+        self._found = RestartedSolution(
+            self._filter,
+            self._times,
+            self._ridges,
+            self._grid,
+            targets=self._start,
+            largest=largest,
+            smallest_ritz=(value, residual),
+            indices=self._indices,
+            **{name: state[name] for name in names},
+        )
+
+    def _begin(self, cycle: Cycle) -> None:
+        """The grid of times needs the largest eigenvalue, which the first cycle knows."""
+        if self._found is not None:
+            return
+        largest = max(0.0, float(cycle.eigensystem[0][-1]))
+        self._grid = tuple(sorted({*self._grid_of(self._filter, self._times, largest), *self._times}))
+        g, r, k = len(self._grid), len(self._ridges), cycle.width
+        self._shifted = np.broadcast_to(self._start, (g, r, NODES, *self._start.shape)).astype(np.complex128)
+        here = np.zeros((g, r, len(self._indices), self._c))
+        learning = np.array([self._filter.scaled_time(t) > 0 for t in self._grid], dtype=np.float64)
+        asked = here + learning[:, None, None, None] * self._targets[self._indices]
+        self._found = RestartedSolution(
+            self._filter,
+            self._times,
+            self._ridges,
+            self._grid,
+            np.zeros((self._n, len(self._times), r, self._c)),
+            np.zeros((g, r, k, self._c)),
+            np.zeros((k, self._n)),
+            np.zeros(0),
+            np.zeros((k, 0)),
+            self._start,
+            0.0,
+            (0.0, 0.0),
+            np.zeros((g, r), dtype=np.int64),
+            self._indices,
+            here,
+            asked,
+            np.zeros((g, r, len(self._watched), self._c)),
+        )
+
+    def _parts(self, cycle: Cycle) -> Iterator[_Part]:
+        """What the cycle adds, at every time of the grid and ridge, in the coordinates of its Ritz vectors."""
+        values, tail, entry = cycle.eigensystem[0], cycle.tail, cycle.entry
+        largest = max(0.0, float(values[-1]))
+        for i, time in enumerate(self._grid):
+            s = self._filter.scaled_time(time)
+            for j, ridge in enumerate(self._ridges):
+                if s == 0:
+                    nothing = np.zeros((len(values), self._c))
+                    yield _Part(nothing, nothing, tail @ nothing, np.zeros((NODES, len(tail), self._c)))
+                    continue
+                shifted, start = values + ridge, entry @ self._shifted[i, j]
+                null = self._filter.unlearnt(shifted, time, cutoff=null_cutoff(self._n, largest + ridge))[:, None]
+                if s == math.inf:
+                    inner = np.where(null, 0.0, start[:1].real / np.where(null, 1.0, shifted[:, None]))
+                    left = np.broadcast_to(-tail @ inner, (NODES, len(tail), self._c))
+                    yield _Part(inner[0], np.where(null, start[0].real, 0.0), left[0], left)
+                    continue
+                shifts, phi, decay = flow_shifts(s)
+                inner = np.where(null, 0.0, start / (shifted + shifts[:, None])[:, :, None])
+                left = -tail @ inner
+                unlearnt = np.real(np.tensordot(decay, inner, 1)) + np.where(
+                    null, np.real(np.tensordot(phi, start, 1)), 0.0
+                )
+                yield _Part(np.real(np.tensordot(phi, inner, 1)), unlearnt, np.real(np.tensordot(phi, left, 1)), left)
+
+    def _updated(self, cycle: Cycle, tails: np.ndarray) -> RestartedSolution:
+        """The solution with the residuals and the spectrum that this cycle leaves, weights as before."""
+        found, (values, _), tail = self.solution, cycle.eigensystem, cycle.tail
+        largest = max(found.largest, float(values[-1]))
+        kept = np.flatnonzero(values > null_cutoff(self._n, largest))
+        ritz = found.smallest_ritz
+        if kept.size and (not ritz[0] or values[kept[0]] <= ritz[0]):
+            ritz = float(values[kept[0]]), float(np.linalg.norm(tail[:, kept[0]]))
+        lost = np.zeros(found.lost.shape, dtype=np.int64)
+        for i, time in enumerate(self._grid):
+            for j, ridge in enumerate(self._ridges):
+                cutoff = null_cutoff(self._n, largest + ridge)
+                lost[i, j] = self._filter.unlearnt(values + ridge, time, cutoff=cutoff).sum()
+        return replace(
+            found,
+            coefficients=tails.reshape(len(self._grid), len(self._ridges), len(tail), self._c),
+            next_block=cycle.next_block,
+            values=values,
+            tail=tail,
+            largest=largest,
+            smallest_ritz=ritz,
+            lost=np.maximum(found.lost, lost),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Of one time and ridge: weights (m, c), what is still to learn (m, c), residuals (k, c), of the nodes (NODES, k, c)."""
+
+    weights: np.ndarray
+    unlearnt: np.ndarray
+    tail: np.ndarray
+    shifted: np.ndarray
