@@ -11,7 +11,7 @@ matrix is a lower bound of that of `A + mu`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,9 +19,14 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
-from ntkpipe.errors import NumericalError, ResourceError
-from ntkpipe.linalg.cholesky import CholeskyFactor
+from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.factor.factorise import FactorRun, factorise
+from ntkpipe.linalg.factor.task import PivotError
+from ntkpipe.linalg.factor.tiles import FactorIdentity, stored_identity
 from ntkpipe.linalg.operator import LinearMap, Operator
+from ntkpipe.storage.protocol import ObjectStore
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.matrix import TileMatrix
 
 _EPS = float(np.finfo(np.float64).eps)
 _EPS_32 = float(np.finfo(np.float32).eps)
@@ -267,72 +272,82 @@ class Float32Factor:
     """`L L^T` of the matrix plus ridge in float32: for float64 solutions it is a preconditioner, of condition near one.
 
     Args:
-        factor: in float32.
-        smallest: estimate of the smallest eigenvalue of `L L^T`, times 0.9.
+        run: the float32 factor and how it came about.
+        raised: what was added to the diagonal, besides the ridge, to make the rounded matrix positive definite.
     """
 
-    def __init__(self, factor: CholeskyFactor) -> None:
-        self._factor = factor
-        self.rank = len(factor.factor)
-        self.smallest = 0.9 * factor.smallest_eigenvalue()
+    def __init__(self, run: FactorRun, raised: float) -> None:
+        self.run, self.raised = run, raised
+        self.factor = run.factor
+        self.rank = self.factor.n
+        self.smallest = 0.9 * self.factor.smallest_eigenvalue()
 
     def apply(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """See `Preconditioner.apply`."""
-        # Symmetric to float32 rounding; columns are scaled, as float32 has a short range of exponents.
-        scale = np.abs(x).max(axis=0, initial=0.0)
-        scale = np.where(scale > 0, scale, 1.0)
-        return self._factor.apply_inverse(x / scale) * scale
+        return self.factor.apply_inverse(x)
 
     def cost(self) -> str:
         """See `Preconditioner.cost`."""
         return f"float32 factor, {2 * self.rank**2:.2g} flops a vector"
 
 
-def float32_bytes(n: int) -> int:
-    """Memory of the float32 factor."""
-    return 4 * n * n
-
-
-def float32_factor(operator: Operator, *, ridge: float, memory_bytes: int | None = None) -> Float32Factor:
+def float32_factor(
+    matrix: TileMatrix,
+    *,
+    name: str,
+    ridge: float,
+    store: ObjectStore,
+    prefix: str,
+    executor: Executor,
+    memory_bytes: int,
+    edge: int | None = None,
+    on_tile: Callable[[int, int], None] | None = None,
+) -> Float32Factor:
     """Factor the matrix plus ridge in float32, n^3 / 3 flops.
 
     Where rounding to float32 has made it indefinite the diagonal is raised until it is not: by what float32 does not know.
 
     Args:
-        operator: `A`.
+        matrix: `A`, the other arguments as for `factorise`.
+        name: of the matrix.
         ridge: absolute.
-        memory_bytes: that it may take; None is as much as it takes.
+        store: where the factor goes.
+        prefix: of its keys.
+        executor: runs the tasks.
+        memory_bytes: for the data of all its workers together.
+        edge: rows of a tile of the factor.
+        on_tile: called with the number of finished tiles and of all.
 
     Raises:
-        ResourceError: if it does not fit.
+        ResourceError: if not even small tiles fit into the memory.
         NumericalError: if the matrix is far from positive definite, or not finite.
     """
-    n = operator.n
-    if memory_bytes is not None and float32_bytes(n) > memory_bytes:
-        raise ResourceError(
-            f"a float32 factor of {n:,} rows takes {float32_bytes(n) / 2**30:.1f} GiB and {memory_bytes / 2**30:.1f} GiB are "
-            "free for it: use solver.preconditioner=nystrom, or more cluster.memory_gib"
-        )
-    diagonal = operator.diagonal()
-    if not np.isfinite(diagonal).all():
-        raise NumericalError("the matrix holds non-finite values: run `ntkpipe verify` to find the tile")
-    extra, unit = 0.0, _EPS_32 * max(float(diagonal.max(initial=0.0)), float(np.finfo(np.float32).tiny))
-    a = np.empty((n, n), dtype=np.float32, order="F")
-    (potrf,) = scipy.linalg.get_lapack_funcs(("potrf",), (a,))
-    while extra <= 0.1 * unit * n / _EPS_32:
-        for columns in _panels(n):
-            a[:, columns] = operator.rows(np.arange(columns.start, columns.stop)).T
-        a[np.arange(n), np.arange(n)] = diagonal + ridge + extra
-        factor, info = potrf(a, lower=1, clean=0, overwrite_a=1)
-        if info == 0 and np.isfinite(factor.diagonal()).all():
-            return Float32Factor(CholeskyFactor(factor, ridge + extra))
-        extra = max(10 * extra, 4 * unit)
+    grid = matrix.grid
+    largest = max(float(matrix.read(i, i).diagonal().max()) for i in range(grid.tile_rows))
+    unit = _EPS_32 * max(largest, float(np.finfo(np.float32).tiny))
+    # A factor that is there tells how far an earlier run had to go.
+    known = stored_identity(store, prefix)
+    before = 0.0
+    if known is not None and known == FactorIdentity(name, grid.rows, known.ridge, "float32", known.edge):
+        before = max(0.0, known.ridge - ridge)
+    for raised in (extra for extra in (0.0, 4 * unit, 40 * unit, 400 * unit, 4000 * unit) if extra >= 0.99 * before):
+        try:
+            run = factorise(
+                matrix,
+                name=name,
+                ridge=ridge + raised,
+                dtype="float32",
+                store=store,
+                prefix=prefix,
+                executor=executor,
+                memory_bytes=memory_bytes,
+                edge=edge,
+                on_tile=on_tile,
+                diagnose=False,
+            )
+        except PivotError:
+            continue
+        return Float32Factor(run, raised)
     raise NumericalError(
         f"the kernel with ridge {ridge:.3g} is far from positive definite: solver.preconditioner=none says by how much"
     )
-
-
-def _panels(n: int) -> Iterable[slice]:
-    # 64 MB of float64 rows at a time, and whole tiles of usual size.
-    step = max(1, min(2048, (64 << 20) // (8 * max(n, 1))))
-    return (slice(low, min(low + step, n)) for low in range(0, n, step))

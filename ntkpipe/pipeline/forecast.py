@@ -5,6 +5,7 @@ from __future__ import annotations
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
+from ntkpipe.pipeline.factoring import describe_factors, plan_factors
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
 from ntkpipe.pipeline.memory import cg_bytes, tile_memory
 from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
@@ -33,7 +34,8 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     if config.solver.kind == "eigh":
         return f"solver      eigh: {9 * n**3:.3g} flops and {human_bytes(3 * 8 * n * n)} {each}, {kernels} kernels"
     if config.solver.kind == "cholesky":
-        return f"solver      cholesky: {n**3 / 3:.3g} flops and {human_bytes(2 * 8 * n * n)} {each} and ridge"
+        budget = solver_memory(plan, memory_budget(config))
+        return describe_factors(config, plan_factors(config, plan, n, budget), config.cluster.threads_per_worker)
     item = 4 if config.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
     room = tile_memory(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)

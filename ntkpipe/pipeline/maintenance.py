@@ -22,7 +22,7 @@ from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
 # Where solvers keep what they have, in the store.
-_SOLVES = ("uncertainty/", "krylov/", "eigh/", "cg/")
+_SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:

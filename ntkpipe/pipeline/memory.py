@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ntkpipe.config import RunConfig, SolverConfig
-from ntkpipe.linalg.preconditioner import float32_bytes, largest_rank
+from ntkpipe.linalg.preconditioner import largest_rank
 
 # Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
 _PROCESS_BYTES = 450 << 20
@@ -28,9 +28,7 @@ def without_processes(budget: int, processes: int) -> int:
 def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
     """Memory of the driver of cg for the vectors and the preconditioner."""
     vectors = 8 * n * c * _BLOCKS
-    if config.preconditioner == "none":
+    if config.preconditioner in ("none", "float32_factor"):  # a factor is stored by tiles
         return vectors
-    if config.preconditioner == "float32_factor":
-        return vectors + float32_bytes(n)
     # The sketch's vectors, their images and the approximation made of them.
     return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)

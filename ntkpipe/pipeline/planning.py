@@ -15,11 +15,11 @@ from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gra
 from ntkpipe.gram.tuning import Tuning, circumstances, measure
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
-from ntkpipe.linalg.preconditioner import float32_bytes
+from ntkpipe.pipeline.factoring import plan_factors
 from ntkpipe.pipeline.flips import check_flips
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
 from ntkpipe.pipeline.run_dir import digest
-from ntkpipe.pipeline.storing import Storing, compare
+from ntkpipe.pipeline.storing import Storing, compare, solver_memory
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.catalogue import stored_edge, usage
@@ -150,8 +150,9 @@ def make_plan(
     storing = compare(
         config, plan(**known), shapes.outputs, memory, store, **free, chosen=chosen, may_measure=may_measure
     )
-    _check_dense(config, shapes.used_train, memory)
-    return Planned(tuple(wanted), plan(**known, **free, stored=storing.stored), storing)
+    chosen_plan = plan(**known, **free, stored=storing.stored)
+    _check_solver(config, chosen_plan, shapes.used_train, memory)
+    return Planned(tuple(wanted), chosen_plan, storing)
 
 
 def _wanted_stores(
@@ -216,16 +217,13 @@ def _measured(tuning: Tuning) -> str:
     return f"measured on {tuning.device}, per pair: {tried}"
 
 
-def _check_dense(config: RunConfig, n: int, memory: int) -> None:
-    """Refuse a dense solver that would not fit: the matrix, its eigenvectors and LAPACK's workspace."""
-    if config.solver.kind == "cg" and config.solver.preconditioner == "float32_factor" and float32_bytes(n) > memory:
-        raise ResourceError(
-            f"solver.preconditioner=float32_factor needs {human_bytes(float32_bytes(n))} for {n:,} training images and the "
-            f"budget is {human_bytes(memory)}: use solver.preconditioner=nystrom, or more cluster.memory_gib"
-        )
-    if config.solver.kind in ("krylov", "cg"):
+def _check_solver(config: RunConfig, plan: GramPlan, n: int, memory: int) -> None:
+    """Refuse a solver that would not fit: tiles of a factor; a dense matrix, its eigenvectors and LAPACK's workspace."""
+    if config.solver.kind == "cholesky":
+        plan_factors(config, plan, n, solver_memory(plan, memory))
+    if config.solver.kind != "eigh":
         return
-    copies = 3 if config.solver.kind == "eigh" else 2
+    copies = 3
     copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
     need = copies * 8 * n * n
     if need > memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import float32_factors
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from ntkpipe.linalg.cg import block_cg
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator, tile_operator
-from ntkpipe.linalg.preconditioner import Identity, float32_factor, nystrom, pivoted_cholesky
+from ntkpipe.linalg.preconditioner import Identity, nystrom, pivoted_cholesky
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.serial import SerialExecutor
@@ -26,7 +27,7 @@ PRECONDITIONERS = {
     "none": lambda operator, ridge: Identity(),
     "nystrom": lambda operator, ridge: nystrom(operator, ridge=ridge).at(ridge),
     "cholesky": lambda operator, ridge: pivoted_cholesky(operator, ridge=ridge).at(ridge),
-    "float32_factor": lambda operator, ridge: float32_factor(operator, ridge=ridge),
+    "float32_factor": float32_factors.make,
 }
 
 

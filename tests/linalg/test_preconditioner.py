@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import float32_factors
 import numpy as np
 import pytest
 
 from ntkpipe.errors import NumericalError, ResourceError
 from ntkpipe.linalg.cg import block_cg
 from ntkpipe.linalg.operator import DenseOperator
-from ntkpipe.linalg.preconditioner import Identity, Preconditioner, float32_factor, nystrom, pivoted_cholesky
+from ntkpipe.linalg.preconditioner import Identity, Preconditioner, nystrom, pivoted_cholesky
 
 EPS = float(np.finfo(np.float64).eps)
 LOW_RANK = {"nystrom": nystrom, "cholesky": pivoted_cholesky}
@@ -75,7 +76,7 @@ def test_passes_are_saved_threefold_where_eigenvalues_decay(make_matrix, make_la
     n, ridge = 600, 1e-6
     a, b = make_matrix(0.93 ** np.arange(n) + 1e-9), make_labels(n, 10)
     operator = DenseOperator(a)
-    made = float32_factor(operator, ridge=ridge) if kind == "float32_factor" else None
+    made = float32_factors.make(operator, ridge) if kind == "float32_factor" else None
     made = made or LOW_RANK[kind](operator, ridge=ridge).at(ridge)
     plain = block_cg(operator, b, ridge=ridge)
     fast = block_cg(operator, b, ridge=ridge, preconditioner=made)
@@ -106,20 +107,21 @@ def test_the_sketch_is_the_same_every_time(make_matrix):
 def test_the_float32_factor_inverts_to_float32(make_matrix):
     n, condition = 90, 1e3
     a = make_matrix(np.logspace(-3, 0, n))
-    made = float32_factor(DenseOperator(a), ridge=0.0)
+    made = float32_factors.make(DenseOperator(a), 0.0)
     error = np.linalg.norm(inverse(made, n) @ a - np.eye(n), 2)
     assert error <= 4 * n * np.finfo(np.float32).eps * condition
     assert made.smallest <= 1e-3 * 1.01
     # An indefinite rounding is lifted, not refused; a matrix that is indefinite indeed is.
-    float32_factor(DenseOperator(make_matrix(np.logspace(-12, 0, n))), ridge=0.0)
+    raised = float32_factors.make(DenseOperator(make_matrix(np.logspace(-12, 0, n))), 0.0)
+    assert 0 < raised.raised <= 1e-3
     with pytest.raises(NumericalError, match=r"solver\.preconditioner=none"):
-        float32_factor(DenseOperator(-np.eye(n)), ridge=0.0)
+        float32_factors.make(DenseOperator(-np.eye(n)), 0.0)
     with pytest.raises(ResourceError, match=r"cluster\.memory_gib"):
-        float32_factor(DenseOperator(a), ridge=0.0, memory_bytes=4 * n * n - 1)
+        float32_factors.make(DenseOperator(a), 0.0, memory_bytes=10_000)
 
 
 def test_non_finite_entries_are_named():
     broken = DenseOperator(np.full((9, 9), np.nan))
-    for make in (*LOW_RANK.values(), float32_factor):
+    for make in (*LOW_RANK.values(), float32_factors.make):
         with pytest.raises(NumericalError, match="ntkpipe verify"):
             make(broken, ridge=1.0)

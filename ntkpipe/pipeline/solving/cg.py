@@ -23,15 +23,16 @@ from ntkpipe.linalg.preconditioner import (
     Identity,
     LowRank,
     Preconditioner,
-    float32_factor,
     nystrom,
     pivoted_cholesky,
 )
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.memory import tile_memory
 from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.pipeline.solving.factors import Factors
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
@@ -69,9 +70,10 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         inputs.matrix(problem.source, "train"),
         executor,
         products=config.products,
-        memory_bytes=tile_memory(inputs.config, n, c, inputs.memory_bytes, inputs.workers),
+        memory_bytes=_tile_memory(inputs, c),
     ) as operator:
-        answer = _every_ridge(config, operator, problem.targets, problem.ridges, inputs.store, key, say)
+        factors = Factors.of(inputs, inputs.gram, problem.source, executor)
+        answer = _every_ridge(config, operator, problem.targets, problem.ridges, inputs.store, key, factors, say)
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
         largest = largest_eigenvalue(operator, tolerance=1e-4)
         sampled = exact_rows(inputs, "train", executor)
@@ -106,6 +108,7 @@ def _every_ridge(
     ridges: Sequence[float],
     store: ObjectStore,
     key: str,
+    factors: Factors,
     say: Say,
 ) -> _Answer:
     """Solve for every ridge, the largest first: each starts from the one before.
@@ -117,6 +120,7 @@ def _every_ridge(
         ridges: R absolute.
         store: for checkpoints; what a killed run has left is taken up, also that of other ridges and residuals.
         key: names the kernel, its images, labels and products.
+        factors: of the kernel, where one is the preconditioner.
         say: receives a line for people and facts.
 
     Raises:
@@ -126,7 +130,7 @@ def _every_ridge(
     name = _name(config, min(ridges))
     mean = float(operator.diagonal().mean())
     began = time.monotonic()
-    make, described = preconditioner(config, operator, min(ridges), store, key, say)
+    make, described = preconditioner(config, operator, min(ridges), store, key, factors, say)
     prepared = time.monotonic() - began
     solutions: dict[float, CgSolution] = {}
     history: list[tuple[int, int, float]] = []
@@ -194,12 +198,24 @@ def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig)
         raise NumericalError(found.explain(ridge, mean))
 
 
+def _tile_memory(inputs: Inputs, c: int) -> int:
+    if inputs.config.solver.preconditioner == "float32_factor":
+        return product_memory(inputs.memory_bytes, inputs.workers)
+    return tile_memory(inputs.config, inputs.n_train, c, inputs.memory_bytes, inputs.workers)
+
+
 def _name(config: SolverConfig, ridge: float) -> str:
     return f"{config.preconditioner}, rank {config.rank}, ridge {ridge!r}"
 
 
 def preconditioner(
-    config: SolverConfig, operator: TileOperator, ridge: float, store: ObjectStore, key: str, say: Say
+    config: SolverConfig,
+    operator: TileOperator,
+    ridge: float,
+    store: ObjectStore,
+    key: str,
+    factors: Factors,
+    say: Say,
 ) -> tuple[Callable[[float], Preconditioner], dict[str, Any]]:
     """What makes the preconditioner of a ridge, and facts about it; a sketch is kept in the store.
 
@@ -209,6 +225,7 @@ def preconditioner(
         ridge: the smallest that it is for.
         store: where a sketch is looked for.
         key: names the kernel, its images and products.
+        factors: of the kernel.
         say: receives a line for people.
     """
     prefix = f"cg/{key}/{digest(_name(config, ridge))}"
@@ -217,7 +234,7 @@ def preconditioner(
         return lambda _: Identity(), facts
     if config.preconditioner == "float32_factor":
         say(f"float32 factor of {operator.n:,} x {operator.n:,}", force=True)
-        return lambda one: float32_factor(operator, ridge=one), {**facts, "vectors": operator.n}
+        return factors.preconditioner, {**facts, "vectors": operator.n}
     checkpoint = StoreCheckpoint(store, prefix, prefix)
     if kept := checkpoint.restore():
         arrays = kept[0]

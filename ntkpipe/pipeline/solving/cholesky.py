@@ -1,54 +1,113 @@
-"""Cholesky factorisation in memory: t = inf only."""
+"""Tiled Cholesky factorisation: t = inf only, a factor for each ridge."""
 
 from __future__ import annotations
 
-import math
 import time
+from typing import Any
 
 import numpy as np
 
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.assemble import assemble
-from ntkpipe.linalg.cholesky import cholesky
+from ntkpipe.linalg.direct import DirectSolution
+from ntkpipe.linalg.factor.posterior import leave_one_out, log_determinant, log_marginal_likelihood
 from ntkpipe.linalg.lanczos import largest_eigenvalue
-from ntkpipe.linalg.operator import DenseOperator
+from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.solving.factors import Factors
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
 from ntkpipe.tasks.executor import Executor
 
 
 def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
-    """Converged weights for every ridge, a factor each."""
+    """Converged weights for every ridge; a killed solve goes on from the tiles that it has finished."""
     began = time.monotonic()
-    n = inputs.n_train
-    matrix = inputs.matrix(problem.source, "train")
-    array = assemble(matrix, np.float64)
-    operator = DenseOperator(array)
-    weights, residual, smallest = [], 0.0, math.inf
-    for ridge in problem.ridges:
-        tell(f"{problem.name}: Cholesky of {n:,} x {n:,}, ridge {ridge:.3g}", force=True)
-        factor = cholesky(array, ridge=ridge)
-        found = factor.solve(problem.targets, operator)
-        if not found.reason.ok:
-            raise NumericalError(f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}")
-        weights.append(found.value)
-        residual = max(residual, found.residual)
-        smallest = min(smallest, factor.smallest_eigenvalue() - ridge)
-    largest = largest_eigenvalue(operator)
-    sampled = exact_rows(inputs, "train", executor)
-    rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+    factors = Factors.of(inputs, inputs.gram, problem.source, executor)
+    weights, each = [], []
+
+    def say(line: str, **facts: Any) -> None:
+        tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
+
+    with tile_operator(
+        factors.matrix,
+        executor,
+        products="float64",
+        memory_bytes=product_memory(inputs.memory_bytes, inputs.workers),
+    ) as operator:
+        for ridge in problem.ridges:
+            say(f"Cholesky of {inputs.n_train:,} rows, ridge {ridge:.3g}, {factors.precision}", force=True)
+
+            def on_tile(dtype: str, done: int, of: int, ridge: float = ridge) -> None:
+                say(f"ridge {ridge:.3g}: {done:,} of {of:,} tiles of the {dtype} factor", tiles=done)
+
+            found = factors.solve(problem.targets, operator, ridge, on_tile)
+            if found.story:
+                say(
+                    f"ridge {ridge:.3g}: {found.story}; answered by {found.method}, {found.run.factor.dtype}",
+                    force=True,
+                )
+            if not found.reason.ok:
+                raise NumericalError(
+                    f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}"
+                )
+            weights.append(found.value)
+            each.append(_facts(inputs, problem, found, operator, ridge))
+        # Image kernels have one eigenvalue far above the others: a few passes with one vector.
+        largest = largest_eigenvalue(operator, tolerance=1e-4)
+        sampled = exact_rows(inputs, "train", executor)
+        rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
     facts = {
         "solver": "cholesky",
         "steps": 1,
-        "vectors": n,
+        "vectors": inputs.n_train,
         "reason": Reason.CONVERGED.name,
-        "true_residual": residual,
+        "true_residual": max(one["residual"] for one in each),
         "seconds": time.monotonic() - began,
         "largest": largest,
-        "smallest": max(smallest, 0.0),
+        "smallest": max(0.0, min(one.pop("smallest") for one in each)),
         "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
+        "factors": each,
     }
     return Solved(problem, None, np.stack(weights), rows, facts)
+
+
+def _facts(
+    inputs: Inputs, problem: Problem, found: DirectSolution, operator: TileOperator, ridge: float
+) -> dict[str, Any]:
+    """Of one ridge, JSON-ready: how the factor came about, and what it says of the model."""
+    run, y = found.run, problem.targets
+    facts: dict[str, Any] = {
+        "ridge": ridge,
+        "precision": run.factor.dtype,
+        "method": found.method,
+        "refinements": found.iterations,
+        "residual": found.residual,
+        "story": found.story,
+        "edge": run.plan.edge,
+        "tiles": run.plan.tasks,
+        "computed": run.computed,
+        "seconds": run.seconds,
+        "flops_per_second": run.rate,
+        "bytes_read": run.read_bytes,
+        "smallest": run.factor.smallest_eigenvalue() - ridge - found.raised,
+    }
+    if found.method == "cg":
+        return facts  # the factor is that of a matrix near by: what it says of the model is not of this one
+    logdet = log_determinant(run.factor, operator)
+    facts |= {
+        "logdet": logdet.value,
+        "logdet_error": logdet.error,
+        "log_marginal_likelihood": log_marginal_likelihood(y, found.value, logdet.value).tolist(),
+    }
+    if inputs.config.solver.leave_one_out:
+        out = leave_one_out(run.factor, operator, found.value)
+        right = np.argmax(y - out.residuals, axis=1) == np.argmax(y, axis=1)
+        facts |= {
+            "leave_one_out_mse": float(np.mean(out.residuals**2)),
+            "leave_one_out_accuracy": float(right.mean()) if y.shape[1] > 1 else None,
+            "leave_one_out_relative_error": out.error,
+        }
+    return facts

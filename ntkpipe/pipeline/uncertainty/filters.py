@@ -20,15 +20,15 @@ from ntkpipe.dynamics.filters import SpectralFilter
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.variance import Ensemble, KernelRows, Quadratic
 from ntkpipe.errors import IncompleteError, NumericalError
-from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.cg import block_cg
-from ntkpipe.linalg.cholesky import cholesky
+from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.solving import cg as solving_cg
 from ntkpipe.pipeline.solving.eigh import eigensystem
+from ntkpipe.pipeline.solving.factors import Factors
 from ntkpipe.pipeline.solving.problem import Problem, Solved, solve_key
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.store import GramStore as KernelSource
@@ -233,13 +233,15 @@ def _residuals(part: Part, weights: np.ndarray, columns: np.ndarray, ridges: tup
 def _cholesky(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], Solutions]:
     (ridge,) = ridges
     # The one that the solve has left in the store; of an odd part under flips it is made here.
-    matrix = part.inputs.matrix(part.problem.source, "train", part.gram)
-    factor = cholesky(assemble(matrix, np.float64), ridge=ridge, overwrite=True)
+    factors = Factors.of(part.inputs, part.gram, part.problem.source, part.executor)
+    factor = factors.factor(part.operator, ridge)
     smallest = max(factor.smallest_eigenvalue() - ridge, 0.0)
 
     def solve(columns: np.ndarray, quadratic: bool) -> Solutions:
-        del quadratic
-        weights = factor.apply_inverse(columns)[None]
+        if factor.dtype == "float32" and factors.precision == "mixed" and (part.full or not quadratic):
+            weights = refine(factor, columns, part.operator).value[None]
+        else:
+            weights = factor.apply_inverse(columns)[None]
         return Solutions(weights, _residuals(part, weights, columns, ridges), smallest)
 
     return solve
@@ -249,7 +251,8 @@ def _cg(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], S
     inputs, config, source = part.inputs, part.inputs.config.solver, part.problem.source
     key = solve_key(inputs, part.gram, source, config.products)
     # The one that the solve has left in the store; of an odd part under flips it is made here.
-    make, _ = solving_cg.preconditioner(config, part.operator, min(ridges), inputs.store, key, _silent)
+    factors = Factors.of(inputs, part.gram, source, part.executor)
+    make, _ = solving_cg.preconditioner(config, part.operator, min(ridges), inputs.store, key, factors, _silent)
     made = {ridge: make(ridge) for ridge in ridges}
     known = part.solved.facts["smallest"] if part.gram == inputs.gram else 0.0
 

@@ -1,0 +1,173 @@
+"""Solving by a factor, in float64, in float32, or mixed: a float32 factor with the accuracy of a float64 one.
+
+Mixed is half the memory and half the time of float64, while refinement converges (condition below about 1e7). Where it does not, the same
+factor serves conjugate gradients as a preconditioner; where that does not converge either, a float64 factor is made. What
+happened is told in the result.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.cg import block_cg
+from ntkpipe.linalg.factor.factorise import FactorRun, factorise
+from ntkpipe.linalg.factor.refine import refine, residual_floor
+from ntkpipe.linalg.operator import Operator
+from ntkpipe.linalg.preconditioner import float32_factor
+from ntkpipe.linalg.solution import Reason, Solution
+from ntkpipe.storage.protocol import ObjectStore
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.matrix import TileMatrix
+
+PRECISIONS = ("float64", "float32", "mixed")
+
+# A step is a product and a solve with the factor, 6 n^2 flops a column; a float64 factor is worth n / 18 steps of one column.
+# Preconditioned systems that are to converge do so in a few steps: the rounding of float32 leaves few directions far from one.
+_CG_STEPS = 60
+
+
+@dataclass(frozen=True)
+class DirectSolution(Solution[np.ndarray]):
+    """A `Solution` `(n, k)` and the factor that it came from; `iterations` counts refinements, or steps of cg.
+
+    Args:
+        run: the factor, and how it came about; its ridge is what was asked for, unless `raised`.
+        method: `refinement`, `cg` (preconditioned by the float32 factor) or `substitution` (float32, nothing else).
+        raised: added to the diagonal of a float32 factor besides the ridge: it is a preconditioner then.
+        story: what was tried before, for people; empty if nothing was.
+    """
+
+    run: FactorRun
+    method: str
+    raised: float
+    story: str
+
+
+def solve_direct(
+    matrix: TileMatrix,
+    operator: Operator,
+    b: np.ndarray,
+    *,
+    precision: str,
+    name: str,
+    ridge: float,
+    store: ObjectStore,
+    prefix: str,
+    executor: Executor,
+    memory_bytes: int,
+    edge: int | None = None,
+    on_tile: Callable[[str, int, int], None] | None = None,
+) -> DirectSolution:
+    """Solve `(A + ridge I) x = b`.
+
+    Args:
+        matrix: `A`, symmetric.
+        operator: the same, with float64 products.
+        b: `(n, k)` float64.
+        precision: `float64`, `mixed` (as accurate, see above) or `float32` (a residual of float32 rounding; nothing is refined).
+        name: of the matrix, by its content.
+        ridge: absolute.
+        store: where factors go.
+        prefix: of their keys; the precision of a factor is added to it.
+        executor: runs the tasks.
+        memory_bytes: for the data of all its workers together.
+        edge: rows of a tile of the factor.
+        on_tile: called with the precision of the factor, the number of finished tiles and of all.
+
+    Raises:
+        ConfigError, ResourceError, IndefiniteError, NumericalError: see `factorise`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"solver.precision={precision!r} is not one of {', '.join(PRECISIONS)}")
+    b = np.asarray(b, dtype=np.float64)
+
+    def telling(dtype: str) -> Callable[[int, int], None] | None:
+        return None if on_tile is None else functools.partial(on_tile, dtype)
+
+    def factor(dtype: str) -> FactorRun:
+        return factorise(
+            matrix,
+            name=name,
+            ridge=ridge,
+            dtype=dtype,
+            store=store,
+            prefix=f"{prefix}/{dtype}",
+            executor=executor,
+            memory_bytes=memory_bytes,
+            edge=edge,
+            on_tile=telling(dtype),
+        )
+
+    if precision == "float32":
+        return _substitute(factor("float32"), operator, b, ridge)
+    stories = []
+    if precision == "mixed":
+        try:
+            made = float32_factor(
+                matrix,
+                name=name,
+                ridge=ridge,
+                store=store,
+                prefix=f"{prefix}/float32",
+                executor=executor,
+                memory_bytes=memory_bytes,
+                edge=edge,
+                on_tile=telling("float32"),
+            )
+        except NumericalError as error:
+            stories.append(f"no float32 factor ({error})")
+        else:
+            run, start = made.run, None
+            if made.raised:
+                stories.append(f"float32 needed {made.raised:.1e} more on the diagonal")
+            else:
+                found = refine(run.factor, b, operator)
+                if found.reason.ok:
+                    return DirectSolution(**vars(found), run=run, method="refinement", raised=0.0, story="")
+                stories.append(f"refinement of the float32 factor stagnated at a residual of {found.residual:.1e}")
+                start = found.value if found.residual < 1 else None
+            tolerance = 1e-14
+            if start is not None:
+                tolerance = max(tolerance, residual_floor(start, b, operator, ridge))
+            found = block_cg(
+                operator,
+                b,
+                ridge=ridge,
+                start=start,
+                preconditioner=made,
+                tolerance=tolerance,
+                max_steps=_CG_STEPS,
+                rounding=2.0**-53,
+            )
+            # Steps go on to the tolerance of a guess; the solution itself tells what can be had.
+            if found.reason.ok or found.residual <= residual_floor(found.value, b, operator, ridge):
+                return DirectSolution(
+                    found.value,
+                    found.residual,
+                    found.iterations,
+                    Reason.CONVERGED,
+                    run=run,
+                    method="cg",
+                    raised=made.raised,
+                    story="; ".join(stories),
+                )
+            stories.append(f"cg with it ended at {found.residual:.1e} after {found.iterations} steps")
+    run = factor("float64")
+    found = refine(run.factor, b, operator)
+    return DirectSolution(**vars(found), run=run, method="refinement", raised=0.0, story="; ".join(stories))
+
+
+def _substitute(run: FactorRun, operator: Operator, b: np.ndarray, ridge: float) -> DirectSolution:
+    """The float32 factor's own answer, held against the residual that its rounding explains."""
+    x = run.factor.apply_inverse(b)
+    norms = np.linalg.norm(b, axis=0)
+    residual = np.linalg.norm(b - operator.matmul(x) - ridge * x, axis=0) / np.where(norms > 0, norms, 1.0)
+    worst = float(residual.max(initial=0.0))
+    ok = worst <= residual_floor(x, b, operator, ridge, unit=2.0**-23)
+    reason = Reason.CONVERGED if ok else Reason.STAGNATED
+    return DirectSolution(x, worst, 1, reason, run=run, method="substitution", raised=0.0, story="")
