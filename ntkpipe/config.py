@@ -33,7 +33,8 @@ class DataConfig:
     """Which images, how they are prepared and which of them are used.
 
     Args:
-        kind: `digits`, `npz`, `cifar10`, `cifar100`, `image_folder`, `mnist` or `synthetic`.
+        kind: `digits`, `npz`, `cifar10`, `cifar100`, `image_folder`, `mnist`, `synthetic`, or `labels` (without images, for
+            `kernel=gram`; an npz of `y_train` and `y_test`, in the order of the kernel's rows).
         path: file or folder; not used by `digits` and `synthetic`.
         download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
         source: where `download` fetches from; None is the data set's official address.
@@ -75,7 +76,7 @@ class DataConfig:
     noise: float = 1.0
 
     def __post_init__(self) -> None:
-        kinds = ("digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
+        kinds = ("digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic", "labels")
         _choice("data.kind", self.kind, kinds)
         _choice("data.standardize", self.standardize, ("channel", "none"))
         _choice("data.statistics", self.statistics, ("full", "subset"))
@@ -91,6 +92,8 @@ class DataConfig:
             raise ConfigError(f"data.shape={list(self.shape)} must be [height, width, channels], all positive")
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise ConfigError(f"data.image_size={list(self.image_size)} must be [height, width], both positive")
+        if self.kind == "labels" and self.balanced:
+            raise ConfigError("data.balanced orders images, and the rows of a given kernel have their order: leave it out")
 
 
 KERNELS = (
@@ -109,8 +112,9 @@ KERNELS = (
     "matern",
     "linear",
     "spec",
+    "gram",
 )
-"""Families of architectures, and `spec`."""
+"""Families of architectures, `spec`, and `gram` (a matrix that was given)."""
 
 PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
 """Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
@@ -124,7 +128,8 @@ class KernelConfig:
     anything but the default that stands here. `conf/kernel/` has the usual values of each family.
 
     Args:
-        kind: a family of `KERNELS`, built from the fields below, or `spec` (layers from a file).
+        kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), or `gram`: no network, but
+            kernel matrices from files.
         depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
             `wide_resnet` as their papers count them.
         readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
@@ -144,7 +149,11 @@ class KernelConfig:
         length_scale: of `rbf`, `laplace` and `matern`, in units of a pixel as prepared.
         nu: smoothness of `matern`: 0.5, 1.5 or 2.5.
         path: JSON or YAML list of layers, for `kind: spec`.
-        dtype: `float32` or `float64`, of the computation.
+        train: of `gram`: the kernel among training points (n, n), `.npy` or a Zarr array, float32 or float64.
+        test: of `gram`: test points by training points (p, n), likewise.
+        test_diagonal: of `gram`: `k(x, x)` of the test points (p,), `.npy`; variances need it, and error bounds are estimates
+            without it.
+        dtype: `float32` or `float64`, of the computation; not used by `gram`.
     """
 
     kind: str = "fcn"
@@ -166,6 +175,9 @@ class KernelConfig:
     length_scale: float = 1.0
     nu: float | None = None
     path: str | None = None
+    train: str | None = None
+    test: str | None = None
+    test_diagonal: str | None = None
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -195,6 +207,11 @@ class KernelConfig:
             raise ConfigError(f"kernel.filter={list(self.filter)} must be [height, width], both positive")
         if self.kind == "spec" and self.path is None:
             raise ConfigError("kernel=spec needs kernel.path=FILE.json or FILE.yaml, a list of layers")
+        if self.kind == "gram" and None in (self.train, self.test):
+            raise ConfigError(
+                "kernel=gram needs kernel.train=FILE (training points by training points) and kernel.test=FILE (test points "
+                "by training points), each a .npy file or a Zarr array"
+            )
 
 
 @dataclass(frozen=True)
@@ -298,7 +315,8 @@ class PredictConfig:
     """Which predictions are made.
 
     Args:
-        kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K).
+        kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K); of
+            `kernel=gram` it is `gram`, whatever the default.
         times: training times in gradient steps, `inf` allowed; None is a logarithmic grid over all of training and inf.
         ridges: added to the diagonal.
         ridge_scale: `relative` (to the mean of the diagonal) or `absolute`.
@@ -329,7 +347,7 @@ class PredictConfig:
         if not self.kernels or len(set(self.kernels)) != len(self.kernels):
             raise ConfigError(f"predict.kernels={list(self.kernels)} must name at least one kernel, each once")
         for kernel in self.kernels:
-            _choice("predict.kernels", kernel, ("ntk", "nngp", "ntkgp"))
+            _choice("predict.kernels", kernel, ("ntk", "nngp", "ntkgp", "gram"))
         _choice("predict.ridge_scale", self.ridge_scale, ("relative", "absolute"))
         _choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
         _choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
@@ -507,6 +525,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _choice("augment", self.augment, ("none", "hflip"))
+        self._check_given()
         if self.augment == "hflip" and self.data.zca is not None:
             raise ConfigError(
                 "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
@@ -521,6 +540,46 @@ class RunConfig:
             raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    def _check_selection(self) -> None:
+        p = self.predict
+        if p.selection == "none":
+            return
+        one_ridge, one_time = len(p.ridges) == 1, p.times is not None and len(p.times) == 1
+        if p.selection == "loo" and p.times is not None and not any(math.isinf(t) for t in p.times):
+            raise ConfigError("predict.selection=loo answers t = inf alone: add inf to predict.times, or use held_out")
+        if one_ridge and (one_time or p.selection == "loo"):
+            raise ConfigError(
+                f"predict.selection={p.selection} has one ridge{' and one time' if one_time else ''} to choose from: give "
+                "several, such as predict.ridges=[0,1e-5,1e-4,1e-3,1e-2,1e-1]"
+                + (" or predict.times=null" if p.selection == "held_out" else "")
+            )
+
+    def _check_given(self) -> None:
+        """A given matrix comes with labels alone, and what needs images or layers has no meaning for it."""
+        if (self.kernel.kind == "gram") != (self.data.kind == "labels"):
+            raise ConfigError(
+                f"kernel={self.kernel.kind} data={self.data.kind}: a given matrix (kernel=gram) takes its labels from "
+                "data=labels data.path=FILE.npz, and data=labels has no images for any other kernel"
+            )
+        if self.kernel.kind != "gram":
+            if "gram" in self.predict.kernels:
+                raise ConfigError("predict.kernels=[gram] is for kernel=gram")
+            return
+        if self.predict.kernels == PredictConfig().kernels:
+            object.__setattr__(self, "predict", dataclasses.replace(self.predict, kernels=("gram",)))
+        if self.predict.kernels != ("gram",):
+            raise ConfigError(f"predict.kernels={list(self.predict.kernels)}: a given matrix is called gram")
+        if self.augment != "none":
+            raise ConfigError("augment=hflip flips images, and kernel=gram has none: give the matrix of the doubled set")
+        if self.store.gram != "stored" or self.store.name is not None:
+            raise ConfigError("store.gram and store.name are for tiles that ntkpipe computes: kernel=gram is read in place")
+        if self.predict.covariance == "full":
+            raise ConfigError(
+                "predict.covariance=full needs the kernel among test points, which kernel=gram does not have: use diagonal"
+            )
+        if self.predict.covariance == "diagonal" and self.kernel.test_diagonal is None:
+            raise ConfigError("predict.covariance=diagonal needs k(x, x) of the test points: kernel.test_diagonal=FILE.npy")
 
     def _check_selection(self) -> None:
         p = self.predict

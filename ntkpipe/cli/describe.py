@@ -34,6 +34,8 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
         raise ConfigError(f"format={format} is not one of table, json, yaml")
     config = max(depth_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
+    if config.kernel.kind == "gram":
+        raise ConfigError("kernel=gram is a matrix: it has no layers. ntkpipe plan shows what is known of its files")
     shape = look_at(config)[0].image if image_shape is None else _parsed(image_shape)
     spec = kernel_spec(config.kernel, shape)
     if format == "table":

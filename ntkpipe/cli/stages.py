@@ -11,10 +11,12 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.pipeline.depths import depth_runs, summarise
 from ntkpipe.pipeline.forecast import describe_solver
+from ntkpipe.pipeline.given import describe_given, look_at_given
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.planning import make_plan
+from ntkpipe.pipeline.planning import make_plan, plan_given
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
+from ntkpipe.pipeline.uncertainty.cost import describe_covariance
 from ntkpipe.tasks import stopping
 
 
@@ -40,7 +42,7 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
 def run(config: RunConfig, session: Session) -> None:
     """All stages."""
     for job in jobs(config, session):
-        with job.run.held():
+        with job.at_work():
             if not job.all():
                 continue
             folder = job.run.path
@@ -57,11 +59,18 @@ def plan(config: RunConfig, session: Session) -> None:
     """Print the plan; computes nothing and starts nothing."""
     del session
     first, *others = depth_runs(config)
+    if first.kernel.kind == "gram":
+        gram, shapes = look_at_given(first)
+        print(describe_given(gram, shapes))
+        print(describe_solver(first, shapes, plan_given(first, shapes, gram.dtype, gram.edge)))
+        return
     shapes, store = look_at(first)
     planned = make_plan(first, shapes, store, others)
     print(planned.plan.describe())
     print(planned.storing.describe())
     print(describe_solver(first, shapes, planned.plan))
+    if (text := describe_covariance(first, shapes, planned.plan)) is not None:
+        print(text)
     if others:
         print(f"            for each of {len(others) + 1} depths")
 
@@ -69,7 +78,7 @@ def plan(config: RunConfig, session: Session) -> None:
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     def command(config: RunConfig, session: Session) -> None:
         for job in jobs(config, session):
-            with job.run.held():
+            with job.at_work():
                 getattr(job, name)()
 
     command.__doc__ = f"The {name} stage."

@@ -7,11 +7,7 @@ the checksum of every chunk.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,26 +33,14 @@ from ntkpipe.data.prepared_layout import (
     read_manifest,
     seal,
 )
+from ntkpipe.data.stored_labels import Labels, damaged_labels, read_labels, write_labels
 from ntkpipe.errors import CorruptionError, IncompleteError, StoreError
 from ntkpipe.storage.checksum import crc32c
-from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
+from ntkpipe.storage.store import ObjectStore, open_store
 
 # Decoded chunks kept per process: two row blocks of 4096 CIFAR-10 images in float32.
 _CACHE_BYTES = 128 << 20
 _chunks = ChunkCache(_CACHE_BYTES)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What is known of the images besides their pixels, in stored order; see `Dataset`."""
-
-    y_train: np.ndarray
-    y_test: np.ndarray
-    labels_train: np.ndarray | None
-    labels_test: np.ndarray | None
-    class_names: tuple[str, ...]
-    train_index: np.ndarray
-    test_index: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,14 +105,7 @@ class PreparedImages:
             CorruptionError: if the stored object is damaged.
             IncompleteError: if it is absent.
         """
-        store = open_store(self.url)
-        try:
-            content = store.get(self.labels_key)
-        except MissingObjectError as error:
-            raise IncompleteError(f"{self.labels_key} is missing in {self.url}: {REMEDY}") from error
-        if _labels_hash(content) != self.labels_key.rpartition("/")[2].removesuffix(".npz"):
-            raise CorruptionError(f"{self.labels_key} in {self.url} disagrees with its hash: {REMEDY}")
-        return _decode_labels(content)
+        return read_labels(open_store(self.url), self.labels_key)
 
     def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> Dataset:
         """Everything at once, as `load_dataset` would return it. Holds all images in memory.
@@ -214,7 +191,7 @@ def write_prepared(dataset: Dataset, store: ObjectStore) -> PreparedImages:
         entry["checksums"] = [
             _write_chunk(store, prefix, block, k, x, entry, known[k]) for k in range(chunk_count(entry))
         ]
-    labels_key = _write_labels(dataset, store, prefix)
+    labels_key = write_labels(dataset, store, prefix)
     body = {
         "format": FORMAT,
         "fingerprint": dataset.fingerprint,
@@ -249,9 +226,7 @@ def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
             problem, _ = inspect_chunk(store, key, chunk_shape(entry), dtype, checksum)
             if problem:
                 problems.append(f"{key} {problem}")
-    for key in store.list(f"{prefix}/labels/"):
-        if _labels_hash(store.get(key)) != key.rpartition("/")[2].removesuffix(".npz"):
-            problems.append(f"{key} disagrees with its hash")
+    problems += damaged_labels(store, prefix)
     return problems
 
 
@@ -288,44 +263,6 @@ def _put_exactly(store: ObjectStore, key: str, content: bytes) -> None:
 @lru_cache(maxsize=16)
 def _cached_manifest(url: str, prefix: str) -> dict[str, Any]:
     return read_manifest(open_store(url), prefix)
-
-
-def _write_labels(dataset: Dataset, store: ObjectStore, prefix: str) -> str:
-    """Content-addressed: runs with other labels or another coding share the images."""
-    arrays: dict[str, np.ndarray] = {
-        "y_train": dataset.y_train,
-        "y_test": dataset.y_test,
-        "train_index": dataset.train_index,
-        "test_index": dataset.test_index,
-        "class_names": np.array(dataset.class_names, dtype=np.str_),
-    }
-    if dataset.labels_train is not None and dataset.labels_test is not None:
-        arrays |= {"labels_train": dataset.labels_train, "labels_test": dataset.labels_test}
-    buffer = io.BytesIO()
-    # numpy.savez stamps every member with one constant date: equal arrays give equal bytes.
-    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    content = buffer.getvalue()
-    key = f"{prefix}/labels/{_labels_hash(content)}.npz"
-    if not store.put(key, content) and store.get(key) != content:
-        store.put(key, content, overwrite=True)
-    return key
-
-
-def _labels_hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _decode_labels(content: bytes) -> Labels:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise CorruptionError(f"stored labels cannot be read ({error}): {REMEDY}") from error
-    names = tuple(map(str, arrays.pop("class_names").tolist()))
-    return Labels(
-        **{"labels_train": None, "labels_test": None, **arrays},
-        class_names=names,
-    )
 
 
 def prepared_prefixes(store: ObjectStore) -> Iterator[str]:

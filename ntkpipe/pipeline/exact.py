@@ -10,11 +10,11 @@ import numpy as np
 from ntkpipe.dynamics.sampling import sample_indices
 from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.linalg.operator import rectangular_operator, tile_operator
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block
-from ntkpipe.tiles.store import GramStore
 
 _COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
 _LEAST_COLUMNS = 32
@@ -31,7 +31,7 @@ class ExactRows:
 
     Args:
         indices: (k,) stored row numbers.
-        kernels: `nngp` and `ntk`, (k, n_train) float64; on the train block the diagonal is exact.
+        kernels: `nngp` and `ntk`, or `gram`, (k, n_train) float64; on the train block the diagonal is exact.
     """
 
     indices: np.ndarray
@@ -58,8 +58,13 @@ def exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:
 
 
 def recomputed_rows(inputs: Inputs, block: Block, indices: np.ndarray, executor: Executor) -> ExactRows:
-    """These rows of the kernel that is solved with, computed now in float64."""
-    n = inputs.n_train
+    """These rows of the kernel that is solved with, computed now in float64; of a given kernel, as they were given."""
+    if inputs.job is None:
+        matrix = inputs.matrix("gram", block)
+        operate = tile_operator if block == "train" else rectangular_operator
+        with operate(matrix, executor, products="float64") as operator:
+            return ExactRows(indices, {"gram": operator.rows(indices)})
+    n, source = inputs.n_train, inputs.job.images
     rows = Picked(block, tuple(int(i) for i in indices))
     symmetry = inputs.gram.identity.symmetry
     evaluation = Evaluation.of(inputs.spec, symmetry, "float64")
@@ -68,23 +73,24 @@ def recomputed_rows(inputs: Inputs, block: Block, indices: np.ndarray, executor:
     def tasks() -> Iterator[Task]:
         for start in range(0, n, step):
             columns = Picked("train", tuple(range(start, min(start + step, n))))
-            yield Task(start, pairs_task, (inputs.images, evaluation, rows, columns))
+            yield Task(start, pairs_task, (source, evaluation, rows, columns))
 
     made = {kernel: np.empty((len(indices), n)) for kernel in ("nngp", "ntk")}
     for start, part in _results(executor, tasks()):
         for kernel, values in part.items():
             made[kernel][:, start : start + values.shape[1]] = values
     if block == "train":
-        images = np.concatenate([inputs.images.read(block, i, i + 1) for i in rows.indices])
+        images = np.concatenate([source.read(block, i, i + 1) for i in rows.indices])
         own = compute_diagonal(inputs.spec, images, dtype="float64", symmetry=symmetry)
         for kernel, whole in made.items():
             whole[np.arange(len(indices)), indices] = own[kernel]
     return ExactRows(indices, made)
 
 
-def test_test(inputs: Inputs, gram: GramStore, kernel: str, executor: Executor) -> np.ndarray:
+def test_test(inputs: Inputs, gram: KernelSource, kernel: str, executor: Executor) -> np.ndarray:
     """The kernel among the test images in use, (p, p) float64, which no tile of `gram` stores: only covariances need it."""
-    p = inputs.n_test
+    assert inputs.job is not None  # RunConfig refuses full covariances of a given kernel
+    p, source = inputs.n_test, inputs.job.images
     evaluation = Evaluation.of(inputs.spec, gram.identity.symmetry, inputs.config.kernel.dtype)
     step = min(_COLUMNS, inputs.plan.edge)
 
@@ -95,7 +101,7 @@ def test_test(inputs: Inputs, gram: GramStore, kernel: str, executor: Executor) 
         for i in range(0, p, step):
             for j in range(0, i + 1, step):
                 columns = None if i == j else picked(j)
-                yield Task((i, j), pairs_task, (inputs.images, evaluation, picked(i), columns))
+                yield Task((i, j), pairs_task, (source, evaluation, picked(i), columns))
 
     out = np.empty((p, p))
     for (i, j), part in _results(executor, tasks()):

@@ -36,7 +36,7 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     if config.solver.kind == "cholesky":
         budget = solver_memory(plan, memory_budget(config))
         return describe_factors(config, plan_factors(config, plan, n, budget), config.cluster.threads_per_worker)
-    item = 4 if config.store_dtype == "float32" or config.solver.products == "float32" else 8
+    item = 4 if plan.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
     room = tile_memory(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
     flops = 2 * n * n * c

@@ -17,15 +17,18 @@ import numpy as np
 from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import Dataset, load_dataset
 from ntkpipe.data.duplicates import find_duplicates
+from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.labels import require_two_classes
-from ntkpipe.data.prepared import PreparedImages, write_prepared
+from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepared
+from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
 from ntkpipe.errors import DataError, IncompleteError, StoreError
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import Evaluation
+from ntkpipe.pipeline.given import find_given, given_shapes
 from ntkpipe.pipeline.kernel import check_kernel
-from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget
+from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget, plan_given
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.pipeline.storing import solver_memory
 from ntkpipe.storage.store import ObjectStore, open_store
@@ -37,6 +40,10 @@ from ntkpipe.tiles.store import GramStore
 _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
 
 
+KernelSource = GramStore | GivenGram
+"""What has tiles and diagonals of kernels: a store that ntkpipe fills, or files that the user did."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything known before the first tile.
@@ -44,10 +51,10 @@ class Inputs:
     Args:
         config: of the run.
         store: of images and tiles.
-        images: handle of the prepared images.
-        spec: layers of the architecture, canonical.
-        gram: handle of the Gram store of the kernel that is solved with.
-        job: every store that the Gram stage fills, `gram` first, and the images.
+        images: handle of the prepared images; of a given kernel, of its labels.
+        spec: layers of the architecture, canonical; empty of a given kernel.
+        gram: handle of the Gram store of the kernel that is solved with, or the files of a given one.
+        job: every store that the Gram stage fills, `gram` first, and the images; None of a given kernel.
         plan: of the tiles that this run needs.
         n_train: training images in use, the leading rows.
         n_test: test images in use.
@@ -60,10 +67,10 @@ class Inputs:
 
     config: RunConfig
     store: ObjectStore
-    images: PreparedImages
+    images: PreparedImages | GivenLabels
     spec: list[dict[str, Any]]
-    gram: GramStore
-    job: GramJob
+    gram: KernelSource
+    job: GramJob | None
     plan: GramPlan
     n_train: int
     n_test: int
@@ -75,32 +82,34 @@ class Inputs:
 
     @property
     def stores(self) -> tuple[GramStore, ...]:
-        """Every store that the Gram stage fills."""
-        return tuple(output.gram for output in self.job.outputs)
+        """Every store that the Gram stage fills; none of a given kernel."""
+        return () if self.job is None else tuple(output.gram for output in self.job.outputs)
 
     @property
-    def parts(self) -> tuple[GramStore, ...]:
+    def parts(self) -> tuple[KernelSource, ...]:
         """Those of the run's own network: `gram`, and for variances under flips the odd part."""
+        if self.job is None:
+            return (self.gram,)
         own = self.gram.identity.architecture
         return tuple(gram for gram in self.stores if gram.identity.architecture == own)
 
-    def matrix(self, kernel: Kernel, block: Block, part: GramStore | None = None) -> TileMatrix:
+    def matrix(self, kernel: Kernel, block: Block, part: KernelSource | None = None) -> TileMatrix:
         """The kernel among the images in use: `train`, (n, n) symmetric, or `test`, (p, n).
 
-        Every reader of tiles asks here, and none knows where they come from: stored, or computed when they are read.
+        Every reader of tiles asks here, and none knows where they come from: stored, computed when they are read, or given.
 
         Args:
-            kernel: `nngp` or `ntk`.
+            kernel: `nngp` or `ntk`; `gram` of a given kernel.
             block: `train` or `test`.
             part: of `parts`; None is `gram`.
         """
         gram, rows = part or self.gram, self.n_train if block == "train" else self.n_test
-        if self.plan.stored:
+        if self.plan.stored or self.job is None or isinstance(gram, GivenGram):
             return gram.matrix(kernel, block, rows=rows, cols=self.n_train)
         evaluation = Evaluation.of(self.spec, gram.identity.symmetry, gram.identity.dtype)
         whole = gram.grid(block)
         return RecomputedTiles(
-            self.images,
+            self.job.images,
             evaluation,
             kernel,
             block,
@@ -111,7 +120,7 @@ class Inputs:
         )
 
     def diagonal(
-        self, kernel: Kernel, block: Block, part: GramStore | None = None, *, plain: bool = False
+        self, kernel: Kernel, block: Block, part: KernelSource | None = None, *, plain: bool = False
     ) -> np.ndarray:
         """`k(x, x)` of the images in use, float64; arguments as of `matrix`.
 
@@ -123,6 +132,11 @@ class Inputs:
         """
         rows = self.n_train if block == "train" else self.n_test
         return (part or self.gram).read_diagonal(block, kernel, rows=rows, plain=plain)
+
+    @property
+    def estimates_test_diagonal(self) -> bool:
+        """Whether `k(x, x)` of the test points was not given: error bounds are estimates then."""
+        return isinstance(self.gram, GivenGram) and self.gram.test_diagonal is None
 
 
 def prepare(
@@ -150,6 +164,8 @@ def prepare(
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     source = source or source_key(config)
+    if config.kernel.kind == "gram":
+        return _prepare_given(config, store, source, tell)
     images = _known_images(store, source)
     warnings: list[str] = []
     if images is None:
@@ -202,6 +218,33 @@ def prepare(
     )
 
 
+def _prepare_given(config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None]) -> Inputs:
+    given = find_given(config, store, source, tell)
+    shapes = given_shapes(config, given)
+    plan = plan_given(config, shapes, given.gram.dtype, given.gram.edge)
+    return Inputs(
+        config,
+        store,
+        given.labels,
+        [],
+        given.gram,
+        None,
+        plan,
+        shapes.used_train,
+        shapes.used_test,
+        config.cluster.worker_count(),
+        memory_budget(config),
+        source,
+    )
+
+
+def damaged_images(inputs: Inputs) -> list[str]:
+    """What is wrong with the prepared images and labels, a line per object."""
+    if isinstance(inputs.images, GivenLabels):
+        return damaged_labels(inputs.store, GIVEN_PREFIX)
+    return verify_prepared(inputs.store, inputs.images.prefix)
+
+
 def reopen(run: RunDir) -> Inputs:
     """The inputs of a run whose images are prepared; reads no raw data.
 
@@ -211,6 +254,8 @@ def reopen(run: RunDir) -> Inputs:
     config = run.config
     receipt = run.receipt("data") or {}
     source = receipt.get("source") or source_key(config)
+    if config.kernel.kind == "gram":
+        return prepare(config, lambda line: None, source=source)
     if _known_images(open_store(config.store.url), source) is None:
         raise StoreError(
             f"the prepared images of {run.path} are not in {config.store.url} or are damaged: ntkpipe run with the same "
@@ -277,7 +322,7 @@ def source_key(config: RunConfig) -> str:
 
 def _source_stamp(config: RunConfig) -> str:
     """Changes whenever the raw data or its preparation may have: lets a later run skip loading and decoding."""
-    d = config.data
+    d, given = config.data, config.kernel
     settings = {k: v for k, v in dataclasses.asdict(d).items() if k not in _NOT_OF_THE_IMAGES}
     if d.statistics == "subset":
         settings["train_size"] = d.train_size
@@ -285,9 +330,18 @@ def _source_stamp(config: RunConfig) -> str:
     if d.path is not None:
         path = Path(d.path)
         settings["path"] = str(path.resolve())
-        files = _folder_stamp(path) if path.is_dir() else _file_stamp(path) if path.exists() else None
+        files = _path_stamp(path)
+    if given.kind == "gram":
+        names = (given.train, given.test, given.test_diagonal)
+        files = [files, *(_path_stamp(None if name is None else Path(name).expanduser()) for name in names)]
     versions = {"digits": importlib.metadata.version("scikit-learn")} if d.kind == "digits" else {}
     return digest({"settings": settings, "files": files, "dtype": config.kernel.dtype, "versions": versions})
+
+
+def _path_stamp(path: Path | None) -> Any:
+    if path is None or not path.exists():
+        return None
+    return _folder_stamp(path) if path.is_dir() else _file_stamp(path)
 
 
 def _file_stamp(path: Path) -> list[int]:

@@ -29,6 +29,8 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
     Raises:
         ConfigError: naming the setting, or the layer of a file, that is at fault.
     """
+    if kernel.kind == "gram":
+        raise ConfigError("kernel=gram is a matrix: it has no layers")
     takes = ("path",) if kernel.kind == "spec" else FAMILIES[kernel.kind].takes
     _refuse_others(kernel, takes)
     if kernel.kind == "spec":
@@ -43,6 +45,9 @@ def check_kernel(kernel: KernelConfig) -> None:
     Raises:
         ConfigError: naming the setting or the layer.
     """
+    if kernel.kind == "gram":
+        _refuse_others(kernel, ("train", "test", "test_diagonal"))
+        return
     architecture(kernel_spec(kernel, _USUAL_SHAPE))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ntkpipe.data.prepared import prepared_prefixes, verify_prepared
+from ntkpipe.data.given_gram import GivenGram
+from ntkpipe.data.prepared import prepared_prefixes
 from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
-from ntkpipe.pipeline.inputs import Inputs, forget_images, reopen
+from ntkpipe.pipeline.given import changed_content
+from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solving.kept import restore
@@ -60,6 +62,8 @@ def _state(run: RunDir) -> str:
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
+    if stage == "gram" and receipt.get("given"):
+        return f", given: {receipt['store']}"
     if stage == "gram" and not receipt["tiles"]:
         return ", diagonals alone: tiles are computed when they are read"
     if stage == "gram":
@@ -74,6 +78,9 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 
 def _tiles(run: RunDir) -> Iterator[str]:
     inputs = reopen(run)
+    if inputs.job is None:
+        yield f"the kernel is given: {inputs.gram.where}"
+        return
     if not inputs.plan.stored:
         yield f"tiles are computed when they are read; diagonals are stored in {inputs.gram.where}"
         return
@@ -117,7 +124,10 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
         found.images = True
         found.damaged.append("the prepared images are missing or damaged")
     else:
-        problems = verify_prepared(inputs.store, inputs.images.prefix)
+        problems = damaged_images(inputs)
+        if isinstance(inputs.gram, GivenGram):
+            problems += changed_content(inputs.gram)
+            found.checked.append(f"kernel {inputs.gram.where}")
         found.images = bool(problems)
         found.damaged += problems
         found.checked.append(f"images {inputs.images.prefix}")

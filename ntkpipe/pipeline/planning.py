@@ -14,6 +14,7 @@ from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
 from ntkpipe.gram.tuning import Tuning, circumstances, measure
 from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
 from ntkpipe.pipeline.factoring import plan_factors
 from ntkpipe.pipeline.flips import check_flips
@@ -153,6 +154,33 @@ def make_plan(
     chosen_plan = plan(**known, **free, stored=storing.stored)
     _check_solver(config, chosen_plan, shapes.used_train, memory)
     return Planned(tuple(wanted), chosen_plan, storing)
+
+
+def plan_given(config: RunConfig, shapes: Shapes, dtype: str, edge: int) -> GramPlan:
+    """The plan of a run whose kernel was given: nothing is computed, and every pair costs nothing.
+
+    Args:
+        config: of the run.
+        shapes: of the given kernel.
+        dtype: of its tiles.
+        edge: rows of a tile.
+    """
+    memory = memory_budget(config)
+    made = plan_gram(
+        n_train=shapes.n_train,
+        n_test=shapes.n_test,
+        spec=(),
+        cost=KernelCost(0.0, 0.0, 1, 1, 0, 0),
+        edge=edge,
+        kernel_dtype=dtype,
+        store_dtype=dtype,
+        train_rows=shapes.used_train,
+        test_rows=shapes.used_test,
+        workers=config.cluster.worker_count(),
+        rate=Rate(1.0, "given"),
+    )
+    _check_solver(config, made, shapes.used_train, memory)
+    return made
 
 
 def _wanted_stores(

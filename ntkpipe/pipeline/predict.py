@@ -10,6 +10,7 @@ import numpy as np
 
 import ntkpipe
 from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
+from ntkpipe.dynamics.gains import ESTIMATE
 from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
 from ntkpipe.dynamics.sampling import TestSample
 from ntkpipe.dynamics.times import default_times
@@ -85,6 +86,7 @@ def collect(
     labels = inputs.images.labels()
     order = np.argsort(labels.test_index[:p], kind="stable")
     bound = np.stack([part.budget.bound(s.problem.test_diagonal) for s, part in zip(solved, parts, strict=True)])
+    kinds = np.stack([part.budget.kind for part in parts])
     terms = ("krylov", "product", "storage_train", "storage_test")
     covariance, variance, variance_bound = None, None, None
     spreads = [part.spread for part in parts if part.spread is not None]
@@ -104,7 +106,7 @@ def collect(
         target=labels.y_test[:p][order],
         mean=np.stack([part.mean for part in parts])[..., order, :],
         error_bound=np.nan_to_num(bound[..., order, :], nan=math.inf, posinf=math.inf),
-        bound_kind=np.stack([part.budget.kind for part in parts]),
+        bound_kind=np.full_like(kinds, ESTIMATE) if inputs.estimates_test_diagonal else kinds,
         bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
         variance=variance,
         variance_bound=variance_bound,

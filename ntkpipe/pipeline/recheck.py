@@ -15,6 +15,7 @@ import numpy as np
 
 from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.krylov import combined_weights
+from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import norm_safety, sample_indices
 from ntkpipe.gram.task import evaluate_tile
 from ntkpipe.gram.worker import Evaluation
@@ -52,8 +53,10 @@ class Checked:
 
 def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
     """Compute up to `count` random stored tiles of every Gram store of the run again and compare both kernels."""
-    rng = np.random.default_rng(seed)
-    for output in inputs.job.outputs:
+    rng, job = np.random.default_rng(seed), inputs.job
+    if job is None:
+        return  # nothing of a given kernel was computed
+    for output in job.outputs:
         gram, identity = output.gram, output.gram.identity
         evaluation = Evaluation((output.wanted,), identity.dtype)
         stored = [
@@ -64,14 +67,14 @@ def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
         for k in sorted(rng.choice(len(stored), min(count, len(stored)), replace=False)):
             block, i, j = stored[k]
             (made,) = evaluate_tile(
-                inputs.images,
+                job.images,
                 evaluation,
                 block,
                 gram.grid(block),
                 i,
                 j,
                 identity.stored_dtype,
-                inputs.job.pairs_per_step,
+                job.pairs_per_step,
             )
             part = inside(gram.grid(block).tile(i, j).shape)
             for kernel in KERNELS:
@@ -166,6 +169,8 @@ def _weights(solved: Solved, times: tuple[float, ...]) -> np.ndarray:
         return solved.weights[None]
     coordinates = solved.solution.coordinates(solved.problem.filter, times, solved.problem.ridges)
     t, r, _, c = coordinates.shape
+    if isinstance(solved.solution, RestartedSolution):
+        return coordinates
     return combined_weights(solved.solution.basis, coordinates).reshape(-1, t, r, c).transpose(1, 2, 0, 3)
 
 

@@ -55,9 +55,9 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
 def _pictures(inputs: Inputs) -> np.ndarray | None:
     """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
     p, h, w, c = inputs.n_test, *inputs.images.shape("test")[1:]
-    if min(h, w) < 2 or c not in (1, 3):
+    if inputs.job is None or min(h, w) < 2 or c not in (1, 3):
         return None
-    x = np.asarray(inputs.images.read("test", 0, p), dtype=np.float32)
+    x = np.asarray(inputs.job.images.read("test", 0, p), dtype=np.float32)
     steps = inputs.images.preprocessing
     if steps.get("zca") is None and not steps.get("unit_norm") and steps.get("mean") is not None:
         x = x * np.array(steps["std"], np.float32) + np.array(steps["mean"], np.float32)
@@ -76,6 +76,12 @@ def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[
     d, k = run.config.data, run.config.kernel
     source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
     network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or k.kind).name
+    kernel = {"layers": inputs.spec, "computed in": k.dtype, "stored in": run.config.store_dtype}
+    if inputs.job is None:
+        network = f"kernel {Path(inputs.gram.where).name}"
+        kernel = {"given": inputs.gram.where, "content": inputs.gram.identity.data, "dtype": inputs.plan.store_dtype}
+    elif not inputs.plan.stored:
+        kernel["tiles"] = "computed whenever they are read"
     flips = "" if run.config.augment == "none" else " and their flips"
     receipts = {stage: run.receipt(stage) for stage in STAGES}
     return {
@@ -87,11 +93,11 @@ def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[
             "source": source,
             "training images": f"{inputs.n_train:,}{flips}" if flips else inputs.n_train,
             "test images": inputs.n_test,
-            "image shape": list(inputs.images.shape("train")[1:]),
+            **({} if inputs.job is None else {"image shape": list(inputs.images.shape("train")[1:])}),
             "fingerprint": inputs.images.fingerprint,
             "preprocessing": {k: v for k, v in inputs.images.preprocessing.items() if v not in (None, False)},
         },
-        "kernel": {"layers": inputs.spec, "computed in": k.dtype, "stored in": run.config.store_dtype},
+        "kernel": kernel,
         "solver": {
             name: {
                 x: f[x]

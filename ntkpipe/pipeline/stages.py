@@ -12,13 +12,12 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.config import RunConfig
-from ntkpipe.data.prepared import verify_prepared
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline import predict as prediction
-from ntkpipe.pipeline.inputs import Inputs, forget_images, prepare, source_key
+from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, source_key
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.solving import kept
@@ -97,6 +96,11 @@ class Job:
         """Compute the missing tiles; the diagonals alone, if tiles are not stored."""
         inputs = self.inputs()
         plan, store, job = inputs.plan, inputs.gram, inputs.job
+        if job is None:
+            if self.run.receipt("gram") is None:
+                self._finish("gram", 0.0, store=store.where, tiles=0, computed=0, reused=0, given=True)
+            self.echo(f"gram     given: {store.where}")
+            return
         # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
         # checksums whenever a tile is read.
         self._discard(deep=False)
@@ -133,7 +137,7 @@ class Job:
             except IncompleteError:
                 if not self._mend_images():
                     raise
-                report = compute_gram(executor, self.inputs().job, plan, tell)
+                report = compute_gram(executor, self.inputs().job or job, plan, tell)
         seconds = time.monotonic() - began
         earlier = self.run.receipt("gram") or {}
         self.run.finish(
@@ -267,7 +271,7 @@ class Job:
     def _require_tiles(self) -> None:
         inputs = self.inputs()
         for block in inputs.plan.blocks:
-            for gram in inputs.parts:
+            for gram in (one for one in inputs.stores if one in inputs.parts):
                 first = next(gram.missing(block.block, block.used), None) if inputs.plan.stored else None
                 rows = gram.missing_diagonal(block.block, block.used.rows)
                 if first is None and not rows:
@@ -292,7 +296,7 @@ class Job:
     def _mend_images(self) -> bool:
         """Write damaged prepared images again, from the raw data; False if there are none."""
         inputs = self.inputs()
-        damaged = verify_prepared(inputs.store, inputs.images.prefix)
+        damaged = damaged_images(inputs)
         for text in damaged:
             self.warn(f"{text}; preparing the images again")
         if damaged:

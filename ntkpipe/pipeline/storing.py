@@ -105,7 +105,7 @@ def compare(
         may_measure: the disk, if nothing was measured and it matters.
     """
     n, item = plan.blocks[0].used.rows, {"float32": 4, "float64": 8}[plan.store_dtype]
-    kernels = len({"nngp" if name == "nngp" else "ntk" for name in config.predict.kernels})
+    kernels = len({"ntk" if name == "ntkgp" else name for name in config.predict.kernels})
     train = n * (n + plan.edge) // 2 * item
     test = sum(block.used.rows * block.used.cols for block in plan.blocks[1:]) * item
     share = plan.blocks[0].pairs / plan.pairs

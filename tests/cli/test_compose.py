@@ -31,6 +31,8 @@ def test_every_choice_composes(group, name):
         extra = ["data.path=somewhere"]
     if (group, name) == ("kernel", "spec"):
         extra = ["kernel.path=layers.json"]
+    if name in ("labels", "gram"):
+        extra = ["data=labels", "data.path=y.npz", "kernel=gram", "kernel.train=a.npy", "kernel.test=b.npy"]
     if name in ("cholesky", "cg"):
         extra = ["predict.times=[inf]"]
     config = composed(f"{group}={name}", *extra)

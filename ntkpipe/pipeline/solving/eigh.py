@@ -16,11 +16,10 @@ from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import exact_rows
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, solve_key, spectrum_facts
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
-from ntkpipe.tiles.store import GramStore
 
 
 def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
@@ -57,7 +56,7 @@ def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell)
 
 
 def eigensystem(
-    inputs: Inputs, gram: GramStore, source: Kernel, tell: Callable[[str], None], array: np.ndarray | None = None
+    inputs: Inputs, gram: KernelSource, source: Kernel, tell: Callable[[str], None], array: np.ndarray | None = None
 ) -> Eigensystem:
     """The eigendecomposition of a stored kernel over the training images in use, from the store or made and kept there.
 

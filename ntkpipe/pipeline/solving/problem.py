@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.linalg.operator import DenseOperator, TileOperator
 from ntkpipe.pipeline.exact import exact_rows
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
-from ntkpipe.tiles.store import GramStore
 
 Tell = Callable[..., None]
 
@@ -27,8 +27,8 @@ class Problem:
     """One kernel's linear algebra.
 
     Args:
-        name: as asked for: `ntk`, `nngp` or `ntkgp`.
-        source: the stored kernel, `ntk` or `nngp`.
+        name: as asked for: `ntk`, `nngp` or `ntkgp`; `gram` of a given kernel.
+        source: the kernel whose tiles are read, `ntk`, `nngp` or `gram`.
         targets: (n, c) float64.
         filter: the training dynamics.
         times: None until the spectrum is known.
@@ -51,15 +51,15 @@ class Solved:
 
     Args:
         problem: that was solved.
-        solution: a basis with its small problem (krylov, eigh); None for Cholesky and cg.
+        solution: a basis with its small problem (krylov, eigh), or weights of a restarted one; None for Cholesky and cg.
         weights: (R, n, c) solutions at t = inf (Cholesky, cg); else None.
-        rows: sampled rows, stored and recomputed, times the basis; for Cholesky and cg the rows themselves.
+        rows: sampled rows, stored and recomputed, times the basis; where there is none the rows themselves.
         facts: JSON-ready: steps, reason, residual, extreme eigenvalues, seconds.
         history: (block steps, vectors, bound) at every check.
     """
 
     problem: Problem
-    solution: KrylovSolution | None
+    solution: KrylovSolution | RestartedSolution | None
     weights: np.ndarray | None
     rows: RowSample
     facts: dict[str, Any]
@@ -69,7 +69,7 @@ class Solved:
 def make_problem(inputs: Inputs, name: str) -> Problem:
     """The linear algebra of one kernel of the run."""
     p = inputs.config.predict
-    source: Kernel = "nngp" if name == "nngp" else "ntk"
+    source: Kernel = "ntk" if name == "ntkgp" else cast("Kernel", name)
     labels = inputs.images.labels()
     targets = labels.y_train[: inputs.n_train]
     # A relative ridge is one of the images' own kernel, flips or not: its trace is that of the doubled set's mean image.
@@ -82,7 +82,7 @@ def make_problem(inputs: Inputs, name: str) -> Problem:
     return Problem(name, source, targets, made, times, ridges, test)
 
 
-def solve_key(inputs: Inputs, gram: GramStore, source: Kernel, products: str) -> str:
+def solve_key(inputs: Inputs, gram: KernelSource, source: Kernel, products: str) -> str:
     """Names a basis by all that determines it: not by times, ridges or filters, which all share one."""
     # The labels' key is a hash of their content.
     labels = [inputs.images.labels_key, inputs.n_train]
@@ -97,7 +97,7 @@ def sample_basis(
     return RowSample(rows.indices, operator.rows(rows.indices) @ basis.T, rows.kernels[problem.source] @ basis.T)
 
 
-def spectrum_facts(problem: Problem, solution: KrylovSolution) -> dict[str, Any]:
+def spectrum_facts(problem: Problem, solution: KrylovSolution | RestartedSolution) -> dict[str, Any]:
     """What a report says of the spectrum."""
     largest = solution.largest + min(problem.ridges)
     return {

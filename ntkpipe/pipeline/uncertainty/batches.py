@@ -11,12 +11,11 @@ import numpy as np
 
 from ntkpipe.config import RunConfig
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.memory import cg_bytes, without_processes
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.solving.problem import Problem
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
-from ntkpipe.tiles.store import GramStore as KernelSource
 
 PREFIX = "uncertainty"
 # Changes whenever stored batches would not be what they are now.

@@ -25,13 +25,12 @@ from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving import cg as solving_cg
 from ntkpipe.pipeline.solving.eigh import eigensystem
 from ntkpipe.pipeline.solving.factors import Factors
 from ntkpipe.pipeline.solving.problem import Problem, Solved, solve_key
 from ntkpipe.tasks.executor import Executor
-from ntkpipe.tiles.store import GramStore as KernelSource
 
 # Stopping is asked at steps that grow so much: each time an eigendecomposition of the projected kernel, of some hundred
 # to some thousand rows, is made. They cost 1.6 times the last together, and a tenth of the steps may be wasted.

@@ -19,7 +19,7 @@ from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.operator import RectangularOperator, TileOperator, rectangular_operator, tile_operator
 from ntkpipe.pipeline.exact import exact_rows, test_test
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.memory import without_processes
 from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, processes
@@ -27,7 +27,6 @@ from ntkpipe.pipeline.uncertainty.dominance import dominance
 from ntkpipe.pipeline.uncertainty.filters import Filters, Part, open_filters, ridge_groups
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
-from ntkpipe.tiles.store import GramStore as KernelSource
 
 Tell = Callable[[str], None]
 

@@ -1,0 +1,169 @@
+"""A matrix that a user computed, read in place: a `.npy` file, mapped into memory, or a Zarr array of any chunks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.errors import DataError
+
+# What a Zarr array may be packed by: codecs that move bytes. Others may run code from the array's metadata (pickle).
+_CODECS = frozenset(
+    (
+        "bytes",
+        "transpose",
+        "sharding_indexed",
+        "blosc",
+        "gzip",
+        "zlib",
+        "zstd",
+        "lz4",
+        "bz2",
+        "lzma",
+        "crc32c",
+        "shuffle",
+    )
+)
+
+
+@dataclass(frozen=True)
+class GivenArray:
+    """An array on disk. Cheap to pickle; made by `open_given`.
+
+    Args:
+        path: absolute.
+        shape: of the array.
+        dtype: `float32` or `float64`, native byte order, whatever it is stored in.
+        chunks: of a Zarr array; empty of a `.npy` file.
+        stamp: changes when the file does; see `require_same`.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    chunks: tuple[int, ...]
+    stamp: tuple[int, ...]
+
+    def read(self, *where: slice) -> np.ndarray:
+        """A part, in native byte order and C order.
+
+        Raises:
+            DataError: if the file is gone, has changed since it was checked, or cannot be read.
+        """
+        self.require_same()
+        try:
+            return np.ascontiguousarray(_opened(self.path, self.stamp)[where], dtype=self.dtype)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"{self.path} cannot be read at {where} ({error}): is the file whole?") from error
+
+    def diagonal(self, step: int = 1024) -> np.ndarray:
+        """The diagonal of a square matrix, float64."""
+        if not self.chunks:
+            self.require_same()
+            return np.array(_opened(self.path, self.stamp).diagonal(), dtype=np.float64)
+        n, parts = self.shape[0], []
+        for start in range(0, n, step):
+            here = slice(start, min(start + step, n))
+            parts.append(self.read(here, here).diagonal().astype(np.float64))
+        return np.concatenate(parts)
+
+    def require_same(self) -> None:
+        """Raise `DataError` if the file was replaced or written to since it was opened.
+
+        Of a Zarr array only its metadata are looked at here: its chunks are many.
+        """
+        if _stamp(Path(self.path)) != self.stamp:
+            raise DataError(f"{self.path} has changed since this run looked at it: start the run again")
+
+
+def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
+    """Look at an array; reads its header alone.
+
+    Args:
+        path: of a `.npy` file or the folder of a Zarr array.
+        setting: that names it, for messages.
+        dimensions: that it must have.
+
+    Raises:
+        DataError: if it is neither, of another dtype or shape, or packed in a way that is not trusted.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.exists():
+        raise DataError(f"{setting}={path} is not there: give a .npy file or the folder of a Zarr array")
+    try:
+        if file.is_dir():
+            _check_codecs(file, setting)
+        array = _opened(str(file), _stamp(file))
+        shape, dtype = tuple(int(n) for n in array.shape), np.dtype(array.dtype)
+        chunks = tuple(int(n) for n in array.chunks) if file.is_dir() else ()
+    except DataError:
+        raise
+    except Exception as error:  # Zarr's and NumPy's, of files that are something else
+        raise DataError(
+            f"{setting}={path} cannot be opened ({error}): give a .npy file of plain numbers (numpy.save) or the folder of a "
+            "Zarr array"
+        ) from error
+    if dtype.kind != "f" or dtype.itemsize not in (4, 8):
+        raise DataError(f"{setting}={path} holds {dtype}: store it as float32 or float64")
+    if len(shape) != dimensions or math.prod(shape) == 0:
+        raise DataError(f"{setting}={path} has shape {shape}, wanted {dimensions} dimensions, none empty")
+    return GivenArray(str(file), shape, f"float{8 * dtype.itemsize}", chunks, _stamp(file))
+
+
+@lru_cache(maxsize=8)
+def _opened(path: str, stamp: tuple[int, ...]) -> Any:
+    """The mapped or opened array; the stamp is part of the key, so that a replaced file is opened anew."""
+    del stamp
+    if Path(path).is_dir():
+        import zarr
+
+        return zarr.open_array(path, mode="r")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Sizes and times of the file, or of a Zarr array's metadata."""
+    files = [file]
+    if file.is_dir():
+        files = [one for one in (file / "zarr.json", file / ".zarray") if one.is_file()]
+    try:
+        stats = [one.stat() for one in files]
+    except OSError:
+        return ()
+    return tuple(x for stat in stats for x in (stat.st_size, stat.st_mtime_ns))
+
+
+def _check_codecs(folder: Path, setting: str) -> None:
+    """Refuse what is no Zarr array, and codecs that are not known to move bytes only; before Zarr sees any of it."""
+    metadata = next((folder / name for name in ("zarr.json", ".zarray") if (folder / name).is_file()), None)
+    found = {} if metadata is None else json.loads(metadata.read_text())
+    if metadata is None or (metadata.name == "zarr.json" and found.get("node_type") != "array"):
+        inside = sorted(str(p.parent.relative_to(folder)) for p in folder.glob("*/*/zarr.json"))[:6]
+        hint = f"; it holds {', '.join(inside)}" if inside else ""
+        raise DataError(f"{setting}={folder} is a folder, but no Zarr array{hint}: name the array itself")
+    strange = sorted(set(_codecs(found)) - _CODECS)
+    if strange:
+        raise DataError(
+            f"{setting}={folder} is packed by {', '.join(strange)}, which is not read here: store it with "
+            f"{', '.join(sorted(_CODECS))} or none"
+        )
+
+
+def _codecs(metadata: Mapping[str, Any]) -> Iterable[str]:
+    """Names of all codecs in the metadata of an array, of Zarr 2 or 3, shards included."""
+    listed = [*(metadata.get("codecs") or ()), *(metadata.get("filters") or ()), metadata.get("compressor")]
+    for one in listed:
+        if one is None:
+            continue
+        yield str(one if isinstance(one, str) else one.get("name", one.get("id")))
+        inside = one.get("configuration") if isinstance(one, dict) else None
+        if isinstance(inside, dict):
+            for key in ("codecs", "index_codecs"):
+                yield from _codecs({"codecs": inside.get(key)})
