@@ -20,9 +20,10 @@ Nothing is ever changed, so that no two processes can undo each other's work, wh
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -206,7 +207,10 @@ class Ledger:
         written = 0
         with ThreadPoolExecutor(_READERS, thread_name_prefix="receipts") as pool:
             for start in range(0, len(live) - size + 1, size):
-                receipts = [r for r in pool.map(self._sound, live[start : start + size]) if r is not None]
+                batch = live[start : start + size]
+                # In slices: a task of the pool per receipt took most of the time on a local disk.
+                parts = pool.map(self._sound, (batch[k::_READERS] for k in range(_READERS)))
+                receipts = sorted((r for part in parts for r in part), key=lambda r: (r.i, r.j))
                 if not receipts:
                     continue
                 data = Segment.of(receipts).to_bytes()
@@ -309,13 +313,15 @@ class Ledger:
             raise CorruptionError(f"the receipt {where} belongs to another tile. {REPAIR}")
         return receipt
 
-    def _sound(self, address: tuple[int, int, int]) -> Receipt | None:
-        """The receipt of the tail at an address, None if it went or is damaged."""
-        data = self._tail_object(*address)
-        try:
-            return None if data is None else self._checked(data, *address)
-        except CorruptionError:
-            return None
+    def _sound(self, addresses: Sequence[tuple[int, int, int]]) -> list[Receipt]:
+        """The receipts of the tail at these addresses, less those that went or are damaged."""
+        found = []
+        for address in addresses:
+            data = self._tail_object(*address)
+            with contextlib.suppress(CorruptionError):
+                if data is not None:
+                    found.append(self._checked(data, *address))
+        return found
 
     def _void(self, i: int, j: int, generation: int) -> None:
         note = b"the receipts of this tile up to this generation do not count\n"
