@@ -17,24 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-import ntkpipe
 from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
 from ntkpipe.cli.explain import explain
+from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.pipeline.run_dir import RunDir, digest
-
-
-def config_folder() -> Path:
-    """`conf/`: inside the installed package, or beside it in a checkout."""
-    package = Path(ntkpipe.__file__).resolve().parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if folder.is_dir():
-            return folder
-    raise ConfigError(f"no conf/ folder beside {package}: reinstall ntkpipe")
 
 
 def run_composed(command: str, arguments: Sequence[str]) -> int:
@@ -70,7 +61,7 @@ def _run_job(
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
-        elif command not in ("plan", "describe"):
+        elif command not in ("plan", "describe", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         COMMANDS[command](config, session, **own)
     except RequeueError:

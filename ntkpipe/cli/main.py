@@ -14,7 +14,8 @@ from ntkpipe.tasks import stopping
 
 COMPOSED = {
     "run": "all stages: images in, predictions, figures and a report out",
-    "plan": "tiles, flops, bytes, memory and projected time of a run; computes nothing",
+    "plan": "tiles, flops, bytes, memory and projected time of a run, here or on a cluster; computes nothing",
+    "calibrate": "measure this machine for plans; takes a minute",
     "describe": "the kernel's layers, or its spec as a file: [image_shape=[32,32,3]] [format=table|json|yaml]",
     "gram": "the Gram tiles",
     "solve": "the solver's stage, on stored tiles",

@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ntkpipe.cli import describe as describing
+from ntkpipe.cli import projecting
+from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline import measuring
+from ntkpipe.pipeline.calibration import calibration_key
 from ntkpipe.pipeline.depths import depth_runs, summarise
 from ntkpipe.pipeline.forecast import describe_solver
 from ntkpipe.pipeline.given import describe_given, look_at_given
@@ -55,8 +60,8 @@ def run(config: RunConfig, session: Session) -> None:
         print("\n" + "\n".join([*summarise(config), f"depths       {Path(config.run_dir) / 'depths.csv'}"]))
 
 
-def plan(config: RunConfig, session: Session) -> None:
-    """Print the plan; computes nothing and starts nothing."""
+def plan(config: RunConfig, session: Session, **own: str | None) -> None:
+    """Print the plan, here or on the machines of a profile; computes nothing and starts nothing."""
     del session
     first, *others = depth_runs(config)
     if first.kernel.kind == "gram":
@@ -73,6 +78,18 @@ def plan(config: RunConfig, session: Session) -> None:
         print(text)
     if others:
         print(f"            for each of {len(others) + 1} depths")
+    print()
+    print("\n".join(projecting.lines(first, shapes, planned, store, own, profiles())))
+
+
+def calibrate(config: RunConfig, session: Session) -> None:
+    """Measure this machine for plans, and keep the record in the store."""
+    first, *_ = depth_runs(config)
+    if first.kernel.kind == "gram":
+        raise ConfigError("kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel")
+    shapes, store = look_at(first)
+    made = measuring.calibrate(first, shapes, store, lambda: session.executor(first), echo)
+    print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")
 
 
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
@@ -88,11 +105,12 @@ def _stage(name: str) -> Callable[[RunConfig, Session], None]:
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
+    "calibrate": calibrate,
     "describe": describing.describe,
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),
 }
 
-OWN_SETTINGS = {"describe": describing.SETTINGS}
+OWN_SETTINGS = {"describe": describing.SETTINGS, "plan": projecting.SETTINGS}
 """What a command takes besides the configuration of a run: keyword arguments of its function."""

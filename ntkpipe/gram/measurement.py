@@ -1,13 +1,17 @@
 """`python -m ntkpipe.gram.measurement`: times pairs of random images, for `tuning`. JSON in, one line of JSON out.
 
+With one thread on the CPU the process's own time counts, which others on the machine change least; else the clock's.
+
 Not for import: what it measures is a process that has done nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,7 +36,9 @@ def measured(asked: dict[str, Any]) -> Tuning:
     arch, dtype, shape = architecture(asked["spec"]), asked["dtype"], tuple(asked["image_shape"])
     tried: dict[int, float] = {}
     with precision_context(dtype):
-        for pairs in candidates(arch.steps(shape), np.dtype(dtype).itemsize, asked["pairs_per_step"]):
+        if asked.get("edge") is not None:
+            tried[asked["edge"]] = _seconds_of_tile(arch, shape, dtype, asked["edge"])
+        for pairs in () if tried else candidates(arch.steps(shape), np.dtype(dtype).itemsize, asked["pairs_per_step"]):
             tried[pairs] = _seconds_per_pair(arch, shape, dtype, pairs)
     with precision_context("float64"):  # as the diagonals of every Gram matrix are computed
         arch.diagonals(np.ones((1, *shape)))
@@ -56,7 +62,7 @@ def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list
 
 
 def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int) -> float:
-    rng = np.random.default_rng(0)
+    rng, clock = np.random.default_rng(0), _clock()
     columns = arch.prepare(rng.standard_normal((pairs * spatial.threads(), *shape)).astype(dtype))
     of_image = sum(leaf.nbytes for leaf in jax.tree.leaves((columns.images, columns.seen))) // len(columns.images)
     most = int(np.clip(_ROW_BYTES // of_image, 8, 1024))
@@ -66,13 +72,29 @@ def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int)
         arch.tiles(images, columns, pairs=pairs, pad_to=most)  # compiles, the first time
         times = []
         for _ in range(_RUNS):
-            start = time.perf_counter()
+            start = clock()
             arch.tiles(images, columns, pairs=pairs, pad_to=most)
-            times.append(time.perf_counter() - start)
+            times.append(clock() - start)
         seconds = min(times)
         if seconds >= _ENOUGH or rows >= most:
             return seconds / (rows * len(columns.images))
         rows = min(most, max(2 * rows, int(1.5 * rows * _ENOUGH / seconds)))
+
+
+def _seconds_of_tile(arch: Any, shape: tuple[int, ...], dtype: str, edge: int) -> float:
+    """Per pair of a whole tile, as a network that flattens its images evaluates it: preparing its columns included."""
+    rng, clock = np.random.default_rng(0), _clock()
+    images = rng.standard_normal((edge, *shape)).astype(dtype)
+    rows, times = arch.prepare(images), []
+    for _ in range(1 + _RUNS):  # the first one compiles
+        start = clock()
+        arch.tiles(rows, arch.prepare(images[::-1].copy()), pad_to=edge)
+        times.append(clock() - start)
+    return statistics.median(times[1:]) / edge**2
+
+
+def _clock() -> Callable[[], float]:
+    return time.process_time if host.is_default() and spatial.threads() == 1 else time.perf_counter
 
 
 def _resident() -> int:

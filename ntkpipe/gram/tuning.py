@@ -81,6 +81,7 @@ def measure(
     *,
     threads: int,
     pairs_per_step: int | None = None,
+    edge: int | None = None,
 ) -> Tuning:
     """Measure in a process of its own, which ends before this returns.
 
@@ -90,11 +91,18 @@ def measure(
         dtype: of the computation.
         threads: of a worker.
         pairs_per_step: the only one to try; None tries a few.
+        edge: of a network that flattens its images: time whole tiles of so many rows, not numbers of pairs.
 
     Raises:
         ResourceError: if the process fails; the text holds what it said.
     """
-    asked = {"spec": list(spec), "image_shape": list(image_shape), "dtype": dtype, "pairs_per_step": pairs_per_step}
+    asked = {
+        "spec": list(spec),
+        "image_shape": list(image_shape),
+        "dtype": dtype,
+        "pairs_per_step": pairs_per_step,
+        "edge": edge,
+    }
     command = [sys.executable, "-m", "ntkpipe.gram.measurement"]
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, this package

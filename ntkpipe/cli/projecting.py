@@ -1,0 +1,103 @@
+"""`ntkpipe plan` with sizes and machines: settings of that command alone, and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline import sizing
+from ntkpipe.pipeline.machine import FIGURES, load_profile
+from ntkpipe.pipeline.planning import Planned, Shapes
+from ntkpipe.storage.store import ObjectStore
+
+SETTINGS: dict[str, str | None] = {
+    "cluster.profile": None,
+    "cluster/profile": None,
+    "plan.sizes": None,
+    "plan.passes": None,
+    "plan.figures": "false",
+    **{f"profile.{name}": None for name in FIGURES},
+}
+"""Settings of `plan` alone, and their defaults: what a run is planned on is no part of the run."""
+
+
+def lines(
+    config: RunConfig,
+    shapes: Shapes,
+    planned: Planned,
+    store: ObjectStore,
+    own: Mapping[str, str | None],
+    folder: Path,
+) -> list[str]:
+    """What the plan takes, on this machine or a profile's.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        planned: the plan for this machine.
+        store: that may hold a calibration.
+        own: see `SETTINGS`.
+        folder: of profiles.
+
+    Raises:
+        ConfigError: on a profile, size or figure that is none.
+    """
+    name = own["cluster.profile"] or own["cluster/profile"]
+    figures = {key: _number(f"profile.{key}", own[f"profile.{key}"]) for key in FIGURES if own[f"profile.{key}"]}
+    sizes = _sizes(own["plan.sizes"])
+    passes = None if own["plan.passes"] is None else _count("plan.passes", own["plan.passes"])
+    if name is None:
+        if figures or sizes:
+            raise ConfigError("plan.sizes and profile.* need a machine: cluster.profile=NAME, or a file of your own")
+        known = None if passes is None else {"ntk": passes, "nngp": passes}
+        found = sizing.of_this_machine(config, shapes, planned, store, prepared=False, passes=known)
+        if found is None:
+            return ["by stages   not known: ntkpipe calibrate measures this machine; or cluster.profile=NAME"]
+        projection, calibration = found
+        return [sizing.describe(projection), f"  by what was measured here {calibration.made}"]
+    machine = load_profile(name, folder).overridden(figures)
+    printed: list[str] = []
+    for n in sizes or [shapes.used_train]:
+        ways = [sizing.of_profile(config, shapes, machine, n, stored=stored, passes=passes) for stored in (True, False)]
+        chosen = ways[config.store.gram == "recompute"]
+        if config.store.gram == "auto":
+            chosen = min(ways, key=lambda way: way.seconds)
+        printed += [sizing.describe(chosen), sizing.compare_ways(*ways), ""]
+    printed.append(
+        "no GPU has been measured: rates follow from data sheets and assumed shares; plan.figures=true lists every "
+        "figure and its origin, profile.NAME=NUMBER overrides one"
+    )
+    if own["plan.figures"] == "true":
+        printed += machine.origins()
+    return printed
+
+
+def _sizes(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    found = [found] if isinstance(found, (int, float)) else found
+    if not isinstance(found, list) or not found:
+        raise ConfigError(f"plan.sizes={text} must be a list of numbers, such as [50000,1000000]")
+    return [_count("plan.sizes", str(one)) for one in found]
+
+
+def _count(name: str, text: str | None) -> int:
+    number = _number(name, text)
+    if number < 1 or number != int(number):
+        raise ConfigError(f"{name}={text} must be a whole number above 0")
+    return int(number)
+
+
+def _number(name: str, text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise ConfigError(f"{name}={text} must be a number") from None

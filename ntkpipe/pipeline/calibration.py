@@ -1,0 +1,158 @@
+"""What was measured of this machine for plans: a sealed record in the store, one for each kind of machine and number of workers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import CorruptionError
+from ntkpipe.gram.plan import human_bytes
+from ntkpipe.gram.tuning import circumstances
+from ntkpipe.pipeline.machine import FIGURES, Machine
+from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.storage.store import ObjectStore
+from ntkpipe.tiles.record import seal, unseal
+
+RATES = {
+    "gemm_float32": "matrix_float32",
+    "gemm_float64": "matrix_float64",
+    "products_float32": "skinny_float32",
+    "products_float64": "skinny_float64",
+    "cholesky_float32": "factor_float32",
+    "cholesky_float64": "factor_float64",
+    "copy": "memory_bandwidth",
+}
+"""Figures of a machine that are rates of one worker, by the names of `linalg.measurement`."""
+
+_OTHERS = ("orthogonalise", "write_path", "read_path", "store_write", "store_read", "images", "latency", "task")
+_FIXED = ("start", "first_tile", "first_solve", "pool", "step", "finish")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured figures.
+
+    Args:
+        machine: that they are of: processor, versions, workers, threads.
+        made: when, ISO 8601.
+        busy: wall time over the time that the processes were given: 1 on an idle machine.
+        figures: by the names of `Machine`.
+        cpu: processor seconds of all processes, for the fixed costs.
+        pairs: seconds per pair of one worker, by network, shape of images and precision (`pair_key`).
+    """
+
+    machine: Mapping[str, Any]
+    made: str
+    busy: float
+    figures: Mapping[str, float]
+    cpu: Mapping[str, float]
+    pairs: Mapping[str, float]
+
+    def to_bytes(self) -> bytes:
+        """As a sealed record."""
+        return seal(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Calibration:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            CorruptionError: if it is damaged, or of another version.
+        """
+        try:
+            made = cls(**unseal(data, name))
+            numbers = [*made.figures.values(), *made.pairs.values()]
+            if set(made.figures) == set(_measured_names()) and all(math.isfinite(x) and x >= 0 for x in numbers):
+                return made
+        except (TypeError, AttributeError) as error:
+            raise CorruptionError(f"{name} is no calibration: {error}") from error
+        raise CorruptionError(f"{name} is a calibration of another version, or its numbers are out of range")
+
+    def with_pairs(self, pairs: Mapping[str, float]) -> Calibration:
+        """With further networks."""
+        return replace(self, pairs={**self.pairs, **pairs})
+
+    def as_machine(self, config: RunConfig, memory: float, cache: float) -> Machine:
+        """For projections of runs on this machine alone.
+
+        Args:
+            config: of the run.
+            memory: for tiles held between passes, all workers together.
+            cache: of the file system's pages.
+        """
+        measured = f"measured {self.made}"
+        workers = config.cluster.worker_count()
+        figures: dict[str, tuple[float, str]] = {name: (value, measured) for name, value in self.figures.items()}
+        figures |= {
+            "nodes": (1, "this machine"),
+            "workers": (workers, "cluster.workers"),
+            "price": (0.0, "not known"),
+            # Arithmetic of covariances is measured as seconds per pair of each network, or else assumed.
+            "elementwise_float32": (1e10, "assumed"),
+            "elementwise_float64": (5e9, "assumed"),
+            "memory": (max(1.0, memory / workers), "the budget for tiles held between passes"),
+            "network": (2e9, "assumed: loopback, which is no network"),
+            "node_store": (1e12, "no limit of its own"),
+            "requests": (1e5, "assumed: a local file system"),
+            "cache": (cache, "the memory that is free"),
+            "record": (1.38e-4, "measured elsewhere"),
+            "driver_memory": (float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine"),
+        }
+        return Machine.of("this machine", figures)
+
+    def describe(self) -> str:
+        """A table for people."""
+        units = {"write_path": "B", "read_path": "B", "store_write": "B", "store_read": "B", "memory_bandwidth": "B"}
+        lines = [f"{self.machine['processor']}, {self.machine['workers']} workers of {self.machine['threads']} threads"]
+        for name, value in self.figures.items():
+            if name in units:
+                text = f"{human_bytes(value)}/s"
+            elif name in (*_FIXED, "latency", "task"):
+                text = f"{value:.3g} s" + (f" ({self.cpu[name]:.3g} s of processors)" if name in self.cpu else "")
+            else:
+                text = f"{value / 1e6:.3g} million numbers/s" if name == "images" else f"{value / 1e9:.3g} GF/s"
+            lines.append(f"  {name:<20}{text}")
+        for key, seconds in self.pairs.items():
+            lines.append(f"  pair {key:<44}{seconds * 1e6:.4g} us")
+        lines.append("  network             not measured: loopback is no network")
+        if self.busy > 1.1:
+            lines.append(
+                f"  the machine was busy: processes waited {self.busy:.2f} times as long as they computed; rates count what they were given"
+            )
+        return "\n".join(lines)
+
+
+def _measured_names() -> list[str]:
+    assert set(_OTHERS) | set(_FIXED) | set(RATES.values()) <= set(FIGURES)
+    return [*RATES.values(), *_OTHERS, *_FIXED]
+
+
+def pair_key(spec_fingerprint: str, shape: tuple[int, ...], dtype: str) -> str:
+    """Name of a network's measurement."""
+    return f"{spec_fingerprint[:16]} {'x'.join(map(str, shape))} {dtype}"
+
+
+def calibrated(config: RunConfig) -> dict[str, Any]:
+    """What a calibration depends on besides the network."""
+    workers = config.cluster.worker_count()
+    kind = "serial" if config.cluster.kind == "serial" else "processes"
+    return {"kind": kind, "workers": workers, **circumstances(config.cluster.threads_per_worker)}
+
+
+def calibration_key(config: RunConfig) -> str:
+    """Where the calibration of this machine, with so many workers, is kept."""
+    return f"tuning/calibration-{digest(calibrated(config))}.json"
+
+
+def find_calibration(config: RunConfig, store: ObjectStore) -> Calibration | None:
+    """What `ntkpipe calibrate` has measured of a machine like this one; None if it has not, or the record is damaged."""
+    key = calibration_key(config)
+    try:
+        return Calibration.from_bytes(store.get(key), key)
+    except (MissingObjectError, CorruptionError):
+        return None

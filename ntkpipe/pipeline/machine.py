@@ -1,0 +1,192 @@
+"""What a plan knows of machines: rates, sizes and prices, each with its origin; from a profile's file or a calibration."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ntkpipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and where it comes from: `data sheet`, `measured` or `assumed`, and what of."""
+
+    value: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """N nodes with W workers each, a worker being a GPU or a process; one store; one driver. SI units: flops, bytes, seconds.
+
+    Args:
+        name: of the profile.
+        nodes, workers: nodes, and workers of each.
+        price: of a node per hour.
+        matrix_float32, matrix_float64: large matrix products of a worker, flops per second.
+        elementwise_float32, elementwise_float64: covariances one by one, flops per second.
+        memory_bandwidth: of a worker's memory, bytes per second.
+        skinny_float32, skinny_float64: products of tiles with a few vectors, flops per second; 0 leaves it to the bandwidth.
+        factor_float32, factor_float64: Cholesky of tiles of a worker, flops per second.
+        memory: of a worker, bytes for tiles held between passes.
+        write_path, read_path: of a worker, bytes per second through checksums and copies to and from the store's client.
+        network: of a node, bytes per second.
+        latency: of a call from the driver to a worker and back, seconds.
+        store_write, store_read: of the whole store, bytes per second.
+        node_store: most that one node moves to or from the store, bytes per second.
+        requests: that the store answers per second, all nodes together.
+        cache: bytes that the nodes' page caches together keep of what was written; of a remote store 0.
+        task, record: seconds of the driver per task, and per tile of a task.
+        orthogonalise: skinny float64 products of the driver, flops per second.
+        driver_memory: bytes of the driver's node.
+        images: prepared numbers per second, of one process: reading, standardising, hashing, writing.
+        start: seconds until workers can be asked for anything.
+        first_tile: seconds until they have their first tile: processes, images, compilation.
+        first_solve: seconds that the first solve takes besides: float64 compiled.
+        pool: seconds until a pool of workers that hold tiles is there.
+        step: seconds of the driver per pass for the stopping rule, checkpoints and progress, besides vectors.
+        finish: seconds for metrics, figures and the page.
+    """
+
+    name: str
+    nodes: Figure
+    workers: Figure
+    price: Figure
+    matrix_float32: Figure
+    matrix_float64: Figure
+    elementwise_float32: Figure
+    elementwise_float64: Figure
+    memory_bandwidth: Figure
+    skinny_float32: Figure
+    skinny_float64: Figure
+    factor_float32: Figure
+    factor_float64: Figure
+    memory: Figure
+    write_path: Figure
+    read_path: Figure
+    network: Figure
+    latency: Figure
+    store_write: Figure
+    store_read: Figure
+    node_store: Figure
+    requests: Figure
+    cache: Figure
+    task: Figure
+    record: Figure
+    orthogonalise: Figure
+    driver_memory: Figure
+    images: Figure
+    start: Figure
+    first_tile: Figure
+    first_solve: Figure
+    pool: Figure
+    step: Figure
+    finish: Figure
+
+    @property
+    def all_workers(self) -> int:
+        """Workers of all nodes."""
+        return int(self.nodes.value) * int(self.workers.value)
+
+    def rate(self, kind: str, dtype: str) -> float:
+        """`matrix`, `elementwise`, `skinny` or `factor`, in `float32` or `float64`."""
+        return getattr(self, f"{kind}_{dtype}").value
+
+    def store_bandwidth(self, kind: str) -> float:
+        """`read` or `write`, of the store or of all nodes that use it, whichever is less."""
+        return min(getattr(self, f"store_{kind}").value, self.nodes.value * self.node_store.value)
+
+    def overridden(self, values: Mapping[str, float]) -> Machine:
+        """With some figures of the user's own.
+
+        Raises:
+            ConfigError: naming the one that is not known or not in range.
+        """
+        return self.of(self.name, {**dataclasses.asdict(self), **{k: [v, "yours"] for k, v in values.items()}})
+
+    @classmethod
+    def of(cls, name: str, content: Mapping[str, Any]) -> Machine:
+        """From plain values: for each field a pair of number and origin.
+
+        Raises:
+            ConfigError: naming the field that is missing, unknown or not in range.
+        """
+        given = {key: value for key, value in content.items() if key != "name"}
+        if unknown := sorted(set(given) - set(FIGURES)):
+            raise ConfigError(
+                f"profile {name}: no figure is called {', '.join(unknown)}; known are {', '.join(FIGURES)}"
+            )
+        if missing := [key for key in FIGURES if key not in given]:
+            raise ConfigError(f"profile {name} lacks {', '.join(missing)}: give each as [number, origin]")
+        return cls(name, **{key: _figure(f"profile.{key}", value) for key, value in given.items()})
+
+    def origins(self) -> list[str]:
+        """A line per figure, for people."""
+        return [f"{key:<20}{getattr(self, key).value:>10.3g}  {getattr(self, key).origin}" for key in FIGURES]
+
+
+FIGURES = tuple(field.name for field in dataclasses.fields(Machine) if field.name != "name")
+"""Names of a machine's figures; `profile.NAME=NUMBER` overrides one."""
+
+_COUNTS = ("nodes", "workers")
+_MAY_BE_ZERO = (
+    "price",
+    "latency",
+    "cache",
+    "task",
+    "record",
+    "start",
+    "first_tile",
+    "first_solve",
+    "pool",
+    "step",
+    "finish",
+)
+_MAY_BE_ZERO += ("skinny_float32", "skinny_float64")
+
+
+def _figure(name: str, value: Any) -> Figure:
+    if isinstance(value, Mapping):
+        value = [value.get("value"), value.get("origin")]
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ConfigError(f"{name}={value} must be [number, origin]")
+    try:
+        number = float(value[0])
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={value[0]} must be a number") from None
+    key = name.removeprefix("profile.")
+    low = number >= 0 if key in _MAY_BE_ZERO else number > 0
+    if not math.isfinite(number) or not low or (key in _COUNTS and number != int(number)):
+        what = "a whole number above 0" if key in _COUNTS else "at least 0" if key in _MAY_BE_ZERO else "above 0"
+        raise ConfigError(f"{name}={value[0]} must be {what}")
+    return Figure(number, str(value[1]))
+
+
+def load_profile(name: str, folder: Path) -> Machine:
+    """A profile of `folder`, or the user's own file.
+
+    Args:
+        name: of a file in `folder` without `.yaml`, or a path that ends with it.
+        folder: `conf/cluster/profile`.
+
+    Raises:
+        ConfigError: if there is none, or it is not a mapping of figures.
+    """
+    path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError:
+        there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"cluster.profile={name}: no such file; there are {there}, or give FILE.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must be a mapping of figures, each [number, origin]")
+    return Machine.of(path.stem, content)

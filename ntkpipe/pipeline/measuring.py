@@ -1,0 +1,335 @@
+"""`ntkpipe calibrate`: measures this machine in about a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
+from ntkpipe.data.dataset import load_dataset
+from ntkpipe.data.prepared import write_prepared
+from ntkpipe.errors import ResourceError
+from ntkpipe.gram.plan import choose_edge
+from ntkpipe.gram.tuning import measure
+from ntkpipe.kernels.spec import fingerprint
+from ntkpipe.pipeline.calibration import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
+from ntkpipe.pipeline.disk import disk_speed
+from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
+from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.run_dir import RunDir, now
+from ntkpipe.pipeline.stages import Job
+from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.tasks.environment import worker_environment
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.graph import Task
+
+_OBJECT_BYTES = 16 << 20
+_PAIR_SECONDS = 4.0
+_SECONDS = 120.0  # a process that takes longer is stuck
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much is measured; tests measure little.
+
+    Args:
+        size: of matrices.
+        seconds: that each rate may take.
+        objects: of a tile's size that are written and read.
+        tasks: empty ones.
+        images: most training images of the small run that shows fixed costs, and `tests`, most test images.
+    """
+
+    size: int = 1024
+    seconds: float = 0.4
+    objects: int = 8
+    tasks: int = 400
+    images: int = 120
+    tests: int = 1000
+
+
+class ProcessorSeconds:
+    """Context manager: processor seconds of this process and all that it starts, those that end meanwhile included."""
+
+    def __init__(self, period: float = 0.2) -> None:
+        self._period, self._known = period, {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        self._look()
+        return sum(self._known.values()) - self._before
+
+    def _look(self) -> None:
+        own = psutil.Process()
+        for process in [own, *own.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                self._known[process.pid, process.create_time()] = times.user + times.system
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._period):
+            self._look()
+
+    def __enter__(self) -> ProcessorSeconds:
+        self._look()
+        self._before = sum(self._known.values())
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._look()
+        self._stop.set()
+        self._thread.join()
+
+
+def calibrate(
+    config: RunConfig,
+    shapes: Shapes,
+    store: ObjectStore,
+    executor: Callable[[], Executor],
+    tell: Callable[[str], None],
+    effort: Effort | None = None,
+) -> Calibration:
+    """Measure, keep the record in the store, and return it; networks that were measured before are kept.
+
+    Args:
+        config: whose kernel, workers and store are measured.
+        shapes: of its images.
+        store: to be measured and to keep the record in.
+        executor: starts the executor when first called.
+        tell: receives lines for people.
+        effort: None is the usual one.
+
+    Raises:
+        ResourceError: if a process that measures fails.
+    """
+    effort = effort or Effort()
+    earlier = find_calibration(config, store)
+    # Before Ray's processes are there, and without JAX in this one.
+    tell("rates of dense algebra, all workers at once")
+    rates, busy = _rates(config, shapes.outputs, effort)
+    tell("pairs of images, in float32 and float64")
+    pairs = _pairs(config, shapes)
+    tell("the store")
+    disk, paths = disk_speed(store, may_measure=True), _paths(store, effort.objects)
+    tell("images, and a small run from end to end")
+    images = _image_rate(config)
+    fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, max(pairs.values()), busy)
+    figures = {
+        **{name: rates[key] for key, name in RATES.items()},
+        "orthogonalise": rates["orthogonalise"],
+        **paths,
+        "store_write": disk.write,
+        "store_read": disk.read,
+        "images": images,
+        "latency": latency,
+        "task": task,
+        # Waiting for others' processes is no cost of the machine's own: nothing takes longer than all its processors' seconds.
+        **{name: min(seconds, cpu[name]) for name, seconds in fixed.items()},
+    }
+    made = Calibration(calibrated(config), now(), round(busy, 3), figures, cpu, {})
+    made = made.with_pairs({**(earlier.pairs if earlier else {}), **pairs})
+    store.put(calibration_key(config), made.to_bytes(), overwrite=True)
+    return made
+
+
+def _threads(config: RunConfig) -> int:
+    """Of a worker; without processes of their own, as many as BLAS takes here."""
+    if config.cluster.kind != "serial":
+        return config.cluster.threads_per_worker
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else psutil.cpu_count() or 1
+
+
+def _rates(config: RunConfig, outputs: int, effort: Effort) -> tuple[dict[str, float], float]:
+    """Of one worker while all are at work, and how busy the machine was.
+
+    Measured with one thread and multiplied by the threads of a worker: orthogonalisation, which memory bounds, is not.
+    """
+    threads = _threads(config)
+    found = _measured(config.cluster.worker_count() * threads, outputs, effort)
+    rates = {name: statistics.mean(one[name] for one in found) for name in found[0]}
+    made = {name: rate * (1 if name in ("orthogonalise", "copy") else threads) for name, rate in rates.items()}
+    return made, statistics.median(one["busy"] for one in found)
+
+
+def _measured(count: int, outputs: int, effort: Effort) -> list[dict[str, float]]:
+    asked = {"size": effort.size, "outputs": outputs, "seconds": effort.seconds}
+    processes = [
+        subprocess.Popen(  # this interpreter, this package
+            [sys.executable, "-m", "ntkpipe.linalg.measurement"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **worker_environment(1)},
+        )
+        for _ in range(count)
+    ]
+    timer = threading.Timer(_SECONDS, lambda: [process.kill() for process in processes])
+    timer.start()
+    try:
+        for process in processes:
+            _say(process, json.dumps(asked))
+        for process in processes:
+            _hear(process)
+        for process in processes:
+            _say(process, "go")
+        return [json.loads(_hear(process)) for process in processes]
+    finally:
+        timer.cancel()
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _say(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+
+def _hear(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise ResourceError(
+            f"a process that measures dense algebra ended with {process.wait()}: is the machine out of memory?"
+        )
+    return line
+
+
+def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
+    """Seconds per pair in both precisions, as many processes at once as will compute together."""
+    spec = kernel_spec(config.kernel, shapes.image)
+    cost = pair_cost(spec, shapes.image)
+    # Networks that flatten their images are timed by tiles: they are matrix products.
+    edge = (config.grid.edge or choose_edge(shapes.n_train, cost)) if cost.input_entries == 1 else None
+    threads, workers = _threads(config), config.cluster.worker_count()
+    found = {}
+    with ThreadPoolExecutor(workers * threads) as pool:
+        for dtype in ("float32", "float64"):
+            runs = [
+                pool.submit(measure, spec, shapes.image, dtype, threads=1, edge=edge) for _ in range(workers * threads)
+            ]
+            key = pair_key(fingerprint(spec), shapes.image, dtype)
+            found[key] = statistics.mean(run.result().seconds_per_pair for run in runs) / threads
+    return found
+
+
+def _paths(store: ObjectStore, objects: int) -> dict[str, float]:
+    """Bytes per second of one worker through checksum and store, the medium apart."""
+    data = np.random.default_rng(0).bytes(_OBJECT_BYTES)
+    keys = [f"tuning/path-{os.getpid()}-{k}" for k in range(objects)]
+    seconds = {}
+    try:
+        start = time.process_time()
+        for key in keys:
+            array = np.frombuffer(data, np.uint8).copy()
+            store.put(key, [array, crc32c(array).to_bytes(4, "little")], overwrite=True)
+        seconds["write_path"] = time.process_time() - start
+        start = time.process_time()
+        for key in keys:
+            crc32c(store.get(key))
+        seconds["read_path"] = time.process_time() - start
+    finally:
+        for key in keys:
+            store.delete(key)
+    return {name: objects * _OBJECT_BYTES / max(taken, 1e-6) for name, taken in seconds.items()}
+
+
+def _image_rate(config: RunConfig) -> float:
+    """Numbers of the configured data set per second, from raw files to prepared images."""
+    with _scratch() as folder:
+        start = time.process_time()
+        dataset = load_dataset(config.data, dtype=config.kernel.dtype)
+        write_prepared(dataset, open_store(str(folder)))
+        return (dataset.x_train.size + dataset.x_test.size) / (time.process_time() - start)
+
+
+def _small_run(
+    config: RunConfig, shapes: Shapes, executor: Callable[[], Executor], effort: Effort, pair: float, busy: float
+) -> tuple[dict[str, float], dict[str, float], float, float]:
+    """Fixed costs, in seconds and in processor seconds; a pool's latency and an empty task, in seconds."""
+    fixed, cpu = {}, {}
+    # Pairs of a few seconds: what is looked for does not depend on them, but the report does on test images.
+    n = int(np.clip((_PAIR_SECONDS / pair) ** 0.5, 16, effort.images))
+    tests = int(np.clip(_PAIR_SECONDS / pair / n, 8, min(shapes.used_test, effort.tests)))
+    with _scratch() as folder:
+        small = dataclasses.replace(
+            config,
+            data=DataConfig(kind="synthetic", n_train=n, n_test=max(8, tests), shape=tuple(shapes.image)),
+            grid=GridConfig(edge=max(8, n // 4), pairs_per_step=config.grid.pairs_per_step),
+            store=StoreConfig(url=str(folder / "store")),
+            solver=SolverConfig(),
+            # The first kernel compiles what both need.
+            predict=dataclasses.replace(PredictConfig(), times=config.predict.times, ridges=(1e-3,)),
+            kernel=dataclasses.replace(config.kernel, readout_depths=()),
+            run_dir=str(folder / "run"),
+        )
+        with ProcessorSeconds() as clock:
+
+            def timed(name: str, work: Callable[[], Any]) -> Any:
+                began, used = time.perf_counter(), clock.seconds
+                made = work()
+                fixed[name], cpu[name] = time.perf_counter() - began, clock.seconds - used
+                return made
+
+            at_work = timed("start", executor)
+            job = Job(RunDir.create(small), lambda: at_work, lambda line: None)
+            with job.run.held():
+                job.inputs()
+                timed("first_tile", job.gram)
+                timed("solve", job.solve)
+                job.predict()
+                job.run.forget("predict")
+                timed("pool", job.predict)
+                timed("finish", job.report)
+                solved = (job.run.receipt("solve") or {})["kernels"]
+            began = time.perf_counter()
+            for _ in at_work.run(Task(("empty", k), os.getpid, ()) for k in range(effort.tasks)):
+                pass
+            task = (time.perf_counter() - began) / effort.tasks / busy
+    first, second = (solved[name] for name in small.predict.kernels)
+    for one in (fixed, cpu):
+        one["pool"] /= len(solved)
+    # What the second kernel's solve took besides products, vectors and the start of its pool, per step.
+    spent = second["seconds"] - second["seconds_products"] - second["seconds_orthogonalise"] - fixed["pool"]
+    fixed["step"] = max(0.0, spent / second["steps"]) / busy
+    cpu["step"] = fixed["step"]
+    for one in (fixed, cpu):
+        one["first_solve"] = max(
+            0.0, one.pop("solve") * (1 - 2 * second["seconds"] / (first["seconds"] + second["seconds"]))
+        )
+    latency = 0.0 if config.cluster.kind == "serial" else second["seconds_products"] / second["steps"] / busy
+    return fixed, cpu, latency, task
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="ntkpipe-calibrate-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

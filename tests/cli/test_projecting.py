@@ -1,0 +1,48 @@
+"""`ntkpipe plan` on the machines of a profile: words, tables, refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from ntkpipe.cli.main import main
+
+WORDS = ("plan", "cluster=serial", "data=synthetic", "data.n_train=100", "data.n_test=10")
+
+
+@pytest.fixture
+def words(tmp_path) -> tuple[str, ...]:
+    return (*WORDS, f"store.url={tmp_path}/store", f"run_dir={tmp_path}/run")
+
+
+def test_sizes_and_overrides(words, capsys) -> None:
+    assert main([*words, "cluster.profile=h200x8x16", "plan.sizes=[50000,1000000]", "profile.nodes=2"]) == 0
+    out = capsys.readouterr().out
+    assert "50,000 images on h200x8x16, 2 x 8 workers" in out
+    assert "1,000,000 images on h200x8x16" in out
+    assert "no GPU has been measured" in out
+    assert main([*words, "cluster/profile=cpu16x64", "plan.figures=true", "profile.price=7"]) == 0
+    out = capsys.readouterr().out
+    assert "100 images on cpu16x64" in out
+    assert any(line.split() == ["price", "7", "yours"] for line in out.splitlines())
+
+
+def test_without_a_profile(words, capsys) -> None:
+    assert main(list(words)) == 0
+    assert "ntkpipe calibrate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["cluster.profile=none"], "no such file"),
+        (["plan.sizes=[5]"], "need a machine"),
+        (["cluster.profile=cpu16x64", "plan.sizes=many"], "must be a list of numbers"),
+        (["cluster.profile=cpu16x64", "plan.sizes=[0]"], "a whole number above 0"),
+        (["cluster.profile=cpu16x64", "profile.nodes=x"], "profile.nodes=x must be a number"),
+        (["cluster.profile=cpu16x64", "profile.nodes=0"], "a whole number above 0"),
+        (["cluster.profile=cpu16x64", "plan.passes=1.5"], "a whole number above 0"),
+    ],
+)
+def test_refusals(words, capsys, more, said) -> None:
+    assert main([*words, *more]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""A calibration, tiny: what is measured is kept, sealed, found again, and used by plans."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
+from ntkpipe.errors import CorruptionError
+from ntkpipe.gram.tuning import Tuning
+from ntkpipe.pipeline import measuring
+from ntkpipe.pipeline.calibration import Calibration, calibration_key, find_calibration
+from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.measuring import Effort, ProcessorSeconds, calibrate
+from ntkpipe.pipeline.planning import make_plan
+from ntkpipe.pipeline.sizing import describe, of_this_machine
+from ntkpipe.tasks.serial import SerialExecutor
+
+TINY = Effort(size=64, seconds=0.01, objects=1, tasks=3, images=24)
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    return RunConfig(
+        data=DataConfig(kind="synthetic", n_train=40, n_test=8, shape=(4, 4, 1)),
+        kernel=KernelConfig(depth=1),
+        predict=PredictConfig(times=(math.inf,)),
+        cluster=ClusterConfig(kind="serial"),
+        store=StoreConfig(url=str(tmp_path / "store")),
+        run_dir=str(tmp_path / "run"),
+    )
+
+
+@pytest.fixture
+def made(config: RunConfig, monkeypatch) -> Calibration:
+    def measure(spec, image_shape, dtype, *, threads, edge=None) -> Tuning:
+        assert (threads, edge) == (1, 64)
+        return Tuning(2e-6 if dtype == "float32" else 4e-6, 1, 1, {}, "cpu")
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shapes, store = look_at(config)
+    told: list[str] = []
+    with ProcessorSeconds() as clock:
+        found = calibrate(config, shapes, store, lambda: SerialExecutor(1), told.append, TINY)
+    assert clock.seconds > 0
+    assert told
+    return found
+
+
+def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    shapes, store = look_at(config)
+    assert find_calibration(config, store) == made
+    assert all(
+        value > 0 for name, value in made.figures.items() if name not in ("step", "start", "latency", "first_solve")
+    )
+    assert sorted(made.pairs.values()) == [2e-6, 4e-6]
+    text = made.describe()
+    assert "loopback is no network" in text
+    assert "GF/s" in text
+    # Nothing that measuring wrote is left but the records.
+    assert {key.partition("-")[0] for key in store.list("tuning/")} == {"tuning/calibration", "tuning/disk"}
+
+    found = of_this_machine(config, shapes, make_plan(config, shapes, store, may_measure=False), store, prepared=False)
+    assert found is not None
+    projection, calibration = found
+    assert calibration == made
+    gram = next(stage for stage in projection.stages if stage.name == "gram")
+    # 40 x 40 and 8 x 40 pairs, diagonals in float64, and what was measured for the first tile.
+    compute = next(phase.busy["compute"] for phase in gram.phases if "compute" in phase.busy)
+    assert compute >= (40 * 40 + 8 * 40) * 2e-6 + 48 * 4e-6
+    assert "this machine" in describe(projection)
+    # Other numbers of workers, and other versions, were not measured.
+    other = dataclasses.replace(config, cluster=ClusterConfig(workers=7))
+    assert find_calibration(other, store) is None
+
+
+def test_damage_is_no_calibration(config: RunConfig, made: Calibration) -> None:
+    _, store = look_at(config)
+    key, data = calibration_key(config), made.to_bytes()
+    assert Calibration.from_bytes(data, key) == made
+    store.put(key, data.replace(b'"busy": ', b'"busy": 1'), overwrite=True)
+    assert find_calibration(config, store) is None
+    with pytest.raises(CorruptionError, match="damaged"):
+        Calibration.from_bytes(b"{}", key)
+    fewer = {name: value for name, value in made.figures.items() if name != "pool"}
+    old = dataclasses.replace(made, figures=fewer)
+    with pytest.raises(CorruptionError, match="another version"):
+        Calibration.from_bytes(old.to_bytes(), key)
+    assert json.loads(data)["machine"]["workers"] == 1

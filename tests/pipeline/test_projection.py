@@ -1,0 +1,166 @@
+"""Projections against the formulas, worked out by hand, and against what they must do whatever the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from ntkpipe.cli.folder import profiles
+from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline.machine import FIGURES, Machine, load_profile
+from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.projection import Phase, Projection, Stage, expected_passes
+from ntkpipe.pipeline.sizing import compare_ways, describe, of_profile, traffic
+
+CIFAR = Shapes("f" * 64, 50_000, 10_000, 50_000, 10_000, (32, 32, 3), 10)
+CONFIG = RunConfig(predict=PredictConfig(kernels=("ntk",), times=(math.inf,)), cluster=ClusterConfig(workers=1))
+FREE = ("start", "first_tile", "first_solve", "pool", "step", "finish", "task", "record", "latency", "cache", "price")
+NAMES = sorted(p.stem for p in profiles().glob("*.yaml"))
+
+
+def machine(**figures: float) -> Machine:
+    """Everything is free but what is given: 1e30 a second, and no time to start."""
+    plain = dict.fromkeys(FIGURES, 1e30) | dict.fromkeys(FREE, 0.0) | {"nodes": 1, "workers": 1}
+    return Machine.of("made up", {name: [value, "test"] for name, value in (plain | figures).items()})
+
+
+def stage(projection: Projection, name: str) -> Stage:
+    return next(one for one in projection.stages if one.name == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profiles_state_the_origin_of_every_number(name: str) -> None:
+    loaded = load_profile(name, profiles())
+    assert all(getattr(loaded, figure).origin for figure in FIGURES)
+    assert len(loaded.origins()) == len(FIGURES)
+    found = of_profile(CONFIG, CIFAR, loaded, 50_000, stored=True)
+    assert 0 < found.seconds < 10 * 86400
+    assert found.cost == pytest.approx(found.seconds / 3600 * loaded.nodes.value * loaded.price.value)
+
+
+def test_a_profile_of_ones_own(tmp_path) -> None:
+    text = (profiles() / "cpu16x64.yaml").read_text()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(text.replace("nodes: [16, assumed]", "nodes: {value: 3, origin: counted}"))
+    loaded = load_profile(str(mine), profiles())
+    assert (loaded.name, loaded.nodes.value, loaded.nodes.origin) == ("mine", 3.0, "counted")
+    assert loaded.overridden({"nodes": 5}).all_workers == 5 * 64
+    for bad, said in (
+        (text.replace("nodes: [16, assumed]", ""), "lacks nodes"),
+        (text + "\nnode: [1, x]", "no figure is called node"),
+        (text.replace("nodes: [16, assumed]", "nodes: [1.5, x]"), "a whole number above 0"),
+        (text.replace("nodes: [16, assumed]", "nodes: 16"), r"must be \[number, origin\]"),
+        (text.replace("store_read: [2.0e+10", "store_read: [-2"), "above 0"),
+        ("a: [", "is not YAML"),
+        ("- 1", "must be a mapping"),
+    ):
+        mine.write_text(bad)
+        with pytest.raises(ConfigError, match=said):
+            load_profile(str(mine), profiles())
+    with pytest.raises(ConfigError, match="there are cpu16x64"):
+        load_profile("nothing", profiles())
+    with pytest.raises(ConfigError, match=r"profile\.price=nan"):
+        loaded.overridden({"price": math.nan})
+
+
+def test_gram_is_the_busiest_of_its_resources() -> None:
+    pairs = of_profile(CONFIG, CIFAR, machine(), 50_000, stored=True).plan.pairs
+    compute = stage(of_profile(CONFIG, CIFAR, machine(matrix_float32=1e12), 50_000, stored=True), "gram")
+    assert compute.seconds == pytest.approx(pairs * 6144 / 1e12, rel=1e-9)
+    assert compute.bottleneck == "compute"
+    slow = of_profile(CONFIG, CIFAR, machine(store_write=1e9, matrix_float32=1e12), 50_000, stored=True)
+    found = stage(slow, "gram")
+    assert found.bottleneck == "store"
+    assert found.seconds == pytest.approx(slow.plan.disk_bytes / 1e9)
+    scheduled = stage(of_profile(CONFIG, CIFAR, machine(record=1.0, matrix_float32=1e12), 50_000, stored=True), "gram")
+    assert scheduled.bottleneck == "scheduler"
+    assert scheduled.seconds == slow.plan.tiles
+
+
+def test_workers_share_tiles_and_the_last_round_is_whole() -> None:
+    seconds = {}
+    for workers in (1, 2, 4, 10_000):
+        made = of_profile(CONFIG, CIFAR, machine(workers=workers, matrix_float32=1e12), 50_000, stored=True)
+        seconds[workers], plan = stage(made, "gram").seconds, made.plan
+    assert seconds[2] == pytest.approx(seconds[1] / 2, rel=0.02)
+    assert seconds[4] == pytest.approx(seconds[1] / 4, rel=0.03)
+    # Nothing is faster than one tile of each block.
+    assert seconds[10_000] == pytest.approx(sum(b.pairs / b.tiles for b in plan.blocks) * 6144 / 1e12, rel=1e-9)
+
+
+def test_passes_of_krylov() -> None:
+    n, c, passes = 50_000, 9, 100
+    for figures, seconds, bottleneck in (
+        ({"skinny_float64": 1e12, "memory": 1e30}, (passes + 1) * 2 * n**2 * c / 1e12, "compute"),
+        ({"orthogonalise": 1e12}, 1.2 * 4 * n * (c * passes) ** 2 / 2 / 1e12, "driver"),
+        ({"network": 1e9}, passes * 8 * n * c * 2 / 1e9, "network"),
+        ({"latency": 1.0}, passes * 1.0, "network"),
+        ({"pool": 3.0}, 3.0, "start"),
+    ):
+        found = stage(of_profile(CONFIG, CIFAR, machine(**figures), n, stored=True, passes=passes), "solve")
+        assert found.seconds == pytest.approx(seconds, rel=0.02), figures
+        assert found.bottleneck == bottleneck
+
+
+def test_what_memory_does_not_hold_is_read_or_computed_on_every_pass() -> None:
+    n, passes = 50_000, 100
+    config = dataclasses.replace(CONFIG, grid=dataclasses.replace(CONFIG.grid, edge=500))
+    kernel = n * (n + 500) / 2 * 4
+    half = {"memory": kernel / 2, "store_read": 1e9, "matrix_float32": 1e12}
+    read = stage(of_profile(config, CIFAR, machine(**half), n, stored=True, passes=passes), "solve")
+    assert read.bottleneck == "store"
+    assert read.read == pytest.approx(kernel * (1 + 99 / 2), rel=1e-6)
+    assert read.seconds == pytest.approx(read.read / 1e9, rel=1e-3)
+    made = of_profile(config, CIFAR, machine(**half), n, stored=False, passes=passes)
+    once = made.plan.blocks[0].pairs * 6144 / 1e12
+    # Room for the tile at work is no room for kept ones.
+    held = (kernel / 2 - made.plan.memory_per_worker) / kernel
+    assert stage(made, "solve").seconds == pytest.approx(once * (1 + 99 * (1 - held)), rel=1e-3)
+    assert (stage(made, "solve").read, stage(made, "gram").written) == (0, 0)
+    assert made.stored < read.read / 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("kind", ["krylov", "cg", "cholesky", "eigh"])
+def test_more_images_take_longer(name: str, stored: bool, kind: str) -> None:
+    config = dataclasses.replace(CONFIG, solver=SolverConfig(kind=kind))
+    loaded = load_profile(name, profiles())
+    seconds = [
+        of_profile(config, CIFAR, loaded, n, stored=stored).seconds for n in (2_000, 50_000, 1_000_000, 5_000_000)
+    ]
+    assert seconds == sorted(seconds)
+
+
+def test_passes_are_those_that_were_measured() -> None:
+    for kernel, n, passes in (
+        *(("ntk", n, p) for n, p in ((2_500, 41), (5_000, 56), (10_000, 78), (50_000, 147))),
+        *(("nngp", n, p) for n, p in ((2_500, 53), (5_000, 74), (50_000, 247))),
+    ):
+        assert expected_passes(kernel, n) == pytest.approx(passes, rel=0.05)
+
+
+def test_covariances_move_between_layers() -> None:
+    config = dataclasses.replace(CONFIG, kernel=KernelConfig(kind="myrtle10"))
+    # docs/performance.md: 63 MB in float32.
+    assert 4 * traffic(config, CIFAR) == pytest.approx(63e6, rel=0.02)
+    assert traffic(CONFIG, CIFAR) < 100
+
+
+def test_tables_name_what_does_not_fit() -> None:
+    loaded = load_profile("h200x8x16", profiles())
+    ways = [of_profile(CONFIG, CIFAR, loaded, 5_000_000, stored=stored) for stored in (True, False)]
+    text = describe(ways[0])
+    for word in ("5,000,000 images", "solver.max_steps", "network", "stay in the workers' memory"):
+        assert word in text
+    assert "times faster" in compare_ways(*ways)
+    small = loaded.overridden({"driver_memory": 1e9})
+    assert "the basis takes" in describe(of_profile(CONFIG, CIFAR, small, 1_000_000, stored=True))
+
+
+def test_a_stage_waits_for_its_busiest() -> None:
+    made = Stage("x", (Phase({"a": 1.0, "b": 2.0}), Phase({"a": 3.0}), Phase({"b": 0.5})))
+    assert (made.seconds, made.bottleneck) == (5.5, "a")
