@@ -271,6 +271,8 @@ class SolverConfig:
         max_steps: block steps after which krylov and cg stop and say that they have not converged.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
         checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg.
+        basis_gib: of krylov, memory for its basis in the driver; a basis that outgrows it is restarted, and answers the times
+            and ridges of this run alone. None is half of what the processes leave of the memory budget.
         sample_rows: rows of the matrix recomputed in float64 to measure rounding and storage errors; None is 64, or fewer
             where they would take more than 2% of the time of the tiles.
         precision: of cholesky: `float64`, `mixed` (float32 factors, refined: as accurate, in half the time and memory; float64
@@ -287,6 +289,7 @@ class SolverConfig:
     max_steps: int = 1000
     products: str = "float64"
     checkpoint_every: int = 10
+    basis_gib: float | None = None
     sample_rows: int | None = None
     precision: str = "float64"
     factor_edge: int | None = None
@@ -305,6 +308,7 @@ class SolverConfig:
             )
         _at_least("solver.max_steps", self.max_steps, 1)
         _at_least("solver.checkpoint_every", self.checkpoint_every, 1)
+        _at_least("solver.basis_gib", self.basis_gib, 0.0, strict=True)
         _at_least("solver.sample_rows", self.sample_rows, 1)
         _choice("solver.precision", self.precision, ("float64", "mixed", "float32"))
         _at_least("solver.factor_edge", self.factor_edge, 1)
@@ -506,6 +510,24 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Who follows a run from elsewhere, besides the terminal and the run's own log.
+
+    Args:
+        reporters: experiment trackers: any of `mlflow`, `wandb` and `tensorboard`; where to is said in the way of each.
+        every: seconds between two writes of the run's object in the store.
+    """
+
+    reporters: tuple[str, ...] = ()
+    every: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in self.reporters:
+            _choice("watch.reporters", name, ("mlflow", "wandb", "tensorboard"))
+        _at_least("watch.every", self.every, 0.1)
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that a run needs. `run_dir` holds its results; the Gram tiles live in `store.url`.
 
@@ -520,6 +542,7 @@ class RunConfig:
     solver: SolverConfig = field(default_factory=SolverConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     augment: str = "none"
     run_dir: str = "./runs/default"
 

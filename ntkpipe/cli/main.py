@@ -22,7 +22,7 @@ COMPOSED = {
     "predict": "predictions and metrics, from a finished solve",
 }
 STORED = {
-    "status": "what is done, what is left, rate and time remaining: run_dir=DIR",
+    "status": "what is done, what is left, rate and time remaining: run_dir=DIR or store.url=URL [run=NAME] [watch=true]",
     "export": "predictions as a file: run_dir=DIR format=parquet|csv|npz|zarr path=FILE",
     "report": "figures and one HTML page: run_dir=DIR",
     "verify": "check every stored object, recompute random tiles and residuals, mend: run_dir=DIR [repair=false] [tiles=3] [rows=16]",

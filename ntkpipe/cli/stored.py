@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
@@ -13,6 +14,7 @@ from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
 from ntkpipe.pipeline import maintenance
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job, load_predictions
+from ntkpipe.pipeline.watching import watched_runs
 from ntkpipe.predictions.export import export_predictions
 from ntkpipe.storage.store import open_store
 
@@ -31,9 +33,35 @@ def _open(values: dict[str, str | None], command: str) -> RunDir:
 
 
 def _status(arguments: Sequence[str]) -> int:
-    lines, finished = maintenance.status(_open(settings(arguments, {"run_dir": None}, "status"), "status"))
-    print("\n".join(lines))
-    return 0 if finished else IncompleteError.exit_code
+    words = ["watch=true" if word == "--watch" else word for word in arguments]
+    known = {"run_dir": None, "store.url": None, "run": None, "watch": "false", "every": "5"}
+    values = settings(words, known, "status")
+    if values["run_dir"] is None and values["store.url"] is not None:
+        url = values["store.url"]
+        return _watched(lambda: _of_store(url, values["run"]), values)
+    run = _open(values, "status")
+    return _watched(lambda: maintenance.status(run), values)
+
+
+def _of_store(url: str, name: str | None) -> tuple[list[str], bool]:
+    lines = watched_runs(url, name)
+    if not lines:
+        raise IncompleteError(f"no run {'of that name ' if name else ''}writes to {url}")
+    return lines, not any(": running, " in line for line in lines)
+
+
+def _watched(look: Callable[[], tuple[list[str], bool]], values: dict[str, str | None]) -> int:
+    """Print what `look` finds; with `watch=true` again and again, what has changed alone, until it is finished."""
+    again, pause = truth("watch", values["watch"]), whole("every", values["every"])
+    shown: list[str] = []
+    while True:
+        lines, finished = look()
+        if new := [line for line in lines if line not in shown]:
+            print("\n".join(new), flush=True)
+        if finished or not again:
+            return 0 if finished else IncompleteError.exit_code
+        shown = lines
+        time.sleep(pause)
 
 
 def _export(arguments: Sequence[str]) -> int:

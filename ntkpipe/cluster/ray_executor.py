@@ -15,6 +15,7 @@ import ray
 from ray import exceptions as rx
 
 from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
+from ntkpipe.cluster.metrics import Gauges
 from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
 from ntkpipe.cluster.ray_pool import RayPool
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
@@ -78,6 +79,7 @@ class RayExecutor:
         self._speculate = speculate
         self._pool_environment = dict(environment or {}) if pool_environment is None else dict(pool_environment)
         self._pools: list[RayPool] = []
+        self._gauges = Gauges()
         # Retries are counted here, where the cause is seen, so that `attempts` is exact. Without max_calls, Ray would end
         # the process after every task that claims a GPU.
         remote = ray.remote(
@@ -114,6 +116,10 @@ class RayExecutor:
         )
         self._pools.append(pool)
         return pool
+
+    def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
+        """See `Executor.publish`: Prometheus metrics through Ray's endpoint."""
+        self._gauges.publish(stage, numbers)
 
     def close(self) -> None:
         """Stop the pools; Ray itself belongs to the session."""
@@ -164,7 +170,7 @@ class _Run:
                 assert exhausted
                 assert not self._waiting
                 return
-            reference = wait(list(self._of), partial(self._tick, exhausted))
+            reference = wait(self._of, partial(self._tick, exhausted))
             flight = self._flights[self._of.pop(reference)]
             flight.references.remove(reference)
             result = self._collect(flight, reference)

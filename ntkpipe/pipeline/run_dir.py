@@ -30,8 +30,8 @@ from ntkpipe.storage.store import ObjectStore, open_store
 FORMAT = 1
 STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
-# Where tasks run does not change what they give, so a run may be resumed with other workers or more memory.
-_FREE_SETTINGS = ("cluster", "run_dir")
+# Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
+_FREE_SETTINGS = ("cluster", "run_dir", "watch")
 # Seconds between attempts to hold a run: a `status` that asks who holds it does so for a moment.
 _PATIENCE = (0.1, 0.2)
 
@@ -215,18 +215,19 @@ class RunDir:
 
 def _strangers(path: Path, store: Path) -> list[str]:
     """What lies in a folder that may not precede a run: leases, the sweeps of Hydra and the store itself may."""
-    ours = ("multirun.yaml", ".leases", "stages")
+    ours = ("multirun.yaml", ".leases", "stages", "trackers")
     others = [p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial")]
     return sorted(p.name for p in others if not store.resolve().is_relative_to(p.resolve()))
 
 
 @dataclasses.dataclass
 class Progress:
-    """Tells the terminal and `progress.json` how a stage goes, at most once in `every` seconds."""
+    """Tells the terminal, `progress.json` and whoever watches how a stage goes, at most once in `every` seconds."""
 
     run: RunDir
     stage: str
     echo: Any
+    watch: Any = None
     every: float = 2.0
     _last: float = 0.0
     _line: str = ""
@@ -250,6 +251,9 @@ class Progress:
                 **facts,
             },
         )
+        if self.watch is not None:
+            others = {name: value for name, value in facts.items() if name != "stage"}
+            self.watch.progress(self.stage, line, elapsed=elapsed, **others)
         if line != self._line:
             self.echo(f"{self.stage:<8} {line}")
         self._line = line

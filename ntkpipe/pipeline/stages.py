@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.solving import kept
 from ntkpipe.pipeline.solving import stage as solving
 from ntkpipe.pipeline.solving.problem import Solved
+from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.metrics import compute_metrics, write_metrics
@@ -52,6 +53,33 @@ class Job:
     siblings: tuple[RunConfig, ...] = ()
     _inputs: Inputs | None = None
     _solved: dict[str, Solved] | None = None
+    _watch: Watch | None = None
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[Job]:
+        """Hold the run, and let whoever follows it know how it goes.
+
+        Raises:
+            HeldError: if another process works on it.
+            ConfigError: for an experiment tracker that is not installed.
+        """
+        started: list[Executor] = []
+        make = self.executor
+
+        def executor() -> Executor:
+            started[:] = [make()]
+            return started[0]
+
+        def publish(stage: str, numbers: Mapping[str, float]) -> None:
+            if started:
+                started[0].publish(stage, numbers)
+
+        self.executor = executor
+        try:
+            with self.run.held(), watching(self.run, publish) as self._watch:
+                yield self
+        finally:
+            self.executor, self._watch = make, None
 
     def inputs(self) -> Inputs:
         """The prepared images, the plan and the Gram store; made by the first call."""
@@ -73,7 +101,7 @@ class Job:
             for text in found.warnings:
                 self.warn(text)
             if receipt is None or receipt.get("source") != found.source:
-                self.run.finish(
+                self._finish(
                     "data",
                     time.monotonic() - began,
                     images=found.images.prefix,
@@ -117,13 +145,13 @@ class Job:
             )
         ):
             if self.run.receipt("gram") is None:
-                self.run.finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
+                self._finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
             self.echo(f"gram     {what}: {store.where}")
             return
         for line in filter(None, plan.describe().splitlines()):
             self.echo(f"plan     {line}")
         executor = self.executor()
-        progress = Progress(self.run, "gram", self.echo)
+        progress = Progress(self.run, "gram", self.echo, self._watch)
 
         def tell(p: GramProgress) -> None:
             progress(p.line().removeprefix("gram: "), final=p.done >= p.total, **p.record())
@@ -140,7 +168,7 @@ class Job:
                 report = compute_gram(executor, self.inputs().job or job, plan, tell)
         seconds = time.monotonic() - began
         earlier = self.run.receipt("gram") or {}
-        self.run.finish(
+        self._finish(
             "gram",
             seconds,
             store=store.where,
@@ -169,7 +197,7 @@ class Job:
         if (receipt := self.run.receipt("solve")) is not None:
             self.echo(f"solve    finished {receipt['finished']}")
             return
-        progress = Progress(self.run, "solve", self.echo)
+        progress = Progress(self.run, "solve", self.echo, self._watch)
 
         def tell(line: str, *, force: bool = False, **facts: Any) -> None:
             progress(line, final=force, **facts)
@@ -180,7 +208,7 @@ class Job:
             kept.save(solved, self.run)
             self._solved[name] = solved
         facts = {name: solved.facts for name, solved in self._solved.items()}
-        self.run.finish("solve", time.monotonic() - began, kernels=facts)
+        self._finish("solve", time.monotonic() - began, kernels=facts)
 
     def predict(self) -> None:
         """Means, bounds and variances of every kernel, time and ridge; metrics."""
@@ -200,7 +228,7 @@ class Job:
         names = inputs.config.predict.kernels
         solved = [self._solution(name) for name in names]
         times = prediction.resolve_times(inputs, solved)
-        progress = Progress(self.run, "predict", self.echo)
+        progress = Progress(self.run, "predict", self.echo, self._watch)
         parts, warnings = [], list(inputs.warnings)
         for one in solved:
             progress(
@@ -218,7 +246,7 @@ class Job:
         write_predictions(predictions, target, overwrite=True)
         metrics = compute_metrics(predictions)
         write_metrics(metrics, self.run.path / "metrics.json")
-        self.run.finish(
+        self._finish(
             "predict",
             time.monotonic() - began,
             fingerprint=predictions.fingerprint(),
@@ -232,7 +260,7 @@ class Job:
         began = time.monotonic()
         self.run.require("predict")
         page = write_report(self.run, self.inputs())
-        self.run.finish("report", time.monotonic() - began, page=str(page))
+        self._finish("report", time.monotonic() - began, page=str(page))
         self.echo(f"report   {page}")
 
     def all(self) -> bool:
@@ -254,7 +282,14 @@ class Job:
         self.predict()
         self.report()
         self.run.log("run finished")
+        if self._watch is not None:
+            self._watch.results(self.run)
         return True
+
+    def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
+        receipt = self.run.finish(stage, seconds, **facts)
+        if self._watch is not None:
+            self._watch.finished(stage, receipt)
 
     def _solution(self, name: str) -> Solved:
         """What was solved, in this process or an earlier one; what is left of it no more is solved again."""

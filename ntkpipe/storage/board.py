@@ -69,12 +69,17 @@ class Board:
             self._wake.notify()
 
     def _run(self) -> None:
+        last: dict[str, Any] | None = None
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._news is not None or self._ended)
+                # Without news the last ones are written again: the count that grows shows that the run is alive.
+                self._wake.wait_for(
+                    lambda: self._news is not None or self._ended, timeout=self._every if last else None
+                )
                 facts, self._news, ended = self._news, None, self._ended
-            if facts is not None:
-                self._write(facts)
+            last = facts or last
+            if last is not None and (facts is not None or not ended):
+                self._write(last)
             with self._wake:
                 if ended and self._news is None:
                     return
@@ -111,7 +116,7 @@ def read_boards(store: ObjectStore) -> Iterator[tuple[str, dict[str, Any]]]:
 def is_running(store: ObjectStore, key: str, *, patience: float = 3.0) -> bool:
     """Whether the object is rewritten while this waits, `patience` times its interval; no clock is compared.
 
-    A run that tells nothing for that long (one long solver step) looks as if it were not: its lease decides then.
+    A process that is stopped for that long (a suspended machine) looks as if it were not.
     """
     first = read_board(store, key)
     if first is None or first.get("final"):

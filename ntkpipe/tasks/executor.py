@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from ntkpipe.tasks.graph import Task, TaskResult
@@ -56,6 +56,10 @@ class Executor(Protocol):
 
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> WorkerPool:
         """Start one stateful worker per entry; worker `k` holds `factory(*args_per_worker[k])`."""
+        ...
+
+    def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
+        """Show how a stage goes where this kind of executor's metrics are looked at; never fails, and may do nothing."""
         ...
 
     def close(self) -> None:

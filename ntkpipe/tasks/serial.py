@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from typing import Any
 
 from ntkpipe.tasks import stopping
@@ -86,6 +86,9 @@ class SerialExecutor:
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> SerialPool:
         """Make one stateful object per entry: `factory(*args_per_worker[k])`."""
         return SerialPool(factory, args_per_worker)
+
+    def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
+        """Nobody looks at this process's metrics."""
 
     def close(self) -> None:
         """Nothing to stop."""

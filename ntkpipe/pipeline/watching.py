@@ -1,0 +1,113 @@
+"""Whoever follows a run from elsewhere: an object in the store, experiment trackers, and the executor's own metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ntkpipe.config import to_dict
+from ntkpipe.gram.plan import human_bytes, human_seconds
+from ntkpipe.pipeline.reporters.protocol import Reporters, open_reporters
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.storage.board import Board, is_running, read_boards
+from ntkpipe.storage.store import ObjectStore, open_store
+
+# Of a line that is shown again and again: those that help to see whether a run is well.
+_TOLD = ("retries", "speculative", "failed")
+
+
+class Watch:
+    """Tells everyone how the run goes; never fails a run, and never waits for a store or a server.
+
+    Args:
+        board: rewrites the run's object in the store.
+        reporters: experiment trackers.
+        publish: of the executor, once there is one; see `Executor.publish`.
+    """
+
+    def __init__(
+        self, board: Board, reporters: Reporters, publish: Callable[[str, Mapping[str, float]], None] | None
+    ) -> None:
+        self._board, self._reporters, self._publish = board, reporters, publish
+        self._store = board.store
+
+    def progress(self, stage: str, line: str, *, elapsed: float, **facts: Any) -> None:
+        """How a stage goes."""
+        asked = self._store.statistics()
+        if asked.requests:
+            counts = {"retries": asked.retries, "read": asked.bytes_read, "written": asked.bytes_written}
+            facts = {**facts, **{f"store_{name}": value for name, value in counts.items()}}
+        self._board.tell(stage=stage, line=line, elapsed=round(elapsed, 1), **facts)
+        self._reporters.progress(stage, {"elapsed": elapsed, **facts})
+        if self._publish is not None:
+            numbers = {
+                name: float(value)
+                for name, value in facts.items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            }
+            self._publish(stage, numbers)
+
+    def finished(self, stage: str, receipt: Mapping[str, Any]) -> None:
+        """A stage has its receipt."""
+        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"])
+        self._reporters.finished(stage, receipt)
+
+    def results(self, run: RunDir) -> None:
+        """The run is finished: its metrics, its page and its figures."""
+        self._board.tell(stage="report", line="finished", final=True)
+        self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
+        for path in [*sorted((run.path / "report").rglob("*.png")), run.path / "report" / "report.html"]:
+            if path.exists():
+                self._reporters.file(path)
+
+
+@contextlib.contextmanager
+def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | None = None) -> Iterator[Watch]:
+    """Watch a run while it is at work.
+
+    Args:
+        run: its folder; trackers that write files do so there.
+        publish: see `Watch`.
+
+    Raises:
+        ConfigError: for a tracker that is not installed.
+    """
+    config = run.config
+    reporters = open_reporters(config.watch.reporters, run.path.name, run.path, to_dict(config))
+    ok = False
+    try:
+        with Board(open_store(config.store.url), run.path, every=config.watch.every) as board:
+            try:
+                yield Watch(board, reporters, publish)
+                ok = True
+            except BaseException as error:
+                board.tell(line=f"stopped: {type(error).__name__}: {error}"[:500], final=True)
+                raise
+    finally:
+        reporters.close(ok=ok)
+
+
+def watched_runs(url: str, name: str | None = None) -> list[str]:
+    """Lines about every run that writes to a store, or the one of that name: one GET each, no connection to a cluster."""
+    store = open_store(url)
+    lines = []
+    for key, news in read_boards(store):
+        if name is None or name in (key, news.get("run_dir"), key.removeprefix("runs/").removesuffix(".json")):
+            lines += _lines(store, key, news)
+    return lines
+
+
+def _lines(store: ObjectStore, key: str, news: Mapping[str, Any]) -> Iterator[str]:
+    state = "running" if is_running(store, key) else "finished" if news.get("line") == "finished" else "not running"
+    yield f"{key.removeprefix('runs/').removesuffix('.json')}: {state}, {news.get('host')}:{news.get('run_dir')}"
+    line = f"  {news.get('stage', ''):<8} {news.get('line', '')} ({news.get('time')})"
+    counted = [f"{news[name]} {name}" for name in _TOLD if news.get(name)]
+    if news.get("store_retries"):
+        counted.append(f"{news['store_retries']:,} requests to the store repeated")
+    if news.get("store_written"):
+        counted.append(f"{human_bytes(news['store_read'])} read and {human_bytes(news['store_written'])} written")
+    if isinstance(news.get("elapsed"), (int, float)):
+        counted.append(f"{human_seconds(float(news['elapsed']))} in this stage")
+    yield line + (f"; {', '.join(counted)}" if counted else "")
