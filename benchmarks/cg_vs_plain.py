@@ -23,6 +23,10 @@ from ntkpipe.linalg.cg import block_cg
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.preconditioner import Identity, float32_factor, nystrom, pivoted_cholesky
+from ntkpipe.storage.memory import MemoryStore
+from ntkpipe.tasks.serial import SerialExecutor
+from ntkpipe.tiles.grid import TileGrid
+from ntkpipe.tiles.matrix import InMemoryTiles
 
 TOLERANCE = 1e-8
 
@@ -78,6 +82,7 @@ def main() -> int:
     for kernel in args.kernels.split(","):
         matrix = np.asarray(getattr(made, kernel))
         operator = DenseOperator(matrix)
+        tiles = InMemoryTiles(matrix, TileGrid(len(matrix), len(matrix), 1024, symmetric=True))
         ridge = args.ridge * float(matrix.diagonal().mean())
         passes = {}
         with threadpool_limits(args.threads):
@@ -85,7 +90,15 @@ def main() -> int:
                 began = time.perf_counter()
                 sketch, columns, preconditioner = 0, 0, Identity()
                 if name == "float32_factor":
-                    preconditioner = float32_factor(operator, ridge=ridge)
+                    preconditioner = float32_factor(
+                        tiles,
+                        name=kernel,
+                        ridge=ridge,
+                        store=MemoryStore(kernel),
+                        prefix="cholesky",
+                        executor=SerialExecutor(),
+                        memory_bytes=1 << 36,
+                    )
                 elif name != "none":
                     low_rank = (nystrom if name == "nystrom" else pivoted_cholesky)(
                         operator, ridge=ridge, rank=args.rank

@@ -103,6 +103,7 @@ def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[
                 x: f[x]
                 for x in ("solver", "steps", "vectors", "reason", "true_residual", "largest", "smallest", "seconds")
             }
+            | ({"factors": f["factors"]} if "factors" in f else {})
             for name, f in facts.items()
         },
         "hardware": {

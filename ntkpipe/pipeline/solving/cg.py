@@ -60,7 +60,7 @@ class _Answer:
 
 def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
     """Converged weights for every ridge; a killed solve goes on from its last checkpoint."""
-    config, n, c = inputs.config.solver, inputs.n_train, problem.targets.shape[1]
+    config, c = inputs.config.solver, problem.targets.shape[1]
     began = time.monotonic()
 
     def say(line: str, **facts: Any) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ntkpipe.config import RunConfig
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.memory import cg_bytes, without_processes
 from ntkpipe.pipeline.run_dir import digest
@@ -57,7 +58,7 @@ def footprint(config: RunConfig, n: int, times: int) -> Footprint:
     per = 8 * n * (4 + (4 if kind == "cg" else 3) * answers)
     if kind == "cg":
         return Footprint(per + 8 * n * 12, cg_bytes(config.solver, n, 1))
-    return Footprint(per, 8 * n * n)
+    return Footprint(per, 8 * n * n if kind == "eigh" else 0)
 
 
 def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, workers: int) -> int:
@@ -65,11 +66,17 @@ def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, wo
     if config.predict.covariance_batch is not None:
         return min(p, config.predict.covariance_batch)
     need = footprint(config, n, times)
-    room = max(0, without_processes(budget, processes(config, workers)) - need.fixed)
+    room = max(0, free_memory(config, budget, workers) - need.fixed)
     most = _MOST[config.solver.kind]
     if config.solver.kind == "krylov":
         most = min(most, max(_LEAST, n // _COLUMNS_OF_ROWS))
     return int(np.clip(_SHARE * room // need.per_column, 1, min(most, p)))
+
+
+def free_memory(config: RunConfig, budget: int, workers: int) -> int:
+    """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
+    left = without_processes(budget, processes(config, workers))
+    return min(left, product_memory(budget, workers)) if config.solver.kind == "cholesky" else left
 
 
 def processes(config: RunConfig, workers: int) -> int:

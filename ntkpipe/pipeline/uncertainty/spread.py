@@ -20,9 +20,8 @@ from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.operator import RectangularOperator, TileOperator, rectangular_operator, tile_operator
 from ntkpipe.pipeline.exact import exact_rows, test_test
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.memory import without_processes
 from ntkpipe.pipeline.solving.problem import Solved
-from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, processes
+from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, free_memory
 from ntkpipe.pipeline.uncertainty.dominance import dominance
 from ntkpipe.pipeline.uncertainty.filters import Filters, Part, open_filters, ridge_groups
 from ntkpipe.tasks.executor import Executor
@@ -187,7 +186,7 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
     config, problem, n = inputs.config, solved.problem, inputs.n_train
     ensemble, full = problem.name == "ntk", config.predict.covariance == "full"
     need = footprint(config, n, len(times))
-    room = max(0, without_processes(inputs.memory_bytes, processes(config, inputs.workers)))
+    room = free_memory(config, inputs.memory_bytes, inputs.workers)
     room = max(0, room - need.fixed - step * need.per_column)
     prior_kernel: Kernel = "nngp" if problem.name == "ntk" else problem.source
     own = gram == inputs.gram
