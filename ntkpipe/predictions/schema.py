@@ -106,8 +106,6 @@ class Predictions:
             raise ValueError(f"bound_kind must hold {' or '.join(BOUND_KINDS)}, got {np.unique(self.bound_kind)}")
         if not (self.error_bound >= 0).all():
             raise ValueError("error_bound must be at least 0 everywhere (inf where no bound is known)")
-        if self.variance_bound is not None and self.variance is None:
-            raise ValueError("variance_bound is of a variance, and there is none")
         if self.variance_bound is not None and not (self.variance_bound >= 0).all():
             raise ValueError("variance_bound must be at least 0 everywhere (inf where no bound is known)")
         if self.variance is not None and (self.variance < 0).any():

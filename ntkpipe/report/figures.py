@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ntkpipe.report import curves, outcomes
+from ntkpipe.report import calibration, curves, outcomes
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.style import entry_name, number, render
 
@@ -30,7 +30,7 @@ def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[
     """Draw every figure that the run has data for, as PNG (200 dpi) and SVG.
 
     `training_curves` always; `spectrum` and `convergence` where the solver recorded them; in classification
-    `confusion`, `mistakes` (with images, and if there are any) and, with variances, `reliability`; in regression
+    `confusion`, `mistakes` (with images, and if there are any) and, with variances, `reliability` and `calibration`; in regression
     `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
     out.
 
@@ -101,6 +101,14 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             what = "target, then prediction" if predictions.shape[4] == 1 else "its index and root mean squared error"
             caption = f"Test points with the largest errors of {shown}. Above each image {what}."
             figures.append(("mistakes", "Largest errors", caption, outcomes.mistakes))
+    if entry in calibration.calibration_entries(inputs):
+        caption = (
+            f"Predicted deviations against errors of the targets at t = {number(float(predictions.times[t]))}, ridge "
+            f"{number(float(predictions.ridges[r]))}: targets within central intervals (dashed: as many as they should hold), "
+            "errors in units of the predicted deviation (dashed: the normal density), and errors by tenths of the predicted "
+            "deviation (dashed: equal)."
+        )
+        figures.append(("calibration", "Errors and predicted deviations", caption, calibration.calibration))
     if any(np.any(np.asarray(values) > 0) for values in inputs.spectra.values()):
         note = ""
         if inputs.spectrum_kind.lower().startswith("ritz"):

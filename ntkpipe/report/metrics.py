@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.report.calibration import calibration_metrics, usable_variance
 
 COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
 ECE_BINS = 15
@@ -27,9 +28,10 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
     - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
       test points whose predicted class no error within the bounds can change;
-    - with variances `nll` (Gaussian negative log-likelihood per target, in nats), `coverage_50`, `coverage_95` (the
-      fraction of targets within the central predictive intervals), and in classification `ece` (expected calibration
-      error, 15 equal bins, 1706.04599, of the probability that the predicted class has the largest output).
+    - with variances `calibration` (see `calibration.calibration_metrics`), `nll` (Gaussian negative log-likelihood per
+      target, in nats), `coverage_50`, `coverage_95` (the fraction of targets within the central predictive intervals), and
+      in classification `ece` (expected calibration error, 15 equal bins, 1706.04599, of the probability that the predicted
+      class has the largest output).
 
     A metric that cannot be computed, because means diverged or a variance is missing, is None.
 
@@ -59,11 +61,11 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dict[str, float | None]:
+def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dict[str, Any]:
     mean, target, label = predictions.mean[entry], predictions.target, predictions.label
     bound = predictions.error_bound[entry]
     finite = bool(np.isfinite(mean).all())
-    metrics: dict[str, float | None] = {
+    metrics: dict[str, Any] = {
         "mse": float(np.mean((mean - target) ** 2)) if finite else None,
         "max_error_bound": float(bound.max()),
         "median_error_bound": float(np.median(bound)),
@@ -78,12 +80,11 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
     if predictions.variance is None:
         return metrics
     variance = predictions.variance[entry]
-    usable = finite and bool(np.isfinite(variance).all()) and variance.max() > 0
-    names = ["nll", *COVERAGE_LEVELS] + (["ece"] if label is not None else [])
-    if not usable:
+    names = ["nll", *COVERAGE_LEVELS, "calibration"] + (["ece"] if label is not None else [])
+    variance = usable_variance(variance) if finite else None
+    if variance is None:
         return metrics | dict.fromkeys(names)
-    # A variance that cancels to zero or below is known only to rounding of the largest: that much is kept of it.
-    variance = np.maximum(variance, np.finfo(np.float64).eps * variance.max())
+    metrics["calibration"] = calibration_metrics(mean, target, variance)
     metrics["nll"] = gaussian_nll(mean, target, variance)
     scaled = np.abs(mean - target) / np.sqrt(variance)[:, None]
     for name, limit in COVERAGE_LEVELS.items():

@@ -49,6 +49,7 @@ def test_fingerprint_sees_every_field(make) -> None:
     changes = [
         {"mean": base.mean + 1e-15},
         {"variance": None},
+        {"variance_bound": None},
         {"attributes": {}},
         {"ridge_scale": "absolute"},
         {"class_names": ("a", "b", "c")},

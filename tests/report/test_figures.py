@@ -44,10 +44,10 @@ def check_files(figures) -> None:
 def test_every_figure_of_a_classification(make, tmp_path) -> None:
     options = {"spectra": SPECTRA, "convergence": CONVERGENCE, "tolerance": 1e-5}
     figures = write_figures(inputs_of(make(p=40), **options), tmp_path)
-    names = ["training_curves", "confusion", "mistakes", "reliability", "spectrum", "convergence"]
+    names = ["training_curves", "confusion", "mistakes", "reliability", "calibration", "spectrum", "convergence"]
     assert [figure.name for figure in figures] == names
     check_files(figures)
-    assert "1 values of nngp at or below zero" in figures[4].caption
+    assert "1 values of nngp at or below zero" in figures[5].caption
     again = write_figures(inputs_of(make(p=40), **options), tmp_path / "again")
     for a, b in zip(figures, again, strict=True):  # the same run draws the same bytes
         assert a.svg.read_bytes() == b.svg.read_bytes()
@@ -57,7 +57,7 @@ def test_every_figure_of_a_classification(make, tmp_path) -> None:
 @pytest.mark.parametrize("c", [1, 3])
 def test_every_figure_of_a_regression(make, tmp_path, c) -> None:
     figures = write_figures(inputs_of(make(p=20, c=c, regression=True), channels=1), tmp_path)
-    assert [figure.name for figure in figures] == ["training_curves", "scatter", "mistakes"]
+    assert [figure.name for figure in figures] == ["training_curves", "scatter", "mistakes", "calibration"]
     check_files(figures)
 
 

@@ -1,0 +1,139 @@
+"""Predicted variances against the errors that were made: coverage, z-scores, and errors by predicted deviation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from scipy.special import ndtr, ndtri
+
+from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.style import GREY, KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name
+
+# Nominal probabilities of central intervals.
+LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
+DEVIATION_BINS = 10
+# Z-scores are drawn so far; what lies beyond is counted in the last bars.
+Z_LIMIT = 5.0
+
+
+def usable_variance(variance: np.ndarray) -> np.ndarray | None:
+    """Variances (p,) with a floor at the rounding of the largest; None where they are not finite or all zero.
+
+    A variance that cancels to zero is known only to rounding of the largest: that much is kept of it.
+    """
+    if not np.isfinite(variance).all() or not variance.max() > 0:
+        return None
+    return np.maximum(variance, np.finfo(np.float64).eps * variance.max())
+
+
+def z_scores(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """`(target - mean) / deviation`, (p, c), for means and targets (p, c) and positive variances (p,)."""
+    return (target - mean) / np.sqrt(variance)[:, None]
+
+
+def coverage(z: np.ndarray, levels: tuple[float, ...] = LEVELS) -> np.ndarray:
+    """Fraction of z-scores within the central interval of each nominal probability, (levels,)."""
+    ordered = np.sort(np.abs(z), axis=None)
+    limits = ndtri(0.5 + np.asarray(levels) / 2)
+    return np.searchsorted(ordered, limits, side="right") / ordered.size
+
+
+def error_by_deviation(
+    mean: np.ndarray, target: np.ndarray, variance: np.ndarray, bins: int = DEVIATION_BINS
+) -> np.ndarray:
+    """Root mean square of the predicted deviation and of the error, and the number of points, by quantiles of the former.
+
+    Args:
+        mean: (p, c).
+        target: (p, c).
+        variance: (p,).
+        bins: of equally many points.
+
+    Returns:
+        (bins, 3), fewer where there are fewer points.
+    """
+    order = np.argsort(variance, kind="stable")
+    squared = np.mean((mean - target) ** 2, axis=1)
+    groups = [group for group in np.array_split(order, bins) if len(group)]
+    return np.array([[np.sqrt(variance[g].mean()), np.sqrt(squared[g].mean()), len(g)] for g in groups])
+
+
+def calibration_metrics(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> dict[str, Any]:
+    """Numbers of the calibration figure, JSON-ready.
+
+    `levels` and `coverage` (see `coverage`), `z_mean` and `z_rms` (0 and 1 where the variances are those of the errors),
+    and `deviation`: rows of (predicted deviation, error, points), see `error_by_deviation`.
+    """
+    z = z_scores(mean, target, variance)
+    return {
+        "levels": list(LEVELS),
+        "coverage": coverage(z).tolist(),
+        "z_mean": float(z.mean()),
+        "z_rms": float(np.sqrt(np.mean(z**2))),
+        "deviation": error_by_deviation(mean, target, variance).tolist(),
+    }
+
+
+def calibration_entries(inputs: ReportInputs) -> list[tuple[int, int, int]]:
+    """Every kernel at the time and ridge of the headline, where it has finite means and variances."""
+    predictions, (_, t, r) = inputs.predictions, inputs.headline()
+    if predictions.variance is None:
+        return []
+    return [
+        (k, t, r)
+        for k in range(len(predictions.kernels))
+        if np.isfinite(predictions.mean[k, t, r]).all() and usable_variance(predictions.variance[k, t, r]) is not None
+    ]
+
+
+def calibration(inputs: ReportInputs) -> Figure:
+    """Coverage of central intervals, z-scores, and error against predicted deviation, a curve per kernel."""
+    predictions = inputs.predictions
+    assert predictions.variance is not None
+    figure = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
+    covered, scores, errors = figure.subplots(1, 3)
+    covered.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    edges = np.linspace(-Z_LIMIT, Z_LIMIT, 41)
+    for entry in calibration_entries(inputs):
+        k = entry[0]
+        kernel = predictions.kernels[k]
+        colour, marker = kernel_colour(kernel, k), KERNEL_MARKERS.get(kernel, "D")
+        mean, target = predictions.mean[entry], predictions.target
+        variance = usable_variance(predictions.variance[entry])
+        assert variance is not None
+        z = z_scores(mean, target, variance)
+        covered.plot(LEVELS, coverage(z), color=colour, marker=marker, markersize=3, label=kernel_name(kernel))
+        counts, _ = np.histogram(np.clip(z, -Z_LIMIT, Z_LIMIT), edges)
+        scores.stairs(counts / (z.size * np.diff(edges)), edges, color=colour, linewidth=1.2)
+        binned = error_by_deviation(mean, target, variance)
+        errors.loglog(binned[:, 0], binned[:, 1], color=colour, marker=marker, markersize=4)
+    centres = np.linspace(-Z_LIMIT, Z_LIMIT, 400)
+    step = centres[1] - centres[0]
+    normal = (ndtr(centres + step / 2) - ndtr(centres - step / 2)) / step
+    scores.plot(centres, normal, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+    low, high = _equal_limits(errors)
+    errors.plot([low, high], [low, high], color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    covered.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="nominal probability", ylabel="targets within the interval")
+    for axis in (covered.xaxis, covered.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    scores.set(xlim=(-Z_LIMIT, Z_LIMIT), xlabel="error / predicted deviation", ylabel="density")
+    errors.set(xlabel="predicted deviation", ylabel="root mean square error")
+    if len(calibration_entries(inputs)) > 1:
+        covered.legend(loc="lower right", handlelength=1.6)
+    return figure
+
+
+def _equal_limits(axes: Any) -> tuple[float, float]:
+    """One range for both axes, with a tenth around it, and plain ticks."""
+    points = np.concatenate([np.column_stack(line.get_data()) for line in axes.lines])
+    points = points[(points > 0).all(axis=1)]
+    low, high = (float(points.min()) / 1.2, float(points.max()) * 1.2) if len(points) else (0.1, 1.0)
+    axes.set(xlim=(low, high), ylim=(low, high))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    return low, high
