@@ -9,6 +9,7 @@ from typing import Literal
 
 from ntkpipe.errors import CorruptionError
 from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.store import GramStore
 
 
@@ -72,12 +73,12 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
         if label in wanted:
             for key, text in damaged.items():
                 yield Problem("segment", key, text, label)
-        for i, j in layout.addresses(label):
-            if not done[layout.rank(label, i, j)]:
-                continue  # its chunks, if any, are reported as stray below
+        addresses = [t for t in layout.addresses(label) if done[layout.rank(label, *t)]]
+        for i, j in addresses:  # of the others, chunks are reported as stray below
             known.update(layout.chunk_key(kernel, label, i, j) for kernel in layout.arrays(label))
-            if label in wanted:
-                for key, text in _tile_faults(gram, label, i, j, found, deep=deep):
+        if label in wanted:
+            for i, j, receipt in ledger.read(addresses):
+                for key, text in _tile_faults(gram, label, i, j, receipt, found, deep=deep):
                     yield Problem("tile", key, text, label, i, j)
     for key in sorted(set(found) - known):
         yield Problem("stray", key, f"{gram.objects.url}/{key} belongs to no computed tile; it is never read")
@@ -102,13 +103,17 @@ def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int,
 
 
 def _tile_faults(
-    gram: GramStore, label: str, i: int, j: int, found: Mapping[str, int], *, deep: bool
+    gram: GramStore,
+    label: str,
+    i: int,
+    j: int,
+    receipt: Receipt | CorruptionError | None,
+    found: Mapping[str, int],
+    *,
+    deep: bool,
 ) -> Iterator[tuple[str, str]]:
-    ledger = gram.ledger(label)
-    try:
-        receipt = ledger.known(i, j) or ledger.current(i, j)
-    except CorruptionError as error:
-        yield gram.layout.receipt_key(label, i, j, ledger.generation(i, j)), str(error)
+    if isinstance(receipt, CorruptionError):
+        yield gram.layout.receipt_key(label, i, j, gram.ledger(label).generation(i, j)), str(receipt)
         return
     if receipt is None:
         return  # discarded since the listing

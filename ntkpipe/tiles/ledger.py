@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.segment import SEGMENT, Segment
 
 _READERS = 16  # requests at once: a thousand receipts of a bucket then take about two seconds
+_RECEIPT = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(?:\.([1-9]\d*))?\.json", re.ASCII)
 _TRIES = 16  # of a commit that others get in the way of
 
 
@@ -176,7 +178,27 @@ class Ledger:
             self._void(i, j, max(generations))
             self.objects.delete_all(self.layout.receipt_key(self.label, i, j, g) for g in tail)
 
-    # ---- all of them
+    # ---- many
+
+    def read(self, addresses: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Receipt | CorruptionError | None]]:
+        """The receipts of these tiles as `current` gives them, or raises; many requests at once, in the order given."""
+
+        def look(some: Sequence[tuple[int, int]]) -> list[Receipt | CorruptionError | None]:
+            found: list[Receipt | CorruptionError | None] = []
+            for i, j in some:
+                try:
+                    found.append(self.known(i, j) or self.current(i, j))
+                except CorruptionError as error:
+                    found.append(error)
+            return found
+
+        self._loaded()
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="receipts") as pool:
+            for start in range(0, len(addresses), SEGMENT):
+                batch = addresses[start : start + SEGMENT]
+                slices = [batch[k : k + 64] for k in range(0, len(batch), 64)]
+                for some, found in zip(slices, pool.map(look, slices), strict=True):
+                    yield from ((i, j, receipt) for (i, j), receipt in zip(some, found, strict=True))
 
     def done(self) -> np.ndarray:
         """Which tiles have a receipt: bool, by `Layout.rank`. Two listings; new segments are read, the tail is not."""
@@ -293,12 +315,9 @@ class Ledger:
         """Row, column and generation of those keys that are receipts' names."""
         folder = self.layout.key(f"receipts/{self.label}/")
         for key in keys:
-            if key.startswith(folder):
-                numbers = key[len(folder) :].removesuffix(".json").split(".")
-                if len(numbers) in (2, 3) and all(n.isdecimal() for n in numbers):
-                    i, j, generation = (*map(int, numbers), 0)[:3]
-                    if key == self.layout.receipt_key(self.label, i, j, generation):
-                        yield i, j, generation
+            if key.startswith(folder) and (name := _RECEIPT.fullmatch(key, len(folder))):
+                i, j, generation = name.groups(default="0")
+                yield int(i), int(j), int(generation)
 
     def _tail_object(self, i: int, j: int, generation: int) -> bytes | None:
         try:
