@@ -13,13 +13,12 @@ from ntkpipe.linalg.factor.solve import CholeskyFactor
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.preconditioner import Float32Factor, float32_factor
 from ntkpipe.pipeline.factoring import factor_memory
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 from ntkpipe.tiles.matrix import TileMatrix
-from ntkpipe.tiles.store import GramStore as KernelSource
 
 PREFIX = "cholesky"
 
