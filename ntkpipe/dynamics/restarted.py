@@ -120,7 +120,7 @@ class RestartedSolution:
 
 
 GridOf = Callable[[SpectralFilter, Sequence[float], float], Sequence[float]]
-Judge = Callable[[RestartedSolution], bool]
+Judge = Callable[[RestartedSolution, int], bool]
 
 
 class RestartedWeights:
@@ -133,7 +133,7 @@ class RestartedWeights:
         targets: `(n, c)`.
         start: `(m0, c)`, the targets in the first block of the basis; of another run's checkpoint only the norms count.
         grid: of times at which the bound looks at residuals, from the largest eigenvalue: `bounds.time_grid`.
-        good: says of a solution (weights not yet added) that its bound is small enough.
+        good: says of a solution (weights not yet added) after so many passes that its bound is small enough.
         indices: (q,) rows to watch.
         watched: (w, n) vectors whose products with the weights are wanted: sampled rows of the kernel.
 
@@ -183,7 +183,7 @@ class RestartedWeights:
         """See `Answer.converged`."""
         self._begin(cycle)
         tails = [part.tail for part in self._parts(cycle)]
-        return self._good(self._updated(cycle, np.stack(tails)))
+        return self._good(self._updated(cycle, np.stack(tails)), cycle.steps)
 
     def absorb(self, cycle: Cycle) -> None:
         """See `Answer.absorb`."""

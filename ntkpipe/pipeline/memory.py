@@ -9,15 +9,26 @@ from ntkpipe.linalg.preconditioner import largest_rank
 _PROCESS_BYTES = 450 << 20
 # Block steps for which the driver's basis is budgeted; a longer one is still made, from what the machine has.
 _BASIS_STEPS = 200
+# A basis is not restarted below this, whatever the budget: one more process is larger.
+_LEAST_BASIS = 256 << 20
 # Blocks of vectors that cg holds: solution, residual, directions, their images, and copies on the way.
 _BLOCKS = 12
 
 
 def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
     """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors."""
-    basis = 8 * n * c * min(config.solver.max_steps, _BASIS_STEPS)
+    basis = 8 * n * min(c * min(config.solver.max_steps, _BASIS_STEPS), basis_vectors(config, n, c, budget, workers))
     own = cg_bytes(config.solver, n, c) if config.solver.kind == "cg" else basis
     return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
+
+
+def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
+    """Vectors that the basis of krylov may hold before it is restarted."""
+    if config.solver.basis_gib is not None:
+        return int(config.solver.basis_gib * (1 << 30)) // (8 * n)
+    # Weights that restarts add up are there twice while a cycle is taken up.
+    added = 2 * 8 * n * c * len(config.predict.times or ()) * len(config.predict.ridges)
+    return max((budget - (workers + 1) * _PROCESS_BYTES) // 2 - added, _LEAST_BASIS) // (8 * n)
 
 
 def without_processes(budget: int, processes: int) -> int:

@@ -12,6 +12,7 @@ import ntkpipe
 from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
 from ntkpipe.dynamics.gains import ESTIMATE
 from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
+from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestSample
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.linalg.operator import rectangular_product
@@ -161,11 +162,16 @@ def _means(
     solution = solved.solution
     coordinates = solution.coordinates(problem.filter, times, problem.ridges)
     shape = (len(times), len(problem.ridges), solution.c)
-    if prefers_basis(len(solution.values), shape):
+    rows = exact_rows(inputs, "test", executor)
+    if isinstance(solution, RestartedSolution):
+        weights = coordinates.transpose(2, 0, 1, 3).reshape(solution.n, -1)
+        means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
+    elif prefers_basis(len(solution.values), shape):
         means = means_from_basis(rectangular_product(matrix, executor, solution.basis.T, products), coordinates)
     else:
         weights = combined_weights(solution.basis, coordinates)
         means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
-    rows = exact_rows(inputs, "test", executor)
-    exact = rows.kernels[problem.source] @ solution.basis.T
+    exact = rows.kernels[problem.source]
+    if not isinstance(solution, RestartedSolution):
+        exact = exact @ solution.basis.T
     return means, TestSample(exact, means[:, :, rows.indices], problem.test_diagonal[rows.indices], inputs.n_test)

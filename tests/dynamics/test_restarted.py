@@ -57,7 +57,8 @@ class Setup:
         self.rows, self.tolerance = sample_indices(N, 32), tolerance
         self.stored = self.p.train
 
-    def good(self, solution):
+    def good(self, solution, steps):
+        assert steps > 0
         worst = largest_factor(solution, self.f, self.times, self.ridges)
         return worst * math.sqrt(self.p.diagonal.max()) <= self.tolerance
 

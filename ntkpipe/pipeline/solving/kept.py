@@ -17,6 +17,7 @@ from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.solving.krylov import restart_checkpoint, restarted_weights
 from ntkpipe.pipeline.solving.problem import Solved, make_problem
 
 
@@ -39,6 +40,15 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
         if not records:
             raise IncompleteError(f"the eigenvectors of {name} are gone: ntkpipe solve run_dir={run.path}")
         solution = KrylovSolution.from_eigensystem(records[0]["values"], records[0]["vectors"], problem.targets)
+    elif facts.get("restarted"):
+        assert rows.exact is not None
+        records = restart_checkpoint(inputs, problem, facts["key"]).restore()
+        watched, start = np.concatenate([rows.stored, rows.exact]), np.zeros((0, problem.targets.shape[1]))
+        answer = restarted_weights(inputs, problem, rows.indices, watched, None, start)
+        if not records or not records[0]["done"][0]:
+            raise IncompleteError(f"the weights of {name} are gone: ntkpipe solve run_dir={run.path}")
+        answer.load({k.removeprefix("answer_"): v for k, v in records[0].items() if k.startswith("answer_")})
+        solution = answer.solution
     else:
         stub = _Finished(inputs.n_train, f"the basis of {name} is incomplete: ntkpipe solve run_dir={run.path}")
         result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)

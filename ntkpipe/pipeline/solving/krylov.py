@@ -1,23 +1,31 @@
-"""Block Lanczos on stored tiles: one basis for every time, ridge and filter."""
+"""Block Lanczos on stored tiles: one basis for every time, ridge and filter, or restarted where it outgrows its memory."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
+from ntkpipe.dynamics.bounds import largest_factor, time_grid
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.stopping import stop_rule
-from ntkpipe.errors import IncompleteError
+from ntkpipe.dynamics.restarted import RestartedSolution, RestartedWeights
+from ntkpipe.dynamics.sampling import RowSample
+from ntkpipe.dynamics.stopping import StopRule, stop_rule
+from ntkpipe.dynamics.times import default_times
+from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.linalg.lanczos import StepRecord, block_lanczos
+from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import TileOperator, tile_operator
+from ntkpipe.linalg.recurrence import StepRecord
+from ntkpipe.linalg.restarted import restarted_lanczos
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import sample_size
+from ntkpipe.pipeline.exact import exact_rows, sample_size
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.memory import tile_memory
+from ntkpipe.pipeline.memory import basis_vectors, tile_memory
+from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, sample_basis, spectrum_facts
 from ntkpipe.tasks.executor import Executor
 
@@ -34,6 +42,10 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         tolerance=config.tolerance,
     )
     checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
+    cycles = restart_checkpoint(inputs, problem, key)
+    capacity = basis_vectors(
+        inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
+    )
     matrix = inputs.matrix(problem.source, "train")
     began = time.monotonic()
     clock = {"products": 0.0, "orthogonalise": 0.0}
@@ -59,28 +71,38 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
             inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
         ),
     ) as operator:
-        result = block_lanczos(
-            operator,
-            problem.targets,
-            max_steps=config.max_steps,
-            stop=rule,
-            checkpoint=checkpoint,
-            checkpoint_every=config.checkpoint_every,
-            on_step=on_step,
-        )
-        solution = rule.solution
-        if solution is None or len(solution.values) < result.tridiagonal.size:
-            solution = KrylovSolution.from_lanczos(result)
-        tell(f"{problem.name}: {result.steps} passes, measuring rounding on {sample_size(inputs)} rows", force=True)
-        rows = sample_basis(inputs, problem, solution.basis, operator, executor)
-        residual = _true_residual(problem, solution, operator)
+        result = None
+        if next(cycles.replay(), None) is None:
+            result = block_lanczos(
+                operator,
+                problem.targets,
+                max_steps=config.max_steps,
+                max_vectors=capacity,
+                stop=rule,
+                checkpoint=checkpoint,
+                checkpoint_every=config.checkpoint_every,
+                on_step=on_step,
+            )
+        if result is None or result.reason is Reason.FULL:
+            solution, rows, reason, steps = _restarted(
+                inputs, problem, operator, executor, rule, result, cycles, capacity, on_step, tell
+            )
+            residual = _true_restarted(problem, solution, operator)
+        else:
+            reason, steps, solution = result.reason, result.steps, rule.solution
+            if solution is None or len(solution.values) < result.tridiagonal.size:
+                solution = KrylovSolution.from_lanczos(result)
+            tell(f"{problem.name}: {steps} passes, measuring rounding on {sample_size(inputs)} rows", force=True)
+            rows = sample_basis(inputs, problem, solution.basis, operator, executor)
+            residual = _true_residual(problem, solution, operator)
     seconds = time.monotonic() - began
     facts = {
         "solver": "krylov",
-        "steps": result.steps,
+        "steps": steps,
         "vectors": len(solution.values),
-        "reason": result.reason.name,
+        "reason": reason.name,
         "key": key,
+        "restarted": isinstance(solution, RestartedSolution),
         "products": products,
         "true_residual": residual,
         "bound": rule.history[-1][2] if rule.history else 0.0,
@@ -88,17 +110,116 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         **{f"seconds_{k}": v for k, v in clock.items()},
         **spectrum_facts(problem, solution),
     }
-    if result.reason is Reason.MAX_STEPS:
+    if reason is Reason.MAX_STEPS:
         raise IncompleteError(
-            f"krylov has made {result.steps} passes for {problem.name} and its error bound is {facts['bound']:.1e}, above "
-            f"solver.tolerance={config.tolerance:g}. The basis is kept: run with a larger solver.max_steps or tolerance, in a "
+            f"krylov has made {steps} passes for {problem.name} and its error bound is {facts['bound']:.1e}, above "
+            f"solver.tolerance={config.tolerance:g}. What it has is kept: run with a larger solver.max_steps or tolerance, in a "
             "run_dir of its own, or add a ridge."
         )
     tell(
-        f"{problem.name}: done, {result.steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}",
+        f"{problem.name}: done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}",
         force=True,
     )
     return Solved(problem, solution, None, rows, facts, list(rule.history))
+
+
+def restart_checkpoint(inputs: Inputs, problem: Problem, key: str) -> StoreCheckpoint:
+    """Of a restarted solve: unlike a basis it knows its times and ridges alone."""
+    name = digest(
+        {
+            "key": key,
+            "times": [repr(t) for t in problem.times or ()],
+            "ridges": [repr(r) for r in problem.ridges],
+            "filter": repr(problem.filter),
+            "tolerance": inputs.config.solver.tolerance,
+            "rows": sample_size(inputs),
+        }
+    )
+    return StoreCheckpoint(inputs.store, f"krylov/{key}.{name}", name)
+
+
+def restarted_weights(
+    inputs: Inputs, problem: Problem, indices: np.ndarray, watched: np.ndarray, rule: StopRule | None, start: np.ndarray
+) -> RestartedWeights:
+    """What adds up weights over the cycles; `watched` are the rows at `indices`, stored and recomputed."""
+    scale = math.sqrt(float(problem.test_diagonal.max()))
+
+    def good(solution: RestartedSolution, steps: int) -> bool:
+        worst = scale * largest_factor(solution, problem.filter, solution.times, problem.ridges)
+        if rule is not None:
+            rule.history.append((steps, len(solution.values), worst))
+        return worst <= inputs.config.solver.tolerance
+
+    assert problem.times is not None
+    return RestartedWeights(
+        problem.filter,
+        problem.times,
+        problem.ridges,
+        problem.targets,
+        start,
+        grid=time_grid,
+        good=good,
+        indices=indices,
+        watched=watched,
+    )
+
+
+def _restarted(
+    inputs: Inputs,
+    problem: Problem,
+    operator: TileOperator,
+    executor: Executor,
+    rule: StopRule,
+    first: LanczosResult | None,
+    cycles: StoreCheckpoint,
+    capacity: int,
+    on_step: Callable[[StepRecord], None],
+    tell: Tell,
+) -> tuple[RestartedSolution, RowSample, Reason, int]:
+    """Go on within a basis of `capacity` vectors; returns what `solve_krylov` needs of it."""
+    config = inputs.config.solver
+    if problem.times is None:
+        assert first is not None
+        found = KrylovSolution.from_lanczos(first)
+        ridge = min(problem.ridges)
+        times = ",".join(f"{t:g}" for t in default_times(problem.filter, found.largest + ridge, found.smallest + ridge))
+        raise ConfigError(
+            f"the basis of {problem.name} has outgrown its memory ({capacity} vectors), and a restarted solve must know the "
+            f"times beforehand: set them, for instance predict.times=[{times}], or raise solver.basis_gib"
+        )
+    sampled = exact_rows(inputs, "train", executor)
+    rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+    assert rows.exact is not None
+    start = np.zeros((0, problem.targets.shape[1])) if first is None else first.start
+    answer = restarted_weights(inputs, problem, rows.indices, np.concatenate([rows.stored, rows.exact]), rule, start)
+    tell(f"{problem.name}: the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
+
+    reason, steps = restarted_lanczos(
+        operator,
+        answer,
+        capacity=capacity,
+        max_steps=config.max_steps,
+        ridge=min(problem.ridges),
+        first=first,
+        checkpoint=cycles,
+        checkpoint_every=config.checkpoint_every,
+        on_step=on_step,
+    )
+    return answer.solution, rows, reason, steps
+
+
+def _true_restarted(problem: Problem, solution: RestartedSolution, operator: TileOperator) -> float:
+    """As `_true_residual`: at `t = inf` from one more pass, at a finite time from the sampled rows."""
+    j = problem.ridges.index(min(problem.ridges))
+    norms = np.linalg.norm(problem.targets, axis=0)
+    if math.isinf(solution.times[-1]):
+        weights = solution.weights[:, -1, j]
+        residual = problem.targets - operator.matmul(weights, products="float64") - problem.ridges[j] * weights
+    else:
+        i, k = solution.grid.index(solution.times[-1]), len(solution.indices)
+        residual = solution.asked[i, j] - problem.ridges[j] * solution.here[i, j] - solution.along[i, j, :k]
+        residual *= math.sqrt(solution.n / max(k, 1))
+    return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
 
 
 def _true_residual(problem: Problem, solution: KrylovSolution, operator: TileOperator) -> float:
