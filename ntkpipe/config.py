@@ -327,6 +327,8 @@ class PredictConfig:
         learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
         dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
         momentum: of heavy-ball momentum, between 0 and 1.
+        train_sizes: several training sizes, each a run of its own in `run_dir/train_size=...` on a leading block of one Gram
+            matrix, and a learning curve of them all in `run_dir`.
         covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test image; docs/uncertainty.md says
             what it takes with each solver.
         covariance_batch: test images that are solved for together; None is chosen from the memory.
@@ -342,6 +344,7 @@ class PredictConfig:
     learning_rate: float = 1.0
     dynamics: str = "gradient_flow"
     momentum: float = 0.9
+    train_sizes: tuple[int, ...] = ()
     covariance: str = "none"
     covariance_batch: int | None = None
     selection: str = "none"
@@ -371,6 +374,10 @@ class PredictConfig:
                 _at_least(f"predict.{name}", value, 0.0)
         if any(math.isinf(ridge) for ridge in self.ridges):
             raise ConfigError("predict.ridges must be finite")
+        for size in self.train_sizes:
+            _at_least("predict.train_sizes", size, 2)
+        if len(set(self.train_sizes)) != len(self.train_sizes):
+            raise ConfigError(f"predict.train_sizes={list(self.train_sizes)} must hold each size once")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
         if self.dynamics == "gradient_descent" and self.times is not None:
@@ -388,21 +395,25 @@ class LaunchConfig:
     """The nodes that `ntkpipe launch` asks for; docs/cluster.md says what each kind uses. A run itself reads none of it.
 
     Args:
-        kind: `slurm`, `ray` (Ray Jobs), `kuberay` or `cloud` (Ray's cluster launcher).
+        kind: `slurm`, `ray` (Ray Jobs), `kuberay` or `cloud` (Ray's cluster launcher, on AWS).
         name: of the job.
-        nodes: that compute, the head's included; of `kuberay` and `cloud` besides the head.
+        nodes: that compute; of `slurm` the head's included, of `kuberay` and `cloud` besides the head.
         cpus_per_node, gpus_per_node: of each.
         memory_per_node: of each, GiB.
         time_limit: `HH:MM:SS` or `D-HH:MM:SS`, after which the scheduler ends the job; None is the scheduler's own.
-        workdir: folder, seen by all nodes, that relative paths start from; None is the folder of this command (`slurm`).
-        python: that has ntkpipe on the nodes; None is the one that runs this command (`slurm`), or `python`.
+        workdir: folder, seen by all nodes, that relative paths start from; None is the folder of this command (`slurm`, `ray`).
+        python: that has ntkpipe on the nodes; None is the one that runs this command (`slurm`, `ray`), or `python`.
         partition, account: of `slurm`.
+        interface: of `slurm`: the network interface that nodes talk over, such as `ib0`; None is the first.
         address: of `ray`: the dashboard, such as `http://127.0.0.1:8265`.
         image: of `kuberay` and `cloud`: a container image with ntkpipe and Ray in it.
         namespace, service_account, claim: of `kuberay`; `claim` is the persistent volume claim that is mounted at `workdir`.
-        provider, region, head_type, worker_type, ssh_user: of `cloud`.
+        region, head_type, worker_type, ssh_user: of `cloud`.
         filesystem: of `cloud`: NFS export `host:/path` that is mounted at `workdir`.
         retries: how often the scheduler starts the job again.
+
+    Raises:
+        ConfigError: also if a value could be more than a name to a shell or a scheduler.
     """
 
     kind: str = "none"
@@ -416,27 +427,54 @@ class LaunchConfig:
     python: str | None = None
     partition: str | None = None
     account: str | None = None
+    interface: str | None = None
     address: str = "http://127.0.0.1:8265"
     image: str | None = None
     namespace: str = "default"
     service_account: str | None = None
     claim: str | None = None
-    provider: str = "aws"
     region: str | None = None
-    head_type: str | None = None
+    head_type: str = "m7i.xlarge"
     worker_type: str | None = None
     ssh_user: str = "ubuntu"
     filesystem: str | None = None
-    retries: int = 100
+    retries: int = 20
 
     def __post_init__(self) -> None:
         _choice("cluster.launch.kind", self.kind, LAUNCHERS)
-        _choice("cluster.launch.provider", self.provider, ("aws", "gcp"))
         _at_least("cluster.launch.nodes", self.nodes, 1)
         for name in ("cpus_per_node", "memory_per_node"):
             _at_least(f"cluster.launch.{name}", getattr(self, name), 1)
         for name in ("gpus_per_node", "retries"):
             _at_least(f"cluster.launch.{name}", getattr(self, name), 0)
+        for name, pattern in _LAUNCH_NAMES.items():
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(pattern, value):
+                raise ConfigError(f"cluster.launch.{name}={value!r} is not of the form {pattern}")
+
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?"
+_WORD = r"[A-Za-z0-9_][\w.+-]*"
+_LAUNCH_NAMES = {
+    "name": _LABEL,
+    "time_limit": r"(\d+-)?\d{1,3}:\d{2}:\d{2}",
+    "workdir": r"/[^\0\n]*",
+    "python": r"[^\0\n-][^\0\n]*",
+    "partition": rf"{_WORD}(,{_WORD})*",
+    "account": _WORD,
+    "interface": r"[\w.:-]{1,15}",
+    "address": r"https?://[\w.:\[\]-]+",
+    "image": r"\w[\w./:@+-]*",
+    "namespace": _LABEL,
+    "service_account": _LABEL,
+    "claim": _LABEL,
+    "region": _WORD,
+    "head_type": _WORD,
+    "worker_type": _WORD,
+    "ssh_user": r"[a-z_][a-z0-9_-]*",
+    "filesystem": r"[\w.-]+:/[\w./-]*",
+}
+"""What these settings may look like: they end up in scripts."""
 
 
 @dataclass(frozen=True)
@@ -549,6 +587,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _choice("augment", self.augment, ("none", "hflip"))
         self._check_given()
+        if self.predict.train_sizes:
+            self._check_sizes()
         if self.augment == "hflip" and self.data.zca is not None:
             raise ConfigError(
                 "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
@@ -576,6 +616,20 @@ class RunConfig:
                 f"predict.selection={p.selection} has one ridge{' and one time' if one_time else ''} to choose from: give "
                 "several, such as predict.ridges=[0,1e-5,1e-4,1e-3,1e-2,1e-1]"
                 + (" or predict.times=null" if p.selection == "held_out" else "")
+            )
+
+    def _check_sizes(self) -> None:
+        sizes = f"predict.train_sizes={list(self.predict.train_sizes)}"
+        if self.kernel.readout_depths:
+            raise ConfigError(
+                f"{sizes} and kernel.readout_depths are two sweeps: --multirun kernel.depth=1,3 with train_sizes makes both"
+            )
+        if self.data.train_size is not None:
+            raise ConfigError(f"{sizes} sets the training size: leave data.train_size out")
+        if self.data.statistics == "subset":
+            raise ConfigError(
+                f"{sizes} reads leading blocks of one matrix, and with data.statistics=subset every size would prepare the "
+                "images in another way: use data.statistics=full"
             )
 
     def _check_given(self) -> None:

@@ -59,7 +59,12 @@ def test_imports_go_downward_only() -> None:
     assert "0 broken" in done.stdout
 
 
-def test_jobs_are_the_commands() -> None:
-    from ntkpipe.cli.main import COMPOSED, STORED
+def test_every_launcher_has_its_template() -> None:
+    from ntkpipe.cluster.templates import TEMPLATES
+    from ntkpipe.config import LAUNCHERS
 
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} == set(COMPOSED) | set(STORED)
+    assert set(TEMPLATES) == set(LAUNCHERS) - {"none"}
+    found = {
+        str(path.relative_to(ROOT / "jobs")) for path in (ROOT / "jobs").rglob("*.*") if "__pycache__" not in path.parts
+    }
+    assert found == {*TEMPLATES.values(), "ntkpipe_job.py"}

@@ -61,7 +61,7 @@ def _run_job(
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
-        elif command not in ("plan", "describe", "calibrate"):
+        elif command not in ("launch", "plan", "describe", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         COMMANDS[command](config, session, **own)
     except RequeueError:

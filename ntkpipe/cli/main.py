@@ -20,6 +20,7 @@ COMPOSED = {
     "gram": "the Gram tiles",
     "solve": "the solver's stage, on stored tiles",
     "predict": "predictions and metrics, from a finished solve",
+    "launch": "a file for a scheduler, with this configuration: cluster/launch=slurm|ray|kuberay|cloud [submit=true]",
 }
 STORED = {
     "status": "what is done, what is left, rate and time remaining: run_dir=DIR or store.url=URL [run=NAME] [watch=true]",

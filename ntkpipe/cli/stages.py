@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ntkpipe.cli import describe as describing
+from ntkpipe.cli import launch as launching
 from ntkpipe.cli import projecting
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
@@ -110,7 +111,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),
+    "launch": launching.launch,
 }
 
-OWN_SETTINGS = {"describe": describing.SETTINGS, "plan": projecting.SETTINGS}
+OWN_SETTINGS = {"launch": launching.SETTINGS, "describe": describing.SETTINGS, "plan": projecting.SETTINGS}
 """What a command takes besides the configuration of a run: keyword arguments of its function."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import ray
@@ -45,8 +45,12 @@ def given_up(who: str, times: int, error: Exception) -> LostWorkerError:
     )
 
 
-def wait(references: Sequence[Any], tick: Callable[[], None]) -> Any:
+def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
     """The first of the references whose call has ended; looks out for stops and for the cluster meanwhile.
+
+    Args:
+        references: of the calls; `tick` may add to them.
+        tick: called every second.
 
     Raises:
         RequeueError: if the run was told to stop, or the cluster has lost its head.

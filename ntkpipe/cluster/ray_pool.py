@@ -143,7 +143,7 @@ class RayPool:
         building: set[int] = set()
         of = {reference: worker for worker, reference in pending.items()}
         while of:
-            reference = wait(list(of), self._capacity.tick)
+            reference = wait(of, self._capacity.tick)
             worker = of.pop(reference)
             try:
                 results[worker] = ray.get(reference)

@@ -21,6 +21,11 @@ class Progress:
         total: units (tiles) of the whole stage.
         total_pairs: kernel evaluations of the whole stage.
         start: time at which the work began, in seconds of any clock.
+        done: units that are finished.
+        pairs: that they stand for.
+        now: time of the last change.
+        retries: tasks that were started again because their worker was lost.
+        copies: second copies of tasks that took long.
     """
 
     stage: str
@@ -30,6 +35,8 @@ class Progress:
     done: int = 0
     pairs: int = 0
     now: float = 0.0
+    retries: int = 0
+    copies: int = 0
     _computed: int = 0
     _window: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
 
@@ -81,6 +88,8 @@ class Progress:
             "seconds": self.seconds,
             "rate": self.rate,
             "eta": self.eta,
+            "retries": self.retries,
+            "copies": self.copies,
         }
 
     def line(self) -> str:
@@ -91,4 +100,8 @@ class Progress:
             text += f", {self.rate:.3g} pairs/s"
         if self.eta:
             text += f", {human_seconds(self.eta)} to go"
+        if self.retries:
+            text += f", {self.retries:,} tasks started again"
+        if self.copies:
+            text += f", {self.copies:,} second copies"
         return text

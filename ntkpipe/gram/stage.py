@@ -37,6 +37,8 @@ class GramReport:
         worker_seconds: spent computing, summed over workers.
         pairs: kernel evaluations of the computed tiles.
         failed: tiles that could not be computed.
+        retries: tasks that were started again because their worker was lost.
+        copies: second copies of tasks that took long.
     """
 
     computed: int
@@ -45,6 +47,8 @@ class GramReport:
     worker_seconds: float = 0.0
     pairs: int = 0
     failed: tuple[TileRecord, ...] = field(default=())
+    retries: int = 0
+    copies: int = 0
 
 
 def compute_gram(
@@ -76,17 +80,21 @@ def compute_gram(
             raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {job.grid(block.block)}")
     if (plan.kernel_dtype, plan.store_dtype) != (identity.dtype, identity.stored_dtype):
         raise ValueError(f"the plan and the store {gram.where} differ in dtype")
-    run = _Run(job, plan, executor.workers, on_progress)
-    results = executor.run(run.tasks())
-    try:
-        for result in results:
-            if result.error is not None:
-                run.lost(result.key, result.error)
-            else:
-                run.record(result.value)
-    finally:
-        results.close()  # on an error: cancels what is still running
-        release_rows()
+    run = _Run(job, plan, lambda: executor.workers, on_progress)
+    # What killed its workers is tried once more, tile by tile: the others of its group are good.
+    for tasks in (run.tasks(), run.singles()):
+        results = executor.run(tasks)
+        try:
+            for result in results:
+                run.progress.retries += max(0, result.attempts - 1)
+                run.progress.copies += result.speculative
+                if result.error is not None:
+                    run.lost(result.key, result.error)
+                else:
+                    run.record(result.key, result.value)
+        finally:
+            results.close()  # on an error: cancels what is still running
+            release_rows()
     return run.finish()
 
 
@@ -94,7 +102,7 @@ class _Run:
     """The state of one stage: what is left, how long a tile takes, what failed."""
 
     def __init__(
-        self, job: GramJob, plan: GramPlan, workers: int, on_progress: Callable[[Progress], None] | None
+        self, job: GramJob, plan: GramPlan, workers: Callable[[], int], on_progress: Callable[[Progress], None] | None
     ) -> None:
         self._job = job
         self._plan = plan
@@ -103,6 +111,8 @@ class _Run:
         self._start = self._reported = time.monotonic()
         self._durations: deque[float] = deque(maxlen=32)
         self._failed: list[TileRecord] = []
+        self._groups: dict[Hashable, Task] = {}  # in flight
+        self._lost: list[Task] = []
         self._computed = self._pairs = 0
         self._worker_seconds = 0.0
         self._unpacked = 0
@@ -128,21 +138,36 @@ class _Run:
             while True:
                 measured = bool(self._durations)
                 mean = sum(self._durations) / len(self._durations) if measured else self._plan.seconds_per_tile
-                yield batch_size(left, self._workers, mean, measured=measured)
+                yield batch_size(left, self._workers(), mean, measured=measured)
 
         for block in self._blocks:
             missing = ((tile.i, tile.j) for tile in self._job.missing(block.block, block.used))
             for group in row_batches(missing, sizes()):
                 left -= len(group)
-                yield Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
+                task = Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
+                self._groups[task.key] = task
+                yield task
         for block in self._plan.blocks:
             rows = self._job.missing_diagonal(block.block, block.used.rows)
             while group := tuple(islice(rows, _DIAGONAL_BATCH)):
                 key = (f"diagonal/{block.block}", group[0], 0, len(group))
-                yield Task(key, diagonal_task, (self._job, block.block, group))
+                self._groups[key] = Task(key, diagonal_task, (self._job, block.block, group))
+                yield self._groups[key]
 
-    def record(self, records: list[TileRecord]) -> None:
+    def singles(self) -> Iterator[Task]:
+        """What the lost groups held, one by one."""
+        lost, self._lost = self._lost, []
+        for task in lost:
+            job, block, group = task.args
+            for member in group:
+                i, j = member if isinstance(member, tuple) else (member, 0)
+                single = Task((task.key[0], i, j, 1), task.function, (job, block, (member,)))  # type: ignore[index]
+                self._groups[single.key] = single
+                yield single
+
+    def record(self, key: Hashable, records: list[TileRecord]) -> None:
         """Take in what a task returned."""
+        del self._groups[key]
         units = pairs = 0
         for tile in records:
             if tile.outcome == "failed":
@@ -175,9 +200,17 @@ class _Run:
         """Take in a task that raised: out of resources or a programming error stops the stage; lost workers do not."""
         if not isinstance(error, LostWorkerError):
             raise error
-        block, i, j, count = key  # type: ignore[misc]
-        text = f"among {count} of one task; {error}"
-        self._failed.append(TileRecord(block, i, j, 0, "failed", error=text))
+        task = self._groups.pop(key)
+        label, i, j, count = key  # type: ignore[misc]
+        if count > 1:
+            self._lost.append(task)
+            return
+        block = task.args[1]
+        tile = self._job.grid(block).tile(i, j)
+        images = f"rows {tile.row_start} to {tile.row_stop - 1} of {block}"
+        if not label.startswith("diagonal/"):
+            images += f", columns {tile.col_start} to {tile.col_stop - 1} of train"
+        self._failed.append(TileRecord(label, i, j, 0, "failed", error=f"it holds images {images}; {error}"))
 
     def finish(self) -> GramReport:
         """The report; `IncompleteError` if tiles failed."""
@@ -191,7 +224,15 @@ class _Run:
                 "the cause and start the same command again:\n" + "\n".join(lines)
             )
         seconds = time.monotonic() - self._start
-        return GramReport(self._computed, self._reused, seconds, self._worker_seconds, self._pairs)
+        return GramReport(
+            self._computed,
+            self._reused,
+            seconds,
+            self._worker_seconds,
+            self._pairs,
+            retries=self.progress.retries,
+            copies=self.progress.copies,
+        )
 
     def _report(self, *, force: bool = False) -> None:
         now = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.gram.fitting import fitting
 from ntkpipe.kernels.architecture import Architecture, Prepared, precision_context
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.identity import Symmetry
@@ -150,7 +151,7 @@ class Evaluation:
     def _mirrored_diagonal(self, x: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
         """`k(x, f x)` per spec, float64."""
         parts: list[dict[str, dict[str, np.ndarray]]] = []
-        options: dict[str, Any] = {"out_dtype": np.dtype("float64"), "pad_to": _MIRROR_EDGE}
+        options: dict[str, Any] = {"out_dtype": np.dtype("float64"), "pad_to": _MIRROR_EDGE, "pairs": None}
         for start in range(0, len(x), _MIRROR_EDGE):
             block = x[start : start + _MIRROR_EDGE]
             rows, flipped = self.prepare(block), self.prepare(block, flipped=True)
@@ -165,7 +166,7 @@ class Evaluation:
     def _evaluate(
         self, rows: Prepared, columns: Prepared | None, options: dict[str, Any]
     ) -> dict[str, dict[str, np.ndarray]]:
-        made = self._networks.tiles(rows, columns, **options)
+        made = fitting(self._networks.tiles, self._specs, rows, columns, **options)
         return {
             spec: {name: np.ascontiguousarray(kernel) for name, kernel in kernels._asdict().items()}
             for spec, kernels in zip(self._specs, made, strict=True)

@@ -215,7 +215,7 @@ class RunDir:
 
 def _strangers(path: Path, store: Path) -> list[str]:
     """What lies in a folder that may not precede a run: leases, the sweeps of Hydra and the store itself may."""
-    ours = ("multirun.yaml", ".leases", "stages", "trackers")
+    ours = ("multirun.yaml", "launch", ".leases", "stages", "trackers")
     others = [p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial")]
     return sorted(p.name for p in others if not store.resolve().is_relative_to(p.resolve()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ def stamp(path: str, text: str, seconds: float = 0.0) -> float:
     return start
 
 
+def straggle(folder: str, seconds: float, value: Any = None) -> Any:
+    """Return `value`, the first time it is called with `folder` only after `seconds`."""
+    try:
+        (Path(folder) / "straggler").touch(exist_ok=False)
+    except FileExistsError:
+        return value
+    return sleep(seconds, value)
+
+
 def fail(error: Exception) -> None:
     """Raise `error`."""
     raise error
@@ -72,6 +82,26 @@ def die_until(folder: str, deaths: int, value: Any = None) -> Any:
             continue
         die()
     return value
+
+
+@dataclass(frozen=True)
+class PoisonedRows:
+    """Images that kill every process that reads them at one place: an image source for Gram stages.
+
+    Args:
+        images: the source itself.
+        block, start: of the deadly read.
+    """
+
+    images: Any
+    block: str
+    start: int
+
+    def read(self, block: str, start: int, stop: int) -> np.ndarray:
+        """The images, or death."""
+        if (block, start) == (self.block, self.start):
+            die()
+        return self.images.read(block, start, stop)
 
 
 class Counter:

@@ -58,14 +58,9 @@ def test_stored_commands_want_a_run(command, tmp_path, name):
     assert not list((tmp_path / "other").iterdir())
 
 
-def test_every_command_has_its_job_for_schedulers():
-    jobs = {p.stem: p for p in (ROOT / "jobs").glob("*.py")}
-    assert set(jobs) == {*COMPOSED, *STORED}
-    for name, path in jobs.items():
-        assert f'main(["{name}", *sys.argv[1:]])' in path.read_text()
-
-
-@pytest.mark.parametrize("start", [["-m", "ntkpipe", "plan"], [str(ROOT / "jobs" / "plan.py")]], ids=["module", "job"])
+@pytest.mark.parametrize(
+    "start", [["-m", "ntkpipe", "plan"], [str(ROOT / "jobs" / "ntkpipe_job.py"), "plan"]], ids=["module", "job"]
+)
 def test_starts_as_a_module_and_as_a_script(tmp_path, start):
     words = [sys.executable, *start, "cluster=serial", "data=synthetic", "data.n_train=5000"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)

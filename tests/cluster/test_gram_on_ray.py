@@ -16,6 +16,7 @@ import pytest
 from ntkpipe.config import DataConfig
 from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
+from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.plan import GramPlan, plan_gram
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, Output
@@ -24,6 +25,7 @@ from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
 from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.storage.store import open_store
+from ntkpipe.tasks.faults import PoisonedRows
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import KERNELS
@@ -109,6 +111,19 @@ def test_workers_that_die_lose_only_time(reference: GramStore, session, tmp_path
     again = compute_gram(session, job(gram, images), plan)
     assert (again.computed, again.reused) == (0, plan.tiles)
     assert_same(reference, gram)
+
+
+def test_images_that_kill_every_worker_are_named_and_cost_their_own_tiles_alone(session, tmp_path: Path) -> None:
+    gram, images, plan = prepare(tmp_path, edge=200)
+    poisoned = PoisonedRows(images, "train", 200)  # one row of two tiles, and a column of the test block
+    told = []
+    with pytest.raises(IncompleteError, match="rows 200 to 399 of train") as raised:
+        compute_gram(session, job(gram, poisoned), plan, lambda p: told.append((p.retries, p.copies)))
+    assert "test" in str(raised.value)
+    missing = {(block, t.i, t.j) for block in gram.blocks for t in gram.missing(block)}
+    assert missing == {("train", 1, 0), ("train", 1, 1), ("test", 0, 1)}
+    assert told[-1][0] >= 3 * 2  # two retries each, at least
+    assert compute_gram(session, job(gram, images), plan).computed == 3
 
 
 DRIVER = """

@@ -53,6 +53,26 @@ def test_a_task_that_always_kills_its_worker_is_given_up(session) -> None:
     assert results["bad"].attempts == 3
 
 
+def test_a_straggler_gets_one_second_copy_and_the_first_result_counts(session, tmp_path: Path) -> None:
+    from ntkpipe.cluster.capacity import FixedCapacity
+    from ntkpipe.cluster.ray_executor import RayExecutor
+
+    executor = RayExecutor(FixedCapacity(2), speculate=True)
+    graph = [Task("slow", faults.straggle, (str(tmp_path), 60.0, "done"))]
+    graph += [Task(k, faults.sleep, (0.05, k)) for k in range(6)]
+    start = time.perf_counter()
+    results = {r.key: r for r in executor.run(graph)}
+    assert time.perf_counter() - start < 40
+    assert results["slow"].value == "done"
+    assert (results["slow"].attempts, results["slow"].speculative) == (1, 1)
+    assert all(results[k].value == k and results[k].speculative == 0 for k in range(6))
+
+
+def test_no_second_copies_unless_asked_for(session) -> None:
+    results = list(session.run([Task("slow", faults.sleep, (3.0,)), Task("quick", faults.echo, (1,))]))
+    assert all(r.speculative == 0 for r in results)
+
+
 def test_an_error_carries_the_workers_traceback(session) -> None:
     (result,) = session.run([Task("bad", faults.fail, (DataError("x"),))])
     assert any("faults.py" in note for note in result.error.__notes__)
