@@ -658,20 +658,6 @@ class RunConfig:
         if self.predict.covariance == "diagonal" and self.kernel.test_diagonal is None:
             raise ConfigError("predict.covariance=diagonal needs k(x, x) of the test points: kernel.test_diagonal=FILE.npy")
 
-    def _check_selection(self) -> None:
-        p = self.predict
-        if p.selection == "none":
-            return
-        one_ridge, one_time = len(p.ridges) == 1, p.times is not None and len(p.times) == 1
-        if p.selection == "loo" and p.times is not None and not any(math.isinf(t) for t in p.times):
-            raise ConfigError("predict.selection=loo answers t = inf alone: add inf to predict.times, or use held_out")
-        if one_ridge and (one_time or p.selection == "loo"):
-            raise ConfigError(
-                f"predict.selection={p.selection} has one ridge{' and one time' if one_time else ''} to choose from: give "
-                "several, such as predict.ridges=[0,1e-5,1e-4,1e-3,1e-2,1e-1]"
-                + (" or predict.times=null" if p.selection == "held_out" else "")
-            )
-
     @property
     def copies(self) -> int:
         """How often every training image counts: once, or with its flip twice."""

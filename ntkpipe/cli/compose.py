@@ -26,6 +26,7 @@ from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.pipeline.run_dir import RunDir, digest
+from ntkpipe.pipeline.sweep import Sweep
 
 
 def run_composed(command: str, arguments: Sequence[str]) -> int:
@@ -75,9 +76,14 @@ def _run_job(
 def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """The configuration stored in `run_dir`, if that is all the user named besides where to run."""
     told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=])", o)]
-    if told or not (Path(config.run_dir) / "run.json").exists():
+    if told:
         return config
-    stored = RunDir.open(config.run_dir).config
+    if (Path(config.run_dir) / "run.json").exists():
+        stored = RunDir.open(config.run_dir).config
+    elif (sweep := Sweep.find(config.run_dir)) is not None and sweep.config is not None:
+        stored = sweep.config
+    else:
+        return config
     cluster: ClusterConfig = config.cluster if len(overrides) > 1 else stored.cluster
     return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster)
 

@@ -8,10 +8,10 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.spec import dump_spec
-from ntkpipe.pipeline.depths import depth_runs
 from ntkpipe.pipeline.describe import describe_kernel
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
+from ntkpipe.pipeline.sweep import sweep_runs
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
 """Settings of this command alone, and their defaults."""
@@ -32,7 +32,7 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
     del session
     if format not in ("table", "json", "yaml"):
         raise ConfigError(f"format={format} is not one of table, json, yaml")
-    config = max(depth_runs(config), key=lambda one: one.kernel.depth)
+    config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
     if config.kernel.kind == "gram":
         raise ConfigError("kernel=gram is a matrix: it has no layers. ntkpipe plan shows what is known of its files")

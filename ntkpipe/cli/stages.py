@@ -15,13 +15,15 @@ from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.pipeline import measuring
 from ntkpipe.pipeline.calibration import calibration_key
-from ntkpipe.pipeline.depths import depth_runs, summarise
 from ntkpipe.pipeline.forecast import describe_solver
 from ntkpipe.pipeline.given import describe_given, look_at_given
 from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.learning import write_learning_curve
 from ntkpipe.pipeline.planning import make_plan, plan_given
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
+from ntkpipe.pipeline.uncertainty.cost import describe_covariance
+from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
 from ntkpipe.pipeline.uncertainty.cost import describe_covariance
 from ntkpipe.tasks import stopping
 
@@ -38,11 +40,14 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
     first.
     """
-    runs = depth_runs(session.settled(config))
+    runs, axis = sweep_runs(session.settled(config)), sweep_axis(config)
+    if axis is not None:
+        Sweep.begin(config)
     for k, one in enumerate(runs):
         if len(runs) > 1:
-            echo(f"\ndepth {one.kernel.depth}  ->  {one.run_dir}")
-        yield Job(RunDir.create(one), lambda: session.executor(config), echo, runs[k + 1 :])
+            echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
+        siblings = runs[k + 1 :] if axis == "depth" else ()
+        yield Job(RunDir.create(one), lambda: session.executor(config), echo, siblings)
 
 
 def run(config: RunConfig, session: Session) -> None:
@@ -57,27 +62,35 @@ def run(config: RunConfig, session: Session) -> None:
                 f"metrics      {folder / 'metrics.json'}\n"
                 f"report       {folder / 'report' / 'report.html'}   (figures beside it)"
             )
-    if config.kernel.readout_depths:
-        print("\n" + "\n".join([*summarise(config), f"depths       {Path(config.run_dir) / 'depths.csv'}"]))
+    if (sweep := Sweep.find(config.run_dir)) is not None:
+        print("\n" + "\n".join(summarise(sweep)))
+
+
+def summarise(sweep: Sweep) -> list[str]:
+    """Write what the runs of a sweep have found, side by side; lines for people."""
+    return write_learning_curve(sweep) if sweep.axis == "train_size" else write_table(sweep) if sweep.axis else []
 
 
 def plan(config: RunConfig, session: Session, **own: str | None) -> None:
     """Print the plan, here or on the machines of a profile; computes nothing and starts nothing."""
     del session
-    first, *others = depth_runs(config)
+    first, *others = sweep_runs(config)
+    if sizes := config.predict.train_sizes:
+        *others, first = sweep_runs(config)  # the largest has the tiles of all
+        print(f"sizes       {', '.join(f'{n:,}' for n in sizes)}: the largest alone")
     if first.kernel.kind == "gram":
         gram, shapes = look_at_given(first)
         print(describe_given(gram, shapes))
         print(describe_solver(first, shapes, plan_given(first, shapes, gram.dtype, gram.edge)))
         return
     shapes, store = look_at(first)
-    planned = make_plan(first, shapes, store, others)
+    planned = make_plan(first, shapes, store, () if config.predict.train_sizes else others)
     print(planned.plan.describe())
     print(planned.storing.describe())
     print(describe_solver(first, shapes, planned.plan))
     if (text := describe_covariance(first, shapes, planned.plan)) is not None:
         print(text)
-    if others:
+    if others and not config.predict.train_sizes:
         print(f"            for each of {len(others) + 1} depths")
     print()
     print("\n".join(projecting.lines(first, shapes, planned, store, own, profiles())))
@@ -85,9 +98,11 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
 
 def calibrate(config: RunConfig, session: Session) -> None:
     """Measure this machine for plans, and keep the record in the store."""
-    first, *_ = depth_runs(config)
+    first, *_ = sweep_runs(config)
     if first.kernel.kind == "gram":
-        raise ConfigError("kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel")
+        raise ConfigError(
+            "kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel"
+        )
     shapes, store = look_at(first)
     made = measuring.calibrate(first, shapes, store, lambda: session.executor(first), echo)
     print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")

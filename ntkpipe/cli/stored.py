@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 
 from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
-from ntkpipe.cli.stages import echo
+from ntkpipe.cli.stages import echo, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
 from ntkpipe.pipeline import maintenance
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job, load_predictions
+from ntkpipe.pipeline.sweep import Sweep
 from ntkpipe.pipeline.watching import watched_runs
 from ntkpipe.predictions.export import export_predictions
 from ntkpipe.storage.store import open_store
@@ -39,8 +40,29 @@ def _status(arguments: Sequence[str]) -> int:
     if values["run_dir"] is None and values["store.url"] is not None:
         url = values["store.url"]
         return _watched(lambda: _of_store(url, values["run"]), values)
+    if (sweep := _sweep(values)) is not None:
+        return _watched(lambda: _of_sweep(sweep), values)
     run = _open(values, "status")
     return _watched(lambda: maintenance.status(run), values)
+
+
+def _sweep(values: dict[str, str | None]) -> Sweep | None:
+    return None if values["run_dir"] is None else Sweep.find(values["run_dir"])
+
+
+def _of_sweep(sweep: Sweep) -> tuple[list[str], bool]:
+    """The status of every run below a folder."""
+    lines, finished = [], 0
+    for path in sweep.runs:
+        if not (path / "run.json").exists():
+            lines.append(f"{path}: to do")
+            continue
+        of_run, is_finished = maintenance.status(RunDir.open(path))
+        lines += of_run
+        finished += is_finished
+    count = len(sweep.runs)
+    what = f"sweep over {sweep.axis}" if sweep.axis else "runs"
+    return [f"{sweep.path}: {what}, {finished} of {count} finished", *lines], finished == count
 
 
 def _of_store(url: str, name: str | None) -> tuple[list[str], bool]:
@@ -76,9 +98,17 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    run = _open(settings(arguments, {"run_dir": None}, "report"), "report")
-    with Session() as session, run.held():
-        Job(run, lambda: session.executor(run.config), echo).report()
+    values = settings(arguments, {"run_dir": None}, "report")
+    sweep = _sweep(values)
+    with Session() as session:
+        for run in (_open(values, "report"),) if sweep is None else sweep.begun():
+            if sweep is not None and run.receipt("predict") is None:
+                echo(f"report   {run.path} has no predictions yet")
+                continue
+            with run.held():
+                Job(run, lambda run=run: session.executor(run.config), echo).report()
+    if sweep is not None:
+        print("\n".join(summarise(sweep)))
     return 0
 
 

@@ -1,0 +1,101 @@
+"""A learning curve from the runs of a sweep over training sizes: tables, figure and page in its folder."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.sweep import Sweep
+from ntkpipe.predictions.read import read_predictions
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.report.learning_curve import Curve, learning_curves
+from ntkpipe.report.learning_page import write_learning_page
+
+_FIELDS: tuple[str, ...] = ("train_size", "kernel", "ridge", "point", "time", "accuracy", "error", "error_se", "mse", "mse_se")
+
+
+def write_learning_curve(sweep: Sweep) -> list[str]:
+    """Write `learning_curve.csv`, `.json` (the fits), `.png`, `.svg` and `.html`, of the runs that have predicted.
+
+    Returns:
+        A table for people, and where the page is; nothing if no run has predicted yet.
+    """
+    done: list[tuple[int, Predictions]] = []
+    left = []
+    for path in sweep.runs:
+        run = RunDir.open(path) if (path / "run.json").exists() else None
+        if run is None or run.receipt("predict") is None:
+            left.append(path.name)
+            continue
+        size = int(run.require("data")["n_train"])
+        done.append((size, read_predictions(path / "predictions.zarr", covariance=False)))
+    if not done:
+        return []
+    curves = learning_curves(done)
+    _replace(sweep.path / "learning_curve.csv", _csv(curves))
+    _replace(sweep.path / "learning_curve.json", json.dumps([_record(c) for c in curves], indent=1))
+    notes = [f"not finished yet: {', '.join(left)}"] if left else []
+    notes += sorted({c.why for c in curves if c.why})
+    page = write_learning_page(curves, _title(sweep), notes, sweep.path)
+    return [*_lines(curves), f"learning     {page}   (learning_curve.csv, .json, .png and .svg beside it)"]
+
+
+def _title(sweep: Sweep) -> str:
+    config = sweep.config
+    if config is None:
+        return "Learning curve"
+    source = config.data.kind if config.data.path is None else f"{config.data.kind} ({Path(config.data.path).name})"
+    return f"{source}: {Path(config.kernel.path or config.kernel.train or config.kernel.kind).name}"
+
+
+def _csv(curves: list[Curve]) -> str:
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for c in curves:
+        for n, time, value, error in zip(c.sizes, c.times, c.values, c.errors, strict=True):
+            # The best time may be another one for each measure: a line of its own then.
+            key = (int(n), c.kernel, c.ridge, c.point, float(time))
+            row = rows.setdefault(key, dict(zip(_FIELDS, key, strict=False)))
+            row |= {c.measure: float(value), f"{c.measure}_se": float(error)}
+            if c.measure == "error":
+                row["accuracy"] = 1.0 - float(value)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[key] for key in sorted(rows, key=lambda key: (*key[1:4], key[0], key[4])))
+    return text.getvalue()
+
+
+def _record(curve: Curve) -> dict[str, Any]:
+    return {
+        "kernel": curve.kernel,
+        "ridge": curve.ridge,
+        "point": curve.point,
+        "measure": curve.measure,
+        "sizes": curve.sizes.tolist(),
+        "values": curve.values.tolist(),
+        "fit": None if curve.fit is None else dataclasses.asdict(curve.fit),
+        "why": curve.why,
+        "standard_errors": "bootstrap over test images",
+    }
+
+
+def _lines(curves: list[Curve]) -> list[str]:
+    sizes = curves[0].sizes
+    lines = [f"{'':<34}" + "".join(f"{f'n={n:,}':>11}" for n in sizes) + "   law"]
+    for c in curves:
+        name = f"{c.measure} {c.kernel}, ridge {c.ridge:g}, t {'= inf' if c.point == 'inf' else 'best'}"
+        law = c.fit.text() if c.fit is not None else "none: " + c.why
+        lines.append(f"{name:<34}" + "".join(f"{value:>11.4f}" for value in c.values) + f"   {law}")
+    return lines
+
+
+def _replace(target: Path, text: str) -> None:
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, target)

@@ -1,0 +1,167 @@
+"""Several depths, or several training sizes: ordinary runs that share Gram tiles, in folders below one, and what they found.
+
+```
+run_dir/sweep.json         what varies, its values, the configuration; marks the folder as a sweep
+        depth=3/           a run; or train_size=1000/
+        depths.csv         a line per depth, kernel, ridge and time
+        learning_curve.*   of training sizes: csv, json, and a page with its figures
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ntkpipe.config import RunConfig, from_dict, to_dict
+from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline.run_dir import RunDir
+
+Axis = Literal["depth", "train_size"]
+
+_FILE = "sweep.json"
+_FIELDS: tuple[str, ...] = ("kernel", "ridge", "time", "accuracy", "mse", "max_error_bound", "bound_kind")
+
+
+def sweep_axis(config: RunConfig) -> Axis | None:
+    """What a configuration has several values of; None of a single run."""
+    if config.kernel.readout_depths:
+        return "depth"
+    return "train_size" if config.predict.train_sizes else None
+
+
+def sweep_runs(config: RunConfig) -> tuple[RunConfig, ...]:
+    """The runs that a configuration stands for: itself, or an ordinary one for each depth or training size.
+
+    Those are what `kernel.depth=...` or `data.train_size=...` alone would give: they share Gram stores with any other run
+    of that network, and each can be taken up by itself in its folder `run_dir/depth=...`.
+    """
+    axis, parent = sweep_axis(config), Path(config.run_dir)
+    if axis is None:
+        return (config,)
+    if axis == "depth":
+        return tuple(
+            dataclasses.replace(
+                config,
+                kernel=dataclasses.replace(config.kernel, depth=depth, readout_depths=()),
+                run_dir=str(parent / f"depth={depth}"),
+            )
+            for depth in config.kernel.readout_depths
+        )
+    return tuple(
+        dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, train_size=size),
+            predict=dataclasses.replace(config.predict, train_sizes=()),
+            run_dir=str(parent / f"train_size={size}"),
+        )
+        for size in sorted(config.predict.train_sizes)
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A folder of runs.
+
+    Args:
+        path: of the folder.
+        axis: what varies; None of a folder whose runs differ in something else.
+        runs: folders of the runs, whether they have begun or not.
+        config: of all of them; None if it is not known.
+    """
+
+    path: Path
+    axis: Axis | None
+    runs: tuple[Path, ...]
+    config: RunConfig | None = None
+
+    @staticmethod
+    def begin(config: RunConfig) -> Sweep:
+        """Write down what is to be run."""
+        axis, path = sweep_axis(config), Path(config.run_dir)
+        assert axis is not None
+        runs = tuple(Path(one.run_dir) for one in sweep_runs(config))
+        record = {"axis": axis, "runs": [run.name for run in runs], "config": to_dict(config)}
+        path.mkdir(parents=True, exist_ok=True)
+        _write(path / _FILE, json.dumps(record, indent=1))
+        return Sweep(path, axis, runs, config)
+
+    @staticmethod
+    def find(path: str | os.PathLike[str]) -> Sweep | None:
+        """The sweep in a folder; None if that is a run itself, or nothing of the kind.
+
+        Raises:
+            ConfigError: if it was a sweep and its record is damaged.
+        """
+        folder = Path(path)
+        if (folder / "run.json").exists() or not folder.is_dir():
+            return None
+        below = tuple(sorted((p.parent for p in folder.glob("*/run.json")), key=_natural))
+        if not (folder / _FILE).exists():
+            return Sweep(folder, None, below) if below else None
+        try:
+            record = json.loads((folder / _FILE).read_text())
+            config = from_dict(RunConfig, record["config"])
+            names = [str(name) for name in record["runs"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{folder / _FILE} is damaged ({error}): start the sweep again, which goes on") from error
+        # An earlier start may have had other values: its runs count too.
+        runs = {folder / name for name in names if "/" not in name} | set(below)
+        return Sweep(folder, sweep_axis(config), tuple(sorted(runs, key=_natural)), config)
+
+    def begun(self) -> tuple[RunDir, ...]:
+        """The runs that have begun."""
+        return tuple(RunDir.open(run) for run in self.runs if (run / "run.json").exists())
+
+
+def write_table(sweep: Sweep) -> list[str]:
+    """Write `depths.csv`: a line per depth, kernel, ridge and time; runs that have no metrics yet are left out.
+
+    Returns:
+        A table for people: the last time, and the best one, of every depth; and where the file is.
+    """
+    records = [
+        {"depth": run.config.kernel.depth} | {name: entry.get(name) for name in _FIELDS}
+        for run in sweep.begun()
+        for entry in (run.read_json("metrics.json") or {"entries": []})["entries"]
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ("depth", *_FIELDS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    _write(sweep.path / "depths.csv", text.getvalue())
+    return [*_table(records), f"depths       {sweep.path / 'depths.csv'}"]
+
+
+def _natural(path: Path) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _write(target: Path, text: str) -> None:
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    os.replace(partial, target)
+
+
+def _table(records: Sequence[dict[str, Any]]) -> list[str]:
+    accurate = any(record["accuracy"] is not None for record in records)
+    name, best = ("accuracy", max) if accurate else ("mse", min)
+    lines = [f"{name:<10}{'kernel':<8}{'ridge':<10}{'last':>10}{'best':>10}"]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        if record[name] is not None:
+            groups.setdefault((record["depth"], record["kernel"], record["ridge"]), []).append(record)
+    for (depth, kernel, ridge), found in groups.items():
+        chosen = best(found, key=lambda record: record[name])
+        lines.append(
+            f"depth {depth:<4}{kernel:<8}{ridge:<10g}{found[-1][name]:>10.4f}{chosen[name]:>10.4f} at t={float(chosen['time']):g}"
+        )
+    return lines

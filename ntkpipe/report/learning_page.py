@@ -1,0 +1,144 @@
+"""The learning curve as a figure and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ntkpipe.report.figures import FigureFile
+from ntkpipe.report.html import document, figures, section, table, write_page
+from ntkpipe.report.learning_curve import Curve
+from ntkpipe.report.style import KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number, render, tint
+
+_MEASURES = {"error": "test error (share of wrong classes)", "mse": "test mean squared error"}
+_POINTS = {"inf": "t = ∞", "best": "best time"}
+
+_CAPTION = (
+    "Test error against the number of training images, both axes logarithmic; bars are standard errors over the test images. "
+    "Filled: trained to convergence; open and dashed: the time with the least error, chosen by these same test images. Thin "
+    "lines: fitted power laws."
+)
+
+
+def write_learning_page(curves: Sequence[Curve], title: str, notes: Sequence[str], folder: Path) -> Path:
+    """Write `learning_curve.html` and its figure (`learning_curve.png`, `.svg`) into a folder.
+
+    Args:
+        curves: of all kernels and ridges.
+        title: of the page.
+        notes: what the reader should know.
+        folder: that exists.
+
+    Returns:
+        Path of the page.
+    """
+    shown = FigureFile(
+        "learning_curve", "Learning curve", _CAPTION, *render(lambda: draw(curves), folder, "learning_curve")
+    )
+    warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    body = [
+        f"<header><h1>{escape(title)}</h1><p class='lead'>Learning curves of {len({c.kernel for c in curves})} kernels, "
+        f"{min(c.sizes.min() for c in curves):,} to {max(c.sizes.max() for c in curves):,} training images.</p></header>",
+        f'<div class="warnings" role="note"><ul>{warnings}</ul></div>' if warnings else "",
+        figures([shown]),
+        section("Scaling laws", _laws(curves)),
+        section("Numbers", _numbers(curves)),
+    ]
+    return write_page(folder / "learning_curve.html", document(title, [part for part in body if part]))
+
+
+def draw(curves: Sequence[Curve]) -> Figure:
+    """A panel per measure, a line per kernel, ridge and choice of time."""
+    measures = [m for m in _MEASURES if any(c.measure == m for c in curves)]
+    figure = Figure(figsize=(PAGE_WIDTH, 3.1 if len(measures) > 1 else 3.6), layout="constrained")
+    kernels, ridges = _unique(c.kernel for c in curves), _unique(c.ridge for c in curves)
+    for panel, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+        for curve in (c for c in curves if c.measure == measure):
+            colour = tint(kernel_colour(curve.kernel, kernels.index(curve.kernel)), ridges.index(curve.ridge))
+            final = curve.point == "inf"
+            panel.errorbar(
+                curve.sizes,
+                curve.values,
+                yerr=curve.errors,
+                color=colour,
+                marker=KERNEL_MARKERS.get(curve.kernel, "D"),
+                markerfacecolor=colour if final else "white",
+                linestyle="none",
+                elinewidth=0.8,
+                label=_name(curve, len(ridges) > 1),
+            )
+            n = np.geomspace(curve.sizes.min(), curve.sizes.max(), 100)
+            style = {"color": colour, "linewidth": 1.0, "linestyle": "-" if final else (0, (4, 2))}
+            if curve.fit is not None:
+                panel.plot(n, curve.fit.at(n), **style)
+            else:
+                panel.plot(curve.sizes, curve.values, **style)
+        _axes(panel, curves, measure)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    return figure
+
+
+def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.set_xlabel("training images")
+    panel.set_title(_MEASURES[measure])
+    sizes = np.unique(np.concatenate([c.sizes for c in curves]))
+    # Every size is named, unless they would run into each other.
+    shown = sizes if len(sizes) <= 6 else sizes[np.linspace(0, len(sizes) - 1, 6).round().astype(int)]
+    panel.set_xticks(shown, [f"{n:,}" for n in shown])
+    panel.minorticks_off()
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _name(curve: Curve, with_ridge: bool) -> str:
+    ridge = f", ridge {number(curve.ridge)}" if with_ridge else ""
+    return f"{kernel_name(curve.kernel)}{ridge}, {_POINTS[curve.point]}"
+
+
+def _laws(curves: Sequence[Curve]) -> str:
+    rows = []
+    for c in curves:
+        heads = [kernel_name(c.kernel), number(c.ridge), _POINTS[c.point], c.measure]
+        if c.fit is None:
+            rows.append((heads, [(c.why, "text"), ("", ""), ("", ""), ("", "")]))
+            continue
+        cells = [f"{c.fit.exponent:.4f}", f"{c.fit.exponent_error:.4f}", f"{c.fit.scale:.4g}", f"{c.fit.constant:.4g}"]
+        rows.append((heads, [(text, "") for text in cells]))
+    note = (
+        "error = a n<sup>-b</sup> + c, least squares in logarithms; c is fitted from five sizes on, where the data tell it from "
+        "0. The standard error of b is by bootstrap over the test images, the same ones at every size; it does not cover the "
+        "choice of the training images, which are nested subsets of one seeded order."
+    )
+    columns = ["exponent b", "its standard error", "scale a", "constant c"]
+    return table(["kernel", "ridge", "time", "measure"], columns, rows) + f'<p class="note">{note}</p>'
+
+
+def _numbers(curves: Sequence[Curve]) -> str:
+    sizes = np.unique(np.concatenate([c.sizes for c in curves]))
+    parts = []
+    for measure in _unique(c.measure for c in curves):
+        chosen = [c for c in curves if c.measure == measure]
+        rows = []
+        for n in sizes:
+            cells = []
+            for c in chosen:
+                (at,) = np.flatnonzero(c.sizes == n)
+                when = "" if c.point == "inf" else f" (t = {number(float(c.times[at]))})"
+                cells.append((f"{c.values[at]:.4f} ± {c.errors[at]:.4f}{when}", ""))
+            rows.append(([f"{n:,}"], cells))
+        columns = [_name(c, len({c.ridge for c in curves}) > 1) for c in chosen]
+        parts.append(table(["training images"], columns, rows, _MEASURES[measure].capitalize()))
+    return "".join(parts)
+
+
+def _unique(values) -> list:
+    return list(dict.fromkeys(values))

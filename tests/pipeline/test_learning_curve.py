@@ -1,0 +1,154 @@
+"""Several training sizes: ordinary runs on leading blocks of one Gram matrix, and the learning curve that they give."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.report.learning_curve import fit_power_law
+
+QUICK = ("cluster=serial", "data=digits", "data.test_size=40", "grid.edge=32")
+WORDS = ("predict.times=[10,inf]", "predict.kernels=[nngp]", "predict.ridges=[1e-4]", *QUICK)
+
+
+def test_sizes_are_ordinary_runs_on_one_matrix(work):
+    found = work.ok("run", "run_dir=c", "predict.train_sizes=[70,30,50]", *WORDS)
+    computed = [work.receipt(f"c/train_size={n}", "gram") for n in (30, 50, 70)]
+    # 30 rows are one row of tiles, 50 are two, 70 three: train, and two rows of test tiles.
+    assert [one["computed"] for one in computed] == [3, 2 + 2, 3 + 2]
+    assert [one["reused"] for one in computed] == [0, 3, 3 + 2 + 2]
+    work.ok("run", "run_dir=alone", "data.train_size=50", *WORDS)
+    assert work.receipt("alone", "gram")["computed"] == 0
+    np.testing.assert_array_equal(work.predictions("alone").mean, work.predictions("c/train_size=50").mean)
+
+    assert "n=70" in found.out
+    with (work.path / "c/learning_curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["point"] for row in rows} == {"inf", "best"}
+    for n in (30, 50, 70):
+        entries = json.loads((work.path / f"c/train_size={n}/metrics.json").read_text())["entries"]
+        (row,) = [row for row in rows if row["train_size"] == str(n) and row["point"] == "inf"]
+        assert float(row["accuracy"]) == pytest.approx(entries[-1]["accuracy"], abs=1e-12)
+        assert float(row["mse"]) == pytest.approx(entries[-1]["mse"], rel=1e-12)
+        best = [row for row in rows if row["train_size"] == str(n) and row["point"] == "best" and row["accuracy"]]
+        assert float(best[0]["accuracy"]) == pytest.approx(max(e["accuracy"] for e in entries), abs=1e-12)
+    laws = json.loads((work.path / "c/learning_curve.json").read_text())
+    assert all(law["fit"]["exponent"] > 0 for law in laws if law["measure"] == "mse")
+    page = (work.path / "c/learning_curve.html").read_text()
+    assert "Scaling laws" in page
+    assert "data:image/" in page
+    for name in ("png", "svg"):
+        assert (work.path / f"c/learning_curve.{name}").stat().st_size > 5000
+
+
+def test_the_folder_of_a_sweep_is_looked_after_as_a_whole(work):
+    words = ("run_dir=c", "predict.train_sizes=[30,50]", *WORDS)
+    work.ok("gram", *words)
+    found = work("status", "run_dir=c")
+    assert found.code == 4
+    assert "sweep over train_size, 0 of 2 finished" in found.out
+    # Named alone, the folder knows what it was started with.
+    assert "a power law needs at least 3 sizes" in work.ok("run", "run_dir=c").out
+    assert "sweep over train_size, 2 of 2 finished" in work.ok("status", "run_dir=c").out
+    # One more size goes on from there, and the curve has all of them.
+    work.ok("run", "run_dir=c", "predict.train_sizes=[30,50,70]", *WORDS)
+    (work.path / "c/learning_curve.html").unlink()
+    assert "n=30       n=50       n=70" in work.ok("report", "run_dir=c").out
+    assert (work.path / "c/learning_curve.html").exists()
+
+
+def test_the_folder_of_depths_too(work):
+    work.ok("run", "run_dir=d", "kernel.readout_depths=[2,1]", "data.train_size=40", *WORDS)
+    assert "sweep over depth, 2 of 2 finished" in work.ok("status", "run_dir=d").out
+    (work.path / "d/depths.csv").unlink()
+    assert "depth 2" in work.ok("report", "run_dir=d").out
+    assert (work.path / "d/depths.csv").exists()
+    (work.path / "d/sweep.json").write_text("{")
+    assert "start the sweep again" in work("status", "run_dir=d").err
+    (work.path / "d/sweep.json").unlink()
+    assert "runs, 2 of 2 finished" in work.ok("status", "run_dir=d").out
+
+
+def test_sizes_of_a_given_kernel_and_of_recomputed_tiles(work):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 5))
+    k = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 5) + 1e-3 * np.eye(80)
+    np.save("K.npy", k[:60, :60])
+    np.save("KT.npy", k[60:, :60])
+    np.savez("y.npz", y_train=x[:60, 0], y_test=x[60:, 0])
+    words = (
+        "cluster=serial",
+        "kernel=gram",
+        "kernel.train=K.npy",
+        "kernel.test=KT.npy",
+        "data=labels",
+        "data.path=y.npz",
+    )
+    work.ok(
+        "run", "run_dir=a", *words, "data.labels=regression", "predict.times=[inf]", "predict.train_sizes=[15,30,60]"
+    )
+    laws = json.loads((work.path / "a/learning_curve.json").read_text())
+    assert [law["measure"] for law in laws] == ["mse"]
+    values = laws[0]["values"]
+    assert values[0] > values[2]
+    work.ok("run", "run_dir=b", "predict.train_sizes=[30,60]", "store.gram=recompute", *WORDS)
+    assert work.chunks() == []
+
+
+def test_the_plan_is_that_of_the_largest(work):
+    found = work.ok("plan", "predict.train_sizes=[30,70]", *WORDS).out
+    assert "the largest alone" in found
+    assert "70 x 70" in found
+    assert not (work.path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("predict.train_sizes=[30,30]",), "each size once"),
+        (("predict.train_sizes=[1,30]",), "must be at least 2"),
+        (("predict.train_sizes=[20,30]", "data.train_size=40"), "leave data.train_size out"),
+        (("predict.train_sizes=[20,30]", "data.statistics=subset"), "data.statistics=full"),
+        (("predict.train_sizes=[20,30]", "kernel.readout_depths=[1,2]"), "two sweeps"),
+    ],
+)
+def test_what_is_no_sweep_is_refused(work, words, text):
+    found = work("run", "run_dir=c", *QUICK, *words)
+    assert found.code == ConfigError.exit_code
+    assert text in found.err
+    assert not (work.path / "c").exists()
+
+
+def test_a_power_law_is_found_again_with_its_uncertainty():
+    """Losses of p images whose means follow a known law: the exponent lies within its standard errors, and those are right."""
+    sizes, p, trials = np.array([100, 200, 400, 800]), 2000, 60
+    truth = 2.0 * sizes**-0.3
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(trials):
+        law, why = fit_power_law(sizes, (rng.random((4, p)) < truth[:, None]).astype(float))
+        assert why == ""
+        found.append((law.exponent, law.exponent_error, law.constant))
+    exponents, errors, constants = np.array(found).T
+    assert (constants == 0).all()
+    # A standard error from 60 trials is known to 9%; five times that.
+    assert abs(exponents.std(ddof=1) / errors.mean() - 1) < 0.45
+    assert abs(exponents.mean() - 0.3) < 5 * errors.mean() / np.sqrt(trials)
+
+
+def test_a_constant_is_told_from_noise():
+    sizes, p = np.array([100, 200, 400, 800, 1600, 3200]), 4000
+    rng = np.random.default_rng(2)
+    draws = rng.exponential(size=(1, p)) * np.ones((6, 1))
+    with_constant, _ = fit_power_law(sizes, draws * (3.0 * sizes**-0.5 + 0.2)[:, None])
+    assert with_constant.constant == pytest.approx(0.2 * draws[0].mean(), rel=0.03)
+    assert with_constant.exponent == pytest.approx(0.5, abs=0.03)
+    without, _ = fit_power_law(sizes, draws * (3.0 * sizes**-0.5)[:, None])
+    assert without.constant == 0
+    assert without.exponent == pytest.approx(0.5, abs=1e-9)
+    assert fit_power_law(sizes, np.zeros((6, p)))[1] == "an error is 0 or not finite"
+    assert "at least 3 sizes" in fit_power_law(sizes[:2], draws[:2])[1]
