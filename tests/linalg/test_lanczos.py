@@ -257,3 +257,28 @@ def test_a_checkpoint_that_went_further_is_used_as_it_is(make_matrix, make_label
     again = block_lanczos(DenseOperator(a), b, max_steps=4, checkpoint=memory)
     assert again.steps == 12
     np.testing.assert_array_equal(again.basis, longer.basis)
+
+
+@pytest.mark.parametrize("classes", [100, 299])
+def test_hundreds_of_columns_shrink_to_what_is_independent(make_matrix, make_labels, classes):
+    n = 300
+    a = make_matrix(np.logspace(-3, 0, n))
+    b = np.tile(make_labels(n, classes), 2)
+    result = block_lanczos(DenseOperator(a), b, max_steps=10**6)
+    check(a, b, result)
+    assert result.reason is Reason.INVARIANT
+    assert result.block_sizes[0] == classes - 1  # one-hot less its mean, and every column twice
+    assert sum(result.block_sizes) == n
+    exact = np.linalg.solve(a, b)
+    np.testing.assert_allclose(solve(result, lambda v: 1 / v), exact, atol=1e-11 * np.abs(exact).max())
+
+
+def test_columns_of_a_smooth_kernel_are_deflated(make_matrix):
+    # What variances start from: 200 columns of a test-train kernel, of numerical rank far below.
+    n = 250
+    x = np.linspace(0, 1, n)[:, None]
+    a = np.exp(-30 * (x - x.T) ** 2) + 1e-2 * make_matrix(np.linspace(1, 2, n))
+    b = np.exp(-30 * (x - np.linspace(0, 1, 200)[None]) ** 2)
+    result = block_lanczos(DenseOperator(a), b, max_steps=4)
+    assert result.block_sizes[0] < 40
+    check(a, b, result)
