@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,7 @@ def collect(
     parts: Sequence[KernelPredictions],
     times: tuple[float, ...],
     warnings: Sequence[str],
+    selection: dict[str, Any] | None = None,
 ) -> Predictions:
     """All kernels' parts as `Predictions`, test images in the order of their source."""
     p = inputs.n_test
@@ -125,6 +127,7 @@ def collect(
             "solver": {s.problem.name: s.facts for s in solved},
             "absolute_ridges": {s.problem.name: list(s.problem.ridges) for s in solved},
             "warnings": list(warnings),
+            **({} if selection is None else {"selection": selection}),
         },
     )
 

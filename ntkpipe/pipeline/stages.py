@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline import predict as prediction
+from ntkpipe.pipeline import selection as choosing
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, source_key
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
@@ -241,7 +242,8 @@ class Job:
             for text in prediction.warnings_of(one, times) + ([] if part.spread is None else part.spread.warnings):
                 self.warn(text)
                 warnings.append(text)
-        predictions = prediction.collect(inputs, solved, parts, times, warnings)
+        selection = self._select(solved, times, progress)
+        predictions = prediction.collect(inputs, solved, parts, times, warnings, selection)
         self._solved = None  # a basis of a gigabyte is not needed any more
         write_predictions(predictions, target, overwrite=True)
         metrics = compute_metrics(predictions)
@@ -252,8 +254,29 @@ class Job:
             fingerprint=predictions.fingerprint(),
             max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
         )
-        for line in summary(metrics):
+        for line in [*summary(metrics), *chosen_lines(metrics)]:
             self.echo(f"predict  {line}")
+
+    def _select(self, solved: Sequence[Solved], times: tuple[float, ...], progress: Progress) -> dict[str, Any] | None:
+        """The time and ridge that training images choose, of every kernel; None where none are to be chosen."""
+        method = self.run.config.predict.selection
+        if method == "none":
+            return None
+
+        def tell(line: str, *, force: bool = False, **facts: Any) -> None:
+            progress(line, final=force, **facts)
+
+        found = {
+            one.problem.name: self._repairing(
+                lambda one=one: choosing.select(self.inputs(), one, times, self.executor(), tell)
+            )
+            for one in solved
+        }
+        residuals = {name: chosen.residuals for name, chosen in found.items() if chosen.residuals is not None}
+        if residuals:
+            index = self.inputs().images.labels().train_index[: self.inputs().n_train]
+            kept.save_arrays(self.run.path / "leave_one_out.npz", {"train_index": index, **residuals})
+        return {"method": method, "kernels": {name: chosen.record for name, chosen in found.items()}}
 
     def report(self) -> None:
         """Figures and the HTML page."""
@@ -375,6 +398,21 @@ def summary(metrics: dict[str, Any]) -> list[str]:
     head = f"{'accuracy' if accurate else 'mse':<22}" + "".join(f"{f't={t:g}':>{width}}" for t in times)
     lines = [head]
     lines += [f"{f'{k}, ridge {r:g}':<22}" + "".join(f"{v:>{width}}" for v in vs) for (k, r), vs in rows.items()]
+    return lines
+
+
+def chosen_lines(metrics: dict[str, Any]) -> list[str]:
+    """What was chosen on training images, a line per kernel."""
+    selection = metrics.get("selection")
+    if not selection:
+        return []
+    lines = [f"chosen on {selection['chosen_on']}; test images had no part in it:"]
+    for kernel, best in selection["chosen"].items():
+        name = "mse" if best.get("accuracy") is None else "accuracy"
+        lines.append(
+            f"  {kernel}: t={best['time'] if best['time'] == 'inf' else format(best['time'], 'g')}, ridge {best['ridge']:g}, "
+            f"{name} {best[name]:.4f} there, {best['test'][name]:.4f} on the test images"
+        )
     return lines
 
 

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from ntkpipe.report.choice import chosen_entries
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import ECE_BINS, calibration_curve, class_confidence
 from ntkpipe.report.style import (
     BLUE,
     GREY,
+    INK,
     KERNEL_MARKERS,
     LINE_STYLES,
     PAGE_WIDTH,
@@ -78,10 +80,17 @@ def training_curves(inputs: ReportInputs) -> Figure:
             axis.draw(axes)
         else:
             _draw_single_time(axes, inputs, values[:, 0])
+        for k, t, r in chosen_entries(predictions).values() if predictions.shape[1] > 1 else ():
+            mark_chosen(axes, float(TimeAxis(predictions.times).positions[t]), float(values[k, t, r]))
         _scale(axes, values[np.isfinite(values)], is_share=metric == "accuracy")
         axes.set_ylabel(label)
     _legend(figure, inputs, int(width / 1.55))
     return figure
+
+
+def mark_chosen(axes: Axes, x: float, y: float) -> None:
+    """A ring around the point that was chosen."""
+    axes.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.1)
 
 
 def _value(value: float | None) -> float:

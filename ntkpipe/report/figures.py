@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ntkpipe.report import calibration, curves, outcomes
+from ntkpipe.report.choice import basis_of, chosen_entries, selection_of
 from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.report.selecting import selection_curves
 from ntkpipe.report.style import entry_name, number, render
 
 
@@ -29,7 +31,10 @@ class FigureFile:
 def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[FigureFile]:
     """Draw every figure that the run has data for, as PNG (200 dpi) and SVG.
 
-    `training_curves` always; `spectrum` and `convergence` where the solver recorded them; in classification
+    `training_curves` always; `selection` where a time and a ridge were chosen;
+    `selection` where a time and a ridge were chosen;
+    `selection` where a time and a ridge were chosen;
+    `spectrum` and `convergence` where the solver recorded them; in classification
     `confusion`, `mistakes` (with images, and if there are any) and, with variances, `reliability` and `calibration`; in regression
     `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
     out.
@@ -59,6 +64,8 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
         if predictions.times[-1] == np.inf:
             end = " The point at ∞, beyond the dotted line, is training to convergence."
     ridges = ", ".join(number(float(ridge)) for ridge in predictions.ridges)
+    if chosen_entries(predictions) and len(predictions.times) > 1:
+        end += f" Ringed: what was chosen on {basis_of(predictions)}."
     figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = [
         (
             "training_curves",
@@ -67,6 +74,40 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             curves.training_curves,
         )
     ]
+    if selection_of(predictions):
+        caption = (
+            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
+            "no part in it."
+        )
+        figures.append(
+            (
+                "selection",
+                "Choosing the ridge and the time",
+                caption,
+                lambda inputs: selection_curves(inputs.predictions),
+            )
+        )
+    if selection_of(predictions):
+        caption = (
+            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
+            "no part in it."
+        )
+        figures.append(
+            (
+                "selection",
+                "Choosing the ridge and the time",
+                caption,
+                lambda inputs: selection_curves(inputs.predictions),
+            )
+        )
+    if selection_of(predictions):
+        caption = (
+            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
+            "no part in it."
+        )
+        figures.append(
+            ("selection", "Choosing the ridge and the time", caption, lambda inputs: selection_curves(inputs.predictions))
+        )
     finite = bool(np.isfinite(predictions.mean[entry]).all())
     if predictions.is_classification:
         if finite:

@@ -38,6 +38,7 @@ caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th[scope=row], td.text, th.text { text-align: left; } td.text { white-space: normal; overflow-wrap: anywhere; }
 thead th { color: var(--soft); font-weight: 600; } td.best { font-weight: 700; color: var(--accent); }
+td.chosen { text-decoration: underline; text-underline-offset: .2em; }
 .side { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: flex-start; }
 .side > * { max-width: 100%; } figure { margin: 0 0 1.8rem; } figure h3 { font-size: 1rem; margin: 0 0 .4rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule);

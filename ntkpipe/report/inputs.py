@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.report.choice import chosen_entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,13 @@ class ReportInputs:
             )
 
     def headline(self) -> tuple[int, int, int]:
-        """The entry shown in detail: first kernel and ridge as configured, longest time; not chosen by its accuracy."""
+        """The entry shown in detail, never chosen by test images.
+
+        Of the first kernel, what `predict.selection` chose on training images; otherwise the longest time and first ridge.
+        """
+        kernel = self.predictions.kernels[0]
+        if (chosen := chosen_entries(self.predictions).get(kernel)) is not None:
+            return chosen
         return 0, len(self.predictions.times) - 1, 0
 
     def metric(self, entry: tuple[int, int, int]) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from scipy.special import log_ndtr
 
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.calibration import calibration_metrics, usable_variance
+from ntkpipe.report.choice import selection_metrics
 
 COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
 ECE_BINS = 15
@@ -39,7 +40,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         predictions: of K kernels, T times and R ridges.
 
     Returns:
-        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`.
+        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`, and `selection` where a
+        time and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
     """
     entries = []
     for k, t, r in predictions.entries():
@@ -50,6 +52,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
             "bound_kind": str(predictions.bound_kind[k, t, r]),
         }
         entries.append(entry | _entry_metrics(predictions, (k, t, r)))
+    selection = selection_metrics(predictions, entries)
     return {
         "version": 1,
         "task": "classification" if predictions.is_classification else "regression",
@@ -58,6 +61,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         "class_names": list(predictions.class_names),
         "ridge_scale": predictions.ridge_scale,
         "entries": entries,
+        **({} if selection is None else {"selection": selection}),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.report.choice import basis_of, chosen_entries
 from ntkpipe.report.figures import FigureFile, write_figures
 from ntkpipe.report.html import document, write_page
 from ntkpipe.report.html import figures as _figures
@@ -88,7 +89,10 @@ def _tiles(inputs: ReportInputs) -> str:
         facts.append((_significant(metric["nll"]), "negative log-likelihood (nats)"))
     tiles = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
     name = entry_name(predictions.kernels[k], float(predictions.times[t]), float(predictions.ridges[r]))
-    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.</p>'
+    chosen = ""
+    if chosen_entries(predictions).get(predictions.kernels[k]) == entry:
+        chosen = f" Chosen on {escape(basis_of(predictions))}; the test images had no part in it."
+    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.{chosen}</p>'
 
 
 def _warnings(inputs: ReportInputs) -> str:
@@ -114,6 +118,8 @@ def _metric_tables(inputs: ReportInputs) -> str:
     note = "In colour: the best of each column, by these same test points. Times are in gradient steps"
     if predictions.ridge_scale == "relative":
         note += "; ridges are relative to the mean of the kernel's diagonal"
+    if chosen_entries(predictions):
+        note += f". Underlined: chosen on {escape(basis_of(predictions))}, without the test images"
     page = f'<div class="side">{"".join(tables)}</div><p class="note">{note}.</p>'
     if uncertainty:
         page += (
@@ -132,7 +138,11 @@ def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: 
         values = [inputs.metric((k, t, r)).get(metric) for t in range(T)]
         known = [value for value in values if value is not None]
         top = best(known) if best is not None and T > 1 and known else None
-        shown.append([("–", "") if v is None else (show(v), "best" if v == top else "") for v in values])
+        cells = [("–", "") if v is None else (show(v), "best" if v == top else "") for v in values]
+        for kk, t, rr in chosen_entries(predictions).values():
+            if (kk, rr) == (k, r):
+                cells[t] = (cells[t][0], f"{cells[t][1]} chosen".strip())
+        shown.append(cells)
         ridge = f", ridge {number(float(predictions.ridges[r]))}" if R > 1 else ""
         columns.append(kernel_name(predictions.kernels[k]) + ridge)
     rows = [([number(float(time))], [cells[t] for cells in shown]) for t, time in enumerate(predictions.times)]

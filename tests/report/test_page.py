@@ -79,7 +79,7 @@ def test_the_page_is_whole_and_self_contained(make, page) -> None:
     html = path.read_text(encoding="utf-8")
     reader = Reader(html)
     images = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(len(image["src"]) > 5000 and image["alt"] for image in images)
     text = "".join(reader.texts)
     for entry in compute_metrics(predictions)["entries"]:

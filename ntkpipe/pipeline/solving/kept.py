@@ -6,6 +6,7 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,11 @@ def save(solved: Solved, run: RunDir) -> None:
     }
     if solved.weights is not None:
         arrays["weights"] = solved.weights
+    save_arrays(target, arrays)
+
+
+def save_arrays(target: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays as one `.npz`, whole or not at all."""
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

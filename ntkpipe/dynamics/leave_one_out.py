@@ -1,0 +1,34 @@
+"""Leave-one-out residuals of kernel regression at t = inf, without refitting.
+
+With `A` the kernel plus ridge and `u = A^-1 y`, the prediction of image i from all others is off by `u_i / [A^-1]_ii`
+(Rasmussen & Williams 2006, section 5.4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ntkpipe.dynamics.gaussian_process import Eigensystem
+
+
+def residuals_from_eigensystem(system: Eigensystem, targets: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
+    """`y_i` less its prediction from the other images, for every ridge; 2 n^2 flops each.
+
+    Args:
+        system: of the (n, n) train-train kernel, without ridge.
+        targets: (n, c).
+        ridges: R absolute ridges.
+
+    Returns:
+        (R, n, c) float64; NaN for a ridge with which the kernel is singular to rounding, where no residual is defined.
+    """
+    rotated, squared = system.vectors.T @ targets, system.vectors**2
+    out = np.full((len(ridges), *targets.shape), np.nan)
+    for j, ridge in enumerate(ridges):
+        values, cutoff = system.shifted(ridge)
+        if (values > cutoff).all():
+            weights = system.vectors @ (rotated / values[:, None])
+            out[j] = weights / (squared @ (1.0 / values))[:, None]
+    return out

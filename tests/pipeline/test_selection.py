@@ -1,0 +1,169 @@
+"""Choosing the ridge and the time: held-out images against a run without them, leave-one-out against refitting."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ntkpipe.cli.main import main
+from ntkpipe.dynamics.gaussian_process import Eigensystem
+from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
+from ntkpipe.linalg.assemble import assemble
+from ntkpipe.pipeline import stages
+from ntkpipe.pipeline.inputs import reopen
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.predictions.read import read_predictions
+
+N, V = 64, 16
+WORDS = (
+    "cluster=serial",
+    "data=digits",
+    f"data.train_size={N}",
+    "data.test_size=12",
+    "grid.edge=32",
+    "kernel.dtype=float64",
+    "predict.ridges=[1e-4,1e-2,1]",
+)
+TIMES, LAST = "predict.times=[1,100,1e4,inf]", "predict.times=[inf]"
+
+
+class Lab:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, name: str, *words: str) -> RunDir:
+        before = os.getcwd()
+        os.chdir(self.path)
+        try:
+            assert main(["run", *WORDS, f"run_dir={self.path / name}", f"store.url={self.path / 'store'}", *words]) == 0
+        finally:
+            os.chdir(before)
+        return RunDir.open(self.path / name)
+
+    def metrics(self, name: str) -> dict:
+        return json.loads((self.path / name / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    monkeypatch.setattr(stages, "write_report", lambda run, *_: run.path / "report")
+
+
+def dense(run: RunDir, kernel: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The train-train kernel, targets and labels."""
+    inputs = reopen(run)
+    labels = inputs.images.labels()
+    assert labels.labels_train is not None
+    return assemble(inputs.matrix(kernel, "train")), labels.y_train[:N], labels.labels_train[:N]
+
+
+def refitted(a: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+    """Residuals of every image predicted from the others, one fit each."""
+    out = np.empty_like(y)
+    for i in range(len(y)):
+        rest = np.delete(np.arange(len(y)), i)
+        weights = np.linalg.solve(a[np.ix_(rest, rest)] + ridge * np.eye(len(rest)), y[rest])
+        out[i] = y[i] - a[i, rest] @ weights
+    return out
+
+
+@pytest.mark.parametrize("flips", ["none", "hflip"])
+@pytest.mark.parametrize(("solver", "times"), [("krylov", TIMES), ("eigh", TIMES), ("cg", LAST), ("cholesky", LAST)])
+def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, solver, times, flips):
+    name = f"held-{solver}-{flips}"
+    words = (f"predict.held_out={V}", "solver.residual=1e-12", "solver.tolerance=1e-8", f"augment={flips}")
+    run = lab.run(name, f"solver={solver}", times, "predict.selection=held_out", *words)
+    found = lab.metrics(name)["selection"]
+    for kernel in ("ntk", "nngp"):
+        a, y, labels = dense(run, kernel)
+        record = found["kernels"][kernel]
+        plain = reopen(run).diagonal(kernel, "train", plain=True)[: N - V]
+        for r, ridge in enumerate([1e-4, 1e-2, 1.0]):
+            inner = a[: N - V, : N - V] + ridge * plain.mean() * np.eye(N - V)
+            means = a[N - V :, : N - V] @ np.linalg.solve(inner, y[: N - V])
+            squared = np.mean((means - y[N - V :]) ** 2, axis=1)
+            # Predictions are right to 1e-8 and the solver's own 1e-11.
+            assert record["mse"][-1][r] == pytest.approx(squared.mean(), rel=1e-6)
+            assert record["mse_standard_error"][-1][r] == pytest.approx(squared.std() / np.sqrt(V), rel=1e-5)
+            assert record["accuracy"][-1][r] == np.mean(means.argmax(1) == labels[N - V :])
+        accuracy, best = np.array(record["accuracy"]), record["best"]
+        assert best["accuracy"] == accuracy.max()
+        at = record["times"].index(best["time"]), record["ridges"].index(best["ridge"])
+        assert accuracy[at] == accuracy.max()
+        assert best["mse"] == np.array(record["mse"])[accuracy == accuracy.max()].min()
+        assert record["images"] == V
+    assert found["test_images_used"] is False
+    assert f"last {V} training images" in found["chosen_on"]
+    # The final predictions are those of all training images.
+    calm = lab.run(f"calm-{solver}-{flips}", f"solver={solver}", times, *words)
+    np.testing.assert_array_equal(*(read_predictions(r.path / "predictions.zarr").mean for r in (run, calm)))
+
+
+@pytest.mark.parametrize("solver", ["eigh", "cholesky"])
+def test_leave_one_out_is_refitting(lab, no_figures, solver):
+    run = lab.run(f"loo-{solver}", f"solver={solver}", LAST, "predict.selection=loo")
+    found = lab.metrics(f"loo-{solver}")["selection"]["kernels"]
+    with np.load(run.path / "leave_one_out.npz", allow_pickle=False) as archive:
+        arrays = dict(archive)
+    for kernel in ("ntk", "nngp"):
+        a, y, labels = dense(run, kernel)
+        assert found[kernel]["exact"] is True
+        for r, ridge in enumerate([1e-4, 1e-2, 1.0]):
+            wanted = refitted(a, y, ridge * np.diagonal(a).mean())
+            # Condition 1e4: residuals of order one, right to 1e-11.
+            np.testing.assert_allclose(arrays[kernel][r], wanted, atol=1e-9)
+            assert found[kernel]["mse"][0][r] == pytest.approx(np.mean(wanted**2), rel=1e-8)
+            right = (y - wanted).argmax(1) == labels
+            assert found[kernel]["accuracy"][0][r] == np.mean(right)
+
+
+@pytest.mark.parametrize("solver", ["krylov", "cg"])
+def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, solver, monkeypatch):
+    monkeypatch.setattr(stages.choosing, "_LOO_ROWS", 16)
+    words = ("predict.selection=loo", "solver.tolerance=1e-7", "solver.residual=1e-10")
+    run = lab.run(f"loo-{solver}", f"solver={solver}", LAST, *words)
+    assert not (run.path / "leave_one_out.npz").exists()
+    rows = stages.choosing.sample_indices(N, 16, seed=1)
+    record = lab.metrics(f"loo-{solver}")["selection"]["kernels"]["ntk"]
+    assert (record["images"], record["exact"]) == (16, False)
+    a, y, _ = dense(run, "ntk")
+    for r, ridge in enumerate([1e-4, 1e-2, 1.0]):
+        squared = np.mean(refitted(a, y, ridge * np.diagonal(a).mean())[rows] ** 2, axis=1)
+        assert record["mse"][0][r] == pytest.approx(squared.mean(), rel=1e-4)
+        assert record["mse_standard_error"][0][r] == pytest.approx(squared.std() * np.sqrt((1 - 16 / N) / 16), rel=1e-3)
+
+
+def test_the_report_says_on_what_was_chosen(lab, capsys):
+    words = ("predict.selection=held_out", "predict.held_out=0.25", "predict.covariance=diagonal", "solver=eigh")
+    run = lab.run("told", TIMES, *words)
+    assert "test images had no part in it" in capsys.readouterr().err
+    page = (run.path / "report" / "report.html").read_text()
+    assert "Chosen on the last 16 training images" in page
+    assert 'class="chosen"' in page or 'class="best chosen"' in page
+    assert (run.path / "report" / "figures" / "selection.png").exists()
+    best = lab.metrics("told")["selection"]["chosen"]["ntk"]
+    entries = lab.metrics("told")["entries"]
+    match = [e for e in entries if (e["kernel"], e["time"], e["ridge"]) == ("ntk", best["time"], best["ridge"])]
+    assert best["test"]["accuracy"] == match[0]["accuracy"]
+
+
+def test_too_many_held_out_are_refused(lab, capsys):
+    words = (TIMES, "predict.selection=held_out", "predict.held_out=64", f"run_dir={lab.path / 'all'}")
+    assert main(["run", *WORDS, f"store.url={lab.path / 'store'}", *words]) == 2
+    assert "predict.held_out" in capsys.readouterr().err
+
+
+def test_a_singular_kernel_has_no_residuals_without_ridge():
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    found = residuals_from_eigensystem(Eigensystem.of(x @ x.T), np.ones((6, 2)), [0.0, 0.1])
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[1], refitted(x @ x.T, np.ones((6, 2)), 0.1), atol=1e-12)
