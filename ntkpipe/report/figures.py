@@ -31,12 +31,9 @@ class FigureFile:
 def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[FigureFile]:
     """Draw every figure that the run has data for, as PNG (200 dpi) and SVG.
 
-    `training_curves` always; `selection` where a time and a ridge were chosen;
-    `selection` where a time and a ridge were chosen;
-    `selection` where a time and a ridge were chosen;
-    `spectrum` and `convergence` where the solver recorded them; in classification
-    `confusion`, `mistakes` (with images, and if there are any) and, with variances, `reliability` and `calibration`; in regression
-    `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
+    `training_curves` always; `selection` where a time and a ridge were chosen; `spectrum` and `convergence` where the
+    solver recorded them; in classification `confusion`, `mistakes` (with images, and if there are any) and, with variances,
+    `reliability` and `calibration`; in regression `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
     out.
 
     Args:
@@ -86,27 +83,6 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
                 caption,
                 lambda inputs: selection_curves(inputs.predictions),
             )
-        )
-    if selection_of(predictions):
-        caption = (
-            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
-            "no part in it."
-        )
-        figures.append(
-            (
-                "selection",
-                "Choosing the ridge and the time",
-                caption,
-                lambda inputs: selection_curves(inputs.predictions),
-            )
-        )
-    if selection_of(predictions):
-        caption = (
-            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
-            "no part in it."
-        )
-        figures.append(
-            ("selection", "Choosing the ridge and the time", caption, lambda inputs: selection_curves(inputs.predictions))
         )
     finite = bool(np.isfinite(predictions.mean[entry]).all())
     if predictions.is_classification:
