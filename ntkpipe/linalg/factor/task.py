@@ -74,17 +74,20 @@ def make_tile(space: Workspace, i: int, j: int) -> np.ndarray:
     # A diagonal tile comes while the column before it is under way, whose row is still needed.
     with space.column(j if i > j else max(0, j - 1)):
         ahead = space.block(i, j)
-        tile = np.zeros(space.grid.tile(i, j).shape, space.dtype)
+        # The block of A is added last: it is read while the products are made.
+        tile = np.zeros(space.grid.tile(i, j).shape, space.dtype) if j else ahead.result()
         if i == j:
             for left in space.stream([(j, k) for k in range(j)]):
                 subtract_product(tile, left, left)
-            tile += ahead.result()
+            if j:
+                tile += ahead.result()
             return _factored(tile, i, space.grid.tile(i, i).row_start)
         tiles = space.stream([(row, k) for k in range(j) for row in (j, i)] + [(j, j)])
         for _ in range(j):
             shared = next(tiles)
             subtract_product(tile, next(tiles), shared)
-        tile += ahead.result()
+        if j:
+            tile += ahead.result()
         del ahead
         divide_by_transpose(tile, next(tiles))
         tiles.close()

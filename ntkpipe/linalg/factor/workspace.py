@@ -182,7 +182,7 @@ class Workspace:
 
     def _block(self, i: int, j: int) -> np.ndarray:
         where, source = self.grid.tile(i, j), self.job.matrix.grid
-        out = np.zeros(where.shape, self.dtype)
+        out = np.zeros(where.shape, self.dtype) if i == j else np.empty(where.shape, self.dtype)
         for p in range(where.row_start // source.edge, (where.row_stop - 1) // source.edge + 1):
             # Only what lies below the diagonal is used, and stored.
             for q in range(where.col_start // source.edge, min(p, (where.col_stop - 1) // source.edge) + 1):
@@ -200,7 +200,9 @@ class Workspace:
                 if i == j and p == q:
                     on = np.arange(top - where.row_start, bottom - where.row_start)
                     out[on, on] = part.diagonal().astype(np.float64) + self.job.tiles.identity.ridge
-        if not np.isfinite(out).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = out.sum()  # no array of flags is made where all is well
+        if not np.isfinite(total) and not np.isfinite(out).all():
             raise NumericalError(
                 f"rows {where.row_start}-{where.row_stop - 1}, columns {where.col_start}-{where.col_stop - 1} of the matrix hold "
                 f"values that are not finite in {self.dtype}: run `ntkpipe verify` to find the tile, or set solver.precision=float64"
