@@ -7,7 +7,7 @@ from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.pipeline.factoring import describe_factors, plan_factors
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.memory import cg_bytes, tile_memory
+from ntkpipe.pipeline.memory import basis_vectors, cg_bytes, tile_memory
 from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
 
 
@@ -52,8 +52,12 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     )
     if config.solver.kind == "cg":
         return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}"
+    vectors = basis_vectors(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
+    basis = f"basis {human_bytes(8 * n * min(c * PASSES, vectors))}"
+    if vectors < c * PASSES:
+        basis += f", restarted every {vectors:,} vectors"
     return (
         f"solver      krylov: {pass_}\n"
-        f"            for {PASSES} passes, a usual number: basis {human_bytes(8 * n * c * PASSES)}, "
+        f"            for {PASSES} passes, a usual number: {basis}, "
         f"{human_seconds(seconds * PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}"
     )
