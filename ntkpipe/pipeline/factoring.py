@@ -8,7 +8,7 @@ from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
 from ntkpipe.pipeline.memory import without_processes
 
 # Flops per second of one thread in a tiled factorisation (docs/performance.md).
-_RATE = {"float32": 7e10, "float64": 3.5e10}
+_RATE = {"float32": 8e10, "float64": 4.5e10}
 # Of the memory that processes leave, what factors may take; tiles for products have the rest.
 _SHARE = 0.75
 
