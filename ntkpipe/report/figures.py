@@ -33,8 +33,8 @@ def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[
 
     `training_curves` always; `selection` where a time and a ridge were chosen; `spectrum` and `convergence` where the
     solver recorded them; in classification `confusion`, `mistakes` (with images, and if there are any) and, with variances,
-    `reliability` and `calibration`; in regression `scatter` and `mistakes`. The detailed ones show `inputs.headline()`; where its means are not finite they are left
-    out.
+    `reliability` and `calibration`; in regression `scatter` and `mistakes`. The detailed ones show `inputs.headline()`;
+    where its means are not finite they are left out.
 
     Args:
         inputs: of the report.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.choice import selection_of, time_of
@@ -32,6 +33,8 @@ def selection_curves(predictions: Predictions) -> Figure:
             axes.set_xticks(range(len(first["ridges"])), [number(r) for r in first["ridges"]])
             scale = "relative ridge" if predictions.ridge_scale == "relative" else "ridge"
             axes.set_xlabel(f"{scale} (at t = {number(time_of(first['times'][0]))})")
+        if metric == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
         axes.set_ylabel(label)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(handles) > 1:
