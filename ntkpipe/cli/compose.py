@@ -44,7 +44,8 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     with Session() as session:
 
         def job(composed: DictConfig) -> None:
-            codes.append(_run_job(command, own, composed, constants, session))
+            if RequeueError.exit_code not in codes:  # which ends a sweep
+                codes.append(_run_job(command, own, composed, constants, session))
 
         _hydra(job, words)
     return max(codes, default=0)
@@ -65,8 +66,9 @@ def _run_job(
         elif command not in ("launch", "plan", "describe", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         COMMANDS[command](config, session, **own)
-    except RequeueError:
-        raise  # ends the sweep too
+    except RequeueError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return error.exit_code
     except NtkpipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
