@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ntkpipe.config import RunConfig
 from ntkpipe.dynamics.sampling import sample_indices
+from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
@@ -40,12 +42,16 @@ class ExactRows:
 
 def sample_size(inputs: Inputs) -> int:
     """Rows of a sample: as set, or as many as the time of the tiles allows."""
-    if inputs.config.solver.sample_rows is not None:
-        return inputs.config.solver.sample_rows
-    plan = inputs.plan
+    return sample_rows(inputs.config, inputs.plan, inputs.n_train)
+
+
+def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
+    """`sample_size` of a run that has only been planned, on `n` training images."""
+    if config.solver.sample_rows is not None:
+        return config.solver.sample_rows
     if plan.cost.input_entries == 1:
         return _SAMPLE_ROWS
-    affordable = _SAMPLE_SHARE * plan.pairs / (2 * inputs.n_train * _FLOAT64_COST)  # of both blocks
+    affordable = _SAMPLE_SHARE * plan.pairs / (2 * n * _FLOAT64_COST)  # of both blocks
     return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, _SAMPLE_ROWS))
 
 

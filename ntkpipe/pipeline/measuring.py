@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import statistics
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,28 @@ import numpy as np
 import psutil
 
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
-from ntkpipe.data.dataset import load_dataset
-from ntkpipe.data.prepared import write_prepared
 from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import choose_edge
 from ntkpipe.gram.tuning import measure
 from ntkpipe.kernels.spec import fingerprint
+from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.pipeline.calibration import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
 from ntkpipe.pipeline.disk import disk_speed
+from ntkpipe.pipeline.exact import sample_rows
+from ntkpipe.pipeline.inputs import Inputs, prepare
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
 from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.projection import vectors
 from ntkpipe.pipeline.run_dir import RunDir, now
 from ntkpipe.pipeline.stages import Job
 from ntkpipe.storage.checksum import crc32c
-from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import worker_environment
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import Task
 
 _OBJECT_BYTES = 16 << 20
-_PAIR_SECONDS = 4.0
+_PAIR_SECONDS = 1.0
 _SECONDS = 120.0  # a process that takes longer is stuck
 
 
@@ -128,14 +131,14 @@ def calibrate(
     earlier = find_calibration(config, store)
     # Before Ray's processes are there, and without JAX in this one.
     tell("rates of dense algebra, all workers at once")
-    rates, busy = _rates(config, shapes.outputs, effort)
+    rates, busy = _rates(config, vectors(config, shapes.outputs), effort)
     tell("pairs of images, in float32 and float64")
     pairs = _pairs(config, shapes)
     tell("the store")
     disk, paths = disk_speed(store, may_measure=True), _paths(store, effort.objects)
     tell("images, and a small run from end to end")
     images = _image_rate(config)
-    fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, max(pairs.values()), busy)
+    fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, pairs, busy)
     figures = {
         **{name: rates[key] for key, name in RATES.items()},
         "orthogonalise": rates["orthogonalise"],
@@ -260,20 +263,27 @@ def _paths(store: ObjectStore, objects: int) -> dict[str, float]:
 
 
 def _image_rate(config: RunConfig) -> float:
-    """Numbers of the configured data set per second, from raw files to prepared images."""
+    """Numbers of the configured data set per second, from raw files to prepared images, checks and plans included."""
     with _scratch() as folder:
         start = time.process_time()
-        dataset = load_dataset(config.data, dtype=config.kernel.dtype)
-        write_prepared(dataset, open_store(str(folder)))
-        return (dataset.x_train.size + dataset.x_test.size) / (time.process_time() - start)
+        there = dataclasses.replace(config, store=StoreConfig(url=str(folder)), run_dir=str(folder / "run"))
+        images = prepare(there, lambda line: None, may_measure=False).images
+        count = math.prod(images.shape("train")) + math.prod(images.shape("test"))
+        return count / (time.process_time() - start)
 
 
 def _small_run(
-    config: RunConfig, shapes: Shapes, executor: Callable[[], Executor], effort: Effort, pair: float, busy: float
+    config: RunConfig,
+    shapes: Shapes,
+    executor: Callable[[], Executor],
+    effort: Effort,
+    pairs: Mapping[str, float],
+    busy: float,
 ) -> tuple[dict[str, float], dict[str, float], float, float]:
     """Fixed costs, in seconds and in processor seconds; a pool's latency and an empty task, in seconds."""
     fixed, cpu = {}, {}
     # Pairs of a few seconds: what is looked for does not depend on them, but the report does on test images.
+    pair, careful = pairs.values()
     n = int(np.clip((_PAIR_SECONDS / pair) ** 0.5, 16, effort.images))
     tests = int(np.clip(_PAIR_SECONDS / pair / n, 8, min(shapes.used_test, effort.tests)))
     with _scratch() as folder:
@@ -303,17 +313,23 @@ def _small_run(
                 timed("first_tile", job.gram)
                 timed("solve", job.solve)
                 job.predict()
+                timed("pool", lambda: _open_pool(job.inputs(), at_work))
                 job.run.forget("predict")
-                timed("pool", job.predict)
+                timed("again", job.predict)
                 timed("finish", job.report)
                 solved = (job.run.receipt("solve") or {})["kernels"]
             began = time.perf_counter()
             for _ in at_work.run(Task(("empty", k), os.getpid, ()) for k in range(effort.tasks)):
                 pass
             task = (time.perf_counter() - began) / effort.tasks / busy
+    plan, at_once = job.inputs().plan, config.cluster.worker_count()
+    evaluated = {"first_tile": plan.pairs * pair, "solve": sample_rows(small, plan, n) * n * careful}
+    for name, seconds in evaluated.items():
+        fixed[name] = max(0.0, fixed[name] - seconds / at_once * busy)
+        cpu[name] = max(0.0, cpu[name] - seconds)
     first, second = (solved[name] for name in small.predict.kernels)
     for one in (fixed, cpu):
-        one["pool"] /= len(solved)
+        one["finish"] += max(0.0, one.pop("again") - len(solved) * one["pool"])
     # What the second kernel's solve took besides products, vectors and the start of its pool, per step.
     spent = second["seconds"] - second["seconds_products"] - second["seconds_orthogonalise"] - fixed["pool"]
     fixed["step"] = max(0.0, spent / second["steps"]) / busy
@@ -324,6 +340,12 @@ def _small_run(
         )
     latency = 0.0 if config.cluster.kind == "serial" else second["seconds_products"] / second["steps"] / busy
     return fixed, cpu, latency, task
+
+
+def _open_pool(inputs: Inputs, executor: Executor) -> None:
+    """Workers that hold tiles, until all have answered."""
+    with rectangular_operator(inputs.matrix("nngp", "test"), executor) as operator:
+        operator.kept()
 
 
 @contextlib.contextmanager

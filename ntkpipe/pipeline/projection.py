@@ -31,13 +31,12 @@ from dataclasses import dataclass, field
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, batch_size
+from ntkpipe.pipeline.exact import sample_rows
 from ntkpipe.pipeline.machine import Machine
 
 # Passes at n = 50,000, and the power of n by which they grow.
 _PASSES = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}
 _ITEM = {"float32": 4, "float64": 8}
-# Rows recomputed in float64 to measure rounding, of the training and of the test images.
-_SAMPLE_ROWS = 64
 # Over the basis in each step: the second one is made only where the first has lost norm.
 _SWEEPS = 1.2
 # Objects of a tile: two kernels and a receipt.
@@ -137,6 +136,11 @@ def expected_passes(kernel: str, n: int) -> int:
     return max(5, round(passes * (n / 50_000) ** power))
 
 
+def vectors(config: RunConfig, outputs: int) -> int:
+    """Right-hand sides: one-hot labels less their mean leave one direction out."""
+    return max(1, outputs - (config.data.labels == "centered"))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """What a projection needs of a run besides its tiles.
@@ -207,8 +211,7 @@ class _At:
         self.w, self.item = machine.all_workers, _ITEM[plan.store_dtype]
         self.n = plan.blocks[0].used.rows
         self.p = plan.blocks[1].used.rows if len(plan.blocks) > 1 else 0
-        # One-hot labels less their mean leave one direction out.
-        self.c = max(1, sizes.outputs - (config.data.labels == "centered"))
+        self.c = vectors(config, sizes.outputs)
         self.kernels = list(dict.fromkeys("nngp" if k == "nngp" else "ntk" for k in config.predict.kernels))
         self.train = self.n * (self.n + plan.edge) / 2 * self.item
         self.test = float(self.p * self.n * self.item)
@@ -273,13 +276,18 @@ class _At:
         )
         return Stage("gram", (start, work), read, written, 0.0, written)
 
+    def exact(self) -> Phase:
+        """Rows recomputed in float64, of both kernels at once."""
+        rows = sample_rows(self.config, self.plan, self.n)
+        return Phase({"compute": rows * self.n * self.plan.evaluations * self.sizes.pair_seconds["float64"] / self.w})
+
     def solve(self) -> Stage:
         kind = self.config.solver.kind
         if kind == "cholesky":
             return self.factor()
         if kind == "eigh":
             return self.eigensystem()
-        phases, read, moved, stored = [Phase({"start": self.machine.first_solve.value})], 0.0, 0.0, 0.0
+        phases, read, moved, stored = [Phase({"start": self.machine.first_solve.value}), self.exact()], 0.0, 0.0, 0.0
         for kernel in self.kernels:
             passes = self.sizes.passes[kernel]
             made, taken = self.passes(passes)
@@ -304,20 +312,18 @@ class _At:
         tiles = self.plan.blocks[0].tiles
         compute *= math.ceil(tiles / self.w) * self.w / tiles if tiles < 50 * self.w else 1.0
         again = (1 - self.held) * (passes - 1)
-        exact = 2 * _SAMPLE_ROWS * n * self.sizes.pair_seconds["float64"] / self.w
         if self.plan.stored:
-            read = self.train * (1 + again)
+            read = self.train * (2 + again)  # once more for the sampled rows
             work = self.together((passes + 1) * compute, self.path(read, "read"), self.read(read, self.plan.disk_bytes))
         else:
             read = 0.0
             work = Phase({"compute": (passes + 1) * compute + (1 + again) * self.evaluation(0)})
-        vectors = 8.0 * n * c * (self.w + machine.nodes.value)
+        nbytes = 8.0 * n * c * (self.w + machine.nodes.value)
         m = c * passes
         phases = [
             Phase({"start": machine.pool.value}),
             work,
-            Phase({"network": passes * (machine.latency.value + vectors / machine.network.value)}),
-            Phase({"compute": exact}),
+            Phase({"network": passes * (machine.latency.value + nbytes / machine.network.value)}),
             Phase({"driver": passes * machine.step.value}),
         ]
         if self.config.solver.kind == "krylov":
@@ -361,13 +367,12 @@ class _At:
         machine, config = self.machine, self.config.predict
         times = len(config.times) if config.times is not None else 20
         wanted = times * len(config.ridges) * self.c
-        exact = 2 * _SAMPLE_ROWS * self.n * self.sizes.pair_seconds["float64"] / self.w
-        phases, read = [], 0.0
+        phases, read = [self.exact()], 0.0
         for kernel in self.kernels:
-            vectors = min(self.sizes.passes[kernel] * self.c, wanted) if self.config.solver.kind == "krylov" else wanted
-            flops = 2.0 * self.p * self.n * vectors
+            columns = min(self.sizes.passes[kernel] * self.c, wanted) if self.config.solver.kind == "krylov" else wanted
+            flops = 2.0 * self.p * self.n * columns
             rate = machine.rate("matrix", self.config.solver.products)
-            compute = flops / (self.w * rate) + exact
+            compute = flops / (self.w * rate)
             phases.append(Phase({"start": machine.pool.value}))
             if self.plan.stored:
                 read += self.test
@@ -380,7 +385,7 @@ class _At:
                 Phase(
                     {
                         "network": 8.0
-                        * vectors
+                        * columns
                         * (self.n * machine.nodes.value + self.p * self.w)
                         / machine.network.value
                     }

@@ -55,9 +55,8 @@ def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shapes, store = look_at(config)
     assert find_calibration(config, store) == made
-    assert all(
-        value > 0 for name, value in made.figures.items() if name not in ("step", "start", "latency", "first_solve")
-    )
+    may_be_zero = {"start", "first_tile", "first_solve", "pool", "step", "latency"}
+    assert all(value > 0 or name in may_be_zero for name, value in made.figures.items())
     assert sorted(made.pairs.values()) == [2e-6, 4e-6]
     text = made.describe()
     assert "loopback is no network" in text

@@ -1,0 +1,413 @@
+"""Discrete-event simulation of the Gram and solve stages on N nodes with G GPUs: which resource is busy, and which one decides.
+
+    python benchmarks/simulate_cluster.py [--profile h200x8x16] [--kernel myrtle10] [--sizes 50000 1000000 5000000] [--figure docs/figures]
+
+Nothing here is measured on a cluster. Unit costs are the figures of the profile (`conf/cluster/profile`: data sheets, assumptions, and what
+was measured on two cores, each with its origin); numbers of tiles, bytes, batches and shares are those of the program's own planning
+functions (`plan_gram`, `batch_size`, `balanced_shares`, `expected_passes`), not copies of them.
+
+Gram: a driver that handles one message at a time and packs a thousand receipts at once; workers with three tasks in flight that compute a
+tile while the one before is written; a store with a bandwidth for all, one for each node, a rate of requests and a latency; tiles of
+random duration, stragglers, nodes that are lost and come back, whose tasks are done again (second copies of stragglers are left out).
+Solve:
+passes that end when the slowest worker has ended, parts that arrive one after the other at the driver's link, vectors that the driver
+(`--basis driver`) or the workers (`--basis slices`) orthogonalise, lost nodes that read their tiles again. Beyond `--most-tiles` a
+part of the tiles is simulated, and the rest counts at the rate of its middle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ntkpipe.cli.folder import profiles
+from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
+from ntkpipe.gram.plan import batch_size, human_seconds
+from ntkpipe.linalg.operator import balanced_shares
+from ntkpipe.pipeline.machine import Machine, load_profile
+from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.projection import Projection, expected_passes, held_share, pair_seconds
+from ntkpipe.pipeline.sizing import of_profile, traffic
+from ntkpipe.tiles.segment import SEGMENT
+
+FLIGHT = 3  # tasks per worker, `cluster/ray_executor.py`
+READERS = 16  # receipts that are read at once while they are packed
+DETECTED, BACK = 30.0, 600.0  # seconds until a lost node is noticed, and until another takes its place
+SLICE_RATE = 2e11  # flops per second of skinny products by the cores beside one GPU: eight at 25 GF/s, assumed
+SHARES = 200_000  # tiles beyond which shares are taken to be equal
+
+
+@dataclass(frozen=True)
+class World:
+    """What a profile does not say.
+
+    Args:
+        sigma: of the logarithm of a tile's duration.
+        stragglers: share of tiles that take `slow` times as long.
+        losses: of a node, per day.
+        store_latency: seconds of one request.
+    """
+
+    sigma: float = 0.1
+    stragglers: float = 1e-3
+    slow: float = 5.0
+    losses: float = 0.02
+    store_latency: float = 0.01
+
+
+class Server:
+    """Serves one after the other, at a rate."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.free, self.busy = rate, 0.0, 0.0
+
+    def serve(self, now: float, amount: float) -> float:
+        """When it is done with `amount` that arrives now."""
+        took = amount / self.rate
+        self.free = max(now, self.free) + took
+        self.busy += took
+        return self.free
+
+
+class GramStage:
+    """The Gram stage in events: `tile` (computed), `task` (its last tile is written), `told` (the driver has heard of it), and losses."""
+
+    def __init__(
+        self, projection: Projection, pair: float, numbers: int, world: World, rng: np.random.Generator, most: int
+    ):
+        machine, plan = projection.machine, projection.plan
+        self.machine, self.plan, self.world, self.rng = machine, plan, world, rng
+        self.nodes, self.per_node, self.workers = (
+            int(machine.nodes.value),
+            int(machine.workers.value),
+            machine.all_workers,
+        )
+        self.tiles = min(plan.tiles, most)
+        self.tile_bytes, self.image_bytes = plan.disk_bytes / plan.tiles, plan.edge * numbers * 4.0
+        self.mean = plan.pairs / plan.tiles * plan.evaluations * pair
+        slow = np.where(rng.random(self.tiles) < world.stragglers, world.slow, 1)
+        self.waiting = deque((self.mean * np.exp(rng.normal(0, world.sigma, self.tiles)) * slow).tolist())
+        self.again: deque[list[float]] = deque()
+        self.driver, self.requests = Server(1.0), Server(machine.requests.value)
+        self.writes, self.reads = Server(machine.store_write.value), Server(machine.store_read.value)
+        self.links = [Server(machine.node_store.value) for _ in range(self.nodes)]
+        # A thousand receipts are read, `READERS` at once, put as one object and deleted.
+        self.pack = SEGMENT * 2 * world.store_latency / READERS + 3 * world.store_latency
+        # Tasks of each worker, as durations of their tiles; a lost worker's events are of an earlier epoch, and void.
+        self.tasks: list[deque[list[float]]] = [deque() for _ in range(self.workers)]
+        self.alive, self.epoch = [True] * self.workers, [0] * self.workers
+        self.written = [0.0] * self.workers
+        self.events: list[tuple] = []
+        self.now, self.order, self.left = 0.0, 0, self.tiles
+        self.computing, self.unpacked, self.lost, self.finished = 0.0, 0, 0, []
+
+    def run(self) -> dict:
+        """Seconds of the stage and the busy share of every resource."""
+        for _ in range(FLIGHT):
+            for w in range(self.workers):
+                self.give(w)
+        self.next_loss()
+        while self.left > 0:
+            self.now, _, handle, *what = heapq.heappop(self.events)
+            handle(*what)
+        end = max(self.now, self.driver.free)
+        # Tiles that were not simulated go at the rate of the middle half.
+        times, tiles = (np.array(column) for column in zip(*self.finished, strict=True))
+        low, high = (int(np.searchsorted(np.cumsum(tiles), part * self.tiles)) for part in (0.25, 0.75))
+        rate = tiles[low + 1 : high + 1].sum() / max(times[high] - times[low], 1e-9)
+        more = (self.plan.tiles - self.tiles) / rate
+        busy = {
+            "compute": self.computing / self.workers,
+            "driver": self.driver.busy,
+            "store": max(self.writes.busy, self.reads.busy),
+            "node links": max(link.busy for link in self.links),
+            "requests": self.requests.busy,
+        }
+        return {
+            "seconds": self.machine.first_tile.value + end + more,
+            "busy": {name: value / end for name, value in busy.items()},
+            "tiles": self.plan.tiles,
+            "lost": self.lost,
+            "simulated": self.tiles / self.plan.tiles,
+        }
+
+    def at(self, time: float, handle: Callable[..., None], *what: object) -> None:
+        """Have something happen later."""
+        self.order += 1
+        heapq.heappush(self.events, (time, self.order, handle, *what))
+
+    def give(self, w: int) -> None:
+        """The driver sends a worker a task, if there is one."""
+        if self.again:
+            task = self.again.popleft()
+        elif self.waiting:
+            size = batch_size(len(self.waiting), self.workers, self.mean, measured=True)
+            task = [self.waiting.popleft() for _ in range(size)]
+        else:
+            return
+        self.tasks[w].append(task)
+        if len(self.tasks[w]) == 1:
+            self.begin(w)
+
+    def images(self, w: int) -> float:
+        """When the columns' images of the next tile are here."""
+        link = self.links[w // self.per_node]
+        requested = self.requests.serve(self.now, self.plan.edge / 512)
+        return max(self.reads.serve(self.now, self.image_bytes), link.serve(self.now, self.image_bytes), requested)
+
+    def begin(self, w: int) -> None:
+        """The first tile of the first task."""
+        self.at(self.images(w) + self.world.store_latency + self.tasks[w][0][0], self.tile, w, self.epoch[w], 0)
+
+    def tile(self, w: int, epoch: int, k: int) -> None:
+        """A tile is computed: it is written while the next one is computed, once the one before is written."""
+        if epoch != self.epoch[w]:
+            return
+        task, begun = self.tasks[w][0], self.written[w]
+        self.computing += task[k]
+        start = max(self.now, begun)
+        self.written[w] = self.world.store_latency + max(
+            start + self.tile_bytes / self.machine.write_path.value,
+            self.writes.serve(start, self.tile_bytes),
+            self.links[w // self.per_node].serve(start, self.tile_bytes),
+            self.requests.serve(start, 3 * len(self.plan.stores)),
+        )
+        if k + 1 < len(task):
+            self.at(max(self.images(w), begun) + task[k + 1], self.tile, w, epoch, k + 1)
+        else:
+            self.at(self.written[w], self.task, w, epoch)
+
+    def task(self, w: int, epoch: int) -> None:
+        """A task is done, the next one begins, and the driver is told."""
+        if epoch != self.epoch[w]:
+            return
+        done = len(self.tasks[w].popleft())
+        if self.tasks[w]:
+            self.begin(w)
+        self.left -= done
+        self.unpacked += done
+        self.finished.append((self.now, done))
+        told = self.driver.serve(self.now, self.machine.task.value + done * self.machine.record.value)
+        if self.unpacked >= SEGMENT:
+            self.unpacked -= SEGMENT
+            self.requests.serve(told, 2 * SEGMENT)
+            told = self.driver.serve(told, self.pack)
+        self.at(told, self.told, w, epoch)
+
+    def told(self, w: int, epoch: int) -> None:
+        """The driver has heard of a task."""
+        if epoch == self.epoch[w]:
+            self.give(w)
+
+    def next_loss(self) -> None:
+        """Losses of nodes are independent of all."""
+        if self.world.losses:
+            self.at(self.now + float(self.rng.exponential(86400 / self.world.losses / self.nodes)), self.loss)
+
+    def loss(self) -> None:
+        """A node is lost with its tasks; another one comes."""
+        node = int(self.rng.integers(self.nodes))
+        for w in range(node * self.per_node, (node + 1) * self.per_node):
+            if self.alive[w]:
+                self.alive[w], self.epoch[w] = False, self.epoch[w] + 1
+                self.lost += len(self.tasks[w][0]) if self.tasks[w] else 0
+                self.at(self.now + DETECTED, self.requeue, list(self.tasks[w]))
+                self.tasks[w].clear()
+                self.at(self.now + BACK, self.back, w)
+        self.next_loss()
+
+    def requeue(self, tasks: list[list[float]]) -> None:
+        """The driver has noticed; idle workers take the tasks, and others when they are told."""
+        self.again.extend(tasks)
+        for w in range(self.workers):
+            if self.alive[w] and not self.tasks[w] and self.again:
+                self.give(w)
+
+    def back(self, w: int) -> None:
+        """A worker of the node that has come."""
+        self.alive[w] = True
+        for _ in range(FLIGHT):
+            self.give(w)
+
+
+def solve(
+    projection: Projection, config: RunConfig, outputs: int, world: World, rng: np.random.Generator, basis: str
+) -> dict:
+    """Likewise of block Lanczos."""
+    machine, plan = projection.machine, projection.plan
+    workers, nodes = machine.all_workers, int(machine.nodes.value)
+    n, c = plan.blocks[0].used.rows, outputs - 1
+    kernel = n * (n + plan.edge) / 2 * 4.0
+    held = held_share(config, plan, machine)
+    tiles = plan.blocks[0].tiles
+    share = np.full(workers, 1 / workers)
+    if tiles <= SHARES:
+        counts = np.array([len(s) for s in balanced_shares(plan.blocks[0].used, workers, symmetric=True)], float)
+        share = np.pad(counts, (0, workers - len(counts))) / counts.sum()
+    flops, each = 2.0 * n * n * c, max(1, tiles // workers)
+    busy: Counter[str] = Counter()
+    seconds, losses = 0.0, 0
+    for name in config.predict.kernels:
+        seconds += machine.pool.value
+        passes = expected_passes(name, n)
+        for k in range(passes):
+            # Of many tiles the mean varies less than one does, but machines are not equal either.
+            noise = np.exp(rng.normal(0, max(world.sigma / math.sqrt(each), 0.02), workers))
+            noise += (world.slow - 1) * rng.binomial(each, world.stragglers, workers) / each
+            work = (
+                share * max(flops / machine.rate("matrix", "float64"), kernel / machine.memory_bandwidth.value) * noise
+            )
+            unheld = kernel if k == 0 else (1 - held) * kernel
+            if plan.stored:
+                read = unheld / machine.store_bandwidth("read") if unheld else 0.0
+                through = share * unheld / machine.read_path.value
+                took = max(float(np.maximum(work, through).max()), read)
+                busy["store"] += read
+            else:
+                again = share * unheld / kernel * plan.blocks[0].pairs * projection_pair(projection, config)
+                took = float((work + again * noise).max())
+                work = work + again
+            busy["compute"] += float(work.mean())
+            gather = 8.0 * n * c * (workers + nodes) / machine.network.value + machine.latency.value
+            busy["network"] += gather
+            vectors = 4.0 * 1.2 * n * c * c * (k + 1) / machine.orthogonalise.value
+            if basis == "slices":
+                # Each worker projects its own columns; coefficients alone travel, (k c) x c of each.
+                vectors = vectors * machine.orthogonalise.value / (SLICE_RATE * workers)
+                vectors += 8.0 * c * c * (k + 1) * workers / machine.network.value + 2 * machine.latency.value
+            busy["driver"] += vectors + machine.step.value
+            took += gather + vectors + machine.step.value
+            if rng.random() < world.losses * nodes * took / 86400:
+                losses += 1
+                lost = DETECTED + held * kernel / nodes / min(machine.node_store.value, machine.store_read.value)
+                took += lost
+            seconds += took
+    return {"seconds": seconds, "busy": {name: value / seconds for name, value in busy.items()}, "losses": losses}
+
+
+def projection_pair(projection: Projection, config: RunConfig) -> float:
+    """Seconds per pair of one worker."""
+    shapes = shapes_of(projection.plan.blocks[0].used.rows)
+    return pair_seconds(projection.plan, projection.machine, config.kernel.dtype, traffic(config, shapes))
+
+
+def shapes_of(n: int) -> Shapes:
+    """Images like those of CIFAR-10."""
+    return Shapes("0" * 64, n, 10_000, n, 10_000, (32, 32, 3), 10)
+
+
+def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Namespace, *, stored: bool) -> dict:
+    """Both stages of one size on one machine."""
+    projection = of_profile(config, shapes_of(n), machine, n, stored=stored)
+    pair = projection_pair(projection, config)
+    rng = np.random.default_rng(options.seed)
+    world = World(losses=options.losses, store_latency=options.store_latency)
+    found = {"projection": projection}
+    if stored:
+        found["gram"] = GramStage(projection, pair, 3072, world, rng, options.most_tiles).run()
+    found["solve"] = solve(projection, config, 10, world, rng, options.basis)
+    return found
+
+
+def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> None:
+    """Sizes by stages."""
+    print(
+        f"{machine.name}, {config.kernel.kind}, basis by {options.basis}, {options.losses} losses of a node a day, "
+        f"store latency {options.store_latency} s"
+    )
+    print(f"{'images':>10} {'stage':<22}{'simulated':>14}{'roofline':>14}  busy (the bottleneck first)")
+    for n in options.sizes:
+        for stored in (True, False):
+            found = simulate(config, machine, n, options, stored=stored)
+            roof = {stage.name: stage.seconds for stage in found["projection"].stages}
+            for stage in ("gram", "solve"):
+                if stage not in found:
+                    continue
+                one = found[stage]
+                busy = sorted(one["busy"].items(), key=lambda item: -item[1])
+                text = ", ".join(f"{name} {share:.0%}" for name, share in busy)
+                extra = (
+                    f"; {one['losses']} nodes lost"
+                    if stage == "solve"
+                    else (
+                        f"; {one['tiles']:,} tiles, {one['lost']} computed again"
+                        + (f", {one['simulated']:.0%} simulated" if one["simulated"] < 1 else "")
+                    )
+                )
+                what = f"{stage}, {'stored' if stored else 'recomputed'}"
+                print(
+                    f"{n:>10,} {what:<22}{human_seconds(one['seconds']):>14}{human_seconds(roof[stage]):>14}  {text}{extra}",
+                    flush=True,
+                )
+
+
+def figure(config: RunConfig, machine: Machine, options: argparse.Namespace) -> None:
+    """Time and busy shares against the number of nodes, at the middle size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    n = options.sizes[len(options.sizes) // 2]
+    counts = [1, 2, 4, 8, 16, 32, 64, 128]
+    fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True)
+    for row, (stored, stage) in enumerate(((True, "gram"), (True, "solve"))):
+        times, busy = [], []
+        for nodes in counts:
+            one = simulate(config, machine.overridden({"nodes": nodes}), n, options, stored=stored)[stage]
+            times.append(one["seconds"] / 3600)
+            busy.append(one["busy"])
+        left, right = axes[row]
+        left.loglog(counts, times, "o-", label="simulated")
+        left.loglog(counts, [times[0] / k for k in counts], "--", color="0.6", label="ideal")
+        left.set_ylabel(f"{stage}, hours")
+        left.legend(frameon=False)
+        for name in busy[0]:
+            right.semilogx(counts, [b.get(name, 0.0) for b in busy], "o-", label=name)
+        right.set_ylim(0, 1.05)
+        right.set_ylabel(f"{stage}, busy share")
+        right.legend(frameon=False)
+    for axis in axes[1]:
+        axis.set_xlabel(f"nodes with {int(machine.workers.value)} GPUs")
+        axis.set_xticks(counts, [str(k) for k in counts])
+        axis.minorticks_off()
+    fig.suptitle(
+        f"{config.kernel.kind}, {n:,} images, {machine.name.partition('x')[0]} (simulated from assumed rates), tiles stored"
+    )
+    fig.tight_layout()
+    target = Path(options.figure) / f"cluster_{config.kernel.kind}.png"
+    fig.savefig(target, dpi=110)
+    print(target)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="h200x8x16")
+    parser.add_argument("--kernel", default="myrtle10")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 1_000_000, 5_000_000])
+    parser.add_argument("--nodes", type=int)
+    parser.add_argument("--basis", choices=("driver", "slices"), default="driver")
+    parser.add_argument("--losses", type=float, default=0.02, help="of a node, per day")
+    parser.add_argument("--store-latency", type=float, default=0.01)
+    parser.add_argument("--most-tiles", type=int, default=4_000_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--figure", help="folder for a figure against the number of nodes")
+    options = parser.parse_args()
+    machine = load_profile(options.profile, profiles())
+    if options.nodes:
+        machine = machine.overridden({"nodes": options.nodes})
+    config = RunConfig(kernel=KernelConfig(kind=options.kernel), predict=PredictConfig(times=(math.inf,)))
+    table(config, machine, options)
+    if options.figure:
+        figure(config, machine, options)
+
+
+if __name__ == "__main__":
+    main()
