@@ -15,18 +15,21 @@ from itertools import islice
 
 from ntkpipe.storage.store import open_store
 from ntkpipe.tiles.catalogue import usage
+from ntkpipe.tiles.grid import Tile
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.receipt import Receipt
+from ntkpipe.tiles.segment import SEGMENT
 from ntkpipe.tiles.store import GramStore
 
 
 def timed(name: str, call: Callable[[], object], gram: GramStore) -> None:
     """Run and print seconds and requests."""
     before = gram.objects.statistics().requests
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     result = call()
     asked = gram.objects.statistics().requests - before
-    print(f"  {name:<42}{time.perf_counter() - start:9.2f} s{f'{asked:9,} requests' if asked else ''}   {result}")
+    seconds = f"{time.perf_counter() - start:9.2f} s{time.process_time() - cpu:9.2f} s of CPU"
+    print(f"  {name:<42}{seconds}{f'{asked:9,} requests' if asked else ''}   {result}")
 
 
 def resume(gram: GramStore) -> int:
@@ -36,14 +39,12 @@ def resume(gram: GramStore) -> int:
 
 
 def parse_all(gram: GramStore, n: int) -> int:
-    """Every receipt, as a check of all of them does."""
+    """Every receipt, as `ntkpipe verify` and the start of a Gram stage do."""
     ledger = gram.ledger("train")
     ledger.reread()
-    found = 0
-    for tile in islice(gram.grid("train"), n):
-        receipt = ledger.known(tile.i, tile.j) or ledger.current(tile.i, tile.j)
-        found += receipt is not None
-    return found
+    return sum(
+        isinstance(found, Receipt) for *_, found in ledger.read([(t.i, t.j) for t in islice(gram.grid("train"), n)])
+    )
 
 
 def main() -> None:
@@ -57,34 +58,31 @@ def main() -> None:
         objects = open_store(options.url or folder)
         edge = 100
         rows = int((2 * options.receipts) ** 0.5) + 2
-        identity = GramIdentity("data", "arch", "1", "float32", "float32", edge, rows * edge, 0)
-        gram = GramStore.create_or_open(objects, identity)
         origin = {"ntkpipe": "0.1.0", "python": "3.11.9", "machine": "x86_64", "jax": "0.10.2", "numpy": "2.4.6"}
-
-        def put(tile) -> None:
-            receipt = Receipt(
-                identity.key, "train", tile.i, tile.j, {"nngp": 1, "ntk": 2}, seconds=0.5, provenance=origin
-            )
-            objects.put(gram.layout.receipt_key("train", tile.i, tile.j), receipt.to_bytes())
-
-        def write() -> str:
-            with ThreadPoolExecutor(options.threads) as pool:
-                for _ in pool.map(put, islice(gram.grid("train"), options.receipts)):
-                    pass
-            return ""
-
         print(f"{options.receipts:,} receipts in {objects.url}")
-        timed("written, one object each", write, gram)
-        print("one object each")
-        timed("resume: which tiles are missing", lambda: resume(gram), gram)
-        if options.url is None:
-            timed("every receipt parsed", lambda: parse_all(gram, options.receipts), gram)
-        timed("bytes", lambda: f"{usage(objects, gram.name):,}", gram)
-        timed("packed", lambda: f"{gram.ledger('train').compact()} segments", gram)
-        print("in segments")
-        timed("resume: which tiles are missing", lambda: resume(gram), gram)
-        timed("every receipt parsed", lambda: parse_all(gram, options.receipts // 1000 * 1000), gram)
-        timed("bytes", lambda: f"{usage(objects, gram.name):,}", gram)
+        for packing in (False, True):
+            identity = GramIdentity(f"packing={packing}", "arch", "1", "float32", "float32", edge, rows * edge, 0)
+            gram = GramStore.create_or_open(objects, identity)
+
+            def put(tile: Tile, gram: GramStore = gram) -> None:
+                key, crcs = gram.layout.receipt_key("train", tile.i, tile.j), {"nngp": 1, "ntk": 2}
+                receipt = Receipt(gram.identity.key, "train", tile.i, tile.j, crcs, seconds=0.5, provenance=origin)
+                objects.put(key, receipt.to_bytes())
+
+            def write(gram: GramStore = gram, put: Callable[[Tile], None] = put, packing: bool = packing) -> str:
+                with ThreadPoolExecutor(options.threads) as pool:
+                    tiles = islice(gram.grid("train"), options.receipts)
+                    while group := list(islice(tiles, SEGMENT)):
+                        list(pool.map(put, group))
+                        if packing:
+                            gram.ledger("train").compact()
+                return ""
+
+            print("packed every thousand, as a driver does" if packing else "one object each")
+            timed("written", write, gram)
+            timed("tiles that are missing, in a new process", lambda gram=gram: resume(gram), gram)
+            timed("every receipt read and checked", lambda gram=gram: parse_all(gram, options.receipts), gram)
+            timed("bytes", lambda gram=gram: f"{usage(objects, gram.name):,}", gram)
 
 
 if __name__ == "__main__":
