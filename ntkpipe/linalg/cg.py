@@ -32,7 +32,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
-from ntkpipe.errors import NumericalError
+from ntkpipe.errors import NumericalError, RequeueError
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.preconditioner import Identity, Preconditioner
 from ntkpipe.linalg.recurrence import Checkpoint, orthonormal_rows
@@ -172,9 +172,16 @@ def block_cg(
             saved = run.steps
         if done:
             return run.solution(reason)
-        record = run.advance(tolerance)
-        if on_step is not None:
-            on_step(record)
+        whole = run.steps
+        try:
+            record = run.advance(tolerance)
+            whole = run.steps
+            if on_step is not None:
+                on_step(record)
+        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
+            if checkpoint is not None and run.steps == whole > saved:
+                checkpoint.append(0, whole, run.state())
+            raise
 
 
 class _Iteration:

@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
+from ntkpipe.errors import RequeueError
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.operator import LinearMap
@@ -171,9 +172,16 @@ def block_lanczos(
             saved = step
         if done:
             return replace(_snapshot(run), reason=reason)
-        record = run.advance()
-        if on_step is not None:
-            on_step(record)
+        whole = run.steps
+        try:
+            record = run.advance()
+            whole = run.steps
+            if on_step is not None:
+                on_step(record)
+        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
+            if checkpoint is not None and run.steps == whole > saved:
+                checkpoint.append(saved, whole, run.since(saved))
+            raise
 
 
 def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_steps: int = 300, seed: int = 0) -> float:

@@ -180,6 +180,8 @@ class Job:
             pairs=report.pairs,
             worker_seconds=round(report.worker_seconds, 3),
             computed_in_all=report.computed + int(earlier.get("computed_in_all", 0)),
+            retries=report.retries,
+            second_copies=report.copies,
         )
         if not plan.stored:
             self.echo(f"gram     {what}; diagonals stored in {human_seconds(seconds)}: {store.where}")
