@@ -51,9 +51,14 @@ class LocalStore:
 
     def get(self, key: str) -> bytes:
         """The object's bytes."""
+        path = self._path(key)
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                return file.readall()
+            try:
+                return _read(path)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                return _read(path)  # NFS: replaced by another node between opening and reading
         except OSError as error:
             raise self._translate(error, key) from error
 
@@ -248,3 +253,8 @@ class LocalStore:
                 f"store.url to a larger disk. What is stored already is intact; the same command continues from it."
             )
         return StoreError(f"cannot access {path}: {error.strerror or error}")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()

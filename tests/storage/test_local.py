@@ -8,6 +8,7 @@ import time
 import pytest
 
 from ntkpipe.errors import ConfigError, HeldError, ResourceError, StoreError
+from ntkpipe.storage import local
 from ntkpipe.storage.local import LocalStore
 from tests.conformance.stores import StoreConformance
 
@@ -67,6 +68,32 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing(store, monkeypatch, code
         store.put("a/old" if overwrite else "a/new", b"abcdef", overwrite=overwrite)
     assert files_below(store.url) == ["a/old"]
     assert store.get("a/old") == b"old"
+
+
+def test_an_object_that_another_node_replaced_is_read_again(store, monkeypatch):
+    store.put("k", b"v")
+    read, tried = local._read, []
+
+    def stale(path):
+        tried.append(path)
+        if len(tried) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(local, "_read", stale)
+    assert store.get("k") == b"v"
+
+
+def test_a_link_whose_answer_got_lost_is_ours(store, monkeypatch):
+    link = os.link
+
+    def repeated(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", repeated)
+    assert store.put("k", b"v") is True
+    assert files_below(store.url) == ["k"]
 
 
 def test_short_writes_are_continued(store, monkeypatch):
