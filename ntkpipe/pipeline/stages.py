@@ -155,6 +155,8 @@ class Job:
         progress = Progress(self.run, "gram", self.echo, self._watch)
 
         def tell(p: GramProgress) -> None:
+            if not plan.stored:
+                return  # of diagonals there is nothing to count
             progress(p.line().removeprefix("gram: "), final=p.done >= p.total, **p.record())
 
         began = time.monotonic()

@@ -133,7 +133,8 @@ def compare(
         stored, why = False, f"store.gram=auto: the disk has {human_bytes(free_bytes or 0)} free"
     elif config.store.gram == "auto":
         stored = recomputed_seconds >= _WORTH * stored_seconds
-        why = "store.gram=auto: " + ("and serve other runs" if stored else "faster than writing and reading them")
+        why = "recomputing is not clearly faster, and stored tiles serve other runs" if stored else "clearly faster"
+        why = f"store.gram=auto: {why}"
     used = held if stored else held_then
     return Storing(stored, why, stored_seconds, recomputed_seconds, plan.disk_bytes, used, passes, disk)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ntkpipe.report.figures import FigureFile
 from ntkpipe.report.html import document, figures, section, table, write_page
@@ -94,7 +94,9 @@ def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
     shown = sizes if len(sizes) <= 6 else sizes[np.linspace(0, len(sizes) - 1, 6).round().astype(int)]
     panel.set_xticks(shown, [f"{n:,}" for n in shown])
     panel.minorticks_off()
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)))
+    values = np.concatenate([c.values for c in curves if c.measure == measure])
+    narrow = values.max() < 4 * values.min()
+    panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())
 
