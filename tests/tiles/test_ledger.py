@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.errors import CorruptionError, IncompleteError
+from ntkpipe.storage.local import LocalStore
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.tiles.audit import repair, verify
 from ntkpipe.tiles.ledger import Ledger
@@ -313,3 +314,43 @@ def test_resuming_asks_for_segments_and_not_for_receipts(full, monkeypatch):
     assert sorted(got) == segments(full)
     assert missing(full) == []
     assert len(got) == 3  # each is read once
+
+
+KEEP_PACKING = """
+import pickle, sys
+with open(sys.argv[1], "rb") as file:
+    gram = pickle.load(file)
+print("ready", flush=True)
+while True:
+    for size in (2, 3, 5):
+        gram.ledger("train").compact(size)
+"""
+
+
+def test_compactors_that_are_killed_while_tiles_are_written_and_discarded_lose_nothing(make, tmp_path):
+    problem = make(n_train=120, n_test=1, edge=8)
+    gram = GramStore.create_or_open(LocalStore(tmp_path / "store"), problem.identity)
+    (tmp_path / "job.bin").write_bytes(pickle.dumps(gram))
+    tiles = [(t.i, t.j) for t in gram.grid("train")]
+    for round_ in range(3):
+        processes = [
+            subprocess.Popen([sys.executable, "-c", KEEP_PACKING, str(tmp_path / "job.bin")], stdout=subprocess.PIPE)
+            for _ in range(2)
+        ]
+        try:
+            assert all(p.stdout is not None and p.stdout.readline() == b"ready\n" for p in processes)
+            for t in tiles[round_::3]:
+                gram.write_tile("train", *t, problem.tile("train", *t))
+            for t in tiles[round_::9]:
+                gram.discard("train", *t)
+                gram.write_tile("train", *t, problem.tile("train", *t))
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+    forget(gram)
+    assert missing(gram) == []
+    assert all(p.is_harmless for p in verify(gram))
+    assert len(segments(gram)) > 1
+    for t in tiles:
+        assert np.array_equal(gram.matrix("ntk", "train").read(*t), problem.tile("train", *t)["ntk"])
