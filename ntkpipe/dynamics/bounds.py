@@ -24,7 +24,7 @@ from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, momentum_gains, time_gain
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.restarted import RestartedSolution
-from ntkpipe.dynamics.sampling import RowSample, TestSample, maximum_safety, norm_safety
+from ntkpipe.dynamics.sampling import RowSample, TestSample, independent_share, maximum_safety, norm_safety
 
 # Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
 ROUNDING = 16.0
@@ -44,7 +44,7 @@ class ErrorBudget:
         krylov: of the truncated Krylov space; 0 for dense solutions.
         product: of rounded products with the stored matrix and of the small problem; at least a few units of float64
             rounding.
-        storage_train: of rounding the stored train-train tiles.
+        storage_train: of rounding the stored train-train tiles, taken for independent between entries (`sampling.INDEPENDENT`).
         storage_test: of rounding and storing the test-train product.
         kind: (T, R) of str. `rigorous` where gain and residual need the positive semi-definiteness of the kernel alone,
             up to the grid of times. `estimate` where they lean on the smallest Ritz value, which is never below the
@@ -109,7 +109,9 @@ def _residuals(
     scale = norm_safety(len(rows), solution.n) * math.sqrt(solution.n / max(len(rows), 1))
     product = scale * np.linalg.norm(residual, axis=0) + floor
     if sample.exact is not None:
-        storage = scale * np.linalg.norm((sample.stored - sample.exact) @ weights, axis=0)
+        storage = (
+            scale * np.linalg.norm((sample.stored - sample.exact) @ weights, axis=0) * independent_share(solution.n)
+        )
     return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage), krylov
 
 
@@ -132,7 +134,9 @@ def _restarted_residuals(
     residual -= solution.next_block[:, sample.indices].T @ left
     scale = norm_safety(k, solution.n) * math.sqrt(solution.n / max(k, 1))
     product = scale * np.linalg.norm(residual, axis=0) + floor
-    storage = scale * np.linalg.norm(along - exact, axis=0) if len(exact) else np.zeros(solution.c)
+    storage = np.zeros(solution.c)
+    if len(exact):
+        storage = scale * np.linalg.norm(along - exact, axis=0) * independent_share(solution.n)
     return _Residuals(krylov, product, storage), left
 
 
@@ -349,7 +353,8 @@ def direct_budget(
         floor = ROUNDING * EPS * ((largest + ridge) * size + np.linalg.norm(targets, axis=0))
         residual = targets[indices] - stored @ weights[j] - ridge * weights[j][indices]
         product[0, j] = gain.value * (scale * np.linalg.norm(residual, axis=0) + floor)
-        storage[0, j] = gain.value * scale * np.linalg.norm((stored - rows_exact) @ weights[j], axis=0)
+        rounded = scale * np.linalg.norm((stored - rows_exact) @ weights[j], axis=0)
+        storage[0, j] = gain.value * rounded * independent_share(n)
         test[0, j] = ROUNDING * EPS * math.sqrt(largest) * size
         kind[0, j] = gain.kind
     return ErrorBudget(np.zeros((1, len(ridges), c)), product, storage, test, kind)

@@ -15,7 +15,14 @@ from ntkpipe.dynamics.krylov import (
     means_from_weights,
     prefers_basis,
 )
-from ntkpipe.dynamics.sampling import RowSample, TestSample, maximum_safety, norm_safety, sample_indices
+from ntkpipe.dynamics.sampling import (
+    RowSample,
+    TestSample,
+    independent_share,
+    maximum_safety,
+    norm_safety,
+    sample_indices,
+)
 from ntkpipe.dynamics.stopping import stop_rule
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.lanczos import block_lanczos as package_lanczos
@@ -218,6 +225,26 @@ def test_direct_solutions_have_a_bound_too(make_problem):
         rows_stored=kernel[rows],
     )
     assert_bounds(budget, p, np.matmul(p.test_train, weights)[None], exact[-1:], 1e-11 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4])
+def test_the_storage_term_counts_what_independent_errors_reach(condition, make_problem):
+    n = 500
+    p = make_problem(np.maximum(np.arange(1.0, n + 1) ** -1.5, 1 / condition), p=300)
+    kernel = p.train.astype(np.float32).astype(np.float64)
+    ridges = [0.0, 1e-3]
+    exact = np.stack([p.test_train @ np.linalg.solve(p.train + r * np.eye(n), p.targets) for r in ridges])
+    weights = np.stack([np.linalg.solve(kernel + r * np.eye(n), p.targets) for r in ridges])
+    rows = sample_indices(n, 64)
+    smallest = float(np.linalg.eigvalsh(kernel)[0])
+    budget = direct_budget(
+        weights, p.targets, ridges, rows, p.train[rows], smallest=smallest, largest=1.0, rows_stored=kernel[rows]
+    )
+    error = np.abs(np.matmul(p.test_train, weights) - exact)
+    bound = budget.storage_train[0][:, None, :] * np.sqrt(p.diagonal)[None, :, None]
+    assert (error <= bound).all()  # this term alone covers it
+    assert independent_share(n) == pytest.approx(14 / 500**0.5)
+    assert error.max() > bound.max() / 500
 
 
 def test_both_ways_to_the_means_agree(make_problem, block_lanczos):
