@@ -114,8 +114,26 @@ def inverse_diagonal(
 
     Returns:
         (n,) and its relative error: 0 of a float64 factor; else the largest of a sample of entries that are refined, times 2,
-        or infinite without an operator.
+        or infinite without an operator. Both are kept beside the factor, and found there.
     """
+    # Late: its checksums are of a library that the room does without.
+    from ntkpipe.linalg.checkpoint import StoreCheckpoint
+
+    tiles = factor.job.tiles
+    kept = StoreCheckpoint(tiles.store, f"{tiles.prefix}/inverse-diagonal", tiles.identity.fingerprint)
+    found = kept.restore()
+    values = found[0]["values"] if found else _inverse_diagonal(factor)
+    error = float(found[0]["error"]) if found else math.inf
+    if factor.dtype == "float64":
+        error = 0.0
+    elif math.isinf(error) and operator is not None:
+        error = _sampled_error(factor, operator, values)
+    if not found or float(found[0]["error"]) != error:
+        kept.append(0, 1, {"values": values, "error": np.array(error)})
+    return values, error
+
+
+def _inverse_diagonal(factor: CholeskyFactor) -> Float64[np.ndarray, " n"]:
     grid = factor.job.tiles.identity.grid
     job, columns = _batch_job(factor, vectors=2 * np.dtype(factor.dtype).itemsize / 8, most=grid.edge)
 
@@ -129,16 +147,16 @@ def inverse_diagonal(
     for (j, low), part in _results(factor, tasks()):
         start = grid.tile(j, j).col_start + low
         out[start : start + len(part)] = part
-    if factor.dtype == "float64":
-        return out, 0.0
-    if operator is None:
-        return out, math.inf
+    return out
+
+
+def _sampled_error(factor: CholeskyFactor, operator: LinearMap, values: np.ndarray) -> float:
     picked = np.unique(np.linspace(0, factor.n - 1, _PROBES).astype(int))
     units = np.zeros((factor.n, len(picked)))
     units[picked, np.arange(len(picked))] = 1.0
     with factor.opened() as space:
         _, exact, _ = _refined(space, units, lambda x: operator.matmul(x) + factor.ridge * x)
-    return out, 2 * float(np.abs(out[picked] / exact - 1).max())
+    return 2 * float(np.abs(values[picked] / exact - 1).max())
 
 
 def _inverse_diagonal_task(job: FactorJob, j: int, low: int, high: int) -> np.ndarray:

@@ -50,9 +50,9 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
                     force=True,
                 )
             if not found.reason.ok:
-                raise NumericalError(
-                    f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}"
-                )
+                other = ", or solver.precision=mixed" if factors.precision == "float32" else ""
+                text = f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}{other}"
+                raise NumericalError(text)
             weights.append(found.value)
             each.append(_facts(inputs, problem, found, operator, ridge))
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
