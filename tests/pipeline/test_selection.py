@@ -17,8 +17,10 @@ from ntkpipe.pipeline import stages
 from ntkpipe.pipeline.inputs import reopen
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.read import read_predictions
+from ntkpipe.tiles.layout import Kernel
 
 N, V = 64, 16
+KERNELS: tuple[Kernel, ...] = ("ntk", "nngp")
 WORDS = (
     "cluster=serial",
     "data=digits",
@@ -58,7 +60,7 @@ def no_figures(monkeypatch) -> None:
     monkeypatch.setattr(stages, "write_report", lambda run, *_: run.path / "report")
 
 
-def dense(run: RunDir, kernel: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def dense(run: RunDir, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The train-train kernel, targets and labels."""
     inputs = reopen(run)
     labels = inputs.images.labels()
@@ -83,7 +85,7 @@ def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, 
     words = (f"predict.held_out={V}", "solver.residual=1e-12", "solver.tolerance=1e-8", f"augment={flips}")
     run = lab.run(name, f"solver={solver}", times, "predict.selection=held_out", *words)
     found = lab.metrics(name)["selection"]
-    for kernel in ("ntk", "nngp"):
+    for kernel in KERNELS:
         a, y, labels = dense(run, kernel)
         record = found["kernels"][kernel]
         plain = reopen(run).diagonal(kernel, "train", plain=True)[: N - V]
@@ -105,7 +107,8 @@ def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, 
     assert f"last {V} training images" in found["chosen_on"]
     # The final predictions are those of all training images.
     calm = lab.run(f"calm-{solver}-{flips}", f"solver={solver}", times, *words)
-    np.testing.assert_array_equal(*(read_predictions(r.path / "predictions.zarr").mean for r in (run, calm)))
+    found_mean, calm_mean = (read_predictions(r.path / "predictions.zarr").mean for r in (run, calm))
+    np.testing.assert_array_equal(found_mean, calm_mean)
 
 
 @pytest.mark.parametrize("solver", ["eigh", "cholesky"])
@@ -114,7 +117,7 @@ def test_leave_one_out_is_refitting(lab, no_figures, solver):
     found = lab.metrics(f"loo-{solver}")["selection"]["kernels"]
     with np.load(run.path / "leave_one_out.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
-    for kernel in ("ntk", "nngp"):
+    for kernel in KERNELS:
         a, y, labels = dense(run, kernel)
         assert found[kernel]["exact"] is True
         for r, ridge in enumerate([1e-4, 1e-2, 1.0]):

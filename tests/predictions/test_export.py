@@ -21,6 +21,7 @@ def check_frame(frame: pd.DataFrame, predictions) -> None:
     np.testing.assert_array_equal(frame["time"].to_numpy().reshape(K, T, R, p)[0, :, 0, 0], predictions.times)
     np.testing.assert_array_equal(frame["test_index"].to_numpy()[:p], predictions.test_index)
     np.testing.assert_array_equal(frame["variance"].to_numpy(), predictions.variance.ravel())
+    np.testing.assert_array_equal(frame["variance_bound"].to_numpy(), predictions.variance_bound.ravel())
     assert frame["kernel"].tolist() == np.repeat(predictions.kernels, T * R * p).tolist()
     if predictions.is_classification:
         names = predictions.class_names

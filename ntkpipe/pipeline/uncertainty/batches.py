@@ -80,8 +80,9 @@ def free_memory(config: RunConfig, budget: int, workers: int) -> int:
 
 
 def processes(config: RunConfig, workers: int) -> int:
-    """Processes that run while variances are made: the driver and a pool for each kernel that is multiplied with."""
-    return 1 + workers * (2 if "ntk" in config.predict.kernels else 1)
+    """Processes that run while variances are made: the driver and a pool for each matrix that is multiplied with."""
+    pools = 1 + ("ntk" in config.predict.kernels) + (config.predict.covariance == "full")
+    return 1 + workers * pools
 
 
 class BatchStore:
