@@ -34,7 +34,7 @@ from ntkpipe.dynamics.bounds import GRID_PER_DECADE, ROUNDING, direct_budget, er
 from ntkpipe.dynamics.filters import EPS, GradientDescent, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import final_gain, time_gain
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.sampling import RowSample, maximum_safety, norm_safety
+from ntkpipe.dynamics.sampling import RowSample, independent_share, maximum_safety, norm_safety
 from ntkpipe.dynamics.weights import DirectWeights, SpannedWeights, Weights
 
 # On the inverse of a smallest eigenvalue that is an estimate: after one block step of the tests it was 1.42 too small.
@@ -60,11 +60,15 @@ class KernelRows:
         return norm_safety(len(self.indices), n) * math.sqrt(n / max(len(self.indices), 1))
 
     def storage(self, weights: Weights) -> np.ndarray:
-        """Norm of (stored - exact) times the weights, (T, R, k); zero without exact rows."""
+        """What counts of the norm of `D w` in a product `v^T D w`, (T, R, k), D = stored - exact; zero without exact rows.
+
+        Entries of D are taken for independent, see `sampling.INDEPENDENT`.
+        """
         if self.exact is None:
             return np.zeros(weights.shape)
         n = self.stored.shape[1]
-        return self.scale(n) * np.linalg.norm(weights.along(self.stored - self.exact), axis=2)
+        norm = self.scale(n) * np.linalg.norm(weights.along(self.stored - self.exact), axis=2)
+        return norm * independent_share(n)
 
 
 @dataclass(frozen=True)
