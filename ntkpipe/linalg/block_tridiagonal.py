@@ -5,7 +5,7 @@
     (        B_1   D_2   ...  )
 
 What the stopping rule asks of it, the last block row of a solution and the smallest eigenvalue, costs O(m k^2) from its
-blocks, against O(m^3) of all eigenvectors: at 2,223 vectors 30 ms against 3 s.
+blocks, against O(m^3) of all eigenvectors: at 2,223 vectors 14 ms against 1.7 s.
 """
 
 from __future__ import annotations
