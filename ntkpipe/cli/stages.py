@@ -22,7 +22,6 @@ from ntkpipe.pipeline.learning import write_learning_curve
 from ntkpipe.pipeline.planning import make_plan, plan_given
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
-from ntkpipe.pipeline.uncertainty.cost import describe_covariance
 from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
 from ntkpipe.pipeline.uncertainty.cost import describe_covariance
 from ntkpipe.tasks import stopping
