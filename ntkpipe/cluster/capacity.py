@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from ntkpipe.cluster.mark import BlindNodeError
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import RequeueError
 
@@ -82,6 +83,9 @@ class FixedCapacity:
     def tick(self) -> None:
         """Nothing to look after."""
 
+    def shun(self, error: BlindNodeError) -> None:
+        """Nothing to avoid."""
+
 
 class LiveCapacity:
     """The joined cluster, looked at again every other second while there is something to wait for.
@@ -96,6 +100,7 @@ class LiveCapacity:
         self._most = most
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
         self._slots: dict[str, int] = {}
+        self._blind: set[str] = set()
         self._looked = -_REFRESH_SECONDS
         self.tick()
 
@@ -124,12 +129,21 @@ class LiveCapacity:
         if time.monotonic() - self._looked >= _REFRESH_SECONDS:
             self._look()
 
+    def shun(self, error: BlindNodeError) -> None:
+        """Count no more on a node that does not see the store. Ray may still try it, for as long as it is there."""
+        if error.node not in self._blind:
+            _log.warning("%s: it is not counted on; mount the store there", error)
+            self._blind.add(error.node)
+            self._look()
+
     def _look(self) -> None:
         self._looked = time.monotonic()
         if not self._head.answers():
             return  # Ray would wait for it here
         found = {
-            node["NodeID"]: slots for node in alive_nodes() if (slots := self.demand.slots(node.get("Resources", {})))
+            node["NodeID"]: slots
+            for node in alive_nodes()
+            if node["NodeID"] not in self._blind and (slots := self.demand.slots(node.get("Resources", {})))
         }
         if self._slots and found != self._slots:
             _log.info(

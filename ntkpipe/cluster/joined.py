@@ -17,6 +17,7 @@ import ray
 from ray import exceptions as rx
 
 from ntkpipe.cluster.capacity import Demand, LiveCapacity, alive_nodes
+from ntkpipe.cluster.mark import marked
 from ntkpipe.cluster.probe import check_nodes
 from ntkpipe.cluster.ray_executor import RayExecutor
 from ntkpipe.config import ClusterConfig
@@ -35,6 +36,9 @@ _SCALE_UP_SECONDS = 1200.0
 _MEMORY_SHARE = 0.8
 
 _CONNECT_SECONDS = 10.0
+
+# A cluster that wants a token says so to Ray's log alone.
+_ABOUT_TOKENS = " If the cluster was started with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds it."
 
 _COMPILED = ".compiled"
 
@@ -101,8 +105,9 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
             )
             for share in (TASK_SHARE, POOL_SHARE)
         ]
+        mark = stack.enter_context(marked(store))
         names = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in alive_nodes()}
-        check_nodes({node: names[node] for node in capacity.nodes() if node in names}, environments[0], store)
+        check_nodes({node: names[node] for node in capacity.nodes() if node in names}, environments[0], mark)
         _log.info("cluster: joined, %d nodes for %d tasks at once", len(capacity.nodes()), capacity.workers())
         executor = JoinedExecutor(
             capacity,
@@ -112,6 +117,7 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
             environment=environments[0],
             pool_environment=environments[1],
             speculate=config.speculate,
+            mark=mark,
         )
         stack.callback(executor.close)
         yield executor
@@ -161,7 +167,7 @@ def _why(address: str, text: str) -> str:
     return (
         f"no Ray cluster could be joined at cluster.address={address} ({first}). Start one (ray start --head, then ray start "
         "--address=HOST:PORT on each node) and run this on one of its nodes, or let ntkpipe launch do both; cluster=local "
-        "needs none."
+        "needs none." + ("" if _has_token() else _ABOUT_TOKENS)
     )
 
 

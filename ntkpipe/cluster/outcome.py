@@ -9,6 +9,7 @@ import ray
 from ray import exceptions as rx
 from ray.cloudpickle import cloudpickle
 
+from ntkpipe.cluster.mark import Mark
 from ntkpipe.tasks import environment, stopping
 from ntkpipe.tasks.graph import LostWorkerError
 
@@ -68,7 +69,13 @@ def sealed(*call: Any) -> bytes:
     return cloudpickle.dumps(call)
 
 
-def opened(blob: bytes, place: int | None = None, gpus: float = 0.0) -> Any:
-    """What `sealed` made, in a worker whose environment is settled first."""
+def opened(blob: bytes, mark: Mark | None, place: int | None = None, gpus: float = 0.0) -> Any:
+    """What `sealed` made, in a worker whose environment is settled first and which sees the store.
+
+    Raises:
+        BlindNodeError: if it does not.
+    """
+    if mark is not None:
+        mark.require()
     environment.settle(place, gpus)
     return cloudpickle.loads(blob)  # from our own driver, over Ray's channel, as everything that Ray itself unpickles

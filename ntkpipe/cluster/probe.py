@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,8 +13,8 @@ from ray import exceptions as rx
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ntkpipe
-from ntkpipe.errors import ConfigError, NtkpipeError, ResourceError
-from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+from ntkpipe.cluster.mark import Mark
+from ntkpipe.errors import ConfigError, ResourceError
 
 # A worker process starts in a second or two, on a cold network file system in ten times that.
 _PROBE_SECONDS = 120.0
@@ -39,30 +37,22 @@ class Found:
     sees: bool | None
 
 
-def look(store: ObjectStore | None, key: str, token: str) -> Found:
+def look(mark: Mark | None) -> Found:
     """What a node says of itself; runs there."""
-    sees = None
-    if store is not None:
-        try:
-            sees = store.get(key).decode() == token
-        except (MissingObjectError, NtkpipeError, OSError):
-            sees = False
     try:
         jax = version("jax")
     except PackageNotFoundError:
         jax = "none"
-    return Found(ntkpipe.__version__, jax, platform.machine(), sees)
+    return Found(ntkpipe.__version__, jax, platform.machine(), None if mark is None else mark.visible())
 
 
-def check_nodes(
-    nodes: Mapping[str, str], environment: Mapping[str, str], store: ObjectStore | None
-) -> dict[str, Found]:
+def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], mark: Mark | None) -> dict[str, Found]:
     """Ask every node, at once, and refuse a cluster that could not finish the run.
 
     Args:
         nodes: ids, and names for messages.
         environment: variables of workers.
-        store: of the run; None is not looked at.
+        mark: left in the run's store; None is not looked for.
 
     Returns:
         What each said, by id. A node that is lost meanwhile is left out.
@@ -71,33 +61,23 @@ def check_nodes(
         ConfigError: if a node does not see the store.
         ResourceError: if a node lacks ntkpipe, or has another one.
     """
-    key, token = f".probe/{uuid.uuid4().hex}", uuid.uuid4().hex
     remote = ray.remote(num_cpus=0, max_retries=0, runtime_env={"env_vars": dict(environment)})(look)
-    if store is not None:
-        store.put(key, token.encode())
-    try:
-        asked = {
-            remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                store, key, token
-            ): node
-            for node in nodes
-        }
-        _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
-        if late:
-            raise ResourceError(
-                f"{_named(nodes, [asked[r] for r in late])} did not start a process within {_PROBE_SECONDS:.0f} s: look at "
-                "its logs under /tmp/ray/session_latest/logs"
-            )
-        said = {node: _answer(reference, nodes[node]) for reference, node in asked.items()}
-    finally:
-        if store is not None:
-            with contextlib.suppress(NtkpipeError):
-                store.delete(key)
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(mark): node
+        for node in nodes
+    }
+    _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
+    if late:
+        raise ResourceError(
+            f"{_named(nodes, [asked[r] for r in late])} did not start a process within {_PROBE_SECONDS:.0f} s: look at "
+            "its logs under /tmp/ray/session_latest/logs"
+        )
+    said = {node: _answer(reference, nodes[node]) for reference, node in asked.items()}
     found = {node: answer for node, answer in said.items() if answer is not None}
     if blind := [node for node, answer in found.items() if answer.sees is False]:
-        assert store is not None
+        assert mark is not None
         raise ConfigError(
-            f"store.url={store.url} is not the same folder on {_named(nodes, blind)}: put the store on a file system that "
+            f"store.url={mark.store.url} is not the same folder on {_named(nodes, blind)}: put the store on a file system that "
             "every node mounts at the same path"
         )
     if other := [node for node, answer in found.items() if answer.ntkpipe != ntkpipe.__version__]:

@@ -15,6 +15,7 @@ import ray
 from ray import exceptions as rx
 
 from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
+from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.metrics import Gauges
 from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
 from ntkpipe.cluster.ray_pool import RayPool
@@ -60,6 +61,7 @@ class RayExecutor:
         environment: variables of the workers of tasks, such as their number of threads.
         pool_environment: of the workers of pools; None is the same.
         speculate: start second copies of stragglers.
+        mark: in the run's store, which every worker must see; None is not looked for.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class RayExecutor:
         environment: Mapping[str, str] | None = None,
         pool_environment: Mapping[str, str] | None = None,
         speculate: bool = False,
+        mark: Mark | None = None,
     ) -> None:
         demand = demand or Demand()
         self._capacity = capacity
         self._gpus = demand.gpus
         self._retries = retries
         self._speculate = speculate
+        self._mark = mark
         self._pool_environment = dict(environment or {}) if pool_environment is None else dict(pool_environment)
         self._pools: list[RayPool] = []
         self._gauges = Gauges()
@@ -113,6 +117,7 @@ class RayExecutor:
             retries=self._retries,
             environment=self._pool_environment,
             gpus=self._gpus,
+            mark=self._mark,
         )
         self._pools.append(pool)
         return pool
@@ -130,7 +135,7 @@ class RayExecutor:
     def _submit(self, task: Task, *, spread: bool = False) -> Any:
         # A copy should not land behind the straggler's own node's queue.
         invoke = self._invoke.options(scheduling_strategy="SPREAD") if spread else self._invoke
-        return invoke.remote(sealed(task.function, task.args))
+        return invoke.remote(sealed(task.function, task.args), self._mark)
 
 
 class _Run:
@@ -255,24 +260,31 @@ class _Run:
         except LOST as lost:
             if flight.references:  # the other copy goes on
                 return None
-            on_node = isinstance(lost, _NODE_LOST)
-            flight.node_losses += on_node
-            flight.losses += not on_node
-            if flight.losses <= self._retries and flight.node_losses <= _NODE_LOSSES:
-                _log.warning("task %r lost its worker (%s) and is tried again", key, type(lost).__name__)
-                flight.since = time.monotonic()
-                self._launch(flight)
-                return None
-            times = flight.losses + flight.node_losses
-            error = given_up(f"the worker of task {key!r}", times, lost)
-            return TaskResult(key, error=error, attempts=times, speculative=flight.copies)
+            return self._again(flight, lost, on_node=isinstance(lost, _NODE_LOST))
         except rx.RayError as raised:
             if flight.references:
                 return None
             error = original(raised)
+            if isinstance(error, BlindNodeError):
+                self._capacity.shun(error)
+                return self._again(flight, error, on_node=True)
             return TaskResult(key, error=error, attempts=flight.attempts, speculative=flight.copies)
 
+    def _again(self, flight: _Flight, lost: Exception, *, on_node: bool) -> TaskResult | None:
+        """Start a task once more whose worker was lost; the outcome if that has been often enough."""
+        key = flight.task.key
+        flight.node_losses += on_node
+        flight.losses += not on_node
+        if flight.losses <= self._retries and flight.node_losses <= _NODE_LOSSES:
+            _log.warning("task %r lost its worker (%s) and is tried again", key, type(lost).__name__)
+            flight.since = time.monotonic()
+            self._launch(flight)
+            return None
+        times = flight.losses + flight.node_losses
+        error = given_up(f"the worker of task {key!r}", times, lost)
+        return TaskResult(key, error=error, attempts=times, speculative=flight.copies)
 
-def _invoke(blob: bytes) -> Any:
-    function, args = opened(blob)
+
+def _invoke(blob: bytes, mark: Mark | None) -> Any:
+    function, args = opened(blob, mark)
     return function(*args)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ray import exceptions as rx
 
 from ntkpipe.errors import ResourceError
 
@@ -30,5 +31,5 @@ def submit_job(path: Path, address: str) -> str:
         return JobSubmissionClient(address).submit_job(**arguments)
     except (ImportError, ModuleNotFoundError) as error:
         raise ResourceError(f"this Ray has no job client ({error}): pip install 'ntkpipe[cluster]'") from error
-    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+    except (rx.RayError, RuntimeError, ConnectionError, OSError, ValueError) as error:
         raise ResourceError(f"the Ray dashboard at {address} did not take the job: {error}") from error

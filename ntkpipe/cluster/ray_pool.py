@@ -13,6 +13,7 @@ from ray import exceptions as rx
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
+from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class RayPool:
         retries: how often a call is repeated after its worker was lost.
         environment: variables of the workers.
         gpus: of each worker.
+        mark: in the store that they must see; None is not looked for.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class RayPool:
         retries: int,
         environment: Mapping[str, str],
         gpus: float = 0.0,
+        mark: Mark | None = None,
     ) -> None:
+        self._mark = mark
         self._builds = [sealed(factory, args) for args in args_per_worker]
         self._capacity = capacity
         self._retries = retries
@@ -118,7 +122,7 @@ class RayPool:
                 "memory": _FOOTPRINT,
             }
         actor = self._actors[worker] = self._holder.options(**options).remote()
-        return actor.build.remote(self._builds[worker], place[1] if place else None, self._gpus)
+        return actor.build.remote(self._builds[worker], self._mark, place[1] if place else None, self._gpus)
 
     def _place(self) -> tuple[str, int] | None:
         """The node with most room among this pool's workers, and the first free place on it."""
@@ -151,13 +155,16 @@ class RayPool:
                     building.discard(worker)
                     of[call(self._actors[worker])] = worker
                 continue
-            except rx.RayTaskError as error:
-                raise original(error) from None
-            except LOST as error:
+            except (rx.RayTaskError, *LOST) as error:
+                cause = original(error)
+                if isinstance(cause, BlindNodeError):
+                    self._capacity.shun(cause)
+                elif isinstance(error, rx.RayTaskError):
+                    raise cause from None
                 deaths[worker] += 1
                 if deaths[worker] > self._retries:
                     raise given_up(f"pool worker {worker}", deaths[worker], error) from error
-                _log.warning("pool worker %d died (%s) and is replaced", worker, type(error).__name__)
+                _log.warning("pool worker %d died (%s) and is replaced", worker, type(cause).__name__)
             # The old one may be unreachable rather than dead; it must not go on holding memory.
             ray.kill(self._actors[worker])
             self._places[worker] = None
@@ -173,8 +180,8 @@ class _Holder:
     def __init__(self) -> None:
         self._state: Any = None
 
-    def build(self, blob: bytes, place: int | None, gpus: float) -> None:
-        factory, args = opened(blob, place, gpus)
+    def build(self, blob: bytes, mark: Mark | None, place: int | None, gpus: float) -> None:
+        factory, args = opened(blob, mark, place, gpus)
         self._state = factory(*args)
 
     def ready(self) -> None:
