@@ -35,10 +35,17 @@ def _solved(kernel, ridge):
     return kernel["KT"] @ np.linalg.solve(kernel["K"] + scale * np.eye(N), kernel["targets"])
 
 
+def _predict(work, name, *words):
+    """All stages but the report, whose figures take most of the time."""
+    for stage in ("gram", "solve", "predict"):
+        found = work.ok(stage, f"run_dir={name}", *words)
+    return found
+
+
 @pytest.mark.parametrize("solver", ["krylov", "cg", "eigh", "cholesky"])
 def test_every_solver_gives_what_the_matrix_says(work, kernel, solver):
     words = (*WORDS, TEST, "predict.times=[inf]", "predict.ridges=[0.01,0.1]", f"solver={solver}")
-    work.ok("run", "run_dir=a", *words, "solver.tolerance=1e-9", "solver.residual=1e-12")
+    _predict(work, "a", *words, "solver.tolerance=1e-9", "solver.residual=1e-12")
     found = work.predictions("a")
     assert found.kernels == ("gram",)
     for r, ridge in enumerate((0.01, 0.1)):
@@ -46,7 +53,6 @@ def test_every_solver_gives_what_the_matrix_says(work, kernel, solver):
         assert error.max() < 1e-8
         assert (error <= found.error_bound[0, 0, r] + 1e-12).all()
     assert set(found.bound_kind.ravel()) == {"estimate"}  # k(x, x) of the test points is not known
-    assert (work.path / "a/report/report.html").exists()
     assert not (work.path / "store/gram").exists()  # read in place: nothing was copied
     metrics = json.loads((work.path / "a/metrics.json").read_text())
     assert metrics["entries"][0]["accuracy"] > 0.5
@@ -54,8 +60,8 @@ def test_every_solver_gives_what_the_matrix_says(work, kernel, solver):
 
 def test_with_the_test_diagonal_bounds_are_rigorous(work, kernel):
     words = (*WORDS, TEST, "predict.times=[10,inf]", "predict.ridges=[0.1]")
-    work.ok("run", "run_dir=a", *words, DIAGONAL)
-    work.ok("run", "run_dir=b", *words)
+    _predict(work, "a", *words, DIAGONAL)
+    _predict(work, "b", *words)
     known, estimated = work.predictions("a"), work.predictions("b")
     assert set(known.bound_kind.ravel()) == {"rigorous"}
     np.testing.assert_array_equal(known.mean, estimated.mean)
@@ -64,20 +70,29 @@ def test_with_the_test_diagonal_bounds_are_rigorous(work, kernel):
 
 def test_a_zarr_array_is_the_same_kernel_and_finds_what_was_solved(work, kernel):
     words = ("predict.times=[inf]", "predict.ridges=[0.1]", *WORDS[:-1])
-    work.ok("run", "run_dir=a", *words, WORDS[-1], TEST)
+    _predict(work, "a", *words, WORDS[-1], TEST)
     lower = np.where(np.tri(N, dtype=bool), kernel["K"], np.nan)
     for name, array in (("K", lower), ("KT", kernel["KT"])):
         made = zarr.create_array(f"{name}.zarr", shape=array.shape, chunks=(37, 11), dtype="float64")
         made[:] = array
     before = work.objects("krylov/**/*")
-    work.ok("run", "run_dir=b", *words, "kernel.train=K.zarr", "kernel.test=KT.zarr")
+    _predict(work, "b", *words, "kernel.train=K.zarr", "kernel.test=KT.zarr")
     assert work.objects("krylov/**/*") == before
     np.testing.assert_array_equal(work.predictions("b").mean, work.predictions("a").mean)
 
 
 def test_the_arrays_of_a_gram_store_can_be_given(work):
     quick = (*work.quick, "predict.times=[10,inf]", "predict.kernels=[nngp]", "kernel.depth=1")
-    work.ok("run", "run_dir=a", *quick, "data.train_size=1500", "data.test_size=97", "grid.edge=500")
+    _predict(
+        work,
+        "a",
+        *quick,
+        "data=synthetic",
+        "data.n_train=120",
+        "data.n_test=21",
+        "data.train_size=120",
+        "data.test_size=21",
+    )
     (folder,) = (work.path / "store/gram").glob("*/tiles.zarr")
     labels = work.objects("data/*/labels/*.npz")[0]
     with np.load(labels, allow_pickle=False) as stored:
@@ -87,20 +102,20 @@ def test_the_arrays_of_a_gram_store_can_be_given(work):
         "kernel=gram",
         "data=labels",
         "data.path=y.npz",
-        "data.train_size=1500",
-        "data.test_size=97",
+        "data.train_size=120",
+        "data.test_size=21",
     )
     words = (*words, f"kernel.train={folder}/nngp/train", f"kernel.test={folder}/nngp/test", "predict.times=[10,inf]")
-    work.ok("run", "run_dir=b", *words)
+    _predict(work, "b", *words)
     found, wanted = work.predictions("b"), work.predictions("a")
-    order = np.argsort(np.load(labels)["test_index"][:97])
+    order = np.argsort(np.load(labels)["test_index"][:21])
     np.testing.assert_allclose(found.mean[:, :, :, order], wanted.mean, rtol=0, atol=1e-5)
 
 
 def test_regression_and_subsets(work, kernel):
     np.savez("y.npz", y_train=kernel["targets"], y_test=np.zeros((P, C)))
     words = (*WORDS, TEST, "data.labels=regression", "predict.times=[inf]", "predict.ridges=[0.1]")
-    work.ok("run", "run_dir=a", *words, "data.train_size=40", "data.test_size=5", "solver=eigh")
+    _predict(work, "a", *words, "data.train_size=40", "data.test_size=5", "solver=eigh")
     k = kernel["K"][:40, :40]
     ridge = 0.1 * np.diagonal(k).mean()
     wanted = kernel["KT"][:5, :40] @ np.linalg.solve(k + ridge * np.eye(40), kernel["targets"][:40])
@@ -112,6 +127,7 @@ def test_a_changed_file_is_noticed(work, kernel):
     work.ok("run", "run_dir=a", *words)
     assert "nothing to do" in work.ok("run", "run_dir=a").err
     assert "all stored objects are what" in work.ok("verify", "run_dir=a").out
+    assert (work.path / "a/report/report.html").exists()
     assert "given:" in work.ok("status", "run_dir=a").out
     changed = kernel["K"].copy()
     changed[5, 2] = changed[2, 5] = changed[2, 5] + 1e-6
@@ -215,7 +231,7 @@ def test_settings_that_have_no_meaning_are_refused(work, kernel, words, text):
 
 def test_variances_are_those_of_the_process(work, kernel):
     words = (*WORDS, TEST, DIAGONAL, "predict.times=[inf]", "predict.ridges=[0.1]", "predict.covariance=diagonal")
-    work.ok("run", "run_dir=a", *words, "solver=eigh")
+    _predict(work, "a", *words, "solver=eigh")
     ridge = 0.1 * np.diagonal(kernel["K"]).mean()
     inside = np.linalg.solve(kernel["K"] + ridge * np.eye(N), kernel["KT"].T)
     wanted = kernel["d"] - np.einsum("pn,np->p", kernel["KT"], inside)
