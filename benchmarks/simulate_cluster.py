@@ -52,14 +52,12 @@ class World:
         sigma: of the logarithm of a tile's duration.
         stragglers: share of tiles that take `slow` times as long.
         losses: of a node, per day.
-        store_latency: seconds of one request.
     """
 
     sigma: float = 0.1
     stragglers: float = 1e-3
     slow: float = 5.0
     losses: float = 0.02
-    store_latency: float = 0.01
 
 
 class Server:
@@ -99,7 +97,7 @@ class GramStage:
         self.writes, self.reads = Server(machine.store_write.value), Server(machine.store_read.value)
         self.links = [Server(machine.node_store.value) for _ in range(self.nodes)]
         # A thousand receipts are read, `READERS` at once, put as one object and deleted.
-        self.pack = SEGMENT * 2 * world.store_latency / READERS + 3 * world.store_latency
+        self.pack = SEGMENT * 2 * self.machine.store_latency.value / READERS + 3 * self.machine.store_latency.value
         # Tasks of each worker, as durations of their tiles; a lost worker's events are of an earlier epoch, and void.
         self.tasks: list[deque[list[float]]] = [deque() for _ in range(self.workers)]
         self.alive, self.epoch = [True] * self.workers, [0] * self.workers
@@ -164,7 +162,7 @@ class GramStage:
 
     def begin(self, w: int) -> None:
         """The first tile of the first task."""
-        self.at(self.images(w) + self.world.store_latency + self.tasks[w][0][0], self.tile, w, self.epoch[w], 0)
+        self.at(self.images(w) + self.machine.store_latency.value + self.tasks[w][0][0], self.tile, w, self.epoch[w], 0)
 
     def tile(self, w: int, epoch: int, k: int) -> None:
         """A tile is computed: it is written while the next one is computed, once the one before is written."""
@@ -173,7 +171,7 @@ class GramStage:
         task, begun = self.tasks[w][0], self.written[w]
         self.computing += task[k]
         start = max(self.now, begun)
-        self.written[w] = self.world.store_latency + max(
+        self.written[w] = self.machine.store_latency.value + max(
             start + self.tile_bytes / self.machine.write_path.value,
             self.writes.serve(start, self.tile_bytes),
             self.links[w // self.per_node].serve(start, self.tile_bytes),
@@ -308,7 +306,7 @@ def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Name
     projection = of_profile(config, shapes_of(n), machine, n, stored=stored)
     pair = projection_pair(projection, config)
     rng = np.random.default_rng(options.seed)
-    world = World(losses=options.losses, store_latency=options.store_latency)
+    world = World(losses=options.losses)
     found = {"projection": projection}
     if stored:
         found["gram"] = GramStage(projection, pair, 3072, world, rng, options.most_tiles).run()
@@ -320,7 +318,7 @@ def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> N
     """Sizes by stages."""
     print(
         f"{machine.name}, {config.kernel.kind}, basis by {options.basis}, {options.losses} losses of a node a day, "
-        f"store latency {options.store_latency} s"
+        f"store latency {machine.store_latency.value} s"
     )
     print(f"{'images':>10} {'stage':<22}{'simulated':>14}{'roofline':>14}  busy (the bottleneck first)")
     for n in options.sizes:
@@ -348,43 +346,49 @@ def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> N
                 )
 
 
-def figure(config: RunConfig, machine: Machine, options: argparse.Namespace) -> None:
+def figure(machine: Machine, options: argparse.Namespace) -> None:
     """Time and busy shares against the number of nodes, at the middle size."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    n = options.sizes[len(options.sizes) // 2]
-    counts = [1, 2, 4, 8, 16, 32, 64, 128]
-    fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True)
-    for row, (stored, stage) in enumerate(((True, "gram"), (True, "solve"))):
-        times, busy = [], []
-        for nodes in counts:
-            one = simulate(config, machine.overridden({"nodes": nodes}), n, options, stored=stored)[stage]
-            times.append(one["seconds"] / 3600)
-            busy.append(one["busy"])
-        left, right = axes[row]
-        left.loglog(counts, times, "o-", label="simulated")
-        left.loglog(counts, [times[0] / k for k in counts], "--", color="0.6", label="ideal")
-        left.set_ylabel(f"{stage}, hours")
+    n, counts = options.sizes[len(options.sizes) // 2], [1, 2, 4, 8, 16, 32, 64, 128]
+    rows = {}
+    for kernel in ("fcn", "myrtle10"):
+        config = configuration(kernel)
+        found = [simulate(config, machine.overridden({"nodes": k}), n, options, stored=True) for k in counts]
+        rows[f"Gram, {kernel}"] = [one["gram"] for one in found]
+        rows["solve, either"] = [one["solve"] for one in found]
+    rows["solve, either"] = rows.pop("solve, either")  # last
+    figure, axes = plt.subplots(3, 2, figsize=(10, 9), sharex=True)
+    for (left, right), (name, stages) in zip(axes, rows.items(), strict=True):
+        hours = [one["seconds"] / 3600 for one in stages]
+        left.loglog(counts, hours, "o-", label="simulated")
+        left.loglog(counts, [hours[0] / k for k in counts], "--", color="0.6", label="ideal")
+        left.set_ylabel(f"{name}, hours")
         left.legend(frameon=False)
-        for name in busy[0]:
-            right.semilogx(counts, [b.get(name, 0.0) for b in busy], "o-", label=name)
+        for resource in stages[0]["busy"]:
+            right.semilogx(counts, [one["busy"].get(resource, 0.0) for one in stages], "o-", label=resource)
         right.set_ylim(0, 1.05)
-        right.set_ylabel(f"{stage}, busy share")
-        right.legend(frameon=False)
-    for axis in axes[1]:
+        right.set_ylabel("busy share of the time")
+        right.legend(frameon=False, fontsize="small")
+    for axis in axes[-1]:
         axis.set_xlabel(f"nodes with {int(machine.workers.value)} GPUs")
         axis.set_xticks(counts, [str(k) for k in counts])
         axis.minorticks_off()
-    fig.suptitle(
-        f"{config.kernel.kind}, {n:,} images, {machine.name.partition('x')[0]} (simulated from assumed rates), tiles stored"
+    figure.suptitle(
+        f"{n:,} images, {machine.name.partition('x')[0].upper()}: simulated from assumed rates, nothing measured"
     )
-    fig.tight_layout()
-    target = Path(options.figure) / f"cluster_{config.kernel.kind}.png"
-    fig.savefig(target, dpi=110)
+    figure.tight_layout()
+    target = Path(options.figure) / "cluster_simulation.png"
+    figure.savefig(target, dpi=100)
     print(target)
+
+
+def configuration(kernel: str) -> RunConfig:
+    """A run to convergence without ridge."""
+    return RunConfig(kernel=KernelConfig(kind=kernel), predict=PredictConfig(times=(math.inf,)))
 
 
 def main() -> None:
@@ -395,18 +399,20 @@ def main() -> None:
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--basis", choices=("driver", "slices"), default="driver")
     parser.add_argument("--losses", type=float, default=0.02, help="of a node, per day")
-    parser.add_argument("--store-latency", type=float, default=0.01)
+    parser.add_argument("--store-latency", type=float, help="seconds; the profile's")
     parser.add_argument("--most-tiles", type=int, default=4_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--figure", help="folder for a figure against the number of nodes")
+    parser.add_argument("--figure", help="folder: a figure against the number of nodes, instead of the table")
     options = parser.parse_args()
     machine = load_profile(options.profile, profiles())
+    if options.store_latency is not None:
+        machine = machine.overridden({"store_latency": options.store_latency})
     if options.nodes:
         machine = machine.overridden({"nodes": options.nodes})
-    config = RunConfig(kernel=KernelConfig(kind=options.kernel), predict=PredictConfig(times=(math.inf,)))
-    table(config, machine, options)
     if options.figure:
-        figure(config, machine, options)
+        figure(machine, options)
+    else:
+        table(configuration(options.kernel), machine, options)
 
 
 if __name__ == "__main__":

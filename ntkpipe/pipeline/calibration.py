@@ -99,6 +99,7 @@ class Calibration:
             "network": (2e9, "assumed: loopback, which is no network"),
             "node_store": (1e12, "no limit of its own"),
             "requests": (1e5, "assumed: a local file system"),
+            "store_latency": (1e-4, "assumed: a local file system"),
             "cache": (cache, "the memory that is free"),
             "record": (1.38e-4, "measured elsewhere"),
             "driver_memory": (float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine"),

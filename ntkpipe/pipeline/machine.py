@@ -42,6 +42,7 @@ class Machine:
         store_write, store_read: of the whole store, bytes per second.
         node_store: most that one node moves to or from the store, bytes per second.
         requests: that the store answers per second, all nodes together.
+        store_latency: seconds of one request.
         cache: bytes that the nodes' page caches together keep of what was written; of a remote store 0.
         task, record: seconds of the driver per task, and per tile of a task.
         orthogonalise: skinny float64 products of the driver, flops per second.
@@ -77,6 +78,7 @@ class Machine:
     store_read: Figure
     node_store: Figure
     requests: Figure
+    store_latency: Figure
     cache: Figure
     task: Figure
     record: Figure
@@ -139,6 +141,7 @@ _COUNTS = ("nodes", "workers")
 _MAY_BE_ZERO = (
     "price",
     "latency",
+    "store_latency",
     "cache",
     "task",
     "record",

@@ -45,6 +45,7 @@ from ntkpipe.tasks.graph import Task
 
 _OBJECT_BYTES = 16 << 20
 _PAIR_SECONDS = 1.0
+_TIMES = 5
 _SECONDS = 120.0  # a process that takes longer is stuck
 
 
@@ -63,7 +64,7 @@ class Effort:
     size: int = 1024
     seconds: float = 0.4
     objects: int = 8
-    tasks: int = 400
+    tasks: int = 100
     images: int = 120
     tests: int = 1000
 
@@ -253,8 +254,8 @@ def _paths(store: ObjectStore, objects: int) -> dict[str, float]:
             store.put(key, [array, crc32c(array).to_bytes(4, "little")], overwrite=True)
         seconds["write_path"] = time.process_time() - start
         start = time.process_time()
-        for key in keys:
-            crc32c(store.get(key))
+        for key in keys:  # into memory of its own, as a tile that is kept
+            crc32c(np.frombuffer(store.get(key), np.uint8).copy())
         seconds["read_path"] = time.process_time() - start
     finally:
         for key in keys:
@@ -307,21 +308,24 @@ def _small_run(
                 return made
 
             at_work = timed("start", executor)
-            job = Job(RunDir.create(small), lambda: at_work, lambda line: None)
+            ended: list[float] = []
+
+            def echo(line: str) -> None:
+                if ": done" in line:
+                    ended.append(time.process_time())
+
+            job = Job(RunDir.create(small), lambda: at_work, echo)
             with job.run.held():
                 job.inputs()
                 timed("first_tile", job.gram)
                 timed("solve", job.solve)
                 job.predict()
-                timed("pool", lambda: _open_pool(job.inputs(), at_work))
+                latency = timed("pool", lambda: _open_pool(job.inputs(), at_work))
                 job.run.forget("predict")
                 timed("again", job.predict)
                 timed("finish", job.report)
                 solved = (job.run.receipt("solve") or {})["kernels"]
-            began = time.perf_counter()
-            for _ in at_work.run(Task(("empty", k), os.getpid, ()) for k in range(effort.tasks)):
-                pass
-            task = (time.perf_counter() - began) / effort.tasks / busy
+            task = min(_seconds_of_tasks(at_work, effort.tasks) for _ in range(_TIMES))
     plan, at_once = job.inputs().plan, config.cluster.worker_count()
     evaluated = {"first_tile": plan.pairs * pair, "solve": sample_rows(small, plan, n) * n * careful}
     for name, seconds in evaluated.items():
@@ -330,22 +334,32 @@ def _small_run(
     first, second = (solved[name] for name in small.predict.kernels)
     for one in (fixed, cpu):
         one["finish"] += max(0.0, one.pop("again") - len(solved) * one["pool"])
-    # What the second kernel's solve took besides products, vectors and the start of its pool, per step.
-    spent = second["seconds"] - second["seconds_products"] - second["seconds_orthogonalise"] - fixed["pool"]
-    fixed["step"] = max(0.0, spent / second["steps"]) / busy
-    cpu["step"] = fixed["step"]
+    # The driver's own processor seconds between the ends of both kernels: the stopping rule, checkpoints, calls of workers.
+    fixed["step"] = cpu["step"] = (ended[1] - ended[0]) / second["steps"]
     for one in (fixed, cpu):
         one["first_solve"] = max(
             0.0, one.pop("solve") * (1 - 2 * second["seconds"] / (first["seconds"] + second["seconds"]))
         )
-    latency = 0.0 if config.cluster.kind == "serial" else second["seconds_products"] / second["steps"] / busy
     return fixed, cpu, latency, task
 
 
-def _open_pool(inputs: Inputs, executor: Executor) -> None:
-    """Workers that hold tiles, until all have answered."""
+def _open_pool(inputs: Inputs, executor: Executor) -> float:
+    """Start workers that hold tiles; seconds of a call to all of them, the shortest of a few: others only lengthen it."""
     with rectangular_operator(inputs.matrix("nngp", "test"), executor) as operator:
         operator.kept()
+        return min(_seconds(operator.kept) for _ in range(_TIMES))
+
+
+def _seconds_of_tasks(executor: Executor, count: int) -> float:
+    """Of an empty task, one of many."""
+    tasks = (Task(("empty", k), os.getpid, ()) for k in range(count))
+    return _seconds(lambda: list(executor.run(tasks))) / count
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ passes each, and s bytes per number of a tile:
 - images      `(n + p) d / images`, by the driver.
 - Gram        compute `ceil(T / W) pairs / T seconds_per_pair`, plus `2 s pairs / (W write_path)` on CPUs, where both take the same core;
               store `(images read + max(0, bytes written - cache)) / bandwidth` and `3 T / requests`;
-              scheduler `tasks task + T record`, tasks as `gram.plan.batch_size` makes them.
+              scheduler `tasks task + T (record + 2 store_latency / 16)`, tasks as `gram.plan.batch_size` makes them; the driver reads
+              and deletes every receipt to pack a thousand into one object, 16 at a time.
 - Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W memory_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
               then driver `latency + W n c 8 / network` (the workers' parts of a product, and as much out to the nodes);
@@ -39,6 +40,8 @@ _PASSES = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}
 _ITEM = {"float32": 4, "float64": 8}
 # Over the basis in each step: the second one is made only where the first has lost norm.
 _SWEEPS = 1.2
+# Receipts that are packed at once (`tiles/ledger.py`).
+_READERS = 16
 # Objects of a tile: two kernels and a receipt.
 _OBJECTS = 3
 
@@ -271,7 +274,8 @@ class _At:
             diagonal + self.evaluation(0) + self.evaluation(1),
             self.path(written, "write") + self.path(read, "read"),
             self.write(written) + self.read(read, self.plan.blocks[0].whole.rows * self.sizes.numbers * item),
-            scheduler=tasks * machine.task.value + plan.tiles * machine.record.value,
+            scheduler=tasks * machine.task.value
+            + plan.tiles * (machine.record.value + 2 * machine.store_latency.value / _READERS),
             requests=plan.tiles * (_OBJECTS * len(plan.stores) + plan.edge / 512) / machine.requests.value,
         )
         return Stage("gram", (start, work), read, written, 0.0, written)

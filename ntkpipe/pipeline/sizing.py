@@ -130,13 +130,13 @@ def describe(projection: Projection) -> str:
     lines = [
         f"{n:,} images on {machine.name}, {int(machine.nodes.value)} x {int(machine.workers.value)} workers, tiles of "
         f"{plan.edge} {'stored' if plan.stored else 'recomputed on every pass'}",
-        f"  {'stage':<9}{'time':>14}{'node-hours':>12}{'cost':>10}{'read':>10}{'written':>10}{'network':>10}  bottleneck",
+        f"  {'stage':<9}{'time':>14}{'node-hours':>12}{'cost':>10}{'read':>12}{'written':>12}{'network':>12}  bottleneck",
     ]
     for stage in projection.stages:
         hours = machine.nodes.value * stage.seconds / 3600
         lines.append(
             f"  {stage.name:<9}{human_seconds(stage.seconds):>14}{hours:>12,.3g}{hours * machine.price.value:>10,.0f}"
-            f"{human_bytes(stage.read):>10}{human_bytes(stage.written):>10}{human_bytes(stage.moved):>10}  {stage.bottleneck}"
+            f"{human_bytes(stage.read):>12}{human_bytes(stage.written):>12}{human_bytes(stage.moved):>12}  {stage.bottleneck}"
         )
     lines.append(
         f"  {'all':<9}{human_seconds(projection.seconds):>14}{projection.node_hours:>12,.3g}{projection.cost:>10,.0f}"
@@ -147,10 +147,10 @@ def describe(projection: Projection) -> str:
 
 def compare_ways(stored: Projection, recomputed: Projection) -> str:
     """One line: which way of keeping tiles is cheaper, and by how much."""
-    better, worse, name = (
-        (stored, recomputed, "stored") if stored.seconds <= recomputed.seconds else (recomputed, stored, "recomputed")
-    )
+    ratio = stored.seconds / max(recomputed.seconds, 1e-9)
+    faster, times = ("recomputed", ratio) if ratio > 1 else ("stored", 1 / ratio)
+    said = f"{faster} are {times:.3g} times faster" if times >= 1.05 else "stored and recomputed take the same time"
     return (
-        f"  tiles {name} are {worse.seconds / max(better.seconds, 1e-9):.3g} times faster: stored {human_seconds(stored.seconds)} and "
+        f"  tiles {said}: stored {human_seconds(stored.seconds)} and "
         f"{human_bytes(stored.stored)}, recomputed {human_seconds(recomputed.seconds)} and {human_bytes(recomputed.stored)}"
     )

@@ -17,7 +17,20 @@ from ntkpipe.pipeline.sizing import compare_ways, describe, of_profile, traffic
 
 CIFAR = Shapes("f" * 64, 50_000, 10_000, 50_000, 10_000, (32, 32, 3), 10)
 CONFIG = RunConfig(predict=PredictConfig(kernels=("ntk",), times=(math.inf,)), cluster=ClusterConfig(workers=1))
-FREE = ("start", "first_tile", "first_solve", "pool", "step", "finish", "task", "record", "latency", "cache", "price")
+FREE = (
+    "start",
+    "first_tile",
+    "first_solve",
+    "pool",
+    "step",
+    "finish",
+    "task",
+    "record",
+    "latency",
+    "store_latency",
+    "cache",
+    "price",
+)
 NAMES = sorted(p.stem for p in profiles().glob("*.yaml"))
 
 
