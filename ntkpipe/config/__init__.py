@@ -1,0 +1,31 @@
+"""What a run is made of: one frozen dataclass per stage. Plain Python; the command line builds these from YAML.
+
+Every check that needs no data is made on construction, so that a bad setting stops a run before anything starts.
+"""
+
+from ntkpipe.config.cluster import LAUNCHERS, ClusterConfig, LaunchConfig
+from ntkpipe.config.data import DataConfig
+from ntkpipe.config.gram import GridConfig, StoreConfig
+from ntkpipe.config.kernel import KERNELS, PLAIN_KERNELS, KernelConfig
+from ntkpipe.config.plain import from_dict, to_dict
+from ntkpipe.config.predict import PredictConfig
+from ntkpipe.config.run import RunConfig, WatchConfig
+from ntkpipe.config.solver import SolverConfig
+
+__all__ = [
+    "KERNELS",
+    "LAUNCHERS",
+    "PLAIN_KERNELS",
+    "ClusterConfig",
+    "DataConfig",
+    "GridConfig",
+    "KernelConfig",
+    "LaunchConfig",
+    "PredictConfig",
+    "RunConfig",
+    "SolverConfig",
+    "StoreConfig",
+    "WatchConfig",
+    "from_dict",
+    "to_dict",
+]

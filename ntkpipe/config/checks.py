@@ -1,0 +1,21 @@
+"""Checks that several dataclasses share."""
+
+from __future__ import annotations
+
+import math
+
+from ntkpipe.errors import ConfigError
+
+
+def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    """`ConfigError` unless the setting `name` has one of the allowed values."""
+    if value not in allowed:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
+
+
+def at_least(name: str, value: float | None, low: float, *, strict: bool = False) -> None:
+    """`ConfigError` unless the setting `name` is unset, or at least (`strict`: above) `low`."""
+    if value is None:
+        return
+    if math.isnan(value) or value < low or (strict and value == low):
+        raise ConfigError(f"{name}={value} must be {'above' if strict else 'at least'} {low}")

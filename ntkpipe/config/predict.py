@@ -1,0 +1,81 @@
+"""Which predictions are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ntkpipe.config.checks import at_least, choice
+from ntkpipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Which predictions are made.
+
+    Args:
+        kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K); of
+            `kernel=gram` it is `gram`, whatever the default.
+        times: training times in gradient steps, `inf` allowed; None is a logarithmic grid over all of training and inf.
+        ridges: added to the diagonal.
+        ridge_scale: `relative` (to the mean of the diagonal) or `absolute`.
+        learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
+        dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
+        momentum: of heavy-ball momentum, between 0 and 1.
+        train_sizes: several training sizes, each a run of its own in `run_dir/train_size=...` on a leading block of one Gram
+            matrix, and a learning curve of them all in `run_dir`.
+        covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test image; docs/uncertainty.md says
+            what it takes with each solver.
+        covariance_batch: test images that are solved for together; None is chosen from the memory.
+        selection: how the ridge and the time that a report recommends are chosen, from training images alone: `held_out`
+            (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
+        held_out: of `held_out`: a share of the training images, or from 1 on a number of them.
+    """
+
+    kernels: tuple[str, ...] = ("ntk", "nngp")
+    times: tuple[float, ...] | None = None
+    ridges: tuple[float, ...] = (0.0,)
+    ridge_scale: str = "relative"
+    learning_rate: float = 1.0
+    dynamics: str = "gradient_flow"
+    momentum: float = 0.9
+    train_sizes: tuple[int, ...] = ()
+    covariance: str = "none"
+    covariance_batch: int | None = None
+    selection: str = "none"
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.kernels or len(set(self.kernels)) != len(self.kernels):
+            raise ConfigError(f"predict.kernels={list(self.kernels)} must name at least one kernel, each once")
+        for kernel in self.kernels:
+            choice("predict.kernels", kernel, ("ntk", "nngp", "ntkgp", "gram"))
+        choice("predict.ridge_scale", self.ridge_scale, ("relative", "absolute"))
+        choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
+        choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
+        at_least("predict.covariance_batch", self.covariance_batch, 1)
+        choice("predict.selection", self.selection, ("none", "held_out", "loo"))
+        at_least("predict.held_out", self.held_out, 0.0, strict=True)
+        if self.held_out >= 1 and self.held_out != int(self.held_out):
+            raise ConfigError(f"predict.held_out={self.held_out} must be a share below 1, or a whole number of images")
+        at_least("predict.learning_rate", self.learning_rate, 0.0, strict=True)
+        for name in ("times", "ridges"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not values or len(set(values)) != len(values):
+                raise ConfigError(f"predict.{name}={list(values)} must hold at least one value, each once")
+            for value in values:
+                at_least(f"predict.{name}", value, 0.0)
+        if any(math.isinf(ridge) for ridge in self.ridges):
+            raise ConfigError("predict.ridges must be finite")
+        for size in self.train_sizes:
+            at_least("predict.train_sizes", size, 2)
+        if len(set(self.train_sizes)) != len(self.train_sizes):
+            raise ConfigError(f"predict.train_sizes={list(self.train_sizes)} must hold each size once")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
+        if self.dynamics == "gradient_descent" and self.times is not None:
+            for t in self.times:
+                if math.isfinite(t) and t != int(t):
+                    raise ConfigError(f"predict.times={t}: discrete gradient descent takes whole steps")

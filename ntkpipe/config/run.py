@@ -1,0 +1,144 @@
+"""Everything that a run needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from ntkpipe.config.checks import at_least, choice
+from ntkpipe.config.cluster import ClusterConfig
+from ntkpipe.config.data import DataConfig
+from ntkpipe.config.gram import GridConfig, StoreConfig
+from ntkpipe.config.kernel import KernelConfig
+from ntkpipe.config.predict import PredictConfig
+from ntkpipe.config.solver import SolverConfig
+from ntkpipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """Who follows a run from elsewhere, besides the terminal and the run's own log.
+
+    Args:
+        reporters: experiment trackers: any of `mlflow`, `wandb` and `tensorboard`; where to is said in the way of each.
+        every: seconds between two writes of the run's object in the store.
+    """
+
+    reporters: tuple[str, ...] = ()
+    every: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in self.reporters:
+            choice("watch.reporters", name, ("mlflow", "wandb", "tensorboard"))
+        at_least("watch.every", self.every, 0.1)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run needs. `run_dir` holds its results; the Gram tiles live in `store.url`.
+
+    Args:
+        augment: `hflip` trains on every prepared image and its mirror image, exactly; `none` on the images alone.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    kernel: KernelConfig = field(default_factory=KernelConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    predict: PredictConfig = field(default_factory=PredictConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    augment: str = "none"
+    run_dir: str = "./runs/default"
+
+    def __post_init__(self) -> None:
+        choice("augment", self.augment, ("none", "hflip"))
+        self._check_given()
+        if self.predict.train_sizes:
+            self._check_sizes()
+        if self.augment == "hflip" and self.data.zca is not None:
+            raise ConfigError(
+                "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
+            )
+        converged_only = self.predict.times is not None and all(math.isinf(t) for t in self.predict.times)
+        if self.solver.kind in ("cholesky", "cg") and not converged_only:
+            raise ConfigError(
+                f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
+            )
+        self._check_selection()
+        if self.kernel.readout_depths and self.store.name is not None:
+            raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
+        if self.kernel.dtype == "float32" and self.store.dtype == "float64":
+            raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    def _check_selection(self) -> None:
+        p = self.predict
+        if p.selection == "none":
+            return
+        one_ridge, one_time = len(p.ridges) == 1, p.times is not None and len(p.times) == 1
+        if p.selection == "loo" and p.times is not None and not any(math.isinf(t) for t in p.times):
+            raise ConfigError("predict.selection=loo answers t = inf alone: add inf to predict.times, or use held_out")
+        if one_ridge and (one_time or p.selection == "loo"):
+            raise ConfigError(
+                f"predict.selection={p.selection} has one ridge{' and one time' if one_time else ''} to choose from: give "
+                "several, such as predict.ridges=[0,1e-5,1e-4,1e-3,1e-2,1e-1]"
+                + (" or predict.times=null" if p.selection == "held_out" else "")
+            )
+
+    def _check_sizes(self) -> None:
+        sizes = f"predict.train_sizes={list(self.predict.train_sizes)}"
+        if self.kernel.readout_depths:
+            raise ConfigError(
+                f"{sizes} and kernel.readout_depths are two sweeps: --multirun kernel.depth=1,3 with train_sizes makes both"
+            )
+        if self.data.train_size is not None:
+            raise ConfigError(f"{sizes} sets the training size: leave data.train_size out")
+        if self.data.statistics == "subset":
+            raise ConfigError(
+                f"{sizes} reads leading blocks of one matrix, and with data.statistics=subset every size would prepare the "
+                "images in another way: use data.statistics=full"
+            )
+
+    def _check_given(self) -> None:
+        """A given matrix comes with labels alone, and what needs images or layers has no meaning for it."""
+        if (self.kernel.kind == "gram") != (self.data.kind == "labels"):
+            raise ConfigError(
+                f"kernel={self.kernel.kind} data={self.data.kind}: a given matrix (kernel=gram) takes its labels from "
+                "data=labels data.path=FILE.npz, and data=labels has no images for any other kernel"
+            )
+        if self.kernel.kind != "gram":
+            if "gram" in self.predict.kernels:
+                raise ConfigError("predict.kernels=[gram] is for kernel=gram")
+            return
+        if self.predict.kernels == PredictConfig().kernels:
+            object.__setattr__(self, "predict", dataclasses.replace(self.predict, kernels=("gram",)))
+        if self.predict.kernels != ("gram",):
+            raise ConfigError(f"predict.kernels={list(self.predict.kernels)}: a given matrix is called gram")
+        if self.augment != "none":
+            raise ConfigError(
+                "augment=hflip flips images, and kernel=gram has none: give the matrix of the doubled set"
+            )
+        if self.store.gram != "stored" or self.store.name is not None:
+            raise ConfigError(
+                "store.gram and store.name are for tiles that ntkpipe computes: kernel=gram is read in place"
+            )
+        if self.predict.covariance == "full":
+            raise ConfigError(
+                "predict.covariance=full needs the kernel among test points, which kernel=gram does not have: use diagonal"
+            )
+        if self.predict.covariance == "diagonal" and self.kernel.test_diagonal is None:
+            raise ConfigError(
+                "predict.covariance=diagonal needs k(x, x) of the test points: kernel.test_diagonal=FILE.npy"
+            )
+
+    @property
+    def copies(self) -> int:
+        """How often every training image counts: once, or with its flip twice."""
+        return 1 if self.augment == "none" else 2
+
+    @property
+    def store_dtype(self) -> str:
+        """Of the stored tiles."""
+        return self.store.dtype or self.kernel.dtype
