@@ -209,7 +209,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
 
 def _eigh(part: Part) -> Callable[[np.ndarray, bool], KrylovSolution]:
     solution = part.solved.solution
-    if part.gram == part.inputs.gram and solution is not None:
+    if part.gram == part.inputs.gram and isinstance(solution, KrylovSolution):
         values, vectors = solution.values, solution.basis.T
     else:
         system = eigensystem(part.inputs, part.gram, part.problem.source, lambda line: None)
