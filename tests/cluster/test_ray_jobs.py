@@ -22,7 +22,7 @@ PATIENCE = 180.0
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("aiohttp") is None, reason="no dashboard here: pip install 'ntkpipe[cluster]'"),
+    pytest.mark.skipif(find_spec("opencensus") is None, reason="no dashboard here: pip install 'ntkpipe[cluster]'"),
 ]
 
 
