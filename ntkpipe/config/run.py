@@ -63,6 +63,11 @@ class RunConfig:
                 "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"
             )
         converged_only = self.predict.times is not None and all(math.isinf(t) for t in self.predict.times)
+        if self.solver.basis == "workers" and (self.predict.times is None or self.predict.dynamics != "gradient_flow"):
+            raise ConfigError(
+                "solver.basis=workers takes the weights of given times from the workers: set predict.times, with "
+                "predict.dynamics=gradient_flow"
+            )
         if self.solver.kind in ("cholesky", "cg") and not converged_only:
             raise ConfigError(
                 f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"

@@ -23,7 +23,9 @@ class SolverConfig:
         max_steps: block steps after which krylov and cg stop and say that they have not converged.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
         checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg.
-        basis_gib: of krylov, memory for its basis in the driver; a basis that outgrows it is restarted, and answers the times
+        basis: of krylov, where its vectors are: `driver`, or in slices over the `workers`, on their disks beyond `basis_gib`; then
+            the times have to be given.
+        basis_gib: of krylov, memory for its basis; in the driver, a basis that outgrows it is restarted, and answers the times
             and ridges of this run alone. None is half of what the processes leave of the memory budget.
         sample_rows: rows of the matrix recomputed in float64 to measure rounding and storage errors; None is 64, or fewer
             where they would take more than 2% of the time of the tiles.
@@ -41,6 +43,7 @@ class SolverConfig:
     max_steps: int = 1000
     products: str = "float64"
     checkpoint_every: int = 10
+    basis: str = "driver"
     basis_gib: float | None = None
     sample_rows: int | None = None
     precision: str = "float64"
@@ -60,6 +63,7 @@ class SolverConfig:
             )
         at_least("solver.max_steps", self.max_steps, 1)
         at_least("solver.checkpoint_every", self.checkpoint_every, 1)
+        choice("solver.basis", self.basis, ("driver", "workers"))
         at_least("solver.basis_gib", self.basis_gib, 0.0, strict=True)
         at_least("solver.sample_rows", self.sample_rows, 1)
         choice("solver.precision", self.precision, ("float64", "mixed", "float32"))

@@ -70,3 +70,42 @@ def test_times_must_be_known_beforehand(work, images):
     assert found.code != 0
     assert "predict.times=[" in found.err
     assert "solver.basis_gib" in found.err
+
+
+POOLED = (
+    "solver.basis=workers",
+    "solver.basis_gib=1e-5",
+    "cluster.workers=2",
+)  # 6 vectors in memory, the others on disk
+
+
+def test_a_basis_over_the_workers_equals_that_of_the_driver(work, images):
+    words = (*WORDS, *ASKED, "kernel.dtype=float64", "solver.tolerance=1e-6", "cluster.workers=2")
+    work.ok("run", "run_dir=a", "store.url=other", *words)
+    work.ok("run", "run_dir=b", *words, *POOLED)
+    found, driver = work.predictions("b"), work.predictions("a")
+    error = np.abs(found.mean - driver.mean)
+    assert (error <= found.error_bound + driver.error_bound).all()
+    assert error.max() < 1e-8
+    assert found.attributes["solver"]["ntk"]["steps"] == driver.attributes["solver"]["ntk"]["steps"]
+    assert "damaged" not in work.ok("verify", "run_dir=b").out
+    work.ok("predict", "run_dir=b")
+    refused = work("run", "run_dir=c", *WORDS, *POOLED)
+    assert refused.code == 2
+    assert "set predict.times" in refused.err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_basis_over_the_workers_of_ray(work, images):
+    words = (
+        "data=npz",
+        "data.path=images.npz",
+        "grid.edge=64",
+        *ASKED,
+        "kernel.dtype=float64",
+        "predict.kernels=[nngp]",
+    )
+    work.ok("run", "run_dir=a", *words, "cluster=serial", "cluster.workers=2")
+    work.ok("run", "run_dir=b", *words, *POOLED)
+    np.testing.assert_allclose(work.predictions("b").mean, work.predictions("a").mean, rtol=0, atol=1e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import TileOperator, tile_operator
+from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
-from ntkpipe.linalg.restarted import restarted_lanczos
+from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import exact_rows, sample_size
 from ntkpipe.pipeline.inputs import Inputs
@@ -63,29 +65,38 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
             bound=None if math.isnan(bound) else bound,
         )
 
-    with tile_operator(
-        matrix,
-        executor,
-        products=products,
-        memory_bytes=tile_memory(
-            inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
-        ),
-    ) as operator:
+    pooled = config.basis == "workers"
+    with contextlib.ExitStack() as stack:
+        operator = stack.enter_context(
+            tile_operator(
+                matrix,
+                executor,
+                products=products,
+                memory_bytes=tile_memory(
+                    inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
+                ),
+            )
+        )
+        basis = None
+        if pooled:
+            basis = PoolBasis(inputs.n_train, executor, memory_bytes=8 * inputs.n_train * capacity)
+            stack.callback(basis.close)
         result = None
         if next(cycles.replay(), None) is None:
             result = block_lanczos(
                 operator,
                 problem.targets,
                 max_steps=config.max_steps,
-                max_vectors=capacity,
+                max_vectors=None if pooled else capacity,  # what the workers' memory does not hold, their disks do
                 stop=rule,
                 checkpoint=checkpoint,
                 checkpoint_every=config.checkpoint_every,
                 on_step=on_step,
+                basis=basis,
             )
-        if result is None or result.reason is Reason.FULL:
+        if result is None or pooled or result.reason is Reason.FULL:
             solution, rows, reason, steps = _restarted(
-                inputs, problem, operator, executor, rule, result, cycles, capacity, on_step, tell
+                inputs, problem, operator, executor, rule, result, cycles, capacity, on_step, tell, basis
             )
             residual = _true_restarted(problem, solution, operator)
         else:
@@ -175,8 +186,12 @@ def _restarted(
     capacity: int,
     on_step: Callable[[StepRecord], None],
     tell: Tell,
+    basis: PoolBasis | None,
 ) -> tuple[RestartedSolution, RowSample, Reason, int]:
-    """Go on within a basis of `capacity` vectors; returns what `solve_krylov` needs of it."""
+    """Go on within a basis of `capacity` vectors; returns what `solve_krylov` needs of it.
+
+    A finished basis over the workers is one cycle: weights are taken from it, and its vectors stay where they are.
+    """
     config = inputs.config.solver
     if problem.times is None:
         assert first is not None
@@ -192,8 +207,10 @@ def _restarted(
     assert rows.exact is not None
     start = np.zeros((0, problem.targets.shape[1])) if first is None else first.start
     answer = restarted_weights(inputs, problem, rows.indices, np.concatenate([rows.stored, rows.exact]), rule, start)
-    tell(f"{problem.name}: the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
-
+    if basis is None:
+        tell(f"{problem.name}: the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
+    elif first is not None:
+        capacity = max(len(basis), LEAST_BLOCKS * first.start.shape[1])
     reason, steps = restarted_lanczos(
         operator,
         answer,
@@ -201,6 +218,7 @@ def _restarted(
         max_steps=config.max_steps,
         ridge=min(problem.ridges),
         first=first,
+        basis=basis,
         checkpoint=cycles,
         checkpoint_every=config.checkpoint_every,
         on_step=on_step,
