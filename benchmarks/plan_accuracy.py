@@ -23,7 +23,7 @@ from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfi
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.measuring import ProcessorSeconds, calibrate
 from ntkpipe.pipeline.planning import make_plan
-from ntkpipe.pipeline.projection import Projection
+from ntkpipe.pipeline.roofline import Projection
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.sizing import of_this_machine
 from ntkpipe.pipeline.stages import Job

@@ -33,7 +33,8 @@ from ntkpipe.gram.plan import batch_size, human_seconds
 from ntkpipe.linalg.operator import balanced_shares
 from ntkpipe.pipeline.machine import Machine, load_profile
 from ntkpipe.pipeline.planning import Shapes
-from ntkpipe.pipeline.projection import Projection, expected_passes, held_share, pair_seconds
+from ntkpipe.pipeline.projection import expected_passes, held_share, pair_seconds
+from ntkpipe.pipeline.roofline import Projection
 from ntkpipe.pipeline.sizing import of_profile, traffic
 from ntkpipe.tiles.segment import SEGMENT
 

@@ -6,7 +6,8 @@ passes each, and s bytes per number of a tile:
 
 - start       `start`.
 - images      `(n + p) d / images`, by the driver.
-- Gram        compute `ceil(T / W) pairs / T seconds_per_pair`, plus `2 s pairs / (W write_path)` on CPUs, where both take the same core;
+- Gram        compute `ceil(T / W) pairs / T seconds_per_pair`, half the pairs of tiles on the diagonal, plus
+              `2 s pairs / (W write_path)` on CPUs, where both take the same core;
               store `(images read + max(0, bytes written - cache)) / bandwidth` and `3 T / requests`;
               scheduler `tasks task + T (record + 2 store_latency / 16)`, tasks as `gram.plan.batch_size` makes them; the driver reads
               and deletes every receipt to pack a thousand into one object, 16 at a time.
@@ -26,14 +27,14 @@ Passes grow with the condition of a kernel, hence with n. Without ridge at t = i
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, batch_size
 from ntkpipe.pipeline.exact import sample_rows
 from ntkpipe.pipeline.machine import Machine
+from ntkpipe.pipeline.roofline import Phase, Projection, Stage
 
 # Passes at n = 50,000, and the power of n by which they grow.
 _PASSES = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}
@@ -44,93 +45,6 @@ _SWEEPS = 1.2
 _READERS = 16
 # Objects of a tile: two kernels and a receipt.
 _OBJECTS = 3
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Seconds that each resource is busy; they overlap."""
-
-    busy: Mapping[str, float]
-
-    @property
-    def seconds(self) -> float:
-        """Of the busiest."""
-        return max(self.busy.values(), default=0.0)
-
-    @property
-    def bottleneck(self) -> str:
-        """The busiest."""
-        return max(self.busy, key=lambda name: self.busy[name])
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage's phases, one after the other, and the bytes that it moves.
-
-    Args:
-        name: of the stage.
-        phases: in order.
-        read, written: bytes from and to the store.
-        moved: bytes over the network between nodes.
-        stored: bytes that it leaves in the store.
-    """
-
-    name: str
-    phases: tuple[Phase, ...]
-    read: float = 0.0
-    written: float = 0.0
-    moved: float = 0.0
-    stored: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Of all phases."""
-        return sum(phase.seconds for phase in self.phases)
-
-    @property
-    def bottleneck(self) -> str:
-        """The resource that most of its time is spent waiting for."""
-        total: Counter[str] = Counter()
-        for phase in self.phases:
-            total[phase.bottleneck] += phase.seconds  # type: ignore[assignment]
-        return max(total, key=lambda name: total[name])
-
-
-@dataclass(frozen=True)
-class Projection:
-    """All stages of a run on a machine.
-
-    Args:
-        machine: that it is for.
-        plan: of its tiles.
-        stages: in order.
-        notes: what does not fit, and what to do.
-    """
-
-    machine: Machine
-    plan: GramPlan
-    stages: tuple[Stage, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def seconds(self) -> float:
-        """Of all stages."""
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def node_hours(self) -> float:
-        """Nodes times hours."""
-        return self.machine.nodes.value * self.seconds / 3600
-
-    @property
-    def cost(self) -> float:
-        """In the currency of the machine's price."""
-        return self.node_hours * self.machine.price.value
-
-    @property
-    def stored(self) -> float:
-        """Bytes left in the store."""
-        return sum(stage.stored for stage in self.stages)
 
 
 def expected_passes(kernel: str, n: int) -> int:
@@ -250,13 +164,17 @@ class _At:
         busy = {"driver": numbers / self.machine.images.value, "store": self.write(nbytes)}
         return Stage("images", (Phase(busy),), written=nbytes, stored=nbytes)
 
-    def evaluation(self, block: int) -> float:
-        """Seconds to evaluate the tiles of a block once, on all workers."""
-        plan, pair = self.plan, self.sizes.pair_seconds[self.plan.kernel_dtype]
-        if block >= len(plan.blocks):
-            return 0.0
-        tiles, pairs = plan.blocks[block].tiles, plan.blocks[block].pairs
-        return math.ceil(tiles / self.w) * pairs / tiles * plan.evaluations * pair
+    def evaluation(self, *blocks: int) -> float:
+        """Seconds to evaluate the tiles of some blocks once, on all workers: rounds of whole tiles."""
+        tiles, pairs = 0, 0.0
+        for block in (self.plan.blocks[k] for k in blocks if k < len(self.plan.blocks)):
+            tiles += block.tiles
+            pairs += block.pairs
+            if block.used.symmetric:  # of a tile on the diagonal one triangle is computed
+                whole, rest = divmod(min(block.used.tile_rows * block.whole.edge, block.whole.rows), block.whole.edge)
+                pairs -= (whole * block.whole.edge**2 + rest**2) / 2
+        pair = self.plan.evaluations * self.sizes.pair_seconds[self.plan.kernel_dtype]
+        return math.ceil(tiles / self.w) * pairs / tiles * pair if tiles else 0.0
 
     def gram(self) -> Stage:
         plan, machine = self.plan, self.machine
@@ -271,7 +189,7 @@ class _At:
         tile = plan.pairs / plan.tiles * plan.evaluations * self.sizes.pair_seconds[plan.kernel_dtype]
         tasks = plan.tiles / batch_size(plan.tiles, self.w, tile, measured=True)
         work = self.together(
-            diagonal + self.evaluation(0) + self.evaluation(1),
+            diagonal + self.evaluation(0, 1),
             self.path(written, "write") + self.path(read, "read"),
             self.write(written) + self.read(read, self.plan.blocks[0].whole.rows * self.sizes.numbers * item),
             scheduler=tasks * machine.task.value

@@ -15,7 +15,8 @@ from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
 from ntkpipe.pipeline.machine import Machine
 from ntkpipe.pipeline.memory import tile_memory
 from ntkpipe.pipeline.planning import Planned, Shapes, memory_budget
-from ntkpipe.pipeline.projection import Projection, Sizes, expected_passes, pair_seconds, project
+from ntkpipe.pipeline.projection import Sizes, expected_passes, pair_seconds, project
+from ntkpipe.pipeline.roofline import Projection
 from ntkpipe.pipeline.storing import solver_memory
 from ntkpipe.storage.store import ObjectStore
 
