@@ -254,8 +254,8 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
             f"{info.last_used or 'unknown'}  {what}"
         )
     sizes = {
-        "prepared images": sum(store.size(k) for p in prepared_prefixes(store) for k in store.list(p + "/")),
-        "solver states": sum(store.size(k) for prefix in _SOLVES for k in store.list(prefix)),
+        "prepared images": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
+        "solver states": sum(size for prefix in _SOLVES for _, size in store.sizes(prefix)),
     }
     for name, size in sizes.items():
         tell(f"  {name}: {human_bytes(size)}")

@@ -28,6 +28,7 @@ from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.metrics import compute_metrics, write_metrics
+from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 
@@ -154,7 +155,11 @@ class Job:
         executor = self.executor()
         progress = Progress(self.run, "gram", self.echo, self._watch)
 
+        mine: list[Lease] = []
+
         def tell(p: GramProgress) -> None:
+            for lease in mine:
+                lease.check()  # another run has taken over: it does the work now
             if not plan.stored:
                 return  # of diagonals there is nothing to count
             progress(p.line().removeprefix("gram: "), final=p.done >= p.total, **p.record())
@@ -162,7 +167,7 @@ class Job:
         began = time.monotonic()
         with contextlib.ExitStack() as leases:
             for held in inputs.stores:
-                leases.enter_context(held.lease(f"ntkpipe gram of {self.run.path}"))
+                mine.append(leases.enter_context(held.lease(f"ntkpipe gram of {self.run.path}")))
             try:
                 report = compute_gram(executor, job, plan, tell)
             except IncompleteError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.solving.cg import solve_cg
 from ntkpipe.pipeline.solving.cholesky import solve_cholesky
@@ -23,6 +25,11 @@ def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solved:
     if kind in ("krylov", "cg"):
         # Two runs that add to one basis would each undo the other's steps.
         key = solve_key(inputs, inputs.gram, problem.source, inputs.config.solver.products)
-        with inputs.store.lease(f"{kind}/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}"):
-            return (solve_krylov if kind == "krylov" else solve_cg)(inputs, problem, key, executor, tell)
+        with inputs.store.lease(f"{kind}/{key}", holder=f"ntkpipe solve of {inputs.config.run_dir}") as lease:
+
+            def checked(*line: Any, **facts: Any) -> None:
+                lease.check()  # another run has taken over, and adds to the basis now
+                tell(*line, **facts)
+
+            return (solve_krylov if kind == "krylov" else solve_cg)(inputs, problem, key, executor, checked)
     return (solve_eigh if kind == "eigh" else solve_cholesky)(inputs, problem, executor, tell)
