@@ -20,7 +20,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import scipy.linalg
 
-from ntkpipe.errors import ConfigError
+from ntkpipe.errors import ConfigError, RequeueError
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.lanczos import LanczosResult
@@ -175,9 +175,16 @@ def restarted_lanczos(
         if checkpoint is not None and run.steps - saved >= checkpoint_every:
             checkpoint.append(saved, run.steps, run.since(len(run.sizes) - (run.steps - saved)))
             saved = run.steps
-        record = run.advance()
-        if on_step is not None:
-            on_step(record)
+        whole = run.steps
+        try:
+            record = run.advance()
+            whole = run.steps
+            if on_step is not None:
+                on_step(record)
+        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
+            if checkpoint is not None and run.steps == whole > saved:
+                checkpoint.append(saved, whole, run.since(len(run.sizes) - (whole - saved)))
+            raise
 
 
 def _cycle(run: Recurrence) -> Cycle:

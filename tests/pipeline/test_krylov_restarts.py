@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ntkpipe.errors import RequeueError
 from ntkpipe.linalg.recurrence import Recurrence
 
 WORDS = ("cluster=serial", "data=npz", "data.path=images.npz", "grid.edge=64")
@@ -109,3 +110,21 @@ def test_a_basis_over_the_workers_of_ray(work, images):
     work.ok("run", "run_dir=a", *words, "cluster=serial", "cluster.workers=2")
     work.ok("run", "run_dir=b", *words, *POOLED)
     np.testing.assert_allclose(work.predictions("b").mean, work.predictions("a").mean, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_keeps_whole_steps(work, images, monkeypatch):
+    words = (*WORDS, *ASKED, *SMALL, "kernel.dtype=float64", "predict.kernels=[ntk]", "solver.checkpoint_every=100")
+    step, made, stop = Recurrence.advance, [], [17]  # beyond the first restart, far from any checkpoint
+
+    def advance(self):
+        if len(made) == stop[0]:
+            raise RequeueError("stopped by a test")
+        made.append(self.steps + 1)
+        return step(self)
+
+    monkeypatch.setattr(Recurrence, "advance", advance)
+    assert work("run", "run_dir=b", *words).code == RequeueError.exit_code
+    stop[0] = -1
+    work.ok("run", "run_dir=b", *words)
+    assert made == list(range(1, len(made) + 1))  # no step twice
