@@ -17,7 +17,18 @@ from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.learning_curve import Curve, learning_curves
 from ntkpipe.report.learning_page import write_learning_page
 
-_FIELDS: tuple[str, ...] = ("train_size", "kernel", "ridge", "point", "time", "accuracy", "error", "error_se", "mse", "mse_se")
+_FIELDS: tuple[str, ...] = (
+    "train_size",
+    "kernel",
+    "ridge",
+    "point",
+    "time",
+    "accuracy",
+    "error",
+    "error_se",
+    "mse",
+    "mse_se",
+)
 
 
 def write_learning_curve(sweep: Sweep) -> list[str]:

@@ -31,7 +31,9 @@ def test_every_precision_equals_dense_and_says_what_it_knows(work, images):
         assert np.abs(found.mean - dense.mean).max() < (1e-2 if precision == "float32" else 1e-9)
         for name, each in factors(found).items():
             assert [one["precision"] for one in each] == ["float64" if precision == "float64" else "float32"] * 2
-            assert all(one["tiles"] == 10 and one["residual"] < (1e-2 if precision == "float32" else 1e-12) for one in each)
+            assert all(
+                one["tiles"] == 10 and one["residual"] < (1e-2 if precision == "float32" else 1e-12) for one in each
+            )
             reference = factors(work.predictions("float64"))[name]
             for one, exact in zip(each, reference, strict=True):
                 assert abs(one["logdet"] - exact["logdet"]) <= 5 * one["logdet_error"] + 1e-9
