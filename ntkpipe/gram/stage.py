@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -95,6 +96,7 @@ def compute_gram(
         finally:
             results.close()  # on an error: cancels what is still running
             release_rows()
+            run.settle()
     return run.finish()
 
 
@@ -116,6 +118,8 @@ class _Run:
         self._computed = self._pairs = 0
         self._worker_seconds = 0.0
         self._unpacked = 0
+        self._packer = ThreadPoolExecutor(1, thread_name_prefix="receipt-packer")
+        self._packing: Future[None] | None = None
         self._pack()
         # Counted first and listed again later: the addresses of millions of tiles are never held at once.
         self._missing = missing_pairs = 0
@@ -185,16 +189,24 @@ class _Run:
                 self._worker_seconds += tile.seconds
                 self._durations.append(tile.seconds)
         self._unpacked += len(records)
-        if self._unpacked >= SEGMENT:
-            self._pack()
+        if self._unpacked >= SEGMENT and (self._packing is None or self._packing.done()):
+            # Behind the back of the loop: a thousand requests to a bucket take seconds, in which no task would be sent.
+            self.settle()
+            self._packing = self._packer.submit(self._pack)
+            self._unpacked = 0
         self.progress.add(units, pairs, time.monotonic())
         self._report()
 
     def _pack(self) -> None:
         """Receipts into segments: a later run then lists and reads a thousandth of them."""
-        self._unpacked = 0
         for output in self._job.outputs:
             output.gram.compact()
+
+    def settle(self) -> None:
+        """Wait for receipts that are being packed; what went wrong is raised here."""
+        packing, self._packing = self._packing, None
+        if packing is not None:
+            packing.result()
 
     def lost(self, key: Hashable, error: BaseException) -> None:
         """Take in a task that raised: out of resources or a programming error stops the stage; lost workers do not."""
@@ -214,6 +226,7 @@ class _Run:
 
     def finish(self) -> GramReport:
         """The report; `IncompleteError` if tiles failed."""
+        self._packer.shutdown()
         self._report(force=True)
         if self._failed:
             lines = [f"  tile ({t.i}, {t.j}) of {t.block}: {t.error}" for t in self._failed[:_LISTED]]
