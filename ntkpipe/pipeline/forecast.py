@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
+from ntkpipe.linalg.factor.plan import FactorPlan
 from ntkpipe.linalg.preconditioner import largest_rank
-from ntkpipe.pipeline.factoring import describe_factors, plan_factors
+from ntkpipe.pipeline.factoring import describe_factors, plan_factors, product_memory
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.memory import basis_vectors, cg_bytes, tile_memory
+from ntkpipe.pipeline.memory import basis_vectors, cg_bytes, processes_bytes, solving_peak, tile_memory
 from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
 
 
@@ -32,10 +33,14 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     # Variances under flips need the odd part of a kernel as well.
     each = "per kernel" if config.copies == 1 or config.predict.covariance == "none" else "per kernel and part"
     if config.solver.kind == "eigh":
-        return f"solver      eigh: {9 * n**3:.3g} flops and {human_bytes(3 * 8 * n * n)} {each}, {kernels} kernels"
+        peak = human_bytes(peak_bytes(config, shapes, plan))
+        return f"solver      eigh: {9 * n**3:.3g} flops {each}, {kernels} kernels\n            {peak} of memory, all processes together"
     if config.solver.kind == "cholesky":
         budget = solver_memory(plan, memory_budget(config))
-        return describe_factors(config, plan_factors(config, plan, n, budget), config.cluster.threads_per_worker)
+        factors = plan_factors(config, plan, n, budget)
+        peak = human_bytes(factoring_peak(config, factors, plan, shapes, memory_budget(config)))
+        lines = describe_factors(config, factors, config.cluster.threads_per_worker)
+        return f"{lines}\n            {peak} of memory at most, all processes together"
     item = 4 if plan.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
     room = tile_memory(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
@@ -50,8 +55,9 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
         f"a pass takes {flops:.3g} flops, about {human_seconds(seconds)} in {config.solver.products}, over "
         f"{human_bytes(tiles)} of tiles per kernel ({held})"
     )
+    peak = f"            {human_bytes(peak_bytes(config, shapes, plan))} of memory at most, all processes together"
     if config.solver.kind == "cg":
-        return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}"
+        return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}\n{peak}"
     vectors = basis_vectors(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
     basis = f"basis {human_bytes(8 * n * min(c * PASSES, vectors))}"
     if vectors < c * PASSES:
@@ -59,5 +65,37 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     return (
         f"solver      krylov: {pass_}\n"
         f"            for {PASSES} passes, a usual number: {basis}, "
-        f"{human_seconds(seconds * PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}"
+        f"{human_seconds(seconds * PASSES * kernels)} for {kernels} kernel{'s' if kernels > 1 else ''}\n{peak}"
+    )
+
+
+def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, shapes: Shapes, budget: int) -> int:
+    """Peak of all processes together while factors are made, in bytes: their tiles, and those kept for products.
+
+    Args:
+        config: of the run.
+        factors: plan of one of them; they are made one after the other.
+        plan: of the kernel's tiles.
+        shapes: of the data set.
+        budget: for all processes together.
+    """
+    n, edge = shapes.used_train, min(plan.edge, shapes.used_train)
+    item = 4 if plan.store_dtype == "float32" else 8
+    held = min(n * (n + edge) // 2 * item, product_memory(solver_memory(plan, budget), plan.workers))
+    return processes_bytes(config, plan.workers) + factors.peak_bytes + held + 12 * 8 * n * shapes.outputs
+
+
+def peak_bytes(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> int:
+    """Peak of all processes together while krylov, cg or eigh solves; see `solving_peak`."""
+    item = 4 if plan.store_dtype == "float32" or config.solver.products == "float32" else 8
+    n, edge = shapes.used_train, min(plan.edge, shapes.used_train)
+    return solving_peak(
+        config,
+        n,
+        shapes.outputs,
+        tiles=n * (n + edge) // 2 * item,
+        tile=edge * edge * item,
+        passes=passes,
+        budget=solver_memory(plan, memory_budget(config)),
+        workers=plan.workers,
     )

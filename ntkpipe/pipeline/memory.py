@@ -7,6 +7,11 @@ from ntkpipe.linalg.preconditioner import largest_rank
 
 # Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
 _PROCESS_BYTES = 450 << 20
+# What they were seen to have (proportional set sizes): the driver, a worker that has computed tiles, one that holds tiles, and
+# Ray's own processes. Budgets leave room for more than that.
+_DRIVER, _TASK_WORKER, _POOL_WORKER, _DAEMONS = 320 << 20, 190 << 20, 125 << 20, 270 << 20
+# Tiles on their way into a worker: one in use, those read ahead (`tile_worker`), and one as it is stored.
+_ON_THE_WAY = 4
 # Block steps for which the driver's basis is budgeted; a longer one is still made, from what the machine has.
 _BASIS_STEPS = 200
 # A basis is not restarted below this, whatever the budget: one more process is larger.
@@ -43,3 +48,37 @@ def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
         return vectors
     # The sketch's vectors, their images and the approximation made of them.
     return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
+
+
+def processes_bytes(config: RunConfig, workers: int) -> int:
+    """What all processes together have before their data, while a system is solved."""
+    if config.cluster.kind == "serial":
+        return _DRIVER
+    return _DRIVER + _DAEMONS + workers * (_TASK_WORKER + _POOL_WORKER)
+
+
+def solving_peak(
+    config: RunConfig, n: int, c: int, *, tiles: int, tile: int, passes: int, budget: int, workers: int
+) -> int:
+    """Peak of all processes together while krylov, cg or eigh solves, in bytes.
+
+    Args:
+        config: of the run.
+        n: training images in use.
+        c: outputs.
+        tiles: bytes of all tiles of one kernel, in the precision in which they are held.
+        tile: bytes of one.
+        passes: of krylov, expected.
+        budget: for all processes together.
+        workers: processes that compute.
+    """
+    fixed = processes_bytes(config, workers)
+    if config.solver.kind == "eigh":
+        # The matrix, eigenvectors and LAPACK's workspace; then the basis made of them.
+        return fixed + 4 * 8 * n * n
+    held = min(tiles, tile_memory(config, n, c, budget, workers)) + min(tiles, _ON_THE_WAY * workers * tile)
+    if config.solver.kind == "cg":
+        return fixed + held + cg_bytes(config.solver, n, c)
+    vectors = min(c * passes, basis_vectors(config, n, c, budget, workers), n)
+    # The basis and what it is multiplied with at the end (sampled rows, weights), and a pass's blocks.
+    return fixed + held + 8 * n * (vectors + 8 * c) + 3 * 8 * vectors * vectors

@@ -1,0 +1,94 @@
+"""Memory of the Gram and solve stages against what the plan says and against the budget, at several sizes, on real images.
+
+Runs `ntkpipe run` while the memory of all its processes is sampled (proportional set sizes, four times a second), and compares
+the peak of each stage with the plan of the same settings and with `cluster.memory_gib`:
+
+    python benchmarks/stage_memory.py --data cifar10_subset.npz --work DIR [--sizes 1250,2500,5000] [--solvers krylov,cholesky,cg,eigh]
+
+Linux only (/proc).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from processes import Sampler
+
+from ntkpipe.pipeline.factoring import plan_factors
+from ntkpipe.pipeline.forecast import factoring_peak, peak_bytes
+from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.planning import make_plan, memory_budget
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.storing import solver_memory
+
+
+def planned(run: RunDir) -> dict[str, int]:
+    """Peaks of the stages in bytes, as the plan has them, with the passes that were made."""
+    config = run.config
+    shapes, store = look_at(config)
+    plan = make_plan(config, shapes, store, may_measure=False).plan
+    facts = run.require("solve")["kernels"]
+    if config.solver.kind == "cholesky":
+        budget = memory_budget(config)
+        solve = factoring_peak(
+            config, plan_factors(config, plan, shapes.used_train, solver_memory(plan, budget)), plan, shapes, budget
+        )
+    else:
+        solve = peak_bytes(config, shapes, plan, max(f["steps"] for f in facts.values()))
+    return {"solve": solve}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--work", required=True, type=Path, help="a folder for everything; what is in it goes")
+    parser.add_argument("--sizes", default="1250,2500,5000")
+    parser.add_argument("--solvers", default="krylov,cholesky,cg,eigh")
+    parser.add_argument("--memory-gib", type=float, default=4.0)
+    options, overrides = parser.parse_known_args()
+    good = True
+    print("solver    n      solve: measured  planned  ratio    all stages  budget")
+    for solver in options.solvers.split(","):
+        for n in options.sizes.split(","):
+            shutil.rmtree(options.work, ignore_errors=True)
+            options.work.mkdir(parents=True)
+            times = "[inf]" if solver in ("cholesky", "cg") else "[1e4,inf]"
+            command = [
+                *(sys.executable, "-m", "ntkpipe", "run", "data=npz", f"data.path={options.data.resolve()}"),
+                *(f"data.train_size={n}", "data.test_size=500", f"solver={solver}", f"predict.times={times}"),
+                *("predict.ridges=[1e-4]", f"cluster.memory_gib={options.memory_gib}", "grid.edge=1024"),
+                *(f"store.url={options.work / 'store'}", f"run_dir={options.work / 'run'}", *overrides),
+            ]
+            began = time.time()
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            sampler = Sampler(process.pid, every=0.25)
+            sampler.start()
+            _, text = process.communicate()
+            sampler.stopped.set()
+            sampler.join()
+            if process.returncode:
+                sys.exit(text[-3000:])
+            run = RunDir.open(options.work / "run")
+            receipt = run.require("solve")
+            ended = datetime.datetime.fromisoformat(receipt["finished"]).timestamp() + 1 - began
+            measured = sampler.peak(ended - receipt["seconds"] - 1, ended)
+            wanted = planned(run)["solve"]
+            ratio, everything = measured / wanted, sampler.peak()
+            budget = int(options.memory_gib * 2**30)
+            good &= 0.8 <= ratio <= 1.25 and everything <= budget
+            print(
+                f"{solver:<9} {int(n):<6} {measured / 2**20:9.0f} MiB {wanted / 2**20:6.0f} MiB {ratio:6.2f} "
+                f"{everything / 2**20:10.0f} MiB {budget / 2**20:6.0f} MiB",
+                flush=True,
+            )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
