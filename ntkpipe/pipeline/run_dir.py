@@ -92,7 +92,7 @@ class RunDir:
         Raises:
             ConfigError: if another run has begun here since `create`.
         """
-        if (self.path / _RUN_FILE).exists():
+        if self.begun:
             self._require_same()
             return
         record = {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(self.config)}
@@ -136,6 +136,11 @@ class RunDir:
                 f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it"
             )
         return RunDir(Path(path), from_dict(RunConfig, config))
+
+    @property
+    def begun(self) -> bool:
+        """Whether its inputs were checked and its configuration is written."""
+        return (self.path / _RUN_FILE).exists()
 
     @property
     def store(self) -> ObjectStore:

@@ -83,7 +83,8 @@ def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | 
                 yield Watch(board, reporters, publish)
                 ok = True
             except BaseException as error:
-                board.tell(line=f"stopped: {type(error).__name__}: {error}"[:500], final=True)
+                if run.begun:  # one that was refused leaves nothing in the store
+                    board.tell(line=f"stopped: {type(error).__name__}: {error}"[:500], final=True)
                 raise
     finally:
         reporters.close(ok=ok)

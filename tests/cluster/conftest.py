@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +24,11 @@ def session() -> Iterator[Executor]:
         config = ClusterConfig(kind="ray", address=address, max_workers=2, retries=2)
     with open_executor(config) as executor:
         yield executor
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clusters are started where another test has computed with JAX, which warns of forks; Ray's exec at once."""
+    ignored = pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning")
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(ignored)

@@ -32,13 +32,17 @@ OTHER = {
     "length_scale": 0.5,
     "nu": 2.5,
     "path": "layers.json",
+    "train": "K.npy",
+    "test": "K_test.npy",
+    "test_diagonal": "k.npy",
 }
 
 
 def test_kinds_are_the_families_and_files():
-    assert (*FAMILIES, "spec") == KERNELS
+    assert (*FAMILIES, "spec", "gram") == KERNELS
+    files = {"path", "train", "test", "test_diagonal"}
     fields = {f.name for f in dataclasses.fields(KernelConfig)} - {"kind", "dtype", "readout_depths"}
-    assert {name for family in FAMILIES.values() for name in family.takes} | {"path"} == fields == set(OTHER)
+    assert {name for family in FAMILIES.values() for name in family.takes} | files == fields == set(OTHER)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
