@@ -82,7 +82,9 @@ def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, shape
     n, edge = shapes.used_train, min(plan.edge, shapes.used_train)
     item = 4 if plan.store_dtype == "float32" else 8
     held = min(n * (n + edge) // 2 * item, product_memory(solver_memory(plan, budget), plan.workers))
-    return processes_bytes(config, plan.workers) + factors.peak_bytes + held + 12 * 8 * n * shapes.outputs
+    # The driver reads the factor's tiles for its solves, and keeps them while there is room.
+    own = min(factors.stored_bytes, factors.memory_bytes) + 12 * 8 * n * shapes.outputs
+    return processes_bytes(config, plan.workers, plan.memory_per_worker) + factors.peak_bytes + held + own
 
 
 def peak_bytes(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> int:
@@ -98,4 +100,5 @@ def peak_bytes(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = 
         passes=passes,
         budget=solver_memory(plan, memory_budget(config)),
         workers=plan.workers,
+        worker_bytes=plan.memory_per_worker,
     )

@@ -10,6 +10,8 @@ _PROCESS_BYTES = 450 << 20
 # What they were seen to have (proportional set sizes): the driver, a worker that has computed tiles, one that holds tiles, and
 # Ray's own processes. Budgets leave room for more than that.
 _DRIVER, _TASK_WORKER, _POOL_WORKER, _DAEMONS = 320 << 20, 190 << 20, 125 << 20, 270 << 20
+# Of what a worker of tasks had while it computed tiles, what it still has later: its allocator gives little back.
+_KEPT = 0.6
 # Tiles on their way into a worker: one in use, those read ahead (`tile_worker`), and one as it is stored.
 _ON_THE_WAY = 4
 # Block steps for which the driver's basis is budgeted; a longer one is still made, from what the machine has.
@@ -50,15 +52,31 @@ def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
     return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
 
 
-def processes_bytes(config: RunConfig, workers: int) -> int:
-    """What all processes together have before their data, while a system is solved."""
+def processes_bytes(config: RunConfig, workers: int, worker_bytes: int) -> int:
+    """What all processes together have before their data, while a system is solved.
+
+    Args:
+        config: of the run.
+        workers: processes that compute.
+        worker_bytes: of one while it computed tiles, as planned.
+    """
     if config.cluster.kind == "serial":
         return _DRIVER
-    return _DRIVER + _DAEMONS + workers * (_TASK_WORKER + _POOL_WORKER)
+    task = max(_TASK_WORKER, int(_KEPT * worker_bytes))
+    return _DRIVER + _DAEMONS + workers * (task + _POOL_WORKER)
 
 
 def solving_peak(
-    config: RunConfig, n: int, c: int, *, tiles: int, tile: int, passes: int, budget: int, workers: int
+    config: RunConfig,
+    n: int,
+    c: int,
+    *,
+    tiles: int,
+    tile: int,
+    passes: int,
+    budget: int,
+    workers: int,
+    worker_bytes: int,
 ) -> int:
     """Peak of all processes together while krylov, cg or eigh solves, in bytes.
 
@@ -71,8 +89,9 @@ def solving_peak(
         passes: of krylov, expected.
         budget: for all processes together.
         workers: processes that compute.
+        worker_bytes: of one while it computed tiles.
     """
-    fixed = processes_bytes(config, workers)
+    fixed = processes_bytes(config, workers, worker_bytes)
     if config.solver.kind == "eigh":
         # The matrix, eigenvectors and LAPACK's workspace; then the basis made of them.
         return fixed + 4 * 8 * n * n
