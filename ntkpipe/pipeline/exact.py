@@ -14,7 +14,7 @@ from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block
 
@@ -82,7 +82,7 @@ def recomputed_rows(inputs: Inputs, block: Block, indices: np.ndarray, executor:
             yield Task(start, pairs_task, (source, evaluation, rows, columns))
 
     made = {kernel: np.empty((len(indices), n)) for kernel in ("nngp", "ntk")}
-    for start, part in _results(executor, tasks()):
+    for start, part in values_of(executor, tasks()):
         for kernel, values in part.items():
             made[kernel][:, start : start + values.shape[1]] = values
     if block == "train":
@@ -110,7 +110,7 @@ def test_test(inputs: Inputs, gram: KernelSource, kernel: str, executor: Executo
                 yield Task((i, j), pairs_task, (source, evaluation, picked(i), columns))
 
     out = np.empty((p, p))
-    for (i, j), part in _results(executor, tasks()):
+    for (i, j), part in values_of(executor, tasks()):
         tile = part[kernel]
         out[i : i + tile.shape[0], j : j + tile.shape[1]] = tile
         out[j : j + tile.shape[1], i : i + tile.shape[0]] = tile.T
@@ -120,14 +120,3 @@ def test_test(inputs: Inputs, gram: KernelSource, kernel: str, executor: Executo
 def _columns(inputs: Inputs, n: int) -> int:
     """Columns of a task: a few tasks for every worker."""
     return int(np.clip(-(-n // (4 * inputs.workers)), _LEAST_COLUMNS, _COLUMNS))
-
-
-def _results(executor: Executor, tasks: Iterator[Task]) -> Iterator[tuple]:
-    results = executor.run(tasks)
-    try:
-        for result in results:
-            if result.error is not None:
-                raise result.error
-            yield result.key, result.value
-    finally:
-        results.close()

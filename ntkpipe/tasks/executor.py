@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from ntkpipe.tasks.graph import Task, TaskResult
@@ -65,3 +65,15 @@ class Executor(Protocol):
     def close(self) -> None:
         """Stop what this executor started, by id, and nothing else."""
         ...
+
+
+def values_of(executor: Executor, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
+    """Keys and values of tasks as they finish, in any order; the first that fails ends it, and cancels the others."""
+    results = executor.run(tasks)
+    try:
+        for result in results:
+            if result.error is not None:
+                raise result.error
+            yield result.key, result.value
+    finally:
+        results.close()

@@ -27,6 +27,7 @@ from ntkpipe.linalg.factor.task import make_tile
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.products import Float64Products
+from ntkpipe.tasks.executor import values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.matrix import TileMatrix
 
@@ -144,7 +145,7 @@ def _inverse_diagonal(factor: CholeskyFactor) -> Float64[np.ndarray, " n"]:
                 yield Task((j, low), _inverse_diagonal_task, (job, j, low, min(low + columns, width)))
 
     out = np.empty(factor.n)
-    for (j, low), part in _results(factor, tasks()):
+    for (j, low), part in values_of(factor.executor, tasks()):
         start = grid.tile(j, j).col_start + low
         out[start : start + len(part)] = part
     return out
@@ -213,7 +214,7 @@ def posterior_covariance(
     )
     change = np.empty((p, p) if full else (p,))
     error = np.empty(p)
-    for low, (part, off) in _results(factor, tasks):
+    for low, (part, off) in values_of(factor.executor, tasks):
         change[low : low + len(part)], error[low : low + len(part)] = part, off
     if full:
         return Covariance(prior + 0.5 * (change + change.T), error)
@@ -319,14 +320,3 @@ def _batch_job(factor: CholeskyFactor, *, vectors: float, most: int) -> tuple[Fa
     each = int(vectors * 8 * identity.n)
     columns = max(1, min(most, (room - working) // each))
     return replace(factor.job, cache_bytes=max(0, room - working - columns * each)), columns
-
-
-def _results(factor: CholeskyFactor, tasks: Iterator[Task]) -> Iterator[tuple]:
-    results = factor.executor.run(tasks)
-    try:
-        for result in results:
-            if result.error is not None:
-                raise result.error
-            yield result.key, result.value
-    finally:
-        results.close()
