@@ -148,12 +148,9 @@ def make_plan(
         "free_bytes": store.free_bytes(),
         "stored_bytes": sum(usage(store, name) for name in names),
     }
-    _check_solver(
-        config, plan(**known), shapes.used_train, memory
-    )  # before anything is measured, and kept in the store
-    storing = compare(
-        config, plan(**known), shapes.outputs, memory, store, **free, chosen=chosen, may_measure=may_measure
-    )
+    first = plan(**known)
+    _check_solver(config, first, shapes.used_train, memory)  # before anything is measured, and kept in the store
+    storing = compare(config, first, shapes.outputs, memory, store, **free, chosen=chosen, may_measure=may_measure)
     chosen_plan = plan(**known, **free, stored=storing.stored)
     _check_solver(config, chosen_plan, shapes.used_train, memory)
     return Planned(tuple(wanted), chosen_plan, storing)
