@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
+from ntkpipe.cluster.summing import Place, Summing, joined, slices_for, split
+from ntkpipe.tasks.executor import in_order
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class RayPool:
         environment: variables of the workers.
         gpus: of each worker.
         mark: in the store that they must see; None is not looked for.
+        slices: in which `total` sums between workers, at most; 0 is at the driver; None follows their nodes.
     """
 
     def __init__(
@@ -51,19 +54,21 @@ class RayPool:
         environment: Mapping[str, str],
         gpus: float = 0.0,
         mark: Mark | None = None,
+        slices: int | None = None,
     ) -> None:
         self._mark = mark
+        self._slices = slices
         self._builds = [sealed(factory, args) for args in args_per_worker]
         self._capacity = capacity
         self._retries = retries
         self._gpus = gpus
         self._holder: Any = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
-        self._places: list[tuple[str, int] | None] = [None] * len(self._builds)
+        self._places: list[Place] = [None] * len(self._builds)
         self._actors: list[Any] = [None] * len(self._builds)
         self._closed = False
         try:
             built = {worker: self._start(worker) for worker in range(self.size)}
-            self._collect(built, lambda actor: actor.ready.remote())
+            self._collect(built, lambda worker: self._actors[worker].ready.remote())
         except BaseException:
             self.close()
             raise
@@ -73,27 +78,42 @@ class RayPool:
         """Number of workers."""
         return len(self._builds)
 
+    @property
+    def places(self) -> Sequence[Place]:
+        """Of the workers: node, and place on it; None where Ray alone knows."""
+        return self._places
+
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call `method(*args)` on every worker at once; results in the order of the workers."""
         self._check_open()
         args = tuple(ray.put(a) if isinstance(a, np.ndarray) and a.nbytes >= _SHARED_BYTES else a for a in args)
-
-        def call(actor: Any) -> Any:
-            return actor.call.remote(method, *args)
-
-        found = self._collect({worker: call(actor) for worker, actor in enumerate(self._actors)}, call)
+        found = self.each(range(self.size), lambda worker: self.remote(worker, "call", 1, method, *args))
         return [found[worker] for worker in range(self.size)]
+
+    def total(self, method: str, *args: Any) -> np.ndarray:
+        """See `WorkerPool.total`. Where workers are on several nodes, large parts are summed between these."""
+        self._check_open()
+        slices = self._slices
+        if slices is None:
+            slices = slices_for(self._places, ray.get_runtime_context().get_node_id())
+        if not slices:
+            return in_order(self.broadcast(method, *args))
+        return Summing(self, slices, self._retries).total(method, args)
 
     def call(self, worker: int, method: str, *args: Any) -> Any:
         """Call `method(*args)` on one worker."""
         self._check_open()
         if not 0 <= worker < self.size:
             raise IndexError(f"worker {worker} of a pool of {self.size}")
+        return self.each([worker], lambda worker: self.remote(worker, "call", 1, method, *args))[worker]
 
-        def call(actor: Any) -> Any:
-            return actor.call.remote(method, *args)
+    def each(self, workers: Collection[int], call: Callable[[int], Any]) -> dict[int, Any]:
+        """Values of the references that `call` makes, by worker; called again for those that died."""
+        return self._collect({worker: call(worker) for worker in workers}, call)
 
-        return self._collect({worker: call(self._actors[worker])}, call)[worker]
+    def remote(self, worker: int, method: str, returns: int, *args: Any) -> Any:
+        """References of what a method of the worker's actor returns."""
+        return getattr(self._actors[worker], method).options(num_returns=returns).remote(*args)
 
     def close(self) -> None:
         """Kill the actors, by handle. Safe to call twice, and after Ray has stopped."""
@@ -135,12 +155,12 @@ class RayPool:
         free = next((k for k in range(nodes[node]) if k not in used), taken[node] % nodes[node])
         return node, free
 
-    def _collect(self, pending: dict[int, Any], call: Callable[[Any], Any]) -> dict[int, Any]:
+    def _collect(self, pending: dict[int, Any], call: Callable[[int], Any]) -> dict[int, Any]:
         """The results of a call per worker. Workers that died are replaced, all at once, and the call repeated on them.
 
         Args:
             pending: references by worker: of the call, or of the building of its state.
-            call: makes the call again.
+            call: makes the call again, given the worker.
         """
         results: dict[int, Any] = {}
         deaths: Counter[int] = Counter()
@@ -153,7 +173,7 @@ class RayPool:
                 results[worker] = ray.get(reference)
                 if worker in building:
                     building.discard(worker)
-                    of[call(self._actors[worker])] = worker
+                    of[call(worker)] = worker
                 continue
             except (rx.RayTaskError, *LOST) as error:
                 cause = original(error)
@@ -189,3 +209,15 @@ class _Holder:
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self._state, method)(*args)
+
+    def parts(self, method: str, slices: int, which: int | None, args: tuple[Any, ...], *pieces: np.ndarray) -> Any:
+        """Part of a sum in slices that stay on this node; see `Summing`."""
+        return split(getattr(self._state, method)(*joined(args, which, pieces)), slices)
+
+    def keep(self, piece: np.ndarray) -> Any:
+        """A slice of an argument as an object of this node, which passes it on."""
+        return None, piece
+
+    def added(self, *parts: np.ndarray) -> np.ndarray:
+        """One slice of all workers' parts."""
+        return in_order(parts)

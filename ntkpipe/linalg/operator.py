@@ -118,7 +118,7 @@ class RectangularOperator:
         """
         if x.ndim != 2 or x.shape[0] != self._grid.cols:
             raise ValueError(f"cannot multiply a matrix of shape {self.shape} with an array of shape {x.shape}")
-        return _sum(self._pool.broadcast("multiply", np.ascontiguousarray(x, dtype=np.float64), products))
+        return self._pool.total("multiply", np.ascontiguousarray(x, dtype=np.float64), products)
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, cols)` float64, rows of the matrix as it is stored.
@@ -129,7 +129,7 @@ class RectangularOperator:
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self._grid.rows):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of a matrix with {self._grid.rows} rows")
-        return _sum(self._pool.broadcast("rows", indices))
+        return self._pool.total("rows", indices)
 
     def kept(self) -> tuple[int, int]:
         """Number of tiles held in memory between passes, and of all tiles."""
@@ -157,7 +157,7 @@ class TileOperator(RectangularOperator):
 
     def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
-        return _sum(self._pool.broadcast("diagonal"))
+        return self._pool.total("diagonal")
 
     def __enter__(self) -> TileOperator:
         return self
@@ -232,10 +232,3 @@ def _pool(
     shares = balanced_shares(matrix.grid, max(1, executor.workers), symmetric=matrix.grid.symmetric)
     cache = memory_bytes // len(shares)
     return executor.pool(TileWorker, [(matrix, share, products, cache, device) for share in shares])
-
-
-def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.array(parts[0], dtype=np.float64)  # a copy: what an executor returns may be read-only shared memory
-    for part in parts[1:]:
-        total += part
-    return total

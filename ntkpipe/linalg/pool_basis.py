@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.errors import IncompleteError
-from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.executor import Executor, in_order
 
 # Vectors that are allocated, or put on disk, together.
 _SEGMENT = 64
@@ -181,7 +181,7 @@ class PoolBasis:
 
     def remove(self, w: np.ndarray) -> np.ndarray:
         """See `Basis.remove`."""
-        coefficients = _sum(self._everywhere("project", w))
+        coefficients = in_order(self._everywhere("project", w))
         w[:] = np.concatenate(self._everywhere("subtract", w, coefficients), axis=1)
         return coefficients
 
@@ -191,11 +191,11 @@ class PoolBasis:
 
     def picked(self, indices: np.ndarray, count: int | None = None) -> np.ndarray:
         """See `Basis.picked`."""
-        return _sum(self._everywhere("picked", np.asarray(indices), self._count if count is None else count))
+        return in_order(self._everywhere("picked", np.asarray(indices), self._count if count is None else count))
 
     def times(self, rows: np.ndarray, count: int | None = None) -> np.ndarray:
         """See `Basis.times`."""
-        return _sum(self._everywhere("project", np.ascontiguousarray(rows)))[:count].T
+        return in_order(self._everywhere("project", np.ascontiguousarray(rows)))[:count].T
 
     def array(self, count: int | None = None) -> np.ndarray:
         """See `Basis.array`; a copy."""
@@ -239,10 +239,3 @@ class PoolBasis:
             f"a worker that held a slice of {self._count} vectors was lost and {found} of them are kept: run the same "
             "command again, it goes on from the last checkpoint"
         )
-
-
-def _sum(parts: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.array(parts[0])
-    for part in parts[1:]:
-        total += part
-    return total

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from ntkpipe.tasks.graph import Task, TaskResult
 
@@ -24,6 +26,13 @@ class WorkerPool(Protocol):
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call `method(*args)` on every worker at once; results in the order of the workers, always."""
+        ...
+
+    def total(self, method: str, *args: Any) -> np.ndarray:
+        """The sum of the arrays that `method(*args)` returns on every worker, added entry by entry in the order of the workers.
+
+        It is the same in every bit wherever it is made, and is not shared: the caller may write to it.
+        """
         ...
 
     def call(self, worker: int, method: str, *args: Any) -> Any:
@@ -77,3 +86,11 @@ def values_of(executor: Executor, tasks: Iterable[Task]) -> Iterator[tuple[Any, 
             yield result.key, result.value
     finally:
         results.close()
+
+
+def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sum of arrays of one shape, entry by entry in their order; a new array."""
+    total = np.array(parts[0])  # a copy: what an executor returns may be read-only shared memory
+    for part in parts[1:]:
+        total += part
+    return total

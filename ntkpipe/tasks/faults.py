@@ -127,6 +127,10 @@ class Counter:
         """The array times the total."""
         return array * self.total
 
+    def die_until_scaled(self, array: np.ndarray, folder: str, deaths: int) -> np.ndarray:
+        """`scaled`, but kill this process the first `deaths` times."""
+        return die_until(folder, deaths, self.scaled(array))
+
     def process_id(self) -> int:
         """Of the worker."""
         return os.getpid()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ntkpipe.tasks import stopping
+from ntkpipe.tasks.executor import in_order
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 
@@ -24,6 +27,10 @@ class SerialPool:
     def broadcast(self, method: str, *args: Any) -> list[Any]:
         """Call `method(*args)` on every worker, one after the other; results in the order of the workers."""
         return [self.call(worker, method, *args) for worker in range(self.size)]
+
+    def total(self, method: str, *args: Any) -> np.ndarray:
+        """See `WorkerPool.total`."""
+        return in_order(self.broadcast(method, *args))
 
     def call(self, worker: int, method: str, *args: Any) -> Any:
         """Call `method(*args)` on one worker.

@@ -161,6 +161,17 @@ class ExecutorConformance:
         finally:
             pool.close()
 
+    def test_a_pool_sums_in_the_order_of_its_workers(self, executor: Executor) -> None:
+        array = np.random.default_rng(0).standard_normal((200, 100))
+        pool = executor.pool(faults.Counter, [(10**16,), (3,), (-(10**16),)])
+        try:
+            total = pool.total("scaled", array)
+            np.testing.assert_array_equal(total, array * 1e16 + array * 3 - array * 1e16)
+            total += 1  # nobody else has it
+            np.testing.assert_array_equal(pool.total("scaled", array) + 1, total)
+        finally:
+            pool.close()
+
     def test_a_pools_errors_come_back_as_they_were_raised(self, executor: Executor) -> None:
         pool = executor.pool(faults.Counter, [(1,), (2,)])
         try:
