@@ -11,12 +11,15 @@ from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import prepared_prefixes
 from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
+from ntkpipe.linalg.checkpoint import damaged_entries
+from ntkpipe.pipeline.exports import damaged_exports
 from ntkpipe.pipeline.given import changed_content
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solving.kept import restore
 from ntkpipe.predictions.read import read_predictions, verify_predictions
+from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
@@ -25,6 +28,10 @@ from ntkpipe.tiles.store import GramStore
 
 # Where solvers keep what they have, in the store.
 _SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")
+# Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
+# (`cluster/mark.py`): removed at the end of a run, and left by one that was killed.
+_COMPILED, _MARKS = ".compiled/", ".probe/"
+_CHECKPOINTS = ("uncertainty/", "krylov/", "eigh/", "cg/")
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
@@ -46,7 +53,8 @@ def status(run: RunDir) -> tuple[list[str], bool]:
     progress = run.read_json("progress.json") or {}
     for stage in STAGES:
         if run.receipt(stage) is None:
-            now = f"{progress['line']} ({progress['time']})" if progress.get("stage") == stage else "to do"
+            known = progress.get("stage") == stage
+            now = f"{progress.get('line')} ({progress.get('time')})" if known else "to do"
             lines.append(f"  {stage:<8} {now}")
     if run.receipt("gram") is None and run.receipt("data") is not None:
         lines += [f"  {text}" for text in _tiles(run)]
@@ -99,6 +107,8 @@ class Findings:
         gram: what is wrong with each Gram store, as `audit.repair` takes it.
         images: whether prepared images are damaged.
         predictions: whether the predictions are.
+        stages: of which the receipt or a file of the run's folder is damaged.
+        states: keys of damaged checkpoints of solvers.
         solves: kernels whose solution is wrong.
         checked: what was looked at, for people.
     """
@@ -108,12 +118,14 @@ class Findings:
     gram: list[tuple[GramStore, audit.Problem]] = field(default_factory=list)
     images: bool = False
     predictions: bool = False
+    stages: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
     solves: list[str] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
 
 
 def verify(run: RunDir, inputs: Inputs | None) -> Findings:
-    """Check every stored object of a run: images, tiles, receipts, diagonals, predictions.
+    """Check every stored object of a run: images, tiles, receipts, diagonals, states of solvers, predictions, files, exports.
 
     Args:
         run: to check.
@@ -140,6 +152,19 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
                 found.gram.append((gram, problem))
             what = "tiles" if inputs.plan.stored else "diagonals (of this run no tile is stored)"
             found.checked.append(f"{what} {gram.where}")
+        for prefix in _CHECKPOINTS:
+            for key in damaged_entries(inputs.store, prefix):
+                found.states.append(key)
+                found.damaged.append(
+                    f"{key} in {inputs.store.url} is damaged: what it held is computed again when it is needed"
+                )
+    for stage in STAGES:
+        name = run.path / "stages" / f"{stage}.json"
+        lines = [f"{name} is damaged"] if name.exists() and run.receipt(stage) is None else run.damaged_files(stage)
+        if lines:
+            found.stages.append(stage)
+            found.damaged += lines
+    found.damaged += damaged_exports(run)
     if (receipt := run.receipt("predict")) is not None:
         path = run.path / "predictions.zarr"
         problems = verify_predictions(path)
@@ -187,7 +212,10 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
             audit.repair(gram, [problem for store, problem in found.gram if store == gram])
     if found.images and inputs is not None:
         forget_images(inputs)
-    if found.predictions:
+    for key in found.states:
+        open_store(run.config.store.url).delete(key)
+    run.forget(*found.stages)
+    if found.predictions or "predict" in found.stages:
         run.forget("predict", "report")
     if found.solves:
         # Its checkpoints too: a solve taken up from them would end where it did.
@@ -203,11 +231,11 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
 
 
 def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:
-    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, or litter.
+    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, compiled programs, or litter.
 
     Args:
         store: to look after.
-        delete: a Gram store's key, `unfinished`, `solves`, `litter`, or None to list only.
+        delete: a Gram store's key, `unfinished`, `solves`, `compiled`, `litter`, or None to list only.
         tell: receives lines for people.
 
     Raises:
@@ -220,6 +248,12 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
     if delete == "litter":
         gone = store.sweep(older_than=60.0)
         tell(f"{len(gone)} leftovers of killed writers removed")
+        _forget_marks(store, tell)
+        return
+    if delete == "compiled":
+        tell(
+            f"compiled programs removed, {human_bytes(_remove(store, _COMPILED))} freed: the next run compiles them again"
+        )
         return
     if delete == "solves":
         for prefix in _SOLVES:
@@ -232,11 +266,30 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
     if not chosen and delete != "unfinished":
         known = ", ".join(i.name for i in infos) or "none"
         raise ConfigError(
-            f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, litter)"
+            f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, compiled, litter)"
         )
     for info in chosen:
         freed = delete_gram_store(store, info.name)
         tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
+
+
+def _remove(store: ObjectStore, prefix: str) -> int:
+    """Delete all objects below; their bytes."""
+    found = dict(store.sizes(prefix))
+    store.delete_all(found)
+    return sum(found.values())
+
+
+def _forget_marks(store: ObjectStore, tell: Callable[[str], None]) -> None:
+    """Remove the marks of killed runs. A node that joins a run looks for its mark: while one is at work, all stay."""
+    marks = list(store.list(_MARKS))
+    if not marks:
+        return
+    if any(is_running(store, key) for key, _ in read_boards(store)):
+        tell(f"{len(marks)} marks of runs on clusters stay: a run is at work")
+        return
+    store.delete_all(marks)
+    tell(f"{len(marks)} marks of killed runs on clusters removed")
 
 
 def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
@@ -256,10 +309,11 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
     sizes = {
         "prepared images": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
         "solver states": sum(size for prefix in _SOLVES for _, size in store.sizes(prefix)),
+        "compiled programs": sum(size for _, size in store.sizes(_COMPILED)),
     }
     for name, size in sizes.items():
         tell(f"  {name}: {human_bytes(size)}")
-    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, litter)")
+    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, compiled, litter)")
 
 
 def try_reopen(run: RunDir) -> Inputs | None:

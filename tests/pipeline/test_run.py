@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray
 
+from ntkpipe.storage.board import Board, read_boards
+from ntkpipe.storage.local import LocalStore
+
 TIMES = "predict.times=[10,inf]"
 
 
-def test_a_run_and_what_can_be_done_with_it(work):
+def test_a_run_and_what_can_be_done_with_it(work, drawn):
     first = work.ok("run", "run_dir=a", *work.quick, TIMES)
     assert "predictions.zarr" in first.out
     folder = work.path / "a"
@@ -166,6 +170,24 @@ def test_clean(work):
     assert not work.chunks()
     work.ok("run", "run_dir=a", *work.quick)
     assert work.receipt("a", "gram")["computed"] == 5
+
+
+def test_clean_knows_what_runs_on_clusters_leave(work):
+    store = LocalStore(work.path / "store")
+    store.put(".compiled/abc/jit_tile", b"x" * 2000)
+    store.put(".probe/0123", b"token")
+    assert "compiled programs: 2" in work.ok("clean").out
+    with Board(store, work.path / "a", every=0.2) as board:
+        board.tell(stage="gram", line="at work")
+        while not list(read_boards(store)):
+            time.sleep(0.02)
+        assert "1 marks of runs on clusters stay" in work.ok("clean", "delete=litter").out
+        assert store.exists(".probe/0123")
+        board.tell(line="finished", final=True)
+    assert "1 marks of killed runs on clusters removed" in work.ok("clean", "delete=litter").out
+    assert not store.exists(".probe/0123")
+    assert "freed" in work.ok("clean", "delete=compiled").out
+    assert list(store.list(".")) == []
 
 
 def test_raw_data_that_is_gone_or_changed(work):
