@@ -1,15 +1,17 @@
 """Kills at random over complete runs on real images: each is taken up again, and the predictions must not change.
 
-For every solver one run is left in peace and others are disturbed: at random times the driver is killed (SIGKILL), told to
-end (SIGTERM, as on pre-emption), or one of its workers is killed. A driver that is gone is started again with the same command;
-a run that finishes before all kills are spent is followed by another in a fresh store. Finished runs are compared with the one
-left in peace, and evaluations of tiles are counted by a journal that every process writes.
+A Ray cluster of several nodes is started on loopback. For a solver, one run is left in peace, and others are disturbed, in every
+stage and at random moments: the driver is killed (SIGKILL) or told to end (SIGTERM, as on pre-emption), one of its workers is
+killed, a whole node is lost and a fresh one added, or the head is lost, with it the cluster, and a new one is started. A driver
+that is gone is started again with the same command; a run that finishes before all kills are spent is followed by another in a
+fresh store. Finished runs are compared with the one left in peace. Every process notes when it begins and ends each tile.
 
-    python benchmarks/random_kills.py --data cifar10_subset.npz --work /scratch/kills --kills 20 [--solvers krylov,cg] [setting=value ...]
+    python benchmarks/random_kills.py --data cifar10_subset.npz --work DIR --solvers krylov,cg --kills 10 --seed 0 [setting=value ...]
+    python benchmarks/random_kills.py --work DIR --table
 
-Prints one line per solver: kills of each kind, finished runs, largest difference of a prediction, tiles evaluated more than
-once against what was in flight when something was killed. The exit code is 1 if a difference exceeds 1e-12 or a count is too large.
-Linux only.
+The first command may be repeated with other seeds: `DIR/kills.jsonl` gathers what was done, one line per solver and call, and the
+second sums it up as a table. The exit code is 1 if a prediction or variance differs by more than 1e-12, or a tile was evaluated again that
+was in the making at no kill, of no second copy, and of no worker that had lost its driver. Linux only.
 """
 
 from __future__ import annotations
@@ -17,140 +19,189 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
-import psutil
+from kills_journal import HOOK, Evaluation, Kill, Lifetime, count_repeats, read_journal
+from ray_nodes import RayNodes, tree
 
 from ntkpipe.predictions.read import read_predictions
 
 TOLERANCE = 1e-12
-# Read by every Python process that finds this folder on its path, the workers of Ray included.
-JOURNAL = """
-import os, sys
-path = os.environ.get("NTKPIPE_KILLS_JOURNAL")
-if path:
-    import importlib.abc, importlib.machinery
-    class Hook(importlib.abc.MetaPathFinder):
-        def find_spec(self, name, where, target=None):
-            if name != "ntkpipe.gram.task":
-                return None
-            sys.meta_path.remove(self)
-            spec = importlib.util.find_spec(name)
-            load = spec.loader.exec_module
-            def exec_module(module):
-                load(module)
-                lacking = module.GramJob.lacking
-                def noted(job, label, i, j):
-                    found = lacking(job, label, i, j)
-                    if found:
-                        with open(path, "a") as file:
-                            file.write(f"{label} {i} {j}\\n")
-                    return found
-                module.GramJob.lacking = noted
-            spec.loader.exec_module = exec_module
-            return spec
-    import importlib.util
-    sys.meta_path.insert(0, Hook())
-"""
-
-
-@dataclasses.dataclass
-class Outcome:
-    kills: collections.Counter
-    runs: int = 0
-    difference: float = 0.0
-    repeated: int = 0
-    seconds: float = 0.0
+STAGES = ("gram", "solve", "predict")
+HOWS = ("driver killed", "driver told to end", "worker killed", "node lost", "head lost")
+NODES = 2
+# How often the next kill is meant for the stage that runs.
+_SAME = 0.7
+# Seconds in which a run that has lost its head, or was told to end, must be gone.
+PATIENCE = 90.0
 
 
 class Pipeline:
     """One complete run in a folder of its own."""
 
-    def __init__(self, work: Path, name: str, options: argparse.Namespace, solver: str) -> None:
-        self.work = work / name
-        self.work.mkdir(parents=True)
-        hook = work / "hook"
-        hook.mkdir(exist_ok=True)
-        (hook / "sitecustomize.py").write_text(JOURNAL)
-        self.journal = self.work / "journal"
-        self.journal.touch()
-        path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.environment = {**os.environ, "PYTHONPATH": path, "NTKPIPE_KILLS_JOURNAL": str(self.journal)}
-        covariance = "diagonal" if solver in ("eigh", "cholesky") else "none"
+    def __init__(self, work: Path, options: argparse.Namespace, solver: str, environment: dict[str, str]) -> None:
+        self.work, self.note = work, work / "peace.json"
+        self.environment = environment
         times = "[inf]" if solver in ("cholesky", "cg") else "[10,1e4,inf]"
+        covariance = "none" if solver == "cg" else "diagonal"
         self.command = [
             *(sys.executable, "-m", "ntkpipe", "run", "data=npz", f"data.path={options.data.resolve()}"),
-            *(f"data.train_size={options.n}", f"data.test_size={options.p}", "kernel.dtype=float64", "grid.edge=128"),
+            *(f"data.train_size={options.n}", f"data.test_size={options.p}", "kernel.dtype=float64", "grid.edge=64"),
             *(f"solver={solver}", f"predict.times={times}", "predict.ridges=[1e-6,1e-3]", "solver.checkpoint_every=3"),
-            *(f"predict.covariance={covariance}", f"store.url={self.work / 'store'}", f"run_dir={self.work / 'run'}"),
-            *options.overrides,
+            *(f"predict.covariance={covariance}", f"store.url={work / 'store'}", f"run_dir={work / 'run'}"),
+            *(f"cluster={options.cluster}", *options.overrides),
         ]
+        self.lives: list[Lifetime] = []
 
-    def start(self) -> subprocess.Popen:
-        log = (self.work / "log").open("a")
-        return subprocess.Popen(
-            self.command, env=self.environment, stdout=log, stderr=log, cwd=self.work, start_new_session=True
-        )
+    def known(self) -> bool:
+        """Whether it is there already, by an earlier call, left in peace with the same command."""
+        return self.note.exists() and json.loads(self.note.read_text())["command"] == self.command
 
-    def finished(self) -> bool:
-        return (self.work / "run" / "stages" / "report.json").exists()
+    def clear(self) -> None:
+        """Begin from nothing."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
 
-    def evaluated(self) -> collections.Counter:
-        return collections.Counter(line for line in self.journal.read_text().splitlines() if "diagonal" not in line)
+    def start(self, nodes: RayNodes) -> subprocess.Popen[bytes]:
+        """The driver, on the cluster as it is now."""
+        with (self.work / "log").open("ab") as log:
+            driver = subprocess.Popen(
+                [*self.command, f"cluster.address={nodes.address}"],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                cwd=self.work,
+                start_new_session=True,
+            )
+        self.lives.append(Lifetime(time.time(), nodes.generation))
+        return driver
 
-    def fail(self) -> None:
-        sys.exit(f"the run failed; the end of its log:\n{(self.work / 'log').read_text()[-3000:]}")
+    def ended(self) -> None:
+        self.lives[-1].end = time.time()
+
+    def stage(self) -> str:
+        """The stage that runs now."""
+        for stage in ("data", *STAGES, "report"):
+            if not (self.work / "run" / "stages" / f"{stage}.json").exists():
+                return stage
+        return "finished"
+
+    def receipt(self, stage: str) -> dict:
+        return json.loads((self.work / "run" / "stages" / f"{stage}.json").read_text())
+
+    def fail(self, why: str) -> NoReturn:
+        """Stop everything: the run ended as it must not."""
+        raise RuntimeError(f"{why}; the end of {self.work / 'log'}:\n{self.last_words(3000)}")
+
+    def last_words(self, count: int = 1000) -> str:
+        """The end of what its drivers have said."""
+        return (self.work / "log").read_text()[-count:]
 
 
-def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
-    """Processes that run ntkpipe's tasks or hold a pool's state now."""
-    found = []
-    try:
-        for process in psutil.Process(driver.pid).children(recursive=True):
-            name = (process.cmdline() or [""])[0]
-            if name.startswith("ray::") and "IDLE" not in name:
-                found.append(process)
-    except psutil.Error:
-        pass
-    return found
+@dataclasses.dataclass
+class Disturbance:
+    """Kills runs at random moments of random stages.
 
+    Args:
+        nodes: of the cluster.
+        rng: chooses.
+        spans: seconds that each stage took in peace.
+        kills: made so far.
+    """
 
-def disturb(pipeline: Pipeline, rng: random.Random, left: int, span: float, outcome: Outcome) -> int:
-    """Run to the end under at most `left` kills, the next within `span` seconds; the number of kills made."""
-    made = 0
-    driver = pipeline.start()
-    while True:
-        wait = rng.uniform(0.0, span)
-        end = time.monotonic() + wait
-        while driver.poll() is None and (made == left or time.monotonic() < end):
+    nodes: RayNodes
+    rng: random.Random
+    spans: dict[str, float]
+    kills: list[Kill] = dataclasses.field(default_factory=list)
+
+    def run(self, pipeline: Pipeline, left: int, deadline: float) -> None:
+        """To the end, under at most `left` kills, none after `deadline` (monotonic)."""
+        driver, most = pipeline.start(self.nodes), len(self.kills) + left
+        self._planned = self._plan(pipeline)
+        while True:
             time.sleep(0.02)
-        code = driver.poll()
-        if code is not None:
-            if pipeline.finished():
-                return made
-            # Killed for this test, or told to end: started again; anything else is a failure of the run.
-            if code not in (-signal.SIGKILL, -signal.SIGTERM, 75, 143):
-                pipeline.fail()
-            driver = pipeline.start()
-            continue
-        how = rng.choice(["driver killed", "driver told to end", "worker killed"])
-        if how == "worker killed":
-            if not (workers := workers_of(driver)):
+            if (code := driver.poll()) is not None:
+                pipeline.ended()
+                if code == 0:
+                    return
+                pipeline.fail(f"the driver ended by itself, with exit code {code}")
+            if len(self.kills) >= most or time.monotonic() > deadline or not self._due(pipeline):
                 continue
-            rng.choice(workers).kill()
+            how = self.rng.choice(HOWS)
+            if self._make(how, pipeline, driver):
+                driver = pipeline.start(self.nodes)
+            self._planned = self._plan(pipeline)
+
+    def _plan(self, pipeline: Pipeline) -> tuple[str, float, float | None]:
+        """A stage, the share of its time after which to kill, and when that is, once it has begun."""
+        now = pipeline.stage()
+        ahead = STAGES[STAGES.index(now) :] if now in STAGES else STAGES if now == "data" else ()
+        # Mostly in the stage that runs: else the first ones would see few.
+        stage = "predict" if not ahead else ahead[0] if self.rng.random() < _SAME else self.rng.choice(ahead)
+        return stage, self.rng.uniform(0.0, self.spans[stage]), None
+
+    def _due(self, pipeline: Pipeline) -> bool:
+        stage, after, when = self._planned
+        now = pipeline.stage()
+        if when is None and (now == stage or now in ("report", "finished")):
+            when = time.monotonic() + after
+            self._planned = stage, after, when
+        return when is not None and time.monotonic() >= when
+
+    def _make(self, how: str, pipeline: Pipeline, driver: subprocess.Popen[bytes]) -> bool:
+        """One kill; whether the driver must be started again."""
+        stage, began = pipeline.stage(), time.time()
+        if driver.poll() is not None:
+            return False  # it has just finished
+        gone: list[int] | None = None  # of every process
+        if how == "worker killed":
+            if not (workers := self.nodes.workers()):
+                return False
+            worker = self.rng.choice(workers)
+            worker.kill()
+            gone = [worker.pid]
+        elif how == "node lost":
+            gone = self.nodes.kill_node(self.rng.choice(self.nodes.names))
+            self.nodes.add()
+        elif how == "head lost":
+            self.nodes.kill_head()
         else:
             driver.send_signal(signal.SIGKILL if how == "driver killed" else signal.SIGTERM)
-            driver.wait()
-        made += 1
-        outcome.kills[how] += 1
+        kill = Kill(how, stage, began, time.time(), gone)
+        self.kills.append(kill)
+        print(f"{began - pipeline.lives[0].begin:6.1f} s  {how} in {stage}", file=sys.stderr, flush=True)
+        if how in ("worker killed", "node lost"):
+            return False
+        try:
+            code = driver.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pipeline.fail(f"the driver lives {PATIENCE:g} s after this: {how}")
+        # What a driver that was told to end, or that has lost its cluster, still does is its own.
+        kill.end = time.time()
+        pipeline.ended()
+        if code == 0:
+            return False  # it was through
+        # One that had not joined yet finds no cluster to join.
+        late = how == "head lost" and code == 8 and "no Ray cluster could be joined" in pipeline.last_words()
+        if code != (-signal.SIGKILL if how == "driver killed" else 75) and not late:
+            pipeline.fail(f"exit code {code} after this: {how}")
+        if how == "head lost":
+            self.nodes.start()
+        else:
+            # A pool is divided among the places that there are at its start: the same number gives the same sums.
+            self.nodes.settle()
+        return True
 
 
 def values(pipeline: Pipeline) -> list[np.ndarray]:
@@ -158,50 +209,137 @@ def values(pipeline: Pipeline) -> list[np.ndarray]:
     return [found.mean, *([] if found.variance is None else [found.variance])]
 
 
+def campaign(options: argparse.Namespace, solver: str, nodes: RayNodes, environment: dict[str, str]) -> dict:
+    """All kills of one solver in this call; what came of them."""
+    journal = Path(environment["NTKPIPE_KILLS_JOURNAL"])
+    quiet = Pipeline(options.work / f"{solver}-peace", options, solver, environment)
+    if not quiet.known():
+        quiet.clear()
+        if quiet.start(nodes).wait() != 0:
+            quiet.fail("the run in peace failed")
+        tiles = sorted({e.tile for e in read_journal(journal, quiet.work / "store")})
+        quiet.note.write_text(json.dumps({"command": quiet.command, "tiles": tiles}))
+    expected = values(quiet)
+    tiles = {tuple(tile) for tile in json.loads(quiet.note.read_text())["tiles"]}
+    spans = {stage: quiet.receipt(stage)["seconds"] for stage in STAGES}
+    disturbance = Disturbance(nodes, random.Random(f"{options.seed} {solver}"), spans)  # noqa: S311
+    began = time.monotonic()
+    result: dict = {"solver": solver, "seed": options.seed, "runs": 0, "tiles": 0, "difference": 0.0, "bits": True}
+    repeats: collections.Counter[str] = collections.Counter()
+    while len(disturbance.kills) < options.kills and time.monotonic() < began + options.seconds:
+        result["runs"] += 1
+        pipeline, first = Pipeline(options.work / f"{solver}-run", options, solver, environment), len(disturbance.kills)
+        pipeline.clear()
+        disturbance.run(pipeline, options.kills - first, began + options.seconds)
+        evaluations: list[Evaluation] = read_journal(journal, pipeline.work / "store")
+        assert {e.tile for e in evaluations} == tiles, "another set of tiles"
+        result["tiles"] += len(tiles)
+        repeats += count_repeats(evaluations, disturbance.kills[first:], pipeline.lives)
+        repeats["tasks retried"] += pipeline.receipt("gram").get("retries", 0)
+        for mine, theirs in zip(values(pipeline), expected, strict=True):
+            result["difference"] = max(result["difference"], float(np.abs(mine - theirs).max()))
+            result["bits"] &= bool(np.array_equal(mine, theirs))
+
+        journal.write_text("")
+    kills = collections.Counter(f"{kill.how}, {kill.stage}" for kill in disturbance.kills)
+    in_flight = {how: sum(k.in_flight for k in disturbance.kills if k.how == how) for how in HOWS}
+    seconds = round(time.monotonic() - began, 1)
+    return {**result, "kills": kills, "in_flight": in_flight, "repeats": repeats, "seconds": seconds}
+
+
+def failed(one: dict) -> bool:
+    """Whether a line of the record tells of a fault of ntkpipe."""
+    return one["difference"] > TOLERANCE or one["repeats"].get("unexplained", 0) > 0
+
+
+def table(lines: list[dict]) -> str:
+    """The sum of all calls, in Markdown."""
+    kills: collections.Counter[tuple[str, str]] = collections.Counter()
+    in_flight: collections.Counter[str] = collections.Counter()
+    for line in lines:
+        for name, count in line["kills"].items():
+            how, _, stage = name.partition(", ")
+            kills[how, stage if stage in STAGES else "before or after"] += count
+        in_flight.update(line["in_flight"])
+    columns = (*STAGES, "before or after")
+    rows = [f"| kill | {' | '.join(columns)} | in all | tiles in the making |", "|---" * (len(columns) + 3) + "|"]
+    for how in HOWS:
+        counts = [kills[how, stage] for stage in columns]
+        rows.append(f"| {how} | {' | '.join(map(str, counts))} | {sum(counts)} | {in_flight[how]} |")
+    sums = [sum(kills[how, stage] for how in HOWS) for stage in columns]
+    rows.append(f"| all | {' | '.join(map(str, sums))} | {sum(sums)} | {sum(in_flight.values())} |")
+    rows += [
+        "",
+        "| solver | kills | runs | tiles | evaluated again | in the making at a kill | workers without a driver | second copies "
+        "| unexplained | tasks retried | largest difference |",
+        "|---" * 11 + "|",
+    ]
+    for solver in dict.fromkeys(line["solver"] for line in lines):
+        mine = [line for line in lines if line["solver"] == solver]
+        repeats: collections.Counter[str] = collections.Counter()
+        for line in mine:
+            repeats.update(line["repeats"])
+        difference = max(line["difference"] for line in mine)
+        cells = [
+            sum(sum(line["kills"].values()) for line in mine),
+            *(sum(line[k] for line in mine) for k in ("runs", "tiles")),
+        ]
+        cells += [repeats[k] for k in ("again", "in flight", "orphans", "copies", "unexplained", "tasks retried")]
+        far = "0 (every bit)" if all(line["bits"] for line in mine) else f"{difference:.1e}"
+        rows.append(f"| {solver} | {' | '.join(map(str, cells))} | {far} |")
+    return "\n".join(rows)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=Path, help="npz with x_train, y_train, x_test, y_test")
-    parser.add_argument("--work", required=True, type=Path, help="a folder for everything; what is in it goes")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--work", required=True, type=Path, help="a folder for everything; kills.jsonl in it is kept")
     parser.add_argument("--solvers", default="krylov,cg,cholesky,eigh")
-    parser.add_argument("--kills", type=int, default=20, help="per solver")
+    parser.add_argument("--kills", type=int, default=25, help="per solver")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="per solver: no kills after this, whatever is left"
+    )
     parser.add_argument("--n", type=int, default=1500)
     parser.add_argument("--p", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="show what was gathered, and do nothing")
     options, options.overrides = parser.parse_known_args()
-    shutil.rmtree(options.work, ignore_errors=True)
+    record = options.work / "kills.jsonl"
+    if options.table:
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        print(table(lines))
+        return int(any(map(failed, lines)))
+    if options.data is None:
+        parser.error("--data is needed")
+    options.cluster = "ray"
+    options.work = options.work.resolve()
+    (options.work / "hook").mkdir(parents=True, exist_ok=True)
+    (options.work / "hook" / "sitecustomize.py").write_text(HOOK)
+    journal = options.work / "journal"
+    journal.write_text("")
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "PYTHONPATH": os.pathsep.join([str(options.work / "hook"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "NTKPIPE_KILLS_JOURNAL": str(journal),
+        "RAY_AUTH_MODE": "disabled",
+        # A lost head is given up after five seconds.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    }
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster ends with this process
     bad = False
-    for solver in options.solvers.split(","):
-        rng = random.Random(f"{options.seed} {solver}")  # noqa: S311
-        peace = Pipeline(options.work, f"{solver}-peace", options, solver)
-        began = time.monotonic()
-        if peace.start().wait() != 0:
-            peace.fail()
-        span = time.monotonic() - began
-        expected, tiles = values(peace), peace.evaluated()
-        outcome = Outcome(collections.Counter())
-        allowed = 0
-        began = time.monotonic()
-        while sum(outcome.kills.values()) < options.kills:
-            outcome.runs += 1
-            pipeline = Pipeline(options.work, f"{solver}-{outcome.runs}", options, solver)
-            made = disturb(pipeline, rng, options.kills - sum(outcome.kills.values()), span, outcome)
-            found = pipeline.evaluated()
-            assert set(found) == set(tiles), "another set of tiles"
-            outcome.repeated += sum(found.values()) - len(found)
-            # Of each worker one tile is being computed and one being written.
-            allowed += 2 * made * len(os.sched_getaffinity(0))
-            for mine, theirs in zip(values(pipeline), expected, strict=True):
-                outcome.difference = max(outcome.difference, float(np.abs(mine - theirs).max()))
-        outcome.seconds = time.monotonic() - began
-        ok = outcome.difference <= TOLERANCE and outcome.repeated <= allowed
-        bad |= not ok
-        kills = ", ".join(f"{count} {how}" for how, count in sorted(outcome.kills.items()))
-        print(
-            f"{solver:<9} {sum(outcome.kills.values())} kills ({kills}) over {outcome.runs} runs of {len(tiles)} tiles, "
-            f"{outcome.seconds:.0f} s: largest difference {outcome.difference:.1e}, {outcome.repeated} tiles evaluated again "
-            f"(at most {allowed} in flight){'' if ok else '   FAILED'}",
-            flush=True,
-        )
+    nodes = RayNodes(Path(tempfile.mkdtemp(prefix="ntkr")), environment, NODES)
+    try:
+        nodes.start()
+        for solver in options.solvers.split(","):
+            one = campaign(options, solver, nodes, environment)
+            bad |= failed(one)
+            with record.open("a") as file:
+                file.write(json.dumps(one) + "\n")
+            print(f"{table([one])}\n{one['seconds']:.0f} s{'   FAILED' if failed(one) else ''}\n", flush=True)
+    finally:
+        nodes.close()
+        for child in tree(os.getpid())[1:]:
+            child.kill()  # a driver, where this was interrupted
     return int(bad)
 
 
