@@ -6,18 +6,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from blank_figures import blank_figures, drawn_figures
 
 from ntkpipe.cli.main import main
 from ntkpipe.predictions.read import read_predictions
 
 # Small, in this process: what most tests need.
 _QUICK = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _blank_figures() -> Iterator[None]:
+    """Runs in this process draw nothing, unless a test asks for `drawn`; those in processes of their own do."""
+    with blank_figures():
+        yield
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """Figures are drawn in this test."""
+    with drawn_figures():
+        yield
 
 
 @dataclass

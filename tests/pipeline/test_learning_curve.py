@@ -15,7 +15,7 @@ QUICK = ("cluster=serial", "data=digits", "data.test_size=40", "grid.edge=32")
 WORDS = ("predict.times=[10,inf]", "predict.kernels=[nngp]", "predict.ridges=[1e-4]", *QUICK)
 
 
-def test_sizes_are_ordinary_runs_on_one_matrix(work):
+def test_sizes_are_ordinary_runs_on_one_matrix(work, drawn):
     found = work.ok("run", "run_dir=c", "predict.train_sizes=[70,30,50]", *WORDS)
     computed = [work.receipt(f"c/train_size={n}", "gram") for n in (30, 50, 70)]
     # 30 rows are one row of tiles, 50 are two, 70 three: train, and two rows of test tiles.

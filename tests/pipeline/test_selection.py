@@ -145,7 +145,7 @@ def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, sol
         assert record["mse_standard_error"][0][r] == pytest.approx(squared.std() * np.sqrt((1 - 16 / N) / 16), rel=1e-3)
 
 
-def test_the_report_says_on_what_was_chosen(lab, capsys):
+def test_the_report_says_on_what_was_chosen(lab, drawn, capsys):
     words = ("predict.selection=held_out", "predict.held_out=0.25", "predict.covariance=diagonal", "solver=eigh")
     run = lab.run("told", TIMES, *words)
     assert "test images had no part in it" in capsys.readouterr().err

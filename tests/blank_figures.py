@@ -1,0 +1,38 @@
+"""Figures that are composed but not drawn: nine tenths of a small run's time is matplotlib's, whose pictures have tests of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+_SAVE = Figure.savefig
+
+
+@contextlib.contextmanager
+def blank_figures() -> Iterator[None]:
+    """Within it, this process saves every figure as one white point, PNG or SVG; what leads to it is the product's own."""
+    png = io.BytesIO()
+    Image.new("RGB", (1, 1), "white").save(png, "PNG")
+    blanks = {".png": png.getvalue(), ".svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'}
+
+    def save(figure: Figure, path: Path, **options: Any) -> None:
+        Path(path).write_bytes(blanks[Path(path).suffix])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
+@contextlib.contextmanager
+def drawn_figures() -> Iterator[None]:
+    """Within it, they are drawn again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", _SAVE)
+        yield
