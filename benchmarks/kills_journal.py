@@ -124,8 +124,11 @@ def count_repeats(evaluations: list[Evaluation], kills: list[Kill], lives: list[
     """
     counts: collections.Counter[str] = collections.Counter()
     allowed: collections.Counter[Tile] = collections.Counter()
+    living = list(evaluations)
     for kill in kills:
-        hit = {e.tile for e in evaluations if kill.hits(e)}
+        struck = [e for e in living if kill.hits(e)]
+        hit = {e.tile for e in struck}
+        living = [e for e in living if not (math.isinf(e.end) and e in struck)]  # one dies once
         kill.in_flight = len(hit)
         counts["in flight"] += len(hit)
         allowed.update(hit)

@@ -12,11 +12,11 @@ from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
 from ntkpipe.pipeline import maintenance
+from ntkpipe.pipeline.exports import export
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job, load_predictions
 from ntkpipe.pipeline.sweep import Sweep
 from ntkpipe.pipeline.watching import watched_runs
-from ntkpipe.predictions.export import export_predictions
 from ntkpipe.storage.store import open_store
 
 
@@ -93,7 +93,7 @@ def _export(arguments: Sequence[str]) -> int:
     path, form = values["path"], values["format"] or "parquet"
     if path is None:
         path = str(run.path / f"predictions.{form}")
-    print(export_predictions(load_predictions(run), path, form, overwrite=truth("overwrite", values["overwrite"])))
+    print(export(run, load_predictions(run), path, form, overwrite=truth("overwrite", values["overwrite"])))
     return 0
 
 
@@ -140,7 +140,8 @@ def _verify(arguments: Sequence[str]) -> int:
         if not mend:
             return CorruptionError.exit_code
         # Only stages that the run had finished are made again.
-        had = [stage for stage in ("gram", "solve", "predict", "report") if run.receipt(stage) is not None]
+        stages = ("gram", "solve", "predict", "report")
+        had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
         maintenance.discard_damaged(run, inputs, found)
         job = Job(run, lambda: session.executor(run.config), echo)
         for stage in had or ["gram"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import threading
@@ -16,7 +15,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from ntkpipe.errors import CorruptionError, IncompleteError, StoreError
-from ntkpipe.storage.checksum import crc32c
+from ntkpipe.storage.checksum import crc32c, sealed, unsealed
 from ntkpipe.storage.store import MissingObjectError, ObjectStore
 
 FORMAT = 1
@@ -135,10 +134,7 @@ def metadata_objects(prefix: str, layout: dict[str, Any], dtype: np.dtype) -> di
 
 def seal(body: dict[str, Any]) -> bytes:
     """A manifest as JSON with a hash of itself."""
-    canonical = json.dumps(body, sort_keys=True)
-    return json.dumps(
-        {**body, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}, sort_keys=True, indent=1
-    ).encode()
+    return json.dumps(sealed(body), sort_keys=True, indent=1).encode()
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> dict[str, Any]:
@@ -156,9 +152,8 @@ def read_manifest(store: ObjectStore, prefix: str) -> dict[str, Any]:
         raise IncompleteError(
             f"{key} is missing in {store.url}, the images were not written to the end: {REMEDY}"
         ) from error
-    body = parsed(content)
-    seal = body.pop("sha256", None) if isinstance(body, dict) else None
-    if seal != hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest():
+    body = unsealed(parsed(content))
+    if body is None:
         raise CorruptionError(f"{key} in {store.url} disagrees with its own hash: {REMEDY}")
     if body["format"] != FORMAT:
         raise StoreError(

@@ -72,18 +72,41 @@ class StoreCheckpoint:
 
     def _read(self, start: int) -> tuple[int, dict[str, np.ndarray]] | None:
         try:
-            data = self._store.get(self._key(start))
+            found = _opened(self._store.get(self._key(start)))
         except MissingObjectError:
             return None
-        body = memoryview(data)[:-4]
-        if len(data) < 4 or struct.pack("<I", crc32c(body)) != bytes(data[-4:]):
+        if found is None:
             return None
-        try:
-            with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            header = json.loads(arrays.pop(_HEADER).tobytes())
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile):
-            return None
+        header, arrays = found
         if header.get("fingerprint") != self._fingerprint or header.get("start") != start or header["step"] <= start:
             return None
         return int(header["step"]), arrays
+
+
+def damaged_entries(store: ObjectStore, prefix: str) -> Iterator[str]:
+    """Keys of entries of any checkpoint below `prefix` that are damaged, or lie where another one belongs.
+
+    Checkpoints lie under `<kind>/<fingerprint>`: an entry says where it belongs.
+    """
+    for key in list(store.list(prefix)):
+        folder, _, name = key.rpartition("/")
+        if not name.endswith(".npz"):
+            continue
+        found = _opened(store.get(key))
+        fingerprint, start = folder.partition("/")[2], name.removesuffix(".npz")
+        if found is None or found[0].get("fingerprint") != fingerprint or f"{found[0].get('start'):08d}" != start:
+            yield key
+
+
+def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Header and arrays of an entry; None if it is damaged."""
+    body = memoryview(data)[:-4]
+    if len(data) < 4 or struct.pack("<I", crc32c(body)) != bytes(data[-4:]):
+        return None
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile):
+        return None
+    return header, arrays

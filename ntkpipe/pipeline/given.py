@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_l
 from ntkpipe.errors import DataError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes
 from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.sources import read_source, write_source
 from ntkpipe.storage.store import ObjectStore
 
 
@@ -71,7 +71,7 @@ def find_given(config: RunConfig, store: ObjectStore, source: str, tell: Callabl
     key = f"{GIVEN_PREFIX}/diagonals/{_hash(data)}.npz"
     store.put(key, data, overwrite=True)
     record = {"content": gram.content, "diagonals": key, "labels": found.labels.labels_key}
-    store.put(source, json.dumps(record).encode(), overwrite=True)
+    write_source(store, source, record)
     return found
 
 
@@ -139,7 +139,7 @@ def _used(config: RunConfig, gram: GivenGram, labels: Labels) -> tuple[int, int]
 def _known(gram: GivenGram, store: ObjectStore, source: str) -> Given | None:
     """What an earlier run found in the very same files, if all of it is still there."""
     try:
-        record = json.loads(store.get(source))
+        record = read_source(store, source)
         data = store.get(record["diagonals"])
         if _hash(data) != record["diagonals"].rpartition("/")[2].removesuffix(".npz"):
             return None

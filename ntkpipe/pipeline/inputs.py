@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from ntkpipe.pipeline.given import find_given, given_shapes
 from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget, plan_given
 from ntkpipe.pipeline.run_dir import RunDir, digest
+from ntkpipe.pipeline.sources import read_source, write_source
 from ntkpipe.pipeline.storing import solver_memory
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
@@ -180,7 +180,7 @@ def prepare(
             "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
         }
         source = source_key(config)  # once more: the loader may have downloaded the files
-        store.put(source, json.dumps(record).encode(), overwrite=True)
+        write_source(store, source, record)
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config, images)
@@ -192,7 +192,7 @@ def prepare(
         for k, one in enumerate(wanted)
     ]
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
-    record = json.loads(store.get(source))
+    record = read_source(store, source)
     inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
     if inside:
         index = images.labels().train_index
@@ -362,7 +362,7 @@ def _folder_stamp(path: Path) -> str:
 def _known_images(store: ObjectStore, source: str) -> PreparedImages | None:
     """The handle that an earlier run left for the same raw data and preparation, if everything is still there."""
     try:
-        record = json.loads(store.get(source))
+        record = read_source(store, source)
         images = PreparedImages(**{**record["images"], "url": store.url})
         images.shape("train")
         images.labels()

@@ -2,11 +2,13 @@
 
 ```
 run.json            the configuration, as checked; marks the folder as a run
-stages/<name>.json  receipt of a finished stage: what it was made of, when, how long
+stages/<name>.json  receipt of a finished stage: what it was made of, when, how long, and checksums of its files
 progress.json       what is going on now; overwritten every few seconds
 log.jsonl           one event a line, append-only
 predictions.zarr  metrics.json  report/
 ```
+
+JSON files but `metrics.json` carry a hash of themselves (`sha256`).
 """
 
 from __future__ import annotations
@@ -16,16 +18,20 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError, HeldError, IncompleteError
+from ntkpipe.storage.checksum import crc32c, sealed, unsealed
 from ntkpipe.storage.store import ObjectStore, open_store
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 STAGES = ("data", "gram", "solve", "predict", "report")
@@ -125,7 +131,7 @@ class RunDir:
                 f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
             )
         try:
-            stored = json.loads(file.read_text())
+            stored = _unsealed(json.loads(file.read_text()))
             config = stored["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -147,21 +153,23 @@ class RunDir:
         """The folder as an object store (leases, checkpoints)."""
         return open_store(str(self.path))
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file atomically."""
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON object atomically, sealed."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(value, indent=1))
+        partial.write_text(json.dumps(sealed(value), indent=1))
         os.replace(partial, target)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object, or None where it is absent or damaged: whatever it stood for is made again."""
         try:
-            found = json.loads((self.path / name).read_text())
-        except (FileNotFoundError, ValueError):
+            return _unsealed(json.loads((self.path / name).read_text()))
+        except FileNotFoundError:
             return None
-        return found if isinstance(found, dict) else None
+        except (ValueError, TypeError) as error:
+            _log.warning("%s is damaged (%s): what it stands for is made again", self.path / name, error)
+            return None
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to the run log."""
@@ -187,12 +195,24 @@ class RunDir:
             )
         return found
 
-    def finish(self, stage: str, seconds: float, **facts: Any) -> dict[str, Any]:
-        """Write the receipt of a stage and log it."""
+    def finish(self, stage: str, seconds: float, files: Iterable[Path] = (), **facts: Any) -> dict[str, Any]:
+        """Write the receipt of a stage, with the checksums of the files that it has made in the run's folder, and log it."""
         receipt = {"stage": stage, "finished": now(), "seconds": round(seconds, 3), **facts}
-        self.write_json(f"stages/{stage}.json", receipt)
         self.log("stage finished", **receipt)
+        receipt["files"] = {str(file.relative_to(self.path)): crc32c(file.read_bytes()) for file in sorted(files)}
+        self.write_json(f"stages/{stage}.json", receipt)
         return receipt
+
+    def damaged_files(self, stage: str) -> list[str]:
+        """A line for every file of a finished stage that is gone, or not what the stage has written."""
+        found = []
+        for name, checksum in ((self.receipt(stage) or {}).get("files") or {}).items():
+            try:
+                if crc32c((self.path / name).read_bytes()) != checksum:
+                    found.append(f"{self.path / name} is not what the stage {stage} has written")
+            except OSError as error:
+                found.append(f"{self.path / name} cannot be read ({error.strerror or error})")
+        return found
 
     def forget(self, *stages: str) -> None:
         """Drop receipts, so that the stages run again."""
@@ -216,6 +236,18 @@ class RunDir:
                         raise
                     time.sleep(patience)
             yield
+
+
+def _unsealed(stored: Any) -> dict[str, Any]:
+    """A JSON object of a run; one without a seal is taken as it is.
+
+    Raises:
+        ValueError: if it is none, or not what was written.
+    """
+    body = unsealed(stored) if isinstance(stored, dict) and "sha256" in stored else stored
+    if not isinstance(body, dict):
+        raise ValueError("it disagrees with its own hash" if isinstance(stored, dict) else "it is no JSON object")
+    return body
 
 
 def _strangers(path: Path, store: Path) -> list[str]:

@@ -205,8 +205,13 @@ class Job:
         self._require_tiles()
         began = time.monotonic()
         if (receipt := self.run.receipt("solve")) is not None:
-            self.echo(f"solve    finished {receipt['finished']}")
-            return
+            damage = self.run.damaged_files("solve")
+            if not damage:
+                self.echo(f"solve    finished {receipt['finished']}")
+                return
+            for text in damage:
+                self.warn(f"{text}; solving again")
+            self.run.forget("solve")
         progress = Progress(self.run, "solve", self.echo, self._watch)
 
         def tell(line: str, *, force: bool = False, **facts: Any) -> None:
@@ -218,15 +223,16 @@ class Job:
             kept.save(solved, self.run)
             self._solved[name] = solved
         facts = {name: solved.facts for name, solved in self._solved.items()}
-        self._finish("solve", time.monotonic() - began, kernels=facts)
+        files = [kept.saved_file(name, self.run) for name in facts]
+        self._finish("solve", time.monotonic() - began, files=files, kernels=facts)
 
     def predict(self) -> None:
         """Means, bounds and variances of every kernel, time and ridge; metrics."""
         inputs = self.inputs()
         target = self.run.path / "predictions.zarr"
         if (receipt := self.run.receipt("predict")) is not None:
-            damage = verify_predictions(target)
-            if not damage and (self.run.path / "metrics.json").exists():
+            damage = verify_predictions(target) + self.run.damaged_files("predict")
+            if not damage:
                 self.echo(f"predict  finished {receipt['finished']}: {target}")
                 return
             for text in damage:
@@ -257,9 +263,11 @@ class Job:
         write_predictions(predictions, target, overwrite=True)
         metrics = compute_metrics(predictions)
         write_metrics(metrics, self.run.path / "metrics.json")
+        residuals = self.run.path / "leave_one_out.npz"
         self._finish(
             "predict",
             time.monotonic() - began,
+            files=[self.run.path / "metrics.json", *([residuals] if residuals.exists() else [])],
             fingerprint=predictions.fingerprint(),
             max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
         )
@@ -291,8 +299,11 @@ class Job:
         """Figures and the HTML page."""
         began = time.monotonic()
         self.run.require("predict")
+        if self.run.damaged_files("solve"):
+            self.solve()
         page = write_report(self.run, self.inputs())
-        self._finish("report", time.monotonic() - began, page=str(page))
+        files = [file for file in page.parent.rglob("*") if file.is_file()]
+        self._finish("report", time.monotonic() - began, files=files, page=str(page))
         self.echo(f"report   {page}")
 
     def all(self) -> bool:
@@ -382,8 +393,7 @@ class Job:
 def is_finished(run: RunDir) -> bool:
     """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
     receipts = {stage: run.receipt(stage) for stage in STAGES}
-    outputs = ("metrics.json", "report/report.html")
-    if None in receipts.values() or not all((run.path / name).exists() for name in outputs):
+    if None in receipts.values() or any(run.damaged_files(stage) for stage in STAGES):
         return False
     path = run.config.data.path
     same = (path is not None and not Path(path).expanduser().exists()) or (

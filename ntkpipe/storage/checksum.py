@@ -1,13 +1,18 @@
-"""CRC-32C (Castagnoli), the checksum of Zarr's `crc32c` codec."""
+"""CRC-32C (Castagnoli), the checksum of Zarr's `crc32c` codec, and JSON that carries a hash of itself."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 import google_crc32c
 import numpy as np
 
 from ntkpipe.storage.protocol import Buffer
+
+_SEAL = "sha256"
 
 
 def crc32c(*parts: Buffer) -> int:
@@ -27,3 +32,23 @@ def crc32c(*parts: Buffer) -> int:
         if view.nbytes:
             crc = google_crc32c.extend(crc, cast(bytes, np.frombuffer(view, np.uint8)))
     return crc
+
+
+def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with a hash of itself under `sha256`."""
+    return {**body, _SEAL: _hash(body)}
+
+
+def unsealed(stored: Any) -> dict[str, Any] | None:
+    """What was sealed, without the seal; None if it is no JSON object, or not the one that was sealed."""
+    if not isinstance(stored, dict) or stored.get(_SEAL) != _hash(
+        body := {k: v for k, v in stored.items() if k != _SEAL}
+    ):
+        return None
+    return body
+
+
+def _hash(body: Mapping[str, Any]) -> str:
+    # As it will be read: keys become text, tuples lists.
+    canonical = json.dumps(json.loads(json.dumps(dict(body))), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

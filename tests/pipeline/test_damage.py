@@ -69,6 +69,11 @@ def forget(work, *stages):
         path.unlink()
 
 
+def forget_only(work, *stages):
+    for stage in stages:
+        (work.path / "a" / "stages" / f"{stage}.json").unlink()
+
+
 def values(work):
     return work.predictions("a").mean
 
@@ -192,9 +197,7 @@ def test_damaged_basis(copy, damage):
     before = values(copy)
     for path in copy.objects("krylov/**/*"):
         DAMAGES[damage](path)
-    forget_only = ("predict", "report")
-    for stage in forget_only:
-        (copy.path / "a" / "stages" / f"{stage}.json").unlink()
+    forget_only(copy, "predict", "report")
     found = copy.ok("predict", "run_dir=a")
     assert "incomplete" in found.err
     np.testing.assert_array_equal(values(copy), before)
@@ -211,6 +214,86 @@ def test_damaged_dense_solution(work, solver, damage):
         DAMAGES[damage](path)
     work.ok("predict", *words)
     assert np.isfinite(values(work)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("metrics.json", "flip"),
+        ("metrics.json", "delete"),
+        ("solve/ntk.npz", "truncate"),
+        ("solve/ntk.npz", "delete"),
+        ("report/report.html", "flip"),
+        ("stages/solve.json", "flip"),
+        ("stages/predict.json", "truncate"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named_and_made_again(copy, name, damage):
+    before, path = copy.predictions("a"), copy.path / "a" / name
+    for way in ("verify", "run"):
+        DAMAGES[damage](path)
+        damaged = path.read_bytes() if path.exists() else b""
+        told = copy.ok(way, "run_dir=a", *(("rows=0", "tiles=0") if way == "verify" else ()))
+        assert f"a/{name}" in told.out + told.err
+        assert path.read_bytes() != damaged
+    assert copy("verify", "run_dir=a", "rows=0", "tiles=0").code == 0
+    np.testing.assert_array_equal(copy.predictions("a").mean, before.mean)
+
+
+def test_solutions_of_two_kernels_that_change_places_are_found(copy):
+    """Both are whole, but the rows in them were sampled from the other kernel."""
+    before = copy.predictions("a")
+    one, other = (copy.path / "a" / "solve" / f"{name}.npz" for name in ("ntk", "nngp"))
+    a, b = one.read_bytes(), other.read_bytes()
+    one.write_bytes(b)
+    other.write_bytes(a)
+    forget_only(copy, "predict", "report")
+    assert "not what the stage solve has written" in copy.ok("run", "run_dir=a").err
+    np.testing.assert_array_equal(copy.predictions("a").error_bound, before.error_bound)
+
+
+def test_a_changed_setting_in_the_configuration_is_refused(copy):
+    """Valid JSON, a valid configuration, and not the one that was written."""
+    path = copy.path / "a" / "run.json"
+    assert '"train_size": 60' in path.read_text()
+    path.write_text(path.read_text().replace('"train_size": 60', '"train_size": 50'))
+    for command in ("status", "predict", "verify"):
+        found = copy(command, "run_dir=a")
+        assert found.code == 2
+        assert "disagrees with its own hash" in found.err
+
+
+def test_the_record_of_another_source_is_not_taken(copy):
+    first = copy.objects("data/sources/*.json")[0]
+    first.write_text(first.read_text().replace(first.stem, "0" * len(first.stem)))
+    assert "prepared:" in copy.ok("gram", *copy.quick, "run_dir=b").err
+    assert first.stem in first.read_text()
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "npz", "zarr"])
+def test_damaged_exports_are_named_and_left_to_their_owner(copy, form):
+    copy.ok("export", "run_dir=a", f"format={form}", f"path=out/{form}")
+    assert copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false").code == 0
+    file = copy.path / "out" / form
+    flip(file if file.is_file() else file / "mean/c/0/0/0/0/0", 100)
+    found = copy("verify", "run_dir=a", "rows=0", "tiles=0")
+    assert found.code == 6
+    assert f"format={form} path=out/{form} overwrite=true" in found.out
+    copy.ok("export", "run_dir=a", f"format={form}", f"path=out/{form}", "overwrite=true")
+    assert copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false").code == 0
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "swap"])
+def test_verify_names_damaged_states_of_solvers(copy, damage):
+    before = values(copy)
+    bases = copy.objects("krylov/*/*.npz")
+    DAMAGES[damage](bases[0])
+    named = copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false")
+    assert (named.code, str(bases[0].relative_to(copy.path / "store")) in named.out) == (6, True)
+    copy.ok("verify", "run_dir=a", "rows=0", "tiles=0")
+    forget_only(copy, "predict", "report")
+    copy.ok("run", "run_dir=a")
+    np.testing.assert_array_equal(values(copy), before)
 
 
 @pytest.mark.parametrize(

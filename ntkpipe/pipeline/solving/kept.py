@@ -68,8 +68,10 @@ def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
     Raises:
         IncompleteError: if they are gone or damaged.
     """
-    saved = run.path / "solve" / f"{name}.npz"
+    saved = saved_file(name, run)
     try:
+        if any(str(saved) in text for text in run.damaged_files("solve")):
+            raise ValueError("it is not what was kept")
         # Opened here, because np.load leaves its own file open when it fails.
         with saved.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
@@ -80,9 +82,14 @@ def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
     return arrays
 
 
+def saved_file(name: str, run: RunDir) -> Path:
+    """Where `save` keeps a kernel's arrays."""
+    return run.path / "solve" / f"{name}.npz"
+
+
 def save(solved: Solved, run: RunDir) -> None:
     """Keep in the run's folder what `restore` needs besides the basis."""
-    target = run.path / "solve" / f"{solved.problem.name}.npz"
+    target = saved_file(solved.problem.name, run)
     target.parent.mkdir(exist_ok=True)
     arrays: dict[str, Any] = {
         "indices": solved.rows.indices,
