@@ -16,7 +16,7 @@ from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
 from ntkpipe.cluster.summing import Place, Summing, joined, slices_for, split
-from ntkpipe.tasks.executor import in_order
+from ntkpipe.tasks.executor import in_order, one_by_one
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class RayPool:
         self._gpus = gpus
         self._holder: Any = ray.remote(num_cpus=0, max_restarts=0, runtime_env={"env_vars": dict(environment)})(_Holder)
         self._places: list[Place] = [None] * len(self._builds)
+        self._first = self._together()
         self._actors: list[Any] = [None] * len(self._builds)
         self._closed = False
         try:
@@ -133,7 +134,8 @@ class RayPool:
 
         The state is built by a method, not in the constructor: what the factory raises is then an ordinary exception.
         """
-        place = self._places[worker] = self._place()
+        # One that replaces another goes where there is room now.
+        place = self._places[worker] = self._first.pop(worker) if worker in self._first else self._place()
         options = {}
         if place is not None:
             # Soft: should the node be gone by now, any other will do.
@@ -143,6 +145,18 @@ class RayPool:
             }
         actor = self._actors[worker] = self._holder.options(**options).remote()
         return actor.build.remote(self._builds[worker], self._mark, place[1] if place else None, self._gpus)
+
+    def _together(self) -> dict[int, tuple[str, int]]:
+        """Places of all workers at the start: by the same counting, but those of one node are consecutive, for sums."""
+        chosen: list[tuple[str, int]] = []
+        for worker in range(self.size):
+            place = self._places[worker] = self._place()
+            if place is None:
+                return {}
+            chosen.append(place)
+        self._places = [None] * self.size
+        order = {node: k for k, node in enumerate(dict.fromkeys(node for node, _ in chosen))}
+        return dict(enumerate(sorted(chosen, key=lambda place: (order[place[0]], place[1]))))
 
     def _place(self) -> tuple[str, int] | None:
         """The node with most room among this pool's workers, and the first free place on it."""
@@ -210,14 +224,20 @@ class _Holder:
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self._state, method)(*args)
 
-    def parts(self, method: str, slices: int, which: int | None, args: tuple[Any, ...], *pieces: np.ndarray) -> Any:
+    def parts(
+        self, method: str, slices: int, least: int, which: int | None, args: tuple[Any, ...], *pieces: np.ndarray
+    ) -> Any:
         """Part of a sum in slices that stay on this node; see `Summing`."""
-        return split(getattr(self._state, method)(*joined(args, which, pieces)), slices)
+        return split(getattr(self._state, method)(*joined(args, which, pieces)), slices, least)
 
     def keep(self, piece: np.ndarray) -> Any:
         """A slice of an argument as an object of this node, which passes it on."""
         return None, piece
 
     def added(self, *parts: np.ndarray) -> np.ndarray:
-        """One slice of all workers' parts."""
-        return in_order(parts)
+        """Their sum."""
+        return one_by_one(parts)
+
+    def added_in(self, slices: int, *parts: np.ndarray) -> Any:
+        """Their sum in slices that stay on this node."""
+        return None, *np.array_split(one_by_one(parts), slices)

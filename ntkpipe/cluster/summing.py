@@ -1,12 +1,12 @@
 """Sums over a pool's workers, made between their nodes, so that the driver receives one array instead of one from each worker.
 
-The array that all workers get goes out in slices, one to each of R nodes, which pass them on to the others; every worker keeps its
-part of the sum in R slices of rows, in the object store of its node; one worker on each of R nodes adds one slice of all parts; the
-driver puts R sums together. With W workers, nodes of G workers, and parts of b bytes the driver sends and receives b, and
-a node receives 2 b and G W b / (R G) = W b / R: at R nodes as much as its own workers made, however many nodes there are. Every
-entry is added in the order of the workers, here as in `in_order`: both ways give the same bits.
+Workers leave their parts in the object store of their node. In each group of eight workers, which are placed on one node where one
+holds them, the parts are added; then the sums of all groups, in R slices of rows, each on another node; the driver puts R slices
+together. A group that lies on several nodes adds in slices as well. The array that all workers get goes out in slices, too, one to each
+of some nodes, which pass them on. With parts of b bytes the driver sends b and receives b, whatever the number of workers W.
 
-A worker that dies is replaced and its call repeated, like in every call of a pool; what its node held is made again.
+Entries are added in the order of `tasks.executor.in_order` in every way: all give the same bits. A worker that dies is replaced and its
+call repeated, like in every call of a pool; what its node held is made again.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from ray import exceptions as rx
 
 from ntkpipe.cluster.capacity import alive_nodes
 from ntkpipe.cluster.outcome import given_up
-from ntkpipe.tasks.executor import in_order
+from ntkpipe.tasks.executor import groups, in_order
 
 _log = logging.getLogger(__name__)
 
-# Slices are not smaller: below, messages cost more than what they carry.
-SLICE_BYTES = 1 << 20
-# W x R objects are made in a sum, and Ray's bookkeeping takes a tenth of a millisecond for each.
-MOST_SLICES = 32
+# An object costs the driver 0.75 ms of its processor (four workers, two busy cores; 128 and 16 objects of a sum compared). Slices are
+# not smaller than what a link of 5 GB/s carries in about that time, and there are W r + W R / 8 objects in a sum.
+SLICE_BYTES = 4 << 20
+MOST_SLICES = 8
 
 Place = tuple[str, int] | None
 
 
 def slices_for(places: Sequence[Place], here: str) -> int:
-    """In how many slices to sum: one per node; 0 where at most one part would travel to the driver anyhow.
+    """In how many slices to sum at most: one per node; 0 where at most one part would travel to the driver anyhow.
 
     Args:
         places: of the workers: their node, and their place on it.
@@ -89,10 +89,15 @@ class Summing:
 
     def __init__(self, workers: Workers, slices: int, retries: int) -> None:
         self._workers, self._slices, self._retries = workers, slices, retries
+        self._groups = groups(workers.size)
+        # Into which the parts are cut for the sums of groups: as many as there are nodes in one.
+        nodes = [{place and place[0] for place in workers.places[group.start : group.stop]} for group in self._groups]
+        self._cuts = min(slices, max(map(len, nodes)))
         # By worker: references of its slices; where they are; what came at once, because it is small.
         self._parts: dict[int, list[Any]] = {}
         self._where: dict[int, Place] = {}
         self._small: dict[int, np.ndarray] = {}
+        self._nbytes = 0
 
     def total(self, method: str, args: tuple[Any, ...]) -> np.ndarray:
         """The sum of `method(*args)` over the workers; the largest array among `args` travels in slices."""
@@ -116,11 +121,12 @@ class Summing:
 
         def call(worker: int) -> Any:
             receipt, *made[worker] = self._workers.remote(
-                worker, "parts", self._slices + 1, method, self._slices, which, rest, *pieces
+                worker, "parts", self._cuts + 1, method, self._cuts, SLICE_BYTES, which, rest, *pieces
             )
             return receipt
 
-        for worker, (count, small) in self._workers.each(missing, call).items():
+        for worker, (count, nbytes, small) in self._workers.each(missing, call).items():
+            self._nbytes = nbytes
             self._where[worker] = self._workers.places[worker]
             self._parts[worker] = made[worker][:count]
             if small is not None:
@@ -132,36 +138,65 @@ class Summing:
         if count < 3:
             return [ray.put(array)]
         pieces = np.array_split(array, count)
-        host = hosts(self._workers.places, count)
         kept: dict[int, Any] = {}
-        for turn in range(0, count, len(set(host))):
-            # A worker keeps one at a time.
-            of = {host[k]: k for k in range(turn, min(turn + len(set(host)), count))}
 
-            def call(worker: int, of: dict[int, int] = of) -> Any:
-                receipt, kept[of[worker]] = self._workers.remote(worker, "keep", 2, pieces[of[worker]])
-                return receipt
+        def keep(k: int, worker: int) -> Any:
+            receipt, kept[k] = self._workers.remote(worker, "keep", 2, pieces[k])
+            return receipt
 
-            self._workers.each(of, call)
+        self._at_hosts(range(count), hosts(self._workers.places, count), keep)
         return [kept[k] for k in range(count)]
 
     def _added(self) -> np.ndarray:
-        size = self._workers.size
         if self._small:
-            return in_order([self._small[worker] for worker in range(size)])
-        count = len(self._parts[0])
-        host = hosts(self._workers.places, count)
-        found: dict[int, np.ndarray] = {}
-        for turn in range(0, count, len(set(host))):
-            of = {host[k]: k for k in range(turn, min(turn + len(set(host)), count))}
+            return in_order([self._small[worker] for worker in range(self._workers.size)])
+        cuts = len(self._parts[0])
+        if len(self._groups) == 1:
+            host = hosts(self._workers.places, cuts)
 
-            def call(worker: int, of: dict[int, int] = of) -> Any:
-                parts = [self._parts[w][of[worker]] for w in range(size)]
-                return self._workers.remote(worker, "added", 1, *parts)
+            def last(s: int, worker: int) -> Any:
+                return self._workers.remote(worker, "added", 1, *[self._parts[w][s] for w in self._groups[0]])
 
-            for worker, value in self._workers.each(of, call).items():
-                found[of[worker]] = value
-        return np.concatenate([found[k] for k in range(count)])
+            found = self._at_hosts(range(cuts), host, last)
+            return np.concatenate([found[s] for s in range(cuts)])
+        finer = max(1, min(self._slices, self._nbytes // SLICE_BYTES) // cuts)
+        sums: dict[int, list[Any]] = {}
+
+        def first(k: int, worker: int) -> Any:
+            group, s = self._groups[k // cuts], k % cuts
+            parts = [self._parts[w][s] for w in group]
+            receipt, *sums[k] = self._workers.remote(worker, "added_in", finer + 1, finer, *parts)
+            return receipt
+
+        self._at_hosts(
+            range(len(self._groups) * cuts),
+            [group.start + k for group in self._groups for k in self._within(group, cuts)],
+            first,
+        )
+
+        def then(k: int, worker: int) -> Any:
+            s, t = divmod(k, finer)
+            return self._workers.remote(worker, "added", 1, *[sums[g * cuts + s][t] for g in range(len(self._groups))])
+
+        found = self._at_hosts(range(cuts * finer), hosts(self._workers.places, cuts * finer), then)
+        return np.concatenate([found[k] for k in range(cuts * finer)])
+
+    def _within(self, group: range, cuts: int) -> list[int]:
+        """Members of a group that add one slice each, counted from its first."""
+        return hosts(self._workers.places[group.start : group.stop], cuts)
+
+    def _at_hosts(self, items: range, host: Sequence[int], call: Callable[[int, int], Any]) -> dict[int, Any]:
+        """Values of `call(item, worker)` by item, each of which has its host; a host does one at a time."""
+        found: dict[int, Any] = {}
+        left = list(items)
+        while left:
+            turn: dict[int, int] = {}
+            for item in left:
+                turn.setdefault(host[item], item)
+            made = self._workers.each(turn, lambda worker, turn=turn: call(turn[worker], worker))
+            found |= {turn[worker]: value for worker, value in made.items()}
+            left = [item for item in left if item not in found]
+        return found
 
     def _forget(self, lost: rx.ObjectLostError) -> None:
         """What was on nodes that are gone is made again, and what cannot be found; all of it if that says nothing."""
@@ -181,12 +216,15 @@ def _largest(args: Sequence[Any]) -> int | None:
     return max(sizes)[1] if sizes else None
 
 
-def split(result: np.ndarray, slices: int) -> tuple[Any, ...]:
-    """A part as its worker returns it: a receipt of (slices, or the part itself if it is small), then `slices` objects."""
-    count = min(slices, result.nbytes // SLICE_BYTES, len(result))
+def split(result: np.ndarray, slices: int, least: int) -> tuple[Any, ...]:
+    """A part as its worker returns it: a receipt, then `slices` objects, each a slice of at least `least` bytes, or None.
+
+    The receipt is the number of slices, the bytes of the part, and the part itself if it is too small for one.
+    """
+    count = min(slices, result.nbytes // least, len(result))
     if count < 1:
-        return ((0, result), *[None] * slices)
-    return ((count, None), *np.array_split(result, count), *[None] * (slices - count))
+        return ((0, result.nbytes, result), *[None] * slices)
+    return ((count, result.nbytes, None), *np.array_split(result, count), *[None] * (slices - count))
 
 
 def joined(args: Sequence[Any], which: int | None, pieces: Sequence[np.ndarray]) -> list[Any]:

@@ -29,7 +29,7 @@ class WorkerPool(Protocol):
         ...
 
     def total(self, method: str, *args: Any) -> np.ndarray:
-        """The sum of the arrays that `method(*args)` returns on every worker, added entry by entry in the order of the workers.
+        """The sum of the arrays that `method(*args)` returns on every worker, added entry by entry in the order of `in_order`.
 
         It is the same in every bit wherever it is made, and is not shared: the caller may write to it.
         """
@@ -88,9 +88,26 @@ def values_of(executor: Executor, tasks: Iterable[Task]) -> Iterator[tuple[Any, 
         results.close()
 
 
-def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+GROUP = 8
+"""Workers whose arrays are added first in a sum: as many as there are GPUs in a node."""
+
+
+def groups(count: int) -> list[range]:
+    """Workers of each group."""
+    return [range(low, min(low + GROUP, count)) for low in range(0, count, GROUP)]
+
+
+def one_by_one(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Sum of arrays of one shape, entry by entry in their order; a new array."""
     total = np.array(parts[0])  # a copy: what an executor returns may be read-only shared memory
     for part in parts[1:]:
         total += part
+    return total
+
+
+def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sum of all workers' arrays as every pool makes it: of each group in its order, then of the groups."""
+    total = one_by_one([parts[worker] for worker in groups(len(parts))[0]])
+    for group in groups(len(parts))[1:]:
+        total += one_by_one([parts[worker] for worker in group])
     return total

@@ -20,6 +20,7 @@ HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "he
 
 
 def main() -> None:
+    summing.SLICE_BYTES = 1 << 20
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 1, "_system_config": HEALTH})
     others = [cluster.add_node(**NODE, num_cpus=2) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)

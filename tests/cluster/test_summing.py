@@ -14,7 +14,7 @@ import pytest
 from ntkpipe.errors import CorruptionError
 from ntkpipe.linalg.operator import TileOperator, balanced_shares
 from ntkpipe.linalg.tile_worker import TileWorker
-from ntkpipe.tasks import faults
+from ntkpipe.tasks import executor, faults
 from ntkpipe.tasks.graph import LostWorkerError
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
@@ -35,9 +35,13 @@ def workers(session) -> Iterator[Any]:
 
 
 @pytest.fixture
-def pool(workers) -> Any:
+def pool(workers, monkeypatch) -> Any:
     """The same, summing in four slices whatever nodes they are on."""
+    from ntkpipe.cluster import summing
+
+    monkeypatch.setattr(summing, "SLICE_BYTES", 1 << 20)
     workers._slices = 4
+    workers._places = [(node, 0) for node in "abcd"]  # names alone
     return workers
 
 
@@ -56,13 +60,23 @@ def in_turn(x: np.ndarray) -> np.ndarray:
     return x * FACTORS[0] + x * FACTORS[1] + x * FACTORS[2] + x * FACTORS[3]
 
 
-@pytest.mark.parametrize("slices", [0, 1, 3, 4, 6])
-def test_slices_and_the_driver_add_in_the_same_order(pool, slices: int) -> None:
-    x = array(LARGE)
-    pool._slices = slices
-    for _ in range(2):
-        np.testing.assert_array_equal(pool.total("scaled", x), in_turn(x))
-    np.testing.assert_array_equal(pool.total("scaled", x[:50]), in_turn(x[:50]))
+@pytest.mark.parametrize("nodes", ["abcd", "aabb", "aaab", "aaaa"])
+@pytest.mark.parametrize("group", [1, 2, 3, 8])
+def test_slices_and_the_driver_add_in_the_same_order(pool, monkeypatch, group: int, nodes: str) -> None:
+    monkeypatch.setattr(executor, "GROUP", group)
+    pool._places = [(node, 0) for node in nodes]
+    x, totals = array(LARGE), []
+    for slices in (0, 1, 3, 4, 6):
+        pool._slices = slices
+        totals.append(pool.total("scaled", x))
+        np.testing.assert_array_equal(pool.total("scaled", x[:50]), totals[0][:50])
+    scaled = [x * factor for factor in FACTORS]
+    sums = [
+        scaled[low] if group == 1 else sum(scaled[low + 1 : low + group], scaled[low]) for low in range(0, 4, group)
+    ]
+    np.testing.assert_array_equal(totals[0], sum(sums[1:], sums[0]))
+    for total in totals[1:]:
+        np.testing.assert_array_equal(total, totals[0])
 
 
 def test_the_driver_receives_one_array_instead_of_one_from_each_worker(pool, monkeypatch) -> None:
@@ -123,6 +137,7 @@ def test_a_lost_slice_is_made_again_by_its_worker_alone(pool, monkeypatch, losse
         return added(self)
 
     monkeypatch.setattr(summing.Summing, "_added", late)
+    monkeypatch.setattr(summing, "alive_nodes", lambda: [{"NodeID": node} for node in "abcd"])
     if losses > 2:
         with pytest.raises(LostWorkerError, match="parts of a sum died 3 times"):
             pool.total("scaled", x)
@@ -137,7 +152,10 @@ def test_errors_come_back_as_they_were_raised(pool) -> None:
     np.testing.assert_array_equal(pool.total("scaled", array(9)), in_turn(array(9)))
 
 
-def test_products_of_a_stored_matrix_are_the_same_in_every_bit(session) -> None:
+def test_products_of_a_stored_matrix_are_the_same_in_every_bit(session, monkeypatch) -> None:
+    from ntkpipe.cluster import summing
+
+    monkeypatch.setattr(summing, "SLICE_BYTES", 1 << 20)
     n, grid = 400, TileGrid(400, 400, 64, symmetric=True)
     a = np.random.default_rng(1).normal(size=(n, n))
     matrix, x = InMemoryTiles(a + a.T, grid), np.random.default_rng(2).normal(size=(n, 1000))
@@ -145,6 +163,7 @@ def test_products_of_a_stored_matrix_are_the_same_in_every_bit(session) -> None:
     pool = made(session, TileWorker, [(matrix, share, "float64", 1 << 30, "cpu") for share in shares])
     products = []
     with TileOperator(grid, pool) as operator:
+        pool._places = [("a", 0), ("b", 0)]
         for slices in (0, 3, 3):
             pool._slices = slices
             products.append(operator.matmul(x))
