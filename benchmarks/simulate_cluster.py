@@ -10,7 +10,8 @@ Gram: a driver that handles one message at a time and packs a thousand receipts 
 tile while the one before is written; a store with a bandwidth for all, one for each node, a rate of requests and a latency; tiles of
 random duration, stragglers, nodes that are lost and come back, whose tasks are done again (second copies of stragglers are left out).
 Solve:
-passes that end when the slowest worker has ended, parts that arrive one after the other at the driver's link, vectors that the driver
+passes that end when the slowest worker has ended, parts that are summed between the nodes (`--sums driver`: that arrive one after the
+other at the driver's link), vectors that the driver
 (`--basis driver`) or the workers (`--basis slices`) orthogonalise, lost nodes that read their tiles again. Beyond `--most-tiles` a
 part of the tiles is simulated, and the rest counts at the rate of its middle.
 """
@@ -31,6 +32,7 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
 from ntkpipe.gram.plan import batch_size, human_seconds
 from ntkpipe.linalg.operator import balanced_shares
+from ntkpipe.pipeline.exchange import at_the_driver, exchange
 from ntkpipe.pipeline.machine import Machine, load_profile
 from ntkpipe.pipeline.planning import Shapes
 from ntkpipe.pipeline.projection import expected_passes, held_share, pair_seconds
@@ -237,7 +239,13 @@ class GramStage:
 
 
 def solve(
-    projection: Projection, config: RunConfig, outputs: int, world: World, rng: np.random.Generator, basis: str
+    projection: Projection,
+    config: RunConfig,
+    outputs: int,
+    world: World,
+    rng: np.random.Generator,
+    basis: str,
+    sums: str,
 ) -> dict:
     """Likewise of block Lanczos."""
     machine, plan = projection.machine, projection.plan
@@ -274,8 +282,10 @@ def solve(
                 took = float((work + again * noise).max())
                 work = work + again
             busy["compute"] += float(work.mean())
-            gather = 8.0 * n * c * (workers + nodes) / machine.network.value + machine.latency.value
-            busy["network"] += gather
+            moved = (exchange if sums == "nodes" else at_the_driver)(machine, 8.0 * n * c)
+            gather = moved.seconds
+            busy["network"] += moved.links
+            busy["driver"] += moved.driver
             vectors = 4.0 * 1.2 * n * c * c * (k + 1) / machine.orthogonalise.value
             if basis == "slices":
                 # Each worker projects its own columns; coefficients alone travel, (k c) x c of each.
@@ -311,14 +321,14 @@ def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Name
     found = {"projection": projection}
     if stored:
         found["gram"] = GramStage(projection, pair, 3072, world, rng, options.most_tiles).run()
-    found["solve"] = solve(projection, config, 10, world, rng, options.basis)
+    found["solve"] = solve(projection, config, 10, world, rng, options.basis, options.sums)
     return found
 
 
 def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> None:
     """Sizes by stages."""
     print(
-        f"{machine.name}, {config.kernel.kind}, basis by {options.basis}, {options.losses} losses of a node a day, "
+        f"{machine.name}, {config.kernel.kind}, basis by {options.basis}, sums by {options.sums}, {options.losses} losses of a node a day, "
         f"store latency {machine.store_latency.value} s"
     )
     print(f"{'images':>10} {'stage':<22}{'simulated':>14}{'roofline':>14}  busy (the bottleneck first)")
@@ -399,6 +409,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[50_000, 1_000_000, 5_000_000])
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--basis", choices=("driver", "slices"), default="driver")
+    parser.add_argument("--sums", choices=("nodes", "driver"), default="nodes")
     parser.add_argument("--losses", type=float, default=0.02, help="of a node, per day")
     parser.add_argument("--store-latency", type=float, help="seconds; the profile's")
     parser.add_argument("--most-tiles", type=int, default=4_000_000)

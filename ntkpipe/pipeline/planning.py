@@ -16,6 +16,7 @@ from ntkpipe.gram.tuning import Tuning, circumstances, measure
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.pipeline.calibration import find_calibration, pair_key
 from ntkpipe.pipeline.factoring import plan_factors
 from ntkpipe.pipeline.flips import check_flips
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
@@ -139,7 +140,9 @@ def make_plan(
     names = [config.store.name or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
     known: dict[str, Any] = {
         "edge": wanted[0].identity.edge,
-        "rate": None if tuning is None else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
+        "rate": _calibrated(config, deepest, cost, shapes, store)
+        if tuning is None
+        else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
         "pairs_per_step": config.grid.pairs_per_step if tuning is None else tuning.pairs_per_step,
         "process_bytes": None if tuning is None else tuning.process_bytes,
         "memory_bytes": memory,
@@ -238,6 +241,17 @@ def _tuning(
     )
     store.put(key, made.to_json(), overwrite=True)
     return made
+
+
+def _calibrated(
+    config: RunConfig, spec: list[dict[str, Any]], cost: KernelCost, shapes: Shapes, store: ObjectStore
+) -> Rate | None:
+    """What `ntkpipe calibrate` has measured of this network on this machine; None if it has not."""
+    calibration = find_calibration(config, store)
+    if calibration is None:
+        return None
+    seconds = calibration.pairs.get(pair_key(fingerprint(spec), tuple(shapes.image), config.kernel.dtype))
+    return Rate(cost.flops_per_pair / seconds, f"by ntkpipe calibrate, {calibration.made}") if seconds else None
 
 
 def _measured(tuning: Tuning) -> str:

@@ -13,7 +13,7 @@ passes each, and s bytes per number of a tile:
               and deletes every receipt to pack a thousand into one object, 16 at a time.
 - Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W memory_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
-              then driver `latency + W n c 8 / network` (the workers' parts of a product, and as much out to the nodes);
+              then the vectors and the workers' parts of the product, as `pipeline/exchange.py` counts them;
               then `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to c P vectors; and `step` each.
 - Cholesky    `n^3 / 3 / (W factor)` for each ridge; store: each tile of the factor is written once, and read n / edge / 3 times.
 - predict     one pass over the test tiles for every kernel, with as many vectors as the basis has or times, ridges and outputs.
@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, batch_size
 from ntkpipe.pipeline.exact import sample_rows
+from ntkpipe.pipeline.exchange import exchange
 from ntkpipe.pipeline.machine import Machine
 from ntkpipe.pipeline.roofline import Phase, Projection, Stage
 
@@ -215,7 +216,7 @@ class _At:
             made, taken = self.passes(passes)
             phases += made
             read += taken
-            moved += passes * 8.0 * self.n * self.c * (self.w + self.machine.nodes.value)
+            moved += passes * exchange(self.machine, 8.0 * self.n * self.c).moved
             stored += 8.0 * self.n * self.c * passes if kind == "krylov" else 0.0
         return Stage("solve", tuple(phases), read, stored, moved, stored)
 
@@ -240,12 +241,11 @@ class _At:
         else:
             read = 0.0
             work = Phase({"compute": (passes + 1) * compute + (1 + again) * self.evaluation(0)})
-        nbytes = 8.0 * n * c * (self.w + machine.nodes.value)
         m = c * passes
         phases = [
             Phase({"start": machine.pool.value}),
             work,
-            Phase({"network": passes * (machine.latency.value + nbytes / machine.network.value)}),
+            Phase({"network": passes * exchange(machine, 8.0 * n * c).seconds}),
             Phase({"driver": passes * machine.step.value}),
         ]
         if self.config.solver.kind == "krylov":

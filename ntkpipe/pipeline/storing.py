@@ -63,9 +63,9 @@ class Storing:
         compared = f"{ratio:.2g} times longer" if ratio >= 1 else f"{1 / ratio:.2g} times faster"
         return (
             f"tiles       {'stored' if self.stored else 'recomputed'} ({self.why})\n"
-            f"            stored: {stored} and {human_bytes(self.nbytes)}; recomputed: {recomputed} ({compared}) and none; for "
-            f"{self.passes} passes, {self.held:.0%} held in memory, disk {human_bytes(self.disk.read)}/s read, "
-            f"{human_bytes(self.disk.write)}/s written ({self.disk.source})"
+            f"            stored: {stored} and {human_bytes(self.nbytes)}; recomputed: {recomputed} ({compared}) and none; "
+            f"for {self.passes} pass{'es' if self.passes != 1 else ''}, {self.held:.0%} held in memory, disk "
+            f"{human_bytes(self.disk.read)}/s read, {human_bytes(self.disk.write)}/s written ({self.disk.source})"
         )
 
 

@@ -64,6 +64,10 @@ def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -
     # Nothing that measuring wrote is left but the records.
     assert {key.partition("-")[0] for key in store.list("tuning/")} == {"tuning/calibration", "tuning/disk"}
 
+    plan = make_plan(config, shapes, store, may_measure=False).plan
+    assert plan.seconds == pytest.approx(plan.pairs * 2e-6)
+    assert f"by ntkpipe calibrate, {made.made}" in plan.describe()
+    assert "assumed" not in plan.describe()
     found = of_this_machine(config, shapes, make_plan(config, shapes, store, may_measure=False), store, prepared=False)
     assert found is not None
     projection, calibration = found

@@ -11,6 +11,7 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.plan import GramPlan
+from ntkpipe.pipeline.exchange import at_the_driver, exchange
 from ntkpipe.pipeline.machine import FIGURES, Machine, load_profile
 from ntkpipe.pipeline.planning import Shapes
 from ntkpipe.pipeline.projection import expected_passes
@@ -129,6 +130,21 @@ def test_passes_of_krylov() -> None:
         found = stage(of_profile(CONFIG, CIFAR, machine(**figures), n, stored=True, passes=passes), "solve")
         assert found.seconds == pytest.approx(seconds, rel=0.02), figures
         assert found.bottleneck == bottleneck
+
+
+def test_vectors_travel_to_the_driver_once_where_there_are_nodes() -> None:
+    b = 8.0 * 10**6 * 9
+    one = exchange(machine(nodes=1, workers=8, network=1e9), b)
+    assert one == at_the_driver(machine(nodes=1, workers=8, network=1e9), b)
+    assert one.links == pytest.approx(9 * b / 1e9)
+    # As measured: four links of 200 Mbit/s and parts of 18 MB, 2.98 s against 5.43 s at the driver.
+    slow = machine(nodes=4, workers=1, network=25e6)
+    assert exchange(slow, 18e6).links == pytest.approx(2.98, rel=0.1)
+    assert at_the_driver(slow, 18e6).links == pytest.approx(5.43, rel=0.1)
+    for nodes, times in ((4, 4), (16, 6), (64, 7)):
+        many = machine(nodes=nodes, workers=8, network=5e9)
+        assert exchange(many, b).seconds < at_the_driver(many, b).seconds / times
+    assert all(exchange(machine(nodes=k, workers=8, network=5e9), 1e3).moved == 1e3 * 9 * k for k in (1, 5))
 
 
 def test_what_memory_does_not_hold_is_read_or_computed_on_every_pass() -> None:
