@@ -120,6 +120,8 @@ def main() -> None:
             made = calibrate(
                 config, shapes, calibrations, lambda config=config: session.executor(config), lambda line: None
             )
+        # As on a machine that has never run this: programs are compiled, as calibration counts them.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         with Session() as session:
             load = os.getloadavg()[0]
             planned = make_plan(config, shapes, store, may_measure=False)

@@ -8,7 +8,15 @@ from ntkpipe.linalg.factor.plan import FactorPlan
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.pipeline.factoring import describe_factors, plan_factors, product_memory
 from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.memory import basis_vectors, cg_bytes, processes_bytes, solving_peak, tile_memory
+from ntkpipe.pipeline.memory import (
+    Peak,
+    basis_vectors,
+    cg_bytes,
+    driver_memory,
+    processes_peak,
+    solving_peak,
+    tile_memory,
+)
 from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
 
 
@@ -33,14 +41,14 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     # Variances under flips need the odd part of a kernel as well.
     each = "per kernel" if config.copies == 1 or config.predict.covariance == "none" else "per kernel and part"
     if config.solver.kind == "eigh":
-        peak = human_bytes(peak_bytes(config, shapes, plan))
-        return f"solver      eigh: {9 * n**3:.3g} flops {each}, {kernels} kernels\n            {peak} of memory, all processes together"
+        peak = _describe_peak(config, peaks(config, shapes, plan))
+        return f"solver      eigh: {9 * n**3:.3g} flops {each}, {kernels} kernels\n            {peak}"
     if config.solver.kind == "cholesky":
         budget = solver_memory(plan, memory_budget(config))
         factors = plan_factors(config, plan, n, budget)
-        peak = human_bytes(factoring_peak(config, factors, plan, shapes, memory_budget(config)))
+        peak = _describe_peak(config, factoring_peaks(config, factors, plan, shapes, memory_budget(config)))
         lines = describe_factors(config, factors, config.cluster.threads_per_worker)
-        return f"{lines}\n            {peak} of memory at most, all processes together"
+        return f"{lines}\n            {peak}"
     item = 4 if plan.store_dtype == "float32" or config.solver.products == "float32" else 8
     tiles = n * (n + plan.edge) // 2 * item
     room = tile_memory(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
@@ -55,7 +63,7 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
         f"a pass takes {flops:.3g} flops, about {human_seconds(seconds)} in {config.solver.products}, over "
         f"{human_bytes(tiles)} of tiles per kernel ({held})"
     )
-    peak = f"            {human_bytes(peak_bytes(config, shapes, plan))} of memory at most, all processes together"
+    peak = f"            {_describe_peak(config, peaks(config, shapes, plan))}"
     if config.solver.kind == "cg":
         return f"solver      cg: {pass_}\n            {_describe_preconditioner(config, n, c)}\n{peak}"
     vectors = basis_vectors(config, n, c, solver_memory(plan, memory_budget(config)), plan.workers)
@@ -69,8 +77,27 @@ def describe_solver(config: RunConfig, shapes: Shapes, plan: GramPlan) -> str:
     )
 
 
+def _describe_peak(config: RunConfig, peak: Peak) -> str:
+    """Of each machine, where they are several."""
+    if config.cluster.kind != "ray":
+        return f"{human_bytes(peak.together)} of memory at most, all processes together"
+    own = driver_memory(config, memory_budget(config))
+    said = (
+        f"{human_bytes(peak.driver)} of memory at most in the driver, of {human_bytes(own)} that it may take on this machine; "
+        f"{human_bytes(peak.workers)} in the workers, all nodes together"
+    )
+    return said + (
+        "" if peak.driver <= own else ": MORE THAN THIS MACHINE HAS: run it on a larger node, or set solver.basis_gib"
+    )
+
+
 def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, shapes: Shapes, budget: int) -> int:
-    """Peak of all processes together while factors are made, in bytes: their tiles, and those kept for products.
+    """Bytes of all processes together; see `factoring_peaks`."""
+    return factoring_peaks(config, factors, plan, shapes, budget).together
+
+
+def factoring_peaks(config: RunConfig, factors: FactorPlan, plan: GramPlan, shapes: Shapes, budget: int) -> Peak:
+    """Peaks while factors are made, in bytes: their tiles, and those kept for products.
 
     Args:
         config: of the run.
@@ -84,11 +111,17 @@ def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, shape
     held = min(n * (n + edge) // 2 * item, product_memory(solver_memory(plan, budget), plan.workers))
     # The driver reads the factor's tiles for its solves, and keeps them while there is room.
     own = min(factors.stored_bytes, factors.memory_bytes) + 12 * 8 * n * shapes.outputs
-    return processes_bytes(config, plan.workers, plan.memory_per_worker) + factors.peak_bytes + held + own
+    fixed = processes_peak(config, plan.workers, plan.memory_per_worker)
+    return Peak(fixed.driver + own, fixed.workers + factors.peak_bytes + held)
 
 
 def peak_bytes(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> int:
-    """Peak of all processes together while krylov, cg or eigh solves; see `solving_peak`."""
+    """Bytes of all processes together; see `peaks`."""
+    return peaks(config, shapes, plan, passes).together
+
+
+def peaks(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> Peak:
+    """Peaks while krylov, cg or eigh solves; see `solving_peak`."""
     item = 4 if plan.store_dtype == "float32" or config.solver.products == "float32" else 8
     n, edge = shapes.used_train, min(plan.edge, shapes.used_train)
     return solving_peak(

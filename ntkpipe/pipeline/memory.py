@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import psutil
+
 from ntkpipe.config import RunConfig, SolverConfig
 from ntkpipe.linalg.preconditioner import largest_rank
 
+# Of the memory that a machine has free, the part that a run takes when it is not told: the rest is for page cache.
+_MEMORY_SHARE = 0.6
 # Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
 _PROCESS_BYTES = 450 << 20
 # What they were seen to have (proportional set sizes): the driver, a worker that has computed tiles, one that holds tiles, and
@@ -22,6 +28,39 @@ _LEAST_BASIS = 256 << 20
 _BLOCKS = 12
 
 
+@dataclass(frozen=True)
+class Peak:
+    """Most memory at one time, in bytes.
+
+    Args:
+        driver: of the process that was started, with Ray's own of its node.
+        workers: of all others together; of a cluster they are on all its nodes.
+    """
+
+    driver: int
+    workers: int
+
+    @property
+    def together(self) -> int:
+        """Of all processes."""
+        return self.driver + self.workers
+
+
+def free_share() -> int:
+    """Bytes of this machine's memory for a run that is not told otherwise."""
+    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
+
+
+def driver_memory(config: RunConfig, budget: int) -> int:
+    """Bytes for the driver: the budget, but on a joined cluster no more than its own machine has, which may hold no worker.
+
+    Args:
+        config: of the run.
+        budget: for all processes together, on all nodes.
+    """
+    return min(budget, free_share()) if config.cluster.kind == "ray" else budget
+
+
 def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
     """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors."""
     basis = 8 * n * min(c * min(config.solver.max_steps, _BASIS_STEPS), basis_vectors(config, n, c, budget, workers))
@@ -35,7 +74,10 @@ def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int) 
         return int(config.solver.basis_gib * (1 << 30)) // (8 * n)
     # Weights that restarts add up are there twice while a cycle is taken up.
     added = 2 * 8 * n * c * len(config.predict.times or ()) * len(config.predict.ridges)
-    return max((budget - (workers + 1) * _PROCESS_BYTES) // 2 - added, _LEAST_BASIS) // (8 * n)
+    room = (budget - (workers + 1) * _PROCESS_BYTES) // 2
+    if config.cluster.kind == "ray" and config.solver.basis == "driver":
+        room = min(room, driver_memory(config, budget) - _PROCESS_BYTES)
+    return max(room - added, _LEAST_BASIS) // (8 * n)
 
 
 def without_processes(budget: int, processes: int) -> int:
@@ -52,8 +94,8 @@ def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
     return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
 
 
-def processes_bytes(config: RunConfig, workers: int, worker_bytes: int) -> int:
-    """What all processes together have before their data, while a system is solved.
+def processes_peak(config: RunConfig, workers: int, worker_bytes: int) -> Peak:
+    """What all processes have before their data, while a system is solved.
 
     Args:
         config: of the run.
@@ -61,9 +103,9 @@ def processes_bytes(config: RunConfig, workers: int, worker_bytes: int) -> int:
         worker_bytes: of one while it computed tiles, as planned.
     """
     if config.cluster.kind == "serial":
-        return _DRIVER
+        return Peak(_DRIVER, 0)
     task = max(_TASK_WORKER, int(_KEPT * worker_bytes))
-    return _DRIVER + _DAEMONS + workers * (task + _POOL_WORKER)
+    return Peak(_DRIVER + _DAEMONS, workers * (task + _POOL_WORKER))
 
 
 def solving_peak(
@@ -77,8 +119,8 @@ def solving_peak(
     budget: int,
     workers: int,
     worker_bytes: int,
-) -> int:
-    """Peak of all processes together while krylov, cg or eigh solves, in bytes.
+) -> Peak:
+    """While krylov, cg or eigh solves.
 
     Args:
         config: of the run.
@@ -91,13 +133,16 @@ def solving_peak(
         workers: processes that compute.
         worker_bytes: of one while it computed tiles.
     """
-    fixed = processes_bytes(config, workers, worker_bytes)
+    fixed = processes_peak(config, workers, worker_bytes)
     if config.solver.kind == "eigh":
         # The matrix, eigenvectors and LAPACK's workspace; then the basis made of them.
-        return fixed + 4 * 8 * n * n
+        return Peak(fixed.driver + 4 * 8 * n * n, fixed.workers)
     held = min(tiles, tile_memory(config, n, c, budget, workers)) + min(tiles, _ON_THE_WAY * workers * tile)
     if config.solver.kind == "cg":
-        return fixed + held + cg_bytes(config.solver, n, c)
+        return Peak(fixed.driver + cg_bytes(config.solver, n, c), fixed.workers + held)
     vectors = min(c * passes, basis_vectors(config, n, c, budget, workers), n)
     # The basis and what it is multiplied with at the end (sampled rows, weights), and a pass's blocks.
-    return fixed + held + 8 * n * (vectors + 8 * c) + 3 * 8 * vectors * vectors
+    basis, own = 8 * n * vectors, 8 * n * 8 * c + 3 * 8 * vectors * vectors
+    if config.solver.basis == "workers":
+        return Peak(fixed.driver + own, fixed.workers + held + basis)
+    return Peak(fixed.driver + basis + own, fixed.workers + held)

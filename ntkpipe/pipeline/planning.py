@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
@@ -20,15 +18,13 @@ from ntkpipe.pipeline.calibration import find_calibration, pair_key
 from ntkpipe.pipeline.factoring import plan_factors
 from ntkpipe.pipeline.flips import check_flips
 from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
+from ntkpipe.pipeline.memory import driver_memory, free_share
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.storing import Storing, compare, solver_memory
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.catalogue import stored_edge, usage
 from ntkpipe.tiles.identity import GramIdentity, Symmetry
-
-# Of the memory that the machine has free, the part that a run takes when it is not told: the rest is for page cache.
-_MEMORY_SHARE = 0.6
 
 # A run whose tiles should take less than this (all workers together) is not worth the seconds that measuring takes.
 _WORTH_MEASURING = 60.0
@@ -75,7 +71,7 @@ def memory_budget(config: RunConfig) -> int:
     """Bytes for all processes together: as configured, or a share of what is free now."""
     if config.cluster.memory_gib is not None:
         return int(config.cluster.memory_gib * 2**30)
-    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
+    return free_share()
 
 
 def make_plan(
@@ -267,9 +263,10 @@ def _check_solver(config: RunConfig, plan: GramPlan, n: int, memory: int) -> Non
         return
     copies = 3
     copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
-    need = copies * 8 * n * n
+    need, memory = copies * 8 * n * n, driver_memory(config, memory)  # in the driver alone
     if need > memory:
+        where = "the driver's machine has" if config.cluster.kind == "ray" else "the budget is"
         raise ResourceError(
-            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and the budget is "
+            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and {where} "
             f"{human_bytes(memory)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
         )

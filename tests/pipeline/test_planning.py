@@ -6,10 +6,12 @@ import dataclasses
 
 import pytest
 
-from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, RunConfig
+from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, RunConfig, SolverConfig
+from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import TILE_SECONDS, Rate
 from ntkpipe.gram.tuning import Tuning
-from ntkpipe.pipeline import planning
+from ntkpipe.pipeline import memory, planning
+from ntkpipe.pipeline.forecast import describe_solver, peaks
 from ntkpipe.pipeline.planning import Shapes, make_plan
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.tiles.store import GramStore
@@ -96,3 +98,33 @@ def test_the_rate_is_that_of_a_pair(measured, store) -> None:
     plan = make_plan(POOLED, LARGE, store).plan
     assert isinstance(plan.rate, Rate)
     assert plan.rate.flops == pytest.approx(plan.flops_per_pair / 0.002)
+
+
+def test_the_driver_has_the_memory_of_its_own_machine(monkeypatch, store) -> None:
+    """Of a joined cluster the budget is that of all nodes, and the driver is on one of them."""
+    cluster = ClusterConfig(kind="ray", workers=128, memory_gib=4000.0)
+    config = dataclasses.replace(POOLED, kernel=KernelConfig(), cluster=cluster)
+    local = dataclasses.replace(config, cluster=ClusterConfig(workers=128, memory_gib=4000.0))
+    monkeypatch.setattr(memory, "free_share", lambda: 8 << 30)
+    monkeypatch.setattr(planning, "free_share", lambda: 8 << 30)
+    budget = 4000 << 30
+    assert memory.driver_memory(local, budget) == budget
+    assert memory.driver_memory(config, budget) == 8 << 30
+    # A basis fits into what the driver's machine has.
+    assert memory.basis_vectors(config, 50_000, 10, budget, 128) * 8 * 50_000 <= 8 << 30
+    assert memory.basis_vectors(local, 50_000, 10, budget, 128) * 8 * 50_000 > 1000 << 30
+    plan = make_plan(config, LARGE, store).plan
+    text = describe_solver(config, LARGE, plan)
+    assert "in the driver, of 8.59 GB that it may take on this machine" in text
+    assert "in the workers, all nodes together" in text
+    assert "MORE THAN" not in text
+    assert "all processes together" in describe_solver(local, LARGE, make_plan(local, LARGE, store).plan)
+    found = peaks(config, LARGE, plan)
+    assert found.driver < 8 << 30 < found.workers
+    eigh = dataclasses.replace(config, solver=SolverConfig(kind="eigh"))
+    with pytest.raises(ResourceError, match=r"the driver's machine has 8\.59 GB"):
+        make_plan(eigh, LARGE, store)
+    make_plan(dataclasses.replace(eigh, cluster=local.cluster), LARGE, store)
+    kept = dataclasses.replace(config, solver=SolverConfig(basis_gib=20.0))
+    monkeypatch.setattr(memory, "free_share", lambda: 700 << 20)
+    assert "MORE THAN THIS MACHINE HAS" in describe_solver(kept, LARGE, plan)
