@@ -20,8 +20,9 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(BIN)/ntkpipe run experiment=digits_fcn
 
+# One BLAS thread in each of the processes: theirs together are as many as the cores, and idle ones would spin in each other's way.
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
