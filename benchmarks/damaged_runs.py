@@ -9,19 +9,25 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ntkpipe.cli.main import main
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import NtkpipeError
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.stages import Job
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.storage.store import open_store
+from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.catalogue import list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
@@ -165,6 +171,29 @@ def command(folder: Path, *words: str) -> tuple[int, str]:
     with _inside(folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = main(words)
     return code, said.getvalue()
+
+
+def go_on(folder: Path, config: RunConfig, stages: Sequence[str]) -> tuple[int, str]:
+    """What `ntkpipe run`, `gram`, `solve` and `predict` do once their settings are composed, which takes a second each time."""
+    said = io.StringIO()
+    handler, logger = logging.StreamHandler(said), logging.getLogger("ntkpipe")
+    logger.addHandler(handler)
+
+    def echo(line: str) -> None:
+        said.write(f"{line}\n")
+
+    try:
+        with _inside(folder):
+            job = Job(RunDir.create(config), SerialExecutor, echo)
+            with job.at_work():
+                for stage in stages:
+                    getattr(job, stage)()
+    except NtkpipeError as error:
+        echo(f"error: {error}")
+        return error.exit_code, said.getvalue()
+    finally:
+        logger.removeHandler(handler)
+    return 0, said.getvalue()
 
 
 @contextlib.contextmanager

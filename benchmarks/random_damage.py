@@ -32,7 +32,9 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from damaged_runs import EXPORTS, KINDS, Base, arrays_of, command, digests, kind_of, make_bases
+from damaged_runs import EXPORTS, KINDS, Base, arrays_of, command, digests, go_on, kind_of, make_bases
+
+from ntkpipe.pipeline.run_dir import RunDir
 
 HOWS = ("flip", "cut", "empty", "grow", "delete", "swap", "copy")
 WAYS = ("verify", "gram", "solve", "predict", "run")
@@ -97,6 +99,8 @@ class Round:
     def __init__(self, base: Base, folder: Path, rng: np.random.Generator, truth: dict[str, np.ndarray]) -> None:
         self.base, self.folder, self.rng, self.truth = base, folder, rng, truth
         self.said = ""
+        finished = base.path.parent / f"{base.name.split('-')[0]}-finished"
+        self.config = RunDir.open(finished / "a").config
         self.draws = bool(rng.random() < _DRAWN)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(base.path, folder)
@@ -153,6 +157,8 @@ class Round:
             self._do(*look, "repair=false")
             if self._do(*look) != 0 and (not self._export() or self._do(*look) != 0):
                 return "verify could not repair"
+            if "export them again" in self.said:
+                self._export()
         code = self._resume()
         if code != 0:
             # The remedy that every error of a stored object names, or a step towards it.
@@ -167,20 +173,24 @@ class Round:
             and (not self._export() or self._do(*look) != 0)
         ):
             return "verify finds damage at the end, and cannot repair it"
+        if "export them again" in self.said:
+            self._export()
         if self._resume() != 0:
             return "the repaired run does not go on"
         return self._compare() or self._compare_files()
 
     def _resume(self) -> int:
         """Go on; figures, which take most of the time, are drawn in some rounds only."""
-        if self.draws:
-            return self._do(*self.base.words)
-        codes = (self._do(stage, *self.base.words[1:]) for stage in ("gram", "solve", "predict"))
-        return next((code for code in codes if code != 0), 0)
+        stages = ("all",) if self.draws else ("gram", "solve", "predict")
+        code, text = go_on(self.folder, self.config, stages)
+        self.said += f"$ ntkpipe {' '.join(stages)}\n{text}"
+        return code
 
     def _export(self) -> bool:
         """Export again where `verify` says so; whether it did."""
         asked = set(re.findall(r"ntkpipe export (run_dir=a format=\w+ path=\S+ overwrite=true)", self.said))
+        if "export them again" in self.said:
+            asked = {f"run_dir=a format={form} path=exports/predictions.{form} overwrite=true" for form in EXPORTS}
         return bool(asked) and all(self._do("export", *words.split(" ")) == 0 for words in asked)
 
     def _refused(self) -> bool:

@@ -25,6 +25,10 @@ def export(run: RunDir, predictions: Predictions, path: str, format: str, *, ove
 def damaged_exports(run: RunDir) -> list[str]:
     """A line for every exported file that is there and is not what was written; one that is gone was moved, perhaps."""
     found = []
+    if (run.path / _RECORD).exists() and run.read_json(_RECORD) is None:
+        found.append(
+            f"{run.path / _RECORD} is damaged: whether exported files are whole is not known, export them again"
+        )
     for name, entry in (run.read_json(_RECORD) or {}).items():
         path = os.path.normpath(run.path / name)  # both may have moved together
         form, expected, file = entry["format"], entry["crc32c"], Path(path)
@@ -37,3 +41,9 @@ def damaged_exports(run: RunDir) -> list[str]:
                 f"{path} is not what was exported: ntkpipe export run_dir={run.path} format={form} path={path} overwrite=true"
             )
     return found
+
+
+def forget_damaged_record(run: RunDir) -> None:
+    """Remove a record of exports that cannot be read."""
+    if run.read_json(_RECORD) is None:
+        (run.path / _RECORD).unlink(missing_ok=True)

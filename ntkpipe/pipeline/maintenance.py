@@ -12,7 +12,7 @@ from ntkpipe.data.prepared import prepared_prefixes
 from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.linalg.checkpoint import damaged_entries
-from ntkpipe.pipeline.exports import damaged_exports
+from ntkpipe.pipeline.exports import damaged_exports, forget_damaged_record
 from ntkpipe.pipeline.given import changed_content
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
@@ -215,6 +215,7 @@ def discard_damaged(run: RunDir, inputs: Inputs | None, found: Findings) -> None
     for key in found.states:
         open_store(run.config.store.url).delete(key)
     run.forget(*found.stages)
+    forget_damaged_record(run)
     if found.predictions or "predict" in found.stages:
         run.forget("predict", "report")
     if found.solves:

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
+_LOG_FILE = "log.jsonl"
 # Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
 _FREE_SETTINGS = ("cluster", "run_dir", "watch")
 # Seconds between attempts to hold a run: a `status` that asks who holds it does so for a moment.
@@ -86,6 +87,8 @@ class RunDir:
             return run
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run_dir={path} is a file: name a folder")
+        if (path / _LOG_FILE).exists():
+            raise ConfigError(_gone(path))
         if path.exists() and (strangers := _strangers(path, Path(config.store.url))):
             raise ConfigError(
                 f"run_dir={path} is not empty and not a run (it holds {', '.join(strangers[:3])}): name a new folder"
@@ -123,6 +126,8 @@ class RunDir:
             ConfigError: if the folder is not a run, or of a newer format.
         """
         file = Path(path) / _RUN_FILE
+        if (Path(path) / _LOG_FILE).exists() and not file.exists():
+            raise ConfigError(_gone(Path(path)))
         if not file.exists():
             # Of a run that has been here and not begun, only its lease is left.
             begun = (Path(path) / ".leases").is_dir()
@@ -173,7 +178,7 @@ class RunDir:
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to the run log."""
-        with (self.path / "log.jsonl").open("a") as file:
+        with (self.path / _LOG_FILE).open("a") as file:
             file.write(json.dumps({"time": now(), "event": event, **facts}) + "\n")
 
     def receipt(self, stage: str) -> dict[str, Any] | None:
@@ -236,6 +241,10 @@ class RunDir:
                         raise
                     time.sleep(patience)
             yield
+
+
+def _gone(path: Path) -> str:
+    return f"{path / _RUN_FILE} of a run is gone: move the folder away and run again, which reuses the stored tiles"
 
 
 def _unsealed(stored: Any) -> dict[str, Any]:

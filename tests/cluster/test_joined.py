@@ -97,9 +97,10 @@ def test_a_task_that_fits_on_no_node_is_refused_before_anything_starts(cluster: 
 
 
 def test_nodes_that_come_and_go_cost_tasks_in_flight_alone(cluster: Any, tmp_path: Path) -> None:
-    """A node is killed and another added in the middle of the Gram stage, and again in the middle of the solve."""
+    """A node is killed and another added in the middle of the Gram stage, of the solve, and of the predictions."""
     first = cluster.add_node(**NODE, num_cpus=2)
-    run = start(tmp_path, "run", *RUN, "run_dir=run", *joined(cluster))
+    words = (*RUN, "predict.covariance=diagonal")
+    run = start(tmp_path, "run", *words, "run_dir=run", *joined(cluster))
     wait_for(lambda: receipts(tmp_path) >= 20, run)
     cluster.remove_node(first, allow_graceful=False)
     second = cluster.add_node(**NODE, num_cpus=2)
@@ -113,13 +114,21 @@ def test_nodes_that_come_and_go_cost_tasks_in_flight_alone(cluster: Any, tmp_pat
 
     wait_for(solving, run)
     cluster.remove_node(second, allow_graceful=False)
+    third = cluster.add_node(**NODE, num_cpus=2)
+    # Batches of variances are solved for, one after the other.
+    wait_for(lambda: any(tmp_path.glob("store/uncertainty/*/*/*.npz")), run)
+    assert not (tmp_path / "run" / "stages" / "predict.json").exists()
+    cluster.remove_node(third, allow_graceful=False)
+    fourth = cluster.add_node(**NODE, num_cpus=2)
     err = finish(run)
+    cluster.remove_node(fourth, allow_graceful=False)
     assert "pool worker" in err  # one that the second node held
-    alone = start(tmp_path, "run", *RUN, "run_dir=alone", "store.url=other", "cluster=serial")
+    alone = start(tmp_path, "run", *words, "run_dir=alone", "store.url=other", "cluster=serial")
     finish(alone)
-    a, b = (read_predictions(tmp_path / name / "predictions.zarr").mean for name in ("run", "alone"))
+    a, b = (read_predictions(tmp_path / name / "predictions.zarr") for name in ("run", "alone"))
     # Float64 throughout: sums over other shares of the tiles differ by rounding, which t = inf amplifies by the condition.
-    np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=1e-8)
+    np.testing.assert_allclose(np.asarray(a.mean), np.asarray(b.mean), atol=1e-8)
+    np.testing.assert_allclose(np.asarray(a.variance), np.asarray(b.variance), atol=1e-8)
 
 
 def test_a_lost_head_asks_for_another_start_which_goes_on(cluster: Any, tmp_path: Path) -> None:

@@ -263,6 +263,14 @@ def test_a_changed_setting_in_the_configuration_is_refused(copy):
         assert "disagrees with its own hash" in found.err
 
 
+def test_a_configuration_that_is_gone_is_told_from_a_folder_of_something_else(copy):
+    (copy.path / "a" / "run.json").unlink()
+    for words in (("status", "run_dir=a"), ("run", *copy.quick, *WORDS)):
+        found = copy(*words)
+        assert found.code == 2
+        assert "run.json of a run is gone: move the folder away and run again" in found.err
+
+
 def test_the_record_of_another_source_is_not_taken(copy):
     first = copy.objects("data/sources/*.json")[0]
     first.write_text(first.read_text().replace(first.stem, "0" * len(first.stem)))
@@ -280,6 +288,13 @@ def test_damaged_exports_are_named_and_left_to_their_owner(copy, form):
     assert found.code == 6
     assert f"format={form} path=out/{form} overwrite=true" in found.out
     copy.ok("export", "run_dir=a", f"format={form}", f"path=out/{form}", "overwrite=true")
+    assert copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false").code == 0
+
+
+def test_a_damaged_record_of_exports_is_told(copy):
+    copy.ok("export", "run_dir=a", "format=npz", "path=out.npz")
+    flip(copy.path / "a" / "exports.json", 30)
+    assert "a/exports.json is damaged" in copy.ok("verify", "run_dir=a", "rows=0", "tiles=0").out
     assert copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false").code == 0
 
 
