@@ -91,7 +91,9 @@ class Kill:
 
     def hits(self, evaluation: Evaluation) -> bool:
         """Whether the tile was in the making at the kill, by a process that it concerned."""
-        alive = evaluation.begin <= self.end and evaluation.end >= self.begin
+        # At the first signal, or begun before the last process was gone and not ended by then.
+        since = self.begin if evaluation.begin <= self.begin else self.end
+        alive = evaluation.begin <= self.end and evaluation.end >= since
         return alive and (self.pids is None or evaluation.pid in self.pids)
 
 

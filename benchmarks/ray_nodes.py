@@ -119,17 +119,13 @@ class RayNodes:
     def kill_head(self) -> list[int]:
         """Lose the head, and with it the cluster: nodes end without theirs anyway, seconds later."""
         assert self._head is not None
-        gone = _kill(self._head)
-        self._head = None
-        for node in self._nodes.values():
-            gone += _kill(node)
-        self._nodes = {}
+        gone = _kill(self._head, *self._nodes.values())
+        self._head, self._nodes = None, {}
         return gone
 
     def close(self) -> None:
         """End everything that was started, and remove Ray's files."""
-        for process in [*self._nodes.values(), *filter(None, [self._head])]:
-            _kill(process)
+        _kill(*self._nodes.values(), *filter(None, [self._head]))
         self._nodes, self._head = {}, None
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -157,12 +153,13 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _kill(process: subprocess.Popen[bytes]) -> list[int]:
-    found = tree(process.pid)
+def _kill(*tops: subprocess.Popen[bytes]) -> list[int]:
+    found = [one for top in tops for one in tree(top.pid)]
     for one in found:
         with contextlib.suppress(psutil.Error):
             one.kill()
-    process.wait()
+    for top in tops:
+        top.wait()
     psutil.wait_procs(found, timeout=30)
     return [one.pid for one in found]
 
