@@ -154,6 +154,8 @@ def _make(base: Base, death: tuple[str, int] | None) -> None:
         gram = GramStore.open(store, info.name)
         gram.compact(4)  # some receipts in segments, some not
     if death is None:
+        code, text = command(base.path, "verify", "run_dir=a", "repair=false", "tiles=0", "rows=0")
+        assert code == 0, f"before any damage:\n{text}"
         for form in EXPORTS:
             code, text = command(base.path, "export", "run_dir=a", f"format={form}", f"path=exports/predictions.{form}")
             assert code == 0, text

@@ -193,21 +193,19 @@ class Disturbance:
         # What a driver that was told to end, or that has lost its cluster, still does is its own.
         kill.end = time.time()
         pipeline.ended()
-        if code == 0:
-            return False  # it was through
         # One that had not joined yet finds no cluster to join; Ray itself may end one whose own raylet is gone, with 1.
         said = pipeline.last_words()
         late = how == "head lost" and (
             (code == 8 and "no Ray cluster could be joined" in said) or (code == 1 and "Traceback" not in said)
         )
-        if code != (-signal.SIGKILL if how == "driver killed" else 75) and not late:
+        if code not in (0, -signal.SIGKILL if how == "driver killed" else 75) and not late:
             pipeline.fail(f"exit code {code} after this: {how}")
         if how == "head lost":
             self.nodes.start()
         else:
             # A pool is divided among the places that there are at its start: the same number gives the same sums.
             self.nodes.settle()
-        return True
+        return code != 0  # else it was through
 
 
 def compared(mine: Predictions, theirs: Predictions) -> dict:

@@ -86,16 +86,20 @@ class StoreCheckpoint:
 def damaged_entries(store: ObjectStore, prefix: str) -> Iterator[str]:
     """Keys of entries of any checkpoint below `prefix` that are damaged, or lie where another one belongs.
 
-    Checkpoints lie under `<kind>/<fingerprint>`: an entry says where it belongs.
+    The prefix of a checkpoint ends with its fingerprint, after a slash or a dot: an entry says where it belongs.
     """
     for key in list(store.list(prefix)):
         folder, _, name = key.rpartition("/")
         if not name.endswith(".npz"):
             continue
         found = _opened(store.get(key))
-        fingerprint, start = folder.partition("/")[2], name.removesuffix(".npz")
-        if found is None or found[0].get("fingerprint") != fingerprint or f"{found[0].get('start'):08d}" != start:
+        if found is None or not _belongs(folder, name.removesuffix(".npz"), found[0]):
             yield key
+
+
+def _belongs(folder: str, start: str, header: dict[str, Any]) -> bool:
+    fingerprint = str(header.get("fingerprint"))
+    return f"/{folder}".endswith((f"/{fingerprint}", f".{fingerprint}")) and f"{header.get('start'):08d}" == start
 
 
 def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

@@ -298,6 +298,23 @@ def test_a_damaged_record_of_exports_is_told(copy):
     assert copy("verify", "run_dir=a", "rows=0", "tiles=0", "repair=false").code == 0
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("solver=cg", "predict.times=[inf]", "predict.ridges=[1e-3]", "solver.checkpoint_every=1"),
+        ("solver=cholesky", "predict.times=[inf]", "predict.covariance=diagonal"),
+        ("solver=eigh", "predict.covariance=diagonal"),
+        ("solver=krylov", "predict.covariance=diagonal"),
+    ],
+)
+def test_nothing_is_damaged_in_a_run_that_nobody_touched(work, settings):
+    words = (*work.quick, "run_dir=a", *settings)
+    for stage in ("gram", "solve", "predict"):
+        work.ok(stage, *words)
+    assert list(work.objects(f"{settings[0].partition('=')[2]}/**/*"))
+    assert "what their receipts say" in work.ok("verify", "run_dir=a", "repair=false", "rows=0", "tiles=0").out
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "swap"])
 def test_verify_names_damaged_states_of_solvers(copy, damage):
     before = values(copy)
