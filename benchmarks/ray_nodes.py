@@ -77,11 +77,15 @@ class RayNodes:
 
     def settle(self) -> None:
         """Wait until the cluster has as many live nodes as it should; nodes that could not start are started again."""
-        end = time.monotonic() + _PATIENCE
+        end, once = time.monotonic() + _PATIENCE, time.monotonic() + _PATIENCE / 3
         while not set(self._nodes) <= (alive := self._alive()):
-            for name in [name for name, node in self._nodes.items() if node.poll() is not None]:
-                del self._nodes[name]  # two that start at once may have chosen the same port
+            late = time.monotonic() > once
+            for name in [
+                name for name, node in self._nodes.items() if node.poll() is not None or (late and name not in alive)
+            ]:
+                self.kill_node(name)  # two that start at once may have chosen the same port, and one of them hangs
                 self.add()
+            once = float("inf") if late else once
             if time.monotonic() > end:
                 log = (self._folder / "starts.log").read_text()
                 raise RuntimeError(f"{sorted(alive)} came up, not {sorted(self._nodes)}:\n{log[-3000:]}")
