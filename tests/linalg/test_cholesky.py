@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import threading
 import tracemalloc
 
 import numpy as np
@@ -11,15 +12,18 @@ import pytest
 import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ntkpipe.errors import ConfigError, CorruptionError, NumericalError, ResourceError
 from ntkpipe.linalg.factor import factorise as factorise_module
 from ntkpipe.linalg.factor import workspace as workspace_module
 from ntkpipe.linalg.factor.blas import divide_by_transpose, factor_in_place, subtract_product
 from ntkpipe.linalg.factor.factorise import IndefiniteError, factorise, graph, plan_factor
+from ntkpipe.linalg.factor.lanes import Lanes
 from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
 from ntkpipe.linalg.factor.task import PivotError
 from ntkpipe.linalg.factor.tiles import FactorIdentity, FactorTiles, stored_identity
+from ntkpipe.linalg.factor.triangle import Divisor
 from ntkpipe.linalg.factor.workspace import FactorJob, release
 from ntkpipe.storage.local import LocalStore
 from ntkpipe.storage.memory import MemoryStore
@@ -396,3 +400,61 @@ def test_kernels_refuse_what_they_would_misread(dtype):
     c.setflags(write=False)
     with pytest.raises(ValueError, match="read-only"):
         factor_in_place(c)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 100, 700])
+@pytest.mark.parametrize("condition", [1.0, 1e5])  # blocks are divided by with their inverses, or by substitution
+def test_a_divisor_divides_as_substitution_does(dtype, n, condition):
+    rng = np.random.default_rng(n)
+    q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    a = (q * np.geomspace(1.0, condition**2, n)) @ q.T  # its factor has the condition
+    triangle = np.linalg.cholesky(a).astype(dtype)
+    divisor = Divisor.of(triangle, n)
+    if n == 700:
+        assert any(inverse is None for _, _, inverse in divisor.blocks) == (condition > 1)
+    want = rng.normal(size=(33, n)).astype(dtype)
+    c = (want.astype(np.float64) @ np.tril(triangle).astype(np.float64).T).astype(dtype)
+    given, unit = c.copy(), float(np.finfo(dtype).eps)
+    divisor.divide(c)
+    # Backward stable, up to what the docstring of the module allows.
+    residual = np.abs(c.astype(np.float64) @ triangle.astype(np.float64).T - given)
+    assert (
+        residual.max() <= 4 * n * unit * np.abs(c).max() * np.linalg.norm(triangle, 2) + 4 * unit * np.abs(given).max()
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 1000])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_strips_cover_the_rows_once_and_are_dealt_out_to_lanes(rows, threads):
+    lanes = Lanes()
+    with threadpool_limits(threads, user_api="blas"), lanes.open():
+        seen, names = np.zeros(rows, int), set()
+
+        def work(strip):
+            names.add(threading.current_thread().name)
+            seen[strip] += 1
+            assert all(found["num_threads"] == 1 for found in threadpool_info() if found["user_api"] == "blas")
+
+        lanes.each(work, lanes.strips(rows))
+        assert (seen == 1).all()
+        assert all(name.startswith("factor-lane") for name in names) == (threads > 1)
+        with pytest.raises(ZeroDivisionError):
+            lanes.each(lambda strip: 1 // 0, lanes.strips(rows))
+    lanes.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_threads_make_the_same_factor(dtype, make_matrix, tmp_path):
+    n = 1300  # several panels of a diagonal tile, and tiles of several strips
+    a = make_matrix(np.geomspace(1e-3, 1.0, n))
+    found = {}
+    for threads in (1, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            run = factor(a, edge=650, stored=325, dtype=dtype, store=LocalStore(tmp_path / f"{threads}"))
+        found[threads] = dense(run.factor)
+        release()
+    unit = float(np.finfo(dtype).eps)
+    for made in found.values():
+        assert np.linalg.norm(made @ made.T - a) <= 4 * n * unit * np.linalg.norm(a, 2)
+        assert not np.triu(made, 1).any()

@@ -1,4 +1,4 @@
-"""The four kernels of a tiled factorisation, in place on blocks of rows, without Python's lock.
+"""The kernels of a tiled factorisation, in place on blocks of rows, without Python's lock.
 
 `scipy.linalg.blas` holds the lock while it computes: a thread that reads ahead then gets a turn once per product (60 wake-ups
 a second beside products of 768 rows, where 1,200 were wanted), and nothing is read ahead. The same routines of the same
@@ -15,40 +15,47 @@ from typing import Any
 import numpy as np
 from scipy.linalg import cython_blas, cython_lapack  # pyright: ignore[reportAttributeAccessIssue]
 
+_ZERO = {"d": ctypes.c_double(0.0), "s": ctypes.c_float(0.0)}
 _ONE = {"d": ctypes.c_double(1.0), "s": ctypes.c_float(1.0)}
 _MINUS = {"d": ctypes.c_double(-1.0), "s": ctypes.c_float(-1.0)}
 
 
-def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool = False) -> None:
     """`C -= A B^T` (gemm), or of a square `C` its lower triangle alone where `A is B` (syrk).
 
     Args:
         c: `(m, n)`, changed in place.
         a: `(m, k)`.
         b: `(n, k)`.
+        first: `C = -A B^T`, whatever `C` held.
     """
     kind = _kind(c, a, b)
     (m, n), k = c.shape, a.shape[1]
     if a.shape[0] != m or b.shape != (n, k):
         raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
+    beta = (_ZERO if first else _ONE)[kind]
     if a is b:
-        _call(cython_blas, kind + "syrk", b"U", b"T", n, k, _MINUS[kind], a, _ld(a), _ONE[kind], c, _ld(c))
+        _call(cython_blas, kind + "syrk", b"U", b"T", n, k, _MINUS[kind], a, _ld(a), beta, c, _ld(c))
     else:
-        _call(
-            cython_blas, kind + "gemm", b"T", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), _ONE[kind], c, _ld(c)
-        )
+        _call(cython_blas, kind + "gemm", b"T", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), beta, c, _ld(c))
 
 
 def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:
     """`C <- C L^-T` (trsm).
 
-    In panels, so that most of it is products, or halved again and again, it is no faster (42 GF/s in one thread for 1,000
-    rows, products 72): OpenBLAS does so itself.
-
     Args:
         c: `(m, n)`, changed in place.
         triangle: `(n, n)`, its lower triangle is `L`.
     """
+    _divide(c, triangle, b"T")
+
+
+def divide_by(c: np.ndarray, triangle: np.ndarray) -> None:
+    """`C <- C L^-1` (trsm); see `divide_by_transpose`."""
+    _divide(c, triangle, b"N")
+
+
+def _divide(c: np.ndarray, triangle: np.ndarray, transpose: bytes) -> None:
     kind = _kind(c, triangle)
     m, n = c.shape
     if triangle.shape != (n, n):
@@ -56,8 +63,18 @@ def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:
     _call(
         cython_blas,
         kind + "trsm",
-        *(b"L", b"U", b"T", b"N", n, m, _ONE[kind], triangle, _ld(triangle), c, _ld(c)),
+        *(b"L", b"U", transpose, b"N", n, m, _ONE[kind], triangle, _ld(triangle), c, _ld(c)),
     )
+
+
+def invert_in_place(triangle: np.ndarray) -> None:
+    """The inverse of the lower triangle `(n, n)`, in its place (trtri); its diagonal is not zero."""
+    kind, n, info = _kind(triangle), len(triangle), ctypes.c_int(0)
+    if triangle.shape != (n, n):
+        raise ValueError(f"shape {triangle.shape} is not square")
+    _call(cython_lapack, kind + "trtri", b"U", b"N", n, triangle, _ld(triangle), info)
+    if info.value:
+        raise ValueError(f"element {info.value} of the diagonal is zero")
 
 
 def factor_in_place(c: np.ndarray) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -169,6 +171,17 @@ def graph(job: FactorJob, finished: set[Address], workers: int) -> Iterator[Task
     The diagonal tile of the next column comes as soon as the tile left of it has had time to finish, `workers` tasks later:
     executors take a few tasks per worker ahead, and none of them then waits for a tile that has not begun.
     """
+    order = _order(job, finished, workers)
+    if workers > 1:  # who makes the next one is not known
+        yield from order
+        return
+    for task, following in itertools.pairwise(itertools.chain(order, [None])):
+        assert task is not None
+        then = None if following is None else following.key
+        yield dataclasses.replace(task, args=(*task.args, then))
+
+
+def _order(job: FactorJob, finished: set[Address], workers: int) -> Iterator[Task]:
     rows = job.tiles.identity.grid.tile_rows
     last: dict[int, Address] = {}  # of a row, the rightmost tile that is in the graph
 

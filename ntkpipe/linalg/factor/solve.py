@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float64
 
 from ntkpipe.linalg.factor.task import make_tile
+from ntkpipe.linalg.factor.triangle import substitute, substitute_back
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
 from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.tasks.executor import Executor
@@ -99,34 +99,35 @@ def forward(space: Workspace, b: np.ndarray, first: int = 0) -> np.ndarray:
         first: row of tiles.
     """
     grid = space.grid
-    y = np.array(b, dtype=space.dtype, order="C")
+    y = np.array(b.T, dtype=space.dtype, order="C")  # by rows: `linalg.products` says why
     skipped = first * grid.edge
     order = [(i, k) for i in range(first, grid.tile_rows) for k in range(first, i + 1)]
     tiles = space.stream(order)
     for i, k in order:
         where = grid.tile(i, k)
-        here = slice(where.row_start - skipped, where.row_stop - skipped)
+        here = y[:, where.row_start - skipped : where.row_stop - skipped]
         if i == k:
-            y[here] = scipy.linalg.solve_triangular(next(tiles), y[here], lower=True, check_finite=False)
+            substitute(here, next(tiles))
         else:
-            y[here] -= next(tiles) @ y[where.col_start - skipped : where.col_stop - skipped]
-    return y
+            here -= y[:, where.col_start - skipped : where.col_stop - skipped] @ next(tiles).T
+    return np.ascontiguousarray(y.T)
 
 
 def backward(space: Workspace, y: np.ndarray) -> np.ndarray:
-    """`L^-T y` for `y` `(n, k)` in the factor's precision, which is overwritten."""
+    """`L^-T y` for `y` `(n, k)` in the factor's precision."""
     grid = space.grid
+    x = np.array(y.T, dtype=space.dtype, order="C")
     rows = grid.tile_rows
     order = [(i, j) for j in reversed(range(rows)) for i in reversed(range(j, rows))]
     tiles = space.stream(order)
     for i, j in order:
         where = grid.tile(i, j)
-        here = slice(where.col_start, where.col_stop)
+        here = x[:, where.col_start : where.col_stop]
         if i == j:
-            y[here] = scipy.linalg.solve_triangular(next(tiles), y[here], lower=True, trans=1, check_finite=False)
+            substitute_back(here, next(tiles))
         else:
-            y[here] -= next(tiles).T @ y[where.row_start : where.row_stop]
-    return y
+            here -= x[:, where.row_start : where.row_stop] @ next(tiles)
+    return np.ascontiguousarray(x.T)
 
 
 @dataclass(frozen=True)

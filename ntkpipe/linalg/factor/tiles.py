@@ -26,7 +26,7 @@ from ntkpipe.tiles.grid import TileGrid
 Address = tuple[int, int]
 
 # Of the layout above and of the order of the sums; other values belong to another program.
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 
 

@@ -13,9 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ntkpipe.errors import CorruptionError, NtkpipeError, NumericalError
+from ntkpipe.linalg.factor.lanes import Lanes
 from ntkpipe.linalg.factor.tiles import Address, FactorTiles
 from ntkpipe.storage.protocol import MissingObjectError
+from ntkpipe.tiles.grid import Tile
 from ntkpipe.tiles.matrix import TileMatrix
+
+# Rows and columns of a block of A, and their values as stored.
+Block = list[tuple[slice, slice, np.ndarray]]
 
 # Tiles read ahead of the arithmetic.
 _LOOKAHEAD = 2
@@ -57,13 +62,17 @@ class Workspace:
         self.dtype = np.dtype(job.tiles.identity.dtype)
         self.grid = job.tiles.identity.grid
         self.read_bytes = self.written_bytes = 0
+        self.lanes = Lanes()
         self._make = make
         self._rows: dict[int, dict[int, np.ndarray]] = {}
         self._used = 0
         self._shared: int | None = None
         self._first_live = 0
         self._source: tuple[Address, np.ndarray] | None = None
+        self._expected: tuple[Address, Future[Block]] | None = None
         self._reader = ThreadPoolExecutor(max_workers=2, thread_name_prefix="factor-reader")
+        # Blocks of A one after the other: neighbours are cut from the same stored tile.
+        self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="factor-blocks")
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="factor-writer")
         self._writing: Future[None] | None = None
 
@@ -77,9 +86,16 @@ class Workspace:
         finally:
             self._shared, self._first_live = before
 
-    def block(self, i: int, j: int) -> Future[np.ndarray]:
-        """Block `(i, j)` of `A + ridge I` in the factor's dtype; of a diagonal one the lower triangle alone."""
-        return self._reader.submit(self._block, i, j)
+    def block(self, i: int, j: int) -> Future[Block]:
+        """Block `(i, j)` of `A + ridge I`; of a diagonal one, parts that reach below the diagonal."""
+        if self._expected is not None and self._expected[0] == (i, j):
+            block, self._expected = self._expected[1], None
+            return block
+        return self._blocks.submit(self._block, i, j)
+
+    def expect(self, address: Address) -> None:
+        """Read the block of the task that comes next."""
+        self._expected = address, self._blocks.submit(self._block, *address)
 
     def stream(self, addresses: Sequence[Address]) -> Generator[np.ndarray, None, None]:
         """Tiles of the factor in order; those that are not at hand are read ahead."""
@@ -124,6 +140,10 @@ class Workspace:
         row[j] = tile
         self._used += tile.nbytes
 
+    def holds(self, address: Address) -> bool:
+        """True if the tile is in memory."""
+        return self._cached(address) is not None
+
     def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
         """Store a tile in the background; what went wrong with the one before is raised here."""
         self.flush()
@@ -141,9 +161,11 @@ class Workspace:
         try:
             self.flush()
         finally:
-            self._rows, self._used, self._source = {}, 0, None
+            self._rows, self._used, self._source, self._expected = {}, 0, None, None
             self._reader.shutdown(wait=True, cancel_futures=True)
+            self._blocks.shutdown(wait=True, cancel_futures=True)
             self._writer.shutdown(wait=True)
+            self.lanes.close()
 
     def _cached(self, address: Address) -> np.ndarray | None:
         return self._rows.get(address[0], {}).get(address[1])
@@ -180,9 +202,9 @@ class Workspace:
         self.job.tiles.write(*address, tile, overwrite=True)
         return tile
 
-    def _block(self, i: int, j: int) -> np.ndarray:
+    def _block(self, i: int, j: int) -> Block:
         where, source = self.grid.tile(i, j), self.job.matrix.grid
-        out = np.zeros(where.shape, self.dtype) if i == j else np.empty(where.shape, self.dtype)
+        parts: Block = []
         for p in range(where.row_start // source.edge, (where.row_stop - 1) // source.edge + 1):
             # Only what lies below the diagonal is used, and stored.
             for q in range(where.col_start // source.edge, min(p, (where.col_stop - 1) // source.edge) + 1):
@@ -190,24 +212,33 @@ class Workspace:
                 top, bottom = max(where.row_start, t.row_start), min(where.row_stop, t.row_stop)
                 left, right = max(where.col_start, t.col_start), min(where.col_stop, t.col_stop)
                 part = tile[top - t.row_start : bottom - t.row_start, left - t.col_start : right - t.col_start]
+                if part.size < tile.size:
+                    part = np.array(part)  # or the whole tile would stay in memory for it
                 if i == j and p == q:
-                    part = np.tril(part)
-                with np.errstate(over="ignore"):  # found below
-                    out[
-                        top - where.row_start : bottom - where.row_start,
-                        left - where.col_start : right - where.col_start,
-                    ] = part
-                if i == j and p == q:
-                    on = np.arange(top - where.row_start, bottom - where.row_start)
-                    out[on, on] = part.diagonal().astype(np.float64) + self.job.tiles.identity.ridge
+                    part, on = np.tril(part), np.arange(bottom - top)
+                    part[on, on] = part.diagonal().astype(np.float64) + self.job.tiles.identity.ridge
+                self._check(part, where)
+                parts.append(
+                    (
+                        slice(top - where.row_start, bottom - where.row_start),
+                        slice(left - where.col_start, right - where.col_start),
+                        part,
+                    )
+                )
+        return parts
+
+    def _check(self, part: np.ndarray, where: Tile) -> None:
+        """Values must be finite in the factor's dtype."""
         with np.errstate(over="ignore", invalid="ignore"):
-            total = out.sum()  # no array of flags is made where all is well
-        if not np.isfinite(total) and not np.isfinite(out).all():
-            raise NumericalError(
-                f"rows {where.row_start}-{where.row_stop - 1}, columns {where.col_start}-{where.col_stop - 1} of the matrix hold "
-                f"values that are not finite in {self.dtype}: run `ntkpipe verify` to find the tile, or set solver.precision=float64"
-            )
-        return out
+            total = part.sum()  # no array of flags is made where all is well
+            if np.isfinite(total) and part.dtype == self.dtype:
+                return
+            if np.isfinite(part.astype(self.dtype, copy=False)).all():
+                return
+        raise NumericalError(
+            f"rows {where.row_start}-{where.row_stop - 1}, columns {where.col_start}-{where.col_stop - 1} of the matrix hold "
+            f"values that are not finite in {self.dtype}: run `ntkpipe verify` to find the tile, or set solver.precision=float64"
+        )
 
     def _stored(self, p: int, q: int) -> np.ndarray:
         """A tile of `A`; the last one is kept, as several blocks may be cut from it."""

@@ -1,0 +1,96 @@
+"""Division by a triangle, mostly by products.
+
+OpenBLAS solves with a triangle of 1,000 rows at 40 GF/s in a thread that multiplies at 73; with 250 rows at 20. Here the triangle is
+halved until blocks of about 128 rows are left, and `C <- C L_kk^-T` is a product with the block's inverse: 55 GF/s.
+
+Such a product is as accurate as substitution but for the condition of the block: it adds `b u cond(L_kk)` where the
+factorisation of n rows has `n u` of its own (u the unit of rounding; Higham, Accuracy and Stability of Numerical Algorithms,
+2nd ed., sections 8.2, 10.1 and 14.2). Blocks for which `b cond(L_kk) > n` are solved with by substitution: the bound stays.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from ntkpipe.linalg.factor.blas import divide_by, divide_by_transpose, invert_in_place, subtract_product
+
+# Rows of a block. A product with the inverse is twice the arithmetic of a solve, and narrower ones run slower: 256 divides as fast
+# as 128 and takes twice as long to invert.
+_BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Divisor:
+    """`L`, made ready to divide many strips by `L^T`.
+
+    Args:
+        triangle: `(n, n)`, zero above the diagonal.
+        blocks: first and last row (excluded) of each block on the diagonal, and the negative of its inverse where that is accurate.
+    """
+
+    triangle: np.ndarray
+    blocks: tuple[tuple[int, int, np.ndarray | None], ...]
+
+    @staticmethod
+    def of(triangle: np.ndarray, size: int) -> Divisor:
+        """For the factor `triangle` `(n, n)` of a block of a matrix with `size` rows."""
+        n = len(triangle)
+        count = max(1, round(n / _BLOCK))
+        edges = [n * k // count for k in range(count + 1)]
+        blocks = []
+        for low, high in itertools.pairwise(edges):
+            block = triangle[low:high, low:high]
+            inverse = np.array(block)
+            invert_in_place(inverse)
+            with np.errstate(over="ignore", invalid="ignore"):
+                condition = _norm(block) * _norm(inverse)
+            accurate = (high - low) * condition <= size  # False for what is not finite
+            blocks.append((low, high, np.negative(inverse, out=inverse) if accurate else None))
+        return Divisor(triangle, tuple(blocks))
+
+    def divide(self, c: np.ndarray) -> None:
+        """`C <- C L^-T` of a strip `(m, n)`, in place; several threads may call it at a time."""
+        self._divide(c, 0, len(self.blocks))
+
+    def _divide(self, c: np.ndarray, first: int, stop: int) -> None:
+        low, high = self.blocks[first][0], self.blocks[stop - 1][1]
+        if stop - first == 1:
+            inverse = self.blocks[first][2]
+            if inverse is None:
+                divide_by_transpose(c[:, low:high], self.triangle[low:high, low:high])
+            else:
+                subtract_product(c[:, low:high], np.array(c[:, low:high]), inverse, first=True)
+            return
+        half = (first + stop) // 2
+        middle = self.blocks[half][0]
+        self._divide(c, first, half)
+        subtract_product(c[:, middle:high], c[:, low:middle], self.triangle[middle:high, low:middle])
+        self._divide(c, half, stop)
+
+
+def substitute(y: np.ndarray, triangle: np.ndarray) -> None:
+    """`Y <- Y L^-T` of a few rows `(k, n)`, in place: block by block, what lies right of a block by a product.
+
+    With ten rows OpenBLAS takes 13 ms for 2,000 columns of float32, of which reading `L` is 2.
+    """
+    for low in range(0, len(triangle), _BLOCK):
+        high = low + _BLOCK
+        divide_by_transpose(y[:, low:high], triangle[low:high, low:high])
+        y[:, high:] -= y[:, low:high] @ triangle[high:, low:high].T
+
+
+def substitute_back(y: np.ndarray, triangle: np.ndarray) -> None:
+    """`Y <- Y L^-1`; see `substitute`."""
+    for low in reversed(range(0, len(triangle), _BLOCK)):
+        high = low + _BLOCK
+        divide_by(y[:, low:high], triangle[low:high, low:high])
+        y[:, :low] -= y[:, low:high] @ triangle[low:high, :low]
+
+
+def _norm(a: np.ndarray) -> float:
+    """At least the 2-norm, and close to it where the diagonal is large."""
+    sizes = np.abs(a)
+    return float(np.sqrt(sizes.sum(axis=0).max() * sizes.sum(axis=1).max()))
