@@ -68,7 +68,7 @@ class DenseOperator:
     def matmul(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """`A x` for `x` of shape `(n, k)`."""
         if self._products == "float64" and self._array.dtype == np.float64:
-            return (x.T @ self._array).T  # symmetric; a wide block from the left is faster (`products`)
+            return (np.ascontiguousarray(x.T) @ self._array).T  # symmetric; by rows: see `products`
         total = accumulator(self._products, x, self.n)
         total.add(self._array, 0, 0, transpose=False)
         return total.result()

@@ -10,6 +10,7 @@ matrix is a lower bound of that of `A + mu`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -280,7 +281,11 @@ class Float32Factor:
         self.run, self.raised = run, raised
         self.factor = run.factor
         self.rank = self.factor.n
-        self.smallest = 0.9 * self.factor.smallest_eigenvalue()
+
+    @functools.cached_property
+    def smallest(self) -> float:
+        """See `Preconditioner.smallest`. Some twenty solves: refinement has no use for it."""
+        return 0.9 * self.factor.smallest_eigenvalue()
 
     def apply(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """See `Preconditioner.apply`."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import scipy.linalg
 
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.basis import Basis
@@ -306,7 +305,7 @@ def orthonormal_rows(
     if rows.shape[0] == 0:
         return np.zeros((0, rows.shape[1])), np.zeros((0, 0)), 0.0
     q, r = _qr(rows)
-    u, singular, vt = scipy.linalg.svd(r, full_matrices=False, check_finite=False)
+    u, singular, vt = np.linalg.svd(r, full_matrices=False)
     bound = tolerance if absolute else tolerance * float(singular[0])
     rank = int(np.count_nonzero(singular > bound))
     if limit is not None:
@@ -320,7 +319,8 @@ def _qr(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     By Cholesky factors of the Gram matrix, twice (Yamamoto et al. 2015), where the condition is below 1e5: the first round is
     then orthogonal to 1e-5, the second to rounding. Products alone: 12 ms for 9 vectors of 50,000 on a busy machine, where
-    Householder's takes 64. Householder's where the rows are nearly dependent.
+    Householder's takes 64. Householder's where the rows are nearly dependent. NumPy's BLAS alone, here and around it: SciPy has
+    another one, and the threads of the one that was called last spin on the cores that the other wants.
     """
     gram = rows @ rows.T
     values = np.linalg.eigvalsh(gram)
@@ -328,9 +328,9 @@ def _qr(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         q, r = np.linalg.qr(rows.T)
         return np.ascontiguousarray(q.T), r
     first = np.linalg.cholesky(gram)
-    q = scipy.linalg.solve_triangular(first, rows, lower=True, check_finite=False)
+    q = np.linalg.solve(first, rows)
     second = np.linalg.cholesky(q @ q.T)
-    q = scipy.linalg.solve_triangular(second, q, lower=True, check_finite=False)
+    q = np.linalg.solve(second, q)
     return np.ascontiguousarray(q), (first @ second).T
 
 
@@ -340,5 +340,5 @@ def _flat(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 def _polish(rows: np.ndarray) -> np.ndarray:
     """The orthonormal rows nearest to `rows` (nearly orthonormal): symmetric, so that no direction turns."""
-    u, _, vt = scipy.linalg.svd(rows, full_matrices=False, check_finite=False)
+    u, _, vt = np.linalg.svd(rows, full_matrices=False)
     return u @ vt

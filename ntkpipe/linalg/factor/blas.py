@@ -40,6 +40,16 @@ def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool
         _call(cython_blas, kind + "gemm", b"T", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), beta, c, _ld(c))
 
 
+def subtract_plain_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+    """`C -= A B`; `(m, n)`, `(m, k)`, `(k, n)`; see `subtract_product`."""
+    kind = _kind(c, a, b)
+    (m, n), k = c.shape, a.shape[1]
+    if a.shape[0] != m or b.shape != (k, n):
+        raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
+    one = _ONE[kind]
+    _call(cython_blas, kind + "gemm", b"N", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), one, c, _ld(c))
+
+
 def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:
     """`C <- C L^-T` (trsm).
 

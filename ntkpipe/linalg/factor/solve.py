@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from ntkpipe.linalg.factor.blas import subtract_plain_product, subtract_product
 from ntkpipe.linalg.factor.task import make_tile
 from ntkpipe.linalg.factor.triangle import substitute, substitute_back
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
@@ -109,7 +110,7 @@ def forward(space: Workspace, b: np.ndarray, first: int = 0) -> np.ndarray:
         if i == k:
             substitute(here, next(tiles))
         else:
-            here -= y[:, where.col_start - skipped : where.col_stop - skipped] @ next(tiles).T
+            subtract_product(here, y[:, where.col_start - skipped : where.col_stop - skipped], next(tiles))
     return np.ascontiguousarray(y.T)
 
 
@@ -126,7 +127,7 @@ def backward(space: Workspace, y: np.ndarray) -> np.ndarray:
         if i == j:
             substitute_back(here, next(tiles))
         else:
-            here -= x[:, where.row_start : where.row_stop] @ next(tiles)
+            subtract_plain_product(here, x[:, where.row_start : where.row_stop], next(tiles))
     return np.ascontiguousarray(x.T)
 
 
