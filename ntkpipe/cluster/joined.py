@@ -21,7 +21,7 @@ from ntkpipe.cluster.mark import marked
 from ntkpipe.cluster.probe import check_nodes
 from ntkpipe.cluster.ray_executor import RayExecutor
 from ntkpipe.config import ClusterConfig
-from ntkpipe.errors import ConfigError, ResourceError
+from ntkpipe.errors import ConfigError, RequeueError, ResourceError
 from ntkpipe.storage.local import LocalStore
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.protocol import ObjectStore
@@ -141,6 +141,8 @@ def _connect(address: str) -> None:
     try:
         with stopping.keeping_handlers():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ntkpipe")
+    except RequeueError:  # told to stop meanwhile
+        raise
     except (RuntimeError, OSError, ValueError, rx.RayError) as error:
         raise ResourceError(_why(address, str(error).strip())) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ntkpipe.config import ClusterConfig
-from ntkpipe.errors import ResourceError
+from ntkpipe.errors import RequeueError, ResourceError
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import worker_environment
@@ -130,6 +130,8 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
                 _node_ip_address="127.0.0.1",
                 **options,
             )
+    except RequeueError:  # told to stop meanwhile
+        raise
     except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
         raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error
 

@@ -62,13 +62,22 @@ def on_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def keeping_handlers() -> Iterator[None]:
-    """Put the handlers of our signals back after the block: starting Ray replaces that of SIGTERM by one that exits."""
+    """Put the handlers of our signals back after the block: starting Ray replaces that of SIGTERM by one that exits.
+
+    Raises:
+        RequeueError: for a SIGTERM that came while the other handler was there, and `on_signals` is to see to it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM or before[signal.SIGTERM] is not _on_signal:
+            raise
+        ask(signal.SIGTERM.name)
+        check()
     finally:
         for number, handler in before.items():
             if handler is not None:

@@ -93,3 +93,18 @@ def test_handlers_are_put_back() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         assert signal.getsignal(signal.SIGTERM) is ours
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_while_another_handler_is_there_stops_the_run_all_the_same() -> None:
+    def leave() -> None:  # as Ray's handler does, from anywhere in its start
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with stopping.on_signals():
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(RequeueError, match="SIGTERM"), stopping.keeping_handlers():
+            leave()
+        assert signal.getsignal(signal.SIGTERM) is ours
+    with pytest.raises(SystemExit), stopping.keeping_handlers():  # nobody has asked for handlers: Ray's way
+        leave()
