@@ -49,7 +49,7 @@ def test_killed_it_goes_on_and_others_find_the_factor(work, images, monkeypatch)
     work.ok("run", "run_dir=a", "store.url=other", *words)
     make, made = task.make_tile, []
 
-    def killed(space, i, j):
+    def killed(space, i, j, then=None):
         made.append((i, j))
         if len(made) == 13:
             raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.write import write_predictions
+from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import open_store
 from ntkpipe.tiles.store import GramStore
 
@@ -105,6 +107,15 @@ def test_a_solution_that_is_none(copy):
         arrays = dict(archive)
     arrays["weights"] = arrays["weights"] * (1 + 1e-4)
     np.savez(saved, allow_pickle=False, **arrays)
+    found = copy("verify", "run_dir=cholesky", "rows=20", "repair=false")
+    assert found.code == 6
+    assert "nngp.npz is not what the stage solve has written" in found.out
+    # Under the right checksum: the residual tells.
+    receipt = copy.path / "cholesky" / "stages" / "solve.json"
+    body = json.loads(receipt.read_text())
+    del body["sha256"]  # as earlier versions wrote it
+    body["files"]["solve/nngp.npz"] = crc32c(saved.read_bytes())
+    receipt.write_text(json.dumps(body))
     found = copy("verify", "run_dir=cholesky", "rows=20", "repair=false")
     assert found.code == 6
     assert "damaged  nngp, ridge" in found.out

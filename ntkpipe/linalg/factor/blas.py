@@ -103,7 +103,10 @@ def factor_in_place(c: np.ndarray) -> int:
 
 def _kind(*arrays: np.ndarray) -> str:
     kind = {"float64": "d", "float32": "s"}.get(arrays[0].dtype.name)
-    if kind is None or any(a.dtype != arrays[0].dtype or a.ndim != 2 or a.strides[1] != a.itemsize for a in arrays):
+    if kind is None or any(
+        a.dtype != arrays[0].dtype or a.ndim != 2 or (a.size > 0 and a.shape[1] > 1 and a.strides[1] != a.itemsize)
+        for a in arrays
+    ):
         raise ValueError("blocks must have contiguous rows, two dimensions, and be all float32 or all float64")
     if not arrays[0].flags.writeable:
         raise ValueError("the block to be changed is read-only")
@@ -112,7 +115,7 @@ def _kind(*arrays: np.ndarray) -> str:
 
 def _ld(a: np.ndarray) -> int:
     """Distance of rows. What is a row here is a column to Fortran: it sees every block transposed."""
-    return max(a.strides[0] // a.itemsize, a.shape[1])
+    return max(a.strides[0] // a.itemsize, a.shape[1], 1)
 
 
 def _call(module: Any, name: str, *values: Any) -> None:
