@@ -10,7 +10,6 @@ matrix is a lower bound of that of `A + mu`.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -281,11 +280,14 @@ class Float32Factor:
         self.run, self.raised = run, raised
         self.factor = run.factor
         self.rank = self.factor.n
+        self._smallest: float | None = None
 
-    @functools.cached_property
+    @property
     def smallest(self) -> float:
-        """See `Preconditioner.smallest`. Some twenty solves: refinement has no use for it."""
-        return 0.9 * self.factor.smallest_eigenvalue()
+        """See `Preconditioner.smallest`. Some twenty solves, once: refinement has no use for it."""
+        if self._smallest is None:
+            self._smallest = 0.9 * self.factor.smallest_eigenvalue()
+        return self._smallest
 
     def apply(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """See `Preconditioner.apply`."""
