@@ -20,34 +20,26 @@ _ONE = {"d": ctypes.c_double(1.0), "s": ctypes.c_float(1.0)}
 _MINUS = {"d": ctypes.c_double(-1.0), "s": ctypes.c_float(-1.0)}
 
 
-def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, first: bool = False) -> None:
+def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, plain: bool = False, first: bool = False) -> None:
     """`C -= A B^T` (gemm), or of a square `C` its lower triangle alone where `A is B` (syrk).
 
     Args:
         c: `(m, n)`, changed in place.
         a: `(m, k)`.
-        b: `(n, k)`.
-        first: `C = -A B^T`, whatever `C` held.
+        b: `(n, k)`; `(k, n)` if plain.
+        plain: `C -= A B`, all of it.
+        first: instead of `C` zero is subtracted from: `C` may hold anything.
     """
     kind = _kind(c, a, b)
     (m, n), k = c.shape, a.shape[1]
-    if a.shape[0] != m or b.shape != (n, k):
+    if a.shape[0] != m or b.shape != ((k, n) if plain else (n, k)):
         raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
-    beta = (_ZERO if first else _ONE)[kind]
-    if a is b:
-        _call(cython_blas, kind + "syrk", b"U", b"T", n, k, _MINUS[kind], a, _ld(a), beta, c, _ld(c))
+    minus, beta = _MINUS[kind], (_ZERO if first else _ONE)[kind]
+    if a is b and not plain:
+        _call(cython_blas, kind + "syrk", b"U", b"T", n, k, minus, a, _ld(a), beta, c, _ld(c))
     else:
-        _call(cython_blas, kind + "gemm", b"T", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), beta, c, _ld(c))
-
-
-def subtract_plain_product(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
-    """`C -= A B`; `(m, n)`, `(m, k)`, `(k, n)`; see `subtract_product`."""
-    kind = _kind(c, a, b)
-    (m, n), k = c.shape, a.shape[1]
-    if a.shape[0] != m or b.shape != (k, n):
-        raise ValueError(f"shapes {c.shape}, {a.shape} and {b.shape} do not fit")
-    one = _ONE[kind]
-    _call(cython_blas, kind + "gemm", b"N", b"N", n, m, k, _MINUS[kind], b, _ld(b), a, _ld(a), one, c, _ld(c))
+        transpose = b"N" if plain else b"T"
+        _call(cython_blas, kind + "gemm", transpose, b"N", n, m, k, minus, b, _ld(b), a, _ld(a), beta, c, _ld(c))
 
 
 def divide_by_transpose(c: np.ndarray, triangle: np.ndarray) -> None:

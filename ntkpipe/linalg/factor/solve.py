@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from ntkpipe.linalg.factor.blas import subtract_plain_product, subtract_product
+from ntkpipe.linalg.factor.blas import subtract_product
 from ntkpipe.linalg.factor.task import make_tile
 from ntkpipe.linalg.factor.triangle import substitute, substitute_back
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
@@ -127,7 +127,7 @@ def backward(space: Workspace, y: np.ndarray) -> np.ndarray:
         if i == j:
             substitute_back(here, next(tiles))
         else:
-            subtract_plain_product(here, x[:, where.row_start : where.row_stop], next(tiles))
+            subtract_product(here, x[:, where.row_start : where.row_stop], next(tiles), plain=True)
     return np.ascontiguousarray(x.T)
 
 

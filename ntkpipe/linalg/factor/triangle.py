@@ -19,7 +19,6 @@ from ntkpipe.linalg.factor.blas import (
     divide_by,
     divide_by_transpose,
     invert_in_place,
-    subtract_plain_product,
     subtract_product,
 )
 
@@ -96,7 +95,7 @@ def substitute_back(y: np.ndarray, triangle: np.ndarray) -> None:
         high = low + _BLOCK
         divide_by(y[:, low:high], triangle[low:high, low:high])
         if low:
-            subtract_plain_product(y[:, :low], y[:, low:high], triangle[low:high, :low])
+            subtract_product(y[:, :low], y[:, low:high], triangle[low:high, :low], plain=True)
 
 
 def _norm(a: np.ndarray) -> float:
