@@ -10,6 +10,7 @@ from ray import exceptions as rx
 from ray.cloudpickle import cloudpickle
 
 from ntkpipe.cluster.mark import Mark
+from ntkpipe.storage.statistics import Report, hear, report
 from ntkpipe.tasks import environment, stopping
 from ntkpipe.tasks.graph import LostWorkerError
 
@@ -62,6 +63,18 @@ def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
         ready, _ = ray.wait(list(references), num_returns=1, timeout=TICK_SECONDS)
         if ready:
             return ready[0]
+
+
+def answer(value: Any) -> tuple[Any, Report | None]:
+    """What a worker returns: a value, and what its process has asked of stores so far."""
+    return value, report()
+
+
+def value_of(reference: Any) -> Any:
+    """The value of a call that has ended and returned an `answer`; what came with it is counted."""
+    value, told = ray.get(reference)
+    hear(told)
+    return value
 
 
 def sealed(*call: Any) -> bytes:

@@ -17,8 +17,9 @@ from ray import exceptions as rx
 from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.metrics import Gauges
-from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
+from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, value_of, wait
 from ntkpipe.cluster.ray_pool import RayPool
+from ntkpipe.storage.statistics import Report
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 _log = logging.getLogger(__name__)
@@ -255,8 +256,7 @@ class _Run:
         key = flight.task.key
         error: BaseException
         try:
-            value = ray.get(reference)
-            return TaskResult(key, value, attempts=flight.attempts, speculative=flight.copies)
+            return TaskResult(key, value_of(reference), attempts=flight.attempts, speculative=flight.copies)
         except LOST as lost:
             if flight.references:  # the other copy goes on
                 return None
@@ -285,6 +285,6 @@ class _Run:
         return TaskResult(key, error=error, attempts=times, speculative=flight.copies)
 
 
-def _invoke(blob: bytes, mark: Mark | None) -> Any:
+def _invoke(blob: bytes, mark: Mark | None) -> tuple[Any, Report | None]:
     function, args = opened(blob, mark)
-    return function(*args)
+    return answer(function(*args))

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
-from ntkpipe.cluster.outcome import LOST, given_up, opened, original, sealed, wait
+from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, value_of, wait
 from ntkpipe.cluster.summing import Place, Summing, joined, slices_for, split
 from ntkpipe.tasks.executor import in_order, one_by_one
 
@@ -184,7 +184,7 @@ class RayPool:
             reference = wait(of, self._capacity.tick)
             worker = of.pop(reference)
             try:
-                results[worker] = ray.get(reference)
+                results[worker] = value_of(reference)
                 if worker in building:
                     building.discard(worker)
                     of[call(worker)] = worker
@@ -209,35 +209,37 @@ class RayPool:
 
 
 class _Holder:
-    """The actor: one state object and calls to it."""
+    """The actor: one state object and calls to it. What the driver fetches, the first of several objects, is an `answer`."""
 
     def __init__(self) -> None:
         self._state: Any = None
 
-    def build(self, blob: bytes, mark: Mark | None, place: int | None, gpus: float) -> None:
+    def build(self, blob: bytes, mark: Mark | None, place: int | None, gpus: float) -> Any:
         factory, args = opened(blob, mark, place, gpus)
         self._state = factory(*args)
+        return answer(None)
 
-    def ready(self) -> None:
-        pass
+    def ready(self) -> Any:
+        return answer(None)
 
     def call(self, method: str, *args: Any) -> Any:
-        return getattr(self._state, method)(*args)
+        return answer(getattr(self._state, method)(*args))
 
     def parts(
         self, method: str, slices: int, least: int, which: int | None, args: tuple[Any, ...], *pieces: np.ndarray
     ) -> Any:
         """Part of a sum in slices that stay on this node; see `Summing`."""
-        return split(getattr(self._state, method)(*joined(args, which, pieces)), slices, least)
+        receipt, *cut = split(getattr(self._state, method)(*joined(args, which, pieces)), slices, least)
+        return answer(receipt), *cut
 
     def keep(self, piece: np.ndarray) -> Any:
         """A slice of an argument as an object of this node, which passes it on."""
-        return None, piece
+        return answer(None), piece
 
-    def added(self, *parts: np.ndarray) -> np.ndarray:
+    def added(self, *parts: np.ndarray) -> Any:
         """Their sum."""
-        return one_by_one(parts)
+        return answer(one_by_one(parts))
 
     def added_in(self, slices: int, *parts: np.ndarray) -> Any:
         """Their sum in slices that stay on this node."""
-        return None, *np.array_split(one_by_one(parts), slices)
+        return answer(None), *np.array_split(one_by_one(parts), slices)

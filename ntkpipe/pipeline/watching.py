@@ -12,6 +12,7 @@ from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.pipeline.reporters.protocol import Reporters, open_reporters
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.storage.board import Board, is_running, read_boards
+from ntkpipe.storage.statistics import heard
 from ntkpipe.storage.store import ObjectStore, open_store
 
 # Of a line that is shown again and again: those that help to see whether a run is well.
@@ -31,14 +32,10 @@ class Watch:
         self, board: Board, reporters: Reporters, publish: Callable[[str, Mapping[str, float]], None] | None
     ) -> None:
         self._board, self._reporters, self._publish = board, reporters, publish
-        self._store = board.store
 
     def progress(self, stage: str, line: str, *, elapsed: float, **facts: Any) -> None:
         """How a stage goes."""
-        asked = self._store.statistics()
-        if asked.requests:
-            counts = {"retries": asked.retries, "read": asked.bytes_read, "written": asked.bytes_written}
-            facts = {**facts, **{f"store_{name}": value for name, value in counts.items()}}
+        facts = {**facts, **self._asked()}
         self._board.tell(stage=stage, line=line, elapsed=round(elapsed, 1), **facts)
         self._reporters.progress(stage, {"elapsed": elapsed, **facts})
         if self._publish is not None:
@@ -51,16 +48,23 @@ class Watch:
 
     def finished(self, stage: str, receipt: Mapping[str, Any]) -> None:
         """A stage has its receipt."""
-        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"])
+        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"], **self._asked())
         self._reporters.finished(stage, receipt)
 
     def results(self, run: RunDir) -> None:
         """The run is finished: its metrics, its page and its figures."""
-        self._board.tell(stage="report", line="finished", final=True)
+        self._board.tell(stage="report", line="finished", final=True, **self._asked())
         self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
         for path in [*sorted((run.path / "report").rglob("*.png")), run.path / "report" / "report.html"]:
             if path.exists():
                 self._reporters.file(path)
+
+    def _asked(self) -> dict[str, int]:
+        """What this process and its workers have asked of the store, if that is a server."""
+        asked = self._board.store.statistics() + heard()
+        if not asked.requests:
+            return {}
+        return {"store_retries": asked.retries, "store_read": asked.bytes_read, "store_written": asked.bytes_written}
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
-"""What a store was asked for: requests, repetitions and bytes, by kind of request."""
+"""What stores were asked for: requests, repetitions and bytes, by kind of request; also by other processes, if they tell."""
 
 from __future__ import annotations
 
+import os
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,10 +26,13 @@ class Requests:
     bytes_read: int = 0
     bytes_written: int = 0
 
+    def __add__(self, other: Requests) -> Requests:
+        return Requests(*(getattr(self, name) + getattr(other, name) for name in Requests.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """Requests of this process to one store since its start; empty where no server is asked.
+    """Requests of a process to one store, or to several, since its start; empty where no server is asked.
 
     Args:
         kinds: by kind: `get`, `put`, `size`, `list` and `delete`.
@@ -39,6 +44,13 @@ class Statistics:
     kinds: Mapping[str, Requests] = field(default_factory=dict)
     causes: Mapping[str, int] = field(default_factory=dict)
     waited: float = 0.0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        kinds = {
+            kind: self.kinds.get(kind, Requests()) + other.kinds.get(kind, Requests())
+            for kind in sorted({*self.kinds, *other.kinds})
+        }
+        return Statistics(kinds, Counter(self.causes) + Counter(other.causes), self.waited + other.waited)
 
     @property
     def requests(self) -> int:
@@ -62,13 +74,14 @@ class Statistics:
 
 
 class Counters:
-    """Collects `Statistics`, from any thread."""
+    """Collects `Statistics`, from any thread. Kept for the life of the process, of which `report` tells."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._causes: Counter[str] = Counter()
         self._waited = 0.0
+        _mine.append(self)
 
     def sent(self, kind: str) -> None:
         """One request went out."""
@@ -96,3 +109,38 @@ class Counters:
                 for kind in sorted({kind for kind, _ in self._counts})
             }
             return Statistics(kinds, dict(self._causes), self._waited)
+
+
+_mine: list[Counters] = []
+_process = uuid.uuid4().hex
+_heard: dict[str, Statistics] = {}
+_hearing = threading.Lock()
+
+Report = tuple[str, Statistics]
+"""Who tells, and all that it has asked of stores since its start."""
+
+
+def report() -> Report | None:
+    """What this process tells others, with whatever it sends them; None before its first request."""
+    made = sum((counters.snapshot() for counters in _mine), Statistics())
+    return (f"{_process}-{os.getpid()}", made) if made.requests else None
+
+
+def hear(told: Report | None) -> None:
+    """Take in the report of another process. One that is lost is made up for by the next, and none counts twice.
+
+    This process's own changes nothing, nor does one that comes late.
+    """
+    if told is None:
+        return
+    who, said = told
+    with _hearing:
+        known = _heard.get(who)
+        if who != f"{_process}-{os.getpid()}" and (known is None or said.requests > known.requests):
+            _heard[who] = said
+
+
+def heard() -> Statistics:
+    """Sum of what other processes have told."""
+    with _hearing:
+        return sum(_heard.values(), Statistics())

@@ -88,7 +88,7 @@ def test_the_driver_receives_one_array_instead_of_one_from_each_worker(pool, mon
     x = array(LARGE)
 
     def fetched() -> int:
-        return sum(value.nbytes for value in received if isinstance(value, np.ndarray))
+        return sum(value.nbytes for value, _ in received if isinstance(value, np.ndarray))
 
     pool.total("scaled", x)
     assert fetched() == x.nbytes
