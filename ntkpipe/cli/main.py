@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from ntkpipe import __version__
+from ntkpipe.cluster import guard
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.tasks import stopping
 
@@ -125,6 +126,7 @@ class _Lines(logging.Formatter):
 
 def entry() -> None:
     """Entry point of the console script."""
+    guard.allow()
     try:
         code = main()
         sys.stdout.flush()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from types import TracebackType
 
+from ntkpipe.cluster import guard
 from ntkpipe.cluster.session import open_executor
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.storage.store import open_store
@@ -26,6 +27,8 @@ class Session:
         plain = dataclasses.replace(cluster, workers=None, memory_gib=None) if cluster.kind == "ray" else cluster
         key = (plain, config.store.url if cluster.kind == "ray" else "")
         if key not in self._executors:
+            if cluster.kind == "ray" and not self._executors:
+                guard.divide()
             self._executors[key] = self._stack.enter_context(open_executor(plain, open_store(config.store.url)))
         return self._executors[key]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from ntkpipe.cluster.guard import refused
 from ntkpipe.cluster.mark import BlindNodeError
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import RequeueError
@@ -99,6 +100,8 @@ class LiveCapacity:
         self.demand = demand
         self._most = most
         self._head = HeadWatch(ray.get_runtime_context().gcs_address)
+        self._own = own_node()
+        self._cut_off = False
         self._slots: dict[str, int] = {}
         self._blind: set[str] = set()
         self._looked = -_REFRESH_SECONDS
@@ -106,8 +109,8 @@ class LiveCapacity:
 
     @property
     def lost(self) -> bool:
-        """Whether the head is given up: calls to Ray would only wait for it, until Ray ends this process."""
-        return self._head.given_up
+        """Whether the cluster is given up: calls to Ray would only wait for its head, or end this process."""
+        return self._head.given_up or self._cut_off
 
     def workers(self) -> int:
         """Tasks that run at the same time now; at least one, for which Ray then waits."""
@@ -124,7 +127,7 @@ class LiveCapacity:
         """Look again, if it is time to.
 
         Raises:
-            RequeueError: if the cluster's head does not answer any more.
+            RequeueError: if the cluster's head, or Ray's process on this node, does not answer any more.
         """
         if time.monotonic() - self._looked >= _REFRESH_SECONDS:
             self._look()
@@ -138,6 +141,12 @@ class LiveCapacity:
 
     def _look(self) -> None:
         self._looked = time.monotonic()
+        if refused(self._own):
+            self._cut_off = True
+            raise RequeueError(
+                f"Ray's process on this node, at {self._own}, does not answer any more: nothing stored is lost. Start the "
+                "cluster and the same command again."
+            )
         if not self._head.answers():
             return  # Ray would wait for it here
         found = {
@@ -159,6 +168,13 @@ class LiveCapacity:
 def alive_nodes() -> list[dict[str, Any]]:
     """Ray's records of the nodes that are alive; it keeps those of the dead."""
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def own_node() -> str:
+    """`host:port` of Ray's process on the node that this process has joined the cluster through."""
+    mine = ray.get_runtime_context().get_node_id()
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == mine]
+    return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 class HeadWatch:

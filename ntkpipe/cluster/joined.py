@@ -16,7 +16,8 @@ from typing import Any
 import ray
 from ray import exceptions as rx
 
-from ntkpipe.cluster.capacity import Demand, LiveCapacity, alive_nodes
+from ntkpipe.cluster import guard
+from ntkpipe.cluster.capacity import Demand, LiveCapacity, alive_nodes, own_node
 from ntkpipe.cluster.mark import marked
 from ntkpipe.cluster.probe import check_nodes
 from ntkpipe.cluster.ray_executor import RayExecutor
@@ -94,6 +95,7 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
         if not ray.is_initialized():
             stack.callback(lambda: lost() or ray.shutdown())
             _connect(config.address)
+            guard.note(own_node(), ray.get_runtime_context().gcs_address)
         if config.max_workers is not None:
             stack.callback(lambda: lost() or _ask_for([]))
             _ask_for([demand.bundle()] * config.max_workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -28,6 +29,8 @@ LOST = (
 
 # How long a wait for results is at most, before stops and the cluster are looked at again.
 TICK_SECONDS = 1.0
+# The cluster is looked at every other tick.
+_BROKEN = 4
 
 
 def original(error: Exception) -> BaseException:
@@ -57,10 +60,18 @@ def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
     Raises:
         RequeueError: if the run was told to stop, or the cluster has lost its head.
     """
+    broken = 0
     while True:
         stopping.check()
         tick()
-        ready, _ = ray.wait(list(references), num_returns=1, timeout=TICK_SECONDS)
+        try:
+            ready, _ = ray.wait(list(references), num_returns=1, timeout=TICK_SECONDS)
+        except OSError:  # the connection to Ray's process on this node: `tick` looks whether it is there
+            broken += 1
+            if broken == _BROKEN:
+                raise
+            time.sleep(TICK_SECONDS)
+            continue
         if ready:
             return ready[0]
 
