@@ -17,6 +17,14 @@ from contextlib import contextmanager, nullcontext
 from threadpoolctl import ThreadpoolController
 
 
+class _Threads(ThreadPoolExecutor):
+    """A pool that knows how many threads it has."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(max_workers=count, thread_name_prefix="factor-lane")
+        self.count = count
+
+
 class Lanes:
     """As many threads as BLAS may use when they are opened.
 
@@ -25,9 +33,13 @@ class Lanes:
     """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._count = 1
+        self._pool: _Threads | None = None  # None is the calling thread alone
         self._open = False
+
+    @property
+    def _count(self) -> int:
+        """Of threads that share the strips."""
+        return 1 if self._pool is None else self._pool.count
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -36,10 +48,10 @@ class Lanes:
             yield
             return
         count = max((library.num_threads or 1 for library in _libraries()), default=1)
-        if count > 1 and (self._pool is None or self._count != count):
+        if count != self._count:
             self.close()
-            self._pool = ThreadPoolExecutor(max_workers=count, thread_name_prefix="factor-lane")
-        self._count, self._open = count, True
+            self._pool = _Threads(count) if count > 1 else None
+        self._open = True
         try:
             with _controller().limit(limits=1, user_api="blas") if count > 1 else nullcontext():
                 yield
@@ -48,7 +60,7 @@ class Lanes:
 
     def each(self, work: Callable[[slice], None], strips: Sequence[slice]) -> None:
         """Do `work` for all strips; what one of them raises is raised."""
-        if self._count == 1 or self._pool is None:
+        if self._pool is None:
             for strip in strips:
                 work(strip)
         else:
