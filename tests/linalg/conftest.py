@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ntkpipe.linalg.factor.workspace import release
+
 SPECTRA = {
     "well_conditioned": lambda n: np.linspace(1, 10, n),
     "decaying_1e6": lambda n: np.logspace(-6, 0, n),
@@ -42,3 +44,10 @@ def make_matrix():
 @pytest.fixture
 def make_labels():
     return centred_labels
+
+
+@pytest.fixture
+def no_workspace_left():
+    """Threads and tiles of factors, which a process keeps from task to task, go with the test."""
+    yield
+    release()

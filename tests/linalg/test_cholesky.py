@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import threading
 import tracemalloc
@@ -13,6 +12,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
+from tiled_factors import EPS, factored, tiled
 
 from ntkpipe.errors import ConfigError, CorruptionError, NumericalError, ResourceError
 from ntkpipe.linalg.factor import factorise as factorise_module
@@ -31,31 +31,7 @@ from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
 
-EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
-_names = itertools.count()
-
-
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    release()
-
-
-def tiled(a, edge=16):
-    return InMemoryTiles(a, TileGrid(len(a), len(a), edge, symmetric=True))
-
-
-def factor(a, *, edge=None, stored=16, store=None, memory=1 << 30, executor=None, **settings):
-    return factorise(
-        tiled(a, stored),
-        name="matrix",
-        store=store or MemoryStore(f"cholesky-{next(_names)}"),
-        prefix="cholesky/k",
-        executor=executor or SerialExecutor(),
-        memory_bytes=memory,
-        edge=edge,
-        **settings,
-    )
+pytestmark = pytest.mark.usefixtures("no_workspace_left")
 
 
 def dense(factor):
@@ -74,7 +50,7 @@ def test_backward_error_of_prescribed_spectra(spectrum, make_matrix, dtype, edge
     a = make_matrix(values)
     # Theory: |A + E| with |E| <= c n eps |A|; a ridge above it makes every spectrum factorable (Higham 2002, theorem 10.7).
     rounding = n * EPS[dtype] * values.max()
-    run = factor(a, edge=edge, dtype=dtype, ridge=4 * rounding)
+    run = factored(a, edge=edge, dtype=dtype, ridge=4 * rounding)
     lower = dense(run.factor)
     assert lower.dtype == dtype
     assert not np.triu(lower, 1).any()
@@ -94,9 +70,9 @@ def test_any_edges_and_any_memory_give_the_dense_factor_in_the_same_bits(n, edge
     want = scipy.linalg.cholesky(a, lower=True)
     least = FactorPlan(n, min(edge, n), "float64", workers, min(stored, n), "float64", 0).working_bytes
     memory = (workers + 1) * (least + data.draw(st.integers(0, 8 * n * n)))
-    got = dense(factor(a, edge=edge, stored=stored, memory=memory, executor=SerialExecutor(workers)).factor)
+    got = dense(factored(a, edge=edge, stored=stored, memory=memory, executor=SerialExecutor(workers)).factor)
     assert np.linalg.norm(got - want) <= 20 * n * EPS["float64"] * np.linalg.norm(a)
-    np.testing.assert_array_equal(got, dense(factor(a, edge=edge, stored=stored).factor))
+    np.testing.assert_array_equal(got, dense(factored(a, edge=edge, stored=stored).factor))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -105,15 +81,15 @@ def test_any_edges_and_any_memory_give_the_dense_factor_in_the_same_bits(n, edge
 def test_stored_and_factored_dtypes_are_independent(make_matrix, dtype, stored_dtype, order):
     a = np.asarray(make_matrix(np.linspace(1, 10, 40)), dtype=stored_dtype, order=order)
     a = np.tril(a) + np.tril(a, -1).T
-    lower = dense(factor(a, edge=13, dtype=dtype).factor).astype(np.float64)
+    lower = dense(factored(a, edge=13, dtype=dtype).factor).astype(np.float64)
     assert np.linalg.norm(lower @ lower.T - a, 2) <= 40 * EPS[dtype] * 10
 
 
 def test_only_the_lower_triangle_is_read(make_matrix):
     a = make_matrix(np.linspace(1, 10, 40))
-    want = dense(factor(a, edge=13).factor)
+    want = dense(factored(a, edge=13).factor)
     a[np.triu_indices(40, 1)] = np.nan
-    np.testing.assert_array_equal(dense(factor(a, edge=13).factor), want)
+    np.testing.assert_array_equal(dense(factored(a, edge=13).factor), want)
 
 
 class _KilledError(Exception):
@@ -137,7 +113,7 @@ class _Killed(SerialExecutor):
 
 def test_killed_at_random_points_the_same_bits_come_out(make_matrix, tmp_path):
     a = make_matrix(np.logspace(-3, 0, 70))
-    want = dense(factor(a, edge=13).factor)
+    want = dense(factored(a, edge=13).factor)
     tasks = 6 * 7 // 2
     rng = np.random.default_rng(0)
     for kill in range(20):
@@ -146,7 +122,7 @@ def test_killed_at_random_points_the_same_bits_come_out(make_matrix, tmp_path):
         while True:
             after = int(rng.integers(0, 6))
             try:
-                run = factor(a, edge=13, store=store, executor=_Killed(after))
+                run = factored(a, edge=13, store=store, executor=_Killed(after))
             except _KilledError:
                 made += after + 1
                 release()
@@ -163,7 +139,7 @@ def test_killed_at_random_points_the_same_bits_come_out(make_matrix, tmp_path):
             except CorruptionError:
                 run.factor.apply_inverse(np.ones((70, 1)))
         np.testing.assert_array_equal(dense(run.factor), want)
-        assert factor(a, store=store).computed == 0  # and found, with the edge that it has
+        assert factored(a, store=store).computed == 0  # and found, with the edge that it has
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "swap", "foreign", "gone"])
@@ -171,7 +147,7 @@ def test_damage_is_noticed_and_made_good(make_matrix, damage, monkeypatch):
     monkeypatch.setattr(workspace_module, "_PATIENCE", 0.0)
     a = make_matrix(np.linspace(1, 10, 60))
     store = MemoryStore(f"damaged-{damage}")
-    made = factor(a, edge=13, store=store).factor
+    made = factored(a, edge=13, store=store).factor
     want, b = dense(made), np.ones((60, 2))
     solution = made.apply_inverse(b)
     tiles = made.job.tiles
@@ -186,7 +162,7 @@ def test_damage_is_noticed_and_made_good(make_matrix, damage, monkeypatch):
         data = bytearray(store.get(other))
     elif damage == "foreign":
         elsewhere = MemoryStore("foreign")
-        factor(a, edge=13, store=elsewhere, ridge=1.0)
+        factored(a, edge=13, store=elsewhere, ridge=1.0)
         data = bytearray(elsewhere.get(key))
     if damage == "gone":
         store.delete(key)
@@ -202,12 +178,12 @@ def test_damage_is_noticed_and_made_good(make_matrix, damage, monkeypatch):
 def test_another_matrix_ridge_dtype_or_edge_takes_the_place(make_matrix):
     a = make_matrix(np.linspace(1, 10, 40))
     store = MemoryStore("replaced")
-    first = factor(a, edge=13, store=store)
+    first = factored(a, edge=13, store=store)
     for changed in ({"ridge": 1.0}, {"dtype": "float32"}, {"edge": 20}):
-        run = factor(a, **{"edge": 13, "store": store, **changed})
+        run = factored(a, **{"edge": 13, "store": store, **changed})
         assert run.computed == run.plan.tasks
         assert len(list(store.list("cholesky/k/tile-"))) == run.plan.tasks
-    assert factor(a, edge=13, store=store).computed == first.plan.tasks
+    assert factored(a, edge=13, store=store).computed == first.plan.tasks
 
 
 def test_a_manifest_that_cannot_be_read_is_no_factor():
@@ -248,7 +224,7 @@ def test_an_indefinite_matrix_names_tile_pivot_and_a_ridge_that_does(
                 yield result
 
     with pytest.raises(IndefiniteError, match=r"pivot \d+ of 60, in tile .* predict\.ridges=\[") as caught:
-        factor(a, edge=13, dtype=dtype, executor=Watching())
+        factored(a, edge=13, dtype=dtype, executor=Watching())
     error = caught.value
     assert error.tile == (error.pivot - 1) // 13
     assert [r.error for r in tried if not r.ok] == [tried[-1].error]  # once, and nothing after it
@@ -256,34 +232,34 @@ def test_an_indefinite_matrix_names_tile_pivot_and_a_ridge_that_does(
     assert (str(copy), copy.pivot, copy.ridge) == (str(error), error.pivot, error.ridge)
     true = -np.linalg.eigvalsh(a)[0]
     assert true * 0.9 <= error.ridge <= 2 * true + 1e-2
-    factor(a, edge=13, dtype=dtype, ridge=1.1 * error.ridge)
+    factored(a, edge=13, dtype=dtype, ridge=1.1 * error.ridge)
     with pytest.raises(PivotError):
-        factor(a, edge=13, dtype=dtype, diagnose=False)
+        factored(a, edge=13, dtype=dtype, diagnose=False)
 
 
 def test_values_that_are_not_finite_are_named(make_matrix):
     a = make_matrix(np.linspace(1, 2, 40))
     a[30, 5] = np.nan
     with pytest.raises(NumericalError, match=r"rows 26-38, columns 0-12 .*ntkpipe verify"):
-        factor(a, edge=13)
+        factored(a, edge=13)
     a[30, 5] = 1e300
     with pytest.raises(NumericalError, match="precision=float64"):
-        factor(a, edge=13, dtype="float32")
+        factored(a, edge=13, dtype="float32")
 
 
 def test_what_cannot_be_factored_is_refused(make_matrix):
     a = make_matrix(np.linspace(1, 2, 40))
     with pytest.raises(ConfigError, match="ridge"):
-        factor(a, ridge=-1.0)
+        factored(a, ridge=-1.0)
     with pytest.raises(ConfigError, match="float32 or float64"):
-        factor(a, dtype="int32")
+        factored(a, dtype="int32")
     rectangular = InMemoryTiles(a, TileGrid(40, 40, 16))
     with pytest.raises(ConfigError, match="symmetric"):
         factorise(
             rectangular, name="r", store=MemoryStore("r"), prefix="p", executor=SerialExecutor(), memory_bytes=1 << 20
         )
     with pytest.raises(ResourceError, match=r"cluster\.memory_gib"):
-        factor(a, memory=1000)
+        factored(a, memory=1000)
 
 
 @settings(max_examples=40, deadline=None)
@@ -339,7 +315,7 @@ def test_memory_and_bytes_are_as_planned(share, tmp_path):
     plan = plan_factor(matrix, dtype="float64", workers=1, memory_bytes=memory, edge=edge)
     tracemalloc.start()
     try:
-        run = factor(a, stored=stored, edge=edge, memory=memory, store=store)
+        run = factored(a, stored=stored, edge=edge, memory=memory, store=store)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -451,7 +427,7 @@ def test_several_threads_make_the_same_factor(dtype, make_matrix, tmp_path):
     found = {}
     for threads in (1, 3):
         with threadpool_limits(threads, user_api="blas"):
-            run = factor(a, edge=650, stored=325, dtype=dtype, store=LocalStore(tmp_path / f"{threads}"))
+            run = factored(a, edge=650, stored=325, dtype=dtype, store=LocalStore(tmp_path / f"{threads}"))
         found[threads] = dense(run.factor)
         release()
     unit = float(np.finfo(dtype).eps)

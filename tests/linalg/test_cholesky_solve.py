@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -10,52 +9,28 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiled_factors import EPS, factored, tiled, where
 
 from ntkpipe.linalg import direct
 from ntkpipe.linalg.direct import solve_direct
 from ntkpipe.linalg.factor import posterior
-from ntkpipe.linalg.factor.factorise import IndefiniteError, factorise
+from ntkpipe.linalg.factor.factorise import IndefiniteError
 from ntkpipe.linalg.factor.refine import refine, residual_floor
 from ntkpipe.linalg.factor.solve import forward
-from ntkpipe.linalg.factor.workspace import release
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.storage.memory import MemoryStore
-from ntkpipe.tasks.serial import SerialExecutor
-from ntkpipe.tiles.grid import TileGrid
-from ntkpipe.tiles.matrix import InMemoryTiles
 
-EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
-_names = itertools.count()
+pytestmark = pytest.mark.usefixtures("no_workspace_left")
 
 
-@pytest.fixture(autouse=True)
-def nothing_left():
-    yield
-    release()
+def factor(a, *, edge=29, **settings):
+    return factored(a, stored=32, edge=edge, **settings).factor
 
 
-def tiled(a, edge=32):
-    return InMemoryTiles(a, TileGrid(a.shape[0], a.shape[1], edge, symmetric=True))
-
-
-def settings_of(workers=1, memory=1 << 30, edge=29):
-    return {
-        "name": "matrix",
-        "store": MemoryStore(f"solve-{next(_names)}"),
-        "prefix": "cholesky/k",
-        "executor": SerialExecutor(workers),
-        "memory_bytes": memory,
-        "edge": edge,
-    }
-
-
-def factor(a, *, ridge=0.0, dtype="float64", **changed):
-    return factorise(tiled(a), ridge=ridge, dtype=dtype, **settings_of(**changed)).factor
-
-
-def solve(a, b, precision, *, ridge=0.0, **changed):
-    return solve_direct(tiled(a), DenseOperator(a), b, precision=precision, ridge=ridge, **settings_of(**changed))
+def solve(a, b, precision, *, ridge=0.0, edge=29, **settings):
+    return solve_direct(
+        tiled(a, 32), DenseOperator(a), b, precision=precision, ridge=ridge, edge=edge, **where(**settings)
+    )
 
 
 def backward_error(a, b, x):
@@ -176,7 +151,8 @@ def test_likelihood_leave_one_out_and_eigenvalue(make_matrix, make_labels, dtype
         )
     assert made.smallest_eigenvalue() == pytest.approx(np.linalg.eigvalsh(shifted)[0], rel=1e-2)
     b = make_labels(n, 4)
-    half = made.half_solve(b)
+    with made.opened() as space:
+        half = forward(space, b).astype(np.float64)
     reference = b.T @ np.linalg.solve(shifted, b)
     np.testing.assert_allclose(half.T @ half, reference, rtol=0, atol=n * EPS[dtype] * kappa * np.abs(reference).max())
 
@@ -198,50 +174,12 @@ def test_the_inverse_is_made_once(make_matrix, monkeypatch):
     assert posterior.inverse_diagonal(made)[1] == error
 
 
-def kernels_of(n, p, seed=0):
-    """An NNGP-like and an NTK-like kernel of n + p points."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n + p, 12))
-    nngp = x @ x.T / 12 + 0.05 * np.eye(n + p)
-    return nngp, nngp * (1 + 0.5 * nngp) + nngp
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("columns", [5, 512])
-@pytest.mark.parametrize("kind", ["nngp", "ntk"])
-def test_covariances_of_test_points(dtype, full, columns, kind, monkeypatch):
-    monkeypatch.setattr(posterior, "_MOST_COLUMNS", columns)
-    n, p, ridge = 80, 23, 1e-2
-    nngp, ntk = kernels_of(n, p)
-    used = nngp if kind == "nngp" else ntk
-    train, cross = used[:n, :n], np.ascontiguousarray(used[n:, :n])
-    prior = nngp[n:, n:]
-    made = factor(train, ridge=ridge, dtype=dtype, workers=2)
-    other = np.ascontiguousarray(nngp[n:, :n])
-    found = posterior.posterior_covariance(
-        made,
-        InMemoryTiles(cross, TileGrid(p, n, 32)),
-        prior if full else np.diag(prior).copy(),
-        smallest=made.smallest_eigenvalue(),
-        ensemble=(tiled(nngp[:n, :n]), InMemoryTiles(other, TileGrid(p, n, 32))) if kind == "ntk" else None,
-    )
-    b = np.linalg.solve(train + ridge * np.eye(n), cross.T).T
-    want = prior - b @ cross.T if kind == "nngp" else prior + b @ nngp[:n, :n] @ b.T - b @ other.T - other @ b.T
-    kappa = np.linalg.cond(train + ridge * np.eye(n))
-    # A float32 factor is refined: the same accuracy.
-    slack = 50 * n * EPS["float64"] * kappa * np.abs(prior).max()
-    np.testing.assert_allclose(found.values, want if full else np.diag(want), rtol=0, atol=slack)
-    assert found.error.shape == (p,)
-    assert (found.error <= slack).all()
-    if dtype == "float64":
-        assert not found.error.any()
-
-
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 45), st.integers(0, 3), st.floats(0, 2))
 def test_little_memory_only_takes_longer(n, edge, k, share):
-    a = kernels_of(n, 0, seed=n)[1]
+    x = np.random.default_rng(n).normal(size=(n, 12))
+    nngp = x @ x.T / 12 + 0.05 * np.eye(n)
+    a = nngp * (1 + 0.5 * nngp) + nngp  # like an NTK
     b = np.random.default_rng(1).normal(size=(n, k))
     wide = factor(a, edge=edge)
     least = wide.job.tiles.identity.edge**2 * 8 * 7 + 32**2 * 8 * 2
@@ -258,4 +196,4 @@ def test_a_half_solve_from_a_later_row_of_tiles(make_matrix):
     b = np.zeros((n, 3))
     b[40:] = np.random.default_rng(0).normal(size=(30, 3))
     with made.opened() as space:
-        np.testing.assert_array_equal(forward(space, b[40:], first=2), made.half_solve(b)[40:])
+        np.testing.assert_array_equal(forward(space, b[40:], first=2), forward(space, b)[40:])

@@ -1,10 +1,9 @@
-"""What a factor says of a Gaussian process: likelihood, leave-one-out, and covariances by batches of columns, a task each.
+"""What a factor says of a Gaussian process: its likelihood, and what it predicts of each training image from the others.
 
-Rasmussen & Williams 2006, sections 2.2, 5.4.1 and 5.4.2, with `A` the kernel plus ridge and `a = A^-1 y`:
+Rasmussen & Williams 2006, sections 2.2 and 5.4.2, with `A` the kernel plus ridge and `a = A^-1 y`:
 
     log p(y) = -y^T a / 2 - log det(A) / 2 - n / 2 log 2 pi          for each output
-    y_i - mean_i without i = a_i / [A^-1]_ii,    its variance = 1 / [A^-1]_ii
-    cov = K_** - K_* A^-1 K_*^T.
+    y_i - mean_i without i = a_i / [A^-1]_ii,    its variance = 1 / [A^-1]_ii.
 
 A float32 factor gives `x ~ A^-1 b` with a residual `r = b - A x`. The quadratic form `b^T x + r^T x` is then wrong by
 `r^T A^-1 r >= 0` alone, second order in `r` (the variational characterisation of `b^T A^-1 b`): one float64 product with `A` makes
@@ -20,21 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from ntkpipe.linalg.assemble import read_tile
 from ntkpipe.linalg.factor.plan import share, working_bytes
 from ntkpipe.linalg.factor.solve import CholeskyFactor, forward, solve
 from ntkpipe.linalg.factor.task import make_tile
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
 from ntkpipe.linalg.operator import LinearMap
-from ntkpipe.linalg.products import Float64Products
 from ntkpipe.tasks.executor import values_of
 from ntkpipe.tasks.graph import Task
-from ntkpipe.tiles.matrix import TileMatrix
 
-# Columns of a batch: enough that arithmetic outweighs reading the factor, see `solve`; more only take memory.
-_MOST_COLUMNS = 512
-# Vectors of `n` rows that a batch holds per column, float64: right-hand side, solution, residual, product and one on the way.
-_VECTORS = 5
+# Random vectors of an estimate, and columns of the sample on which an error is measured.
 _PROBES = 16
 
 
@@ -136,7 +129,7 @@ def inverse_diagonal(
 
 def _inverse_diagonal(factor: CholeskyFactor) -> Float64[np.ndarray, " n"]:
     grid = factor.job.tiles.identity.grid
-    job, columns = _batch_job(factor, vectors=2 * np.dtype(factor.dtype).itemsize / 8, most=grid.edge)
+    job, columns = _batch_job(factor)
 
     def tasks() -> Iterator[Task]:
         for j in range(grid.tile_rows):
@@ -156,7 +149,7 @@ def _sampled_error(factor: CholeskyFactor, operator: LinearMap, values: np.ndarr
     units = np.zeros((factor.n, len(picked)))
     units[picked, np.arange(len(picked))] = 1.0
     with factor.opened() as space:
-        _, exact, _ = _refined(space, units, lambda x: operator.matmul(x) + factor.ridge * x)
+        exact = _forms(space, units, lambda x: operator.matmul(x) + factor.ridge * x)
     return 2 * float(np.abs(values[picked] / exact - 1).max())
 
 
@@ -169,154 +162,28 @@ def _inverse_diagonal_task(job: FactorJob, j: int, low: int, high: int) -> np.nd
         return np.einsum("ij,ij->j", columns, columns, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class Covariance:
-    """Covariances of test outputs at t = inf.
-
-    Args:
-        values: (p,) variances, or (p, p).
-        error: (p,) bound of what an inexact solve has done to the variances, with the smallest eigenvalue as it is estimated;
-            0 of a float64 factor.
-    """
-
-    values: np.ndarray
-    error: np.ndarray
-
-
-def posterior_covariance(
-    factor: CholeskyFactor,
-    cross: TileMatrix,
-    prior: np.ndarray,
-    *,
-    smallest: float,
-    ensemble: tuple[TileMatrix, TileMatrix] | None = None,
-) -> Covariance:
-    """Covariances by batches of test points, a task each, which reads everything by tiles.
-
-    Args:
-        factor: of the train-train kernel plus ridge.
-        cross: (p, n) the same kernel between test and training images.
-        prior: (p, p) of the test outputs before training, or its (p,) diagonal for variances alone.
-        smallest: eigenvalue of the matrix plus ridge, for the error; see `CholeskyFactor.smallest_eigenvalue`.
-        ensemble: the NNGP's (n, n) train-train and (p, n) test-train matrices. With it the factor is one of the NTK, and the
-            result the covariance over networks of which all layers are trained, `K_** + B K B^T - B K_*^T - (B K_*^T)^T` with
-            `B = T_* A^-1` (Lee et al. 2019, arXiv:1902.06720); without, `K_** - K_* A^-1 K_*^T`.
-
-    Returns:
-        The shape of `prior`. Variances are cut at 0, below which rounding may carry them.
-    """
-    full, p = prior.ndim == 2, cross.grid.rows
-    job, columns = _batch_job(factor, vectors=_VECTORS + (3 if ensemble else 0), most=_MOST_COLUMNS)
-    starts = range(0, p, columns)
-    tasks = (
-        Task(low, _covariance_task, (job, cross, ensemble, low, min(low + columns, p), full, smallest))
-        for low in starts
-    )
-    change = np.empty((p, p) if full else (p,))
-    error = np.empty(p)
-    for low, (part, off) in values_of(factor.executor, tasks):
-        change[low : low + len(part)], error[low : low + len(part)] = part, off
-    if full:
-        return Covariance(prior + 0.5 * (change + change.T), error)
-    return Covariance(np.maximum(prior + change, 0.0), error)
-
-
-def _covariance_task(
-    job: FactorJob,
-    cross: TileMatrix,
-    ensemble: tuple[TileMatrix, TileMatrix] | None,
-    low: int,
-    high: int,
-    full: bool,
-    smallest: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `low` to `high` of what training does to the covariance, (m,) or (m, p), and the variances' errors."""
-    with workspace(job, make_tile) as space:
-        right = _columns(cross, low, high)
-
-        def product(x: np.ndarray) -> np.ndarray:
-            return multiply(job.matrix, x) + job.tiles.identity.ridge * x
-
-        if ensemble is None:
-            half = None
-            if not full and space.dtype == np.float64:
-                half = forward(space, right)
-                return -np.einsum("ij,ij->j", half, half), np.zeros(high - low)
-            x, form, residual = _refined(space, right, product)
-            off = residual**2 / smallest if smallest > 0 else np.full(high - low, math.inf)
-            if space.dtype == np.float64:
-                off = np.zeros(high - low)
-            return (-(_times(cross, x).T) if full else -form), off
-        train, other = ensemble
-        b, _, residual = _refined(space, right, product)
-        inner = multiply(train, b) - 2.0 * _columns(other, low, high)
-        off = np.zeros(high - low)
-        if space.dtype != np.float64:
-            # B is off by A^-1 r: its part in the variance is at most 2 |K b - k_*| |A^-1 r| to first order.
-            slope = np.linalg.norm(inner + _columns(other, low, high), axis=0)
-            off = 2 * slope * residual / smallest if smallest > 0 else np.full(high - low, math.inf)
-        if not full:
-            return np.einsum("ij,ij->j", inner, b), off
-        again, _, _ = _refined(space, inner, product)
-        return _times(cross, again).T, off
-
-
-def _refined(
-    space: Workspace, b: np.ndarray, product: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`x ~ A^-1 b`, the forms `b^T A^-1 b` and the norms of the residuals; a float32 factor is refined to float64."""
+def _forms(space: Workspace, b: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """`b^T A^-1 b` of each column, in float64 with a float32 factor: refined, `product` is by `A` with its ridge."""
     x = solve(space, b)
-    if space.dtype == np.float64:
-        return x, np.einsum("ij,ij->j", b, x), np.zeros(b.shape[1])
     size, worst = np.linalg.norm(b, axis=0), math.inf
     best, residual = x, b
     for _ in range(10):
         r = b - product(x)
-        now = float((np.linalg.norm(r, axis=0) / np.where(size > 0, size, 1.0)).max(initial=0.0))
+        now = float((np.linalg.norm(r, axis=0) / size).max())
         if not now < worst / 2:
             break
         best, residual, worst = x, r, now
         if now <= 1e-14:
             break
         x = x + solve(space, r)
-    return best, np.einsum("ij,ij->j", best, b + residual), np.linalg.norm(residual, axis=0)
+    return np.einsum("ij,ij->j", best, b + residual)
 
 
-def multiply(matrix: TileMatrix, x: np.ndarray) -> np.ndarray:
-    """`A x` of a symmetric stored matrix in float64, tile by tile in this process."""
-    total = Float64Products(x, matrix.grid.rows)
-    for t in matrix.grid:
-        total.add(read_tile(matrix, t.i, t.j), t.row_start, t.col_start, transpose=t.i != t.j)
-    return total.result()
-
-
-def _times(matrix: TileMatrix, x: np.ndarray) -> np.ndarray:
-    """`(rows, k)`, a rectangular stored matrix times `x`."""
-    total = Float64Products(x, matrix.grid.rows)
-    for t in matrix.grid:
-        total.add(matrix.read(t.i, t.j), t.row_start, t.col_start, transpose=False)
-    return total.result()
-
-
-def _columns(matrix: TileMatrix, low: int, high: int) -> np.ndarray:
-    """Rows `low` to `high` of a rectangular stored matrix, as columns: (n, m) float64."""
-    grid = matrix.grid
-    out = np.empty((grid.cols, high - low))
-    for i in range(low // grid.edge, (high - 1) // grid.edge + 1):
-        for j in range(grid.tile_cols):
-            t = grid.tile(i, j)
-            top, bottom = max(low, t.row_start), min(high, t.row_stop)
-            out[t.col_start : t.col_stop, top - low : bottom - low] = matrix.read(i, j)[
-                top - t.row_start : bottom - t.row_start
-            ].T
-    return out
-
-
-def _batch_job(factor: CholeskyFactor, *, vectors: float, most: int) -> tuple[FactorJob, int]:
+def _batch_job(factor: CholeskyFactor) -> tuple[FactorJob, int]:
     """The job with what its batches leave for cached tiles, and the columns of a batch."""
     identity, source = factor.job.tiles.identity, factor.job.matrix
     room = share(factor.memory_bytes, max(1, factor.executor.workers))
     working = working_bytes(identity.n, identity.edge, identity.dtype, source.grid.edge, source.dtype.name)
-    each = int(vectors * 8 * identity.n)
-    columns = max(1, min(most, (room - working) // each))
+    each = 2 * np.dtype(factor.dtype).itemsize * identity.n  # right-hand side and solution
+    columns = max(1, min(identity.grid.edge, (room - working) // each))
     return replace(factor.job, cache_bytes=max(0, room - working - columns * each)), columns

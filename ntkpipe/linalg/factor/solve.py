@@ -2,7 +2,7 @@
 
 The factor is streamed: a solve with k columns reads it once (`L^-1 b`) or twice (`A^-1 b`), 8 n^2 bytes for 4 n^2 k flops. With the
 few columns of labels that is all reading, and splitting it over processes would have each row of tiles wait for the one above:
-it is done where it is called, with a thread that reads ahead. Many columns go by batches, a task each
+it is done where it is called, with a thread that reads ahead. The n columns of an inverse go by batches, a task each
 (`ntkpipe.linalg.factor.posterior`): they share nothing, and from about 64 columns on arithmetic outweighs reading.
 """
 
@@ -29,7 +29,7 @@ class CholeskyFactor:
 
     Args:
         job: where the tiles are, and the matrix.
-        executor: runs the tasks of what takes many columns.
+        executor: runs the tasks of what takes n columns.
         memory_bytes: for the data of all its workers together.
     """
 
@@ -62,11 +62,6 @@ class CholeskyFactor:
     def logdet(self) -> float:
         """Logarithm of the determinant of `L L^T`; of a float32 factor see `posterior.log_determinant`."""
         return 2 * float(np.log(self.diagonal()).sum())
-
-    def half_solve(self, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
-        """`L^-1 b` for `b` `(n, k)`, in the factor's precision: its squares sum to `b^T A^-1 b`."""
-        with self.opened() as space:
-            return forward(space, b).astype(np.float64)
 
     def apply_inverse(self, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
         """`(A + ridge I)^-1 b` for `b` `(n, k)`, in the factor's precision: without refinement."""
