@@ -21,7 +21,7 @@ from pathlib import Path
 from processes import Sampler
 
 from ntkpipe.pipeline.factoring import plan_factors
-from ntkpipe.pipeline.forecast import factoring_peak, peak_bytes
+from ntkpipe.pipeline.forecast import factoring_peaks, peaks
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.planning import make_plan, memory_budget
 from ntkpipe.pipeline.run_dir import RunDir
@@ -36,12 +36,11 @@ def planned(run: RunDir) -> dict[str, int]:
     facts = run.require("solve")["kernels"]
     if config.solver.kind == "cholesky":
         budget = memory_budget(config)
-        solve = factoring_peak(
-            config, plan_factors(config, plan, shapes.used_train, solver_memory(plan, budget)), plan, shapes, budget
-        )
+        factors = plan_factors(config, plan, shapes.used_train, solver_memory(plan, budget))
+        solve = factoring_peaks(config, factors, plan, shapes, budget)
     else:
-        solve = peak_bytes(config, shapes, plan, max(f["steps"] for f in facts.values()))
-    return {"solve": solve}
+        solve = peaks(config, shapes, plan, max(f["steps"] for f in facts.values()))
+    return {"solve": solve.together}
 
 
 def main() -> int:

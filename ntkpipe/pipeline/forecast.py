@@ -91,11 +91,6 @@ def _describe_peak(config: RunConfig, peak: Peak) -> str:
     )
 
 
-def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, shapes: Shapes, budget: int) -> int:
-    """Bytes of all processes together; see `factoring_peaks`."""
-    return factoring_peaks(config, factors, plan, shapes, budget).together
-
-
 def factoring_peaks(config: RunConfig, factors: FactorPlan, plan: GramPlan, shapes: Shapes, budget: int) -> Peak:
     """Peaks while factors are made, in bytes: their tiles, and those kept for products.
 
@@ -113,11 +108,6 @@ def factoring_peaks(config: RunConfig, factors: FactorPlan, plan: GramPlan, shap
     own = min(factors.stored_bytes, factors.memory_bytes) + 12 * 8 * n * shapes.outputs
     fixed = processes_peak(config, plan.workers, plan.memory_per_worker)
     return Peak(fixed.driver + own, fixed.workers + factors.peak_bytes + held)
-
-
-def peak_bytes(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> int:
-    """Bytes of all processes together; see `peaks`."""
-    return peaks(config, shapes, plan, passes).together
 
 
 def peaks(config: RunConfig, shapes: Shapes, plan: GramPlan, passes: int = PASSES) -> Peak:
