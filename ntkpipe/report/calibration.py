@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 from scipy.special import ndtr, ndtri
 
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.style import GREY, KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name
+from ntkpipe.report.style import GREY, KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number
 
 # Nominal probabilities of central intervals.
 LEVELS = (*(round(0.05 * k, 2) for k in range(1, 20)), 0.99)
 DEVIATION_BINS = 10
 # Z-scores are drawn so far; what lies beyond is counted in the last bars.
 Z_LIMIT = 5.0
+# Share of an axis that the label of a tick takes with the space around it: `0.0285` is 28 points of 115.
+_LABEL_ROOM = 0.25
 
 
 def usable_variance(variance: np.ndarray) -> np.ndarray | None:
@@ -122,18 +125,32 @@ def calibration(inputs: ReportInputs) -> Figure:
     scores.set(xlim=(-Z_LIMIT, Z_LIMIT), xlabel="error / predicted deviation", ylabel="density")
     errors.set(xlabel="predicted deviation", ylabel="root mean square error")
     if len(calibration_entries(inputs)) > 1:
-        covered.legend(loc="lower right", handlelength=1.6)
+        covered.legend(loc="best", handlelength=1.6)  # curves may lie on either side of the diagonal
     return figure
 
 
 def _equal_limits(axes: Any) -> tuple[float, float]:
-    """One range for both axes, with a tenth around it, and plain ticks."""
+    """One range for both axes, with a fifth around it, and plain ticks."""
     points = np.concatenate([np.column_stack(line.get_data()) for line in axes.lines])
     points = points[(points > 0).all(axis=1)]
     low, high = (float(points.min()) / 1.2, float(points.max()) * 1.2) if len(points) else (0.1, 1.0)
     axes.set(xlim=(low, high), ylim=(low, high))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
+        axis.set_major_locator(FixedLocator(round_ticks(low, high).tolist()))
         axis.set_minor_formatter(NullFormatter())
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(lambda value, _: number(value))
     return low, high
+
+
+def round_ticks(low: float, high: float) -> np.ndarray:
+    """Round numbers between `low` and `high`, as many as have room for their labels on a logarithmic axis of a third of the page."""
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    choices = [np.outer(powers, digits).ravel() for digits in ((1, 2, 5), (1, 3), (3,))]
+    choices += [powers[::every] for every in range(1, len(powers))]
+    # Within a decade: multiples of one step, the finest of which is a hundredth of the largest power below.
+    steps = np.outer((powers[-1] / 1000, powers[-1] / 100, powers[-1] / 10), (1, 2, 5)).ravel()
+    choices += [step * np.arange(math.ceil(low / step), math.floor(high / step) + 1) for step in steps]
+    within = [ticks[(ticks >= low) & (ticks <= high)] for ticks in choices]
+    within += [ticks[::2] for ticks in within]
+    apart = _LABEL_ROOM * math.log(high / low)
+    return max((ticks for ticks in within if (np.diff(np.log(ticks)) >= apart).all()), key=len)

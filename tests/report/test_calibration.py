@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ntkpipe.report.calibration import (
@@ -9,6 +11,7 @@ from ntkpipe.report.calibration import (
     calibration_metrics,
     coverage,
     error_by_deviation,
+    round_ticks,
     usable_variance,
     z_scores,
 )
@@ -62,3 +65,15 @@ def test_variances_that_cannot_be_used() -> None:
     kept = usable_variance(np.array([1.0, 0.0]))
     assert kept is not None
     assert kept.tolist() == [1.0, np.finfo(float).eps]
+
+
+@settings(deadline=None)
+@given(st.floats(-12, 12), st.floats(0.158, 20))
+def test_ticks_are_round_and_their_labels_do_not_touch(low: float, decades: float) -> None:
+    low, high = 10.0**low, 10.0 ** (low + decades)
+    ticks = round_ticks(low, high)
+    assert len(ticks) >= 2
+    assert (low <= ticks).all()
+    assert (ticks <= high).all()
+    assert (np.diff(np.log(ticks)) >= 0.249 * np.log(high / low)).all()
+    assert all(len(f"{tick:.3e}".split("e")[0].rstrip("0")) <= 4 for tick in ticks)
