@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from pathlib import Path
-
 import numpy as np
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data.labels import make_targets
+from ntkpipe.data.npz import read_npz
 from ntkpipe.data.raw import RawImages
 from ntkpipe.data.stored_labels import Labels
 from ntkpipe.errors import DataError
-
-_KEYS = ("y_train", "y_test")
 
 
 def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
@@ -28,30 +23,13 @@ def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
     Raises:
         DataError: if the file is absent or no such npz, or there is not a label for every row.
     """
-    path = Path(str(config.path)).expanduser()
-    if not path.is_file():
-        raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {', '.join(_KEYS)}")
-    try:
-        # Opened here, because np.load leaves its own file open when it fails.
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            files = loaded.files if isinstance(loaded, np.lib.npyio.NpzFile) else []
-            missing = [key for key in _KEYS if key not in files]
-            if missing:
-                raise DataError(f"{path} lacks {', '.join(missing)}: save {', '.join(_KEYS)} with numpy.savez")
-            y = {key: np.asarray(loaded[key]) for key in _KEYS}
-            names = tuple(map(str, loaded["class_names"].tolist())) if "class_names" in files else None
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read as an npz of plain arrays ({error}): save it again with numpy.savez, without object "
-            "arrays"
-        ) from error
+    y, names = read_npz(config, ("y_train", "y_test"))
     for key, rows, matrix in (("y_train", n_train, "kernel.train"), ("y_test", n_test, "kernel.test")):
         count = y[key].shape[0] if y[key].ndim else 1
         if count != rows:
-            raise DataError(f"{key} of {path} has {count:,} entries and {matrix} {rows:,} rows: they must pair up")
+            raise DataError(
+                f"{key} of {config.path} has {count:,} entries and {matrix} {rows:,} rows: they must pair up"
+            )
     pixels = np.empty((0, 0, 0, 0))
     raw = RawImages(pixels, y["y_train"], pixels, y["y_test"], names)
     targets = make_targets(raw, config.labels)

@@ -12,33 +12,37 @@ from ntkpipe.config import DataConfig
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import DataError
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-
 
 def load(config: DataConfig) -> RawImages:
     """Arrays `x_train, y_train, x_test, y_test` of `config.path`, and `class_names` where present.
 
-    Nothing is unpickled.
+    Raises:
+        DataError: if the file is absent or not such an npz; missing arrays are named.
+    """
+    arrays, names = read_npz(config, ("x_train", "y_train", "x_test", "y_test"))
+    return RawImages(**arrays, class_names=names)
+
+
+def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """The arrays `keys` of `config.path`, and its `class_names` where present. Nothing is unpickled.
 
     Raises:
         DataError: if the file is absent or not such an npz; missing arrays are named.
     """
-    path = Path(str(config.path)).expanduser()
+    path, wanted = Path(str(config.path)).expanduser(), ", ".join(keys)
     if not path.is_file():
-        raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {', '.join(_KEYS)}")
+        raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {wanted}")
     try:
         # Opened here, because np.load leaves its own file open when it fails.
         with open(path, "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array, not an npz: save {', '.join(_KEYS)} with numpy.savez")
-            missing = [key for key in _KEYS if key not in loaded.files]
+                raise DataError(f"{path} is a single array, not an npz: save {wanted} with numpy.savez")
+            missing = [key for key in keys if key not in loaded.files]
             if missing:
                 found = ", ".join(loaded.files) or "nothing"
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)} (it holds {found}): save {', '.join(_KEYS)} with numpy.savez"
-                )
-            arrays = {key: loaded[key] for key in _KEYS}
+                raise DataError(f"{path} lacks {', '.join(missing)} (it holds {found}): save {wanted} with numpy.savez")
+            arrays = {key: loaded[key] for key in keys}
             names = tuple(map(str, loaded["class_names"].tolist())) if "class_names" in loaded.files else None
     except DataError:
         raise
@@ -47,4 +51,4 @@ def load(config: DataConfig) -> RawImages:
             f"{path} cannot be read as an npz of plain arrays ({error}): save it again with numpy.savez, "
             "without object arrays"
         ) from error
-    return RawImages(**arrays, class_names=names)
+    return arrays, names
