@@ -26,12 +26,12 @@ from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
-# Where solvers keep what they have, in the store.
-_SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")
+# Where solvers keep what they have, in the store: checkpoints, and the tiles of factors.
+_CHECKPOINTS = ("uncertainty/", "krylov/", "eigh/", "cg/")
+_SOLVES = ("cholesky/", *_CHECKPOINTS)
 # Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
 # (`cluster/mark.py`): removed at the end of a run, and left by one that was killed.
 _COMPILED, _MARKS = ".compiled/", ".probe/"
-_CHECKPOINTS = ("uncertainty/", "krylov/", "eigh/", "cg/")
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
