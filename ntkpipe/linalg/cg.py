@@ -23,6 +23,7 @@ float32 products then still reach a float64 residual.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,11 +33,12 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float64
 
-from ntkpipe.errors import NumericalError, RequeueError
+from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.preconditioner import Identity, Preconditioner
-from ntkpipe.linalg.recurrence import Checkpoint, orthonormal_rows
+from ntkpipe.linalg.recurrence import orthonormal_rows
 from ntkpipe.linalg.solution import Reason, Solution
+from ntkpipe.linalg.steps import Checkpoint, take_step
 
 _EPS = float(np.finfo(np.float64).eps)
 # Directions that are dependent to this relative size, sqrt eps, are not searched: half of their digits are rounding.
@@ -164,24 +166,21 @@ def block_cg(
     else:
         run.begin(start)
     saved = run.steps
+
+    def keep() -> None:
+        nonlocal saved
+        if checkpoint is not None and run.steps > saved:
+            checkpoint.append(0, run.steps, run.state())
+            saved = run.steps
+
     while True:
         reason = run.verdict(tolerance, max_steps)
         done = reason is not Reason.RUNNING
-        if checkpoint is not None and run.steps > saved and (done or run.steps % checkpoint_every == 0):
-            checkpoint.append(0, run.steps, run.state())
-            saved = run.steps
+        if done or run.steps % checkpoint_every == 0:
+            keep()
         if done:
             return run.solution(reason)
-        whole = run.steps
-        try:
-            record = run.advance(tolerance)
-            whole = run.steps
-            if on_step is not None:
-                on_step(record)
-        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
-            if checkpoint is not None and run.steps == whole > saved:
-                checkpoint.append(0, whole, run.state())
-            raise
+        take_step(run, functools.partial(run.advance, tolerance), on_step, keep)
 
 
 class _Iteration:

@@ -23,7 +23,7 @@ _HEADER = "header"
 
 
 class StoreCheckpoint:
-    """A `Checkpoint` (see `ntkpipe.linalg.lanczos`) under a prefix of an object store.
+    """A `Checkpoint` (see `ntkpipe.linalg.steps`) under a prefix of an object store.
 
     Args:
         store: where.

@@ -20,12 +20,12 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float64
 
-from ntkpipe.errors import RequeueError
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.operator import LinearMap
-from ntkpipe.linalg.recurrence import Checkpoint, Recurrence, StepRecord
+from ntkpipe.linalg.recurrence import Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.linalg.steps import Checkpoint, take_step
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,13 @@ def block_lanczos(
     saved = 0
     if checkpoint is not None:
         saved = run.restore(checkpoint.replay())
+
+    def keep() -> None:
+        nonlocal saved
+        if checkpoint is not None and run.steps > saved:
+            checkpoint.append(saved, run.steps, run.since(saved))
+            saved = run.steps
+
     check_at = 1
     while True:
         step = run.steps
@@ -167,21 +174,11 @@ def block_lanczos(
         elif out_of_steps:
             reason = Reason.MAX_STEPS
         done = reason is not Reason.RUNNING
-        if checkpoint is not None and step > saved and (done or step % checkpoint_every == 0):
-            checkpoint.append(saved, step, run.since(saved))
-            saved = step
+        if done or step % checkpoint_every == 0:
+            keep()
         if done:
             return replace(_snapshot(run), reason=reason)
-        whole = run.steps
-        try:
-            record = run.advance()
-            whole = run.steps
-            if on_step is not None:
-                on_step(record)
-        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
-            if checkpoint is not None and run.steps == whole > saved:
-                checkpoint.append(saved, whole, run.since(saved))
-            raise
+        take_step(run, run.advance, on_step, keep)
 
 
 def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_steps: int = 300, seed: int = 0) -> float:

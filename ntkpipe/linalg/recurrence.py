@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,22 +23,10 @@ from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.basis import Basis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.operator import LinearMap
+from ntkpipe.linalg.steps import Checkpoint
 
 # Orthogonality stays below this many eps per vector; larger values save no sweep on the kernels that were measured.
 _SWEEP_AGAIN = 32.0
-
-
-@runtime_checkable
-class Checkpoint(Protocol):
-    """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
-
-    def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
-        ...
-
-    def replay(self) -> Iterator[dict[str, np.ndarray]]:
-        """What was appended, in order from step 0, up to the first damaged or missing entry."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import scipy.linalg
 
-from ntkpipe.errors import ConfigError, RequeueError
+from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.lanczos import LanczosResult
 from ntkpipe.linalg.operator import LinearMap
-from ntkpipe.linalg.recurrence import Checkpoint, Recurrence, StepRecord
+from ntkpipe.linalg.recurrence import Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.linalg.steps import Checkpoint, take_step
 
 # Of the vectors of a full basis, the share that a restart keeps. Passes on 3,000 images with room for 20 blocks of 9, with 0.3,
 # 0.5, 0.7, 0.85: NTK 71, 64, 59, 59 (never restarted: 46), NNGP 110, 100, 89, 87 (59).
@@ -151,6 +152,13 @@ def restarted_lanczos(
             f"at least {8e-9 * LEAST_BLOCKS * run.next_size * run.n:.2g}"
         )
     saved, check_at = run.steps, run.steps
+
+    def keep() -> None:
+        nonlocal saved
+        if checkpoint is not None and run.steps > saved:
+            checkpoint.append(saved, run.steps, run.since(len(run.sizes) - (run.steps - saved)))
+            saved = run.steps
+
     while True:
         while check_every is not None and check_at < run.steps:
             check_at = check_every(check_at)
@@ -172,19 +180,9 @@ def restarted_lanczos(
                 return (Reason.INVARIANT if ended else Reason.CONVERGED), run.steps
         if out:
             return Reason.MAX_STEPS, run.steps
-        if checkpoint is not None and run.steps - saved >= checkpoint_every:
-            checkpoint.append(saved, run.steps, run.since(len(run.sizes) - (run.steps - saved)))
-            saved = run.steps
-        whole = run.steps
-        try:
-            record = run.advance()
-            whole = run.steps
-            if on_step is not None:
-                on_step(record)
-        except RequeueError:  # told to stop, or the cluster is gone: steps that are whole are kept
-            if checkpoint is not None and run.steps == whole > saved:
-                checkpoint.append(saved, whole, run.since(len(run.sizes) - (whole - saved)))
-            raise
+        if run.steps - saved >= checkpoint_every:
+            keep()
+        take_step(run, run.advance, on_step, keep)
 
 
 def _cycle(run: Recurrence) -> Cycle:
