@@ -1,79 +1,24 @@
-"""Block conjugate gradients: all right-hand sides share every pass over the matrix, and a few vectors are all it keeps.
+"""Block conjugate gradients: all right-hand sides share every pass over the matrix, and a few vectors are all they keep.
 
-With `A` the matrix plus its ridge, `M` the preconditioner and `P` an orthonormal block of search directions, a step is
-
-    theta = P^T A P,   X += P alpha,   R -= A P alpha,   alpha = theta^-1 P^T R,
-    Z = M^-1 R,        P <- orth(Z + P beta),            beta = -theta^-1 (A P)^T Z.
-
-This is the breakdown-free form of Ji & Li 2017 (doi:10.1007/s10543-016-0631-z), and chosen for that: towards the end
-columns converge one by one, and O'Leary's formulas then divide by a singular `R^T Z`. Here a direction that is lost merely
-is not searched: `X` and `R` belong together whatever `P` holds, and every step minimises the error in the energy norm over
-`P`. Columns of `Z` are scaled by their residuals before they are made orthonormal, so that a converged column is not taken
-for a dependent one. Dubrulle's variant, which orthonormalises `R`, takes the same passes, but loses the part of `R` that it
-drops; a column that shares no directions took three times as many.
-
-Centred labels of c classes have rank c - 1. Right-hand sides are factored once, `b = B C` with orthonormal `B` of their
-numerical rank, and solved for `B`: the last direction of such a block is rounding, and searching it, too, undid the others
-(187 passes instead of 50; 1,200 images, residual 1e-8; Lanczos with full reorthogonalisation 39).
-
-What the recurrence calls the residual drifts from `b - A X` by rounding. It is recomputed before anything is called
-converged, and where the drift may have become a tenth of it (van der Vorst & Ye 2000, doi:10.1137/S1064827599353865):
-float32 products then still reach a float64 residual.
+The recurrence: `cg_recurrence.py`; what it learns of the smallest eigenvalue: `cg_lanczos.py`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import time
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float64
 
-from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.cg_recurrence import CgRecurrence, CgStep
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.preconditioner import Identity, Preconditioner
-from ntkpipe.linalg.recurrence import orthonormal_rows
 from ntkpipe.linalg.solution import Reason, Solution
 from ntkpipe.linalg.steps import Checkpoint, take_step
-
-_EPS = float(np.finfo(np.float64).eps)
-# Directions that are dependent to this relative size, sqrt eps, are not searched: half of their digits are rounding.
-_DEPENDENT = 1e-8
-# Of a block in the inner product of M; a square root smaller than this is not trusted in the Lanczos coefficients.
-_DEPENDENT_SQUARED = 1e-10
-# Rayleigh quotients are rounded by the products' unit times |A|; less than so many times it is no information.
-_NOISE = 8.0
-# Passes between two residuals that are recomputed on suspicion alone.
-_TRUST = 10
-# Recomputed residuals in a row that may fail to be half the one before.
-_FAILURES = 3
-# So many passes, and half of all, without a residual half as large as the best are stagnation.
-_PATIENCE = 100
-# Rows of the Lanczos matrix that are looked at: its eigenvalues then take seconds.
-_RITZ_ROWS = 2000
-
-
-@dataclass(frozen=True)
-class CgStep:
-    """What one step did: for progress lines and for the convergence figure.
-
-    Args:
-        step: counted from 1.
-        directions: searched in this step.
-        residual: largest relative residual of a column, from the recurrence.
-        product_seconds: of the pass over the matrix.
-        other_seconds: of everything else, recomputed residuals included.
-    """
-
-    step: int
-    directions: int
-    residual: float
-    product_seconds: float
-    other_seconds: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +67,7 @@ def block_cg(
     tolerance: float = 1e-8,
     max_steps: int = 1000,
     exact: Callable[[np.ndarray], np.ndarray] | None = None,
-    rounding: float = _EPS,
+    rounding: float = sys.float_info.epsilon,
     checkpoint: Checkpoint | None = None,
     checkpoint_every: int = 10,
     on_step: Callable[[CgStep], None] | None = None,
@@ -159,7 +104,7 @@ def block_cg(
         raise ValueError(
             f"{max_steps=}, {checkpoint_every=}, {tolerance=} and {ridge=} must be positive, the ridge >= 0"
         )
-    run = _Iteration(operator, b, ridge, preconditioner or Identity(), exact or operator.matmul, rounding)
+    run = CgRecurrence(operator, b, ridge, preconditioner or Identity(), exact or operator.matmul, rounding)
     records = [] if checkpoint is None else list(checkpoint.replay())
     if records:
         run.restore(records[-1])
@@ -179,280 +124,19 @@ def block_cg(
         if done or run.steps % checkpoint_every == 0:
             keep()
         if done:
-            return run.solution(reason)
+            return _solution(run, reason)
         take_step(run, functools.partial(run.advance, tolerance), on_step, keep)
 
 
-class _Iteration:
-    """The state between two steps, all of which a checkpoint holds."""
-
-    def __init__(
-        self,
-        operator: LinearMap,
-        b: np.ndarray,
-        ridge: float,
-        preconditioner: Preconditioner,
-        exact: Callable[[np.ndarray], np.ndarray],
-        rounding: float,
-    ) -> None:
-        self.operator, self.ridge, self.preconditioner = operator, ridge, preconditioner
-        self.exact, self.rounding = exact, max(rounding, _EPS)
-        self.norms = np.linalg.norm(b, axis=0)
-        # b = block @ combine + lost, with an orthonormal block: x and r are those of the block.
-        rows, factor, _ = orthonormal_rows((b / np.where(self.norms > 0, self.norms, 1.0)).T, len(b) * _EPS)
-        self.block, self.combine = np.ascontiguousarray(rows.T), factor * self.norms
-        self.lost = b - self.block @ self.combine
-        self.x, self.r, self.p = np.zeros_like(self.block), self.block.copy(), np.zeros((len(b), 0))
-        self.drift = np.zeros(b.shape[1])  # how far a column's residual may be from the true one
-        self.steps = self.checks = 0
-        self.measured = True  # `r` is the true residual
-        self.measured_at, self.measured_worst, self.failures = 0, math.inf, 0
-        self.best, self.best_at = math.inf, 0
-        self.largest, self.curvature = 0.0, 0.0
-        # Coordinates in `p` of the orthonormal (in M) block Z T, and what the last block adds to its diagonal block.
-        self.coordinates, self.before = np.zeros((0, 0)), np.zeros((0, 0))
-        self.lanczos = _LanczosMatrix()
-
-    def begin(self, start: np.ndarray | None) -> None:
-        """From `start`, or from zero."""
-        if start is not None and start.any():
-            self.x = start @ np.linalg.pinv(self.combine)
-            self._measure()
-        z, transform = self._precondition()
-        self.before = np.zeros((transform.shape[1],) * 2)
-        self._search(z, transform)
-
-    @property
-    def residuals(self) -> np.ndarray:
-        """Relative, of every right-hand side; 0 for one that is zero."""
-        size = np.linalg.norm(self.r @ self.combine + self.lost, axis=0)
-        return size / np.where(self.norms > 0, self.norms, 1.0)
-
-    @property
-    def worst(self) -> float:
-        return float(self.residuals.max(initial=0.0))
-
-    def verdict(self, tolerance: float, max_steps: int) -> Reason:
-        """Whether to go on. A function of the state alone, so that a resumed run ends where the undisturbed one does."""
-        if not self.measured and self.worst <= tolerance:
-            self._measure()
-        if self.worst <= tolerance:
-            return Reason.CONVERGED
-        reason = Reason.RUNNING
-        if self.curvature < 0:
-            reason = Reason.INDEFINITE
-        elif self.p.shape[1] == 0 or self.failures >= _FAILURES:
-            reason = Reason.STAGNATED
-        elif self.steps >= max_steps:
-            reason = Reason.MAX_STEPS
-        elif self.steps - self.best_at > max(_PATIENCE, self.steps // 2):
-            reason = Reason.STAGNATED
-        if reason is not Reason.RUNNING and not self.measured:
-            self._measure()
-            if self.worst <= tolerance:
-                return Reason.CONVERGED
-        return reason
-
-    def advance(self, tolerance: float) -> CgStep:
-        """One pass over the matrix."""
-        began = time.perf_counter()
-        directions = self.p.shape[1]
-        q = np.array(self.operator.matmul(self.p), dtype=np.float64)
-        multiplied = time.perf_counter()
-        if not np.isfinite(q).all():
-            raise NumericalError(
-                f"the product of step {self.steps + 1} is not finite: a stored tile holds NaN or infinity; "
-                "run `ntkpipe verify` to find and recompute it"
-            )
-        q += self.ridge * self.p
-        self.steps += 1
-        self.largest = max(self.largest, math.sqrt(max(0.0, float(np.linalg.eigvalsh(q.T @ q)[-1]))))
-        theta = self.p.T @ q
-        values, vectors = np.linalg.eigh((theta + theta.T) / 2)
-        noise = _NOISE * self.rounding * self.largest
-        if values[0] < -noise:
-            self.curvature = float(values[0])
-        else:
-            # In the eigenvectors of theta it is divided by numbers, and directions of the null space are left out.
-            kept = values > noise
-            values, vectors = values[kept], vectors[:, kept]
-            self.p, q, self.coordinates = self.p @ vectors, q @ vectors, vectors.T @ self.coordinates
-            if kept.any():
-                self._step(values, q, tolerance)
-        finished = time.perf_counter()
-        return CgStep(self.steps, directions, self.worst, multiplied - began, finished - multiplied)
-
-    def _step(self, values: np.ndarray, q: np.ndarray, tolerance: float) -> None:
-        """Move along `p`, whose images are `q` and whose Rayleigh quotients are `values`; find the next directions."""
-        alpha = (self.p.T @ self.r) / values[:, None]
-        self.x += self.p @ alpha
-        self.r -= q @ alpha
-        self.measured = False
-        # p is orthonormal: so long is the step of a column.
-        moved = np.linalg.norm(alpha @ self.combine, axis=0) / np.where(self.norms > 0, self.norms, 1.0)
-        self.drift += self.rounding * self.largest * moved
-        residuals = self.residuals
-        suspect = bool(((residuals > tolerance) & (self.drift > 0.1 * residuals)).any())
-        if (residuals <= tolerance).all() or (suspect and self.steps - self.measured_at >= _TRUST):
-            self._measure()
-        if self.worst < self.best / 2:
-            self.best, self.best_at = self.worst, self.steps
-        self.lanczos.add(self.coordinates.T @ (values[:, None] * self.coordinates) + self.before)
-        z, transform = self._precondition()
-        beta = -(q.T @ z) / values[:, None]
-        v = z + self.p @ beta
-        # Once more: where z lies along p, what is left of it is small and holds the rounding of the first time.
-        again = -(q.T @ v) / values[:, None]
-        v, beta = v + self.p @ again, beta + again
-        coupled = beta @ transform
-        self.lanczos.couple(-coupled.T @ (values[:, None] * self.coordinates))
-        self.before = coupled.T @ (values[:, None] * coupled)
-        self._search(v, transform)
-
-    def _search(self, v: np.ndarray, transform: np.ndarray) -> None:
-        """Take the span of `v` (n, c) as the next directions."""
-        norms = np.linalg.norm(v, axis=0)
-        rows, factor, _ = orthonormal_rows((v / np.where(norms > 0, norms, 1.0)).T, _DEPENDENT)
-        self.p = np.ascontiguousarray(rows.T)
-        self.coordinates = (factor * norms) @ transform
-
-    def _precondition(self) -> tuple[np.ndarray, np.ndarray]:
-        """`Z = M^-1 R`, columns scaled by the residuals, and `T` that makes `Z T` orthonormal in the inner product of M."""
-        size = np.linalg.norm(self.r, axis=0)
-        r = self.r / np.where(size > 0, size, 1.0)
-        z = self.preconditioner.apply(r)
-        gamma = z.T @ r
-        values, vectors = np.linalg.eigh((gamma + gamma.T) / 2)
-        kept = values > _DEPENDENT_SQUARED * values.max(initial=float(np.finfo(np.float64).tiny))
-        return z, vectors[:, kept] / np.sqrt(values[kept])
-
-    def _measure(self) -> None:
-        """Replace the residual by the true one."""
-        self.r = self.block - self.exact(self.x) - self.ridge * self.x
-        self.checks += 1
-        self.measured, self.measured_at, self.drift = True, self.steps, np.zeros_like(self.drift)
-        worst = self.worst
-        if not math.isfinite(worst):
-            raise NumericalError("the residual is not finite: run `ntkpipe verify` to find the tile that is damaged")
-        self.failures = self.failures + 1 if worst > self.measured_worst / 2 else 0
-        self.measured_worst = worst
-
-    def solution(self, reason: Reason) -> CgSolution:
-        residuals = self.residuals
-        return CgSolution(
-            value=self.x @ self.combine,
-            residual=self.worst,
-            iterations=self.steps,
-            reason=reason,
-            residuals=residuals,
-            checks=self.checks,
-            largest=self.largest,
-            smallest=self.lanczos.smallest() * self.preconditioner.smallest,
-            curvature=self.curvature,
-        )
-
-    def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs, as plain arrays."""
-        scalars = (self.steps, self.checks, self.measured_at, self.measured_worst, self.failures)
-        return {
-            "x": self.x,
-            "r": self.r,
-            "p": self.p,
-            "block": self.block,
-            "combine": self.combine,
-            "drift": self.drift,
-            "coordinates": self.coordinates,
-            "before": self.before,
-            "scalars": np.array([*scalars, self.best, self.best_at, self.largest, self.curvature]),
-            **self.lanczos.state(),
-        }
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `state` gave in an earlier run.
-
-        Raises:
-            ValueError: if it was made for right-hand sides of another shape.
-        """
-        if state["x"].shape != self.x.shape:
-            raise ValueError("the checkpoint does not belong to these right-hand sides: delete it")
-        # Another BLAS may have factored them otherwise: x, r and p are those of the stored factor.
-        b = self.block @ self.combine + self.lost
-        self.block, self.combine = state["block"], state["combine"]
-        self.lost = b - self.block @ self.combine
-        if (np.linalg.norm(self.lost, axis=0) > 1e-8 * self.norms).any():
-            raise ValueError("the checkpoint was made from other right-hand sides: delete it")
-        for name in ("x", "r", "p", "drift", "coordinates", "before"):
-            setattr(self, name, state[name])
-        steps, checks, at, worst, failures, best, best_at, largest, curvature = state["scalars"].tolist()
-        self.steps, self.checks, self.measured_at, self.failures = int(steps), int(checks), int(at), int(failures)
-        self.measured_worst, self.best, self.best_at = worst, best, int(best_at)
-        self.largest, self.curvature = largest, curvature
-        self.measured = False  # a stored residual is recomputed before it is believed
-        self.lanczos = _LanczosMatrix.of(state)
-
-
-class _LanczosMatrix:
-    """The preconditioned matrix in the basis that the residuals are: block tridiagonal, from the step's coefficients.
-
-    `Z_i T_i` are orthonormal in the inner product of M, and `Z_i = P_i S_i - P_{i-1} beta_{i-1}` with directions P that
-    are conjugate: hence its blocks are made of `S`, `beta` and `theta` alone.
-    """
-
-    def __init__(self) -> None:
-        self.diagonals: list[np.ndarray] = []
-        self.couplings: list[np.ndarray] = []
-
-    def add(self, diagonal: np.ndarray) -> None:
-        self.diagonals.append(diagonal)
-
-    def couple(self, coupling: np.ndarray) -> None:
-        self.couplings.append(coupling)
-
-    def smallest(self) -> float:
-        """Estimate of the smallest eigenvalue: the smallest Ritz value, lowered by what its residual says it may fall.
-
-        Likewise to `KrylovSolution.smallest`: a Ritz value lies above, and an early one far above.
-        """
-        sizes = [len(d) for d in self.diagonals]
-        first = len(sizes) - int(np.searchsorted(np.cumsum(sizes[::-1]), _RITZ_ROWS, side="right"))
-        m = sum(sizes[first:])
-        if m == 0:
-            return 0.0
-        dense, low = np.zeros((m, m)), 0
-        for i in range(first, len(sizes)):
-            high = low + sizes[i]
-            dense[low:high, low:high] = self.diagonals[i]
-            if i + 1 < len(sizes):
-                dense[high : high + sizes[i + 1], low:high] = self.couplings[i]
-            low = high
-        values, vectors = scipy.linalg.eigh(dense, lower=True, subset_by_index=[0, 0])
-        value, vector = float(values[0]), vectors[:, 0]
-        if not value > 0:
-            return 0.0
-        residual = 0.0
-        if len(self.couplings) == len(sizes):
-            residual = float(np.linalg.norm(self.couplings[-1] @ vector[m - sizes[-1] :]))
-        return value / (1.0 + min(4.0 * residual / value, 16.0))
-
-    def state(self) -> dict[str, np.ndarray]:
-        sizes = [len(d) for d in self.diagonals]
-        after = [len(c) for c in self.couplings]
-        return {
-            "sizes": np.array([sizes, after[: len(sizes)]], dtype=np.int64).reshape(2, -1),
-            "diagonals": _flat(self.diagonals),
-            "couplings": _flat(self.couplings),
-        }
-
-    @classmethod
-    def of(cls, state: dict[str, np.ndarray]) -> _LanczosMatrix:
-        made = cls()
-        diagonals = couplings = 0
-        for size, after in state["sizes"].T.tolist():
-            made.add(state["diagonals"][diagonals : diagonals + size * size].reshape(size, size))
-            made.couple(state["couplings"][couplings : couplings + after * size].reshape(after, size))
-            diagonals, couplings = diagonals + size * size, couplings + after * size
-        return made
-
-
-def _flat(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([block.ravel() for block in blocks]) if blocks else np.zeros(0)
+def _solution(run: CgRecurrence, reason: Reason) -> CgSolution:
+    return CgSolution(
+        value=run.x @ run.combine,
+        residual=run.worst,
+        iterations=run.steps,
+        reason=reason,
+        residuals=run.residuals,
+        checks=run.checks,
+        largest=run.largest,
+        smallest=run.lanczos.smallest() * run.preconditioner.smallest,
+        curvature=run.curvature,
+    )

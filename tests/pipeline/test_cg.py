@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ntkpipe.linalg import cg
+from ntkpipe.linalg.cg_recurrence import CgRecurrence
 
 WORDS = ("cluster=serial", "data=npz", "data.path=images.npz", "grid.edge=64", "predict.times=[inf]")
 EXACT = ("kernel.dtype=float64", "predict.ridges=[0,1e-3]")
@@ -54,7 +54,7 @@ def test_killed_it_goes_on_from_its_checkpoint(work, images, monkeypatch, at):
     words = (*WORDS, *EXACT, "solver=cg", "solver.rank=8", "solver.checkpoint_every=3", "predict.kernels=[ntk]")
     work.ok("run", "run_dir=a", "store.url=other", *words)
     work.ok("gram", "run_dir=b", *words)
-    step, made = cg._Iteration.advance, []
+    step, made = CgRecurrence.advance, []
 
     def advance(self, tolerance):
         made.append(self.steps + 1)
@@ -62,7 +62,7 @@ def test_killed_it_goes_on_from_its_checkpoint(work, images, monkeypatch, at):
             raise KeyboardInterrupt
         return step(self, tolerance)
 
-    monkeypatch.setattr(cg._Iteration, "advance", advance)
+    monkeypatch.setattr(CgRecurrence, "advance", advance)
     with pytest.raises((KeyboardInterrupt, AssertionError)):
         work.ok("run", "run_dir=b", *words)
     made[:] = [0] * at

@@ -15,7 +15,8 @@ from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.gram.plan import human_seconds
-from ntkpipe.linalg.cg import CgSolution, CgStep, block_cg
+from ntkpipe.linalg.cg import CgSolution, block_cg
+from ntkpipe.linalg.cg_recurrence import CgStep
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator, tile_operator
