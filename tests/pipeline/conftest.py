@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blank_figures import blank_figures, drawn_figures
+from lab import QUICK
 
 from ntkpipe.cli.main import main
 from ntkpipe.predictions.read import read_predictions
-
-# Small, in this process: what most tests need.
-_QUICK = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +43,7 @@ class Outcome:
 class Workplace:
     """An empty folder in which `ntkpipe` runs, in this process or in one of its own."""
 
-    quick = _QUICK
+    quick = QUICK
 
     def __init__(self, path: Path, capture: Callable[[], tuple[str, str]]) -> None:
         self.path = path

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from lab import Lab
 
-from ntkpipe.cli.main import main
-from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 
 N, P = 60, 15
@@ -23,20 +21,8 @@ TIMES = "predict.times=[1,100,1e4,inf]"
 CLOSE = 1e-10
 
 
-class Lab:
-    """A folder with images, the same with their flips, and a store that all runs share."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def run(self, name: str, *words: str) -> Predictions:
-        before = os.getcwd()
-        os.chdir(self.path)
-        try:
-            assert main(["run", *EXACT, f"run_dir={name}", *words]) == 0
-        finally:
-            os.chdir(before)
-        return read_predictions(self.path / name / "predictions.zarr")
+class Flips(Lab):
+    """Images, and the same with their flips."""
 
     def both(self, name: str, *words: str) -> tuple[Predictions, Predictions]:
         """With augmentation, and on the doubled data set."""
@@ -45,12 +31,9 @@ class Lab:
             self.run(f"{name}-doubled", "data.path=doubled.npz", *words),
         )
 
-    def receipt(self, name: str, stage: str) -> dict:
-        return json.loads((self.path / name / "stages" / f"{stage}.json").read_text())
-
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory, cifar10_subset) -> Lab:
+def lab(tmp_path_factory, cifar10_subset) -> Flips:
     path = tmp_path_factory.mktemp("flips")
     with np.load(cifar10_subset, allow_pickle=False) as data:
         # Dyadic pixels: float32 runs see the same images.
@@ -60,7 +43,7 @@ def lab(tmp_path_factory, cifar10_subset) -> Lab:
     np.savez(path / "images.npz", x_train=x["train"], y_train=y["train"], **test)
     twice = np.concatenate([x["train"], x["train"][:, :, ::-1]]), np.concatenate([y["train"], y["train"]])
     np.savez(path / "doubled.npz", x_train=twice[0], y_train=twice[1], **test)
-    return Lab(path)
+    return Flips(path, *EXACT)
 
 
 def agree(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -184,20 +167,14 @@ def test_damage_to_either_part_is_found_and_mended(lab, capfd):
         content = bytearray(chunk.read_bytes())
         content[9] ^= 1
         chunk.write_bytes(bytes(content))
-    run = f"run_dir={lab.path / 'mended'}"
-    here = os.getcwd()
-    os.chdir(lab.path)  # the run's store is named by a path from here
-    try:
-        capfd.readouterr()
-        assert main(["verify", run, "repair=false"]) == 6
-        assert sum(line.startswith("damaged") for line in capfd.readouterr().out.splitlines()) == 2
-        (lab.path / "mended/stages/predict.json").unlink()
-        (lab.path / "mended/stages/solve.json").unlink()
-        assert main(["run", run]) == 0  # met in the middle of the solve
-        assert main(["verify", run]) == 0
-    finally:
-        os.chdir(here)
-    again = read_predictions(lab.path / "mended" / "predictions.zarr")
+    capfd.readouterr()
+    assert lab.command("verify", "run_dir=mended", "repair=false") == 6
+    assert sum(line.startswith("damaged") for line in capfd.readouterr().out.splitlines()) == 2
+    (lab.path / "mended/stages/predict.json").unlink()
+    (lab.path / "mended/stages/solve.json").unlink()
+    assert lab.command("run", "run_dir=mended") == 0  # met in the middle of the solve
+    assert lab.command("verify", "run_dir=mended") == 0
+    again = lab.predictions("mended")
     np.testing.assert_array_equal(first.mean, again.mean)
     np.testing.assert_array_equal(first.variance, again.variance)
 
@@ -223,13 +200,8 @@ def test_what_cannot_be_augmented_is_refused_before_anything_is_computed(lab, ca
     with np.load(lab.path / "images.npz") as data:
         np.savez(lab.path / "narrow.npz", **{k: v[:, :, :1] if v.ndim == 4 else v for k, v in data.items()})
     before = sorted((lab.path / "store").rglob("*"))
-    here = os.getcwd()
-    os.chdir(lab.path)
-    try:
-        code = main(["run", *EXACT, "run_dir=refused", "data.path=images.npz", "augment=hflip", *words])
-    finally:
-        os.chdir(here)
-    assert code == 2
+    refused = ("run_dir=refused", "data.path=images.npz", "augment=hflip", *words)
+    assert lab.command("run", *EXACT, *refused) == 2
     assert text in capfd.readouterr().err
     assert not (lab.path / "refused" / "run.json").exists()
     assert [p for p in sorted((lab.path / "store").rglob("*")) if p not in before and "gram" in p.parts] == []

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 
 import numpy as np
 import pytest
+from lab import Lab
 
-from ntkpipe.cli.main import main
-from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 
 TIMES = "predict.times=[1,1e4,inf]"
@@ -21,31 +19,23 @@ RIDGES = "predict.ridges=[0,1e-3]"
 PEER_DIAGONAL = 1.02e-6
 
 
-class Lab:
-    """A folder whose store all runs of this module share."""
+class Numbered(Lab):
+    """All runs of this module share a store; numbers are their names."""
 
-    def __init__(self, path) -> None:
-        self.path = path
-        self.runs = 0
+    runs = 0
 
     def __call__(self, *words: str) -> Predictions:
         self.runs += 1
-        before = os.getcwd()
-        os.chdir(self.path)
-        try:
-            assert main(["run", "cluster=serial", f"run_dir=run{self.runs}", *words]) == 0
-        finally:
-            os.chdir(before)
-        return read_predictions(self.path / f"run{self.runs}" / "predictions.zarr")
+        return self.run(self.last, *words)
 
-    def receipt(self, stage: str) -> dict:
-        """Of the last run."""
-        return json.loads((self.path / f"run{self.runs}" / "stages" / f"{stage}.json").read_text())
+    @property
+    def last(self) -> str:
+        return f"run{self.runs}"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
+def lab(tmp_path_factory) -> Numbered:
+    return Numbered(tmp_path_factory.mktemp("lab"), "cluster=serial")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +56,7 @@ def dense(lab, cifar) -> Predictions:
 def test_krylov_equals_dense(lab, cifar, dense):
     found = lab(*cifar, "kernel.dtype=float64", "solver.tolerance=1e-7", TIMES, RIDGES)
     error = np.abs(found.mean - dense.mean)
-    assert lab.receipt("gram")["computed"] == 0  # another solver, the same tiles
+    assert lab.receipt(lab.last, "gram")["computed"] == 0  # another solver, the same tiles
     assert error.max() < 1e-8
     # The dense run has an error of its own, which its bound covers.
     assert (error <= found.error_bound + dense.error_bound).all()
@@ -101,7 +91,7 @@ def test_subset_of_the_tiles(lab, cifar, dense):
     small = lab(
         *cifar, "kernel.dtype=float64", "solver=eigh", "data.train_size=100", "data.test_size=20", TIMES, RIDGES
     )
-    assert lab.receipt("gram")["computed"] == 0
+    assert lab.receipt(lab.last, "gram")["computed"] == 0
     assert set(small.test_index) < set(dense.test_index)
     assert small.mean.shape[-2:] == (20, 10)
     again = lab(*cifar, "kernel.dtype=float64", "data.train_size=100", "solver.tolerance=1e-7", TIMES, RIDGES)
@@ -206,7 +196,7 @@ def test_singular_kernel(lab, cifar10_subset):
         assert np.abs(found.mean).max() < 5
         assert any("20 training images equal another one" in w for w in found.attributes["warnings"])
         assert any("singular" in w for w in found.attributes["warnings"])
-    log = (lab.path / f"run{lab.runs}" / "log.jsonl").read_text()
+    log = (lab.path / lab.last / "log.jsonl").read_text()
     assert "20 training images equal" in log
 
 
@@ -220,9 +210,9 @@ def test_regression(lab, cifar10_subset):
     )
     assert found.label is None
     assert found.mean.shape[-1] == 3
-    folder = lab.path / f"run{lab.runs}"
+    folder = lab.path / lab.last
     assert (folder / "report" / "report.html").exists()
-    entries = json.loads((folder / "metrics.json").read_text())["entries"]
+    entries = lab.metrics(lab.last)["entries"]
     assert min(e["mse"] for e in entries) < 0.01
     assert all(e.get("accuracy") is None for e in entries)
     single = {k: v.mean(1) for k, v in bright.items()}

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from lab import QUICK, Lab
 
 WORDS = ("predict.times=[10,inf]", "run_dir=a")
 
@@ -14,19 +15,9 @@ WORDS = ("predict.times=[10,inf]", "run_dir=a")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run and its store, to be copied."""
-    import os
-
-    from ntkpipe.cli.main import main
-
-    path = tmp_path_factory.mktemp("finished")
-    before = os.getcwd()
-    os.chdir(path)
-    try:
-        quick = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")
-        assert main(["run", *quick, *WORDS]) == 0
-    finally:
-        os.chdir(before)
-    return path
+    lab = Lab(tmp_path_factory.mktemp("finished"))
+    assert lab.command("run", *QUICK, *WORDS) == 0
+    return lab.path
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lab import QUICK, Lab
 
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.read import read_predictions
@@ -27,20 +28,10 @@ SOLVERS = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Finished runs on one store, by solver, to be copied."""
-    import os
-
-    from ntkpipe.cli.main import main
-
-    path = tmp_path_factory.mktemp("finished")
-    before = os.getcwd()
-    os.chdir(path)
-    try:
-        quick = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")
-        for solver, words in SOLVERS.items():
-            assert main(["run", *quick, *words, "predict.ridges=[0.0,1e-3]", f"run_dir={solver}"]) == 0
-    finally:
-        os.chdir(before)
-    return path
+    lab = Lab(tmp_path_factory.mktemp("finished"), *QUICK, "predict.ridges=[0.0,1e-3]")
+    for solver, words in SOLVERS.items():
+        lab.run(solver, *words)
+    return lab.path
 
 
 @pytest.fixture

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from lab import Lab
 
-from ntkpipe.cli.main import main
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.pipeline import stages
 from ntkpipe.pipeline.inputs import reopen
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.predictions.read import read_predictions
 from ntkpipe.tiles.layout import Kernel
 
 N, V = 64, 16
@@ -33,26 +28,10 @@ WORDS = (
 TIMES, LAST = "predict.times=[1,100,1e4,inf]", "predict.times=[inf]"
 
 
-class Lab:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def run(self, name: str, *words: str) -> RunDir:
-        before = os.getcwd()
-        os.chdir(self.path)
-        try:
-            assert main(["run", *WORDS, f"run_dir={self.path / name}", f"store.url={self.path / 'store'}", *words]) == 0
-        finally:
-            os.chdir(before)
-        return RunDir.open(self.path / name)
-
-    def metrics(self, name: str) -> dict:
-        return json.loads((self.path / name / "metrics.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
+    path = tmp_path_factory.mktemp("lab")
+    return Lab(path, *WORDS, f"store.url={path / 'store'}")  # looked at from elsewhere too
 
 
 @pytest.fixture
@@ -83,8 +62,8 @@ def refitted(a: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
 def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, solver, times, flips):
     name = f"held-{solver}-{flips}"
     words = (f"predict.held_out={V}", "solver.residual=1e-12", "solver.tolerance=1e-8", f"augment={flips}")
-    run = lab.run(name, f"solver={solver}", times, "predict.selection=held_out", *words)
-    found = lab.metrics(name)["selection"]
+    predicted = lab.run(name, f"solver={solver}", times, "predict.selection=held_out", *words)
+    run, found = lab.opened(name), lab.metrics(name)["selection"]
     for kernel in KERNELS:
         a, y, labels = dense(run, kernel)
         record = found["kernels"][kernel]
@@ -107,13 +86,13 @@ def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, 
     assert f"last {V} training images" in found["chosen_on"]
     # The final predictions are those of all training images.
     calm = lab.run(f"calm-{solver}-{flips}", f"solver={solver}", times, *words)
-    found_mean, calm_mean = (read_predictions(r.path / "predictions.zarr").mean for r in (run, calm))
-    np.testing.assert_array_equal(found_mean, calm_mean)
+    np.testing.assert_array_equal(predicted.mean, calm.mean)
 
 
 @pytest.mark.parametrize("solver", ["eigh", "cholesky"])
 def test_leave_one_out_is_refitting(lab, no_figures, solver):
-    run = lab.run(f"loo-{solver}", f"solver={solver}", LAST, "predict.selection=loo")
+    lab.run(f"loo-{solver}", f"solver={solver}", LAST, "predict.selection=loo")
+    run = lab.opened(f"loo-{solver}")
     found = lab.metrics(f"loo-{solver}")["selection"]["kernels"]
     with np.load(run.path / "leave_one_out.npz", allow_pickle=False) as archive:
         arrays = dict(archive)
@@ -133,7 +112,8 @@ def test_leave_one_out_is_refitting(lab, no_figures, solver):
 def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, solver, monkeypatch):
     monkeypatch.setattr(stages.choosing, "_LOO_ROWS", 16)
     words = ("predict.selection=loo", "solver.tolerance=1e-7", "solver.residual=1e-10")
-    run = lab.run(f"loo-{solver}", f"solver={solver}", LAST, *words)
+    lab.run(f"loo-{solver}", f"solver={solver}", LAST, *words)
+    run = lab.opened(f"loo-{solver}")
     assert not (run.path / "leave_one_out.npz").exists()
     rows = stages.choosing.sample_indices(N, 16, seed=1)
     record = lab.metrics(f"loo-{solver}")["selection"]["kernels"]["ntk"]
@@ -147,12 +127,13 @@ def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, sol
 
 def test_the_report_says_on_what_was_chosen(lab, drawn, capsys):
     words = ("predict.selection=held_out", "predict.held_out=0.25", "predict.covariance=diagonal", "solver=eigh")
-    run = lab.run("told", TIMES, *words)
+    lab.run("told", TIMES, *words)
     assert "test images had no part in it" in capsys.readouterr().err
-    page = (run.path / "report" / "report.html").read_text()
+    report = lab.path / "told" / "report"
+    page = (report / "report.html").read_text()
     assert "Chosen on the last 16 training images" in page
     assert 'class="chosen"' in page or 'class="best chosen"' in page
-    assert (run.path / "report" / "figures" / "selection.png").exists()
+    assert (report / "figures" / "selection.png").exists()
     best = lab.metrics("told")["selection"]["chosen"]["ntk"]
     entries = lab.metrics("told")["entries"]
     match = [e for e in entries if (e["kernel"], e["time"], e["ridge"]) == ("ntk", best["time"], best["ridge"])]
@@ -160,8 +141,8 @@ def test_the_report_says_on_what_was_chosen(lab, drawn, capsys):
 
 
 def test_too_many_held_out_are_refused(lab, capsys):
-    words = (TIMES, "predict.selection=held_out", "predict.held_out=64", f"run_dir={lab.path / 'all'}")
-    assert main(["run", *WORDS, f"store.url={lab.path / 'store'}", *words]) == 2
+    words = (TIMES, "predict.selection=held_out", "predict.held_out=64", "run_dir=all")
+    assert lab.command("run", *lab.words, *words) == 2
     assert "predict.held_out" in capsys.readouterr().err
 
 

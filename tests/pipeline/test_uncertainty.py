@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from lab import Lab
 
-from ntkpipe.cli.main import main
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.pipeline import stages
 from ntkpipe.pipeline.uncertainty.dominance import dominance
-from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
@@ -34,23 +31,9 @@ def no_figures():
         yield
 
 
-class Lab:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def run(self, name: str, *words: str) -> Predictions:
-        before = os.getcwd()
-        os.chdir(self.path)
-        try:
-            assert main(["run", *DATA, f"run_dir={name}", *words]) == 0
-        finally:
-            os.chdir(before)
-        return read_predictions(self.path / name / "predictions.zarr")
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Lab:
-    return Lab(tmp_path_factory.mktemp("lab"))
+    return Lab(tmp_path_factory.mktemp("lab"), *DATA)
 
 
 @pytest.fixture(scope="module", params=["none", "hflip"])
@@ -195,17 +178,12 @@ def test_a_later_run_finds_batches_and_a_damaged_one_is_made_again(lab, monkeypa
 
 
 def test_too_few_steps_are_told(lab, capsys):
-    before = os.getcwd()
-    try:
-        words = ("predict.covariance=diagonal", "solver.max_steps=1", "predict.kernels=[ntk]")
-        # Means have what an earlier run has left.
-        lab.run("enough", LAST, "predict.ridges=[1e-3]", "predict.kernels=[ntk]")
-        os.chdir(lab.path)
-        code = main(["run", *DATA, "run_dir=few", LAST, "predict.ridges=[1e-3]", *words, "predict.covariance_batch=1"])
-        assert code == 4
-        assert "solver.max_steps" in capsys.readouterr().err
-    finally:
-        os.chdir(before)
+    words = ("predict.covariance=diagonal", "solver.max_steps=1", "predict.covariance_batch=1")
+    shared = (LAST, "predict.ridges=[1e-3]", "predict.kernels=[ntk]")
+    # Means have what an earlier run has left.
+    lab.run("enough", *shared)
+    assert lab.command("run", *DATA, "run_dir=few", *shared, *words) == 4
+    assert "solver.max_steps" in capsys.readouterr().err
 
 
 def test_a_variance_below_its_rounding_is_told(lab):
