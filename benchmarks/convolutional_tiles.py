@@ -22,7 +22,7 @@ that this floor can be undercut, and is.
     CNN-GAP-10  32x32    535 MF       2.1 ms     4.1 ms     176 MB    8.8 ms       8.0 us          41 us
     CNN-Vec-10  32x32    0.52 MF      2.0 us     4.0 us     0.17 MB   8.6 us       8 ns            40 ns
 
-What a GPU reaches of it is unmeasured.
+What a GPU reaches of it: `benchmarks/gpu.py`.
 """
 
 from __future__ import annotations

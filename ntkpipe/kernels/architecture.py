@@ -199,8 +199,11 @@ class Architecture:
         x, other = rows.images, None if columns is None else columns.images
         dtype = out_dtype or x.dtype
         if self._is_flat(x.shape[1:]):
-            evaluate = flat.on_host if host.is_default() else flat.padded_on_device
-            return self._sorted(evaluate(self._flat_runs(x), x, other, out_dtype=dtype, pad_to=pad_to))
+            runs = self._flat_runs(x)
+            if host.is_default():
+                return self._sorted(flat.on_host(runs, x, other, out_dtype=dtype, pad_to=pad_to))
+            others = None if columns is None else columns.on_device
+            return self._sorted(flat.padded_on_device(runs, rows.on_device, others, out_dtype=dtype, pad_to=pad_to))
         steps = self.steps(x.shape[1:], plain=False)
         seen = rows.along(steps)
         made = spatial.evaluate(
@@ -267,6 +270,11 @@ class Prepared:
 
     images: np.ndarray
     seen: Seen
+
+    @cached_property
+    def on_device(self) -> jax.Array:
+        """The images on JAX's default device, copied once. Ask within `precision_context(images.dtype)`."""
+        return jax.device_put(self.images)
 
     def along(self, steps: Sequence[Step]) -> Seen:
         """What each step of the network sees: a tap nothing, and nor do those after the last that does."""

@@ -53,8 +53,26 @@ Sight = Literal["nothing", "pixels", "matrices"]
 
 View = Callable[[], tuple[Array, ...]]
 
-Keep = Callable[..., Any]
-"""`keep(f, *arrays)` is `f(*arrays)`, computed once and written to memory whatever the compiler thinks of it."""
+
+class Keep:
+    """What a compiler is told of intermediate results; this one says nothing (see `evaluation.keeping` for those that do)."""
+
+    direct_taps: ClassVar[int] = 0
+    """Windows of up to so many taps are summed in one go, larger ones axis by axis."""
+
+    lays_out_anew: ClassVar[bool] = False
+    """Fields of the second images are looked up where they are used, not laid out beforehand."""
+
+    def __call__(self, f: Callable[..., Any], *arrays: Array) -> Any:
+        """`f(*arrays)`, an intermediate result within a layer."""
+        return f(*arrays)
+
+    def settle(self, *arrays: Array) -> tuple[Array, ...]:
+        """The arrays themselves, which are about to be read in more than one place."""
+        return arrays
+
+
+_PLAIN = Keep()
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ class KernelState:
     is_own: bool = False
     row: View | None = None
     column: View | None = None
-    keep: Keep = lambda f, *arrays: f(*arrays)
+    keep: Keep = _PLAIN
     chunk: Array | None = None
 
     def classes_at_hand(self, constant: np.ndarray) -> Array:
@@ -102,6 +120,13 @@ class KernelState:
     def replace(self, **changes: Any) -> KernelState:
         """A copy with some fields changed."""
         return replace(self, **changes)
+
+    def settled(self) -> KernelState:
+        """The same, about to be read in more than one place."""
+        if self.ntk is None:
+            return replace(self, nngp=self.keep.settle(self.nngp)[0])
+        nngp, ntk = self.keep.settle(self.nngp, self.ntk)
+        return replace(self, nngp=nngp, ntk=ntk)
 
     def map(self, f: Callable[[Array], Array], outgoing: Signature) -> KernelState:
         """A linear map without bias applied to both kernels."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ntkpipe.kernels.accelerator import to_host
+
+# Tiles to a call. A call takes the host some 0.1 ms, in which a GPU reads twenty tiles of 2048 rows.
+_TOGETHER = 16
+# But no more of them than so many bytes: those that are read anew wait in the card's memory.
+_WAITING_BYTES = 1 << 28
 
 
 def on_accelerator() -> bool:
@@ -22,25 +30,29 @@ def to_device(tile: np.ndarray) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("products", "transpose"), donate_argnums=0)
-def _accumulate(y: Any, tile: Any, x: Any, row: Any, col: Any, *, products: str, transpose: bool) -> Any:
+def _accumulate(y: Any, tiles: list[Any], x: Any, places: Any, *, products: str, transpose: bool) -> Any:
+    """`y` with the products of tiles of one shape, whose first entries lie at `places` `(tiles, 2)`."""
     dtype = jnp.dtype(products)
-    tile = tile.astype(dtype)
-    height, width = tile.shape
-    k = x.shape[1]
 
-    def add(y: Any, matrix: Any, source: Any, size: int, target: Any) -> Any:
-        part = jax.lax.dynamic_slice(x, (source, 0), (size, k)).astype(dtype)
+    def add(y: Any, matrix: Any, source: Any, target: Any) -> Any:
+        part = jax.lax.dynamic_slice_in_dim(x, source, matrix.shape[1]).astype(dtype)
         # HIGHEST: the default would run float32 in TF32 on some GPUs, errors near 3e-4.
         product = jnp.dot(matrix, part, precision=jax.lax.Precision.HIGHEST).astype(y.dtype)
-        present = jax.lax.dynamic_slice(y, (target, 0), product.shape)
-        return jax.lax.dynamic_update_slice(y, present + product, (target, 0))
+        present = jax.lax.dynamic_slice_in_dim(y, target, len(product))
+        return jax.lax.dynamic_update_slice_in_dim(y, present + product, target, axis=0)
 
-    y = add(y, tile, col, width, row)
-    return add(y, tile.T, row, height, col) if transpose else y
+    for tile, (row, col) in zip(tiles, places, strict=True):
+        matrix = tile.astype(dtype)
+        y = add(y, matrix, col, row)
+        if transpose:
+            y = add(y, matrix.T, row, col)
+    return y
 
 
 class DeviceProducts:
     """An `Accumulator` whose `x` and `y` stay on JAX's default device; sums over tiles are float64.
+
+    Tiles of one shape are taken some at a time, in the order in which they come.
 
     Args:
         x: `(cols, k)` float64.
@@ -50,15 +62,34 @@ class DeviceProducts:
 
     def __init__(self, x: np.ndarray, rows: int, products: str) -> None:
         self._products = products
+        self._waiting: defaultdict[Any, list[tuple[Any, int, int]]] = defaultdict(list)
         with jax.enable_x64(True):
             self._x = jax.device_put(np.ascontiguousarray(x, dtype=np.float64))
             self._y = jnp.zeros((rows, x.shape[1]), jnp.float64)
 
     def add(self, tile: Any, row: int, col: int, *, transpose: bool) -> None:
         """See `ntkpipe.linalg.products.Accumulator.add`; tiles in host memory are copied to the device first."""
+        kind = (tile.shape, str(tile.dtype), transpose)
+        waiting = self._waiting[kind]
+        waiting.append((tile, row, col))
+        if len(waiting) == max(1, min(_TOGETHER, _WAITING_BYTES // max(1, tile.nbytes))):
+            self._multiply(kind)
+
+    def _multiply(self, kind: Any) -> None:
+        waiting = self._waiting.pop(kind)
+        places = np.array([place for _, *place in waiting], np.int32)
         with jax.enable_x64(True):
-            self._y = _accumulate(self._y, tile, self._x, row, col, products=self._products, transpose=transpose)
+            self._y = _accumulate(
+                self._y,
+                [tile for tile, *_ in waiting],
+                self._x,
+                places,
+                products=self._products,
+                transpose=kind[-1],
+            )
 
     def result(self) -> np.ndarray:
         """`(rows, k)` float64 on the host."""
-        return np.asarray(self._y)
+        for kind in list(self._waiting):
+            self._multiply(kind)
+        return to_host(self._y)

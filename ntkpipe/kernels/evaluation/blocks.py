@@ -10,8 +10,9 @@ from ntkpipe.kernels.evaluation.resolve import Step
 # XLA's default is vectors of 256 bits: 15% slower where there are 512, and no different where there are not.
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
-# Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache: see docs/performance.md.
-BLOCK_BYTES = {"cpu": 128 << 10, "gpu": 64 << 20}
+# Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache, and on an H200, where smaller ones wait for
+# the host between loops: see docs/performance.md.
+BLOCK_BYTES = {"cpu": 128 << 10, "gpu": 256 << 20}
 
 
 _LANES = 64
@@ -32,7 +33,9 @@ class Batch:
     on_cpu: bool
 
 
-def choose_batch(steps: Sequence[Step], itemsize: int, pairs: int | None = None, *, on_cpu: bool = True) -> Batch:
+def choose_batch(
+    steps: Sequence[Step], itemsize: int, pairs: int | None = None, *, on_cpu: bool = True, columns: int | None = None
+) -> Batch:
     """As many pairs as fill a block with all their covariances, or with one class of rows of them.
 
     Args:
@@ -40,6 +43,7 @@ def choose_batch(steps: Sequence[Step], itemsize: int, pairs: int | None = None,
         itemsize: bytes of a covariance.
         pairs: columns that go through the layers together; None chooses as above.
         on_cpu: see `Batch`.
+        columns: of the tile. Accelerators take no more; on CPUs, whose batches are small, ragged tiles share a program.
     """
     limit = BLOCK_BYTES["cpu" if on_cpu else "gpu"] // itemsize
     entries = steps[0].incoming.entries
@@ -49,4 +53,6 @@ def choose_batch(steps: Sequence[Step], itemsize: int, pairs: int | None = None,
         # Loops run along classes of columns and pairs: 10% faster for equal pixels alone if they are not so short.
         if together == entries and len(steps[0].incoming.support[1]) * pairs < _LANES:
             pairs *= 2
+        if columns is not None and not on_cpu:
+            pairs = min(pairs, 1 << (columns - 1).bit_length())
     return Batch(pairs, max(limit, pairs * together), on_cpu)

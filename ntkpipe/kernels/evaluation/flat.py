@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkpipe.kernels.accelerator import to_host
 from ntkpipe.kernels.evaluation import host
 from ntkpipe.kernels.evaluation.fold import Seen, fold, fold_own, unseen, views
 from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
@@ -151,19 +152,22 @@ def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> 
 
 
 def padded_on_device(
-    runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, *, out_dtype: Any, pad_to: int | None
+    runs: Sequence[tuple[Step, ...]], x1: jax.Array, x2: jax.Array | None, *, out_dtype: Any, pad_to: int | None
 ) -> list[Kernels]:
-    """As `on_device`, of NumPy arrays and back; ragged blocks are padded to `pad_to` rows, to share what is compiled."""
+    """As `on_device`, and back to NumPy arrays; ragged blocks are padded to `pad_to` rows, to share what is compiled."""
 
-    def padded(x: np.ndarray) -> np.ndarray:
+    def padded(x: jax.Array) -> jax.Array:
         missing = max(pad_to or 0, len(x)) - len(x)
-        return x if missing == 0 else np.concatenate([x, np.zeros((missing, *x.shape[1:]), x.dtype)])
+        return x if missing == 0 else jnp.pad(x, ((0, missing), (0, 0)))
 
     made = on_device(runs, padded(x1), None if x2 is None else padded(x2))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
 
     def cut(kernel: Array) -> np.ndarray:
-        return np.asarray(kernel)[:n1, :n2].astype(out_dtype, copy=False)
+        kernel = jnp.asarray(kernel) if kernel.shape == (n1, n2) else kernel[:n1, :n2]
+        if np.dtype(out_dtype).itemsize < kernel.dtype.itemsize:  # what is half as large is twice as fast on its way
+            kernel = kernel.astype(out_dtype)
+        return to_host(jnp.asarray(kernel)).astype(out_dtype, copy=False)
 
     return [Kernels(cut(kernels.nngp), cut(kernels.ntk)) for kernels in made]
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, COMPILER_OPTIONS
-from ntkpipe.kernels.evaluation.fold import Seen, barrier, fold_own, kernels_of, materialise
+from ntkpipe.kernels.evaluation.fold import Seen, fold_own, kernels_of
+from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.state import Array, Kernels, KernelState
 
@@ -23,7 +24,7 @@ def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
     def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], Seen]:
         signature = steps[0].incoming
         nngp = layout.products(x, x, signature) / signature.features
-        keep = materialise(alive) if on_cpu else barrier
+        keep = Materialised(alive) if on_cpu else Fused()
         state = KernelState(nngp, None, signature, is_own=True, keep=keep)
         results: list[tuple[Array, Array]] = []
 
@@ -38,7 +39,7 @@ def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
 
 def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable[tuple[int, np.ndarray]]:
     """Batches `(h, w, channels, b)` of one size, the last padded, and how many images of each count."""
-    limit = 8 * BLOCK_BYTES["cpu" if on_cpu else "gpu"] // x.itemsize
+    limit = (8 * BLOCK_BYTES["cpu"] if on_cpu else BLOCK_BYTES["gpu"]) // x.itemsize
     size = int(np.clip(limit // max(step.incoming.entries for step in steps), 1, 256))
     for start in range(0, len(x), size):
         part = x[start : start + size]

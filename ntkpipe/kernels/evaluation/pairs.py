@@ -56,6 +56,7 @@ class Pairs:
         images = jnp.moveaxis(columns, 0, -1)  # (h, w, channels, b)
         whole = not self._parts[0].looped
         self._images = [self._column(first, images[:, :, k], whole) for k in range(images.shape[2])]
+        self._nothing: Array | None = None
         self._columns = [
             self._column_views(part.run, seen[part.start : part.stop], whole=not part.looped) for part in self._parts
         ]
@@ -77,9 +78,13 @@ class Pairs:
     def _column(self, signature: Signature, field: Array, whole: bool) -> Array:
         """A column field ready to be looked up: at all its places, or skewed and doubled, for `_at`."""
         if whole:
-            return layout.spread_column(field, signature)
+            return field if self._keep.lays_out_anew else layout.spread_column(field, signature)
         skewed = layout.skew_columns(field, signature)
         return skewed if field.shape[0] == 1 else jnp.concatenate([skewed, skewed])
+
+    def _everywhere(self, signature: Signature, column: Array) -> Array:
+        """A column field at all its places."""
+        return layout.spread_column(column, signature, self._nothing) if self._keep.lays_out_anew else column
 
     def _at(self, signature: Signature, column: Array, chunk: Array) -> Array:
         """A doubled column field at the k-th class of rows."""
@@ -97,7 +102,7 @@ class Pairs:
                 return lambda chunk: lambda: arrays
             fields = [self._column(step.incoming, jnp.moveaxis(a, 0, -1), whole) for a in arrays]
             if whole:
-                return lambda chunk: lambda: tuple(fields)
+                return lambda chunk: lambda: tuple(self._everywhere(step.incoming, field) for field in fields)
             return lambda chunk: lambda: tuple(self._at(step.incoming, field, chunk) for field in fields)
 
         return views(steps, seen, prepare)
@@ -110,8 +115,15 @@ class Pairs:
 
         return views(steps, seen, prepare)
 
-    def __call__(self, row: Array, seen: Seen) -> list[tuple[Array, Array]]:
-        """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end."""
+    def __call__(self, number: Array, row: Array, seen: Seen) -> list[tuple[Array, Array]]:
+        """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end.
+
+        Args:
+            number: of the row, which changes from one to the next.
+            row: its image.
+            seen: of it.
+        """
+        self._nothing = (number < 0).astype(jnp.int32)
         results: list[tuple[Array, Array]] = []
 
         def leave(steps: Sequence[Step], state: KernelState) -> None:
@@ -131,7 +143,9 @@ class Pairs:
 
     def _begin(self, row: Array, chunk: Array | None) -> KernelState:
         signature = self._steps[0].incoming
-        columns = self._images if chunk is None else [self._at(signature, c, chunk) for c in self._images]
+        columns = [
+            self._everywhere(signature, c) if chunk is None else self._at(signature, c, chunk) for c in self._images
+        ]
         scale = 1.0 / signature.features
         nngp = layout.added(layout.spread_row((row[:, :, k] * scale)[..., None]) * c for k, c in enumerate(columns))
         return KernelState(nngp, None, signature, keep=self._keep, chunk=chunk)

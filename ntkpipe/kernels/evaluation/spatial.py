@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ntkpipe.kernels.accelerator import to_host
 from ntkpipe.kernels.evaluation.blocks import COMPILER_OPTIONS, Batch, choose_batch
-from ntkpipe.kernels.evaluation.fold import Seen, barrier, materialise
+from ntkpipe.kernels.evaluation.fold import Seen
+from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
 from ntkpipe.kernels.evaluation.pairs import Pairs
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
@@ -39,12 +41,12 @@ def tile_program(steps: tuple[Step, ...], batch: Batch):
     def program(
         alive: Array, first: Array, last: Array, rows: Array, rows_seen: Seen, columns: Array, columns_seen: Seen
     ) -> list[tuple[Array, Array]]:
-        keep = materialise(alive) if batch.on_cpu else barrier
+        keep = Materialised(alive) if batch.on_cpu else Fused()
         pairs = Pairs(steps, batch, keep, columns, columns_seen)
 
         def one(row: jax.Array, made: Any) -> Any:
             of_row = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, row, keepdims=False), (rows, rows_seen))
-            return jax.tree.map(lambda block, values: block.at[row].set(values), made, pairs(*of_row))
+            return jax.tree.map(lambda block, values: block.at[row].set(values), made, pairs(row, *of_row))
 
         empty = jnp.zeros((rows.shape[0], columns.shape[0]), rows.dtype)
         return lax.fori_loop(first, last, one, [(empty, empty)] * (1 + taps(steps)))
@@ -94,9 +96,9 @@ def evaluate(
     Returns:
         For every tap and the end: NNGP and NTK, `(n1, n2)` each.
     """
-    batch = choose_batch(steps, x1.itemsize, pairs, on_cpu=on_cpu)
-    program = tile_program(steps, batch)
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    batch = choose_batch(steps, x1.itemsize, pairs, on_cpu=on_cpu, columns=max(n2, pad_to or 0))
+    program = tile_program(steps, batch)
     # Arrays go to the device once, not with every batch of columns.
     with context():
         rows, rows_seen = jax.tree.map(lambda a: jnp.asarray(_padded(a, max(n1, pad_to or 0))), (x1, seen1))
@@ -111,7 +113,7 @@ def evaluate(
             made = program(np.int32(1), np.int32(first), np.int32(n1), rows, rows_seen, *of_batch)
             for result, kernels in zip(results, made, strict=True):
                 for whole, part in zip(result, kernels, strict=True):
-                    whole[:, start:stop] = np.asarray(part)[:n1, : stop - start]
+                    whole[:, start:stop] = to_host(part)[:n1, : stop - start]
 
     starts = range(0, n2, batch.pairs)
     with ThreadPoolExecutor(threads() if on_cpu else 1) as pool:

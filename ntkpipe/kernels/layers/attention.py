@@ -78,6 +78,7 @@ class SelfAttention:
             assert state.column is not None
             first, second = state.row()[0], state.column()[0]
         scale = (self.w_out_std * self.w_value_std) ** 2
+        state = state.settled()
 
         def mixed(x: Array) -> Array:
             matrix = layout.to_matrix(x, state.signature)

@@ -70,7 +70,7 @@ class Flatten:
         if not state.signature.spatial:
             return state.replace(signature=outgoing)
         scale = 1.0 / math.prod(state.signature.spatial)
-        return state.map(lambda x: x.sum(axis=(0, 1, 2, 3)) * scale, outgoing)
+        return state.settled().map(lambda x: x.sum(axis=(0, 1, 2, 3)) * scale, outgoing)
 
 
 @dataclass(frozen=True)

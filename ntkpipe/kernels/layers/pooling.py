@@ -45,7 +45,7 @@ class Mixing:
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Both parts."""
-        return self.across(self.within(state, outgoing), outgoing)
+        return self.across(self.within(state.settled(), outgoing), outgoing)
 
 
 @dataclass(frozen=True)

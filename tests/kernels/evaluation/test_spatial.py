@@ -15,6 +15,7 @@ from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.evaluation import host
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, choose_batch
 from ntkpipe.kernels.evaluation.own import own_program
+from ntkpipe.kernels.evaluation.spatial import evaluate as evaluate_tile
 from ntkpipe.kernels.evaluation.spatial import tile_program
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
@@ -356,6 +357,33 @@ def test_networks_that_share_an_evaluation(name, block_bytes, monkeypatch):
 def test_shallower_networks_are_refused_like_any(shallow, text):
     with pytest.raises(ConfigError, match=text):
         Architecture.sharing([shallow, [conv(), RELU, conv(), RELU, GAP, DENSE]]).check_input((4, 4, 1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [*NETWORKS, "large windows"])
+def test_programs_for_accelerators_give_the_same_kernels(architectures, name, dtype):
+    """Other orders of the same sums: of up to 9 taps a layer, in some ten layers."""
+    large = [conv(5, padding="CIRCULAR"), RELU, conv(3, 2, padding="VALID"), RELU, GAP, DENSE]
+    arch = architectures[name] if name in NETWORKS else Architecture.from_spec(large)
+    x1, x2 = images(3, dtype=dtype), images(5, dtype=dtype, seed=1)
+    shape = x1.shape[1:]
+    with precision_context(dtype):
+        steps, rows, columns = arch.steps(shape), arch.prepare(x1), arch.prepare(x2)
+        made = [
+            evaluate_tile(
+                steps,
+                x1,
+                rows.along(steps),
+                x2,
+                columns.along(steps),
+                pad_to=None,
+                context=lambda: precision_context(dtype),
+                on_cpu=on_cpu,
+            )[0]
+            for on_cpu in (True, False)
+        ]
+    for expected, kernel in zip(*made, strict=True):
+        np.testing.assert_allclose(kernel, expected, rtol=0, atol=100 * np.finfo(dtype).eps * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("network", ["myrtle", "attention"])
