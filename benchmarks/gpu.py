@@ -42,8 +42,8 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 # Name: layers, image, rows and columns of the tile that is timed, pairs that are tried together.
 SPATIAL: dict[str, tuple[list[dict[str, Any]], tuple[int, int, int], tuple[int, int], tuple[int, ...]]] = {
-    "myrtle10": (zoo.myrtle(10, _CIFAR), _CIFAR, (16, 64), (2, 4, 8, 16, 32, 64)),
-    "cnn_gap": (zoo.cnn_gap(10), _CIFAR, (8, 32), (2, 4, 16)),
+    "myrtle10": (zoo.myrtle(10, _CIFAR), _CIFAR, (16, 128), (4, 16, 64, 128)),
+    "cnn_gap": (zoo.cnn_gap(10), _CIFAR, (8, 64), (4, 16)),
     "cnn_vec": (zoo.cnn_vec(10), _CIFAR, (128, 4096), (4096,)),
     "resnet 8x8": (zoo.resnet(3), _SMALL, (64, 1024), (1024,)),
     "attention 8x8": (zoo.attention(1), _SMALL, (32, 512), (512,)),
@@ -318,7 +318,7 @@ def products(card: Card, _: argparse.Namespace) -> None:
         del kept
 
 
-def memory(card: Card, _: argparse.Namespace) -> None:
+def memory(card: Card, options: argparse.Namespace) -> None:
     """Tiles that do not fit: evaluated in smaller pieces, to the same values. Run with a small share of the card's memory."""
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     print(
@@ -328,10 +328,12 @@ def memory(card: Card, _: argparse.Namespace) -> None:
         ("myrtle10", zoo.myrtle(10, _CIFAR), _CIFAR, 8, {"pairs": 1024}),
         ("fcn", zoo.fcn(3), _CIFAR, 1 << int(np.log2((limit / 16) ** 0.5 * 2)), {}),
     ]
-    for name, spec, shape, edge, options in cases:
+    for name, spec, shape, edge, given in cases:
+        if options.networks and name not in options.networks:
+            continue
         architecture = Architecture.from_spec(spec)
         rows, columns = architecture.prepare(images(shape, edge, 1)), architecture.prepare(images(shape, edge, 2))
-        settings = {"out_dtype": None, "pad_to": None, "pairs": None, **options}
+        settings = {"out_dtype": None, "pad_to": None, "pairs": None, **given}
         with Logged() as told:
             (made,) = fitting(architecture.tiles, name, rows, columns, **settings)
         few = architecture.prepare(images(shape, edge, 1)[:4]), architecture.prepare(images(shape, edge, 2)[-4:])
@@ -376,7 +378,9 @@ SECTIONS = {f.__name__: f for f in (ceilings, values, flat, spatial, products, m
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sections", default="ceilings,values,flat,spatial,products")
-    parser.add_argument("--networks", type=lambda text: text.split(","), default=[], help="of the section spatial")
+    parser.add_argument(
+        "--networks", type=lambda text: text.split(","), default=[], help="of the sections spatial and memory"
+    )
     parser.add_argument("--reference", type=Path, help="folder with public.json and public.npz")
     parser.add_argument("--part", type=_part, default=(0, 1), help="of the section values: 2/6 is the third of six")
     parser.add_argument("--trace", type=Path, help="folder for a profile of one tile")

@@ -268,9 +268,7 @@ def solve(
             # Of many tiles the mean varies less than one does, but machines are not equal either.
             noise = np.exp(rng.normal(0, max(world.sigma / math.sqrt(each), 0.02), workers))
             noise += (world.slow - 1) * rng.binomial(each, world.stragglers, workers) / each
-            work = (
-                share * max(flops / machine.rate("matrix", "float64"), kernel / machine.memory_bandwidth.value) * noise
-            )
+            work = share * max(flops / machine.rate("matrix", "float64"), kernel / machine.tile_bandwidth.value) * noise
             unheld = kernel if k == 0 else (1 - held) * kernel
             if plan.stored:
                 read = unheld / machine.store_bandwidth("read") if unheld else 0.0

@@ -68,8 +68,8 @@ def lines(
             chosen = min(ways, key=lambda way: way.seconds)
         printed += [sizing.describe(chosen), sizing.compare_ways(*ways), ""]
     printed.append(
-        "no GPU has been measured: rates follow from data sheets and assumed shares; plan.figures=true lists every "
-        "figure and its origin, profile.NAME=NUMBER overrides one"
+        "no cluster has been measured, and of GPUs one H200: plan.figures=true lists every figure and its origin, "
+        "profile.NAME=NUMBER overrides one"
     )
     if own["plan.figures"] == "true":
         printed += machine.origins()

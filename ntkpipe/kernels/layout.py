@@ -172,25 +172,21 @@ def slide(
     What lies in the padding is read from the edge and multiplied by 0: a GPU reads four values at once where no branch is in
     the way.
     """
-    by_row = [(rows.window.positions(tap), inside, mask) for tap, inside in _taps_inside(rows, x)]
-    by_column = [(columns.window.positions(tap), inside, _mask_columns) for tap, inside in _taps_inside(columns, x)]
+    by_column = [(_within(columns, tap), inside) for tap, inside in _taps_inside(columns, x)]
 
-    def within(positions: np.ndarray, paired: PairedWindow) -> np.ndarray:
-        return positions.clip(0, paired.window.extent - 1).astype(np.int32)
+    def along_columns(row: np.ndarray) -> Array:
+        return added(_masked(x[:, row[:, None], column], inside, _mask_columns) for column, inside in by_column)
 
-    def masked(part: Array, inside: np.ndarray, mask: Mask) -> Array:
-        return part if inside.all() else part * mask(inside)
+    return added(_masked(along_columns(_within(rows, tap)), inside, mask) for tap, inside in _taps_inside(rows, x))
 
-    return added(
-        masked(
-            added(
-                masked(x[:, within(row, rows)[:, None], within(column, columns)], *of_column)
-                for column, *of_column in by_column
-            ),
-            *of_row,
-        )
-        for row, *of_row in by_row
-    )
+
+def _within(paired: PairedWindow, tap: int) -> np.ndarray:
+    """`(positions,)` under a tap, those in the padding moved to the edge."""
+    return paired.window.positions(tap).clip(0, paired.window.extent - 1).astype(np.int32)
+
+
+def _masked(part: Array, inside: np.ndarray, mask: Mask) -> Array:
+    return part if inside.all() else part * mask(inside)
 
 
 def _taps_inside(paired: PairedWindow, x: Array) -> Iterator[tuple[int, np.ndarray]]:

@@ -95,6 +95,7 @@ class Calibration:
             # Arithmetic of covariances is measured as seconds per pair of each network, or else assumed.
             "elementwise_float32": (1e10, "assumed"),
             "elementwise_float64": (5e9, "assumed"),
+            "tile_bandwidth": (0.0, "workers are CPUs"),
             "memory": (max(1.0, memory / workers), "the budget for tiles held between passes"),
             "network": (2e9, "assumed: loopback, which is no network"),
             "node_store": (1e12, "no limit of its own"),

@@ -33,7 +33,8 @@ class Machine:
         matrix_float32, matrix_float64: large matrix products of a worker, flops per second.
         elementwise_float32, elementwise_float64: covariances one by one, flops per second.
         memory_bandwidth: of a worker's memory, bytes per second.
-        skinny_float32, skinny_float64: products of tiles with a few vectors, flops per second; 0 leaves it to the bandwidth.
+        tile_bandwidth: of products of held tiles with a few vectors on a GPU, bytes of tiles per second; 0 says that workers are CPUs.
+        skinny_float32, skinny_float64: the same on a CPU, flops per second.
         factor_float32, factor_float64: Cholesky of tiles of a worker, flops per second.
         memory: of a worker, bytes for tiles held between passes.
         write_path, read_path: of a worker, bytes per second through checksums and copies to and from the store's client.
@@ -65,6 +66,7 @@ class Machine:
     elementwise_float32: Figure
     elementwise_float64: Figure
     memory_bandwidth: Figure
+    tile_bandwidth: Figure
     skinny_float32: Figure
     skinny_float64: Figure
     factor_float32: Figure
@@ -152,7 +154,7 @@ _MAY_BE_ZERO = (
     "step",
     "finish",
 )
-_MAY_BE_ZERO += ("skinny_float32", "skinny_float64")
+_MAY_BE_ZERO += ("skinny_float32", "skinny_float64", "tile_bandwidth")
 
 
 def _figure(name: str, value: Any) -> Figure:

@@ -11,7 +11,7 @@ passes each, and s bytes per number of a tile:
               store `(images read + max(0, bytes written - cache)) / bandwidth` and `3 T / requests`;
               scheduler `tasks task + T (record + 2 store_latency / 16)`, tasks as `gram.plan.batch_size` makes them; the driver reads
               and deletes every receipt to pack a thousand into one object, 16 at a time.
-- Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W memory_bandwidth)` on GPUs;
+- Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W tile_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
               then the vectors and the workers' parts of the product, as `pipeline/exchange.py` counts them;
               then `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to c P vectors; and `step` each.
@@ -94,8 +94,8 @@ def pair_seconds(plan: GramPlan, machine: Machine, dtype: str, traffic: float) -
 
 
 def accelerated(machine: Machine) -> bool:
-    """Whether workers are GPUs: they move tiles while they compute, and their products are bound by their memory."""
-    return machine.skinny_float64.value == 0
+    """Whether workers are GPUs: they move tiles while they compute, and their products are bound by the tiles' bytes."""
+    return machine.tile_bandwidth.value > 0
 
 
 def held_share(config: RunConfig, plan: GramPlan, machine: Machine) -> float:
@@ -227,7 +227,7 @@ class _At:
         if accelerated(machine):
             compute = max(
                 flops / (self.w * machine.rate("matrix", self.config.solver.products)),
-                self.train / (self.w * machine.memory_bandwidth.value),
+                self.train / (self.w * machine.tile_bandwidth.value),
             )
         else:
             compute = flops / (self.w * machine.rate("skinny", self.config.solver.products))

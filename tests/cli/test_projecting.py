@@ -19,7 +19,7 @@ def test_sizes_and_overrides(words, capsys) -> None:
     out = capsys.readouterr().out
     assert "50,000 images on h200x8x16, 2 x 8 workers" in out
     assert "1,000,000 images on h200x8x16" in out
-    assert "no GPU has been measured" in out
+    assert "no cluster has been measured, and of GPUs one H200" in out
     assert main([*words, "cluster/profile=cpu16x64", "plan.figures=true", "profile.price=7"]) == 0
     out = capsys.readouterr().out
     assert "100 images on cpu16x64" in out
