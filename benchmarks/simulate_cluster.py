@@ -387,7 +387,7 @@ def figure(machine: Machine, options: argparse.Namespace) -> None:
         axis.set_xticks(counts, [str(k) for k in counts])
         axis.minorticks_off()
     figure.suptitle(
-        f"{n:,} images, {machine.name.partition('x')[0].upper()}: simulated from assumed rates, nothing measured"
+        f"{n:,} images, {machine.name.partition('x')[0].upper()}: simulated; rates of one GPU measured, of clusters assumed"
     )
     figure.tight_layout()
     target = Path(options.figure) / "cluster_simulation.png"
