@@ -42,14 +42,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from covariance_bytes import bytes_moved
 from peer import DEFAULT_ENVIRONMENT, Server, peer_python, quartiles
 
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture
-from ntkpipe.kernels.cost import kernel_cost, layer_costs
+from ntkpipe.kernels.cost import kernel_cost
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
-_MOVING = ("conv", "avg_pool", "global_avg_pool", "flatten", "global_self_attention")
 
 # Of the peer's float64 values. In float32 a few roundings, of 6e-8 each, in every one of ten layers.
 _ALLOWED = {"float32": 5e-6, "float64": 1e-10}
@@ -71,22 +71,6 @@ class Network:
     image_shape: tuple[int, int, int]
     edge: int
     targets: tuple[float, float]
-
-    def bytes_moved(self, itemsize: int) -> int:
-        """Of both kernels of a pair, by the layers that move covariances, sums and their branches included."""
-        architecture = Architecture.from_spec(self.spec)
-        spec = architecture.to_spec()
-
-        def entries(layers: Any, costs: Any) -> int:
-            total = 0
-            for layer, cost in zip(layers, costs, strict=True):
-                if layer["op"] == "residual_sum":
-                    total += sum(entries(*branch) for branch in zip(layer["branches"], cost.branches, strict=True))
-                if layer["op"] in _MOVING:
-                    total += cost.entries
-            return total
-
-        return 2 * itemsize * entries(spec, layer_costs(spec, architecture.steps(self.image_shape)))
 
     @property
     def flops(self) -> float:
@@ -275,7 +259,7 @@ def print_floors() -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, network in NETWORKS.items():
-        flops, moved = network.flops, network.bytes_moved(4)
+        flops, moved = network.flops, bytes_moved(network.spec, network.image_shape, 4)
         times = [flops / cores / rates["float32"], flops / cores / rates["float64"], moved / rates["copy"]]
         device = [flops / 67e12, moved / 4.3e12]
         print(

@@ -29,15 +29,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from covariance_bytes import bytes_moved
 
 from ntkpipe.gram.fitting import fitting
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
-from ntkpipe.kernels.cost import kernel_cost, layer_costs
+from ntkpipe.kernels.cost import kernel_cost
 from ntkpipe.linalg.device_products import DeviceProducts
 
 _CIFAR, _SMALL = (32, 32, 3), (8, 8, 3)
-_MOVING = ("conv", "avg_pool", "global_avg_pool", "flatten", "global_self_attention")
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 # Name: layers, image, rows and columns of the tile that is timed, pairs that are tried together.
@@ -213,23 +213,6 @@ def flat(card: Card, _: argparse.Namespace) -> None:
                 f"| {edge**2 / whole:.3g} | {first:.1f} s |",
                 flush=True,
             )
-
-
-def bytes_moved(spec: list[dict[str, Any]], shape: tuple[int, int, int], itemsize: int) -> int:
-    """Of both kernels of a pair, if every layer that moves covariances reads and writes them once."""
-    architecture = Architecture.from_spec(spec)
-
-    def entries(layers: Any, costs: Any) -> int:
-        total = 0
-        for layer, cost in zip(layers, costs, strict=True):
-            if layer["op"] == "residual_sum":
-                total += sum(entries(*branch) for branch in zip(layer["branches"], cost.branches, strict=True))
-            if layer["op"] in _MOVING:
-                total += cost.entries
-        return total
-
-    spec = architecture.to_spec()
-    return 2 * itemsize * entries(spec, layer_costs(spec, architecture.steps(shape)))
 
 
 def spatial(card: Card, options: argparse.Namespace) -> None:

@@ -153,8 +153,10 @@ _MAY_BE_ZERO = (
     "pool",
     "step",
     "finish",
+    "skinny_float32",
+    "skinny_float64",
+    "tile_bandwidth",
 )
-_MAY_BE_ZERO += ("skinny_float32", "skinny_float64", "tile_bandwidth")
 
 
 def _figure(name: str, value: Any) -> Figure:
