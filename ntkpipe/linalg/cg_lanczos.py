@@ -31,6 +31,14 @@ class LanczosMatrix:
         """The block (k_next, k) below the diagonal block that was added last."""
         self.couplings.append(coupling)
 
+    def cut(self, size: int) -> None:
+        """The next diagonal block is (size, size) and not coupled to the last: its values are those of another start.
+
+        Each part's smallest Ritz value still lies above the smallest eigenvalue.
+        """
+        if self.diagonals:
+            self.couplings[len(self.diagonals) - 1 :] = [np.zeros((size, len(self.diagonals[-1])))]
+
     def smallest(self) -> float:
         """Estimate of the smallest eigenvalue: the smallest Ritz value, lowered by what its residual says it may fall.
 

@@ -19,6 +19,10 @@ numerical rank, and solved for `B`: the last direction of such a block is roundi
 What the recurrence calls the residual drifts from `b - A X` by rounding. It is recomputed before anything is called
 converged, and where the drift may have become a tenth of it (van der Vorst & Ye 2000, doi:10.1137/S1064827599353865):
 float32 products then still reach a float64 residual.
+
+Directions are conjugate to the last ones by construction, to the earlier ones only until rounding has grown by the matrix's
+condition number: a solve may then stall far above what float64 could reach. One that no longer gets on begins anew from its
+true residual, as from any other start, and ends where that does not halve the best residual either.
 """
 
 from __future__ import annotations
@@ -105,6 +109,7 @@ class CgRecurrence:
         self.measured = True  # `r` is the true residual
         self.measured_at, self.measured_worst, self.failures = 0, math.inf, 0
         self.best, self.best_at = math.inf, 0
+        self.anew = False  # begun anew since the residual was last halved
         self.largest, self.curvature = 0.0, 0.0
         # Coordinates in `p` of the orthonormal (in M) block Z T, and what the last block adds to its diagonal block.
         self.coordinates, self.before = np.zeros((0, 0)), np.zeros((0, 0))
@@ -115,8 +120,13 @@ class CgRecurrence:
         if start is not None and start.any():
             self.x = start @ np.linalg.pinv(self.combine)
             self._measure()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Search along the residual alone."""
         z, transform = self._precondition()
         self.before = np.zeros((transform.shape[1],) * 2)
+        self.lanczos.cut(transform.shape[1])
         self._search(z, transform)
 
     @property
@@ -139,17 +149,23 @@ class CgRecurrence:
         reason = Reason.RUNNING
         if self.curvature < 0:
             reason = Reason.INDEFINITE
-        elif self.p.shape[1] == 0 or self.failures >= _FAILURES:
-            reason = Reason.STAGNATED
         elif self.steps >= max_steps:
             reason = Reason.MAX_STEPS
-        elif self.steps - self.best_at > max(_PATIENCE, self.steps // 2):
+        elif self._stalled():
             reason = Reason.STAGNATED
         if reason is not Reason.RUNNING and not self.measured:
             self._measure()
             if self.worst <= tolerance:
                 return Reason.CONVERGED
+        if reason is Reason.STAGNATED and not self.anew:
+            self._begin()
+            self.anew, self.failures, self.best_at = True, 0, self.steps
+            return Reason.RUNNING if self.p.shape[1] else reason
         return reason
+
+    def _stalled(self) -> bool:
+        patience = max(_PATIENCE, self.steps // 2)
+        return self.p.shape[1] == 0 or self.failures >= _FAILURES or self.steps - self.best_at > patience
 
     def advance(self, tolerance: float) -> CgStep:
         """One pass over the matrix; residuals that all seem to be below `tolerance` are recomputed.
@@ -198,7 +214,7 @@ class CgRecurrence:
         if (residuals <= tolerance).all() or (suspect and self.steps - self.measured_at >= _TRUST):
             self._measure()
         if self.worst < self.best / 2:
-            self.best, self.best_at = self.worst, self.steps
+            self.best, self.best_at, self.anew = self.worst, self.steps, False
         self.lanczos.add(self.coordinates.T @ (values[:, None] * self.coordinates) + self.before)
         z, transform = self._precondition()
         beta = -(q.T @ z) / values[:, None]
@@ -251,7 +267,7 @@ class CgRecurrence:
             "drift": self.drift,
             "coordinates": self.coordinates,
             "before": self.before,
-            "scalars": np.array([*scalars, self.best, self.best_at, self.largest, self.curvature]),
+            "scalars": np.array([*scalars, self.best, self.best_at, self.largest, self.curvature, self.anew]),
             **self.lanczos.state(),
         }
 
@@ -271,9 +287,9 @@ class CgRecurrence:
             raise ValueError("the checkpoint was made from other right-hand sides: delete it")
         for name in ("x", "r", "p", "drift", "coordinates", "before"):
             setattr(self, name, state[name])
-        steps, checks, at, worst, failures, best, best_at, largest, curvature = state["scalars"].tolist()
+        steps, checks, at, worst, failures, best, best_at, largest, curvature, anew = state["scalars"].tolist()
         self.steps, self.checks, self.measured_at, self.failures = int(steps), int(checks), int(at), int(failures)
         self.measured_worst, self.best, self.best_at = worst, best, int(best_at)
-        self.largest, self.curvature = largest, curvature
+        self.largest, self.curvature, self.anew = largest, curvature, bool(anew)
         self.measured = False  # a stored residual is recomputed before it is believed
         self.lanczos = LanczosMatrix.of(state)

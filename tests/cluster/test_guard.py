@@ -22,6 +22,7 @@ from ntkpipe.cluster import guard
 from ntkpipe.tasks import stopping
 print("before", end=" ")
 guard.allow()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has a job in the background ignore it
 with stopping.on_signals():
     guard.divide()
     guard.divide()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.cg import block_cg
+from ntkpipe.linalg.cg_recurrence import CgRecurrence
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator, tile_operator
@@ -254,8 +255,43 @@ def test_any_problem_has_an_honest_end(n, rank, extra, decades, sign, ridge, kin
         return
     solution = block_cg(operator, b, ridge=ridge, preconditioner=preconditioner, max_steps=400)
     converged = is_honest(solution, a, ridge, b, 1e-8)
-    if sign > 0 and decades < 8:
+    # |r_k| / |r_0| <= 2 sqrt(condition) exp(-2 k / sqrt(condition)), in floating point too (Greenbaum 1989); M >= I.
+    root = np.sqrt(1 / max(10.0**-decades, ridge))
+    if sign > 0 and root / 2 * np.log(2 * root / 1e-8) < 400:
         assert converged
+
+
+def test_a_stalled_solve_begins_anew(tmp_path, make_matrix, make_labels):
+    """Lost directions, as rounding may lose them: what is left of the residual is searched from there."""
+    values = np.logspace(-3, 0, 100)
+    a, b = make_matrix(values), make_labels(100, 5)
+    operator = DenseOperator(a)
+    run = CgRecurrence(operator, b, 0.0, Identity(), operator.matmul, EPS)
+    run.begin(None)
+    for _ in range(6):
+        run.advance(1e-8)
+    stalled, reached = run.state(), run.worst
+    assert reached > 1e-3
+    stalled["p"], stalled["coordinates"] = np.zeros((100, 0)), np.zeros((0, 4))
+    checkpoint = StoreCheckpoint(open_store(str(tmp_path)), "cg", "stalled")
+    checkpoint.append(0, run.steps, stalled)
+    solution = block_cg(operator, b, checkpoint=checkpoint)
+    assert is_honest(solution, a, 0.0, b, 1e-8)
+    assert values[0] / 20 < solution.smallest < values[0] * 2  # of both searches
+
+
+def test_a_solve_that_beginning_anew_does_not_help_stagnates(make_matrix):
+    a = make_matrix(np.concatenate([np.zeros(20), np.linspace(1, 3, 40)]))
+    b = np.random.default_rng(0).standard_normal((60, 3))
+    operator = DenseOperator(a)
+    run = CgRecurrence(operator, b, 0.0, Identity(), operator.matmul, EPS)
+    run.begin(None)
+    began = []
+    while run.verdict(1e-8, 1000) is Reason.RUNNING:
+        began.append(run.anew)
+        run.advance(1e-8)
+    assert run.verdict(1e-8, 1000) in (Reason.STAGNATED, Reason.INDEFINITE)
+    assert began == sorted(began)  # once
 
 
 @pytest.mark.parametrize("at", [1, 5, 23])
