@@ -23,15 +23,12 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ntkpipe.cluster.session import local_session, worker_environment
 from ntkpipe.config import ClusterConfig, DataConfig
-from ntkpipe.gram.plan import plan_gram
 from ntkpipe.kernels.zoo import fcn
-from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.tiles.grid import TileGrid
 
 SPEC = fcn(3, w_std=2**0.5, b_std=0.1)
@@ -121,37 +118,6 @@ class RawSide:
                 raise RuntimeError("a process of the raw side failed")
 
 
-def pipeline_round(executor: Any, images: Any, n: int, edge: int, fingerprint: str, folder: Path) -> float:
-    """The Gram stage on a fresh store."""
-    from ntkpipe.gram.stage import compute_gram
-    from ntkpipe.gram.task import GramJob, Output, provenance
-    from ntkpipe.kernels.architecture import Architecture
-    from ntkpipe.kernels.spec import FORMULA_VERSION
-    from ntkpipe.storage.store import open_store
-    from ntkpipe.tiles.identity import GramIdentity
-    from ntkpipe.tiles.store import GramStore
-
-    identity = GramIdentity(
-        data=fingerprint,
-        architecture=Architecture.from_spec(SPEC).fingerprint,
-        formula_version=str(FORMULA_VERSION),
-        dtype="float32",
-        stored_dtype="float32",
-        edge=edge,
-        n_train=n,
-        n_test=0,
-        spec=SPEC,
-    )
-    gram = GramStore.create_or_open(open_store(str(folder)), identity)
-    provenance()
-    plan = plan_gram(n_train=n, n_test=0, spec=SPEC, cost=pair_cost(SPEC, SHAPE), edge=edge, workers=executor.workers)
-    start = time.perf_counter()
-    report = compute_gram(executor, GramJob((Output(gram, tuple(SPEC)),), images), plan)
-    seconds = time.perf_counter() - start
-    assert report.computed == plan.tiles
-    return seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--n", type=int, default=20_480, help="training images")
@@ -176,6 +142,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     start = time.perf_counter()
     with local_session(ClusterConfig(workers=args.workers)) as executor:
         ray_startup = time.perf_counter() - start
+        from gram_round import gram_round
+
         from ntkpipe.data.dataset import load_dataset
         from ntkpipe.data.prepared import write_prepared
         from ntkpipe.storage.store import open_store
@@ -189,7 +157,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
         start = time.perf_counter()
         small = min(args.n, 2 * args.edge)
         warm = folder / "warm"
-        pipeline_round(executor, images, small, args.edge, fingerprint, warm)
+        gram_round(executor, images, SPEC, SHAPE, small, args.edge, fingerprint, warm)
         shutil.rmtree(warm)
         print(
             f"start-up: Ray {ray_startup:.1f} s, its workers' first tiles {time.perf_counter() - start:.1f} s; "
@@ -205,7 +173,9 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
                 if side == "raw":
                     seconds[side] = raw.run(target)
                 else:
-                    seconds[side] = pipeline_round(executor, images, args.n, args.edge, fingerprint, target)
+                    seconds[side] = gram_round(
+                        executor, images, SPEC, SHAPE, args.n, args.edge, fingerprint, target
+                    ).seconds
                 shutil.rmtree(target)
             ratios.append(seconds["pipeline"] / seconds["raw"])
             pairs = sum(t.shape[0] * t.shape[1] for t in TileGrid(args.n, args.n, args.edge, symmetric=True))

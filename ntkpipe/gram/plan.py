@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 from ntkpipe.errors import ConfigError, ResourceError
@@ -401,22 +402,19 @@ def batch_size(remaining: int, workers: int, seconds_per_tile: float, *, measure
     return max(1, min(most, remaining // (2 * workers)))
 
 
-def row_batches(addresses: Iterable[tuple[int, int]], size: Iterator[int]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Consecutive addresses in groups of `next(size)`; groups end with their row, so that a task reads one row block.
+def batches(addresses: Iterable[tuple[int, int]], size: Iterator[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Consecutive addresses in groups of `next(size)`, over the ends of rows: a task reads a row of images when it comes to it.
+
+    Ends of tasks cost more than that: the write of the last tile, which nothing overlaps.
 
     Both arguments are consumed lazily: a size is asked for when its group begins.
     """
-    group: list[tuple[int, int]] = []
-    limit = 0
-    for address in addresses:
-        if group and (len(group) >= limit or address[0] != group[0][0]):
-            yield tuple(group)
-            group = []
-        if not group:
-            limit = next(size)
-        group.append(address)
-    if group:
-        yield tuple(group)
+    addresses = iter(addresses)
+    while True:
+        first = next(addresses, None)
+        if first is None:
+            return
+        yield (first, *islice(addresses, next(size) - 1))
 
 
 def human_bytes(count: float) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from ntkpipe.errors import IncompleteError
-from ntkpipe.gram.plan import GramPlan, batch_size, row_batches
+from ntkpipe.gram.plan import GramPlan, batch_size, batches
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.task import GramJob, TileRecord, diagonal_task, release_rows, tile_task
 from ntkpipe.tasks.executor import Executor
@@ -146,7 +146,7 @@ class _Run:
 
         for block in self._blocks:
             missing = ((tile.i, tile.j) for tile in self._job.missing(block.block, block.used))
-            for group in row_batches(missing, sizes()):
+            for group in batches(missing, sizes()):
                 left -= len(group)
                 task = Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
                 self._groups[task.key] = task
