@@ -193,11 +193,8 @@ class Disturbance:
         # What a driver that was told to end, or that has lost its cluster, still does is its own.
         kill.end = time.time()
         pipeline.ended()
-        # One that had not joined yet finds no cluster to join; Ray itself may end one whose own raylet is gone, with 1.
-        said = pipeline.last_words()
-        late = how == "head lost" and (
-            (code == 8 and "no Ray cluster could be joined" in said) or (code == 1 and "Traceback" not in said)
-        )
+        # One that had not joined yet finds no cluster to join.
+        late = how == "head lost" and code == 8 and "no Ray cluster could be joined" in pipeline.last_words()
         if code not in (0, -signal.SIGKILL if how == "driver killed" else 75) and not late:
             pipeline.fail(f"exit code {code} after this: {how}")
         if how == "head lost":

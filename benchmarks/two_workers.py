@@ -24,7 +24,7 @@ from ntkpipe.kernels.zoo import cnn_vec, fcn
 
 # Name, network, images, rows of a tile: products of matrices and large tiles; many operations a pair and small ones.
 CASES: list[tuple[str, list[dict[str, Any]], int, int]] = [
-    ("fully connected, depth 3", fcn(3, w_std=2**0.5, b_std=0.1), 20_480, 1024),
+    ("fully connected, depth 3", fcn(3, w_std=2**0.5, b_std=0.1), 50_000, 2048),
     ("convolutional, depth 4", cnn_vec(4, w_std=2**0.5, b_std=0.1), 1600, 160),
 ]
 

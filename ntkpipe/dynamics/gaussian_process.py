@@ -8,7 +8,7 @@ gives finite values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,24 +74,6 @@ def means(
     return out
 
 
-def train_means(
-    system: Eigensystem,
-    targets: np.ndarray,
-    spectral_filter: SpectralFilter,
-    times: Sequence[float],
-    ridges: Sequence[float],
-) -> np.ndarray:
-    """Outputs on the training images, `A phi_t(A) targets` with the ridge in `A`: (T, R, n, c) float64."""
-    rotated = system.vectors.T @ targets
-    out = np.empty((len(times), len(ridges), *targets.shape))
-    for j, ridge in enumerate(ridges):
-        values, cutoff = system.shifted(ridge)
-        for i, time in enumerate(times):
-            learnt = 1.0 - spectral_filter.decay(values, time, cutoff=cutoff)
-            out[i, j] = system.vectors @ (learnt[:, None] * rotated)
-    return out
-
-
 def nngp_covariance(
     system: Eigensystem,
     k_test_train: np.ndarray,
@@ -154,32 +136,6 @@ def ntk_covariance(
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     b = ((ntk_test_train @ system.vectors) * weights) @ system.vectors.T
-    return _ensemble(b, nngp_train_train, nngp_test_train, nngp_test_test)
-
-
-def posterior_mean(
-    solve: Callable[[np.ndarray], np.ndarray], k_test_train: np.ndarray, targets: np.ndarray
-) -> np.ndarray:
-    """`K_* A^-1 targets` (p, c) at `t = inf`, from a `solve` that applies `A^-1` (a Cholesky factor) to (n, c)."""
-    return k_test_train @ solve(targets)
-
-
-def posterior_covariance(
-    solve: Callable[[np.ndarray], np.ndarray], k_test_train: np.ndarray, k_test_test: np.ndarray
-) -> np.ndarray:
-    """`K_** - K_* A^-1 K_*^T` at `t = inf` from a `solve` of (n, p); (p, p), or (p,) when given the diagonal."""
-    return _subtract(k_test_test, k_test_train, solve(np.ascontiguousarray(k_test_train.T)).T)
-
-
-def ntk_ensemble_covariance(
-    solve: Callable[[np.ndarray], np.ndarray],
-    ntk_test_train: np.ndarray,
-    nngp_train_train: np.ndarray,
-    nngp_test_train: np.ndarray,
-    nngp_test_test: np.ndarray,
-) -> np.ndarray:
-    """`ntk_covariance` at `t = inf` from a `solve` with the NTK plus ridge instead of an eigensystem."""
-    b = solve(np.ascontiguousarray(ntk_test_train.T)).T
     return _ensemble(b, nngp_train_train, nngp_test_train, nngp_test_test)
 
 

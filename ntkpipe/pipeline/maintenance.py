@@ -18,6 +18,7 @@ from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reope
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solving.kept import restore
+from ntkpipe.pipeline.watching import told_of_store
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, open_store
@@ -56,6 +57,8 @@ def status(run: RunDir) -> tuple[list[str], bool]:
             known = progress.get("stage") == stage
             now = f"{progress.get('line')} ({progress.get('time')})" if known else "to do"
             lines.append(f"  {stage:<8} {now}")
+    if told := told_of_store(progress):
+        lines.append(f"  store    {', '.join(told)} since the last start")
     if run.receipt("gram") is None and run.receipt("data") is not None:
         lines += [f"  {text}" for text in _tiles(run)]
     return lines, done == len(STAGES)

@@ -285,6 +285,8 @@ class Progress:
         if not final and time.monotonic() - self._last < self.every:
             return
         self._last = time.monotonic()
+        if self.watch is not None:
+            facts |= self.watch.asked()
         self.run.write_json(
             "progress.json",
             {

@@ -35,7 +35,6 @@ class Watch:
 
     def progress(self, stage: str, line: str, *, elapsed: float, **facts: Any) -> None:
         """How a stage goes."""
-        facts = {**facts, **self._asked()}
         self._board.tell(stage=stage, line=line, elapsed=round(elapsed, 1), **facts)
         self._reporters.progress(stage, {"elapsed": elapsed, **facts})
         if self._publish is not None:
@@ -48,19 +47,19 @@ class Watch:
 
     def finished(self, stage: str, receipt: Mapping[str, Any]) -> None:
         """A stage has its receipt."""
-        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"], **self._asked())
+        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"], **self.asked())
         self._reporters.finished(stage, receipt)
 
     def results(self, run: RunDir) -> None:
         """The run is finished: its metrics, its page and its figures."""
-        self._board.tell(stage="report", line="finished", final=True, **self._asked())
+        self._board.tell(stage="report", line="finished", final=True, **self.asked())
         self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
         for path in [*sorted((run.path / "report").rglob("*.png")), run.path / "report" / "report.html"]:
             if path.exists():
                 self._reporters.file(path)
 
-    def _asked(self) -> dict[str, int]:
-        """What this process and its workers have asked of the store, if that is a server."""
+    def asked(self) -> dict[str, int]:
+        """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `told_of_store`."""
         asked = self._board.store.statistics() + heard()
         if not asked.requests:
             return {}
@@ -104,15 +103,22 @@ def watched_runs(url: str, name: str | None = None) -> list[str]:
     return lines
 
 
+def told_of_store(news: Mapping[str, Any]) -> list[str]:
+    """What `Watch.asked` has put into `news`, for people; nothing of a store on disk."""
+    told = []
+    if news.get("store_retries"):
+        told.append(f"{news['store_retries']:,} requests to the store repeated")
+    if news.get("store_written"):
+        told.append(f"{human_bytes(news['store_read'])} read and {human_bytes(news['store_written'])} written")
+    return told
+
+
 def _lines(store: ObjectStore, key: str, news: Mapping[str, Any]) -> Iterator[str]:
     state = "running" if is_running(store, key) else "finished" if news.get("line") == "finished" else "not running"
     yield f"{key.removeprefix('runs/').removesuffix('.json')}: {state}, {news.get('host')}:{news.get('run_dir')}"
     line = f"  {news.get('stage', ''):<8} {news.get('line', '')} ({news.get('time')})"
     counted = [f"{news[name]} {name}" for name in _TOLD if news.get(name)]
-    if news.get("store_retries"):
-        counted.append(f"{news['store_retries']:,} requests to the store repeated")
-    if news.get("store_written"):
-        counted.append(f"{human_bytes(news['store_read'])} read and {human_bytes(news['store_written'])} written")
+    counted += told_of_store(news)
     if isinstance(news.get("elapsed"), (int, float)):
         counted.append(f"{human_seconds(float(news['elapsed']))} in this stage")
     yield line + (f"; {', '.join(counted)}" if counted else "")

@@ -83,16 +83,6 @@ def test_covariances_are_the_mean_of_those_of_the_parts(dynamics, time, ridge):
     close(sum(map(readout, nngp.parts)) / 2, readout(nngp.doubled))
 
 
-def test_posteriors_from_factors_are_too():
-    k, ridge = kernels(0), 0.1
-
-    def posterior(part):
-        matrix = part.train + ridge * np.eye(len(part.train))
-        return gp.posterior_covariance(lambda x: np.linalg.solve(matrix, x), part.cross, np.diagonal(part.test))
-
-    close(sum(map(posterior, k.parts)) / 2, posterior(k.doubled))
-
-
 @pytest.mark.parametrize("ridge", [0.0, 0.01])
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_bounds_of_the_even_part_hold_for_the_doubled_problem(block_lanczos, dynamics, ridge):
