@@ -7,7 +7,8 @@ was measured on two cores, each with its origin); numbers of tiles, bytes, batch
 functions (`plan_gram`, `batch_size`, `balanced_shares`, `expected_passes`), not copies of them.
 
 Gram: a driver that handles one message at a time and packs a thousand receipts at once; workers with three tasks in flight that compute a
-tile while the one before is written; a store with a bandwidth for all, one for each node, a rate of requests and a latency; tiles of
+tile while the one before is written and the next is read; a store with a bandwidth for all, one for each node, a rate of
+requests and a latency; tiles of
 random duration, stragglers, nodes that are lost and come back, whose tasks are done again (second copies of stragglers are left out).
 Solve:
 passes that end when the slowest worker has ended, parts that are summed between the nodes (`--sums driver`: that arrive one after the
@@ -105,6 +106,7 @@ class GramStage:
         self.tasks: list[deque[list[float]]] = [deque() for _ in range(self.workers)]
         self.alive, self.epoch = [True] * self.workers, [0] * self.workers
         self.written = [0.0] * self.workers
+        self.ahead = [0.0] * self.workers  # when the images of the next tile are there
         self.events: list[tuple] = []
         self.now, self.order, self.left = 0.0, 0, self.tiles
         self.computing, self.unpacked, self.lost, self.finished = 0.0, 0, 0, []
@@ -158,17 +160,23 @@ class GramStage:
             self.begin(w)
 
     def images(self, w: int) -> float:
-        """When the columns' images of the next tile are here."""
+        """When the columns' images of a tile are here that are asked for now."""
         link = self.links[w // self.per_node]
         requested = self.requests.serve(self.now, self.plan.edge / 512)
-        return max(self.reads.serve(self.now, self.image_bytes), link.serve(self.now, self.image_bytes), requested)
+        here = max(self.reads.serve(self.now, self.image_bytes), link.serve(self.now, self.image_bytes), requested)
+        return self.machine.store_latency.value + here
 
     def begin(self, w: int) -> None:
-        """The first tile of the first task."""
-        self.at(self.images(w) + self.machine.store_latency.value + self.tasks[w][0][0], self.tile, w, self.epoch[w], 0)
+        """The first tile of the first task; nobody has asked for its images before."""
+        task, here = self.tasks[w][0], self.images(w)
+        self.ahead[w] = self.images(w) if len(task) > 1 else here
+        self.at(here + task[0], self.tile, w, self.epoch[w], 0)
 
     def tile(self, w: int, epoch: int, k: int) -> None:
-        """A tile is computed: it is written while the next one is computed, once the one before is written."""
+        """A tile is computed: it is written while the next one is computed, once the one before is written.
+
+        As long the images of the one after the next are read.
+        """
         if epoch != self.epoch[w]:
             return
         task, begun = self.tasks[w][0], self.written[w]
@@ -181,7 +189,9 @@ class GramStage:
             self.requests.serve(start, 3 * len(self.plan.stores)),
         )
         if k + 1 < len(task):
-            self.at(max(self.images(w), begun) + task[k + 1], self.tile, w, epoch, k + 1)
+            start = max(self.now, self.ahead[w], begun)
+            self.ahead[w] = self.images(w) if k + 2 < len(task) else start
+            self.at(start + task[k + 1], self.tile, w, epoch, k + 1)
         else:
             self.at(self.written[w], self.task, w, epoch)
 

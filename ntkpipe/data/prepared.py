@@ -8,7 +8,8 @@ the checksum of every chunk.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -41,6 +42,8 @@ from ntkpipe.storage.store import ObjectStore, open_store
 # Decoded chunks kept per process: two row blocks of 4096 CIFAR-10 images in float32.
 _CACHE_BYTES = 128 << 20
 _chunks = ChunkCache(_CACHE_BYTES)
+# Chunks that are asked for at once: a bucket answers each after tens of milliseconds.
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,11 @@ class PreparedImages:
         if not 0 <= start <= stop <= n:
             raise IndexError(f"rows {start}:{stop} are not within the {n} rows of {self.prefix}/{block}")
         rows = entry["chunk_rows"]
-        parts = []
-        for k in range(start // rows, -(-stop // rows) if stop > start else start // rows):
-            chunk = self._chunk(block, k, entry)
-            parts.append(chunk[max(start - k * rows, 0) : min(stop - k * rows, rows)])
+        wanted = range(start // rows, -(-stop // rows) if stop > start else start // rows)
+        parts = [
+            chunk[max(start - k * rows, 0) : min(stop - k * rows, rows)]
+            for k, chunk in zip(wanted, self._all(block, wanted, entry), strict=True)
+        ]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate(parts) if parts else np.empty((0, *shape), self.dtype)
@@ -130,12 +134,26 @@ class PreparedImages:
     def _manifest(self) -> dict[str, Any]:
         return _cached_manifest(self.url, self.prefix)
 
-    def _chunk(self, block: str, k: int, entry: dict[str, Any]) -> np.ndarray:
-        key = chunk_key(self.prefix, block, k)
+    def _all(self, block: str, wanted: Sequence[int], entry: dict[str, Any]) -> list[np.ndarray]:
+        """Chunks; several that are not cached are asked for together."""
+
+        def one(k: int) -> np.ndarray:
+            return self._chunk(block, k, entry)
+
+        if sum(_chunks.get(self._address(block, k, entry)) is None for k in wanted) < 2:
+            return [one(k) for k in wanted]
+        with ThreadPoolExecutor(min(len(wanted), _READERS), thread_name_prefix="image-chunks") as pool:
+            return list(pool.map(one, wanted))
+
+    def _address(self, block: str, k: int, entry: dict[str, Any]) -> tuple[str, str, int]:
         # The checksum is part of the address: a chunk rewritten after damage is not taken from the cache.
-        chunk = _chunks.get((self.url, key, entry["checksums"][k]))
+        return self.url, chunk_key(self.prefix, block, k), entry["checksums"][k]
+
+    def _chunk(self, block: str, k: int, entry: dict[str, Any]) -> np.ndarray:
+        chunk = _chunks.get(self._address(block, k, entry))
         if chunk is not None:
             return chunk
+        key = chunk_key(self.prefix, block, k)
         store = open_store(self.url)
         problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
         if content is None:
@@ -146,7 +164,7 @@ class PreparedImages:
         if content is None:
             raise CorruptionError(f"{key} in {self.url} {problem}: {REMEDY}")
         chunk = decode_chunk(content, chunk_shape(entry), self.dtype)
-        _chunks.put((self.url, key, entry["checksums"][k]), chunk)
+        _chunks.put(self._address(block, k, entry), chunk)
         return chunk
 
 

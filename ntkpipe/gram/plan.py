@@ -254,7 +254,7 @@ def worker_memory(
 
     At its peak a worker holds, besides itself and its cache of image chunks (`WORKER_BYTES`),
     - four row blocks of `edge` images: three cached, one being put together; and as much of what is seen of each image:
-      rows, their copy for the loop, columns, and one being put together,
+      rows, their copy for the loop, columns, and one being put together; and the rows and columns of the next tile,
     - both kernels' covariances before and after a layer,
     - for each store four `edge x edge` arrays: the two kernels of this tile, and the two of the tile before, which is being
       written; two more for padded copies of one store's if it is ragged; and two for every evaluation of a pair besides
@@ -268,7 +268,7 @@ def worker_memory(
     else:
         own = _CONVOLUTIONAL_BYTES + 6 * 8 * cost.entries  # an image with itself, in float64
     arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
-    return own + (4 * edge * (cost.inputs + cost.seen) + 4 * cost.entries + arrays * edge**2) * item
+    return own + (edge * (6 * cost.inputs + 4 * cost.seen) + 4 * cost.entries + arrays * edge**2) * item
 
 
 def plan_gram(

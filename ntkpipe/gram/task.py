@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import heapq
 import platform
@@ -126,8 +127,9 @@ class TileRecord:
 def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) -> list[TileRecord]:
     """Compute and store the tiles of `block` at `addresses` that any store has no receipt for; one record per address.
 
-    A tile is written by a second thread while the next is computed, one at a time; when this returns, every tile that
-    is not reported as failed has its receipt. If the process dies, only the tiles in the making are lost.
+    While a tile is computed a second thread writes the one before, and a third asks for the receipt and reads the images of
+    the next: a bucket answers after tens of milliseconds. When this returns, every tile that is not reported as failed has
+    its receipt. If the process dies, only the tiles in the making are lost.
 
     Raises:
         ResourceError: if the store or the memory is full, which no other tile would survive either.
@@ -143,11 +145,16 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
     def write(gram: GramStore, i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
         gram.write_tile(block, i, j, arrays, seconds=seconds, provenance=provenance())
 
+    def read(i: int, j: int) -> None:
+        tile = grid.tile(i, j)
+        _images(job.images, block, tile.row_start, tile.row_stop)
+        _images(job.images, "train", tile.col_start, tile.col_stop)
+
     def pairs(i: int, j: int) -> int:
         rows, cols = grid.tile(i, j).shape
         return rows * cols
 
-    return _overlapped(job, block, addresses, compute, write, pairs)
+    return _overlapped(job, block, addresses, read, compute, write, pairs)
 
 
 def evaluate_tile(
@@ -182,15 +189,20 @@ def diagonal_task(job: GramJob, block: Block, rows: Sequence[int]) -> list[TileR
     """Compute and store `k(x, x)`, in float64, for the images of the given rows of tiles; see `tile_task`."""
     grid = job.grid(block)
 
-    def compute(outputs: Sequence[Output], i: int, _: int) -> list[dict[str, np.ndarray]]:
+    def images(i: int) -> np.ndarray:
         tile = grid.tile(i, 0)
-        images = job.images.read(block, tile.row_start, tile.row_stop)
-        return Evaluation(tuple(output.wanted for output in outputs), "float64").diagonal(images)
+        return _images(job.images, block, tile.row_start, tile.row_stop)
+
+    def read(i: int, _: int) -> None:
+        images(i)
+
+    def compute(outputs: Sequence[Output], i: int, _: int) -> list[dict[str, np.ndarray]]:
+        return Evaluation(tuple(output.wanted for output in outputs), "float64").diagonal(images(i))
 
     def write(gram: GramStore, i: int, _: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
         gram.write_diagonal(block, i, arrays, seconds=seconds, provenance=provenance())
 
-    return _overlapped(job, f"diagonal/{block}", [(i, 0) for i in rows], compute, write, lambda i, j: 0)
+    return _overlapped(job, f"diagonal/{block}", [(i, 0) for i in rows], read, compute, write, lambda i, j: 0)
 
 
 @functools.cache
@@ -210,23 +222,31 @@ def _prepared(
     images: ImageSource, evaluation: Evaluation, block: Block, start: int, stop: int, flipped: bool
 ) -> Prepared:
     """A block of images, ready for pairs; a task's row block stays while its column blocks and their flips pass."""
-    return evaluation.prepare(images.read(block, start, stop), flipped=flipped)
+    return evaluation.prepare(_images(images, block, start, stop), flipped=flipped)
+
+
+# A tile's rows and columns, and those of the next.
+@functools.lru_cache(maxsize=4)
+def _images(images: ImageSource, block: Block, start: int, stop: int) -> np.ndarray:
+    return images.read(block, start, stop)
 
 
 def release_rows() -> None:
     """Forget the row blocks that this process has read."""
     _prepared.cache_clear()
+    _images.cache_clear()
 
 
 def _overlapped(
     job: GramJob,
     block: str,
     addresses: Sequence[tuple[int, int]],
+    read: Callable[[int, int], None],
     compute: Callable[[Sequence[Output], int, int], list[dict[str, np.ndarray]]],
     write: Callable[[GramStore, int, int, dict[str, np.ndarray], float], None],
     pairs: Callable[[int, int], int],
 ) -> list[TileRecord]:
-    """Compute each address in turn while the one before is written; at most one write is pending."""
+    """Compute each address in turn while the one before is written and the next is read; at most one of each is pending."""
 
     def write_all(outputs: Sequence[Output], i: int, j: int, made: list[dict[str, np.ndarray]], seconds: float) -> None:
         failed: NtkpipeError | None = None
@@ -257,9 +277,21 @@ def _overlapped(
         except NtkpipeError as error:
             records.append(TileRecord(block, i, j, pairs(i, j), "failed", seconds, str(error)))
 
-    with ThreadPoolExecutor(1, thread_name_prefix="tile-writer") as writer:
-        for i, j in addresses:
-            outputs = job.lacking(block, i, j)
+    def look(i: int, j: int) -> tuple[Output, ...]:
+        if outputs := job.lacking(block, i, j):
+            with contextlib.suppress(NtkpipeError, MemoryError):  # whoever computes meets it again, and says so
+                read(i, j)
+        return outputs
+
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="tile-writer") as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="tile-reader") as reader,
+    ):
+        ahead = reader.submit(look, *addresses[0]) if addresses else None
+        for k, (i, j) in enumerate(addresses):
+            assert ahead is not None
+            outputs = ahead.result()
+            ahead = reader.submit(look, *addresses[k + 1]) if k + 1 < len(addresses) else None
             if not outputs:
                 records.append(TileRecord(block, i, j, pairs(i, j), "found"))
                 continue

@@ -21,6 +21,7 @@ written without a copy, and readable by any Zarr library.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -358,7 +359,9 @@ class GramStore:
             chunks[kernel] = to_chunk(arrays[kernel], chunk_shape, dtype)
             if error := finite_error(chunks[kernel][inside(shape)], kernel, block, i, j, self.identity.edge):
                 raise error
-        checksums = {kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape) for kernel in names}
+        with ThreadPoolExecutor(len(names), thread_name_prefix="chunk-writer") as pool:
+            stored_as = pool.map(lambda kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape), names)
+            checksums = dict(zip(names, stored_as, strict=True))
         receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
         stored = self.ledger(block).record(receipt)
         _checksums.pop((self.where, block, i, j), None)
