@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -191,6 +192,33 @@ def test_writing_overlaps_the_next_tile_and_never_piles_up(gram: GramStore, monk
     assert events[:2] == ["compute", "begin"]
     assert events[2] == "compute"  # before the first write ended
     assert events[-1] == "end"
+
+
+def test_the_next_tile_is_read_while_one_is_computed_and_nothing_is_read_twice(gram: GramStore, monkeypatch) -> None:
+    reads: list[int] = []
+    grown = threading.Condition()
+
+    class LoggedImages(SeededImages):
+        def read(self, block: str, start: int, stop: int) -> np.ndarray:
+            with grown:
+                reads.append(start // EDGE)
+                grown.notify()
+            return super().read(block, start, stop)
+
+    # What has been read once a tile is computed; the last blocks are ragged.
+    wanted, seen = [(3, 0, 1), (3, 0, 1, 2), (3, 0, 1, 2), (3, 0, 1, 2)], []
+    compute = Evaluation.tile
+
+    def slow(*args: Any, **kwargs: Any) -> list[dict[str, np.ndarray]]:
+        with grown:
+            assert grown.wait_for(lambda: len(reads) >= len(wanted[len(seen)]), timeout=60), "the next tile is not read"
+            seen.append(tuple(reads))
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr(Evaluation, "tile", slow)
+    records = tile_task(job(gram, LoggedImages(seed=7)), "train", [(3, 0), (3, 1), (3, 2), (3, 3)])
+    assert [r.outcome for r in records] == ["computed"] * 4
+    assert seen == wanted
 
 
 def test_a_bad_tile_is_named_at_the_end_and_the_others_are_stored(gram: GramStore) -> None:
