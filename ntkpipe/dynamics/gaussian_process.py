@@ -103,7 +103,11 @@ def nngp_covariance(
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     weights = weights * (1.0 + np.where(weights == 0, 0.0, spectral_filter.decay(values, time, cutoff=cutoff)))
     projected = k_test_train @ system.vectors
-    return _subtract(k_test_test, projected * weights, projected)
+    left = projected * weights
+    if k_test_test.ndim == 1:
+        return np.maximum(k_test_test - np.einsum("ij,ij->i", left, projected), 0.0)
+    product = left @ projected.T
+    return k_test_test - 0.5 * (product + product.T)
 
 
 def ntk_covariance(
@@ -136,24 +140,13 @@ def ntk_covariance(
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     b = ((ntk_test_train @ system.vectors) * weights) @ system.vectors.T
-    return _ensemble(b, nngp_train_train, nngp_test_train, nngp_test_test)
-
-
-def _ensemble(b: np.ndarray, k: np.ndarray, k_test_train: np.ndarray, k_test_test: np.ndarray) -> np.ndarray:
     # (B K - 2 K_*) B^T symmetrised: one product of size p x n x n, and one of p x n x p only where the full matrix is
     # wanted.
-    inner = b @ k - 2.0 * k_test_train
-    if k_test_test.ndim == 1:
-        return np.maximum(k_test_test + np.einsum("ij,ij->i", inner, b), 0.0)
+    inner = b @ nngp_train_train - 2.0 * nngp_test_train
+    if nngp_test_test.ndim == 1:
+        return np.maximum(nngp_test_test + np.einsum("ij,ij->i", inner, b), 0.0)
     product = inner @ b.T
-    return k_test_test + 0.5 * (product + product.T)
-
-
-def _subtract(k_test_test: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    if k_test_test.ndim == 1:
-        return np.maximum(k_test_test - np.einsum("ij,ij->i", left, right), 0.0)
-    product = left @ right.T
-    return k_test_test - 0.5 * (product + product.T)
+    return nngp_test_test + 0.5 * (product + product.T)
 
 
 def count_unlearnt(system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float) -> int:

@@ -149,15 +149,15 @@ class CgRecurrence:
         reason = Reason.RUNNING
         if self.curvature < 0:
             reason = Reason.INDEFINITE
-        elif self.steps >= max_steps:
-            reason = Reason.MAX_STEPS
         elif self._stalled():
             reason = Reason.STAGNATED
+        elif self.steps >= max_steps:
+            reason = Reason.MAX_STEPS
         if reason is not Reason.RUNNING and not self.measured:
             self._measure()
             if self.worst <= tolerance:
                 return Reason.CONVERGED
-        if reason is Reason.STAGNATED and not self.anew:
+        if reason is Reason.STAGNATED and not self.anew and self.steps < max_steps:
             self._begin()
             self.anew, self.failures, self.best_at = True, 0, self.steps
             return Reason.RUNNING if self.p.shape[1] else reason

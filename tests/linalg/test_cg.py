@@ -255,9 +255,10 @@ def test_any_problem_has_an_honest_end(n, rank, extra, decades, sign, ridge, kin
         return
     solution = block_cg(operator, b, ridge=ridge, preconditioner=preconditioner, max_steps=400)
     converged = is_honest(solution, a, ridge, b, 1e-8)
-    # |r_k| / |r_0| <= 2 sqrt(condition) exp(-2 k / sqrt(condition)), in floating point too (Greenbaum 1989); M >= I.
+    # |r_k| / |r_0| <= 2 sqrt(condition) exp(-2 k / sqrt(condition)), in floating point too (Greenbaum 1989); M >= I. Where
+    # eps times the condition is far below the tolerance, one way through so small a space is enough as well.
     root = np.sqrt(1 / max(10.0**-decades, ridge))
-    if sign > 0 and root / 2 * np.log(2 * root / 1e-8) < 400:
+    if sign > 0 and (decades < 5 or root / 2 * np.log(2 * root / 1e-8) < 400):
         assert converged
 
 
