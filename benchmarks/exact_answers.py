@@ -1,0 +1,144 @@
+"""What a finished run should have predicted, in extended precision, from the floats that its workers computed with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from exact_kernels import Numbers, exact, is_exact, kernels
+from exact_predictions import Dynamics, Spectrum, is_reached, predictions, spectrum
+from flint import arb
+
+from ntkpipe.pipeline.inputs import Inputs
+
+# Of kernels integrated in float64, relative to the root of both variances: what their reference may be off by.
+_INTEGRATED = 6e-16
+_SHAKEN = 3
+_LARGEST = 1e300
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Among training points (n, n), test by training points (p, n), and the training diagonal that a relative ridge refers to (n,)."""
+
+    train: Numbers
+    test: Numbers
+    diagonal: Numbers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Means of one kernel.
+
+    Args:
+        mean: (T, R, p, c) numbers, in the order of the exported test points; None where there is no answer.
+        known: (T, R): false where the flow has no limit, or grows.
+        slack: (T, R, p, c) floats, what the reference itself may be off by.
+        negative: whether the given matrix has a negative eigenvalue.
+    """
+
+    mean: Numbers
+    known: np.ndarray
+    slack: np.ndarray
+    negative: bool
+
+
+def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
+    """Every kernel of a run, from its prepared points or its files."""
+    n, p = inputs.n_train, inputs.n_test
+    given = inputs.config.kernel
+    if given.kind == "gram":
+        train, test = (np.load(str(path)).astype(np.float64) for path in (given.train, given.test))
+        lower = np.tril(train[:n, :n])
+        whole = exact(lower + np.tril(lower, -1).T)
+        return {"gram": Kernel(whole, exact(test[:p, :n]), np.diagonal(whole))}
+    from ntkpipe.data.prepared import PreparedImages
+
+    assert isinstance(inputs.images, PreparedImages)
+    points = np.concatenate([inputs.images.read("train", 0, n), inputs.images.read("test", 0, p)]).astype(np.float64)
+    flips = inputs.config.augment == "hflip"
+    everything = np.concatenate([points, points[:n, :, ::-1]]) if flips else points
+    # Copies are the same point: their rows are then equal in every digit.
+    unique, which = np.unique(everything.reshape(len(everything), -1), axis=0, return_inverse=True)
+    which = which.ravel()
+    unique = unique.reshape(-1, *points.shape[1:])
+    rows, cols = which[: n + p], which[:n]
+    places = np.stack([np.repeat(rows, n), np.tile(cols, n + p)], -1)
+    if flips:
+        places = np.concatenate([places, np.stack([np.repeat(rows, n), np.tile(which[n + p :], n + p)], -1)])
+    pairs, back = np.unique(np.sort(places, axis=1), axis=0, return_inverse=True)
+    found = {}
+    for name, values in zip(("nngp", "ntk"), kernels(inputs.spec, unique, pairs), strict=True):
+        square = values[back.ravel()].reshape(-1, n + p, n)
+        whole = square.sum(0)
+        found[name] = Kernel(whole[:n], whole[n:], np.diagonal(square[0][:n]))
+    return found
+
+
+def stored_kernels(inputs: Inputs) -> dict[str, Kernel]:
+    """The same as the solver reads it: differences from `exact_kernels` are those of evaluation and storage."""
+    found = {}
+    for name in ("gram",) if inputs.config.kernel.kind == "gram" else ("nngp", "ntk"):
+        blocks = {}
+        for block, rows in (("train", inputs.n_train), ("test", inputs.n_test)):
+            tiles = inputs.matrix(name, block)  # type: ignore[arg-type]
+            out = np.zeros((rows, inputs.n_train))
+            for t in tiles.grid:
+                out[t.row_start : t.row_stop, t.col_start : t.col_stop] = tiles.read(t.i, t.j)
+            blocks[block] = np.tril(out) + np.tril(out, -1).T if block == "train" else out
+        diagonal = exact(inputs.diagonal(name, "train", plain=True))  # type: ignore[arg-type]
+        found[name] = Kernel(exact(blocks["train"]), exact(blocks["test"]), diagonal)
+    return found
+
+
+def answer(inputs: Inputs, name: str, kernel: Kernel, times: np.ndarray) -> Answer:
+    """The predictions of one kernel of a run."""
+    config = inputs.config.predict
+    labels = inputs.images.labels()
+    targets = labels.y_train[: inputs.n_train]
+    n, c = targets.shape
+    dynamics = Dynamics(config.dynamics, config.learning_rate, config.momentum, n * inputs.config.copies * c)
+    order = np.argsort(labels.test_index[: inputs.n_test], kind="stable")
+
+    def made(kernel: Kernel) -> tuple[Spectrum, list[arb], Numbers]:
+        found = spectrum(kernel.train)
+        mean = kernel.diagonal.sum() / n if config.ridge_scale == "relative" else arb(1)
+        ridges = [arb(ridge) * mean for ridge in config.ridges]
+        return found, ridges, predictions(found, kernel.test[order], targets, dynamics, times.tolist(), ridges)
+
+    found, ridges, mean = made(kernel)
+    slack = np.zeros(mean.shape)
+    if not is_exact(inputs.spec):
+        rng = np.random.default_rng(0)
+        for _ in range(_SHAKEN):
+            other = made(_shaken(kernel, rng))[2]
+            slack = np.maximum(slack, 4 * np.abs((other - mean).astype(float)))
+    known = np.ones((len(times), len(ridges)), dtype=bool)
+    # Without a ridge, test points that see null directions have no limit.
+    unlimited = found.doubtful or is_reached(found, kernel.test)
+    for i, time in enumerate(times):
+        for j, ridge in enumerate(ridges):
+            if any(value + ridge < 0 for value in found.values) or (math.isinf(time) and ridge == 0 and unlimited):
+                known[i, j] = False
+            known[i, j] &= all(abs(v) < _LARGEST for v in mean[i, j].ravel())
+    return Answer(mean, known, slack, any(value < 0 for value in found.values))
+
+
+def _shaken(kernel: Kernel, rng: np.random.Generator) -> Kernel:
+    size = np.sqrt(np.diagonal(kernel.train).astype(float))
+    error = rng.normal(size=kernel.train.shape) * np.outer(size, size) * _INTEGRATED
+    # Copies stay copies.
+    _, where = np.unique(kernel.train.astype(float), axis=0, return_inverse=True)
+    first = np.array([np.flatnonzero(where == w)[0] for w in where.ravel()])
+    error = (error + error.T)[first][:, first] / 2
+    largest = float(size.max())
+    test = rng.normal(size=kernel.test.shape)[:, first] * size * largest * _INTEGRATED
+    return Kernel(kernel.train + exact(error), kernel.test + exact(test), kernel.diagonal)
+
+
+def distances(mean: np.ndarray, wanted: Numbers) -> np.ndarray:
+    """`|mean - wanted|` as floats, subtracted in extended precision."""
+    out: Any = np.frompyfunc(lambda a, b: float(abs(arb(float(a)) - b)) if math.isfinite(a) else math.inf, 2, 1)
+    return np.asarray(out(mean, wanted), dtype=np.float64)

@@ -1,0 +1,257 @@
+"""Error bounds, tried: random small problems, each run by the pipeline and answered again in 120 digits.
+
+A problem has points with exact and near copies, targets of some scale, an architecture or given matrices, a solver, times and
+ridges (`random_problems.py`). The pipeline runs in this process. The reference takes the floats that its workers take and computes
+kernels (`exact_kernels.py`) and predictions (`exact_predictions.py`) in 400 bits, with code of its own. Then no error may exceed a
+bound that is called `rigorous`.
+
+    pip install python-flint
+    python benchmarks/random_bounds.py --work DIR --rounds 100 --seed 0 [--seconds 600] [--kinds relu,given]
+    python benchmarks/random_bounds.py --work DIR --seed 0 --only 17      one problem again, in detail
+    python benchmarks/random_bounds.py --work DIR --table
+
+The first command may be repeated with other seeds: `DIR/bounds.jsonl` gathers a line per problem, and the last sums it up.
+Of every entry (kernel, time, ridge, test point, output):
+
+exceeded   the error lies above the bound (and above what the reference may be off by, where integrals are taken in float64)
+infinite   no bound is known
+idle       the bound lies above the largest prediction, and more than 1e3 times above the error: it says nothing
+unknown    the reference has no answer: the flow has no limit, or grows
+
+A run that is refused with an error of ntkpipe's own is counted; any other error is a fault. The exit code is 1 if there was a
+fault, or a rigorous bound was exceeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from exact_answers import Answer, Kernel, answer, distances, exact_kernels, stored_kernels
+from random_problems import KINDS, Drawn, draw
+
+from ntkpipe.errors import NtkpipeError
+from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.pipeline.stages import Job
+from ntkpipe.predictions.read import read_predictions
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.tasks.serial import SerialExecutor
+
+RECORD = "bounds.jsonl"
+_IDLE = 1e3
+# Compiled programs of so many problems are kept.
+_KEPT = 200
+# Rounding of the comparison itself.
+_TOUCH = 1e-9
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
+def run(drawn: Drawn) -> tuple[Inputs, Predictions]:
+    """The pipeline, without figures and in this process."""
+    job = Job(RunDir.create(drawn.config), lambda: SerialExecutor(1), lambda line: None)
+    with job.at_work():
+        inputs = job.inputs()
+        job.gram()
+        job.solve()
+        job.predict()
+    return inputs, read_predictions(job.run.path / "predictions.zarr")
+
+
+def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
+    """What the record says of one finished run."""
+    exact = exact_kernels(inputs)
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    histogram: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    worst: dict[str, Any] | None = None
+    negative = False
+    for k, name in enumerate(found.kernels):
+        source = "ntk" if name == "ntkgp" else name
+        wanted = answer(inputs, name, exact[source], found.times)
+        negative |= wanted.negative
+        for i, j in np.ndindex(found.shape[1:3]):
+            kind = str(found.bound_kind[k, i, j])
+            counts[kind]["entries"] += found.mean[k, i, j].size
+            if not wanted.known[i, j]:
+                counts[kind]["unknown"] += found.mean[k, i, j].size
+                continue
+            bound = found.error_bound[k, i, j]
+            error = distances(found.mean[k, i, j], wanted.mean[i, j])
+            size = max(float(abs(v)) for v in wanted.mean[i, j].ravel())
+            over = error > bound * (1 + _TOUCH) + wanted.slack[i, j]
+            counts[kind]["exceeded"] += int(over.sum())
+            counts[kind]["infinite"] += int(np.isinf(bound).sum())
+            counts[kind]["idle"] += int(((bound > _IDLE * error) & (bound > size)).sum())
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.log10(np.where(np.isinf(bound), 0.0, error / bound))
+            levels = np.where(np.isfinite(ratio), np.clip(np.ceil(ratio * 4) / 4, -20, 20), -20)
+            histogram[kind].update(str(v) for v in levels[np.isfinite(bound)].tolist())
+            if over.any():
+                at = np.unravel_index(np.argmax(np.where(over, error / np.maximum(bound, 1e-300), 0)), over.shape)
+                one = _violation(found, (k, i, j, *map(int, at)), float(error[at]), size)
+                one |= {
+                    "points": int(over.any(1).sum()),
+                    **_origin(inputs, found, exact[source], wanted, (k, i, j, *at)),
+                }
+                if worst is None or one["times over"] > worst["times over"]:
+                    worst = one
+    line: dict[str, Any] = {
+        "outcome": "held",
+        "counts": {kind: dict(c) for kind, c in counts.items()},
+        "histogram": {kind: dict(sorted(h.items(), key=lambda x: float(x[0]))) for kind, h in histogram.items()},
+    }
+    if negative:
+        line["negative"] = True
+    if worst is not None:
+        rigorous = counts["rigorous"]["exceeded"] > 0
+        line |= {"outcome": "EXCEEDED" if rigorous else "estimate exceeded", "worst": worst}
+    return line
+
+
+def _violation(found: Predictions, at: tuple[int, ...], error: float, size: float) -> dict[str, Any]:
+    k, i, j, test, output = at
+    bound = float(found.error_bound[at])
+    return {
+        "kernel": found.kernels[k],
+        "time": float(found.times[i]),
+        "ridge": float(found.ridges[j]),
+        "test": test,
+        "output": output,
+        "bound kind": str(found.bound_kind[k, i, j]),
+        "error": error,
+        "bound": bound,
+        "times over": error / bound if bound > 0 else math.inf,
+        "largest prediction": size,
+        "terms": {name: float(term[k, i, j, output]) for name, term in found.bound_terms.items()},
+    }
+
+
+def _origin(inputs: Inputs, found: Predictions, exact: Kernel, wanted: Answer, at: tuple[int, ...]) -> dict[str, Any]:
+    """Which part of the error is whose: the exact answer to the stored tiles lies between."""
+    k, i, j, test, output = at
+    name = found.kernels[k]
+    stored = stored_kernels(inputs)["ntk" if name == "ntkgp" else name]
+    parts = {}
+    for what, kernel in (
+        ("train tiles", Kernel(stored.train, exact.test, stored.diagonal)),
+        ("test tiles", Kernel(exact.train, stored.test, exact.diagonal)),
+        ("all tiles", stored),
+    ):
+        other = answer(inputs, name, kernel, found.times)
+        parts[what] = float(abs(other.mean[i, j, test, output] - wanted.mean[i, j, test, output]))
+        if what == "all tiles":
+            parts["solver"] = float(distances(found.mean[at], other.mean[i, j, test, output]))
+    return {"error of": parts}
+
+
+def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
+    """Draw, run and compare; the line of the record."""
+    folder = options.work.resolve() / f"round-{os.getpid()}-{k}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    drawn = draw(np.random.default_rng([options.seed, k]), folder, options.kinds)
+    line: dict[str, Any] = {"seed": options.seed, "round": k, "what": drawn.kind, **drawn.facts}
+    if options.kinds != tuple(KINDS):
+        line["kinds"] = ",".join(options.kinds)
+    began = time.monotonic()
+    try:
+        with np.errstate(all="ignore"):
+            inputs, found = run(drawn)
+            line["seconds"] = round(time.monotonic() - began, 2)
+            line |= compare(inputs, found)
+    except NtkpipeError as error:
+        line |= {"outcome": "refused", "class": type(error).__name__, "why": str(error)[:300]}
+    except Exception:
+        line |= {"outcome": "FAULT", "why": traceback.format_exc()}
+    line["seconds in all"] = round(time.monotonic() - began, 2)
+    if options.only is None:
+        shutil.rmtree(folder)
+    return line
+
+
+def table(lines: list[dict]) -> str:
+    """By kind of problem and of bound, in Markdown."""
+    names = ("entries", "exceeded", "infinite", "idle", "unknown")
+    made = [
+        f"| problems | run | refused | faults | bound | {' | '.join(names)} | "
+        f"{' | '.join(f'error / bound at {q:.0%}' for q in _QUANTILES)} | largest |",
+        "|---" * (9 + len(_QUANTILES) + 1) + "|",
+    ]
+    for what in (*KINDS, "in all"):
+        mine = [line for line in lines if what in ("in all", line["what"])]
+        if not mine:
+            continue
+        outcomes = collections.Counter(line["outcome"] for line in mine)
+        head = f"| {what} | {len(mine)} | {outcomes['refused']} | {outcomes['FAULT']} "
+        for kind in sorted({kind for line in mine for kind in line.get("counts", ())}, reverse=True):
+            total, histogram = collections.Counter(), collections.Counter()
+            for line in mine:
+                total.update(line.get("counts", {}).get(kind, {}))
+                histogram.update({float(x): m for x, m in line.get("histogram", {}).get(kind, {}).items()})
+            cells = [f"{total[name]:,}" for name in names]
+            cells += [_at(histogram, q) for q in (*_QUANTILES, 1.0)]
+            made.append(f"{head}| {kind} | {' | '.join(cells)} |")
+            head = "| | | | "
+    return "\n".join(made)
+
+
+def _at(histogram: collections.Counter, share: float) -> str:
+    """A quantile of error over bound, rounded up to a quarter of a decade."""
+    total, seen = sum(histogram.values()), 0
+    for level in sorted(histogram):
+        seen += histogram[level]
+        if seen >= share * total:
+            return f"{10**level:.1g}"
+    return "-"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", required=True, type=Path, help=f"a folder for everything; {RECORD} in it is kept")
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no round begins after this")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, help="this round of the seed alone, in detail; its folder is kept")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of problems; other choices draw other problems")
+    parser.add_argument("--table", action="store_true", help="show what was gathered, and do nothing")
+    options = parser.parse_args()
+    options.kinds = tuple(options.kinds.split(","))
+    record = options.work / RECORD
+    if options.table:
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        print(table(lines))
+        return int(any(line["outcome"] in ("FAULT", "EXCEEDED") for line in lines))
+    options.work.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(options.work.resolve() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    end = time.monotonic() + options.seconds
+    lines = []
+    for k in range(options.rounds) if options.only is None else [options.only]:
+        if time.monotonic() > end:
+            break
+        line = round_of(options, k)
+        lines.append(line)
+        if line["outcome"] not in ("held", "refused") or options.only is not None:
+            print(json.dumps(line, indent=1).replace("\\n", "\n"), flush=True)
+        if options.only is None:
+            with record.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        if k % _KEPT == _KEPT - 1:
+            jax.clear_caches()
+    print(table(lines))
+    return int(any(line["outcome"] in ("FAULT", "EXCEEDED") for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
