@@ -59,6 +59,12 @@ class ResourceError(NtkpipeError, RuntimeError):
     exit_code = 8
 
 
+class ReportError(NtkpipeError, RuntimeError):
+    """Figures or a page that could not be made; what they show is finished and stored, and they can be made again."""
+
+    exit_code = 9
+
+
 class RequeueError(NtkpipeError, RuntimeError):
     """The run was told to stop, or lost its cluster, in good order: the same command started again goes on from here."""
 

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from ntkpipe import __version__
+from ntkpipe import __version__, limits
+from ntkpipe.cli import streams
 from ntkpipe.cluster import guard
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.tasks import stopping
@@ -41,6 +42,7 @@ exit codes
   6  a stored object is missing, damaged or made for something else
   7  numerical failure
   8  does not fit: memory, disk or device
+  9  predicted, but the figures or the page could not be made: ntkpipe report run_dir=DIR makes them again
   75  told to stop (SIGTERM, SIGUSR1), or the cluster's head is lost: start the same command again
   130  interrupted; the same command goes on where it stopped"""
 
@@ -126,13 +128,11 @@ class _Lines(logging.Formatter):
 
 def entry() -> None:
     """Entry point of the console script."""
+    streams.settle()
+    limits.hold_threads()
     guard.allow()
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of `ntkpipe ... | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    code = main()
+    sys.stdout.flush()
     if code == RequeueError.exit_code:
         # Everything is closed. What libraries do at exit may wait for a cluster that is gone, and change the exit code.
         sys.stderr.flush()

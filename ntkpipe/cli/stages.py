@@ -12,7 +12,7 @@ from ntkpipe.cli import projecting
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
-from ntkpipe.errors import ConfigError
+from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.pipeline import measuring
 from ntkpipe.pipeline.calibration import calibration_key
 from ntkpipe.pipeline.forecast import describe_solver
@@ -50,19 +50,33 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
 
 
 def run(config: RunConfig, session: Session) -> None:
-    """All stages."""
+    """All stages.
+
+    Raises:
+        ReportError: if everything is predicted, of a sweep in every run, and something could not be drawn.
+    """
+    undrawn: list[str] = []
     for job in jobs(config, session):
-        with job.at_work():
-            if not job.all():
-                continue
-            folder = job.run.path
-            print(
-                f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
-                f"metrics      {folder / 'metrics.json'}\n"
-                f"report       {folder / 'report' / 'report.html'}   (figures beside it)"
-            )
+        folder = job.run.path
+        page = f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)"
+        try:
+            with job.at_work():
+                if not job.all():
+                    continue
+        except ReportError as error:
+            undrawn.append(str(error))
+            page = ""
+        print(
+            f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
+            f"metrics      {folder / 'metrics.json'}{page}"
+        )
     if (sweep := Sweep.find(config.run_dir)) is not None:
-        print("\n" + "\n".join(summarise(sweep)))
+        try:
+            print("\n" + "\n".join(summarise(sweep)))
+        except ReportError as error:
+            undrawn.append(str(error))
+    if undrawn:
+        raise ReportError("\n".join(undrawn))
 
 
 def summarise(sweep: Sweep) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from ntkpipe.cli import streams
 from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, summarise
@@ -80,7 +81,7 @@ def _watched(look: Callable[[], tuple[list[str], bool]], values: dict[str, str |
         lines, finished = look()
         if new := [line for line in lines if line not in shown]:
             print("\n".join(new), flush=True)
-        if finished or not again:
+        if finished or not again or streams.unread():
             return 0 if finished else IncompleteError.exit_code
         shown = lines
         time.sleep(pause)

@@ -18,6 +18,7 @@ from ray import exceptions as rx
 
 from ntkpipe.cluster import guard
 from ntkpipe.cluster.capacity import Demand, LiveCapacity, alive_nodes, own_node
+from ntkpipe.cluster.imports import job_config
 from ntkpipe.cluster.mark import marked
 from ntkpipe.cluster.probe import check_nodes
 from ntkpipe.cluster.ray_executor import RayExecutor
@@ -142,7 +143,13 @@ def _connect(address: str) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
     try:
         with stopping.keeping_handlers():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="ntkpipe")
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="ntkpipe",
+                job_config=job_config(),
+            )
     except RequeueError:  # told to stop meanwhile
         raise
     except (RuntimeError, OSError, ValueError, rx.RayError) as error:

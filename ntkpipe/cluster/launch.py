@@ -36,7 +36,7 @@ class Launch:
     def write(self) -> None:
         """Write the file; whoever starts it need not be able to change it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(self.text)
+        self.path.write_text(self.text, encoding="utf-8")
 
 
 def prepare(cluster: ClusterConfig, run_dir: str, overrides: Sequence[str]) -> Launch:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
-from collections.abc import Callable, Collection
+import traceback
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import ray
@@ -11,6 +14,7 @@ from ray import exceptions as rx
 from ray.cloudpickle import cloudpickle
 
 from ntkpipe.cluster.mark import Mark
+from ntkpipe.errors import ResourceError
 from ntkpipe.storage.statistics import Report, hear, report
 from ntkpipe.tasks import environment, stopping
 from ntkpipe.tasks.graph import LostWorkerError
@@ -44,8 +48,19 @@ def original(error: Exception) -> BaseException:
 
 def given_up(who: str, times: int, error: Exception) -> LostWorkerError:
     """The error of a worker that died again and again."""
+    if isinstance(error, (rx.NodeDiedError, rx.LocalRayletDiedError)):
+        return LostWorkerError(
+            f"{who} lost its node {times} times ({type(error).__name__}): start the same command again, on nodes that stay"
+        )
+    if not isinstance(error, rx.OutOfMemoryError):
+        # Killed by the system, or by native code of a library that failed: the end of a process does not say which.
+        return LostWorkerError(
+            f"{who} died {times} times ({type(error).__name__}) and could not say why. Most often its process was killed for "
+            "lack of memory: lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster claim more "
+            "cluster.memory_per_task. If memory was free, cluster=serial shows what happens in a process that can be seen."
+        )
     return LostWorkerError(
-        f"{who} died {times} times, most likely for lack of memory ({type(error).__name__}): "
+        f"{who} died {times} times, killed by Ray for lack of memory ({type(error).__name__}): "
         "lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster claim more cluster.memory_per_task"
     )
 
@@ -74,6 +89,23 @@ def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
             continue
         if ready:
             return ready[0]
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Turn what would end a worker's process into an error that is told: a module that leaves on import is no lack of memory.
+
+    Raises:
+        ResourceError: naming the line that would have ended it.
+    """
+    try:
+        yield
+    except SystemExit as left:
+        where = traceback.extract_tb(left.__traceback__)[-1]
+        raise ResourceError(
+            f"{where.filename}, line {where.lineno}, ends the process that imports or runs it (SystemExit: {left.code}). "
+            f"Python in {sys.prefix} takes it for a library: rename it, or take its folder off PYTHONPATH"
+        ) from None
 
 
 def answer(value: Any) -> tuple[Any, Report | None]:

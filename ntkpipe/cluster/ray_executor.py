@@ -17,7 +17,7 @@ from ray import exceptions as rx
 from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.metrics import Gauges
-from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, value_of, wait
+from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, staying, value_of, wait
 from ntkpipe.cluster.ray_pool import RayPool
 from ntkpipe.storage.statistics import Report
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
@@ -286,5 +286,6 @@ class _Run:
 
 
 def _invoke(blob: bytes, mark: Mark | None) -> tuple[Any, Report | None]:
-    function, args = opened(blob, mark)
-    return answer(function(*args))
+    with staying():
+        function, args = opened(blob, mark)
+        return answer(function(*args))

@@ -24,7 +24,7 @@ def submit_job(path: Path, address: str) -> str:
     Raises:
         ResourceError: if this Ray has no job client, or the dashboard refuses the job.
     """
-    arguments: dict[str, Any] = yaml.safe_load(path.read_text())
+    arguments: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         from ray.job_submission import JobSubmissionClient
 

@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
 from ntkpipe.cluster.mark import BlindNodeError, Mark
-from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, value_of, wait
+from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, staying, value_of, wait
 from ntkpipe.cluster.summing import Place, Summing, joined, slices_for, split
 from ntkpipe.tasks.executor import in_order, one_by_one
 
@@ -215,8 +215,9 @@ class _Holder:
         self._state: Any = None
 
     def build(self, blob: bytes, mark: Mark | None, place: int | None, gpus: float) -> Any:
-        factory, args = opened(blob, mark, place, gpus)
-        self._state = factory(*args)
+        with staying():
+            factory, args = opened(blob, mark, place, gpus)
+            self._state = factory(*args)
         return answer(None)
 
     def ready(self) -> Any:

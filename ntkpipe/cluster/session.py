@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import RequeueError, ResourceError
+from ntkpipe.limits import free_memory
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import worker_environment
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # Tasks return small records and pools exchange vectors (60,000 x 10 float64 is 4.8 MB), so little is enough; Ray's own
 # default is 30% of the machine's memory.
 OBJECT_STORE_BYTES = 400 << 20
+# Ray takes no less than 75 MiB.
+_LEAST_OBJECT_STORE, _STORE_SHARE = 80 << 20, 0.2
 
 _PREFIX = "ntk-ray-"
 _ALIVE = "alive"  # locked while the session lives
@@ -106,10 +109,12 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
 
 def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.ExitStack) -> None:
     """Initialise Ray in a folder of its own, and leave the undoing of it in `stack`."""
+    from ntkpipe.cluster.imports import job_config
+
     _sweep()
     folder = tempfile.mkdtemp(prefix=_PREFIX)
     stack.callback(_remove, Path(folder))
-    alive = stack.enter_context((Path(folder) / _ALIVE).open("w"))
+    alive = stack.enter_context((Path(folder) / _ALIVE).open("w", encoding="utf-8"))
     fcntl.flock(alive, fcntl.LOCK_EX)
     options = {"_temp_dir": folder} if len(folder) <= _LONGEST_FOLDER else {}
     # Registered before the start: it also cleans up after a start that was interrupted half way.
@@ -123,10 +128,11 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
                 address="local",
                 num_cpus=workers,
                 include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
+                object_store_memory=_object_store(),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": environment},
+                job_config=job_config(),
                 _node_ip_address="127.0.0.1",
                 **options,
             )
@@ -134,6 +140,11 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
         raise
     except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
         raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error
+
+
+def _object_store() -> int:
+    """Bytes for Ray's object store: of a small container's memory a part."""
+    return min(OBJECT_STORE_BYTES, max(_LEAST_OBJECT_STORE, int(_STORE_SHARE * free_memory())))
 
 
 def _remove(folder: Path) -> None:
@@ -152,6 +163,6 @@ def _sweep() -> None:
         with contextlib.suppress(OSError):  # another user's, or gone meanwhile
             # A young one may be between its creation and its lock, or have Ray processes that are still ending.
             if time.time() - folder.stat().st_mtime > _SWEEP_SECONDS:
-                with (folder / _ALIVE).open("r+") as alive:
+                with (folder / _ALIVE).open("r+", encoding="utf-8") as alive:
                     fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder)

@@ -33,7 +33,7 @@ def read_template(kind: str) -> str:
     package = Path(ntkpipe.__file__).resolve().parent
     for folder in (package / "jobs", package.parent / "jobs"):
         if (path := folder / TEMPLATES[kind]).exists():
-            return path.read_text()
+            return path.read_text(encoding="utf-8")
     raise ConfigError(f"no jobs/{TEMPLATES[kind]} beside {package}: reinstall ntkpipe")
 
 

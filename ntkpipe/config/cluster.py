@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 
 from ntkpipe.config.checks import at_least, choice
 from ntkpipe.errors import ConfigError
+from ntkpipe.limits import processors
 
 LAUNCHERS = ("none", "slurm", "ray", "kuberay", "cloud")
 """What `ntkpipe launch` writes files for."""
@@ -115,7 +115,8 @@ class ClusterConfig:
         gpus_per_task: likewise; fractions let several tasks share a GPU, each with its part of the memory.
         memory_per_task: GiB that a task claims of its node; None claims none.
         resources: custom resources that a task claims, by name.
-        memory_gib: budget of all processes together; None is 60% of what the machine has free. Of `ray` it follows from
+        memory_gib: budget of all processes together; None is 60% of what is free for this process, on its
+            machine or in its container. Of `ray` it follows from
             `memory_per_task`, or from what the nodes have.
         retries: attempts after a lost worker.
         speculate: of `ray`: start a second copy of a task that takes far longer than the others, once all have started.
@@ -158,7 +159,7 @@ class ClusterConfig:
             raise ConfigError(f"cluster.address={self.address} must be auto or host:port, such as 10.0.0.1:6379")
 
     def worker_count(self) -> int:
-        """Processes that compute: as set, one for `serial`, or as many as the available cores feed with threads.
+        """Processes that compute: as set, one for `serial`, or as many as the cores that it may use feed with threads.
 
         Of `ray`, before the cluster was asked, `max_workers` or one.
         """
@@ -166,5 +167,4 @@ class ClusterConfig:
             return self.workers or 1
         if self.kind == "ray":
             return self.max_workers or 1
-        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, available // self.threads_per_worker)
+        return max(1, processors() // self.threads_per_worker)

@@ -143,7 +143,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
 def _check_codecs(folder: Path, setting: str) -> None:
     """Refuse what is no Zarr array, and codecs that are not known to move bytes only; before Zarr sees any of it."""
     metadata = next((folder / name for name in ("zarr.json", ".zarray") if (folder / name).is_file()), None)
-    found = {} if metadata is None else json.loads(metadata.read_text())
+    found = {} if metadata is None else json.loads(metadata.read_text(encoding="utf-8"))
     if metadata is None or (metadata.name == "zarr.json" and found.get("node_type") != "array"):
         inside = sorted(str(p.parent.relative_to(folder)) for p in folder.glob("*/*/zarr.json"))[:6]
         hint = f"; it holds {', '.join(inside)}" if inside else ""

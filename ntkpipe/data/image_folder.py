@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import threading
 import warnings
@@ -21,6 +20,7 @@ from PIL import Image
 from ntkpipe.config import DataConfig
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import DataError
+from ntkpipe.limits import processors
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _decode_all(source: _Source, names: list[str], size: tuple[int, ...] | None,
                 raise _ColourFoundError
             out[k] = image  # gray spreads over three channels
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(processors()) as pool:
         # Pillow warns at its limit of pixels and raises at twice the limit; a data set has no use for either.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         futures = [pool.submit(task, start) for start in range(0, len(names), _FILES_PER_TASK)]

@@ -102,7 +102,7 @@ def _resident() -> int:
     """Bytes of this process in memory, at their peak."""
     try:
         # Not ru_maxrss where there is this: Linux lets a process begin with the peak of the one that started it.
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         pass

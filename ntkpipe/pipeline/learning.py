@@ -14,8 +14,8 @@ from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.sweep import Sweep
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.report.drawing import drawing
 from ntkpipe.report.learning_curve import Curve, learning_curves
-from ntkpipe.report.learning_page import write_learning_page
 
 _FIELDS: tuple[str, ...] = (
     "train_size",
@@ -36,6 +36,9 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
 
     Returns:
         A table for people, and where the page is; nothing if no run has predicted yet.
+
+    Raises:
+        ReportError: if the page could not be made; the tables are written before.
     """
     done: list[tuple[int, Predictions]] = []
     left = []
@@ -53,7 +56,10 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
     _replace(sweep.path / "learning_curve.json", json.dumps([_record(c) for c in curves], indent=1))
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
     notes += sorted({c.why for c in curves if c.why})
-    page = write_learning_page(curves, _title(sweep), notes, sweep.path)
+    with drawing(f"ntkpipe report run_dir={sweep.path}"):
+        from ntkpipe.report.learning_page import write_learning_page
+
+        page = write_learning_page(curves, _title(sweep), notes, sweep.path)
     return [*_lines(curves), f"learning     {page}   (learning_curve.csv, .json, .png and .svg beside it)"]
 
 
@@ -108,5 +114,5 @@ def _lines(curves: list[Curve]) -> list[str]:
 
 def _replace(target: Path, text: str) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)

@@ -188,7 +188,7 @@ def load_profile(name: str, folder: Path) -> Machine:
     """
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ConfigError(f"cluster.profile={name}: no such file; there are {there}, or give FILE.yaml") from None

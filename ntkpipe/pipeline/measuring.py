@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,10 +24,11 @@ import numpy as np
 import psutil
 
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
-from ntkpipe.errors import ResourceError
+from ntkpipe.errors import ReportError, ResourceError
 from ntkpipe.gram.plan import choose_edge
 from ntkpipe.gram.tuning import measure
 from ntkpipe.kernels.spec import fingerprint
+from ntkpipe.limits import processors
 from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.pipeline.calibration import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
 from ntkpipe.pipeline.disk import disk_speed
@@ -163,7 +165,7 @@ def _threads(config: RunConfig) -> int:
     if config.cluster.kind != "serial":
         return config.cluster.threads_per_worker
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) else psutil.cpu_count() or 1
+    return int(told) if told.isdecimal() and int(told) else processors()
 
 
 def _rates(config: RunConfig, outputs: int, effort: Effort) -> tuple[dict[str, float], float]:
@@ -181,8 +183,8 @@ def _rates(config: RunConfig, outputs: int, effort: Effort) -> tuple[dict[str, f
 def _measured(count: int, outputs: int, effort: Effort) -> list[dict[str, float]]:
     asked = {"size": effort.size, "outputs": outputs, "seconds": effort.seconds}
     processes = [
-        subprocess.Popen(  # this interpreter, this package
-            [sys.executable, "-m", "ntkpipe.linalg.measurement"],
+        subprocess.Popen(  # this interpreter, this package; -P: nothing from the working directory
+            [sys.executable, "-P", "-m", "ntkpipe.linalg.measurement"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -218,9 +220,9 @@ def _hear(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise ResourceError(
-            f"a process that measures dense algebra ended with {process.wait()}: is the machine out of memory?"
-        )
+        code = process.wait()
+        why = "it was killed, most likely for lack of memory" if code == -signal.SIGKILL else "what it said is above"
+        raise ResourceError(f"a process that measures dense algebra ended with {code}: {why}")
     return line
 
 
@@ -325,7 +327,10 @@ def _small_run(
                 latency = timed("pool", lambda: _open_pool(job.inputs(), at_work))
                 job.run.forget("predict")
                 timed("again", job.predict)
-                timed("finish", job.report)
+                try:
+                    timed("finish", job.report)
+                except ReportError as error:
+                    raise ReportError(f"the report of a small run cannot be drawn here ({error.__cause__})") from error
                 solved = (job.run.receipt("solve") or {})["kernels"]
             task = min(_seconds_of_tasks(at_work, effort.tasks) for _ in range(_TIMES))
     plan, at_once = job.inputs().plan, config.cluster.worker_count()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import psutil
-
 from ntkpipe.config import RunConfig, SolverConfig
+from ntkpipe.limits import free_memory
 from ntkpipe.linalg.preconditioner import largest_rank
 
 # Of the memory that a machine has free, the part that a run takes when it is not told: the rest is for page cache.
@@ -47,8 +46,8 @@ class Peak:
 
 
 def free_share() -> int:
-    """Bytes of this machine's memory for a run that is not told otherwise."""
-    return int(_MEMORY_SHARE * psutil.virtual_memory().available)
+    """Bytes of the memory that this process may use, for a run that is not told otherwise."""
+    return int(_MEMORY_SHARE * free_memory())
 
 
 def driver_memory(config: RunConfig, budget: int) -> int:

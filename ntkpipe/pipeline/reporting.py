@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 import ntkpipe
+from ntkpipe import limits
 from ntkpipe.config import to_dict
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solving.kept import load_saved
 from ntkpipe.predictions.read import read_predictions
-from ntkpipe.report import page
+from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import compute_metrics
 
@@ -27,6 +26,9 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
 
     Returns:
         The page's path.
+
+    Raises:
+        ReportError: if they could not be made.
     """
     predictions = read_predictions(run.path / "predictions.zarr", covariance=False)
     facts = run.require("solve")["kernels"]
@@ -49,7 +51,10 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
         images=_pictures(inputs),
         summary=_summary(run, inputs, facts, predictions.attributes.get("warnings", [])),
     )
-    return page.write_report(made, run.path / "report")
+    with drawing(f"ntkpipe report run_dir={run.path}"):
+        from ntkpipe.report import page
+
+        return page.write_report(made, run.path / "report")
 
 
 def _pictures(inputs: Inputs) -> np.ndarray | None:
@@ -108,8 +113,8 @@ def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[
         },
         "hardware": {
             "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "memory": f"{psutil.virtual_memory().total / 2**30:.1f} GiB",
+            "cores": limits.processors(),
+            "memory": f"{limits.memory() / 2**30:.1f} GiB",
             "workers": inputs.workers,
         },
         "versions": {

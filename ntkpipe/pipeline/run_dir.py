@@ -136,7 +136,7 @@ class RunDir:
                 f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
             )
         try:
-            stored = _unsealed(json.loads(file.read_text()))
+            stored = _unsealed(json.loads(file.read_text(encoding="utf-8")))
             config = stored["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -163,13 +163,13 @@ class RunDir:
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(sealed(value), indent=1))
+        partial.write_text(json.dumps(sealed(value), indent=1), encoding="utf-8")
         os.replace(partial, target)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object, or None where it is absent or damaged: whatever it stood for is made again."""
         try:
-            return _unsealed(json.loads((self.path / name).read_text()))
+            return _unsealed(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -178,7 +178,7 @@ class RunDir:
 
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to the run log."""
-        with (self.path / _LOG_FILE).open("a") as file:
+        with (self.path / _LOG_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": now(), "event": event, **facts}) + "\n")
 
     def receipt(self, stage: str) -> dict[str, Any] | None:

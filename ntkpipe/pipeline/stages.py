@@ -12,7 +12,7 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.config import RunConfig
-from ntkpipe.errors import CorruptionError, DataError, IncompleteError
+from ntkpipe.errors import CorruptionError, DataError, IncompleteError, ReportError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
@@ -296,7 +296,11 @@ class Job:
         return {"method": method, "kernels": {name: chosen.record for name, chosen in found.items()}}
 
     def report(self) -> None:
-        """Figures and the HTML page."""
+        """Figures and the HTML page.
+
+        Raises:
+            ReportError: if they could not be made; whatever went before stays finished.
+        """
         began = time.monotonic()
         self.run.require("predict")
         if self.run.damaged_files("solve"):
@@ -311,6 +315,9 @@ class Job:
 
         Returns:
             False if there was nothing to do.
+
+        Raises:
+            ReportError: if all but the report is finished, and that could not be made.
         """
         if is_finished(self.run):
             self.echo(
@@ -323,7 +330,13 @@ class Job:
         self.gram()
         self.solve()
         self.predict()
-        self.report()
+        try:
+            self.report()
+        except ReportError as error:
+            self.run.log("report failed", text=str(error))
+            if self._watch is not None:
+                self._watch.predicted(self.run)
+            raise
         self.run.log("run finished")
         if self._watch is not None:
             self._watch.results(self.run)

@@ -108,7 +108,7 @@ class Sweep:
         if not (folder / _FILE).exists():
             return Sweep(folder, None, below) if below else None
         try:
-            record = json.loads((folder / _FILE).read_text())
+            record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             config = from_dict(RunConfig, record["config"])
             names = [str(name) for name in record["runs"]]
         except (ValueError, KeyError, TypeError) as error:
@@ -147,7 +147,7 @@ def _natural(path: Path) -> list[Any]:
 
 def _write(target: Path, text: str) -> None:
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)
 
 

@@ -53,10 +53,14 @@ class Watch:
     def results(self, run: RunDir) -> None:
         """The run is finished: its metrics, its page and its figures."""
         self._board.tell(stage="report", line="finished", final=True, **self.asked())
-        self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
+        self.predicted(run)
         for path in [*sorted((run.path / "report").rglob("*.png")), run.path / "report" / "report.html"]:
             if path.exists():
                 self._reporters.file(path)
+
+    def predicted(self, run: RunDir) -> None:
+        """The metrics of a run, whose report may be missing."""
+        self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
 
     def asked(self) -> dict[str, int]:
         """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `told_of_store`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ntkpipe.report import calibration, curves, outcomes
+from ntkpipe.report import calibration_figure, curves, outcomes
 from ntkpipe.report.choice import basis_of, chosen_entries, selection_of
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.selecting import selection_curves
@@ -118,14 +118,14 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             what = "target, then prediction" if predictions.shape[4] == 1 else "its index and root mean squared error"
             caption = f"Test points with the largest errors of {shown}. Above each image {what}."
             figures.append(("mistakes", "Largest errors", caption, outcomes.mistakes))
-    if entry in calibration.calibration_entries(inputs):
+    if entry in calibration_figure.calibration_entries(inputs):
         caption = (
             f"Predicted deviations against errors of the targets at t = {number(float(predictions.times[t]))}, ridge "
             f"{number(float(predictions.ridges[r]))}: targets within central intervals (dashed: as many as they should hold), "
             "errors in units of the predicted deviation (dashed: the normal density), and errors by tenths of the predicted "
             "deviation (dashed: equal)."
         )
-        figures.append(("calibration", "Errors and predicted deviations", caption, calibration.calibration))
+        figures.append(("calibration", "Errors and predicted deviations", caption, calibration_figure.calibration))
     if any(np.any(np.asarray(values) > 0) for values in inputs.spectra.values()):
         note = ""
         if inputs.spectrum_kind.lower().startswith("ritz"):

@@ -124,7 +124,9 @@ def render(draw: Callable[[], Figure], folder: Path, name: str) -> tuple[Path, P
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # of a matplotlibrc nothing counts: it may ask for TeX, or for any style
+        matplotlib.rcParams.update(STYLE)
         # Class names may use letters that the font lacks: boxes in a figure are no reason to fail a run.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = draw()

@@ -88,7 +88,7 @@ def new_note(holder: dict[str, Any] | str) -> dict[str, Any]:
 def boot_id() -> str:
     """Of this running kernel: processes that share it share their locks, whatever their containers call the host."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:  # no Linux
         return socket.gethostname()
 

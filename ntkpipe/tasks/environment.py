@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 import ntkpipe
@@ -91,14 +92,21 @@ def compilation_cache(root: str | None = None) -> Path:
     kind = hashlib.sha256(processor().encode()).hexdigest()[:12]
     if root is not None:
         return Path(root) / kind
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "ntkpipe" / "compiled" / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "ntkpipe" / "compiled" / kind
+
+
+def _home() -> Path:
+    """The user's home; where there is none, as in a container whose user has no name, a folder of temporary files."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"ntkpipe-{os.getuid()}"
 
 
 def processor() -> str:
     """Name of this machine's processor."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -37,7 +37,7 @@ def stamp(path: str, text: str, seconds: float = 0.0) -> float:
     """Append a line to a file after `seconds`, in one write; return the time at the start."""
     start = time.time()
     time.sleep(seconds)
-    with Path(path).open("a") as file:
+    with Path(path).open("a", encoding="utf-8") as file:
         file.write(text + "\n")
     return start
 

@@ -25,7 +25,10 @@ def test_what_is_measured_is_a_worker_at_work() -> None:
     assert Tuning.from_json(found.to_json()) == found
 
 
-def test_only_what_is_asked_for_is_tried() -> None:
+def test_only_what_is_asked_for_is_tried(tmp_path, monkeypatch) -> None:
+    # Nor does a file of the working directory that is called like a library take part.
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a script of mine')")
+    monkeypatch.chdir(tmp_path)
     found = measure(zoo.cnn_vec(1), (5, 5, 1), "float64", threads=1, pairs_per_step=3)
     assert list(found.tried) == ["3"]
     assert found.pairs_per_step == 3

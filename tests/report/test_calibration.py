@@ -11,10 +11,10 @@ from ntkpipe.report.calibration import (
     calibration_metrics,
     coverage,
     error_by_deviation,
-    round_ticks,
     usable_variance,
     z_scores,
 )
+from ntkpipe.report.calibration_figure import round_ticks
 
 P, C = 4000, 3
 

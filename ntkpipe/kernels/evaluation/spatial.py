@@ -27,6 +27,7 @@ from ntkpipe.kernels.evaluation.pairs import Pairs
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.state import Array, Kernels
+from ntkpipe.limits import processors
 
 
 @lru_cache(maxsize=64)
@@ -64,7 +65,7 @@ def threads() -> int:
     told = os.environ.get("NPROC", "")
     if told.isdigit() and int(told) > 0:
         return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
 
 
 def evaluate(
