@@ -23,8 +23,10 @@ from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
+from ntkpipe.cli.told import settings_told
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
+from ntkpipe.pipeline.meanings import check_meanings
 from ntkpipe.pipeline.run_dir import RunDir, digest
 from ntkpipe.pipeline.sweep import Sweep
 
@@ -58,7 +60,9 @@ def _run_job(
     overrides = list(state.overrides.task)
     try:
         with _composing():
-            config = to_run_config(composed)
+            config, told = to_run_config(composed), settings_told()
+        # What is launched runs on the cluster that it is launched on.
+        check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))

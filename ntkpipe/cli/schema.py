@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from ntkpipe.config import RunConfig, from_dict
 
 
-def _omegaconf_type(annotation: Any) -> Any:
+def _omegaconf_type(annotation: Any, *, blank: bool) -> Any:
     """OmegaConf's spelling of a type: variadic tuples become lists."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is tuple:
-        return list[_omegaconf_type(arguments[0])]  # type: ignore[misc]
+        return list[_omegaconf_type(arguments[0], blank=blank)]  # type: ignore[misc]
     if origin in (types.UnionType, typing.Union):
         inner = [a for a in arguments if a is not type(None)]
-        return typing.Optional[_omegaconf_type(inner[0])]  # noqa: UP045 - OmegaConf wants typing.Optional
+        return typing.Optional[_omegaconf_type(inner[0], blank=blank)]  # noqa: UP045 - OmegaConf wants typing.Optional
     if dataclasses.is_dataclass(annotation):
-        return _mutable(annotation)  # type: ignore[arg-type]
+        return _mutable(annotation, blank=blank)  # type: ignore[arg-type]
     return annotation
 
 
-def _mutable(cls: type) -> type:
-    """A mutable twin of a frozen dataclass: OmegaConf cannot merge frozen ones."""
+def _mutable(cls: type, *, blank: bool = False) -> type:
+    """A mutable twin of a frozen dataclass: OmegaConf cannot merge frozen ones. A `blank` one has no defaults."""
     hints = typing.get_type_hints(cls)
     fields = []
     for f in dataclasses.fields(cls):
-        kind = _omegaconf_type(hints[f.name])
+        kind = _omegaconf_type(hints[f.name], blank=blank)
         if dataclasses.is_dataclass(kind):
             default = dataclasses.field(default_factory=kind)  # type: ignore[arg-type]
+        elif blank and typing.get_origin(kind) is not dict:
+            default = dataclasses.field(default=MISSING)
         elif f.default_factory is not dataclasses.MISSING:
             default = dataclasses.field(default_factory=f.default_factory)
         elif isinstance(f.default, tuple):
@@ -47,6 +51,16 @@ def _mutable(cls: type) -> type:
 def register_schema() -> None:
     """Make the schema known to Hydra under the name `schema`, which `conf/config.yaml` lists first."""
     ConfigStore.instance().store(name="schema", node=_mutable(RunConfig))
+
+
+@contextlib.contextmanager
+def blank_schema() -> Iterator[None]:
+    """Within, `schema` knows the names and types of all settings and no defaults: what nobody sets stays missing."""
+    ConfigStore.instance().store(name="schema", node=_mutable(RunConfig, blank=True))
+    try:
+        yield
+    finally:
+        register_schema()
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:

@@ -19,6 +19,8 @@ class DataConfig:
         download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
         source: where `download` fetches from; None is the data set's official address.
         image_size: `[height, width]` that images of `image_folder` are resized to; None requires equal sizes.
+        layout: of the arrays of `npz`: `NHWC` (images, height, width, channels) or `NCHW` (channels first); None is `NHWC`, and
+            refuses shapes that look like another. Arrays of three axes are gray images (images, height, width).
         train_size: the first so many images of the seeded order; None is all.
         test_size: likewise for test images.
         subset_seed: of the order in which images are stored; subsets are prefixes of it, hence nested.
@@ -38,6 +40,7 @@ class DataConfig:
     download: bool = False
     source: str | None = None
     image_size: tuple[int, ...] | None = None
+    layout: str | None = None
     train_size: int | None = None
     test_size: int | None = None
     subset_seed: int = 0
@@ -58,6 +61,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         kinds = ("digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic", "labels")
         choice("data.kind", self.kind, kinds)
+        choice("data.layout", self.layout, (None, "NHWC", "NCHW"))
         choice("data.standardize", self.standardize, ("channel", "none"))
         choice("data.statistics", self.statistics, ("full", "subset"))
         choice("data.labels", self.labels, ("centered", "half", "regression"))

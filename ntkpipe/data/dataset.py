@@ -11,7 +11,7 @@ import numpy as np
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data.fingerprint import fingerprint, preprocessing_settings
-from ntkpipe.data.labels import make_targets, require_two_classes
+from ntkpipe.data.labels import class_notes, make_targets, require_two_classes
 from ntkpipe.data.preprocess import fit, output_shape
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.data.subsets import stored_order
@@ -49,6 +49,7 @@ class Dataset:
         n_test: likewise.
         fingerprint: SHA-256 of what a Gram matrix depends on (see `fingerprint.py`).
         preprocessing: the steps and their statistics, plain JSON.
+        notes: what the user should know of the images and labels.
     """
 
     x_train: np.ndarray
@@ -64,6 +65,7 @@ class Dataset:
     n_test: int
     fingerprint: str
     preprocessing: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def load_raw(config: DataConfig) -> RawImages:
@@ -73,7 +75,8 @@ def load_raw(config: DataConfig) -> RawImages:
         DataError: if the files are absent, malformed or hold unusable values; the text says what to do.
     """
     raw: RawImages = importlib.import_module(_LOADERS[config.kind]).load(config)
-    return checked(raw, drop_invalid=config.drop_invalid)
+    # Other loaders know the layout of what they read.
+    return checked(raw, drop_invalid=config.drop_invalid, layout=config.layout if config.kind == "npz" else "NHWC")
 
 
 def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
@@ -159,6 +162,7 @@ def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
             "zca": config.zca,
             **preprocessing.summary(),
         },
+        notes=(*raw.notes, *class_notes(targets.labels_train, targets.labels_test, targets.class_names)),
     )
 
 

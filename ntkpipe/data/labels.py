@@ -54,17 +54,17 @@ def make_targets(raw: RawImages, coding: str) -> Targets:
             or differ in shape between training and test.
     """
     if coding == "regression":
-        y_train, y_test = _regression("y_train", raw.y_train), _regression("y_test", raw.y_test)
+        y_train, y_test = regression_targets("y_train", raw.y_train), regression_targets("y_test", raw.y_test)
         if y_train.shape[1] != y_test.shape[1]:
             raise DataError(
                 f"y_train has {y_train.shape[1]} targets per image and y_test {y_test.shape[1]}: they must agree"
             )
         names = tuple(f"target_{k}" for k in range(y_train.shape[1])) if y_train.shape[1] > 1 else ("target",)
         return Targets(y_train, y_test, None, None, names)
-    labels_train, labels_test = _integers("y_train", raw.y_train), _integers("y_test", raw.y_test)
+    labels_train, labels_test = integer_labels("y_train", raw.y_train), integer_labels("y_test", raw.y_test)
     names = raw.class_names
     if names is None:
-        names = _contiguous_names(labels_train)
+        names = contiguous_names(labels_train, "add an array `class_names` to the file")
     for name, labels in (("y_train", labels_train), ("y_test", labels_test)):
         outside = np.flatnonzero(labels >= len(names))
         if outside.size:
@@ -97,19 +97,56 @@ def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -
         )
 
 
-def _integers(name: str, y: np.ndarray) -> np.ndarray:
+def class_notes(
+    labels_train: np.ndarray | None, labels_test: np.ndarray | None, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What the user should know of classes that one of both sets lacks; nothing for regression.
+
+    Args:
+        labels_train: `(n,)` of the whole training set.
+        labels_test: `(p,)` likewise.
+        names: of the classes.
+    """
+    if labels_train is None or labels_test is None:
+        return ()
+    learnt, asked = np.unique(labels_train), np.unique(labels_test)
+    notes = []
+    if len(unlearnt := np.setdiff1d(asked, learnt)):
+        count = int(np.isin(labels_test, unlearnt).sum())
+        notes.append(
+            f"{count} of {len(labels_test)} test images are of classes without training images ({_some(unlearnt, names)}): no "
+            "prediction of these can be right"
+        )
+    if len(unasked := np.setdiff1d(learnt, asked)):
+        notes.append(f"classes without test images: {_some(unasked, names)}. Their accuracy stays unknown")
+    return tuple(notes)
+
+
+def _some(labels: np.ndarray, names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[k] for k in labels[:5])
+    return shown if len(labels) <= 5 else f"{shown} and {len(labels) - 5} more"
+
+
+def integer_labels(name: str, y: np.ndarray, otherwise: str = "set data.labels=regression") -> np.ndarray:
+    """Labels `(n,)` int64 of an array `(n,)` or `(n, 1)` of integers.
+
+    Args:
+        name: of the array, for messages.
+        y: the array.
+        otherwise: what to do where they are real targets, for messages.
+
+    Raises:
+        DataError: if they are no integers, or negative.
+    """
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
         raise DataError(
             f"{name} has shape {y.shape}: labels must be one integer per image. Take the argmax of one-hot labels, "
-            "or set data.labels=regression to use them as targets"
+            f"or {otherwise} to use them as targets"
         )
     if y.dtype.kind not in "iu":
-        raise DataError(
-            f"{name} is {y.dtype}, not integer: store labels as integers 0, 1, ..., or set "
-            "data.labels=regression for real targets"
-        )
+        raise DataError(f"{name} is {y.dtype}, not integer: {_remedy(y, otherwise)}")
     if y.dtype.kind == "i" and y.min() < 0:
         row = int(np.flatnonzero(y < 0)[0])
         raise DataError(f"{name} holds the negative label {y[row]} at row {row}: labels must start at 0")
@@ -118,19 +155,52 @@ def _integers(name: str, y: np.ndarray) -> np.ndarray:
     return y.astype(np.int64)
 
 
-def _contiguous_names(labels: np.ndarray) -> tuple[str, ...]:
+def _remedy(y: np.ndarray, otherwise: str) -> str:
+    """What to do with labels that are no integers."""
+    if y.dtype.kind in "USO":
+        return (
+            f"it holds names such as {y[0]!r}. Number the classes: class_names, y = numpy.unique(y, return_inverse=True), and "
+            "save class_names with the labels"
+        )
+    if y.dtype.kind == "f":
+        missing = np.flatnonzero(~np.isfinite(y))
+        if missing.size:
+            return f"{missing.size} labels are NaN or infinite (first at row {missing[0]}): remove these images"
+        if (y == np.round(y)).all():
+            return f"its numbers are whole. Store them with astype(int), or {otherwise} if they are no classes"
+    return f"store labels as integers 0, 1, ..., or {otherwise} for real targets"
+
+
+def contiguous_names(labels: np.ndarray, otherwise: str) -> tuple[str, ...]:
+    """The numbers of the classes as their names.
+
+    Args:
+        labels: `(n,)` of the training set.
+        otherwise: what to do where a class is meant to be empty, for the message.
+
+    Raises:
+        DataError: if a number below the largest label is missing.
+    """
     present = np.unique(labels)
+    if np.array_equal(present, np.arange(1, present.size + 1)):
+        raise DataError(
+            f"labels of y_train are 1..{present.size}, and there is no label 0: subtract 1 from all labels, or {otherwise}"
+        )
     if present[-1] != present.size - 1:
         absent = int(np.flatnonzero(present != np.arange(present.size))[0])
         raise DataError(
             f"y_train holds label {present[-1]} but no label {absent}: labels must be 0..{present.size - 1} for "
-            f"{present.size} classes. Correct the label, renumber the classes, or add an array `class_names` to "
-            "the file"
+            f"{present.size} classes. Correct the label, renumber the classes, or {otherwise}"
         )
     return tuple(str(k) for k in range(present.size))
 
 
-def _regression(name: str, y: np.ndarray) -> np.ndarray:
+def regression_targets(name: str, y: np.ndarray) -> np.ndarray:
+    """Real targets `(n, c)` float64 of an array `(n,)` or `(n, c)`.
+
+    Raises:
+        DataError: if they are no numbers, or not finite.
+    """
     if y.dtype.kind not in "iufb" or y.ndim not in (1, 2):
         raise DataError(
             f"{name} is {y.dtype} of shape {y.shape}: regression targets must be real numbers, (n,) or (n, outputs)"

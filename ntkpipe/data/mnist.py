@@ -46,7 +46,7 @@ def load(config: DataConfig) -> RawImages:
             f"them from {OFFICIAL_URL}, or set data.download=true"
         )
     arrays = {key: read_idx(path, 3 if key.startswith("x") else 1) for key, path in paths.items() if path is not None}
-    return RawImages(**arrays, class_names=tuple(str(k) for k in range(10)))
+    return RawImages(*(arrays[key] for key in FILES), class_names=tuple(str(k) for k in range(10)))
 
 
 def _find(folder: Path, name: str) -> Path | None:

@@ -19,8 +19,9 @@ def load(config: DataConfig) -> RawImages:
     Raises:
         DataError: if the file is absent or not such an npz; missing arrays are named.
     """
-    arrays, names = read_npz(config, ("x_train", "y_train", "x_test", "y_test"))
-    return RawImages(**arrays, class_names=names)
+    keys = ("x_train", "y_train", "x_test", "y_test")
+    arrays, names = read_npz(config, keys)
+    return RawImages(*(arrays[key] for key in keys), class_names=names)
 
 
 def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
@@ -43,7 +44,7 @@ def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.nd
                 found = ", ".join(loaded.files) or "nothing"
                 raise DataError(f"{path} lacks {', '.join(missing)} (it holds {found}): save {wanted} with numpy.savez")
             arrays = {key: loaded[key] for key in keys}
-            names = tuple(map(str, loaded["class_names"].tolist())) if "class_names" in loaded.files else None
+            names = _names(path, loaded["class_names"]) if "class_names" in loaded.files else None
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -52,3 +53,15 @@ def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.nd
             "without object arrays"
         ) from error
     return arrays, names
+
+
+def _names(path: Path, array: np.ndarray) -> tuple[str, ...]:
+    names = tuple(
+        one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array.ravel().tolist()
+    )
+    if array.ndim != 1 or len(set(names)) != len(names):
+        raise DataError(
+            f"class_names of {path} has shape {array.shape} and {len(set(names))} different names: save one name per class, "
+            "of label 0 first"
+        )
+    return names

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ntkpipe.errors import DataError
-
-_log = logging.getLogger(__name__)
+from ntkpipe.kernels.images import as_images
 
 # Working memory of a pass over a data set: the float64 copy of one chunk of images.
 _CHUNK_BYTES = 16 << 20
@@ -28,6 +26,7 @@ class RawImages:
         class_names: of labels 0, 1, ...; None where the source does not name them.
         index_train: position of each training image in the source; None is 0, 1, ...
         index_test: likewise of each test image.
+        notes: what the user should know of how they were read.
     """
 
     x_train: np.ndarray
@@ -37,6 +36,7 @@ class RawImages:
     class_names: tuple[str, ...] | None = None
     index_train: np.ndarray | None = None
     index_test: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def row_chunks(n: int, row_values: int) -> Iterator[slice]:
@@ -51,7 +51,7 @@ def row_chunks(n: int, row_values: int) -> Iterator[slice]:
         yield slice(start, min(start + step, n))
 
 
-def checked(raw: RawImages, *, drop_invalid: bool) -> RawImages:
+def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) -> RawImages:
     """`raw` in the standard layout, refused with a remedy where it cannot be used.
 
     Arrays `(n, h, w)` become `(n, h, w, 1)`; `(n, d)` become `(n, 1, 1, d)`, so that per-channel statistics are per
@@ -60,12 +60,13 @@ def checked(raw: RawImages, *, drop_invalid: bool) -> RawImages:
     Args:
         raw: what a loader returned.
         drop_invalid: drop images with NaN or infinite pixels instead of refusing them.
+        layout: of arrays with four axes; see `as_images`.
 
     Raises:
         DataError: if an array is empty, of a wrong dtype or shape, or not finite; if images and labels differ in
-            number; if training and test images differ in shape or dtype.
+            number; if training and test images differ in shape, dtype or scale.
     """
-    x_train, x_test = _layout("x_train", raw.x_train), _layout("x_test", raw.x_test)
+    x_train, x_test = _standard("train", raw, layout), _standard("test", raw, layout)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(
             f"training images have shape {_times(x_train.shape[1:])} and test images {_times(x_test.shape[1:])} "
@@ -83,39 +84,67 @@ def checked(raw: RawImages, *, drop_invalid: bool) -> RawImages:
             count = y[name].shape[0] if y[name].ndim else 1
             raise DataError(f"{name} has {count} entries for {images.shape[0]} images: they must pair up one to one")
     raw = replace(raw, x_train=x_train, x_test=x_test, **y)
-    raw = _finite(raw, "train", drop_invalid)
-    return _finite(raw, "test", drop_invalid)
+    raw = _finite(_finite(raw, "train", drop_invalid), "test", drop_invalid)
+    require_one_scale(raw.x_train, raw.x_test)
+    return raw
+
+
+# What 8 bits and 0..1 differ by, and how far the images of two sets may be from it: the largest pixels, and the mean size.
+_BITS, _OF_LARGEST, _OF_MEAN = 255.0, 2.0, 4.0
+
+
+def require_one_scale(x_train: np.ndarray, x_test: np.ndarray) -> None:
+    """Refuse pixels of 0..1 in one set and of 0..255 in the other.
+
+    Args:
+        x_train: `(n, ...)` finite.
+        x_test: likewise.
+
+    Raises:
+        DataError: naming both scales.
+    """
+    if x_train.dtype == x_test.dtype == np.uint8:
+        return
+    (largest, mean), (other, other_mean) = _sizes(x_train), _sizes(x_test)
+    if min(mean, other_mean) == 0:
+        return
+    ratio, mean_ratio = max(largest / other, other / largest), max(mean / other_mean, other_mean / mean)
+    if max(ratio / _BITS, _BITS / ratio) < _OF_LARGEST and max(mean_ratio / _BITS, _BITS / mean_ratio) < _OF_MEAN:
+        raise DataError(
+            f"pixels of x_train reach {largest:.4g} and those of x_test {other:.4g}, about 255 times as much or as little: "
+            "bring both to one scale"
+        )
+
+
+def _sizes(x: np.ndarray) -> tuple[float, float]:
+    """Largest and mean absolute value."""
+    largest = total = 0.0
+    for rows in row_chunks(x.shape[0], x[0].size):
+        part = np.abs(x[rows].astype(np.float64))
+        largest = max(largest, float(part.max()))
+        with np.errstate(over="ignore"):
+            total += float(part.sum())
+    return largest, total / x.size
 
 
 def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _layout(name: str, x: np.ndarray) -> np.ndarray:
-    x = np.asarray(x)
+def _standard(part: str, raw: RawImages, layout: str | None) -> np.ndarray:
+    name, x = f"x_{part}", np.asarray(getattr(raw, f"x_{part}"))
+    if x.ndim == 1 and np.ndim(getattr(raw, f"y_{part}")) > 1:
+        raise DataError(f"{name} has one axis and y_{part} several: are they swapped? Images belong into {name}")
     if x.dtype.kind not in "uf" or (x.dtype.kind == "u" and x.dtype.itemsize > 1) or x.dtype.itemsize > 8:
         raise DataError(
             f"{name} is {x.dtype}: pixels must be uint8 (0..255, divided by 255) or float16, float32, float64 (as they "
             "are). Convert the array with astype"
         )
-    if not 2 <= x.ndim <= 4:
-        raise DataError(
-            f"{name} has shape {x.shape}: it must be (n, height, width, channels), (n, height, width) or (n, features)"
-        )
     if x.size == 0:
         raise DataError(f"{name} is empty (shape {x.shape}): at least one image with at least one pixel is needed")
+    x = as_images(name, x, layout)
     if x.ndim == 2:
         x = x[:, None, None, :]
-    elif x.ndim == 3:
-        x = x[..., None]
-    if x.shape[1] in (1, 3) and x.shape[3] == x.shape[2] > 4:
-        _log.warning(
-            "%s has shape %s, read as height %d, width %d, channels %d. If it is channels-first, transpose it to "
-            "(n, height, width, channels)",
-            name,
-            x.shape,
-            *x.shape[1:],
-        )
     # One byte order everywhere, so that equal values have equal hashes.
     return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
 
@@ -143,6 +172,7 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
         raise DataError(
             f"every image in x_{part} holds NaN or infinite pixels: nothing is left after data.drop_invalid=true"
         )
-    _log.warning("dropped %d of %d images in x_%s with NaN or infinite pixels (rows %s)", bad.size, n, part, named)
+    note = f"dropped {bad.size} of {n} images in x_{part} with NaN or infinite pixels (rows {named})"
     y: np.ndarray = getattr(raw, f"y_{part}")
-    return replace(raw, **{f"x_{part}": x[good], f"y_{part}": y[good], f"index_{part}": index[good]})
+    kept = {f"x_{part}": x[good], f"y_{part}": y[good], f"index_{part}": index[good]}
+    return replace(raw, **kept, notes=(*raw.notes, note))

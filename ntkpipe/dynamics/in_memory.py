@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.data.labels import contiguous_names, encode_labels, integer_labels, regression_targets
+from ntkpipe.data.raw import require_one_scale
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.filters import absolute_ridge, make_filter
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.images import as_images
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def predict_in_memory(
     y_train: np.ndarray,
     x_test: np.ndarray,
     *,
-    times: Sequence[float] = (math.inf,),
+    times: float | Sequence[float] | np.ndarray = (math.inf,),
     ridge: float = 0.0,
     ridge_scale: str = "relative",
     kernel: str = "ntk",
@@ -50,6 +53,8 @@ def predict_in_memory(
     momentum: float = 0.9,
     covariance: str = "none",
     dtype: str = "float64",
+    layout: str | None = None,
+    classes: int | None = None,
 ) -> InMemoryPrediction:
     """Exact predictions of an infinitely wide network trained on squared loss (Lee et al. 2019, arXiv:1902.06720).
 
@@ -58,10 +63,11 @@ def predict_in_memory(
 
     Args:
         architecture: an `Architecture`, or its list of layers.
-        x_train: (n, height, width, channels) or (n, features).
-        y_train: (n,) integer labels, taken as one-hot minus 1/classes, or (n, c) targets.
+        x_train: (n, height, width, channels), (n, height, width) or (n, features).
+        y_train: (n,) or (n, 1) integer labels, taken as one-hot minus 1/classes, or (n, c) targets: real, or integers of
+            several columns.
         x_test: (p, ...) of the same image shape.
-        times: training times in steps, `inf` allowed.
+        times: training times in steps, `inf` allowed; one, or several.
         ridge: added to the diagonal.
         ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
         kernel: `ntk` (all layers trained), `nngp` (the readout trained) or `ntkgp` (posterior with the NTK as
@@ -71,10 +77,13 @@ def predict_in_memory(
         momentum: of heavy-ball momentum, read by `momentum` dynamics only.
         covariance: `none`, `diagonal` or `full`.
         dtype: of the kernels, `float64` or `float32`; all else is float64.
+        layout: of images, `NHWC` or `NCHW`; None is `NHWC`, unless their shape looks like another.
+        classes: of labels; None is as many as there are, each of them present.
 
     Raises:
         ConfigError: on an impossible setting.
-        DataError: on arrays that do not fit together, non-finite values, or a single class.
+        DataError: on arrays that do not fit together or look like another layout, non-finite values, labels that skip a
+            class, or a single class.
 
     Warns:
         UserWarning: for a singular kernel whose null directions stay unlearnt, or a learning rate beyond the stable
@@ -88,15 +97,18 @@ def predict_in_memory(
         if value not in allowed:
             raise ConfigError(f"{name}={value!r} is not one of {', '.join(allowed)}")
     arch = architecture if isinstance(architecture, Architecture) else Architecture.from_spec(architecture)
-    train, test = _images("x_train", x_train, dtype), _images("x_test", x_test, dtype)
-    targets = _targets(y_train, len(train))
-    times = tuple(float(t) for t in times)
+    train, test = _images("x_train", x_train, dtype, layout), _images("x_test", x_test, dtype, layout)
+    require_one_scale(train, test)
+    targets = _targets(y_train, len(train), classes)
+    times = tuple(float(t) for t in np.atleast_1d(np.asarray(times, dtype=np.float64)))
+    if not times:
+        raise ConfigError("times is empty: give at least one, such as times=inf")
     n, c = targets.shape
     spectral_filter = make_filter(dynamics, n, c, learning_rate=learning_rate, momentum=momentum)
     for time in times:
         spectral_filter.check_time(time)
 
-    train_train, test_train = arch(train), arch(test, train)
+    train_train, test_train = arch(train, layout="NHWC"), arch(test, train, layout="NHWC")
     name = "nngp" if kernel == "nngp" else "ntk"
     gram, cross = _float64(getattr(train_train, name)), _float64(getattr(test_train, name))
     added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
@@ -107,7 +119,7 @@ def predict_in_memory(
     mean = gp.means(system, cross, targets, spectral_filter, times, [added])[:, 0]
     spread = None
     if covariance != "none":
-        own = arch(test) if covariance == "full" else arch.diagonal(test)
+        own = arch(test, layout="NHWC") if covariance == "full" else arch.diagonal(test, layout="NHWC")
         if kernel == "ntk":
             spread = [
                 gp.ntk_covariance(
@@ -136,34 +148,31 @@ def _float64(array: Any) -> np.ndarray:
     return np.asarray(array, dtype=np.float64)
 
 
-def _images(name: str, images: np.ndarray, dtype: str) -> np.ndarray:
+def _images(name: str, images: np.ndarray, dtype: str, layout: str | None) -> np.ndarray:
     images = np.asarray(images, dtype=dtype)
-    if images.ndim < 2 or len(images) == 0:
-        raise DataError(
-            f"{name} has shape {images.shape}: expected (images, height, width, channels) or (images, features)"
-        )
+    if images.size == 0:
+        raise DataError(f"{name} is empty (shape {images.shape}): at least one image with at least one pixel is needed")
+    images = np.ascontiguousarray(as_images(name, images, layout))
     if not np.isfinite(images).all():
         raise DataError(f"{name} holds NaN or infinite pixels: clean them first")
     return images
 
 
-def _targets(y: np.ndarray, n: int) -> np.ndarray:
+def _targets(y: np.ndarray, n: int, classes: int | None) -> np.ndarray:
     y = np.asarray(y)
     if y.ndim not in (1, 2) or len(y) != n:
         raise DataError(f"y_train has shape {y.shape}: expected ({n},) integer labels or ({n}, c) targets")
-    if y.ndim == 2:
-        y = y.astype(np.float64)
-        if not np.isfinite(y).all():
-            raise DataError("y_train holds NaN or infinite targets: clean them first")
-        return y
-    if not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"y_train holds {y.dtype} labels: pass integers, or targets of shape ({n}, c)")
-    if y.min() < 0:
-        raise DataError(f"y_train holds the label {y.min()}: labels start at 0")
-    classes = int(y.max()) + 1
-    if len(np.unique(y)) < 2:
+    if y.ndim == 2 and (y.shape[1] != 1 or y.dtype.kind == "f"):
+        return regression_targets("y_train", y)
+    labels = integer_labels("y_train", y, "pass an array (n, c)")
+    names = tuple(map(str, range(classes))) if classes else contiguous_names(labels, "give the number of classes=")
+    if labels.max() >= len(names):
+        raise DataError(
+            f"y_train holds the label {labels.max()}: of {len(names)} classes labels are 0..{len(names) - 1}"
+        )
+    if labels.min() == labels.max():
         raise DataError("y_train holds a single class: there is nothing to learn")
-    return np.eye(classes)[y] - 1.0 / classes
+    return encode_labels(labels, len(names), "centered")
 
 
 def _warn(instability: str | None, unlearnt: int, kernel: str) -> None:

@@ -19,6 +19,7 @@ from ntkpipe.kernels.evaluation import flat, host, own, spatial
 from ntkpipe.kernels.evaluation.fold import Seen, unseen
 from ntkpipe.kernels.evaluation.readouts import Tap, share
 from ntkpipe.kernels.evaluation.resolve import Step, observing, resolve
+from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.linear import Flatten
 from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
 from ntkpipe.kernels.registry import build_layer
@@ -119,13 +120,15 @@ class Architecture:
                 )
         return resolve(self._layers if plain else self._tapped, start, own=own)
 
-    def __call__(self, x1: Array, x2: Array | None = None) -> Kernels:
+    def __call__(self, x1: Array, x2: Array | None = None, *, layout: str | None = None) -> Kernels:
         """Both kernels of every pair of images, from one evaluation.
 
         Args:
-            x1: `(n1, height, width, channels)` or `(n1, features)`, float32 or float64: the dtype of the computation.
+            x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64: the dtype of the
+                computation.
             x2: `(n2, ...)` of the same shape and dtype; None pairs `x1` with itself, and the diagonals are then exact
                 and the kernels exactly symmetric.
+            layout: order of four axes, `NHWC` or `NCHW`; None is `NHWC`, unless the shape looks like another.
 
         Returns:
             `nngp` and `ntk`, `(n1, n2)` each, of the dtype of `x1`; NumPy arrays for NumPy arrays, JAX arrays
@@ -134,8 +137,9 @@ class Architecture:
 
         Raises:
             ConfigError: if images of this shape cannot pass a layer.
-            DataError: if the arrays are not float32 or float64, or disagree in shape or dtype.
+            DataError: if the arrays are not float32 or float64, disagree in shape or dtype, or look like another layout.
         """
+        x1, x2 = as_images("x1", x1, layout), None if x2 is None else as_images("x2", x2, layout)
         self.check_arrays(x1, x2)
         if isinstance(x1, Tracer) or isinstance(x2, Tracer):
             return self.on_device(x1, x2)
@@ -149,8 +153,9 @@ class Architecture:
                 made = self.tiles(rows, None if x2 is None else self.prepare(np.asarray(x2)))[self._deepest]
             return Kernels(convert(made.nngp), convert(made.ntk))
 
-    def diagonal(self, x: Array) -> Kernels:
+    def diagonal(self, x: Array, *, layout: str | None = None) -> Kernels:
         """Both kernels of every image with itself, `(n,)` each: the diagonals of `self(x)`, to the last bit."""
+        x = as_images("x", x, layout)
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
             runs = self._flat_runs(x)

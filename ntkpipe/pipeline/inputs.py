@@ -17,7 +17,7 @@ from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import Dataset, load_dataset
 from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.given_gram import GivenGram
-from ntkpipe.data.labels import require_two_classes
+from ntkpipe.data.labels import class_notes, require_two_classes
 from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepared
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
 from ntkpipe.errors import DataError, IncompleteError, StoreError
@@ -39,6 +39,8 @@ from ntkpipe.tiles.store import GramStore
 # Settings that change neither the prepared images nor the labels stored with them.
 _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
 
+# Raised when a kind of file is read in another way, or checked for more: what was prepared before is looked at anew.
+_READING = {"npz": 2, "image_folder": 2}
 
 KernelSource = GramStore | GivenGram
 """What has tiles and diagonals of kernels: a store that ntkpipe fills, or files that the user did."""
@@ -167,7 +169,6 @@ def prepare(
     if config.kernel.kind == "gram":
         return _prepare_given(config, store, source, tell)
     images = _known_images(store, source)
-    warnings: list[str] = []
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
@@ -178,6 +179,7 @@ def prepare(
         record = {
             "images": dataclasses.asdict(images),
             "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
+            "notes": list(dataset.notes),
         }
         source = source_key(config)  # once more: the loader may have downloaded the files
         write_source(store, source, record)
@@ -193,6 +195,7 @@ def prepare(
     ]
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     record = read_source(store, source)
+    warnings = [str(note) for note in record.get("notes", ())]
     inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
     if inside:
         index = images.labels().train_index
@@ -222,6 +225,7 @@ def _prepare_given(config: RunConfig, store: ObjectStore, source: str, tell: Cal
     given = find_given(config, store, source, tell)
     shapes = given_shapes(config, given)
     plan = plan_given(config, shapes, given.gram.dtype, given.gram.edge)
+    labels = given.labels.labels()
     return Inputs(
         config,
         store,
@@ -235,6 +239,7 @@ def _prepare_given(config: RunConfig, store: ObjectStore, source: str, tell: Cal
         config.cluster.worker_count(),
         memory_budget(config),
         source,
+        class_notes(labels.labels_train, labels.labels_test, labels.class_names),
     )
 
 
@@ -315,15 +320,30 @@ def _shapes(dataset: Dataset) -> Shapes:
     )
 
 
-def source_key(config: RunConfig) -> str:
-    """Key of the record that leads from the raw data, as it is now, to its prepared images."""
-    return f"data/sources/{_source_stamp(config)}.json"
+def source_key(config: RunConfig, *, reading: int | None = None) -> str:
+    """Key of the record that leads from the raw data, as it is now, to its prepared images.
+
+    Args:
+        config: of the run.
+        reading: version of what files are taken for; None is that of today.
+    """
+    return f"data/sources/{_source_stamp(config, reading or _READING.get(config.data.kind, 1))}.json"
 
 
-def _source_stamp(config: RunConfig) -> str:
+def same_source(config: RunConfig, source: str | None) -> bool:
+    """Whether a record is of the raw data as it is now, under any version of reading: a run that has begun stays with its own."""
+    return any(source == source_key(config, reading=k + 1) for k in range(_READING.get(config.data.kind, 1)))
+
+
+def _source_stamp(config: RunConfig, reading: int) -> str:
     """Changes whenever the raw data or its preparation may have: lets a later run skip loading and decoding."""
     d, given = config.data, config.kernel
     settings = {k: v for k, v in dataclasses.asdict(d).items() if k not in _NOT_OF_THE_IMAGES}
+    # Of records that were made before there was a version, or a layout to choose.
+    if reading > 1:
+        settings["reading"] = reading
+    if d.layout is None:
+        del settings["layout"]
     if d.statistics == "subset":
         settings["train_size"] = d.train_size
     files: Any = None

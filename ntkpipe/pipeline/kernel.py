@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntkpipe.config import KernelConfig
+from ntkpipe.config import PLAIN_KERNELS, KernelConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost, kernel_cost
@@ -15,8 +15,10 @@ from ntkpipe.kernels.zoo import FAMILIES
 
 # Of the size for which the families are meant, so that what they refuse before any image is read is not its shape.
 _USUAL_SHAPE = (32, 32, 3)
-# Fields that all kinds take.
+# Fields that nearly all kinds take: not worth a mention.
 _COMMON = ("kind", "dtype")
+# Of a given matrix `dtype` means nothing, and runs are stored that have it.
+_HARMLESS = ("dtype",)
 
 
 def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[str, Any]]:
@@ -31,12 +33,12 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
     """
     if kernel.kind == "gram":
         raise ConfigError("kernel=gram is a matrix: it has no layers")
-    takes = ("path",) if kernel.kind == "spec" else FAMILIES[kernel.kind].takes
-    _refuse_others(kernel, takes)
+    _refuse_others(kernel)
     if kernel.kind == "spec":
         assert kernel.path is not None  # checked by KernelConfig
         return load_spec(kernel.path)
-    return FAMILIES[kernel.kind](image_shape, **{name: getattr(kernel, name) for name in takes})
+    family = FAMILIES[kernel.kind]
+    return family(image_shape, **{name: getattr(kernel, name) for name in family.takes})
 
 
 def check_kernel(kernel: KernelConfig) -> None:
@@ -46,7 +48,7 @@ def check_kernel(kernel: KernelConfig) -> None:
         ConfigError: naming the setting or the layer.
     """
     if kernel.kind == "gram":
-        _refuse_others(kernel, ("train", "test", "test_diagonal"))
+        _refuse_others(kernel)
         return
     architecture(kernel_spec(kernel, _USUAL_SHAPE))
 
@@ -60,11 +62,20 @@ def pair_cost(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> 
     return kernel_cost(spec, architecture(spec).steps(tuple(image_shape)))
 
 
-def _refuse_others(kernel: KernelConfig, takes: Sequence[str]) -> None:
+def kernel_takes(kind: str) -> tuple[str, ...]:
+    """Fields of `KernelConfig` that a kind reads, `kind` itself included."""
+    if kind == "gram":
+        return ("kind", "train", "test", "test_diagonal")
+    depths = ("readout_depths",) if kind in PLAIN_KERNELS else ()
+    return ("kind", "dtype", *depths, *(("path",) if kind == "spec" else FAMILIES[kind].takes))
+
+
+def _refuse_others(kernel: KernelConfig) -> None:
+    takes = kernel_takes(kernel.kind)
     for field in dataclasses.fields(kernel):
-        if field.name in (*takes, *_COMMON):
+        if field.name in takes or field.name in _HARMLESS:
             continue
         default = field.default_factory() if callable(field.default_factory) else field.default
         if getattr(kernel, field.name) != default:
-            known = ", ".join(f"kernel.{name}" for name in takes)
+            known = ", ".join(f"kernel.{name}" for name in takes if name not in _COMMON)
             raise ConfigError(f"kernel.{field.name} has no meaning for kernel={kernel.kind}, which takes {known}")

@@ -18,7 +18,7 @@ from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline import predict as prediction
 from ntkpipe.pipeline import selection as choosing
-from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, source_key
+from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, same_source
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.solving import kept
@@ -88,9 +88,10 @@ class Job:
         if self._inputs is None:
             began = time.monotonic()
             receipt, path = self.run.receipt("data"), self.run.config.data.path
-            # A run whose raw data is gone goes on with the images that it has prepared.
-            gone = receipt is not None and path is not None and not Path(path).expanduser().exists()
-            source = receipt.get("source") if receipt and gone else None
+            # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same.
+            kept = receipt is not None and receipt.get("source")
+            gone = path is not None and not Path(path).expanduser().exists()
+            source = kept if kept and (gone or same_source(self.run.config, kept)) else None
             chosen = None if receipt is None else receipt.get("tiles_stored")
             found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, chosen=chosen)
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
@@ -410,7 +411,7 @@ def is_finished(run: RunDir) -> bool:
         return False
     path = run.config.data.path
     same = (path is not None and not Path(path).expanduser().exists()) or (
-        (receipts["data"] or {}).get("source") == source_key(run.config)
+        same_source(run.config, (receipts["data"] or {}).get("source"))
     )
     return same and not verify_predictions(run.path / "predictions.zarr")
 

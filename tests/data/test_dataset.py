@@ -175,3 +175,57 @@ def test_regression(tmp_path):
     data = load_dataset(config)
     assert data.labels_train is None
     np.testing.assert_array_equal(data.y_train[:, 0], y[data.train_index])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (7, 12), (3, 4)], ids=str)
+def test_channels_first_equal_the_transposed_arrays_to_the_last_bit(tmp_path, size):
+    rng = np.random.default_rng(3)
+    first = {f"x_{part}": rng.random((n, 3, *size)) for part, n in (("train", 40), ("test", 10))}
+    last = {name: x.transpose(0, 2, 3, 1) for name, x in first.items()}
+    one = load_dataset(with_(save(tmp_path / "first.npz", **first), layout="NCHW"))
+    for layout in (None, "NHWC"):
+        other = load_dataset(with_(save(tmp_path / "last.npz", **last), layout=layout))
+        assert one.fingerprint == other.fingerprint
+        for name in ("x_train", "x_test", "y_train", "labels_test"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_shape_of_another_layout_is_taken_if_told_so(tmp_path):
+    rng = np.random.default_rng(3)
+    config = save(tmp_path / "a.npz", x_train=rng.random((40, 3, 8, 8)), x_test=rng.random((10, 3, 8, 8)))
+    with pytest.raises(DataError, match=r"data\.layout=NCHW if it is"):
+        load_dataset(config)
+    assert load_dataset(with_(config, layout="NHWC")).x_train.shape == (40, 3, 8, 8)
+    assert load_dataset(with_(config, layout="NCHW")).x_train.shape == (40, 8, 8, 3)
+    gray = save(tmp_path / "b.npz", x_train=rng.random((40, 64, 4)), x_test=rng.random((10, 64, 4)))
+    with pytest.raises(DataError, match=r"set data\.layout=NHWC if they have"):
+        load_dataset(gray)
+    for layout in ("NHWC", "NCHW"):
+        assert load_dataset(with_(gray, layout=layout)).x_train.shape == (40, 64, 4, 1)
+
+
+def test_other_kinds_know_their_layout():
+    data = load_dataset(DataConfig(kind="synthetic", shape=(2, 9, 8), n_train=20, n_test=4))
+    assert data.x_train.shape == (20, 2, 9, 8)
+
+
+def test_what_was_left_out_and_what_is_missing_is_noted(tmp_path):
+    x = np.random.default_rng(0).random((40, 4, 4, 3))
+    x[3, 0, 0, 0] = np.nan
+    config = save(tmp_path / "a.npz", x_train=x, x_test=x[10:20], y_test=np.arange(10) % 2)
+    assert load_dataset(with_(config, drop_invalid=True)).notes == (
+        "dropped 1 of 40 images in x_train with NaN or infinite pixels (rows 3)",
+        "classes without test images: 2, 3. Their accuracy stays unknown",
+    )
+
+
+@pytest.mark.parametrize("names", [np.array("ab"), np.array(["a", "b", "c", "a"]), np.array([["a", "b", "c", "d"]])])
+def test_class_names_name_each_class_once(tmp_path, names):
+    with pytest.raises(DataError, match="one name per class"):
+        load_dataset(save(tmp_path / "a.npz", class_names=names))
+
+
+def test_class_names_may_be_bytes(tmp_path):
+    assert load_dataset(save(tmp_path / "a.npz", class_names=np.array([b"a", b"b", b"c", b"d"]))).class_names == tuple(
+        "abcd"
+    )

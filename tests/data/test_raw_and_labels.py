@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.data.labels import encode_labels, make_targets
+from ntkpipe.data.labels import class_notes, encode_labels, make_targets
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.errors import ConfigError, DataError
+
+RNG = np.random.default_rng(1)
 
 
 def raw(**changes):
@@ -49,6 +49,12 @@ def test_layouts(shape, expected):
         ({"x_train": np.zeros((0, 4, 4, 3)), "y_train": np.zeros(0, int)}, "x_train is empty"),
         ({"y_train": np.arange(5)}, "y_train has 5 entries for 6 images"),
         ({"y_test": np.array(3)}, "y_test has 1 entries for 3 images"),
+        ({"x_train": np.arange(6), "y_train": np.zeros((6, 4, 4, 3))}, "are they swapped"),
+        ({"x_test": np.zeros((0, 4, 4, 3)), "y_test": np.zeros(0, int)}, "x_test is empty"),
+        (
+            {"x_train": np.zeros((6, 64, 4)), "x_test": np.zeros((3, 64, 4))},
+            "64 x 4 pixels: set data.layout=NHWC if they have",
+        ),
     ],
 )
 def test_unusable_arrays_are_refused(changes, text):
@@ -57,15 +63,14 @@ def test_unusable_arrays_are_refused(changes, text):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_invalid_pixels_are_named_or_dropped(value, caplog):
+def test_invalid_pixels_are_named_or_dropped(value):
     bad = raw()
     bad.x_train[[1, 4], 2, 3, 0] = value
     bad.x_test[0, 0, 0, 0] = value
     with pytest.raises(DataError, match=r"2 of 6 images in x_train .*\(rows 1, 4\).*drop_invalid"):
         checked(bad, drop_invalid=False)
-    with caplog.at_level(logging.WARNING):
-        good = checked(bad, drop_invalid=True)
-    assert "dropped 2 of 6" in caplog.text
+    good = checked(bad, drop_invalid=True)
+    assert [note[:30] for note in good.notes] == ["dropped 2 of 6 images in x_tra", "dropped 1 of 3 images in x_tes"]
     assert good.index_train is not None
     assert good.index_test is not None
     assert good.index_train.tolist() == [0, 2, 3, 5]
@@ -85,11 +90,40 @@ def test_byte_order_and_strides_do_not_survive():
     np.testing.assert_array_equal(good.x_train, raw().x_train)
 
 
-def test_channels_first_is_warned_of(caplog):
-    x = np.zeros((4, 3, 8, 8))
-    with caplog.at_level(logging.WARNING):
-        checked(RawImages(x, np.arange(4), x, np.arange(4)), drop_invalid=False)
-    assert "transpose" in caplog.text
+def test_channels_first_is_asked_about():
+    x = RNG.random((4, 3, 8, 6))
+    given = RawImages(x, np.arange(4), x, np.arange(4))
+    with pytest.raises(DataError, match=r"x_train .*\(n, channels, height, width\): set data\.layout=NCHW if it is"):
+        checked(given, drop_invalid=False)
+    first = checked(given, drop_invalid=False, layout="NCHW").x_train
+    np.testing.assert_array_equal(first, x.transpose(0, 2, 3, 1))
+    assert first.flags.c_contiguous
+    assert checked(given, drop_invalid=False, layout="NHWC").x_train.shape == x.shape
+
+
+@pytest.mark.parametrize("below", [(1.0, 255.0), (255.0, 1.0)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_of_two_scales_are_refused(below, dtype):
+    scaled = raw()
+    changed = {
+        f"x_{part}": (getattr(scaled, f"x_{part}") * by).astype(dtype)
+        for part, by in zip(("train", "test"), below, strict=True)
+    }
+    with pytest.raises(DataError, match="about 255 times"):
+        checked(raw(**changed), drop_invalid=False)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 0.0, 0.5, 3.0, 30.0, 1e4, 1e300])
+def test_other_scales_are_none_of_our_business(scale):
+    checked(raw(x_test=raw().x_test * scale), drop_invalid=False)
+
+
+def test_heavy_tails_are_no_other_scale():
+    x = RNG.standard_cauchy((400, 30))
+    y = np.arange(400)
+    for k in range(100):
+        train, test = x[k : k + 200], x[k + 200 : k + 300]
+        checked(RawImages(train, y[:200], test, y[:100]), drop_invalid=False)
 
 
 @settings(deadline=None, max_examples=30)
@@ -117,8 +151,12 @@ def test_unknown_coding():
         ({"y_train": np.array([0, 1, 99, 0, 1, 2])}, "label 99 but no label 3"),
         ({"y_test": np.array([0, 1, 3])}, r"label 3 at row 2 .*0\.\.2"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 3]), "class_names": ("a", "b", "c")}, r"label 3 at row 5"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, 2.0])}, "not integer"),
-        ({"y_train": np.array(list("abcabc"))}, "not integer"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2.0])}, r"its numbers are whole. Store them with astype\(int\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, np.nan])}, r"1 labels are NaN or infinite \(first at row 5\)"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 2.5])}, "data.labels=regression for real targets"),
+        ({"y_train": np.array([0, 1, 1, 0, 1, 1], bool)}, "not integer: store labels as integers"),
+        ({"y_train": np.array(list("abcabc"))}, "names such as .*'a'.*return_inverse"),
+        ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, r"1\.\.3, and there is no label 0: subtract 1"),
         ({"y_train": np.eye(6, dtype=int)}, "argmax"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "same label"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)}, "0"),
@@ -133,6 +171,17 @@ def test_named_classes_may_lack_images():
     targets = make_targets(raw(class_names=("a", "b", "c", "d")), "centered")
     assert targets.class_names == ("a", "b", "c", "d")
     assert targets.y_train.shape == (6, 4)
+
+
+def test_classes_that_one_set_lacks_are_told():
+    names = tuple("abcdefgh")
+    learnt = class_notes(np.array([0, 1, 2, 3, 4, 5, 6]), np.array([0, 0, 7]), names)
+    assert learnt == (
+        "1 of 3 test images are of classes without training images (h): no prediction of these can be right",
+        "classes without test images: b, c, d, e, f and 1 more. Their accuracy stays unknown",
+    )
+    assert class_notes(np.array([0, 1]), np.array([1, 0]), names) == ()
+    assert class_notes(None, None, names) == ()
 
 
 def test_column_of_labels_is_accepted():

@@ -83,7 +83,15 @@ def test_duplicated_images_warn_and_stay_finite():
         ({"y_train": np.zeros(40, int)}, DataError, "single class"),
         ({"y_train": LABELS[:10]}, DataError, "y_train has shape"),
         ({"y_train": LABELS - 1}, DataError, "label -1"),
-        ({"y_train": LABELS.astype(float)}, DataError, "integers"),
+        ({"y_train": LABELS.astype(float)}, DataError, r"astype\(int\), or pass an array \(n, c\)"),
+        ({"y_train": LABELS + 1}, DataError, "subtract 1 from all labels, or give the number of classes="),
+        ({"y_train": LABELS, "classes": 2}, DataError, "of 2 classes labels are 0..1"),
+        ({"y_train": np.full((40, 1), np.nan)}, DataError, "NaN"),
+        ({"y_train": np.array([["a"]] * 40)}, DataError, "names such as"),
+        ({"times": []}, ConfigError, "times is empty"),
+        ({"x_train": X * 255}, DataError, "about 255 times"),
+        ({"x_test": X_TEST[:0]}, DataError, "x_test is empty"),
+        ({"layout": "HWCN"}, ConfigError, "NHWC, NCHW"),
         ({"x_train": np.where(np.arange(2) > 0, np.nan, X)}, DataError, "x_train holds NaN"),
         ({"x_test": X_TEST[:, :2]}, DataError, "shape"),
     ],
@@ -109,3 +117,60 @@ for name in ("filters", "gains", "gaussian_process", "krylov", "sampling", "boun
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_a_column_of_labels_is_labels(dtype):
+    one, other = (predict_in_memory(SPEC, X, y, X_TEST).mean for y in (LABELS, LABELS[:, None].astype(dtype)))
+    assert one.shape == (1, 7, 4)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_real_columns_and_several_columns_are_targets():
+    column = predict_in_memory(SPEC, X, LABELS[:, None].astype(float), X_TEST)
+    one_hot = predict_in_memory(SPEC, X, np.eye(4, dtype=int)[LABELS], X_TEST)
+    assert (column.mean.shape, one_hot.mean.shape) == ((1, 7, 1), (1, 7, 4))
+    np.testing.assert_allclose(one_hot.mean @ np.arange(4), column.mean[..., 0], atol=1e-10)
+
+
+def test_classes_that_are_empty():
+    made = predict_in_memory(SPEC, X, LABELS, X_TEST, classes=6).mean
+    assert made.shape == (1, 7, 6)
+    targets = np.eye(6)[LABELS] - 1 / 6
+    np.testing.assert_allclose(made, predict_in_memory(SPEC, X, targets, X_TEST).mean, atol=1e-12)
+
+
+@pytest.mark.parametrize("time", [math.inf, 10, np.float64(10.0), np.array(10)])
+def test_one_time_needs_no_list(time):
+    made = predict_in_memory(SPEC, X, LABELS, X_TEST, times=time)
+    assert made.times == (float(time),)
+    np.testing.assert_array_equal(made.mean, predict_in_memory(SPEC, X, LABELS, X_TEST, times=[float(time)]).mean)
+
+
+CONVOLUTIONAL = [{"op": "conv", "features": 8, "filter": [3, 3], "padding": "SAME"}, {"op": "relu"}, *SPEC]
+
+
+@pytest.mark.parametrize("spec", [SPEC, CONVOLUTIONAL], ids=["flat", "convolutional"])
+def test_layouts_mean_the_same_as_in_the_pipeline(spec):
+    first, first_test = RNG.standard_normal((20, 3, 6, 5)), RNG.standard_normal((4, 3, 6, 5))
+    last, last_test = (x.transpose(0, 2, 3, 1) for x in (first, first_test))
+    y = LABELS[:20]
+    with pytest.raises(DataError, match="layout='NCHW'"):
+        predict_in_memory(spec, first, y, first_test)
+    one = predict_in_memory(spec, first, y, first_test, layout="NCHW", covariance="diagonal")
+    other = predict_in_memory(spec, last, y, last_test, covariance="diagonal")
+    np.testing.assert_array_equal(one.mean, other.mean)
+    assert one.covariance is not None
+    np.testing.assert_array_equal(one.covariance, np.asarray(other.covariance))
+    taken = predict_in_memory(spec, first, y, first_test, layout="NHWC").mean
+    assert not np.array_equal(taken, one.mean) or spec is SPEC
+
+
+def test_gray_images_need_no_axis_of_channels():
+    x, x_test = RNG.standard_normal((20, 6, 5)), RNG.standard_normal((4, 6, 5))
+    made = predict_in_memory(CONVOLUTIONAL, x, LABELS[:20], x_test).mean
+    np.testing.assert_array_equal(
+        made, predict_in_memory(CONVOLUTIONAL, x[..., None], LABELS[:20], x_test[..., None]).mean
+    )
+    with pytest.raises(DataError, match="64 x 4 pixels"):
+        predict_in_memory(CONVOLUTIONAL, np.ones((20, 64, 4)), LABELS[:20], np.ones((4, 64, 4)))

@@ -1,0 +1,50 @@
+"""Which settings the user gave: on the command line, or in a file that is not one of this program's own groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from ntkpipe.cli.folder import config_folder
+from ntkpipe.cli.schema import blank_schema
+from ntkpipe.pipeline.meanings import settings
+
+
+def settings_told() -> set[str]:
+    """Dotted names of the settings that the words and files of the job which Hydra runs have given.
+
+    The configuration is composed once more, over a schema without defaults: what has a value then was given by someone. What
+    a file of this program's own groups says (`conf/kernel/fcn.yaml`) was not, unless a word says it too.
+    """
+    state = HydraConfig.get()
+    words = [word for word in state.overrides.task if not word.startswith("~")]
+    with blank_schema():
+        composed = compose(state.job.config_name, words)
+    named = {str(one.key_or_group).replace("/", ".") for one in OverridesParser.create().parse_overrides(words)}
+    named |= {f"{group}.kind" for group in named}  # which is what a group's choice sets
+    ours = {name for group, choice in state.runtime.choices.items() for name in _of_group(str(group), choice)}
+    known = set(settings())
+    spoken = {name for name in known if any(f"{word}.".startswith(f"{name}.") for word in named)}
+    return spoken | {name for name in known - ours if _is_given(composed, name)}
+
+
+def _is_given(composed: DictConfig, setting: str) -> bool:
+    group, _, name = setting.rpartition(".")
+    parent = reduce(lambda node, key: node[key], group.split("."), composed) if group else composed
+    if OmegaConf.is_missing(parent, name):
+        return False
+    value = parent._get_node(name)  # what it is, not what it refers to
+    return not (isinstance(value, DictConfig) and not value)  # mappings have no value for `unset`
+
+
+def _of_group(group: str, choice: str | None) -> Iterator[str]:
+    """Settings that a file of `conf/` sets; of an experiment none, which is a person's."""
+    file = config_folder() / group / f"{choice}.yaml"
+    if group != "experiment" and file.is_file():
+        for name in OmegaConf.load(file):
+            yield f"{group.replace('/', '.')}.{name}"

@@ -1,0 +1,240 @@
+"""Which settings have a meaning for which choice: one table, against which everything that a user set is checked.
+
+Values alone do not tell: `kernel.depth=3` equals the default, and a run that reads no depth would still not be the one that
+its user had in mind.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from ntkpipe.config import KERNELS, KernelConfig, RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline.kernel import kernel_takes
+
+
+@dataclass(frozen=True)
+class Need:
+    """A setting has a meaning only where another one has one of these values.
+
+    Args:
+        setting: the other one.
+        values: that it must have.
+        where: values of further settings, by dotted name; the need holds only where they all have one of these.
+    """
+
+    setting: str
+    values: tuple[Any, ...]
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, hash=False)
+
+
+Needs = tuple[Need, ...]
+
+
+def _need(setting: str, *values: Any, where: Mapping[str, tuple[Any, ...]] | None = None) -> Needs:
+    return (Need(setting, values, where or {}),)
+
+
+_ALWAYS: Needs = ()
+_FETCHED = _need("data.kind", "cifar10", "cifar100", "mnist")
+_IMAGES = _need("data.kind", "digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
+_SYNTHETIC = _need("data.kind", "synthetic")
+_KRYLOV, _CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("krylov", "cg", "cholesky"))
+_STEPS = _need("solver.kind", "krylov", "cg")
+# Means of cg have `residual`; its inverses of many columns take their precision from the tolerance of what they are for.
+_VARIANCES_OF_CG = _need(
+    "predict.covariance", "diagonal", "full", where={"solver.kind": ("cg",), "predict.selection": ("none", "held_out")}
+)
+_JOINED = _need("cluster.kind", "ray")
+_COMPUTED = _need("kernel.kind", *(kind for kind in KERNELS if kind != "gram"))
+_ANY_LAUNCH = _need("cluster.launch.kind", "slurm", "ray", "kuberay", "cloud")
+_SLURM, _KUBERAY, _CLOUD = (_need("cluster.launch.kind", kind) for kind in ("slurm", "kuberay", "cloud"))
+_BATCH = _need("cluster.launch.kind", "slurm", "kuberay")
+
+
+def _kernel_needs() -> dict[str, Needs]:
+    """Of the kernel's settings: what each family takes is written at the family."""
+    needs = {}
+    for one in dataclasses.fields(KernelConfig):
+        kinds = tuple(kind for kind in KERNELS if one.name in kernel_takes(kind))
+        needs[f"kernel.{one.name}"] = _need("kernel.kind", *kinds) if kinds != KERNELS else _ALWAYS
+    needs["kernel.pool_radius"] += _need("kernel.pool", "lap")
+    return needs
+
+
+MEANINGS: dict[str, Needs] = {
+    "augment": _ALWAYS,
+    "run_dir": _ALWAYS,
+    "data.kind": _ALWAYS,
+    "data.path": _need("data.kind", "npz", "cifar10", "cifar100", "image_folder", "mnist", "labels"),
+    "data.download": _FETCHED,
+    "data.source": _FETCHED + _need("data.download", True),
+    "data.image_size": _need("data.kind", "image_folder"),
+    "data.layout": _need("data.kind", "npz"),
+    "data.train_size": _ALWAYS,
+    "data.test_size": _ALWAYS,
+    "data.subset_seed": _IMAGES,
+    "data.balanced": _IMAGES,
+    "data.standardize": _IMAGES,
+    "data.unit_norm": _IMAGES,
+    "data.zca": _IMAGES,
+    "data.downsample": _IMAGES,
+    "data.statistics": _IMAGES,
+    "data.labels": _ALWAYS,
+    "data.drop_invalid": _need("data.kind", "npz"),
+    **{f"data.{name}": _SYNTHETIC for name in ("n_train", "n_test", "shape", "classes", "noise")},
+    **_kernel_needs(),
+    "grid.edge": _ALWAYS,
+    "grid.pairs_per_step": _COMPUTED,
+    "store.url": _ALWAYS,
+    "store.dtype": _COMPUTED,
+    "store.name": _COMPUTED,
+    "store.gram": _COMPUTED,
+    "solver.kind": _ALWAYS,
+    "solver.tolerance": _STEPS + _VARIANCES_OF_CG,
+    "solver.residual": _CG,
+    "solver.preconditioner": _CG,
+    "solver.rank": _CG + _need("solver.preconditioner", "nystrom", "cholesky"),
+    "solver.max_steps": _STEPS,
+    "solver.products": _ALWAYS,
+    "solver.checkpoint_every": _STEPS,
+    "solver.basis": _KRYLOV,
+    "solver.basis_gib": _KRYLOV,
+    "solver.sample_rows": _ALWAYS,
+    "solver.precision": _CHOLESKY,
+    "solver.factor_edge": _need("solver.kind", "cholesky", "cg")
+    + _need("solver.preconditioner", "float32_factor", where={"solver.kind": ("cg",)}),
+    "solver.leave_one_out": _CHOLESKY,
+    "predict.kernels": _ALWAYS,
+    "predict.times": _ALWAYS,
+    "predict.ridges": _ALWAYS,
+    "predict.ridge_scale": _ALWAYS,
+    "predict.learning_rate": _ALWAYS,
+    "predict.dynamics": _ALWAYS,
+    "predict.momentum": _need("predict.dynamics", "momentum"),
+    "predict.train_sizes": _ALWAYS,
+    "predict.covariance": _ALWAYS,
+    "predict.covariance_batch": _need("predict.covariance", "diagonal", "full"),
+    "predict.selection": _ALWAYS,
+    "predict.held_out": _need("predict.selection", "held_out"),
+    "cluster.kind": _ALWAYS,
+    "cluster.address": _JOINED,
+    "cluster.workers": _need("cluster.kind", "local", "serial"),
+    "cluster.max_workers": _JOINED,
+    "cluster.threads_per_worker": _ALWAYS,
+    "cluster.cpus_per_task": _JOINED,
+    "cluster.gpus_per_task": _JOINED,
+    "cluster.memory_per_task": _JOINED,
+    "cluster.resources": _JOINED,
+    "cluster.memory_gib": _ALWAYS,
+    "cluster.retries": _need("cluster.kind", "local", "ray"),
+    "cluster.speculate": _JOINED,
+    "cluster.launch.kind": _ALWAYS,
+    "cluster.launch.name": _ANY_LAUNCH,
+    "cluster.launch.nodes": _need("cluster.launch.kind", "slurm", "kuberay", "cloud"),
+    "cluster.launch.cpus_per_node": _BATCH,
+    "cluster.launch.gpus_per_node": _ANY_LAUNCH,
+    "cluster.launch.memory_per_node": _BATCH,
+    "cluster.launch.time_limit": _BATCH,
+    "cluster.launch.workdir": _ANY_LAUNCH,
+    "cluster.launch.python": _ANY_LAUNCH,
+    **{f"cluster.launch.{name}": _SLURM for name in ("partition", "account", "interface")},
+    "cluster.launch.address": _need("cluster.launch.kind", "ray"),
+    "cluster.launch.image": _need("cluster.launch.kind", "kuberay", "cloud"),
+    **{f"cluster.launch.{name}": _KUBERAY for name in ("namespace", "service_account", "claim")},
+    **{f"cluster.launch.{name}": _CLOUD for name in ("region", "head_type", "worker_type", "ssh_user", "filesystem")},
+    "cluster.launch.retries": _BATCH,
+    "watch.reporters": _ALWAYS,
+    "watch.every": _ALWAYS,
+}
+"""What every setting of a run needs to have a meaning, by dotted name. A setting that is missing here fails a test."""
+
+
+def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings of a dataclass."""
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            yield from settings(typing.cast("type", hint), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def check_meanings(config: RunConfig, told: Collection[str], *, assuming: Mapping[str, Any] | None = None) -> None:
+    """Refuse what a user set and this run would not read: it is another run that was meant.
+
+    Args:
+        config: of the run.
+        told: dotted names of the settings that the user gave, on the command line or in a file.
+        assuming: values that stand in for the configuration's, by dotted name.
+
+    Raises:
+        ConfigError: naming the setting, the choice that does not read it, and the one that was probably meant.
+    """
+    assumed = dict(assuming or {})
+
+    def value(setting: str) -> Any:
+        return assumed[setting] if setting in assumed else _value(config, setting)
+
+    # In the table's order, where what decides most comes first.
+    for setting in (name for name in MEANINGS if name in told):
+        if value(setting) is None:
+            continue  # `setting=null` leaves it out
+        for need in MEANINGS[setting]:
+            applies = all(value(other) in values for other, values in need.where.items())
+            if applies and value(need.setting) not in need.values:
+                raise ConfigError(_refusal(setting, value(setting), need, value(need.setting), told))
+
+
+def _value(config: RunConfig, setting: str) -> Any:
+    return reduce(getattr, setting.split("."), config)
+
+
+def _refusal(setting: str, value: Any, need: Need, present: Any, told: Collection[str]) -> str:
+    group, _, name = need.setting.rpartition(".")
+    chooser = group.replace(".", "/") if name == "kind" else need.setting
+    by_default = need.setting not in told and present == _value(RunConfig(), need.setting)
+    # Of a choice that was made, what it does read of the same group.
+    siblings = {name: needs for name, needs in MEANINGS.items() if name.startswith(setting[: setting.index(".") + 1])}
+    takes = ", ".join(name for name, needs in siblings.items() if any(_names(n, need.setting, present) for n in needs))
+    aside = ", which is the default" if by_default else f", which takes {takes}" if takes else ""
+    likely = [_shown(one) for one in (_likely_data(value) if setting == "data.path" else need.values)]
+    wanted = f"{', '.join(likely[:-1])} or {likely[-1]}" if len(likely) > 1 else likely[0]
+    what = f"{setting}={_shown(value)}"
+    return (
+        f"{what} has no meaning for {chooser}={_shown(present)}{aside}: set {chooser}={wanted} as well, or leave "
+        f"{setting} out"
+    )
+
+
+def _names(need: Need, setting: str, value: Any) -> bool:
+    return need.setting == setting and value in need.values
+
+
+def _likely_data(path: str) -> tuple[str, ...]:
+    """Kinds of data that a path may be meant for, by its name and by what lies there."""
+    file = Path(path).expanduser()
+    name = file.name.lower()
+    if name.endswith(".npz"):
+        return ("npz",)
+    for kind, start in (("cifar100", "cifar-100"), ("cifar10", "cifar-10")):
+        if name.startswith(start):
+            return (kind,)
+    if name.endswith(".zip") or (file / "train").is_dir():
+        return ("image_folder",)
+    if file.is_dir() and any(file.glob("train-images*")):
+        return ("mnist",)
+    return ("npz", "image_folder", "cifar10", "cifar100", "mnist")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_shown, value))}]"
+    return str(value)
