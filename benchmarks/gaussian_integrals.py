@@ -54,8 +54,9 @@ def _smooth(layer: dict, k: np.ndarray, p: np.ndarray, q: np.ndarray) -> tuple[n
     both = _function(layer)
     variance = max(float(p.max(initial=0.0)), float(q.max(initial=0.0)), 1e-3)
     pole = _POLES[layer["op"]] / layer.get("beta", 1.0) / math.sqrt(variance)
-    # The rule's error is exp(-2 pi d / h) where the poles allow d, and exp(-(2 pi / h)^2 / 2) by the density alone.
-    step = min(2 * math.pi * pole / 39, 0.7)
+    # The rule's error is exp(-2 pi d / h + d^2 / 2), d from the real line, where neither the poles nor the density forbid it.
+    d = min(pole, _RANGE)
+    step = 2 * math.pi * d / (48 + d * d / 2)
     z = step * np.arange(-math.ceil(_RANGE / step), math.ceil(_RANGE / step) + 1)
     weights = step / math.sqrt(2 * math.pi) * np.exp(-z * z / 2)
     value, slope = np.empty_like(k), np.empty_like(k)

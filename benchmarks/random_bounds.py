@@ -155,8 +155,22 @@ def _origin(inputs: Inputs, found: Predictions, exact: Kernel, wanted: Answer, a
     return {"error of": parts}
 
 
+def tried(drawn: Drawn) -> dict[str, Any]:
+    """Run, and compare: the outcome."""
+    began = time.monotonic()
+    try:
+        with np.errstate(all="ignore"):
+            inputs, found = run(drawn)
+            seconds = round(time.monotonic() - began, 2)
+            return {**compare(inputs, found), "seconds": seconds}
+    except NtkpipeError as error:
+        return {"outcome": "refused", "class": type(error).__name__, "why": str(error)[:300]}
+    except Exception:
+        return {"outcome": "FAULT", "why": traceback.format_exc()}
+
+
 def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
-    """Draw, run and compare; the line of the record."""
+    """Draw and try; the line of the record."""
     folder = options.work.resolve() / f"round-{os.getpid()}-{k}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -165,15 +179,7 @@ def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
     if options.kinds != tuple(KINDS):
         line["kinds"] = ",".join(options.kinds)
     began = time.monotonic()
-    try:
-        with np.errstate(all="ignore"):
-            inputs, found = run(drawn)
-            line["seconds"] = round(time.monotonic() - began, 2)
-            line |= compare(inputs, found)
-    except NtkpipeError as error:
-        line |= {"outcome": "refused", "class": type(error).__name__, "why": str(error)[:300]}
-    except Exception:
-        line |= {"outcome": "FAULT", "why": traceback.format_exc()}
+    line |= tried(drawn)
     line["seconds in all"] = round(time.monotonic() - began, 2)
     if options.only is None:
         shutil.rmtree(folder)

@@ -38,16 +38,61 @@ KINDS = {
 # Most training points, where the reference or the run takes long.
 _MOST = {"deep": 50, "expansion": 30, "convolution": 24}
 
-# Standard deviations of weights and biases: critical, ordered, chaotic. Few, as every network is compiled once.
-_WEIGHTS: tuple[tuple[float, float | None], ...] = (
-    (SQRT2, 0.1),
-    (SQRT2, None),
-    (0.5, 0.1),
-    (1.0, 1.0),
-    (2.0, None),
-    (3.0, 0.0),
-)
-_OFTEN = (0.35, 0.15, 0.15, 0.15, 0.1, 0.1)
+_LEAKY = {"activation": "leaky_relu", "activation_args": {"alpha": 0.2}}
+_ORDERED, _CHAOTIC, _BARE = {"w_std": 0.5}, {"w_std": 3.0, "b_std": 0.0}, {"b_std": None}
+# Few, as every network is compiled once, for each dtype and shape.
+NETWORKS: dict[str, tuple[dict[str, Any], ...]] = {
+    "relu": (
+        {"depth": 1},
+        {"depth": 3},
+        {"depth": 3, **_ORDERED},
+        {"depth": 3, **_CHAOTIC},
+        {"depth": 1, **_BARE},
+        {"depth": 3, **_LEAKY},
+        {"depth": 2, "activation": "abs", "w_std": 1.0, "b_std": 1.0},
+        {"depth": 2, "parameterization": "standard", "width": 64},
+    ),
+    "deep": (
+        {"depth": 10},
+        {"depth": 60},
+        {"depth": 20, **_ORDERED},
+        {"depth": 30, **_CHAOTIC},
+        {"depth": 60, "activation": "abs", "w_std": 1.0, "b_std": 1.0},
+        {"depth": 10, "activation": "erf", "w_std": 2.0},
+        {"depth": 10, "activation": "gelu"},
+        {"depth": 16, "w_std": 0.05, "b_std": 0.0},
+    ),
+    "smooth": (
+        {"depth": 1, "activation": "erf"},
+        {"depth": 3, "activation": "erf", **_CHAOTIC},
+        {"depth": 1, "activation": "gelu", **_BARE},
+        {"depth": 3, "activation": "gelu"},
+    ),
+    "expansion": (
+        {"depth": 1, "activation": "tanh", "w_std": 3.0},
+        {"depth": 2, "activation": "tanh", "w_std": 1.0},
+        {"depth": 1, "activation": "swish", "w_std": 3.0},
+        {"depth": 2, "activation": "swish"},
+        {"depth": 1, "activation": "elu", "w_std": 2.0},
+    ),
+    "linear": ({"kind": "linear"}, {"kind": "linear", "w_std": 2.0, "b_std": 1.0}),
+    "residual": ({"kind": "spec", "blocks": 1}, {"kind": "spec", "blocks": 3}),
+    "convolution": (
+        {"kind": "cnn_vec", "depth": 2},
+        {"kind": "cnn_gap", "depth": 1},
+        {"kind": "cnn_gap", "depth": 2, "padding": "CIRCULAR", **_BARE},
+    ),
+    "stationary": (
+        {"kind": "rbf", "length_scale": 0.3},
+        {"kind": "rbf", "length_scale": 10.0},
+        {"kind": "laplace"},
+        {"kind": "matern", "nu": 1.5},
+        {"kind": "matern", "nu": 2.5, "length_scale": 10.0},
+    ),
+}
+_TRAINED, _TESTED = (8, 11, 16, 23, 32, 45, 60, 90, 120), (4, 10, 24, 40)
+# Of the solver: the smallest basis that can be restarted.
+_BLOCKS = 6
 
 
 @dataclass(frozen=True)
@@ -64,8 +109,8 @@ def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(
     shares = np.array([KINDS[kind] for kind in kinds])
     kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
     most = _MOST.get(kind, 120 if rng.random() < 0.1 else 60)
-    n = int(np.exp(rng.uniform(math.log(8), math.log(most + 1))))
-    p = int(rng.integers(4, min(40, n) + 1))
+    n = int(rng.choice([size for size in _TRAINED if size <= most]))
+    p = int(rng.choice([size for size in _TESTED if size <= n]))
     facts: dict[str, Any] = {"n": n, "p": p}
     arrays, coding, c = _targets(rng, n, p, facts)
     if kind == "given":
@@ -75,7 +120,7 @@ def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(
         shape = _shape(rng, kind)
         x = _points(rng, kind, n, p, shape, arrays, facts)
         arrays |= {"x_train": x[:n], "x_test": x[n:]}
-        kernel = _network(rng, kind, folder, shape, facts)
+        kernel = _network(rng, kind, folder, facts)
     np.savez(folder / "data.npz", **arrays)
     solver, predict = _solver(rng, n, c, kind, facts)
     flips = kind in ("relu", "convolution") and "x_train" in arrays and arrays["x_train"].ndim == 4
@@ -122,8 +167,8 @@ def _targets(rng: np.random.Generator, n: int, p: int, facts: dict[str, Any]) ->
 
 def _shape(rng: np.random.Generator, kind: str) -> tuple[int, ...]:
     if kind == "convolution" or (kind == "relu" and rng.random() < 0.2):
-        return (4, 4, int(rng.integers(1, 3)))
-    return (int(rng.choice([1, 2, 6, 12])),)
+        return (4, 4, 1)
+    return (int(rng.choice([2, 6])),)
 
 
 def _points(
@@ -155,63 +200,22 @@ def _points(
     return x
 
 
-def _network(
-    rng: np.random.Generator, kind: str, folder: Path, shape: tuple[int, ...], facts: dict[str, Any]
-) -> KernelConfig:
-    dtype = str(rng.choice(["float32", "float64"]))
-    w_std, b_std = _WEIGHTS[rng.choice(len(_WEIGHTS), p=_OFTEN)]
-    activation = str(rng.choice(["relu", "relu", "leaky_relu", "abs"]))
-    settings: dict[str, Any] = {"w_std": w_std, "b_std": b_std, "activation": activation, "dtype": dtype}
-    settings["parameterization"] = "standard" if rng.random() < 0.1 else "ntk"
-    settings["width"] = 64
-    if kind == "relu":
-        settings["depth"] = int(rng.choice([1, 3]))
-    elif kind == "deep":
-        settings["depth"] = int(rng.choice([10, 60]))
-        if rng.random() < 0.3:
-            settings["activation"] = activation = str(rng.choice(["erf", "gelu"]))
-    elif kind == "smooth":
-        settings["depth"] = int(rng.choice([1, 3]))
-        settings["activation"] = activation = str(rng.choice(["erf", "gelu"]))
-    elif kind == "expansion":
-        settings |= {"depth": int(rng.choice([1, 2])), "w_std": float(rng.choice([1.0, 2.0, 3.0])), "b_std": 0.1}
-        settings["activation"] = activation = str(rng.choice(["tanh", "swish", "elu"]))
-    elif kind == "linear":
-        settings = {"kind": "linear", "w_std": w_std, "b_std": b_std, "dtype": dtype}
-    elif kind == "stationary":
-        name = str(rng.choice(["rbf", "laplace", "matern"]))
-        settings = {"kind": name, "length_scale": float(rng.choice([0.1, 1.0, 10.0])), "dtype": dtype}
-        if name == "matern":
-            settings["nu"] = float(rng.choice([0.5, 1.5, 2.5]))
-    elif kind == "convolution":
-        settings |= {
-            "kind": str(rng.choice(["cnn_vec", "cnn_gap"])),
-            "depth": int(rng.choice([1, 2])),
-            "padding": str(rng.choice(["SAME", "CIRCULAR"])),
-        }
-    elif kind == "residual":
+def _network(rng: np.random.Generator, kind: str, folder: Path, facts: dict[str, Any]) -> KernelConfig:
+    settings = dict(NETWORKS[kind][rng.integers(len(NETWORKS[kind]))])
+    facts["network"] = settings
+    if kind == "residual":
         path = folder / "layers.json"
-        path.write_text(json.dumps(_residual(rng, w_std, b_std, activation, settings["parameterization"])))
-        settings = {"kind": "spec", "path": str(path), "dtype": dtype}
-    if settings.get("activation") == "leaky_relu":
-        settings["activation_args"] = {"alpha": 0.2}
-    settings = {"kind": "fcn", **settings}
-    facts |= {
-        name: settings[name] for name in ("kind", "depth", "w_std", "b_std", "activation", "dtype") if name in settings
-    }
-    facts |= {name: settings[name] for name in ("parameterization", "length_scale", "nu") if name in settings}
-    return KernelConfig(**settings)
+        path.write_text(json.dumps(_residual(settings["blocks"])))
+        settings = {"kind": "spec", "path": str(path)}
+    facts["dtype"] = str(rng.choice(["float32", "float64"]))
+    return KernelConfig(**{"kind": "fcn", "dtype": facts["dtype"], **settings})
 
 
-def _residual(
-    rng: np.random.Generator, w_std: float, b_std: float | None, activation: str, parameterization: str
-) -> list[dict]:
-    dense = {"op": "dense", "features": 64, "w_std": w_std, "b_std": b_std, "parameterization": parameterization}
-    phi: dict[str, Any] = {"op": activation}
-    if activation == "leaky_relu":
-        phi["alpha"] = 0.2
-    block = {"op": "residual_sum", "branches": [[phi, dense, phi, dense], []]}
-    return [{"op": "flatten"}, dense, *[block] * int(rng.choice([1, 3])), phi, dense]
+def _residual(blocks: int) -> list[dict]:
+    dense = {"op": "dense", "features": 64, "w_std": SQRT2, "b_std": 0.1}
+    relu = {"op": "relu"}
+    block = {"op": "residual_sum", "branches": [[relu, dense, relu, dense], []]}
+    return [{"op": "flatten"}, dense, *[block] * blocks, relu, dense]
 
 
 def _given(
@@ -265,27 +269,23 @@ def _solver(
 ) -> tuple[SolverConfig, PredictConfig]:
     name = str(rng.choice(["krylov", "eigh", "cg", "cholesky"], p=[0.5, 0.2, 0.15, 0.15]))
     products = "float32" if rng.random() < 0.3 else "float64"
-    settings: dict[str, Any] = {"kind": name, "products": products}
+    settings: dict[str, Any] = {"kind": name, "products": products, "max_steps": 200}
     if name == "krylov":
         settings["tolerance"] = float(rng.choice([1e-2, 1e-4, 1e-7]))
-        if rng.random() < 0.25:
-            vectors = int(rng.integers(min(n, 5 * c), n + 1))
-            settings["basis_gib"] = vectors * 8 * n / 2**30
-        if rng.random() < 0.1:
+        if rng.random() < 0.35 and _BLOCKS * c < n:
+            settings["basis_gib"] = int(rng.integers(_BLOCKS * c, n)) * 8 * n / 2**30
+        if rng.random() < 0.05:
             settings["max_steps"] = int(rng.integers(1, 6))
     if name == "cg":
         settings["preconditioner"] = str(rng.choice(["nystrom", "cholesky", "none"]))
-        settings["residual"] = float(rng.choice([1e-4, 1e-8, 1e-11]))
+        settings["residual"] = float(rng.choice([1e-4, 1e-8, 1e-11], p=[0.3, 0.5, 0.2]))
     if name == "cholesky":
         settings["precision"] = str(rng.choice(["float64", "mixed", "float32"]))
         settings["leave_one_out"] = False
     if rng.random() < 0.2:
-        settings["sample_rows"] = int(rng.integers(4, 17))
-    dynamics = (
-        "gradient_flow"
-        if name != "krylov" or rng.random() < 0.85
-        else str(rng.choice(["gradient_descent", "momentum"]))
-    )
+        settings["sample_rows"] = int(rng.choice([4, 12]))
+    discrete = name in ("krylov", "eigh") and "basis_gib" not in settings and rng.random() < 0.15
+    dynamics = str(rng.choice(["gradient_descent", "momentum"])) if discrete else "gradient_flow"
     times = {math.inf}
     if name in ("krylov", "eigh"):
         times = {float(f"{10.0 ** rng.uniform(-3, 12):.3g}") for _ in range(int(rng.integers(1, 5)))}
