@@ -14,6 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkpipe.dynamics.filters import SpectralFilter, null_cutoff
+from ntkpipe.errors import NumericalError
+
+EPS = float(np.finfo(np.float64).eps)
+# Factor of bounds of rounding: of a sum of n products it is n eps, of an eigendecomposition some times that.
+_ROUNDING = 8.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def nngp_covariance(
     spectral_filter: SpectralFilter,
     time: float,
     ridge: float,
+    eps: float = EPS,
 ) -> np.ndarray:
     """Covariance over networks of which only the readout is trained.
 
@@ -95,19 +101,24 @@ def nngp_covariance(
         spectral_filter: the training dynamics.
         time: in steps.
         ridge: absolute.
+        eps: relative error of the kernels' entries.
 
     Returns:
-        The shape of `k_test_test`. Variances are cut at 0, below which rounding may carry them.
+        The shape of `k_test_test`, symmetric. Variances are cut at 0, below which rounding may carry them.
+
+    Raises:
+        NumericalError: if a variance is further below 0 than rounding accounts for.
     """
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     weights = weights * (1.0 + np.where(weights == 0, 0.0, spectral_filter.decay(values, time, cutoff=cutoff)))
     projected = k_test_train @ system.vectors
     left = projected * weights
+    size, reach = np.linalg.norm(projected, axis=1), np.linalg.norm(left, axis=1)
+    scale = 2.0 * size * reach + float(values.max()) * reach**2
     if k_test_test.ndim == 1:
-        return np.maximum(k_test_test - np.einsum("ij,ij->i", left, projected), 0.0)
-    product = left @ projected.T
-    return k_test_test - 0.5 * (product + product.T)
+        return _settled(k_test_test - np.einsum("ij,ij->i", left, projected), k_test_test, scale, len(values) * eps)
+    return _settled(k_test_test - left @ projected.T, k_test_test.diagonal(), scale, len(values) * eps)
 
 
 def ntk_covariance(
@@ -119,6 +130,7 @@ def ntk_covariance(
     spectral_filter: SpectralFilter,
     time: float,
     ridge: float,
+    eps: float = EPS,
 ) -> np.ndarray:
     """Covariance over networks of which all layers are trained.
 
@@ -133,20 +145,55 @@ def ntk_covariance(
         spectral_filter: the training dynamics.
         time: in steps.
         ridge: absolute, of the NTK.
+        eps: relative error of the kernels' entries.
 
     Returns:
-        The shape of `nngp_test_test`.
+        The shape of `nngp_test_test`, symmetric. Variances are cut at 0, below which rounding may carry them.
+
+    Raises:
+        NumericalError: if a variance is further below 0 than rounding accounts for.
     """
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     b = ((ntk_test_train @ system.vectors) * weights) @ system.vectors.T
     # (B K - 2 K_*) B^T symmetrised: one product of size p x n x n, and one of p x n x p only where the full matrix is
     # wanted.
-    inner = b @ nngp_train_train - 2.0 * nngp_test_train
+    once = b @ nngp_train_train
+    inner = once - 2.0 * nngp_test_train
+    size, whole = np.linalg.norm(b, axis=1), float(np.linalg.norm(nngp_train_train))
+    # Of the weights b, and what it makes of the variance, to first and second order.
+    off = float(np.abs(weights).max()) * (np.linalg.norm(ntk_test_train, axis=1) + float(values.max()) * size)
+    scale = 2.0 * size * np.linalg.norm(nngp_test_train, axis=1) + whole * size**2
+    scale += 2.0 * np.linalg.norm(once - nngp_test_train, axis=1) * off + len(values) * eps * whole * off**2
     if nngp_test_test.ndim == 1:
-        return np.maximum(nngp_test_test + np.einsum("ij,ij->i", inner, b), 0.0)
-    product = inner @ b.T
-    return nngp_test_test + 0.5 * (product + product.T)
+        return _settled(nngp_test_test + np.einsum("ij,ij->i", inner, b), nngp_test_test, scale, len(values) * eps)
+    return _settled(nngp_test_test + inner @ b.T, nngp_test_test.diagonal(), scale, len(values) * eps)
+
+
+def _settled(covariance: np.ndarray, prior: np.ndarray, scale: np.ndarray, unit: float) -> np.ndarray:
+    """Variances (p,) or a covariance (p, p) without what rounding has done to sign and symmetry.
+
+    Args:
+        covariance: as computed.
+        prior: (p,) variances that the others were subtracted from.
+        scale: (p,) sizes of what was subtracted, whose rounding is `unit` of them.
+        unit: relative rounding of a sum over the training points.
+    """
+    own = covariance if covariance.ndim == 1 else covariance.diagonal()
+    below = own < -_ROUNDING * unit * (np.abs(prior) + scale)
+    if below.any():
+        at = int(np.argmin(np.where(below, own, 0.0)))
+        raise NumericalError(
+            f"the variance of test point {at} is {own[at]:.3g}, of {prior[at]:.3g} before training, and rounding does not account "
+            "for that: the kernels of training and test points are not parts of one positive semidefinite kernel. Check "
+            "that all of them come from the same network and the same images"
+        )
+    cut = np.maximum(own, 0.0)
+    if covariance.ndim == 1:
+        return cut
+    symmetric = 0.5 * (covariance + covariance.T)
+    np.fill_diagonal(symmetric, cut)
+    return symmetric
 
 
 def count_unlearnt(system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float) -> int:

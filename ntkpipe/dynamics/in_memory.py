@@ -84,6 +84,7 @@ def predict_in_memory(
         ConfigError: on an impossible setting.
         DataError: on arrays that do not fit together or look like another layout, non-finite values, labels that skip a
             class, or a single class.
+        NumericalError: if a variance is negative beyond rounding.
 
     Warns:
         UserWarning: for a singular kernel whose null directions stay unlearnt, or a learning rate beyond the stable
@@ -117,7 +118,7 @@ def predict_in_memory(
     _warn(spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel)
 
     mean = gp.means(system, cross, targets, spectral_filter, times, [added])[:, 0]
-    spread = None
+    spread, eps = None, float(np.finfo(dtype).eps)
     if covariance != "none":
         own = arch(test, layout="NHWC") if covariance == "full" else arch.diagonal(test, layout="NHWC")
         if kernel == "ntk":
@@ -131,12 +132,13 @@ def predict_in_memory(
                     spectral_filter,
                     t,
                     added,
+                    eps,
                 )
                 for t in times
             ]
         else:
             spread = [
-                gp.nngp_covariance(system, cross, _float64(getattr(own, name)), spectral_filter, t, added)
+                gp.nngp_covariance(system, cross, _float64(getattr(own, name)), spectral_filter, t, added, eps)
                 for t in times
             ]
     return InMemoryPrediction(

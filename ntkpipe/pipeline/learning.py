@@ -16,6 +16,7 @@ from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.learning_curve import Curve, learning_curves
+from ntkpipe.storage.plain import json_ready
 
 _FIELDS: tuple[str, ...] = (
     "train_size",
@@ -29,6 +30,9 @@ _FIELDS: tuple[str, ...] = (
     "mse",
     "mse_se",
 )
+
+
+_POINTS = {"inf": "t = inf", "best": "t best", "only": "its time"}
 
 
 def write_learning_curve(sweep: Sweep) -> list[str]:
@@ -53,7 +57,10 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
         return []
     curves = learning_curves(done)
     _replace(sweep.path / "learning_curve.csv", _csv(curves))
-    _replace(sweep.path / "learning_curve.json", json.dumps([_record(c) for c in curves], indent=1))
+    _replace(
+        sweep.path / "learning_curve.json",
+        json.dumps(json_ready([_record(c) for c in curves]), indent=1, allow_nan=False),
+    )
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
     notes += sorted({c.why for c in curves if c.why})
     with drawing(f"ntkpipe report run_dir={sweep.path}"):
@@ -106,7 +113,7 @@ def _lines(curves: list[Curve]) -> list[str]:
     sizes = curves[0].sizes
     lines = [f"{'':<34}" + "".join(f"{f'n={n:,}':>11}" for n in sizes) + "   law"]
     for c in curves:
-        name = f"{c.measure} {c.kernel}, ridge {c.ridge:g}, t {'= inf' if c.point == 'inf' else 'best'}"
+        name = f"{c.measure} {c.kernel}, ridge {c.ridge:g}, {_POINTS[c.point]}"
         law = c.fit.text() if c.fit is not None else "none: " + c.why
         lines.append(f"{name:<34}" + "".join(f"{value:>11.4f}" for value in c.values) + f"   {law}")
     return lines

@@ -16,6 +16,7 @@ from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_fr
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestSample
 from ntkpipe.dynamics.times import default_times
+from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import rectangular_product
 from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.inputs import Inputs
@@ -55,6 +56,7 @@ def predict_kernel(
     """Means, error budget and covariances of one kernel."""
     problem = solved.problem
     means, tests = _means(inputs, solved, times, executor)
+    _require_numbers(means, solved, times, may_diverge=inputs.config.predict.dynamics != "gradient_flow")
     if solved.solution is not None:
         budget = error_budget(solved.solution, problem.filter, times, problem.ridges, rows=solved.rows, tests=tests)
     else:
@@ -129,6 +131,26 @@ def collect(
             "warnings": list(warnings),
             **({} if selection is None else {"selection": selection}),
         },
+    )
+
+
+def _require_numbers(means: np.ndarray, solved: Solved, times: tuple[float, ...], *, may_diverge: bool) -> None:
+    """Refuse means that are no numbers, unless training diverges, which a warning says and metrics leave out.
+
+    Raises:
+        NumericalError: with the sizes that overflow comes from.
+    """
+    problem = solved.problem
+    bad = ~np.isfinite(means).all(axis=(2, 3))
+    if not bad.any() or (may_diverge and problem.filter.instability(solved.facts["largest"] + max(problem.ridges))):
+        return
+    t, r = (int(k) for k in np.argwhere(bad)[0])
+    targets = float(np.abs(problem.targets).max())
+    raise NumericalError(
+        f"{problem.name}: predictions at t={times[t]:g}, ridge {problem.ridges[r]:g} are not finite, with targets of up to "
+        f"{targets:.3g} and eigenvalues from {solved.facts['smallest']:.3g} to {solved.facts['largest']:.3g}. Where targets or "
+        "eigenvalues are beyond 1e150, scale them (kernel.w_std scales the kernel); where they are not, ntkpipe verify looks for "
+        "damaged tiles"
     )
 
 

@@ -29,6 +29,7 @@ from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError, HeldError, IncompleteError
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
+from ntkpipe.storage.plain import json_ready, with_numbers
 from ntkpipe.storage.store import ObjectStore, open_store
 
 _log = logging.getLogger(__name__)
@@ -159,11 +160,13 @@ class RunDir:
         return open_store(str(self.path))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object atomically, sealed."""
+        """Write a JSON object atomically, sealed; numbers that are not finite as words (`storage.plain`)."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(sealed(value), indent=1), encoding="utf-8")
+        partial.write_text(
+            json.dumps(sealed(json_ready(value, nan="nan")), indent=1, allow_nan=False), encoding="utf-8"
+        )
         os.replace(partial, target)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -179,11 +182,11 @@ class RunDir:
     def log(self, event: str, **facts: Any) -> None:
         """Append one event to the run log."""
         with (self.path / _LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": now(), "event": event, **facts}) + "\n")
+            file.write(json.dumps(json_ready({"time": now(), "event": event, **facts}), allow_nan=False) + "\n")
 
     def receipt(self, stage: str) -> dict[str, Any] | None:
-        """Receipt of a finished stage, or None."""
-        found = self.read_json(f"stages/{stage}.json")
+        """Receipt of a finished stage, or None; its numbers may be infinite, or none."""
+        found = with_numbers(self.read_json(f"stages/{stage}.json"))
         return found if found is not None and found.get("stage") == stage else None
 
     def require(self, stage: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.storage.plain import json_ready
+
 RIDGE_SCALES = ("relative", "absolute")
 BOUND_KINDS = ("rigorous", "estimate")
 
@@ -36,7 +38,8 @@ class Predictions:
         variance: (K, T, R, p) float64, of one output; outputs are independent and share it. NaN where not computed.
         variance_bound: (K, T, R, p) float64 `>= 0`, of the numerical error of `variance`; `inf` where none is known.
         covariance: (K, T, R, p, p) float64, likewise between test points.
-        attributes: plain JSON: versions, fingerprints, learning rate and so on.
+        attributes: plain JSON: versions, fingerprints, learning rate and so on; numbers that are not finite become words
+            (`storage.plain`).
 
     Raises:
         ValueError: naming the field whose shape or values are wrong.
@@ -70,7 +73,7 @@ class Predictions:
             set_(self, name, _frozen(getattr(self, name), np.int64))
         set_(self, "bound_kind", _frozen(self.bound_kind, np.str_))
         # A round trip through JSON: what is kept here is what a reader of the file will get.
-        set_(self, "attributes", json.loads(json.dumps(self.attributes, allow_nan=False)))
+        set_(self, "attributes", json.loads(json.dumps(json_ready(self.attributes), allow_nan=False)))
         self._check()
 
     def _check(self) -> None:

@@ -52,6 +52,7 @@ def calibration(inputs: ReportInputs) -> Figure:
         counts, _ = np.histogram(np.clip(z, -Z_LIMIT, Z_LIMIT), edges)
         scores.stairs(counts / (z.size * np.diff(edges)), edges, color=colour, linewidth=1.2)
         binned = error_by_deviation(mean, target, variance)
+        binned = binned[(binned[:, :2] > 0).all(axis=1)]  # both axes are logarithmic
         errors.loglog(binned[:, 0], binned[:, 1], color=colour, marker=marker, markersize=4)
     centres = np.linspace(-Z_LIMIT, Z_LIMIT, 400)
     step = centres[1] - centres[0]

@@ -49,6 +49,11 @@ def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[
     ]
 
 
+def _may_be_drawn(values: np.ndarray) -> np.ndarray:
+    """Which of the values have a place on a logarithmic axis."""
+    return np.isfinite(values) & (values > 0)
+
+
 def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportInputs], Figure]]]:
     predictions = inputs.predictions
     entry = k, t, r = inputs.headline()
@@ -136,7 +141,7 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
         )
         caption = f"{inputs.spectrum_kind[:1].upper()}{inputs.spectrum_kind[1:]} of the train-train kernels, in descending order.{note}"
         figures.append(("spectrum", "Spectrum of the kernels", caption, curves.spectrum))
-    if any(len(record["steps"]) for record in inputs.convergence.values()):
+    if any(_may_be_drawn(np.asarray(record["bound"], float)).any() for record in inputs.convergence.values()):
         caption = "Largest error bound of any prediction against block steps of the Krylov solver."
         figures.append(("convergence", "Convergence of the solver", caption, curves.convergence))
     return figures

@@ -55,7 +55,8 @@ class Curve:
     Args:
         kernel: its name.
         ridge: as configured.
-        point: `inf` (trained to convergence) or `best` (the time with the least error, by these same test images).
+        point: `inf` (trained to convergence), `best` (the time with the least error, by these same test images), or `only`, of
+            runs with one finite time.
         measure: `error` (share of wrong classes) or `mse`.
         sizes: (s,) training images, ascending.
         times: (s,) training times that were taken.
@@ -96,13 +97,13 @@ def learning_curves(runs: Sequence[tuple[int, Predictions]]) -> list[Curve]:
         if not same or not np.array_equal(one.test_index, first.test_index):
             raise ValueError("a learning curve needs runs of the same kernels, ridges and test images")
     measures = ("error", "mse") if first.is_classification else ("mse",)
+    points = ["inf"] if all(math.isinf(one.times[-1]) for _, one in runs) else []
+    if any(len(one.times) > 1 for _, one in runs):
+        points.append("best")
+    points = points or ["only"]
     curves = []
     for k, r in np.ndindex(len(first.kernels), len(first.ridges)):
-        for point in ("inf", "best"):
-            if point == "inf" and not all(math.isinf(one.times[-1]) for _, one in runs):
-                continue
-            if point == "best" and all(len(one.times) == 1 for _, one in runs):
-                continue
+        for point in points:
             for measure in measures:
                 curves.append(_curve(runs, k, r, point, measure))
     return curves
@@ -112,7 +113,7 @@ def _curve(runs: Sequence[tuple[int, Predictions]], k: int, r: int, point: str, 
     times, losses = [], []
     for _, one in runs:
         every = _losses(one, measure, k, r)  # (T, p)
-        t = len(every) - 1 if point == "inf" else int(np.argmin(np.nan_to_num(every.mean(axis=1), nan=math.inf)))
+        t = len(every) - 1 if point != "best" else int(np.argmin(np.nan_to_num(every.mean(axis=1), nan=math.inf)))
         times.append(float(one.times[t]))
         losses.append(every[t])
     found = np.stack(losses)

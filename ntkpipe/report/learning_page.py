@@ -16,12 +16,12 @@ from ntkpipe.report.learning_curve import Curve
 from ntkpipe.report.style import KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number, render, tint
 
 _MEASURES = {"error": "test error (share of wrong classes)", "mse": "test mean squared error"}
-_POINTS = {"inf": "t = ∞", "best": "best time"}
+_POINTS = {"inf": "t = ∞", "best": "best time", "only": "the only time"}
 
 _CAPTION = (
     "Test error against the number of training images, both axes logarithmic; bars are standard errors over the test images. "
-    "Filled: trained to convergence; open and dashed: the time with the least error, chosen by these same test images. Thin "
-    "lines: fitted power laws."
+    "Filled: trained to convergence, or to the only time; open and dashed: the time with the least error, chosen by these same "
+    "test images. Thin lines: fitted power laws."
 )
 
 
@@ -60,7 +60,7 @@ def draw(curves: Sequence[Curve]) -> Figure:
     for panel, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         for curve in (c for c in curves if c.measure == measure):
             colour = tint(kernel_colour(curve.kernel, kernels.index(curve.kernel)), ridges.index(curve.ridge))
-            final = curve.point == "inf"
+            final = curve.point != "best"
             panel.errorbar(
                 curve.sizes,
                 curve.values,
@@ -86,7 +86,6 @@ def draw(curves: Sequence[Curve]) -> Figure:
 
 def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
     panel.set_xscale("log")
-    panel.set_yscale("log")
     panel.set_xlabel("training images")
     panel.set_title(_MEASURES[measure])
     sizes = np.unique(np.concatenate([c.sizes for c in curves]))
@@ -95,6 +94,10 @@ def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
     panel.set_xticks(shown, [f"{n:,}" for n in shown])
     panel.minorticks_off()
     values = np.concatenate([c.values for c in curves if c.measure == measure])
+    values = values[np.isfinite(values) & (values > 0)]
+    if not len(values):
+        return  # nothing to be seen on a logarithmic axis: errors of 0
+    panel.set_yscale("log")
     narrow = values.max() < 4 * values.min()
     panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))

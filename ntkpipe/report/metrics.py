@@ -15,6 +15,7 @@ from scipy.special import log_ndtr
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.calibration import calibration_metrics, usable_variance
 from ntkpipe.report.choice import selection_metrics
+from ntkpipe.storage.plain import json_ready
 
 COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
 ECE_BINS = 15
@@ -172,20 +173,10 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 def write_metrics(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write `metrics.json`, whole or not at all; infinity becomes the string `inf`, what is not a number null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-        return value
-
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        temporary.write_text(json.dumps(plain(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(json_ready(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

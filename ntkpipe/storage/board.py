@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ntkpipe.errors import NtkpipeError
+from ntkpipe.storage.plain import json_ready
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
 FOLDER = "runs"
@@ -90,7 +91,7 @@ class Board:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {**facts, **self._where, "time": now, "every": self._every, "count": self._written}
         with contextlib.suppress(NtkpipeError):  # news only: the run itself notices if the store is away
-            self.store.put(self.key, (json.dumps(content) + "\n").encode(), overwrite=True)
+            self.store.put(self.key, (json.dumps(json_ready(content), allow_nan=False) + "\n").encode(), overwrite=True)
 
 
 def read_board(store: ObjectStore, key: str) -> dict[str, Any] | None:

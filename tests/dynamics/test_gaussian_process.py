@@ -11,6 +11,7 @@ import pytest
 
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.filters import GradientFlow, Momentum, absolute_ridge, make_filter, max_learning_rate
+from ntkpipe.errors import NumericalError
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference" / "preds_public.npz"
 reference = pytest.mark.skipif(not REFERENCE.exists(), reason=f"reference values are absent: {REFERENCE}")
@@ -175,3 +176,29 @@ def test_variances_shrink_with_time_and_start_at_the_prior(make_problem):
     np.testing.assert_allclose(variances[0], p.diagonal, rtol=1e-13)
     for early, late in itertools.pairwise(variances):
         assert (late <= early + 1e-12).all()
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_variance_below_zero_beyond_rounding_is_refused_and_rounding_is_cut(make_problem, full):
+    p = make_problem(np.geomspace(1e-3, 10, 30))
+    system, f = gp.Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
+    exact = gp.nngp_covariance(system, p.test_train, p.diagonal, f, math.inf, 0.0)
+    explained = p.diagonal - exact  # this much of the prior, and nothing is left
+    for factor, refused in ((1.0, False), (1 - 1e-15, False), (0.99, True)):
+        prior = factor * explained
+        own = np.diag(prior) if full else prior
+        if refused:
+            with pytest.raises(NumericalError, match="variance of test point"):
+                gp.nngp_covariance(system, p.test_train, own, f, math.inf, 0.0)
+            continue
+        found = gp.nngp_covariance(system, p.test_train, own, f, math.inf, 0.0)
+        left = found.diagonal() if full else found
+        assert (left >= 0).all()
+        np.testing.assert_allclose(left, 0.0, atol=1e-9)
+
+
+def test_a_prior_that_does_not_belong_to_the_kernels_is_refused_for_a_trained_network_too(make_problem):
+    p = make_problem(np.geomspace(1e-3, 10, 30))
+    system, f = gp.Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
+    with pytest.raises(NumericalError, match="positive semidefinite"):
+        gp.ntk_covariance(system, p.test_train, p.train, p.test_train, -p.diagonal, f, math.inf, 0.0)

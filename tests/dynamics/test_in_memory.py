@@ -102,6 +102,24 @@ def test_refusals(change, error, text):
         predict_in_memory(SPEC, **arguments)
 
 
+@pytest.mark.parametrize("kernel", ["ntk", "nngp", "ntkgp"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_covariances_are_symmetric_and_no_variance_is_negative(kernel, dtype):
+    # Test images that were trained on, and one twice: all that is left of their variances is rounding.
+    again = np.concatenate([X[:5], X[:5], X_TEST])
+    made = predict_in_memory(
+        SPEC, X, LABELS, again, times=[0, 10, math.inf], kernel=kernel, covariance="full", dtype=dtype
+    )
+    assert made.covariance is not None
+    variances = predict_in_memory(
+        SPEC, X, LABELS, again, times=[0, 10, math.inf], kernel=kernel, covariance="diagonal", dtype=dtype
+    ).covariance
+    for matrix, diagonal in zip(made.covariance, variances, strict=True):
+        np.testing.assert_array_equal(matrix, matrix.T)
+        assert (matrix.diagonal() >= 0).all()
+        np.testing.assert_allclose(matrix.diagonal(), diagonal, atol=1e-9 if dtype == "float64" else 1e-2)
+
+
 def test_imports_with_jax_numpy_and_scipy_alone():
     # In a fresh interpreter in which everything else that the package knows is blocked.
     code = """

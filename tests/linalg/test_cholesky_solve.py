@@ -127,12 +127,12 @@ def test_likelihood_leave_one_out_and_eigenvalue(make_matrix, make_labels, dtype
     logdet = posterior.log_determinant(made, operator)
     exact = np.linalg.slogdet(shifted)[1]
     if dtype == "float64":
-        assert logdet.error == 0
+        assert logdet.standard_error == 0
         assert abs(logdet.value - exact) <= n * n * EPS[dtype] * kappa
     else:
         # 16 probes: beyond five standard errors once in two million.
-        assert abs(logdet.value - exact) <= 5 * logdet.error
-        assert logdet.error <= n * EPS[dtype] * kappa
+        assert abs(logdet.value - exact) <= 5 * logdet.standard_error
+        assert logdet.standard_error <= n * EPS[dtype] * kappa
     likelihood = posterior.log_marginal_likelihood(y, weights, exact)
     want = [scipy.stats.multivariate_normal(np.zeros(n), shifted).logpdf(y[:, k]) for k in range(3)]
     np.testing.assert_allclose(likelihood, want, rtol=1e-9)

@@ -33,10 +33,16 @@ _PROBES = 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and how far it may be off: one standard error and the neglected second order of a float32 factor, else 0."""
+    """An estimate of a number.
+
+    Args:
+        value: the number.
+        standard_error: one standard deviation of `value`, and the neglected second order of a float32 factor; no bound. 0 of a
+            float64 factor.
+    """
 
     value: float
-    error: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def log_determinant(factor: CholeskyFactor, operator: LinearMap) -> Estimate:
     """`log det(A + ridge I)`; what float32 rounding did to it is estimated and taken back.
 
     With `L L^T = M`, `log det A = log det M + tr(F) - tr(F^2) / 2 + ...`, `F = M^-1 A - I` of the size of rounding; the trace is
-    estimated from 16 random vectors (Hutchinson 1990), whose spread is the error that is returned.
+    estimated from 16 random vectors (Hutchinson 1990), whose spread is the standard error that is returned.
 
     Args:
         factor: of the matrix.

@@ -99,7 +99,7 @@ def _facts(
     logdet = log_determinant(run.factor, operator)
     facts |= {
         "logdet": logdet.value,
-        "logdet_error": logdet.error,
+        "logdet_standard_error": logdet.standard_error,
         "log_marginal_likelihood": log_marginal_likelihood(y, found.value, logdet.value).tolist(),
     }
     if inputs.config.solver.leave_one_out:

@@ -21,6 +21,9 @@ from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.solving.krylov import restart_checkpoint, restarted_weights
 from ntkpipe.pipeline.solving.problem import Solved, make_problem
 
+# Names of facts in receipts of earlier versions.
+_RENAMED = {"logdet_error": "logdet_standard_error"}
+
 
 def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     """What an earlier process solved: the basis from the store, the rest from the run's folder; no pass is made.
@@ -29,7 +32,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
         IncompleteError: if some of it is gone or damaged; `ntkpipe solve` makes what is missing.
     """
     problem = make_problem(inputs, name)
-    facts = run.require("solve")["kernels"][name]
+    facts = _as_named_now(run.require("solve")["kernels"][name])
     arrays = load_saved(name, run)
     rows = RowSample(arrays["indices"], arrays["stored"], arrays["exact"])
     history = [(int(a), int(b), float(c)) for a, b, c in arrays["history"]]
@@ -60,6 +63,11 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
             )
         solution = KrylovSolution.from_lanczos(result)
     return Solved(problem, solution, None, rows, facts, history)
+
+
+def _as_named_now(facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts that an earlier version has written, by the names of this one."""
+    return {_RENAMED.get(name, name): value for name, value in facts.items()}
 
 
 def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
