@@ -123,6 +123,10 @@ class Architecture:
     def __call__(self, x1: Array, x2: Array | None = None, *, layout: str | None = None) -> Kernels:
         """Both kernels of every pair of images, from one evaluation.
 
+        Under JAX's tracing too (`jax.grad`, `jax.jvp`, `jax.jit`), where networks on images take far more memory than
+        otherwise: a row of pairs at a time with all its covariances. Derivatives of kinks are symmetric ones: at equal images the
+        derivatives' covariance of ReLU has slope 0.
+
         Args:
             x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64: the dtype of the
                 computation.
@@ -142,7 +146,7 @@ class Architecture:
         x1, x2 = as_images("x1", x1, layout), None if x2 is None else as_images("x2", x2, layout)
         self.check_arrays(x1, x2)
         if isinstance(x1, Tracer) or isinstance(x2, Tracer):
-            return self.on_device(x1, x2)
+            return self.on_device(x1, x2) if self._is_flat(x1.shape[1:]) else self._program(x1, x2)
         as_jax = isinstance(x1, jax.Array)
         convert: Callable[[Any], Array] = jnp.asarray if as_jax else np.asarray
         with precision_context(x1.dtype):
@@ -158,6 +162,8 @@ class Architecture:
         x = as_images("x", x, layout)
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
+            if not self._is_flat(x.shape[1:]):
+                return own.traced(self.steps(x.shape[1:], own=True, plain=False), x)[0][-1]
             runs = self._flat_runs(x)
             return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0][-1]
         convert: Callable[[Any], Array] = jnp.asarray if isinstance(x, jax.Array) else np.asarray
@@ -175,13 +181,14 @@ class Architecture:
         x = np.ascontiguousarray(x)
         if self._is_flat(x.shape[1:]):
             return Prepared(x.reshape(len(x), -1), ())
+        return Prepared(x, own.observe(self._observing_steps(x.shape[1:]), x, on_cpu=host.is_default()))
+
+    def _observing_steps(self, shape: tuple[int, ...]) -> tuple[Step, ...]:
+        """Of images with themselves, up to the last layer that must know them one by one."""
         layers = observing(self._layers)
-        if not layers:
-            return Prepared(x, ())
-        signature = Signature(x.shape[1:-1], x.shape[-1])
+        signature = Signature(shape[:-1], shape[-1])
         ends = [signature, *signatures(layers, signature)][-1].spatial
-        steps = resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
-        return Prepared(x, own.observe(steps, x, on_cpu=host.is_default()))
+        return resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
 
     def tiles(
         self,
@@ -236,13 +243,31 @@ class Architecture:
         steps = self.steps(x.shape[1:], own=True, plain=False)
         return self._sorted(own.diagonals(steps, x, on_cpu=host.is_default()))
 
+    @cached_property
+    def _program(self) -> Callable[[Array, Array | None], Kernels]:
+        # Compiled as one: otherwise gradients would be taken operation by operation.
+        return jax.jit(self._traced)
+
+    def _traced(self, x1: Array, x2: Array | None) -> Kernels:
+        """The kernels of a network on images, under tracing."""
+        steps = self.steps(x1.shape[1:], plain=False)
+        observing_steps = self._observing_steps(x1.shape[1:])
+
+        def seen(x: Array) -> Seen:
+            return _along(steps, own.traced(observing_steps, x)[1] if observing_steps else ())
+
+        of_rows = seen(x1)
+        other, of_columns = (x1, of_rows) if x2 is None else (x2, seen(x2))
+        made = spatial.traced(steps, jnp.asarray(x1), of_rows, jnp.asarray(other), of_columns)[-1]
+        if x2 is not None:
+            return made
+        return Kernels(*(flat.symmetric(*pair) for pair in zip(made, self.diagonal(x1), strict=True)))
+
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""
         return flat.on_device(self._flat_runs(x1), x1, x2)[-1]
 
     def _flat_runs(self, x: Array) -> list[tuple[Step, ...]]:
-        if not self._is_flat(x.shape[1:]):
-            raise ConfigError("only networks that begin with flatten can be traced by JAX: pass arrays, not tracers")
         return flat.segments(self._tapped, int(np.prod(x.shape[1:])))
 
     def _sorted(self, made: Sequence[Kernels]) -> list[Kernels]:
@@ -283,10 +308,14 @@ class Prepared:
 
     def along(self, steps: Sequence[Step]) -> Seen:
         """What each step of the network sees: a tap nothing, and nor do those after the last that does."""
-        left, nothing = iter(self.seen), unseen(steps)
-        return tuple(
-            none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
-        )
+        return _along(steps, self.seen)
+
+
+def _along(steps: Sequence[Step], seen: Seen) -> Seen:
+    left, nothing = iter(seen), unseen(steps)
+    return tuple(
+        none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
+    )
 
 
 def _check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:

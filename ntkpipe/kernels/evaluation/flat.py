@@ -146,7 +146,7 @@ def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> 
     if x2 is not None:
         return made
     return [
-        Kernels(*(_symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
+        Kernels(*(symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
         for kernels, diagonal in zip(made, diagonals, strict=True)
     ]
 
@@ -173,7 +173,7 @@ def padded_on_device(
 
 
 @jax.jit
-def _symmetric(block: jax.Array, diagonal: jax.Array) -> jax.Array:
+def symmetric(block: jax.Array, diagonal: jax.Array) -> jax.Array:
     """The lower triangle of a square block on both sides of its exact diagonal."""
     row, col = jnp.arange(len(block))[:, None], jnp.arange(len(block))[None, :]
     return jnp.where(row == col, diagonal[:, None], jnp.where(row > col, block, block.T))

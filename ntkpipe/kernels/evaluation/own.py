@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.kernels import layout
@@ -14,7 +15,7 @@ from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, COMPILER_OPTIONS
 from ntkpipe.kernels.evaluation.fold import Seen, fold_own, kernels_of
 from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
 from ntkpipe.kernels.evaluation.resolve import Step
-from ntkpipe.kernels.state import Array, Kernels, KernelState
+from ntkpipe.kernels.state import Array, Keep, Kernels, KernelState
 
 
 @lru_cache(maxsize=64)
@@ -22,19 +23,29 @@ def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
     """Compiled: from images `(h, w, channels, n)` to the kernels of each with itself, if asked for, and what was seen of it."""
 
     def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], Seen]:
-        signature = steps[0].incoming
-        nngp = layout.products(x, x, signature) / signature.features
-        keep = Materialised(alive) if on_cpu else Fused()
-        state = KernelState(nngp, None, signature, is_own=True, keep=keep)
-        results: list[tuple[Array, Array]] = []
-
-        def leave(branch: Sequence[Step], state: KernelState) -> None:
-            results.append(kernels_of(fold_own(branch, state)[0]))
-
-        state, seen = fold_own(steps, state, leave)
-        return [*results, kernels_of(state)] if with_kernels else [], seen
+        results, seen = _folded(steps, x, Materialised(alive) if on_cpu else Fused())
+        return results if with_kernels else [], seen
 
     return jax.jit(program, compiler_options=COMPILER_OPTIONS if on_cpu else None)
+
+
+def _folded(steps: Sequence[Step], x: Array, keep: Keep) -> tuple[list[tuple[Array, Array]], Seen]:
+    """From images `(h, w, channels, n)`: the kernels of each with itself, of every tap, then of the end, and what was seen."""
+    signature = steps[0].incoming
+    nngp = layout.products(x, x, signature) / signature.features
+    results: list[tuple[Array, Array]] = []
+
+    def leave(branch: Sequence[Step], state: KernelState) -> None:
+        results.append(kernels_of(fold_own(branch, state)[0]))
+
+    state, seen = fold_own(steps, KernelState(nngp, None, signature, is_own=True, keep=keep), leave)
+    return [*results, kernels_of(state)], seen
+
+
+def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], Seen]:
+    """The same under tracing, of images `(n, h, w, channels)`, with what was seen as `(n, ...)`; see `spatial.traced`."""
+    results, seen = _folded(steps, jnp.moveaxis(x, 0, -1), Keep())
+    return [Kernels(*kernels) for kernels in results], _images_first(steps, seen, jnp.moveaxis)
 
 
 def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable[tuple[int, np.ndarray]]:
@@ -61,7 +72,11 @@ def observe(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> S
     parts = []
     for count, batch in _own_batches(steps, x, on_cpu):
         _, seen = own_program(steps, False, on_cpu)(np.int32(1), batch)
-        parts.append(_images_first(steps, seen, count))
+
+        def first(a: Array, axis: int, to: int, count: int = count) -> np.ndarray:
+            return np.ascontiguousarray(np.moveaxis(np.asarray(a), axis, to)[:count])
+
+        parts.append(_images_first(steps, seen, first))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -74,14 +89,14 @@ def diagonals(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) ->
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _images_first(steps: Sequence[Step], seen: Seen, count: int) -> Seen:
+def _images_first(steps: Sequence[Step], seen: Seen, moved: Callable[[Array, int, int], Array]) -> Seen:
+    """What was seen as arrays `(n, ...)`, by `moved(array, from, to)`."""
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
         if of_step is None:
             made.append(None)
         elif step.branches:
-            made.append(tuple(_images_first(b, s, count) for b, s in zip(step.branches, of_step, strict=True)))
+            made.append(tuple(_images_first(b, s, moved) for b, s in zip(step.branches, of_step, strict=True)))
         else:
-            axis = 0 if step.layer.sees == "matrices" else -1
-            made.append(tuple(np.ascontiguousarray(np.moveaxis(np.asarray(a), axis, 0)[:count]) for a in of_step))
+            made.append(tuple(moved(a, 0 if step.layer.sees == "matrices" else -1, 0) for a in of_step))
     return tuple(made)

@@ -26,7 +26,7 @@ from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
 from ntkpipe.kernels.evaluation.pairs import Pairs
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
-from ntkpipe.kernels.state import Array, Kernels
+from ntkpipe.kernels.state import Array, Keep, Kernels
 from ntkpipe.limits import processors
 
 
@@ -123,6 +123,22 @@ def evaluate(
         for whole in (whole for result in results for whole in result):
             whole[:] = np.tril(whole) + np.tril(whole, -1).T
     return results
+
+
+def traced(steps: tuple[Step, ...], x1: Array, seen1: Seen, x2: Array, seen2: Seen) -> list[Kernels]:
+    """The same under tracing, of images and what was seen of them that are traced, without the economy of `evaluate`.
+
+    A row of pairs at a time, with all its covariances; what its gradient needs of it is computed again when it is asked for.
+    """
+    pairs = Pairs(
+        steps, Batch(len(x2), len(x2) * max(step.incoming.entries for step in steps), False), Keep(), x2, seen2
+    )
+
+    def one(of_row: tuple[Array, Array, Seen]) -> list[tuple[Array, Array]]:
+        return pairs(*of_row)
+
+    made = lax.map(jax.checkpoint(one), (jnp.arange(len(x1)), x1, seen1))
+    return [Kernels(*kernels) for kernels in made]
 
 
 def _padded(a: np.ndarray, count: int) -> np.ndarray:

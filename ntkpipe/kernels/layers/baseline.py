@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.layers.nonlinear.slopes import half_powers
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
 
@@ -45,7 +46,7 @@ class Stationary(Pointwise):
         if self.kernel == "rbf":
             return jnp.exp(-0.5 * square)
         nu = 0.5 if self.nu is None else self.nu
-        scaled = jnp.sqrt(2.0 * nu * square)
+        scaled = half_powers(2.0 * nu * square)[0]  # of slope 0 at equal images
         # At an infinite distance the product below would be infinity times zero.
         scaled = jnp.minimum(scaled, 2.0 * math.log(jnp.finfo(scaled.dtype).max))
         polynomial = {0.5: 1.0, 1.5: 1.0 + scaled, 2.5: 1.0 + scaled + scaled * scaled / 3.0}[nu]

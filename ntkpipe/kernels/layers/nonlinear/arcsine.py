@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from ntkpipe.kernels.layers.nonlinear.slopes import over_sine
 from ntkpipe.kernels.state import Array
 
 # arcsin(y) = y + y z P(z) / Q(z) with z = y^2 <= 1/4; coefficients from the constant term up.
@@ -62,13 +64,25 @@ def _half_range(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> tuple[Array, Ar
     return upper, y + y * (z * _polynomial(numerator, z) / _polynomial(denominator, z))
 
 
-def arcsin(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse sine of `-1 <= x <= 1`, to 2 units in the last place (3 in float32); small arguments keep their relative accuracy."""
+@jax.custom_jvp
+def arcsin(x: Float[Array, "*n"], cosine2: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Inverse sine of `-1 <= x <= 1`, to 2 units in the last place (3 in float32); small arguments keep their relative accuracy.
+
+    Args:
+        x: sines.
+        cosine2: `1 - x^2`, which may be known better than from x. The slope is infinite where it vanishes, and taken to be 0.
+    """
     a = jnp.abs(x)
-    upper, y = _half_range(a, 1.0 - a)
+    upper, y = _half_range(a, cosine2 / (1.0 + a))
     return jnp.copysign(jnp.where(upper, 0.5 * math.pi - 2.0 * y, y), x)
 
 
+@arcsin.defjvp
+def _(primals, tangents):
+    return arcsin(*primals), over_sine(tangents[0], jnp.sqrt(primals[1]))
+
+
+@jax.custom_jvp
 def angle_and_sine(c: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """The angle whose cosine is `c`, and its sine.
 
@@ -79,7 +93,7 @@ def angle_and_sine(c: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Arr
         c: cosines, `-1 <= c <= 1`.
 
     Returns:
-        Angles in radians, 0 to pi, and sines.
+        Angles in radians, 0 to pi, and sines; of slope 0 at the ends, where the angle has a kink.
     """
     a = jnp.abs(c)
     b = 1.0 - a
@@ -90,3 +104,10 @@ def angle_and_sine(c: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Arr
     else:
         acute = root * _polynomial(_AS_4_4_46, a)
     return jnp.where(c < 0, math.pi - acute, acute), root * jnp.sqrt(1.0 + a)
+
+
+@angle_and_sine.defjvp
+def _(primals, tangents):
+    angle, sine = angle_and_sine(primals[0])
+    slope = over_sine(tangents[0], sine)
+    return (angle, sine), (-slope, -primals[0] * slope)

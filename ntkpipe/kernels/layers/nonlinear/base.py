@@ -3,6 +3,10 @@
 Each has two forms: of pairs `(k, p, q)`, and of single images `p`, where u = v and no angle is rounded. All formulas act
 elementwise on arrays that broadcast against each other, and are symmetric in `p` and `q` to the last bit: factors of
 either are multiplied with each other before they meet anything else.
+
+The activations of a zero image are the limit of a shrinking bias: one function of all such images, whose covariance with any
+other image's goes to the product of both means. Where phi is continuous, that is its value at 0. Of a kink or a jump at 0 both sides
+count alike: the mean of the squared slopes. Formulas are differentiable by the covariances; see `slopes` for kinks.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError
@@ -98,25 +101,6 @@ class Nonlinearity(Pointwise):
         others = state.keep(lambda k: self.derivative(k, row(), column()), state.nngp)
         values = self.value(state.nngp, row(), column(), others)
         return layout.with_variances(values, nngp), layout.with_variances(others, dot)
-
-
-def half_powers(p: Float[Array, "*p"]) -> tuple[Float[Array, "*p"], Float[Array, "*p"]]:
-    """`sqrt(p)` and `1 / sqrt(p)`, the latter 0 where p vanishes: then every cosine is 0, the limit of a shrinking bias.
-
-    A variance below the smallest normal number counts as zero: XLA flushes it, and its inverse root squared overflows.
-    """
-    present = p >= jnp.finfo(p.dtype).tiny
-    root = jnp.sqrt(p)
-    return root, jnp.where(present, 1.0 / jnp.where(present, root, 1.0), 0.0)
-
-
-def cosine_and_norm(
-    k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]
-) -> tuple[Float[Array, "*k"], Float[Array, "*n"]]:
-    """The cosine `k / sqrt(p q)` in [-1, 1], and `sqrt(p q)`; a variance of zero has cosine 0 with everything."""
-    root_p, inverse_p = half_powers(p)
-    root_q, inverse_q = half_powers(q)
-    return jnp.clip(k * (inverse_p * inverse_q), -1.0, 1.0), root_p * root_q
 
 
 @dataclass(frozen=True)

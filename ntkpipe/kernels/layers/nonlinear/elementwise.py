@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity, half_powers
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.formula import parse
-from ntkpipe.kernels.layers.nonlinear.operations import apply_formula
+from ntkpipe.kernels.layers.nonlinear.operations import apply_formula, clipped_sqrt
 from ntkpipe.kernels.layers.nonlinear.quadrature import hermite_rule
+from ntkpipe.kernels.layers.nonlinear.slopes import by_price, cosine, half_powers
 from ntkpipe.kernels.state import Array
 
 # Variances expanded at once: the function's values at 130 nodes for so many take 4 MiB in float32.
@@ -76,13 +77,13 @@ class Elementwise(Nonlinearity):
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
         """Mehler's series of phi'."""
         first = 1 + len(p) // 2
-        return self._series(_cosine(k, p, q), p[first:], q[first:])
+        return self._series(cosine(k, p[0], q[0]), p[first:], q[first:])
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
         """Mehler's series of phi."""
-        del derivative
         last = 1 + len(p) // 2
-        return self._series(_cosine(k, p, q), p[1:last], q[1:last])
+        series = self._series(cosine(k, p[0], q[0]), p[1:last], q[1:last])
+        return by_price(series, k, derivative, p[0], q[0])
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """Both series."""
@@ -126,10 +127,9 @@ class Elementwise(Nonlinearity):
         def function(x: Array) -> Array:
             return apply_formula(tree, x=x)
 
-        value = function(z[:, None] * jnp.sqrt(p))
-        # The derivative at a vanishing variance is its limit, not its value at 0: abs has slopes of -1 and 1 there.
+        # A vanishing variance has the limit, not what is at 0: abs has slopes of -1 and 1 there.
         x = z[:, None] * jnp.sqrt(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
-        slope = jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+        value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
         return self._expand_values(value, matrix), self._expand_values(slope, matrix)
 
     def _expand_values(self, value: Float[Array, "nodes n"], matrix: Float[Array, "nodes d"]) -> Expansion:
@@ -139,7 +139,7 @@ class Elementwise(Nonlinearity):
         for parity, part in enumerate((0.5 * (value + mirrored), 0.5 * (value - mirrored))):
             square = jnp.einsum("i,in->n", matrix[:, 0], part * part, precision=jax.lax.Precision.HIGHEST)
             tail = square - jnp.sum(jnp.square(coefficients[parity::2]), axis=0)
-            tails.append(jnp.sqrt(jnp.maximum(tail, 0.0)))
+            tails.append(clipped_sqrt(tail))
         return Expansion(coefficients, *tails)
 
     def _series(self, cosine: Array, f: tuple[Array, ...], g: tuple[Array, ...]) -> Array:
@@ -154,10 +154,6 @@ class Elementwise(Nonlinearity):
 
 def _packed(f: Expansion) -> tuple[Array, ...]:
     return *f.coefficients, f.even, f.odd
-
-
-def _cosine(k: Array, p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
-    return jnp.clip(k * (p[0] * q[0]), -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -181,6 +177,9 @@ class ElementwiseKernel(Nonlinearity):
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """The formula and its derivative by k."""
         tree = parse(self.nngp, ("k", "p", "q"))
+        # Zero images have cosine 1 with each other.
+        absent = jnp.finfo(k.dtype).tiny
+        k = jnp.where((p < absent) & (q < absent), self._floor(k), k)
         p, q = self._raised(p), self._raised(q)
         smaller, larger = jnp.minimum(p, q), jnp.maximum(p, q)
         return jax.jvp(lambda k: apply_formula(tree, k=k, p=smaller, q=larger), (k,), (jnp.ones_like(k),))
@@ -191,4 +190,7 @@ class ElementwiseKernel(Nonlinearity):
         return self.pairs(p, p, p)
 
     def _raised(self, variance: Float[Array, "*p"]) -> Float[Array, "*p"]:
-        return jnp.maximum(variance, jnp.sqrt(jnp.finfo(variance.dtype).tiny))
+        return jnp.maximum(variance, self._floor(variance))
+
+    def _floor(self, like: Array) -> Array:
+        return jnp.sqrt(jnp.finfo(like.dtype).tiny)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity, cosine_and_norm
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.shifted import shifted, sine_and_cosine2
+from ntkpipe.kernels.layers.nonlinear.slopes import by_price, cosine, half_powers
 from ntkpipe.kernels.state import Array
 
 
@@ -27,19 +31,8 @@ class Sin(Nonlinearity):
     c: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """Half of `exp(-b^2 (p + q - 2k) / 2) -+ cos(2c) exp(-b^2 (p + q + 2k) / 2)`, times a^2 and a^2 b^2.
-
-        Both exponentials come from the larger one and `1 - exp(-2 b^2 |k|)`: no overflow, and their difference keeps
-        its relative accuracy where k is small.
-        """
-        b2 = self.b**2
-        size = jnp.abs(k)
-        larger = jnp.exp(-0.5 * b2 * jnp.maximum(p + q - 2.0 * size, 0.0))
-        lost = -jnp.expm1(-2.0 * b2 * size)
-        difference = jnp.sign(k) * larger * lost
-        smaller = larger * (1.0 - lost)
-        of_difference = jnp.where(k < 0, smaller, larger)  # E cos(b (u - v))
-        of_sum = jnp.where(k < 0, larger, smaller)  # E cos(b (u + v))
+        """Half of `exp(-b^2 (p + q - 2k) / 2) -+ cos(2c) exp(-b^2 (p + q + 2k) / 2)`, times a^2 and a^2 b^2."""
+        of_difference, of_sum, difference = _mean_cosines(self.b**2, k, p, q)
         cos2c, sin2 = math.cos(2.0 * self.c), math.sin(self.c) ** 2
         nngp = self.a**2 * (of_difference * sin2 + 0.5 * cos2c * difference)
         dot = (self.a * self.b) ** 2 * 0.5 * (of_difference + cos2c * of_sum)
@@ -52,6 +45,30 @@ class Sin(Nonlinearity):
         cos2c, sin2 = math.cos(2.0 * self.c), math.sin(self.c) ** 2
         nngp = self.a**2 * (sin2 + 0.5 * cos2c * lost)
         return nngp, (self.a * self.b) ** 2 * 0.5 * (1.0 + cos2c * (1.0 - lost))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _mean_cosines(b2: float, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> tuple[Array, ...]:
+    """E cos(b (u - v)), E cos(b (u + v)), and the first less the second.
+
+    Both come from the larger one and `1 - exp(-2 b^2 |k|)`: no overflow, and their difference keeps its relative accuracy
+    where k is small. Differentiated as the exponentials that they are, not by the sign of k.
+    """
+    size = jnp.abs(k)
+    larger = jnp.exp(-0.5 * b2 * jnp.maximum(p + q - 2.0 * size, 0.0))
+    lost = -jnp.expm1(-2.0 * b2 * size)
+    difference = jnp.sign(k) * larger * lost
+    smaller = larger * (1.0 - lost)
+    return jnp.where(k < 0, smaller, larger), jnp.where(k < 0, larger, smaller), difference
+
+
+@_mean_cosines.defjvp
+def _(b2, primals, tangents):
+    of_difference, of_sum, difference = _mean_cosines(b2, *primals)
+    dk, dp, dq = tangents
+    less = of_difference * (-0.5 * b2 * ((dp + dq) - 2.0 * dk))
+    more = of_sum * (-0.5 * b2 * ((dp + dq) + 2.0 * dk))
+    return (of_difference, of_sum, difference), (less, more, less - more)
 
 
 @dataclass(frozen=True)
@@ -117,12 +134,11 @@ class Gaussian(Nonlinearity):
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`a^2 / sqrt(D)` and `4 a^2 b^2 k / D^(3/2)`, D = (1 - 2b p) (1 - 2b q) - 4 b^2 k^2.
 
-        D is formed as `1 - 2b (p + q) + 4 b^2 (pq - k^2)`, a sum of terms that are not negative.
+        D is a cosine's square times the factors of its first product; see `shifted`.
         """
-        norm, size = jnp.sqrt(p) * jnp.sqrt(q), jnp.abs(k)
         scale = -2.0 * self.b
-        minor = (scale * jnp.maximum(norm - size, 0.0)) * (scale * (norm + size))
-        inverse = 1.0 / jnp.sqrt(1.0 + scale * (p + q) + minor)
+        seen = shifted(p, scale), shifted(q, scale)
+        inverse = (seen[0][2] * seen[1][2]) / jnp.sqrt(sine_and_cosine2(k, *seen, scale)[1])
         return self.a**2 * inverse, (self.a * scale) ** 2 * ((k * inverse) * (inverse * inverse))
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
@@ -147,9 +163,10 @@ class ExpNormalized(Nonlinearity):
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """The kernel, and its derivative by k."""
-        cosine, norm = cosine_and_norm(k, p, q)
-        value = jnp.exp(self.gamma * (cosine + self.shift))
-        return norm * value, self.gamma * value
+        (root_p, inverse_p), (root_q, inverse_q) = half_powers(p), half_powers(q)
+        value = jnp.exp(self.gamma * (cosine(k, inverse_p, inverse_q) + self.shift))
+        dot = self.gamma * value
+        return by_price((root_p * root_q) * value, k, dot, inverse_p, inverse_q), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """At cosine 1."""

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Float
 
 from ntkpipe.kernels.layers.nonlinear.arcsine import angle_and_sine, arcsin
-from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity, cosine_and_norm, half_powers
+from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.polynomial import Monomial
+from ntkpipe.kernels.layers.nonlinear.slopes import by_price, cosine, half_powers, to_unit
 from ntkpipe.kernels.state import Array
 
 
@@ -21,7 +25,8 @@ from ntkpipe.kernels.state import Array
 class ABRelu(Nonlinearity):
     """phi(x) = a min(x, 0) + b max(x, 0), the arc-cosine kernel of order 1 (Cho and Saul 2009; arXiv:1711.00165).
 
-    A zero image has no direction: its angle to every other one is pi / 2, the limit of a shrinking bias.
+    A zero image has no direction: its angle to every other one is pi / 2, and 0 to other zero images (see `cosine`). At equal
+    images the derivatives' covariance has a kink, with slope 0 (see `slopes`).
 
     Args:
         a: slope of the negative half.
@@ -41,13 +46,17 @@ class ABRelu(Nonlinearity):
 
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
         """`(a^2 + b^2) / 2 - c angle` with c = (a - b)^2 / 2 pi."""
-        angle, _ = angle_and_sine(jnp.clip(k * (p[1] * q[1]), -1.0, 1.0))
+        angle, _ = angle_and_sine(cosine(k, p[1], q[1]))
         return (self.a**2 + self.b**2) / 2.0 - self._c * angle
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
         """`c sine sqrt(pq) + derivative k`."""
-        cosine = jnp.clip(k * (p[1] * q[1]), -1.0, 1.0)
+        # Of zero images the product of the roots is 0, whatever their angle.
+        cosine = to_unit(k * (p[1] * q[1]))
         sine = jnp.sqrt((1.0 - cosine) * (1.0 + cosine))
+        # What the slopes of the sine and of the angle contribute cancels: c sqrt(pq) d sine = -k d derivative. Both are
+        # infinite at equal images.
+        sine, derivative = lax.stop_gradient((sine, derivative))
         return self._c * sine * (p[0] * q[0]) + derivative * k
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
@@ -64,7 +73,7 @@ class ABRelu(Nonlinearity):
 
 @dataclass(frozen=True)
 class Sign(Nonlinearity):
-    """phi(x) = sign(x), with sign(0) = 0.
+    """phi(x) = sign(x).
 
     Only the NNGP is of use: the derivative vanishes almost everywhere, so that the derivatives' covariance is zero, as
     finite networks and neural-tangents have it, and the NTK is that of the layers after the last sign.
@@ -72,17 +81,18 @@ class Sign(Nonlinearity):
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`(2 / pi) arcsin(cosine)`, and zero."""
-        nngp = (2.0 / math.pi) * arcsin(cosine_and_norm(k, p, q)[0])
+        c = cosine(k, half_powers(p)[1], half_powers(q)[1])
+        nngp = (2.0 / math.pi) * arcsin(c, (1.0 - c) * (1.0 + c))
         return nngp, jnp.zeros_like(nngp)
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """1, or 0 for a zero image; and zero."""
-        return jnp.where(p >= jnp.finfo(p.dtype).tiny, 1.0, jnp.zeros_like(p)), jnp.zeros_like(p)
+        """1 and zero."""
+        return jnp.ones_like(p), jnp.zeros_like(p)
 
 
 @dataclass(frozen=True)
 class RectifiedMonomial(Nonlinearity):
-    """phi(x) = x^degree if x >= 0, else 0: the arc-cosine kernel of any order (Cho and Saul 2009).
+    """phi(x) = x^degree if x > 0, else 0: the arc-cosine kernel of any order (Cho and Saul 2009).
 
     Degree 0 is the step function; its derivative vanishes almost everywhere, and so does the derivatives' covariance.
     A large variance overflows where its power does. The error relative to `sqrt(K'(x, x) K'(x', x'))` is that of the
@@ -96,13 +106,14 @@ class RectifiedMonomial(Nonlinearity):
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`(p q)^(n / 2) J_n / 2 pi` of degree n, and n^2 times that of degree n - 1."""
-        cosine, norm = cosine_and_norm(k, p, q)
-        angle, sine = angle_and_sine(cosine)
-        nngp = norm**self.degree * (_angular(self.degree, cosine, angle, sine) / (2.0 * math.pi))
+        (root_p, inverse_p), (root_q, inverse_q) = half_powers(p), half_powers(q)
+        c, norm = cosine(k, inverse_p, inverse_q), root_p * root_q
+        nngp = norm**self.degree * (_angular(self.degree, c) / (2.0 * math.pi))
         if self.degree == 0:
             return nngp, jnp.zeros_like(nngp)
         lower = self.degree - 1
-        return nngp, norm**lower * (self.degree**2 / (2.0 * math.pi) * _angular(lower, cosine, angle, sine))
+        dot = norm**lower * (self.degree**2 / (2.0 * math.pi) * _angular(lower, c))
+        return by_price(nngp, k, dot, inverse_p, inverse_q), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """Half of what the monomial on the whole line has."""
@@ -110,15 +121,15 @@ class RectifiedMonomial(Nonlinearity):
         return 0.5 * nngp, 0.5 * dot
 
 
-def _angular(
-    degree: int, cosine: Float[Array, "*k"], angle: Float[Array, "*k"], sine: Float[Array, "*k"]
-) -> Float[Array, "*k"]:
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _angular(degree: int, cosine: Float[Array, "*k"]) -> Float[Array, "*k"]:
     """The angular function J_n of the arc-cosine kernels, `A(cos) (pi - angle) + B(cos) sin` with polynomials A and B.
 
     J_n = sin^(2n + 1) (d / d cos)^n ((pi - angle) / sin), whence, with c the cosine,
     A_(n+1) = (1 - c^2) A' + (2n + 1) c A and B_(n+1) = A + (1 - c^2) B' + 2n c B, from A_0 = 1 and B_0 = 0. Their
-    coefficients are not negative and of one parity, so that evaluating them loses no accuracy.
+    coefficients are not negative and of one parity, so that evaluating them loses no accuracy. The slope is n^2 J_(n-1).
     """
+    angle, sine = angle_and_sine(cosine)
     a, b = [1], [0]
     for n in range(degree):
         a, b = (
@@ -126,6 +137,14 @@ def _angular(
             _sum(a, _sum(_rotated(b), [0] + [2 * n * value for value in b])),
         )
     return _polynomial(a, cosine) * (math.pi - angle) + _polynomial(b, cosine) * sine
+
+
+@_angular.defjvp
+def _(degree, primals, tangents):
+    (cosine,), (slope,) = primals, tangents
+    if degree == 0:
+        return _angular(0, cosine), -jax.jvp(lambda c: angle_and_sine(c)[0], (cosine,), (slope,))[1]
+    return _angular(degree, cosine), degree**2 * _angular(degree - 1, cosine) * slope
 
 
 def _rotated(polynomial: list[int]) -> list[int]:

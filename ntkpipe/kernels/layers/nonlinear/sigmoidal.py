@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ntkpipe.kernels.layers.nonlinear.arcsine import arcsin
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.shifted import Shifted, shifted, sine_and_cosine2
 from ntkpipe.kernels.state import Array
 
 # 0.5 erf(x / this) + 0.5 is nearest to the logistic function in squared error on [-5, 5] (neural-tangents' constant).
@@ -30,22 +31,35 @@ class Erf(Nonlinearity):
     b: float
     c: float
 
+    @property
+    def _scale(self) -> float:
+        return 2.0 * self.b**2
+
+    def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
+        """See `shifted`."""
+        return shifted(p, self._scale)
+
+    def derivative(self, k: Float[Array, "*k"], p: Shifted, q: Shifted) -> Array:
+        """`a^2 b^2 (4 / pi) / (cos sqrt((1 + 2 b^2 p) (1 + 2 b^2 q)))`, cos the cosine of the angle whose sine is s."""
+        _, cosine2 = sine_and_cosine2(k, p, q, self._scale)
+        return (self.a * self.b) ** 2 * (4.0 / math.pi) * ((p[2] * q[2]) / jnp.sqrt(cosine2))
+
+    def value(self, k: Float[Array, "*k"], p: Shifted, q: Shifted, derivative: Array) -> Array:
+        """See `pairs`."""
+        del derivative
+        return self.a**2 * (2.0 / math.pi) * arcsin(*sine_and_cosine2(k, p, q, self._scale)) + self.c**2
+
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`a^2 (2 / pi) arcsin(s) + c^2` with s = 2 b^2 k / sqrt((1 + 2 b^2 p) (1 + 2 b^2 q))."""
-        scale = 2.0 * self.b**2
-        inverse = (1.0 / jnp.sqrt(1.0 + scale * p)) * (1.0 / jnp.sqrt(1.0 + scale * q))
-        sine = jnp.clip(scale * k * inverse, -1.0, 1.0)
-        # The floor is reached only by rounding: |s| <= 1 - inverse for every valid covariance.
-        cosine2 = jnp.maximum((1.0 - jnp.abs(sine)) * (1.0 + jnp.abs(sine)), jnp.finfo(sine.dtype).eps)
-        dot = (self.a * self.b) ** 2 * (4.0 / math.pi) * inverse / jnp.sqrt(cosine2)
-        return self.a**2 * (2.0 / math.pi) * arcsin(sine) + self.c**2, dot
+        seen = self.seen(p), self.seen(q)
+        dot = self.derivative(k, *seen)
+        return self.value(k, *seen, dot), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """At k = p the cosine's square is `(1 + 4 b^2 p) / (1 + 2 b^2 p)^2`, without cancellation."""
-        scale = 2.0 * self.b**2
-        root = jnp.sqrt(1.0 + 2.0 * scale * p)
+        root = jnp.sqrt(1.0 + 2.0 * self._scale * p)
         dot = (self.a * self.b) ** 2 * (4.0 / math.pi) / root
-        return self.a**2 * (2.0 / math.pi) * jnp.arctan2(scale * p, root) + self.c**2, dot
+        return self.a**2 * (2.0 / math.pi) * jnp.arctan2(self._scale * p, root) + self.c**2, dot
 
 
 @dataclass(frozen=True)
@@ -56,19 +70,18 @@ class Gelu(Nonlinearity):
         """With N = sqrt((1 + p) (1 + q)), s = k / N, the sine of an angle, and its cosine `cos`.
 
         K' = k half + (s^2 / (N cos) + pq cos / N) / 2 pi, half = 1/4 + arcsin(s) / 2 pi, and
-        dot = half + (1 / (N cos)^2 + (1 - pq) / N^2 + 1) s / (2 pi cos). pq / N^2 is formed from p / (1 + p) and
+        dot = half + (1 / (N cos)^2 + 1 / (1 + p) + 1 / (1 + q)) s / (2 pi cos). pq / N is formed from p / (1 + p) and
         q / (1 + q), so that large variances do not overflow.
         """
-        inverse = (1.0 / jnp.sqrt(1.0 + p)) * (1.0 / jnp.sqrt(1.0 + q))  # 1 / N
-        norm = jnp.sqrt(1.0 + p) * jnp.sqrt(1.0 + q)
-        ratio = (p / (1.0 + p)) * (q / (1.0 + q))  # pq / N^2
-        sine = jnp.clip(k * inverse, -1.0, 1.0)
-        cosine2 = jnp.maximum((1.0 - jnp.abs(sine)) * (1.0 + jnp.abs(sine)), jnp.finfo(sine.dtype).eps)
-        cosine = jnp.sqrt(cosine2)
-        half = 0.25 + arcsin(sine) / (2.0 * math.pi)
-        nngp = k * half + (sine * sine * inverse / cosine + ratio * norm * cosine) / (2.0 * math.pi)
-        bracket = inverse * inverse / cosine2 + inverse * inverse - ratio + 1.0
-        return nngp, half + bracket * sine / cosine / (2.0 * math.pi)
+        seen = shifted(p, 1.0), shifted(q, 1.0)
+        sine, cosine2 = sine_and_cosine2(k, *seen, 1.0)
+        (_, share_p, inverse_p), (_, share_q, inverse_q) = seen
+        cosine, inverse = jnp.sqrt(cosine2), inverse_p * inverse_q  # 1 / N
+        ratio = ((p * share_p) * (q * share_q)) * (jnp.sqrt(1.0 + p) * jnp.sqrt(1.0 + q))  # pq / N
+        half = 0.25 + arcsin(sine, cosine2) / (2.0 * math.pi)
+        nngp = k * half + ((sine * sine) * (inverse / cosine) + ratio * cosine) / (2.0 * math.pi)
+        bracket = (inverse / cosine) * (inverse / cosine) + (share_p + share_q)
+        return nngp, half + bracket * (sine / cosine) / (2.0 * math.pi)
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """At k = p, N cos = sqrt(1 + 2 p), without cancellation."""

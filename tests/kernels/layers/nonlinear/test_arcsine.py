@@ -36,7 +36,7 @@ def test_angle_and_sine(dtype, bound):
 def test_arcsin_is_accurate_to_the_last_places(dtype):
     x = grid(dtype)
     with jax.enable_x64(dtype == "float64"):
-        made = np.asarray(jax.jit(arcsin)(x))
+        made = np.asarray(jax.jit(lambda x: arcsin(x, (1 - x) * (1 + x)))(x))
     exact = np.arcsin(x.astype(np.longdouble))
     nonzero = x != 0
     places = 2 if dtype == "float64" else 3
