@@ -13,17 +13,15 @@ from jaxtyping import Float
 from ntkpipe.kernels.layers.nonlinear.slopes import half_powers, to_unit
 from ntkpipe.kernels.state import Array
 
-Shifted = tuple[Array, Array, Array]
 
-
-def shifted(p: Float[Array, "*p"], scale: float) -> Shifted:
+def shifted(p: Float[Array, "*p"], scale: float) -> tuple[Array, ...]:
     """What pairs take of an image: `1 / sqrt(p)`, `r = 1 / (1 + scale p)`, and the root of the latter."""
     longer = 1.0 + scale * p
     return half_powers(p)[1], 1.0 / longer, 1.0 / jnp.sqrt(longer)
 
 
 def sine_and_cosine2(
-    k: Float[Array, "*k"], p: Shifted, q: Shifted, scale: float
+    k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], scale: float
 ) -> tuple[Float[Array, "*k"], Float[Array, "*k"]]:
     """The sine, and the cosine's square.
 

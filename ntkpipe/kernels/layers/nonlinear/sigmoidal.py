@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from ntkpipe.kernels.layers.nonlinear.arcsine import arcsin
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
-from ntkpipe.kernels.layers.nonlinear.shifted import Shifted, shifted, sine_and_cosine2
+from ntkpipe.kernels.layers.nonlinear.shifted import shifted, sine_and_cosine2
 from ntkpipe.kernels.state import Array
 
 # 0.5 erf(x / this) + 0.5 is nearest to the logistic function in squared error on [-5, 5] (neural-tangents' constant).
@@ -39,12 +39,12 @@ class Erf(Nonlinearity):
         """See `shifted`."""
         return shifted(p, self._scale)
 
-    def derivative(self, k: Float[Array, "*k"], p: Shifted, q: Shifted) -> Array:
+    def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
         """`a^2 b^2 (4 / pi) / (cos sqrt((1 + 2 b^2 p) (1 + 2 b^2 q)))`, cos the cosine of the angle whose sine is s."""
         _, cosine2 = sine_and_cosine2(k, p, q, self._scale)
         return (self.a * self.b) ** 2 * (4.0 / math.pi) * ((p[2] * q[2]) / jnp.sqrt(cosine2))
 
-    def value(self, k: Float[Array, "*k"], p: Shifted, q: Shifted, derivative: Array) -> Array:
+    def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
         """See `pairs`."""
         del derivative
         return self.a**2 * (2.0 / math.pi) * arcsin(*sine_and_cosine2(k, p, q, self._scale)) + self.c**2
