@@ -119,7 +119,8 @@ def make_bases(work: Path, data: Path, n: int, p: int) -> tuple[list[Base], dict
                 f"predict.times={'[inf]' if direct else '[10,1e4,inf]'}",
                 "predict.ridges=[1e-6,1e-3]",
             ),
-            *("solver.checkpoint_every=3", "predict.covariance=diagonal", "store.url=store", "run_dir=a"),
+            *("predict.covariance=diagonal", "store.url=store", "run_dir=a"),
+            *(("solver.checkpoint_every=3",) if solver in ("krylov", "cg") else ()),
             *(() if solver == "cg" else ("predict.selection=loo",)),
         )
         for state, death in DEATHS.items():

@@ -61,7 +61,8 @@ class Pipeline:
         self.command = [
             *(sys.executable, "-m", "ntkpipe", "run", "data=npz", f"data.path={options.data.resolve()}"),
             *(f"data.train_size={options.n}", f"data.test_size={options.p}", "kernel.dtype=float64", "grid.edge=64"),
-            *(f"solver={solver}", f"predict.times={times}", "predict.ridges=[1e-6,1e-3]", "solver.checkpoint_every=3"),
+            *(f"solver={solver}", f"predict.times={times}", "predict.ridges=[1e-6,1e-3]"),
+            *(("solver.checkpoint_every=3",) if solver in ("krylov", "cg") else ()),
             *(f"predict.covariance={covariance}", f"store.url={work / 'store'}", f"run_dir={work / 'run'}"),
             *(f"cluster={options.cluster}", *options.overrides),
         ]

@@ -432,6 +432,126 @@ def test_folder_and_zip_agree(tmp_path):
     np.testing.assert_array_equal(folder.x_train[10], tenth)  # 2.png comes before 10.png
 
 
+def test_whatever_is_a_picture_is_read_and_the_rest_is_named(tmp_path):
+    files = tree()
+    jpeg = tree(suffix="jpg")["train/owl/0.jpg"]
+    more = {
+        "train/bat/deep/er/0.png": png(value=7),
+        "train/bat/deep/1.PNG": png(value=8),
+        "train/owl/photo.jfif": jpeg,
+        "train/owl/photo.jpe": jpeg,
+        "train/owl/no_ending": png(value=9),
+        "train/owl/strange.dat": png(value=9),
+        "test/owl/below/0.gif": png(value=3),
+    }
+    others = {
+        "train/owl/notes.txt": b"x",
+        "train/owl/deep/movie.mp4": b"\0" * 100,
+        "train/loose.png": png(),
+        "test/bat/drawing.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n",
+        "train/owl/Thumbs.db": b"x",
+        "train/owl/.DS_Store": b"x",
+        "valid/owl/0.png": png(),
+    }
+    for config in (
+        save_tree(tmp_path / "f", {**files, **more, **others}),
+        save_zip(tmp_path / "a.zip", {**files, **more, **others}),
+        save_zip(tmp_path / "b.zip", {**files, **more, **others}, above="above/"),
+    ):
+        raw = load_raw(config)
+        assert np.bincount(raw.y_train).tolist() == [3 + 2, 3 + 4]
+        assert np.bincount(raw.y_test).tolist() == [2, 3]
+        assert raw.x_train[3:5, 0, 0, 0].tolist() == [8, 7]  # deep/1.PNG comes before deep/er/0.png
+        above = "above/" if "b.zip" in str(config.path) else ""
+        assert raw.notes == (
+            f"4 files that are no pictures are left out: {above}test/bat/drawing.eps, {above}train/loose.png, "
+            f"{above}train/owl/deep/movie.mp4, ...",
+            "folders beside train/ and test/ are left out: valid",
+        )
+
+
+def test_links_are_followed_once(tmp_path):
+    config = save_tree(tmp_path / "f", tree())
+    save_tree(tmp_path / "elsewhere", {"5.png": png(), "sub/6.png": png()})
+    (tmp_path / "f" / "train" / "cow").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "again").symlink_to(tmp_path / "elsewhere")
+    raw = load_raw(config)
+    assert raw.class_names == ("bat", "cow", "owl")
+    assert np.bincount(raw.y_train).tolist() == [3, 2, 3]
+
+
+@pytest.mark.parametrize("files", [{"0.heic": b"ftypheic", "1.heic": b"x"}, {"sub/0.txt": b"x"}, {}], ids=len)
+def test_no_class_vanishes(files, tmp_path):
+    config = save_tree(tmp_path / "f", {**tree(), **{f"train/dog/{name}": content for name, content in files.items()}})
+    (tmp_path / "f" / "train" / "dog").mkdir(exist_ok=True)
+    text = r"class 'dog' .*has no picture that can be read under train/" + (f".*{len(files)} files" if files else "")
+    with pytest.raises(DataError, match=text):
+        load_raw(config)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("train/dog/", b"")
+        for path in sorted((tmp_path / "f").rglob("*.*")):
+            archive.write(path, str(path.relative_to(tmp_path / "f")))
+    with pytest.raises(DataError, match=text):
+        load_raw(DataConfig(kind="image_folder", path=str(tmp_path / "z.zip")))
+
+
+@pytest.mark.parametrize("other", ["Owl", "OWL", "owl "])
+def test_classes_that_differ_in_case_alone(other, tmp_path):
+    with pytest.raises(DataError, match=r"'owl'.*differ in case or spaces alone"):
+        load_raw(save_tree(tmp_path / "f", {**tree(), f"train/{other}/0.png": png()}))
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_pictures_are_turned_as_cameras_say(orientation, kind, tmp_path):
+    blocks = np.kron(RNG.integers(0, 256, (2, 3)), np.ones((16, 16))).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = saved(Image.fromarray(blocks), kind, exif=exif)
+    upright = {
+        1: blocks,
+        2: blocks[:, ::-1],
+        3: blocks[::-1, ::-1],
+        4: blocks[::-1],
+        5: blocks.T,
+        6: blocks[::-1].T,
+        7: blocks[::-1, ::-1].T,
+        8: blocks.T[::-1],
+    }[orientation]
+    files = {f"{part}/{name}/0.{kind.lower()}": stored for part in ("train", "test") for name in ("a", "b")}
+    raw = load_raw(save_tree(tmp_path / "f", files))
+    assert np.abs(raw.x_train[1, ..., 0].astype(int) - upright).max() <= 2  # JPEG rounds
+
+
+def test_what_a_picture_loses_is_told(tmp_path):
+    rgba = Image.fromarray(RNG.integers(0, 255, (6, 5, 4), dtype=np.uint8))
+    opaque = Image.new("RGBA", (5, 6), (1, 2, 3, 255))
+    frames = [Image.new("RGB", (5, 6), (80 * k, 0, 0)) for k in range(3)]
+    more = {
+        "train/owl/10.png": saved(rgba, "PNG"),
+        "train/owl/11.png": saved(opaque, "PNG"),
+        "train/owl/12.gif": saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "train/owl/13.jpg": saved(Image.new("CMYK", (5, 6), (0, 255, 255, 0)), "JPEG"),
+        "train/owl/14.ppm": b"P6 5 6 65535\n" + b"\x80\x00" * 90,
+    }
+    raw = load_raw(save_tree(tmp_path / "f", {**tree(), **more}))
+    assert raw.notes == (
+        "1 pictures are CMYK: converted to RGB without a colour profile (train/owl/13.jpg)",
+        "1 pictures have 16 bits per colour: read as 8 bits (train/owl/14.ppm)",
+        "1 pictures have several frames: the first is taken (train/owl/12.gif)",
+        "1 pictures have transparent pixels: their colours are taken, their transparency is not (train/owl/10.png)",
+    )
+    assert raw.x_train[-2, 0, 0, 0] > 200  # CMYK without cyan is red
+    assert raw.x_train[-1, 0, 0, 0] == 128
+    np.testing.assert_array_equal(raw.x_train[-4, 0, 0], [1, 2, 3])
+
+
 def test_natural_order():
     names = ["10.png", "9.png", "a2b10", "a2b9", "a10b1", "009.png", "b"]
     assert sorted(names, key=natural_key) == ["009.png", "9.png", "10.png", "a2b9", "a2b10", "a10b1", "b"]

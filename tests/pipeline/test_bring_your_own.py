@@ -45,7 +45,8 @@ def _predict(work, name, *words):
 @pytest.mark.parametrize("solver", ["krylov", "cg", "eigh", "cholesky"])
 def test_every_solver_gives_what_the_matrix_says(work, kernel, solver):
     words = (*WORDS, TEST, "predict.times=[inf]", "predict.ridges=[0.01,0.1]", f"solver={solver}")
-    _predict(work, "a", *words, "solver.tolerance=1e-9", "solver.residual=1e-12")
+    tight = {"krylov": ["solver.tolerance=1e-9"], "cg": ["solver.residual=1e-12"]}
+    _predict(work, "a", *words, *tight.get(solver, []))
     found = work.predictions("a")
     assert found.kernels == ("gram",)
     for r, ridge in enumerate((0.01, 0.1)):
