@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
 
-def find_duplicates(x: np.ndarray) -> list[tuple[int, int]]:
+def find_duplicates(x: np.ndarray | Iterable[np.ndarray]) -> list[tuple[int, int]]:
     """Rows that equal an earlier row, value for value.
 
     Args:
-        x: `(n, ...)` prepared images.
+        x: `(n, ...)` prepared images, or one after the other.
 
     Returns:
         Pairs `(i, j)`, `i < j`, for every row `j` that equals some earlier row;

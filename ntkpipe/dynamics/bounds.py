@@ -21,10 +21,10 @@ import numpy as np
 import scipy.linalg
 
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
-from ntkpipe.dynamics.gains import RIGOROUS, Gain, final_gain, momentum_gains, time_gain
+from ntkpipe.dynamics.gains import MINIMUM_NORM, RIGOROUS, Gain, final_gain, gain_at, momentum_gains, time_gain
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.restarted import RestartedSolution
-from ntkpipe.dynamics.sampling import RowSample, TestSample, independent_share, maximum_safety, norm_safety
+from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
 
 # Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
 ROUNDING = 16.0
@@ -41,16 +41,20 @@ class ErrorBudget:
     """Bounds on the error of every mean by origin, each (T, R, c) and a factor of `sqrt(T_**)`.
 
     Args:
-        krylov: of the truncated Krylov space; 0 for dense solutions.
+        krylov: of the truncated Krylov space, 0 for dense solutions; and of null directions that are left out, infinite at
+            `t = inf` without ridge.
         product: of rounded products with the stored matrix and of the small problem; at least a few units of float64
             rounding.
-        storage_train: of rounding the stored train-train tiles, taken for independent between entries (`sampling.INDEPENDENT`).
-        storage_test: of rounding and storing the test-train product.
+        storage_train: of rounding the stored train-train tiles, taken for independent between entries (`sampling.INDEPENDENT`),
+            and of what is systematic in them, which is not.
+        storage_test: of rounding the stored test-train tiles, whatever the signs of their errors, and of their product.
         kind: (T, R) of str. `rigorous` where gain and residual need the positive semi-definiteness of the kernel alone,
             up to the grid of times. `estimate` where they lean on the smallest Ritz value, which is never below the
             smallest eigenvalue, or on an oscillating residual: far from convergence (condition 1e8, 3 steps, errors of
             600) such a bound was half the error. The sampled terms hold up to `MISS_PROBABILITY`; the largest Ritz
-            value is taken for the largest eigenvalue, which it equals to rounding after a few steps.
+            value is taken for the largest eigenvalue, which it equals to rounding after a few steps. `minimum_norm` where
+            directions are left out that the stored kernel cannot tell from null ones: the bound is infinite, and the answer
+            is the one that fits all the others with the least norm.
     """
 
     krylov: np.ndarray
@@ -74,11 +78,12 @@ AnySolution = KrylovSolution | RestartedSolution
 
 @dataclass(frozen=True)
 class _Residuals:
-    """Norms per column (c,) of the parts of the residual at one time and ridge."""
+    """Norms per column (c,) of the parts of the residual at one time and ridge; `left` of what is left out for good."""
 
     krylov: np.ndarray
     product: np.ndarray
     storage: np.ndarray
+    left: np.ndarray
 
 
 def _residuals(
@@ -94,8 +99,9 @@ def _residuals(
     size = np.linalg.norm(phi, axis=0)
     floor = ROUNDING * EPS * ((solution.largest + ridge) * size + np.linalg.norm(solution.targets, axis=0))
     storage = np.zeros(solution.c)
+    left = solution.left_out(spectral_filter, time, ridge)[1]
     if sample is None:
-        return _Residuals(np.linalg.norm(krylov, axis=0) + moved, floor, storage), krylov
+        return _Residuals(np.linalg.norm(krylov, axis=0) + moved, floor, storage, left), krylov
     # What the equation asks of A u at the sampled rows: targets that are learnt at all, minus what is still to learn.
     decay = spectral_filter.decay(values, time, cutoff=cutoff)
     asked = (
@@ -112,7 +118,7 @@ def _residuals(
         storage = (
             scale * np.linalg.norm((sample.stored - sample.exact) @ weights, axis=0) * independent_share(solution.n)
         )
-    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage), krylov
+    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage + sample.systematic * size, left), krylov
 
 
 def _restarted_residuals(
@@ -126,18 +132,19 @@ def _restarted_residuals(
     later = min((t for t in solution.times if t >= time), default=solution.times[-1])
     size = np.linalg.norm(solution.weights[:, solution.times.index(later), j], axis=0)
     floor = ROUNDING * EPS * ((solution.largest + ridge) * size + target) + QUADRATURE * target
+    lost = solution.left_out(solution.spectral_filter, time, ridge)[1]
     if sample is None:
-        return _Residuals(krylov, floor, np.zeros(solution.c)), left
+        return _Residuals(krylov, floor, np.zeros(solution.c), lost), left
     k = len(sample.indices)
     along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
     residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
     residual -= solution.next_block[:, sample.indices].T @ left
     scale = norm_safety(k, solution.n) * math.sqrt(solution.n / max(k, 1))
     product = scale * np.linalg.norm(residual, axis=0) + floor
-    storage = np.zeros(solution.c)
+    storage = sample.systematic * size
     if len(exact):
-        storage = scale * np.linalg.norm(along - exact, axis=0) * independent_share(solution.n)
-    return _Residuals(krylov, product, storage), left
+        storage = storage + scale * np.linalg.norm(along - exact, axis=0) * independent_share(solution.n)
+    return _Residuals(krylov, product, storage, lost), left
 
 
 def error_budget(
@@ -147,7 +154,7 @@ def error_budget(
     ridges: Sequence[float],
     *,
     rows: RowSample | None = None,
-    tests: TestSample | None = None,
+    tests: TestErrors | None = None,
 ) -> ErrorBudget:
     """The error bound of `coordinates(...)` at every time and ridge, by origin.
 
@@ -157,34 +164,76 @@ def error_budget(
         times: T times in steps.
         ridges: R absolute ridges.
         rows: sampled training rows; None leaves product rounding at its float64 floor and storage at 0.
-        tests: sampled test images; None leaves the test-train product at its float64 floor.
+        tests: errors of the test-train rows; None leaves their product at its float64 floor.
 
     Returns:
         Arrays (T, R, c).
     """
     shape = (len(times), len(ridges), solution.c)
     krylov, product, storage = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    kind = np.full(shape[:2], RIGOROUS, dtype="<U8")
+    kind = np.full(shape[:2], RIGOROUS, dtype="<U12")
     for j, ridge in enumerate(ridges):
         for i, (gain, worst, final) in enumerate(_walk(solution, spectral_filter, times, ridge, rows)):
-            krylov[i, j] = gain.value * worst.krylov if final is None else final
-            product[i, j] = gain.value * worst.product
-            storage[i, j] = gain.value * worst.storage
+            krylov[i, j] = _scaled(gain, worst.krylov) if final is None else final
+            product[i, j] = _scaled(gain, worst.product)
+            storage[i, j] = _scaled(gain, worst.storage)
             kind[i, j] = gain.kind
+            if solution.left_out(spectral_filter, times[i], ridge)[0]:
+                unknown, sure = _left_out(spectral_filter, times[i], ridge, solution.largest, worst.left)
+                krylov[i, j] += unknown
+                kind[i, j] = gain.kind if sure else MINIMUM_NORM
     test = _test_factor(solution, spectral_filter, times, ridges, tests)
     return ErrorBudget(krylov, product, storage, test, kind)
 
 
+def _left_out(
+    spectral_filter: SpectralFilter, time: float, ridge: float, largest: float, left: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """What targets of norms `left` (c,) along directions that are left out can move a mean by, and whether that is known.
+
+    Their eigenvalues are anything from zero up, so that the gain may lean on no smallest one: at `t = inf` without ridge it is
+    infinite.
+    """
+    gain = gain_at(spectral_filter, time, ridge, 0.0, largest)
+    if math.isinf(gain.value):
+        return np.full(left.shape, math.inf), False
+    return gain.value * left, True
+
+
 def largest_factor(
-    solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    solution: AnySolution,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridges: Sequence[float],
+    scales: np.ndarray | float = 1.0,
 ) -> float:
-    """The largest Krylov part of `error_budget` over times, ridges and outputs."""
-    worst = 0.0
-    for ridge in ridges:
-        for gain, residuals, final in _walk(solution, spectral_filter, times, ridge, None):
-            factor = gain.value * residuals.krylov if final is None else final
-            worst = max(worst, float(np.max(factor, initial=0.0)))
-    return worst
+    """The largest Krylov part of `error_budget` over times, ridges and outputs, but for what is left out.
+
+    Args:
+        solution: evaluated basis, or restarted weights.
+        spectral_filter: the training dynamics.
+        times: T times in steps.
+        ridges: R absolute ridges.
+        scales: of the outputs (c,), in units of which factors are measured.
+    """
+    factors = krylov_factors(solution, spectral_filter, times, ridges)
+    return float(np.max(factors / scales, initial=0.0))
+
+
+def krylov_factors(
+    solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+) -> np.ndarray:
+    """The Krylov part of `error_budget`, (T, R, c), but for what is left out."""
+    out = np.zeros((len(times), len(ridges), solution.c))
+    for j, ridge in enumerate(ridges):
+        for i, (gain, residuals, final) in enumerate(_walk(solution, spectral_filter, times, ridge, None)):
+            out[i, j] = _scaled(gain, residuals.krylov) if final is None else final
+    return out
+
+
+def _scaled(gain: Gain, norms: np.ndarray) -> np.ndarray:
+    """The gain times residuals; nothing moves nothing, also where the gain is infinite."""
+    return np.where(norms > 0, gain.value * np.where(norms > 0, norms, 1.0), 0.0)
 
 
 def _walk(
@@ -208,7 +257,7 @@ def _walk(
             out.append((gain, now, _final_factor(solution, ridge, gain, now, tail)))
             continue
         gain = time_gain(spectral_filter, time, ridge, solution.smallest, solution.largest)
-        parts = [np.stack([getattr(r, name) for r in history]) for name in ("krylov", "product", "storage")]
+        parts = [np.stack([getattr(r, name) for r in history]) for name in ("krylov", "product", "storage", "left")]
         until = np.asarray(grid) <= time
         if isinstance(spectral_filter, Momentum):
             shares = _shares(spectral_filter, np.asarray(grid)[until], solution.smallest + ridge)
@@ -262,7 +311,7 @@ def _final_factor(
     solution: AnySolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
 ) -> np.ndarray:
     """The Krylov factor (c,) at `t = inf`: the smallest of three bounds on `|A^(1/2) error|`."""
-    plain = gain.value * residuals.krylov if solution.largest > 0 else np.zeros(solution.c)
+    plain = _scaled(gain, residuals.krylov) if solution.largest > 0 else np.zeros(solution.c)
     if not len(solution.tail):
         return plain
     rigorous = _radau(solution, ridge, ridge, tail)
@@ -301,19 +350,25 @@ def _test_factor(
     spectral_filter: SpectralFilter,
     times: Sequence[float],
     ridges: Sequence[float],
-    sample: TestSample | None,
+    errors: TestErrors | None,
 ) -> np.ndarray:
     weights = solution.coordinates(spectral_filter, times, ridges)
+    rows = None if errors is None or errors.rows is None else errors.rows
+    if rows is not None and isinstance(solution, KrylovSolution):
+        rows = rows @ solution.basis.T
+    return _test_error(weights, solution.largest, errors, rows)
+
+
+def _test_error(weights: np.ndarray, largest: float, errors: TestErrors | None, rows: np.ndarray | None) -> np.ndarray:
+    """What errors of the test-train rows and the rounding of their product make of weights (T, R, m, c): (T, R, c)."""
+    size = np.linalg.norm(weights, axis=2)
     # |T_*| <= sqrt(T_** l_max), and a blocked dot product loses a few units of eps |T_*| |u|.
-    floor = ROUNDING * EPS * math.sqrt(solution.largest) * np.linalg.norm(weights, axis=2)
-    if sample is None:
+    floor = ROUNDING * EPS * math.sqrt(largest) * size
+    if errors is None:
         return floor
-    difference = sample.means - np.matmul(sample.exact, weights)
-    relative = difference / np.sqrt(np.maximum(sample.diagonal, np.finfo(np.float64).tiny))[None, None, :, None]
-    k = relative.shape[2]
-    if k >= sample.tests:
-        return floor + np.abs(relative).max(axis=2)
-    return floor + maximum_safety(k, sample.tests) * np.sqrt(np.mean(relative**2, axis=2))
+    stored = errors.norm * size if rows is None else np.abs(np.matmul(rows, weights)).max(axis=2, initial=0.0)
+    product = 0.0 if errors.product is None else errors.product
+    return floor + stored + errors.systematic * size + product
 
 
 def direct_budget(
@@ -326,8 +381,10 @@ def direct_budget(
     smallest: float,
     largest: float,
     rows_stored: np.ndarray | None = None,
+    systematic: float = 0.0,
+    tests: TestErrors | None = None,
 ) -> ErrorBudget:
-    """The error bound of solutions at `t = inf` found directly (Cholesky), from their residual at sampled rows.
+    """The error bound of solutions at `t = inf` found directly (Cholesky, cg), from their residual at sampled rows.
 
     Args:
         weights: (R, n, c) solutions of `(T + ridge) u = targets`.
@@ -335,26 +392,28 @@ def direct_budget(
         ridges: R absolute ridges.
         indices: (k,) sampled rows.
         rows_exact: (k, n) of the kernel without ridge, float64.
-        smallest: estimate of the smallest eigenvalue without ridge, for ridge 0.
+        smallest: estimate of the smallest eigenvalue without ridge, for ridge 0; 0 where errors of the entries may have made it.
         largest: likewise of the largest.
         rows_stored: (k, n) as stored; None where that is the exact kernel.
+        systematic: see `RowSample`.
+        tests: see `error_budget`.
 
     Returns:
-        Arrays (1, R, c); the `storage_test` part is its float64 floor.
+        Arrays (1, R, c).
     """
     n, c = targets.shape
     stored = rows_exact if rows_stored is None else rows_stored.astype(np.float64)
     scale = norm_safety(len(indices), n) * math.sqrt(n / max(len(indices), 1))
-    product, storage, test = (np.zeros((1, len(ridges), c)) for _ in range(3))
-    kind = np.full((1, len(ridges)), RIGOROUS, dtype="<U8")
+    product, storage = (np.zeros((1, len(ridges), c)) for _ in range(2))
+    kind = np.full((1, len(ridges)), RIGOROUS, dtype="<U12")
     for j, ridge in enumerate(ridges):
         gain = final_gain(ridge, smallest)
         size = np.linalg.norm(weights[j], axis=0)
         floor = ROUNDING * EPS * ((largest + ridge) * size + np.linalg.norm(targets, axis=0))
         residual = targets[indices] - stored @ weights[j] - ridge * weights[j][indices]
-        product[0, j] = gain.value * (scale * np.linalg.norm(residual, axis=0) + floor)
+        product[0, j] = _scaled(gain, scale * np.linalg.norm(residual, axis=0) + floor)
         rounded = scale * np.linalg.norm((stored - rows_exact) @ weights[j], axis=0)
-        storage[0, j] = gain.value * rounded * independent_share(n)
-        test[0, j] = ROUNDING * EPS * math.sqrt(largest) * size
+        storage[0, j] = _scaled(gain, rounded * independent_share(n) + systematic * size)
         kind[0, j] = gain.kind
+    test = _test_error(weights[None], largest, tests, None if tests is None else tests.rows)
     return ErrorBudget(np.zeros((1, len(ridges), c)), product, storage, test, kind)

@@ -20,9 +20,15 @@ DIVERGED = 1e150
 EPS = float(np.finfo(np.float64).eps)
 
 
-def null_cutoff(n: int, largest: float) -> float:
-    """`n eps largest`: at or below it no algorithm tells an eigenvalue of an n x n float64 matrix from zero."""
-    return n * EPS * abs(float(largest))
+def null_cutoff(n: int, largest: float, noise: float = 0.0) -> float:
+    """At or below it nothing tells an eigenvalue from zero: `n eps largest` of any float64 matrix, or its entries' errors.
+
+    Args:
+        n: rows of the matrix.
+        largest: eigenvalue.
+        noise: the norm that errors of the stored entries can have (`sampling.matrix_noise`): they move an eigenvalue by as much.
+    """
+    return max(n * EPS * abs(float(largest)), noise)
 
 
 @dataclass(frozen=True)

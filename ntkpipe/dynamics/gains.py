@@ -16,6 +16,8 @@ from ntkpipe.dynamics.filters import GradientDescent, Momentum, SpectralFilter
 
 RIGOROUS = "rigorous"
 ESTIMATE = "estimate"
+# The answer of least norm among those that fit what the kernel resolves: directions are left out, and nothing bounds their part.
+MINIMUM_NORM = "minimum_norm"
 # An estimate replaces a rigorous gain only where it is this much smaller; closer than that the proof is worth more.
 PREFERENCE = 10.0
 
@@ -25,6 +27,13 @@ class Gain(NamedTuple):
 
     value: float
     kind: str
+
+
+def gain_at(spectral_filter: SpectralFilter, time: float, ridge: float, smallest: float, largest: float) -> Gain:
+    """The gain at any time; arguments as of `time_gain`."""
+    if math.isinf(time):
+        return final_gain(ridge, smallest)
+    return time_gain(spectral_filter, time, ridge, smallest, largest)
 
 
 def time_gain(spectral_filter: SpectralFilter, time: float, ridge: float, smallest: float, largest: float) -> Gain:

@@ -70,6 +70,8 @@ class KrylovSolution:
         tail: (k, m) coupling to the next block times the last block row of `rotation`; (0, m) where nothing is left
             out.
         next_block: (k, n) the block of the basis that would come next.
+        noise: norm of the errors of the stored entries: eigenvalues at or below it are null (`filters.null_cutoff`).
+        copies: null directions that are exact, by equal training points: the answer loses nothing with them.
     """
 
     basis: np.ndarray
@@ -78,10 +80,16 @@ class KrylovSolution:
     targets: np.ndarray
     tail: np.ndarray
     next_block: np.ndarray
+    noise: float = 0.0
+    copies: int = 0
 
     @classmethod
-    def from_lanczos(cls, result: BlockKrylov) -> KrylovSolution:
+    def from_lanczos(cls, result: BlockKrylov, noise: float = 0.0) -> KrylovSolution:
         """Diagonalise the projected kernel of a block Lanczos result, at a cost of about 10 m^3 flops.
+
+        Args:
+            result: the basis and its projected kernel.
+            noise: see the class.
 
         Raises:
             NumericalError: if the recurrence holds non-finite values.
@@ -90,7 +98,7 @@ class KrylovSolution:
         m, n = len(projected), result.basis.shape[1]
         c = result.start.shape[1]
         if m == 0:  # the targets are zero: so is every prediction
-            return cls(np.zeros((0, n)), np.zeros(0), None, np.zeros((0, c)), np.zeros((0, 0)), np.zeros((0, n)))
+            return cls(np.zeros((0, n)), np.zeros(0), None, np.zeros((0, c)), np.zeros((0, 0)), np.zeros((0, n)), noise)
         if not (np.isfinite(projected).all() and np.isfinite(result.coupling).all()):
             raise NumericalError(
                 "the Lanczos recurrence holds non-finite values: run `ntkpipe verify` on its tiles, then solve again"
@@ -103,13 +111,15 @@ class KrylovSolution:
             following = np.asarray(result.next_block)
         else:
             tail, following = np.zeros((0, m)), np.zeros((0, n))
-        return cls(np.asarray(result.basis), values, rotation, targets, tail, following)
+        return cls(np.asarray(result.basis), values, rotation, targets, tail, following, noise)
 
     @classmethod
-    def from_eigensystem(cls, values: np.ndarray, vectors: np.ndarray, targets: np.ndarray) -> KrylovSolution:
+    def from_eigensystem(
+        cls, values: np.ndarray, vectors: np.ndarray, targets: np.ndarray, noise: float = 0.0, copies: int = 0
+    ) -> KrylovSolution:
         """A dense eigendecomposition as the complete basis: (n,) values, (n, n) vectors in columns, (n, c) targets."""
         n = len(values)
-        return cls(vectors.T, values, None, vectors.T @ targets, np.zeros((0, n)), np.zeros((0, n)))
+        return cls(vectors.T, values, None, vectors.T @ targets, np.zeros((0, n)), np.zeros((0, n)), noise, copies)
 
     @property
     def n(self) -> int:
@@ -129,7 +139,7 @@ class KrylovSolution:
     @cached_property
     def smallest_ritz(self) -> tuple[float, float]:
         """The smallest eigenvalue in the basis that is not null, and its residual; zeros if there is none."""
-        kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest))
+        kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest, self.noise))
         if not kept.size:
             return 0.0, 0.0
         least = kept[np.argmin(self.values[kept])]
@@ -140,13 +150,13 @@ class KrylovSolution:
         """Estimate of the kernel's smallest eigenvalue that is not null; 0 if none is known.
 
         The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
-        keeps early bounds honest, and by 1 once it has converged.
+        keeps early bounds honest, and by 1 once it has converged. The errors of the stored entries are taken off.
         """
-        return lowered(*self.smallest_ritz)
+        return max(lowered(*self.smallest_ritz) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""
-        return self.values + ridge, null_cutoff(self.n, self.largest + ridge)
+        return self.values + ridge, null_cutoff(self.n, self.largest + ridge, self.noise)
 
     def coordinates(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
@@ -174,13 +184,19 @@ class KrylovSolution:
         return eigen_coordinates if self.rotation is None else self.rotation @ eigen_coordinates
 
     def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
-        """Null eigenvalues left out per time and ridge, (T, R) int; above 0, warn of a singular kernel."""
+        """Null eigenvalues left out per time and ridge, (T, R) int, those of copies not counted; above 0, no bound holds."""
         out = np.zeros((len(times), len(ridges)), dtype=int)
         for j, ridge in enumerate(ridges):
-            values, cutoff = self.shifted(ridge)
             for i, time in enumerate(times):
-                out[i, j] = spectral_filter.unlearnt(values, time, cutoff=cutoff).sum()
+                out[i, j] = self.left_out(spectral_filter, time, ridge)[0]
         return out
+
+    def left_out(self, spectral_filter: SpectralFilter, time: float, ridge: float) -> tuple[int, np.ndarray]:
+        """How many null directions are left out, those of copies not counted, and the norms (c,) of the targets along them."""
+        values, cutoff = self.shifted(ridge)
+        null = spectral_filter.unlearnt(values, time, cutoff=cutoff)
+        count = max(int(null.sum()) - self.copies, 0)
+        return count, np.linalg.norm(self.targets[null], axis=0) if count else np.zeros(self.c)
 
 
 def lowered(value: float, residual: float) -> float:

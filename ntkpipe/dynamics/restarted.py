@@ -24,6 +24,9 @@ from ntkpipe.dynamics.talbot import NODES, flow_shifts
 from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.restarted import Cycle
 
+# Fields of a solution that a checkpoint keeps as they are.
+_KEPT = ("weights", "coefficients", "next_block", "values", "tail", "lost", "left", "here", "asked", "along")
+
 
 @dataclass(frozen=True)
 class RestartedSolution:
@@ -43,10 +46,12 @@ class RestartedSolution:
         largest: Ritz value of any cycle, 0 if there is none.
         smallest_ritz: likewise the smallest that is not null, and its residual.
         lost: (G, R) null directions left out.
+        left: (G, R, c) at least the norms of the targets along them.
         indices: (q,) watched rows.
         here: (G, R, q, c) weights at the watched rows.
         asked: (G, R, q, c) at the watched rows, what `(A + ridge) u` should be: targets less `u'` and null directions.
         along: (G, R, w, c) products of the watched vectors with the weights.
+        noise: as in `KrylovSolution`.
     """
 
     spectral_filter: SpectralFilter
@@ -62,10 +67,12 @@ class RestartedSolution:
     largest: float
     smallest_ritz: tuple[float, float]
     lost: np.ndarray
+    left: np.ndarray
     indices: np.ndarray
     here: np.ndarray
     asked: np.ndarray
     along: np.ndarray
+    noise: float = 0.0
 
     @property
     def n(self) -> int:
@@ -80,11 +87,11 @@ class RestartedSolution:
     @property
     def smallest(self) -> float:
         """As `KrylovSolution.smallest`."""
-        return lowered(*self.smallest_ritz)
+        return max(lowered(*self.smallest_ritz) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """As `KrylovSolution.shifted`, of the last cycle."""
-        return self.values + ridge, null_cutoff(self.n, self.largest + ridge)
+        return self.values + ridge, null_cutoff(self.n, self.largest + ridge, self.noise)
 
     def coordinates(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
@@ -101,6 +108,12 @@ class RestartedSolution:
         t, r = self._places(spectral_filter, times, ridges)
         where = [self.grid.index(self.times[i]) for i in t]
         return self.lost[np.ix_(where, r)]
+
+    def left_out(self, spectral_filter: SpectralFilter, time: float, ridge: float) -> tuple[int, np.ndarray]:
+        """As `KrylovSolution.left_out`, at a time of the grid; of the cycle that had most, and norms summed over the cycles."""
+        del spectral_filter
+        i, j = self.grid.index(time), self.ridges.index(ridge)
+        return int(self.lost[i, j]), self.left[i, j]
 
     def _known(
         self, array: np.ndarray, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
@@ -136,6 +149,7 @@ class RestartedWeights:
         good: says of a solution (weights not yet added) after so many passes that its bound is small enough.
         indices: (q,) rows to watch.
         watched: (w, n) vectors whose products with the weights are wanted: sampled rows of the kernel.
+        noise: as in `KrylovSolution`.
 
     Raises:
         ConfigError: for finite times of other dynamics, or learning rates that diverge.
@@ -153,6 +167,7 @@ class RestartedWeights:
         good: Judge,
         indices: np.ndarray,
         watched: np.ndarray,
+        noise: float = 0.0,
     ) -> None:
         if not isinstance(spectral_filter, GradientFlow) and any(math.isfinite(t) for t in times):
             raise ConfigError(
@@ -164,6 +179,7 @@ class RestartedWeights:
         self._grid_of, self._good = grid, good
         self._indices, self._watched = np.asarray(indices, dtype=np.int64), watched
         self._n, self._c = targets.shape
+        self._noise = noise
         self._grid: tuple[float, ...] = ()
         self._found: RestartedSolution | None = None
         self._shifted = np.zeros((0, 0, 0, 0, 0), dtype=np.complex128)  # g: (G, R, NODES, k, c)
@@ -190,6 +206,7 @@ class RestartedWeights:
         self._begin(cycle)
         old = self.solution
         weights, here, asked, along = (a.copy() for a in (old.weights, old.here, old.asked, old.along))
+        left = old.left.copy()
         shifted = np.zeros((*self._shifted.shape[:3], len(cycle.next_block), self._c), dtype=np.complex128)
         m, rotation = cycle.matrix.size, cycle.eigensystem[1]
         picked = cycle.vectors.picked(self._indices, m).T @ rotation
@@ -200,6 +217,7 @@ class RestartedWeights:
             here[i, j] += picked @ part.weights
             asked[i, j] -= picked @ part.unlearnt
             along[i, j] += products @ part.weights
+            left[i, j] += part.left
             shifted[i, j] = part.shifted
             tails.append(part.tail)
             if self._grid[i] in self._times:
@@ -210,14 +228,13 @@ class RestartedWeights:
         weights += added.reshape(self._n, len(self._times), len(self._ridges), self._c)[:, order]
         self._shifted = shifted
         self._found = replace(
-            self._updated(cycle, np.stack(tails)), weights=weights, here=here, asked=asked, along=along
+            self._updated(cycle, np.stack(tails)), weights=weights, left=left, here=here, asked=asked, along=along
         )
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Answer.state`."""
         found = self.solution
-        names = ("grid", "weights", "coefficients", "next_block", "values", "tail", "lost", "here", "asked", "along")
-        arrays = {name: np.asarray(getattr(found, name)) for name in names}
+        arrays = {name: np.asarray(getattr(found, name)) for name in ("grid", *_KEPT)}
         arrays["scalars"] = np.array([found.largest, *found.smallest_ritz])
         return arrays | {"shifted": self._shifted, "start": self._start}
 
@@ -226,7 +243,6 @@ class RestartedWeights:
         self._grid = tuple(state["grid"].tolist())
         self._shifted, self._start = state["shifted"], state["start"]
         largest, value, residual = state["scalars"].tolist()
-        names = ("weights", "coefficients", "next_block", "values", "tail", "lost", "here", "asked", "along")
         self._found = RestartedSolution(
             self._filter,
             self._times,
@@ -236,7 +252,8 @@ class RestartedWeights:
             largest=largest,
             smallest_ritz=(value, residual),
             indices=self._indices,
-            **{name: state[name] for name in names},
+            noise=self._noise,
+            **{name: state[name] for name in _KEPT},
         )
 
     def _begin(self, cycle: Cycle) -> None:
@@ -264,10 +281,12 @@ class RestartedWeights:
             0.0,
             (0.0, 0.0),
             np.zeros((g, r), dtype=np.int64),
+            np.zeros((g, r, self._c)),
             self._indices,
             here,
             asked,
             np.zeros((g, r, len(self._watched), self._c)),
+            self._noise,
         )
 
     def _parts(self, cycle: Cycle) -> Iterator[_Part]:
@@ -279,35 +298,38 @@ class RestartedWeights:
             for j, ridge in enumerate(self._ridges):
                 if s == 0:
                     nothing = np.zeros((len(values), self._c))
-                    yield _Part(nothing, nothing, tail @ nothing, np.zeros((NODES, len(tail), self._c)))
+                    shifted = np.zeros((NODES, len(tail), self._c))
+                    yield _Part(nothing, nothing, np.zeros(self._c), tail @ nothing, shifted)
                     continue
                 shifted, start = values + ridge, entry @ self._shifted[i, j]
-                null = self._filter.unlearnt(shifted, time, cutoff=null_cutoff(self._n, largest + ridge))[:, None]
+                cutoff = null_cutoff(self._n, largest + ridge, self._noise)
+                null = self._filter.unlearnt(shifted, time, cutoff=cutoff)[:, None]
                 if s == math.inf:
                     inner = np.where(null, 0.0, start[:1].real / np.where(null, 1.0, shifted[:, None]))
                     left = np.broadcast_to(-tail @ inner, (NODES, len(tail), self._c))
-                    yield _Part(inner[0], np.where(null, start[0].real, 0.0), left[0], left)
+                    lost = np.where(null, start[0].real, 0.0)
+                    yield _Part(inner[0], lost, np.linalg.norm(lost, axis=0), left[0], left)
                     continue
                 shifts, phi, decay = flow_shifts(s)
                 inner = np.where(null, 0.0, start / (shifted + shifts[:, None])[:, :, None])
                 left = -tail @ inner
-                unlearnt = np.real(np.tensordot(decay, inner, 1)) + np.where(
-                    null, np.real(np.tensordot(phi, start, 1)), 0.0
-                )
-                yield _Part(np.real(np.tensordot(phi, inner, 1)), unlearnt, np.real(np.tensordot(phi, left, 1)), left)
+                lost = np.where(null, np.real(np.tensordot(phi, start, 1)), 0.0)
+                unlearnt = np.real(np.tensordot(decay, inner, 1)) + lost
+                weights, tails = (np.real(np.tensordot(phi, part, 1)) for part in (inner, left))
+                yield _Part(weights, unlearnt, np.linalg.norm(lost, axis=0), tails, left)
 
     def _updated(self, cycle: Cycle, tails: np.ndarray) -> RestartedSolution:
         """The solution with the residuals and the spectrum that this cycle leaves, weights as before."""
         found, (values, _), tail = self.solution, cycle.eigensystem, cycle.tail
         largest = max(found.largest, float(values[-1]))
-        kept = np.flatnonzero(values > null_cutoff(self._n, largest))
+        kept = np.flatnonzero(values > null_cutoff(self._n, largest, self._noise))
         ritz = found.smallest_ritz
         if kept.size and (not ritz[0] or values[kept[0]] <= ritz[0]):
             ritz = float(values[kept[0]]), float(np.linalg.norm(tail[:, kept[0]]))
         lost = np.zeros(found.lost.shape, dtype=np.int64)
         for i, time in enumerate(self._grid):
             for j, ridge in enumerate(self._ridges):
-                cutoff = null_cutoff(self._n, largest + ridge)
+                cutoff = null_cutoff(self._n, largest + ridge, self._noise)
                 lost[i, j] = self._filter.unlearnt(values + ridge, time, cutoff=cutoff).sum()
         return replace(
             found,
@@ -323,9 +345,18 @@ class RestartedWeights:
 
 @dataclass(frozen=True)
 class _Part:
-    """Of one time and ridge: weights (m, c), what is still to learn (m, c), residuals (k, c), of the nodes (NODES, k, c)."""
+    """Of one time and ridge.
+
+    Args:
+        weights: (m, c).
+        unlearnt: (m, c), what is still to learn.
+        left: (c,), norms of what is left out of it for good.
+        tail: (k, c), residuals.
+        shifted: (NODES, k, c), those of the nodes.
+    """
 
     weights: np.ndarray
     unlearnt: np.ndarray
+    left: np.ndarray
     tail: np.ndarray
     shifted: np.ndarray

@@ -32,30 +32,73 @@ class RowSample:
         indices: (k,) sampled rows, distinct (`sample_indices`).
         stored: (k, m) `rows_of_the_stored_kernel @ basis.T`, in float64.
         exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None where the stored kernel is the exact one.
+        systematic: bound on the spectral norm of what the recomputed rows are themselves off by: the rounding of their own
+            evaluation, and approximations of a nonlinearity, which do not average out.
     """
 
     indices: np.ndarray
     stored: np.ndarray
     exact: np.ndarray | None = None
+    systematic: float = 0.0
 
 
 @dataclass(frozen=True)
-class TestSample:
-    """Sampled test images, to measure rounding and storage of the test-train kernel.
+class TestErrors:
+    """How far the stored rows of the test-train kernel are from the exact ones, of every test image by its own entries.
 
     Args:
-        exact: (k, m) `test_train_rows_recomputed_in_float64 @ basis.T`.
-        means: (T, R, k, c) predictions of these images as exported.
-        diagonal: (k,) float64, `T_**`.
-        tests: test images in all.
+        norm: bound on the norm of the errors of any row, in units of the root of its image's kernel diagonal `T_**`.
+        rows: (p, n) all errors, in the same units, where every entry was recomputed; else None.
+        systematic: bound on the norm of what the recomputed entries of a row are themselves off by, likewise.
+        product: (T, R, c) largest rounding of float32 products over the test images, likewise; None of float64 ones.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
-    exact: np.ndarray
-    means: np.ndarray
-    diagonal: np.ndarray
-    tests: int
+    norm: float
+    rows: np.ndarray | None = None
+    systematic: float = 0.0
+    product: np.ndarray | None = None
+
+    @property
+    def reach(self) -> float:
+        """Bound on the norm of all that a stored row is off by."""
+        return self.norm + self.systematic
+
+    @staticmethod
+    def of_columns(difference: np.ndarray, diagonal: np.ndarray, n: int, systematic: float = 0.0) -> TestErrors:
+        """From sampled columns: of every test image some of its own entries.
+
+        Args:
+            difference: (p, k), stored less recomputed, of k training images drawn at random.
+            diagonal: (p,) `T_**`.
+            n: training images in all.
+            systematic: see the class.
+        """
+        root = np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
+        relative = difference / root[:, None]
+        k = difference.shape[1]
+        if k >= n:
+            return TestErrors(float(np.linalg.norm(relative, axis=1).max(initial=0.0)), relative, systematic)
+        each = np.sqrt(np.mean(relative**2, axis=1)).max(initial=0.0)
+        return TestErrors(norm_safety(k, n) * math.sqrt(n) * float(each), None, systematic)
+
+
+def matrix_noise(difference: np.ndarray, n: int) -> float:
+    """Bound on the spectral norm of a symmetric (n, n) matrix of independent errors, from k of its rows.
+
+    That of independent entries of spread s is `2 s sqrt(n)` (Wigner), of which 3 are allowed here: rows differ. An
+    eigenvalue of the stored matrix is off by no more (Weyl).
+
+    Args:
+        difference: (k, n) sampled rows of the errors; with k = n the norm itself is computed.
+        n: rows in all.
+    """
+    if not difference.size:
+        return 0.0
+    if len(difference) >= n:
+        return float(np.linalg.norm(difference, 2))
+    return 3.0 * math.sqrt(n) * norm_safety(len(difference), n) * float(np.sqrt(np.mean(difference**2)))
 
 
 def sample_indices(n: int, size: int, seed: int = 0) -> np.ndarray:
@@ -78,3 +121,11 @@ def norm_safety(sampled: int, total: int) -> float:
 def maximum_safety(sampled: int, total: int) -> float:
     """Factor on the root mean square of a sample that covers the largest of `total` Gaussians; see `norm_safety`."""
     return norm_safety(sampled, total) * float(-scipy.special.ndtri(MISS_PROBABILITY / max(total, 1)))
+
+
+def largest_of_all(sampled: np.ndarray, total: int) -> np.ndarray:
+    """(T, R, c), what the largest of `total` numbers like those sampled, (T, R, k, c) at least 0, is taken for."""
+    k = sampled.shape[2]
+    if k >= total:
+        return sampled.max(axis=2)
+    return maximum_safety(k, total) * np.sqrt(np.mean(sampled**2, axis=2))

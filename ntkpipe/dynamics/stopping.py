@@ -34,7 +34,7 @@ class StopRule:
 
     Attributes:
         history: (block steps, dimension, bound) of every check, for the convergence figure; the bound is the largest
-            Krylov part over times, ridges, classes and test images, or what is known to be below it.
+            Krylov part over times, ridges, classes and test images, relative to `scales`, or what is known to be below it.
         solution: that of the last check that needed all eigenvectors; the final result may be larger, where the space
             became invariant or the steps ran out.
         eigensystems: how often they were needed.
@@ -45,6 +45,8 @@ class StopRule:
     ridges: tuple[float, ...]
     largest_test_diagonal: float
     tolerance: float
+    scales: np.ndarray | float = 1.0
+    noise: float = 0.0
     history: list[tuple[int, int, float]] = field(default_factory=list)
     solution: KrylovSolution | None = None
     eigensystems: int = 0
@@ -59,19 +61,19 @@ class StopRule:
             if part is not None and _MARGIN * part * scale > self.tolerance:
                 self.history.append((steps, result.tridiagonal.size, part * scale))
                 return False
-        self.solution = KrylovSolution.from_lanczos(result)
+        self.solution = KrylovSolution.from_lanczos(result, self.noise)
         self.eigensystems += 1
-        worst = scale * largest_factor(self.solution, self.spectral_filter, self.times, self.ridges)
+        worst = scale * largest_factor(self.solution, self.spectral_filter, self.times, self.ridges, self.scales)
         self.history.append((steps, len(self.solution.values), worst))
         return worst <= self.tolerance or not len(self.solution.tail)
 
     def _part(self, result: LanczosResult) -> float | None:
         """A part of the largest Krylov factor; None where the blocks alone do not give it."""
         found = result.tridiagonal.smallest()
-        if found is None:
-            return None
+        if found is None or found[0] <= self.noise:
+            return None  # null directions are left out, which the blocks alone cannot do
         value, last = found
-        smallest = lowered(value, float(np.linalg.norm(result.coupling @ last)))
+        smallest = max(lowered(value, float(np.linalg.norm(result.coupling @ last))) - self.noise, 0.0)
         worst = 0.0
         try:
             if math.inf in self.times:
@@ -100,12 +102,13 @@ class StopRule:
             plain = gain.value * np.linalg.norm(tail, axis=0)
             rigorous = _radau(coupling, tail, self._final.inverse[-1] - inverse, ridge) if ridge > 0 else plain
             if gain.kind == RIGOROUS:
-                out.append(float(np.minimum(plain, rigorous).max(initial=0.0)))
+                out.append(float((np.minimum(plain, rigorous) / self.scales).max(initial=0.0)))
                 continue
             least = value + ridge
             energy = np.linalg.norm(result.start, axis=0) / math.sqrt(least)
             estimate = np.minimum(energy, _radau(coupling, tail, below.inverse[j] - inverse, least / 2))
-            out.append(float(np.minimum(np.minimum(plain, rigorous), ENERGY_SAFETY * estimate).max(initial=0.0)))
+            least = np.minimum(np.minimum(plain, rigorous), ENERGY_SAFETY * estimate)
+            out.append(float((least / self.scales).max(initial=0.0)))
         return out
 
     def _at_times(self, result: LanczosResult, smallest: float) -> float:
@@ -122,7 +125,7 @@ class StopRule:
         rows = self._flow.rows.reshape(len(self.ridges), len(flows), -1, *self._flow.rows.shape[1:])
         weights = np.stack([phi for _, phi, _ in flows])
         tails = result.coupling @ np.einsum("rtqkc,tq->rtkc", rows, weights).real
-        norms = np.linalg.norm(tails, axis=2).max(axis=2, initial=0.0)
+        norms = (np.linalg.norm(tails, axis=2) / self.scales).max(axis=2, initial=0.0)
         times = [t for t in self.times if math.isfinite(t) and t > 0]
         worst = 0.0
         for j, ridge in enumerate(self.ridges):
@@ -145,6 +148,8 @@ def stop_rule(
     *,
     largest_test_diagonal: float,
     tolerance: float,
+    scales: np.ndarray | float = 1.0,
+    noise: float = 0.0,
 ) -> StopRule:
     """A stop rule for block Lanczos, for the Krylov part of the error bound of every prediction.
 
@@ -153,8 +158,16 @@ def stop_rule(
         times: in steps; None (chosen later, from the spectrum) is `inf`, the hardest.
         ridges: absolute.
         largest_test_diagonal: the largest `T_**` over the test images.
-        tolerance: absolute, of a prediction.
+        tolerance: of a prediction, in units of `scales`.
+        scales: of the outputs, (c,) above 0, or one for all.
+        noise: see `KrylovSolution`.
     """
     return StopRule(
-        spectral_filter, (math.inf,) if times is None else tuple(times), tuple(ridges), largest_test_diagonal, tolerance
+        spectral_filter,
+        (math.inf,) if times is None else tuple(times),
+        tuple(ridges),
+        largest_test_diagonal,
+        tolerance,
+        scales,
+        noise,
     )

@@ -30,11 +30,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import GRID_PER_DECADE, ROUNDING, direct_budget, error_budget
+from ntkpipe.dynamics.bounds import GRID_PER_DECADE, ROUNDING, direct_budget, error_budget, krylov_factors
 from ntkpipe.dynamics.filters import EPS, GradientDescent, Momentum, SpectralFilter
-from ntkpipe.dynamics.gains import final_gain, time_gain
+from ntkpipe.dynamics.gains import final_gain, gain_at
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.sampling import RowSample, independent_share, maximum_safety, norm_safety
+from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
 from ntkpipe.dynamics.weights import DirectWeights, SpannedWeights, Weights
 
 # On the inverse of a smallest eigenvalue that is an estimate: after one block step of the tests it was 1.42 too small.
@@ -49,11 +49,13 @@ class KernelRows:
         indices: (s,) sampled rows.
         stored: (s, n) float64, as stored.
         exact: (s, n) recomputed in float64, or None where the stored kernel is the exact one.
+        systematic: see `RowSample`.
     """
 
     indices: np.ndarray
     stored: np.ndarray
     exact: np.ndarray | None
+    systematic: float = 0.0
 
     def scale(self, n: int) -> float:
         """Factor from the norm of a sample to that of all n rows, with its safety."""
@@ -64,39 +66,12 @@ class KernelRows:
 
         Entries of D are taken for independent, see `sampling.INDEPENDENT`.
         """
+        systematic = self.systematic * weights.norms()
         if self.exact is None:
-            return np.zeros(weights.shape)
+            return systematic
         n = self.stored.shape[1]
         norm = self.scale(n) * np.linalg.norm(weights.along(self.stored - self.exact), axis=2)
-        return norm * independent_share(n)
-
-
-@dataclass(frozen=True)
-class CrossErrors:
-    """How far stored test-train rows are off, on sampled test images.
-
-    Args:
-        rows: (q, n), stored less exact, each divided by the root of its image's kernel diagonal.
-        tests: test images in all.
-    """
-
-    rows: np.ndarray
-    tests: int
-
-    def norm(self) -> float:
-        """Bound on the norm of such a row of any test image."""
-        if not self.rows.size:
-            return 0.0
-        return maximum_safety(len(self.rows), self.tests) * float(
-            np.sqrt(np.mean(np.einsum("ij,ij->i", self.rows, self.rows)))
-        )
-
-    def along(self, weights: Weights) -> np.ndarray:
-        """Bound on |row . weights| of any test image, (T, R, k)."""
-        if not self.rows.size:
-            return np.zeros(weights.shape)
-        products = weights.along(self.rows)
-        return maximum_safety(len(self.rows), self.tests) * np.sqrt(np.mean(products**2, axis=2))
+        return norm * independent_share(n) + systematic
 
 
 @dataclass(frozen=True)
@@ -165,6 +140,7 @@ def posterior_in_space(
             # What the equation makes of the weights at any row, but for the part outside the space.
             asked[i, j] = solution.rotate((learnt - ridge * psi)[:, None] * solution.targets)
         truncation[:, j] = quadratic_truncation(solution, spectral_filter, times, ridge)
+    truncation[solution.unlearnt(spectral_filter, times, ridges) > 0] = math.inf
     weights = SpannedWeights(solution.basis, coordinates)
     size = weights.norms()
     here = solution.basis[:, rows.indices]
@@ -263,10 +239,10 @@ def ensemble_in_space(
     """Arguments as for `posterior_in_space`."""
     weights = SpannedWeights(solution.basis, solution.coordinates(spectral_filter, times, ridges))
     exact = None if rows.exact is None else rows.exact @ solution.basis.T
-    sample = RowSample(rows.indices, rows.stored @ solution.basis.T, exact)
+    sample = RowSample(rows.indices, rows.stored @ solution.basis.T, exact, rows.systematic)
     budget = error_budget(solution, spectral_filter, times, ridges, rows=sample)
     gain = np.array(
-        [[_gain(spectral_filter, t, r, solution.smallest, solution.largest) for r in ridges] for t in times]
+        [[gain_at(spectral_filter, t, r, solution.smallest, solution.largest).value for r in ridges] for t in times]
     )
     return Ensemble(weights, budget.krylov, budget.product + budget.storage_train, gain)
 
@@ -274,8 +250,8 @@ def ensemble_in_space(
 def ensemble_truncation(
     solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
 ) -> np.ndarray:
-    """Bound (T, R, k) on `|T^(1/2) error of phi(A) a|` by a space that is too small."""
-    return error_budget(solution, spectral_filter, times, ridges).krylov
+    """Bound (T, R, k) on `|T^(1/2) error of phi(A) a|` by a space that is too small, but for what is left out."""
+    return krylov_factors(solution, spectral_filter, times, ridges)
 
 
 def ensemble_of_solution(
@@ -291,7 +267,15 @@ def ensemble_of_solution(
     """Arguments as for `posterior_of_solution`."""
     exact = rows.stored if rows.exact is None else rows.exact
     budget = direct_budget(
-        weights, columns, ridges, rows.indices, exact, smallest=smallest, largest=largest, rows_stored=rows.stored
+        weights,
+        columns,
+        ridges,
+        rows.indices,
+        exact,
+        smallest=smallest,
+        largest=largest,
+        rows_stored=rows.stored,
+        systematic=rows.systematic,
     )
     gain = np.array([[final_gain(ridge, smallest).value for ridge in ridges]])
     off = np.linalg.norm(residuals, axis=1)[None] * gain[:, :, None]
@@ -306,7 +290,7 @@ class Variances(NamedTuple):
     rounding: np.ndarray
 
 
-def posterior_variances(prior: np.ndarray, quadratic: Quadratic, cross: CrossErrors, *, unit: float) -> Variances:
+def posterior_variances(prior: np.ndarray, quadratic: Quadratic, cross: TestErrors, *, unit: float) -> Variances:
     """Variances and bounds on their errors.
 
     Args:
@@ -316,7 +300,7 @@ def posterior_variances(prior: np.ndarray, quadratic: Quadratic, cross: CrossErr
         unit: roundoff of what `prior` was computed in.
     """
     rounding = quadratic.rounding + ROUNDING * (unit + EPS) * prior
-    rounding = rounding + 2.0 * cross.along(quadratic.weights) * np.sqrt(prior)
+    rounding = rounding + 2.0 * cross.reach * quadratic.weights.norms() * np.sqrt(prior)
     return _variances(prior - quadratic.value, quadratic.truncation + rounding, rounding)
 
 
@@ -327,8 +311,8 @@ def ensemble_variances(
     inner: np.ndarray,
     product: np.ndarray,
     rows: KernelRows,
-    cross: CrossErrors,
-    cross_nngp: CrossErrors,
+    cross: TestErrors,
+    cross_nngp: TestErrors,
     *,
     dominance: float,
     unit: float,
@@ -354,9 +338,9 @@ def ensemble_variances(
     value = prior + inner - 2.0 * product
     size, root = ensemble.weights.norms(), np.sqrt(np.maximum(prior + inner - 2.0 * product, 0.0))
     scale = math.sqrt(dominance)
-    rounded = scale * (ensemble.rounding + ensemble.gain[:, :, None] * cross.norm() * np.sqrt(diagonal))
+    rounded = scale * (ensemble.rounding + ensemble.gain[:, :, None] * cross.reach * np.sqrt(diagonal))
     kappa = scale * ensemble.truncation + rounded
-    other = size * rows.storage(ensemble.weights) + 2.0 * cross_nngp.along(ensemble.weights) * np.sqrt(prior)
+    other = size * rows.storage(ensemble.weights) + 2.0 * cross_nngp.reach * size * np.sqrt(prior)
     # Products of n terms lose a few units of eps |K| |b|^2 and of eps |k_*| |b|, and the sum some of each of its parts.
     other = other + ROUNDING * EPS * (inner + 2.0 * np.abs(product) + 2.0 * cross_norm * size)
     other = other + EPS * np.sqrt(np.maximum(inner, 0.0) * trace) * size + ROUNDING * (unit + EPS) * prior
@@ -387,12 +371,6 @@ def _inverse_floor(ridge: float, smallest: float, elapsed: float) -> float:
     rigorous = min(elapsed, 1.0 / ridge if ridge > 0 else math.inf)
     estimate = SPECTRUM_SAFETY / (smallest + ridge) if smallest + ridge > 0 else math.inf
     return min(rigorous, estimate)
-
-
-def _gain(spectral_filter: SpectralFilter, time: float, ridge: float, smallest: float, largest: float) -> float:
-    if math.isinf(time):
-        return final_gain(ridge, smallest).value
-    return time_gain(spectral_filter, time, ridge, smallest, largest).value
 
 
 def _grid(solution: KrylovSolution, spectral_filter: SpectralFilter, asked: Sequence[float]) -> list[float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from ntkpipe.config import RunConfig
-from ntkpipe.dynamics.sampling import sample_indices
+from ntkpipe.dynamics.filters import EPS
+from ntkpipe.dynamics.sampling import TestErrors, matrix_noise, sample_indices
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
@@ -16,7 +18,7 @@ from ntkpipe.linalg.operator import rectangular_operator, tile_operator
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
-from ntkpipe.tiles.layout import Block
+from ntkpipe.tiles.layout import Block, Kernel
 
 _COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
 _LEAST_COLUMNS = 32
@@ -25,6 +27,12 @@ _LEAST_COLUMNS = 32
 # below 10 (`sampling.norm_safety`) and recomputing them, which takes three times as long a pair, to 2% of the tiles' time.
 _SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
 _SAMPLE_SHARE, _FLOAT64_COST = 0.02, 3.0
+
+# Pairs whose rounding is measured, rows and columns; and the factor on the largest: a sample of so many sees not the worst.
+_EVALUATED, _EVALUATION_SAFETY = (8, 64), 8.0
+# Taken for the relative error of float32 where it has no such numbers.
+_FLOAT32_BEYOND_RANGE = 1e-3
+_HALF_UNIT = 2.0**-25
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,116 @@ def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
         return _SAMPLE_ROWS
     affordable = _SAMPLE_SHARE * plan.pairs / (2 * n * _FLOAT64_COST)  # of both blocks
     return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, _SAMPLE_ROWS))
+
+
+@dataclass(frozen=True)
+class TileErrors:
+    """How far stored train-train tiles are from the kernel.
+
+    Args:
+        noise: bound on the spectral norm of all their errors: an eigenvalue is known no better.
+        systematic: bound on the part of it that does not average out; see `RowSample`.
+    """
+
+    noise: float
+    systematic: float
+
+
+def tile_errors(inputs: Inputs, kernel: Kernel, stored: np.ndarray, executor: Executor) -> TileErrors:
+    """Errors of the kernel that is solved with, from the sampled rows.
+
+    Args:
+        inputs: of the run.
+        kernel: the stored kernel.
+        stored: (k, n) the rows of `exact_rows` as they are stored.
+        executor: where entries are recomputed.
+    """
+    n, difference = inputs.n_train, stored - exact_rows(inputs, "train", executor).kernels[kernel]
+    systematic = relative_error(inputs, kernel, executor) * float(inputs.diagonal(kernel, "train").sum())
+    noise = matrix_noise(difference, n)
+    if inputs.job is None and inputs.matrix(kernel, "train").dtype == np.float32:
+        # What the user's entries were before they were rounded to float32 nobody knows: up to half a unit in the last place.
+        noise = 3.0 * math.sqrt(n * np.mean(stored**2)) * _HALF_UNIT
+    return TileErrors(noise + systematic, systematic)
+
+
+def test_errors(inputs: Inputs, kernel: Kernel, stored: np.ndarray, executor: Executor) -> TestErrors:
+    """Errors of the test-train tiles, of every test image from its own entries with the sampled training images.
+
+    Args:
+        inputs: of the run.
+        kernel: the stored kernel.
+        stored: (p, k) the columns `sampled_columns` as they are stored.
+        executor: where entries are recomputed.
+    """
+    exact = exact_columns(inputs, executor)[kernel] if inputs.job is not None else stored
+    trace = float(inputs.diagonal(kernel, "train").sum())
+    systematic = relative_error(inputs, kernel, executor) * math.sqrt(trace)
+    return TestErrors.of_columns(stored - exact, inputs.diagonal(kernel, "test"), inputs.n_train, systematic)
+
+
+def relative_error(inputs: Inputs, kernel: Kernel, executor: Executor) -> float:
+    """What float64 entries of the kernel are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
+
+    Their rounding grows through the layers as that of float32 does, which is measured: 2^-29 times as large, and so much
+    for what a sample does not see.
+    """
+    if inputs.job is None:
+        return 0.0
+    if "evaluation" not in inputs.exact:
+        inputs.exact["evaluation"] = _evaluation_errors(inputs, executor)
+    return inputs.exact["evaluation"][kernel]
+
+
+def _evaluation_errors(inputs: Inputs, executor: Executor) -> dict[str, float]:
+    assert inputs.job is not None
+    rows = sample_indices(inputs.n_train, _EVALUATED[0], seed=1)
+    columns = sample_indices(inputs.n_train, _EVALUATED[1], seed=2)
+    picked = Picked("train", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
+    symmetry = inputs.gram.identity.symmetry
+    made = dict(
+        values_of(
+            executor,
+            (
+                Task(k, pairs_task, (inputs.job.images, Evaluation.of(inputs.spec, symmetry, dtype), *picked))
+                for k, dtype in enumerate(("float32", "float64"))
+            ),
+        )
+    )
+    out = {}
+    for kernel in ("nngp", "ntk"):
+        diagonal = np.sqrt(np.maximum(inputs.diagonal(kernel, "train"), np.finfo(np.float64).tiny))
+        off = np.abs(made[0][kernel] - made[1][kernel]) / np.outer(diagonal[rows], diagonal[columns])
+        seen = float(off.max()) if np.isfinite(off).all() else _FLOAT32_BEYOND_RANGE
+        out[kernel] = max(_EVALUATION_SAFETY * seen * 2.0**-29, 4.0 * EPS)
+    return out
+
+
+def sampled_columns(inputs: Inputs) -> np.ndarray:
+    """Training images whose kernel with every test image is recomputed."""
+    return sample_indices(inputs.n_train, sample_size(inputs))
+
+
+def exact_columns(inputs: Inputs, executor: Executor) -> dict[str, np.ndarray]:
+    """Both kernels between all test images in use and the sampled training images, (p, k) float64, once in a process."""
+    if "columns" in inputs.exact:
+        return inputs.exact["columns"]
+    assert inputs.job is not None
+    p, source = inputs.n_test, inputs.job.images
+    columns = Picked("train", tuple(int(i) for i in sampled_columns(inputs)))
+    evaluation = Evaluation.of(inputs.spec, inputs.gram.identity.symmetry, "float64")
+    step = _columns(inputs, p)
+
+    def tasks() -> Iterator[Task]:
+        for start in range(0, p, step):
+            rows = Picked("test", tuple(range(start, min(start + step, p))))
+            yield Task(start, pairs_task, (source, evaluation, rows, columns))
+
+    parts = dict(values_of(executor, tasks()))
+    inputs.exact["columns"] = {
+        kernel: np.concatenate([parts[start][kernel] for start in sorted(parts)]) for kernel in ("nngp", "ntk")
+    }
+    return inputs.exact["columns"]
 
 
 def exact_rows(inputs: Inputs, block: Block, executor: Executor) -> ExactRows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import Evaluation
+from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.given import find_given, given_shapes
 from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget, plan_given
@@ -35,6 +37,9 @@ from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
+
+# Pairs of equal images that a record of an earlier version holds at most; and images that are read at once to find all.
+_EARLIER_LIMIT, _ROWS_AT_ONCE = 1000, 1024
 
 # Settings that change neither the prepared images nor the labels stored with them.
 _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
@@ -64,6 +69,7 @@ class Inputs:
         memory_bytes: budget of all processes together, less what computing tiles takes while solving.
         source: key of the record that leads from the raw data to the images.
         warnings: what the user should know.
+        equal: pairs of training images that are equal, the first of its kind and a later one.
         exact: rows that were recomputed, by block; see `exact`.
     """
 
@@ -80,7 +86,13 @@ class Inputs:
     memory_bytes: int
     source: str
     warnings: tuple[str, ...] = ()
+    equal: tuple[tuple[int, int], ...] = ()
     exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def copies(self) -> Copies:
+        """Which of the training images in use equal which; of a given kernel nothing is known."""
+        return Copies.of(self.equal, self.n_train)
 
     @property
     def stores(self) -> tuple[GramStore, ...]:
@@ -178,7 +190,7 @@ def prepare(
         duplicates = find_duplicates(dataset.x_train)
         record = {
             "images": dataclasses.asdict(images),
-            "duplicates": [[int(a), int(b)] for a, b in duplicates[:1000]],
+            "duplicates": [[int(a), int(b)] for a, b in duplicates],
             "notes": list(dataset.notes),
         }
         source = source_key(config)  # once more: the loader may have downloaded the files
@@ -196,13 +208,14 @@ def prepare(
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     record = read_source(store, source)
     warnings = [str(note) for note in record.get("notes", ())]
-    inside = [(a, b) for a, b in record["duplicates"] if b < shapes.used_train]
+    equal = _equal_images(record, images)
+    inside = [(a, b) for a, b in equal if b < shapes.used_train]
     if inside:
         index = images.labels().train_index
         a, b = inside[0]
         warnings.append(
-            f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one): the "
-            "kernel is singular. Predictions stay finite; with ridge 0 and t = inf they leave out what cannot be learnt."
+            f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one). Equal images "
+            "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
     return Inputs(
         config,
@@ -218,7 +231,18 @@ def prepare(
         solver_memory(plan, memory_budget(config)),
         source,
         tuple(warnings),
+        equal,
     )
+
+
+def _equal_images(record: dict[str, Any], images: PreparedImages) -> tuple[tuple[int, int], ...]:
+    """Pairs of equal training images; records of earlier versions hold the first thousand alone."""
+    pairs = record["duplicates"]
+    if len(pairs) == _EARLIER_LIMIT:
+        n = images.shape("train")[0]
+        parts = (images.read("train", i, min(i + _ROWS_AT_ONCE, n)) for i in range(0, n, _ROWS_AT_ONCE))
+        pairs = find_duplicates(itertools.chain.from_iterable(parts))
+    return tuple((int(a), int(b)) for a, b in pairs)
 
 
 def _prepare_given(config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None]) -> Inputs:

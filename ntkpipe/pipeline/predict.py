@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import ntkpipe
 from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
-from ntkpipe.dynamics.gains import ESTIMATE
-from ntkpipe.dynamics.krylov import combined_weights, means_from_basis, means_from_weights, prefers_basis
-from ntkpipe.dynamics.restarted import RestartedSolution
-from ntkpipe.dynamics.sampling import TestSample
+from ntkpipe.dynamics.filters import null_cutoff
+from ntkpipe.dynamics.gains import ESTIMATE, RIGOROUS
+from ntkpipe.dynamics.krylov import (
+    KrylovSolution,
+    means_from_basis,
+    means_from_weights,
+    prefers_basis,
+)
+from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import NumericalError
-from ntkpipe.linalg.operator import rectangular_product
-from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.linalg.operator import rectangular_operator
+from ntkpipe.pipeline.exact import sampled_columns, test_errors
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import now
-from ntkpipe.pipeline.solving.problem import Solved
+from ntkpipe.pipeline.solving.problem import Solved, dual_weights
 from ntkpipe.pipeline.uncertainty.spread import Spread, spread
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.tasks.executor import Executor
@@ -57,6 +62,7 @@ def predict_kernel(
     problem = solved.problem
     means, tests = _means(inputs, solved, times, executor)
     _require_numbers(means, solved, times, may_diverge=inputs.config.predict.dynamics != "gradient_flow")
+    systematic = solved.rows.systematic
     if solved.solution is not None:
         budget = error_budget(solved.solution, problem.filter, times, problem.ridges, rows=solved.rows, tests=tests)
     else:
@@ -71,6 +77,8 @@ def predict_kernel(
             smallest=solved.facts["smallest"],
             largest=solved.facts["largest"],
             rows_stored=solved.rows.stored,
+            systematic=systematic,
+            tests=tests,
         )
     found = None
     if inputs.config.predict.covariance != "none":
@@ -111,7 +119,7 @@ def collect(
         target=labels.y_test[:p][order],
         mean=np.stack([part.mean for part in parts])[..., order, :],
         error_bound=np.nan_to_num(bound[..., order, :], nan=math.inf, posinf=math.inf),
-        bound_kind=np.full_like(kinds, ESTIMATE) if inputs.estimates_test_diagonal else kinds,
+        bound_kind=np.where(kinds == RIGOROUS, ESTIMATE, kinds) if inputs.estimates_test_diagonal else kinds,
         bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
         variance=variance,
         variance_bound=variance_bound,
@@ -154,7 +162,7 @@ def _require_numbers(means: np.ndarray, solved: Solved, times: tuple[float, ...]
     )
 
 
-def warnings_of(solved: Solved, times: tuple[float, ...]) -> list[str]:
+def warnings_of(inputs: Inputs, solved: Solved, times: tuple[float, ...]) -> list[str]:
     """What the user should know: singular kernels, unstable learning rates."""
     found = []
     problem = solved.problem
@@ -164,39 +172,66 @@ def warnings_of(solved: Solved, times: tuple[float, ...]) -> list[str]:
     if solved.solution is not None:
         lost = solved.solution.unlearnt(problem.filter, times, problem.ridges)
         if lost.max(initial=0) > 0:
-            found.append(
-                f"{problem.name}: the kernel is singular to rounding, {int(lost.max())} directions are left out at the "
-                "longest times (predictions stay finite): duplicated images do this, and a ridge mends it."
-            )
+            found.append(_left_out(inputs, solved, lost, times))
+            return found
     if not solved.facts["smallest"] > 0 and 0.0 in problem.ridges:
-        found.append(f"{problem.name}: no positive smallest eigenvalue; add a ridge (predict.ridges) to trust t = inf.")
+        found.append(
+            f"{problem.name}: no smallest eigenvalue is known that errors of the tiles could not have made, and without a ridge "
+            "nothing bounds the predictions at t = inf: add one (predict.ridges)."
+        )
     return found
+
+
+def _left_out(inputs: Inputs, solved: Solved, lost: np.ndarray, times: tuple[float, ...]) -> str:
+    """Which directions are left out, why, and what to do."""
+    problem, n = solved.problem, inputs.n_train
+    first = times[int(np.flatnonzero(lost.max(axis=1))[0])]
+    noise, rounding = solved.facts.get("noise", 0.0), null_cutoff(n, solved.facts["largest"])
+    tiles = inputs.config.store_dtype if inputs.job is not None else str(inputs.matrix(problem.source, "train").dtype)
+    narrow = tiles == "float32" and noise > rounding
+    remedy = "Set a ridge (predict.ridges)"
+    if narrow:
+        remedy += ", or kernel.dtype=float64" if inputs.job is not None else ", or give a float64 matrix"
+    return (
+        f"{problem.name}: {int(lost.max())} directions have eigenvalues below {max(noise, rounding):.1e}, which "
+        f"{'float32 tiles' if narrow else 'float64 arithmetic'} cannot tell from zero. From t = {first:g} on they are left out: "
+        "these are the predictions of least norm, and nothing bounds their error (bound_kind minimum_norm). A kernel of "
+        f"rank below {n:,} does this, or points that nearly equal each other. {remedy}."
+    )
 
 
 def _means(
     inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor
-) -> tuple[np.ndarray, TestSample | None]:
-    problem = solved.problem
-    matrix = inputs.matrix(problem.source, "test")
+) -> tuple[np.ndarray, TestErrors]:
+    """Means (T, R, p, c) from one pass over the test-train tiles, and what errors of these tiles and of the products do to them.
+
+    The same pass multiplies unit vectors: columns of the tiles as they are stored.
+    """
+    problem, solution = solved.problem, solved.solution
     products = inputs.config.solver.products
-    if solved.solution is None:
-        assert solved.weights is not None
-        r, n, c = solved.weights.shape
-        product = rectangular_product(matrix, executor, solved.weights.transpose(1, 0, 2).reshape(n, r * c), products)
-        return means_from_weights(product, (1, r, c)), None
-    solution = solved.solution
-    coordinates = solution.coordinates(problem.filter, times, problem.ridges)
-    shape = (len(times), len(problem.ridges), solution.c)
-    rows = exact_rows(inputs, "test", executor)
-    if isinstance(solution, RestartedSolution):
-        weights = coordinates.transpose(2, 0, 1, 3).reshape(solution.n, -1)
-        means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
-    elif prefers_basis(len(solution.values), shape):
-        means = means_from_basis(rectangular_product(matrix, executor, solution.basis.T, products), coordinates)
+    coordinates = None
+    shape = (len(times), len(problem.ridges), problem.targets.shape[1])
+    if isinstance(solution, KrylovSolution) and prefers_basis(len(solution.values), shape):
+        coordinates = solution.coordinates(problem.filter, times, problem.ridges)
+        weights = solution.basis.T
     else:
-        weights = combined_weights(solution.basis, coordinates)
-        means = means_from_weights(rectangular_product(matrix, executor, weights, products), shape)
-    exact = rows.kernels[problem.source]
-    if not isinstance(solution, RestartedSolution):
-        exact = exact @ solution.basis.T
-    return means, TestSample(exact, means[:, :, rows.indices], problem.test_diagonal[rows.indices], inputs.n_test)
+        weights = dual_weights(solved, times)[0]
+    sampled = sampled_columns(inputs)
+    units = np.zeros((inputs.n_train, len(sampled)))
+    units[sampled, np.arange(len(sampled))] = 1.0
+    rows = sample_indices(inputs.n_test, len(sampled)) if products == "float32" else np.zeros(0, np.int64)
+    with rectangular_operator(inputs.matrix(problem.source, "test"), executor, products=products) as operator:
+        made = operator.matmul(np.concatenate([weights, units], axis=1))
+        stored = operator.rows(rows) if len(rows) else np.zeros((0, inputs.n_train))
+    product, columns = made[:, : weights.shape[1]], made[:, weights.shape[1] :]
+
+    def means_of(product: np.ndarray) -> np.ndarray:
+        return means_from_weights(product, shape) if coordinates is None else means_from_basis(product, coordinates)
+
+    errors = test_errors(inputs, problem.source, columns, executor)
+    means = means_of(product)
+    if len(rows):
+        off = np.abs(means[:, :, rows] - means_of(stored @ weights))
+        root = np.sqrt(np.maximum(problem.test_diagonal[rows], np.finfo(np.float64).tiny))
+        errors = replace(errors, product=largest_of_all(off / root[:, None], inputs.n_test))
+    return means, errors

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.dynamics.gaussian_process import Eigensystem
-from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
+from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
 from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.dynamics.sampling import sample_indices
 from ntkpipe.dynamics.variance import KernelRows
@@ -21,7 +21,7 @@ from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.solving import stage as solving
 from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Solved, Tell
+from ntkpipe.pipeline.solving.problem import Solved, Tell, dual_weights, with_own_targets
 from ntkpipe.pipeline.uncertainty.filters import Part, open_filters
 from ntkpipe.tasks.executor import Executor
 
@@ -87,20 +87,6 @@ def select(inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: E
     return Chosen(record, errors if exact else None)
 
 
-def dual_weights(solved: Solved, times: Sequence[float]) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Weights of the training images, (n, T R c) in C order of (T, R, c), and that shape."""
-    problem, solution = solved.problem, solved.solution
-    if solution is None:
-        assert solved.weights is not None
-        r, n, c = solved.weights.shape
-        return solved.weights.transpose(1, 0, 2).reshape(n, r * c), (1, r, c)
-    coordinates = solution.coordinates(problem.filter, times, problem.ridges)
-    shape = (len(times), len(problem.ridges), coordinates.shape[-1])
-    if isinstance(solution, KrylovSolution):
-        return combined_weights(solution.basis, coordinates), shape
-    return coordinates.transpose(2, 0, 1, 3).reshape(coordinates.shape[2], -1), shape
-
-
 def _held_out(
     inputs: Inputs, name: str, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -136,9 +122,14 @@ def _leave_one_out(inputs: Inputs, solved: Solved, executor: Executor, tell: Tel
     problem, kind, n = solved.problem, inputs.config.solver.kind, inputs.n_train
     if kind == "eigh" and isinstance(solved.solution, KrylovSolution):
         system = Eigensystem(solved.solution.values, solved.solution.basis.T)
-        return residuals_from_eigensystem(system, problem.targets, problem.ridges), np.arange(n)
+        own = inputs.images.labels().y_train[:n]
+        out = residuals_from_eigensystem(system, own, problem.ridges)
+        return _of_copies(inputs, solved, out, np.arange(n)), np.arange(n)
     weights, (_, ridges, c) = dual_weights(solved, (math.inf,))
     weights = weights.reshape(n, ridges, c).transpose(1, 0, 2)
+    weights = np.stack(
+        [with_own_targets(inputs, problem, w, ridge)[1] for w, ridge in zip(weights, problem.ridges, strict=True)]
+    )
     products = inputs.config.solver.products if kind in ("krylov", "cg") else "float64"
     with tile_operator(inputs.matrix(problem.source, "train"), executor, products=products) as operator:
         if kind == "cholesky":
@@ -147,7 +138,7 @@ def _leave_one_out(inputs: Inputs, solved: Solved, executor: Executor, tell: Tel
             for j, ridge in enumerate(problem.ridges):
                 tell(f"{problem.name}: leave-one-out, ridge {ridge:.3g}")
                 out[j] = leave_one_out(factors.factor(operator, ridge), operator, weights[j]).residuals
-            return out, np.arange(n)
+            return _of_copies(inputs, solved, out, np.arange(n)), np.arange(n)
         rows = sample_indices(n, _LOO_ROWS, seed=1)
         tell(f"{problem.name}: leave-one-out of {len(rows)} images, drawn at random")
         # [A^-1]_ii is at least 1 / A_ii: the tolerance is made relative to it.
@@ -161,7 +152,23 @@ def _leave_one_out(inputs: Inputs, solved: Solved, executor: Executor, tell: Tel
         units[rows, np.arange(len(rows))] = 1.0
         with open_filters(part, problem.ridges) as filters:
             inverse = filters.posterior(units).value[0]
-    return weights[:, rows] / inverse[:, :, None], rows
+    return _of_copies(inputs, solved, weights[:, rows] / inverse[:, :, None], rows), rows
+
+
+def _of_copies(inputs: Inputs, solved: Solved, residuals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Without ridge an image is predicted from those that equal it alone: their targets' mean. Residuals (R, s, c) of `rows`."""
+    copies = solved.problem.copies
+    if not copies.count:
+        return residuals
+    own, sizes = inputs.images.labels().y_train[: inputs.n_train], copies.sizes
+    several = sizes[rows] > 1
+    picked = rows[several]
+    # A mean without one of its m members is off by m / (m - 1) times as much as the mean with it.
+    share = sizes[picked] / (sizes[picked] - 1.0)
+    for j, ridge in enumerate(solved.problem.ridges):
+        if ridge == 0:
+            residuals[j][several] = (own[picked] - solved.problem.targets[picked]) * share[:, None]
+    return residuals
 
 
 def _record(

@@ -255,7 +255,9 @@ class Job:
                 lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), progress)
             )
             parts.append(part)
-            for text in prediction.warnings_of(one, times) + ([] if part.spread is None else part.spread.warnings):
+            for text in prediction.warnings_of(inputs, one, times) + (
+                [] if part.spread is None else part.spread.warnings
+            ):
                 self.warn(text)
                 warnings.append(text)
         selection = self._select(solved, times, progress)

@@ -13,7 +13,7 @@ import numpy as np
 from ntkpipe.storage.plain import json_ready
 
 RIDGE_SCALES = ("relative", "absolute")
-BOUND_KINDS = ("rigorous", "estimate")
+BOUND_KINDS = ("rigorous", "estimate", "minimum_norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,8 @@ class Predictions:
         target: (p, c) float64, what the mean is regressed on.
         mean: (K, T, R, p, c) float64.
         error_bound: (K, T, R, p, c) float64 `>= 0`, of the numerical error of `mean`; `inf` where none is known.
-        bound_kind: (K, T, R), `rigorous` or `estimate`.
+        bound_kind: (K, T, R), `rigorous`, `estimate`, or `minimum_norm` where directions that the stored kernel cannot tell from
+            null ones are left out: the bound is infinite there, and the means are those of least norm.
         bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
         variance: (K, T, R, p) float64, of one output; outputs are independent and share it. NaN where not computed.
         variance_bound: (K, T, R, p) float64 `>= 0`, of the numerical error of `variance`; `inf` where none is known.

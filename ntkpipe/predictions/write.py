@@ -26,7 +26,7 @@ DESCRIPTIONS = {
     "target": "what the mean is regressed on",
     "mean": "predicted mean of the infinitely wide network",
     "error_bound": "bound of the numerical error of mean; see bound_kind",
-    "bound_kind": "rigorous or estimate",
+    "bound_kind": "rigorous, estimate, or minimum_norm (directions left out, no bound)",
     "variance": "predictive variance of each output; outputs are independent and share it",
     "variance_bound": "bound of the numerical error of variance",
     "covariance": "predictive covariance between test points of each output",

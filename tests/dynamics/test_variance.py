@@ -13,7 +13,8 @@ from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics import variance
 from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.variance import CrossErrors, KernelRows
+from ntkpipe.dynamics.sampling import TestErrors
+from ntkpipe.dynamics.variance import KernelRows
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator
 
@@ -21,7 +22,7 @@ N, P, C = 60, 8, 3
 TIMES = (0.0, 1.0, 30.0, 1e3, 1e5, math.inf)
 RIDGES = (0.0, 1e-2)
 EPS = float(np.finfo(float).eps)
-NOTHING = CrossErrors(np.zeros((0, N)), P)
+NOTHING = TestErrors(0.0)
 
 
 def kernels(spectrum, seed=0):
@@ -179,15 +180,15 @@ def test_inexact_solutions_are_within_their_bounds(k, name, size):
 
 @pytest.mark.parametrize("name", ["nngp", "ntk"])
 def test_rounded_tiles_are_within_the_bound(k, name):
-    """float32 tiles, measured on a third of the rows and half of the test images."""
+    """float32 tiles, measured on a third of the rows and half of the columns."""
     f = make_filter("gradient_flow", N, C)
     matrix = k.nngp if name == "nngp" else k.ntk
     stored = {which: getattr(k, which).astype(np.float32).astype(float) for which in ("nngp", "ntk")}
     indices = np.arange(0, N, 3)
-    tests = np.arange(N, N + P, 2)
+    columns = np.arange(0, N, 2)
     rows = {w: KernelRows(indices, stored[w][indices, :N], getattr(k, w)[indices, :N]) for w in stored}
     cross = {
-        w: CrossErrors((stored[w] - getattr(k, w))[tests, :N] / np.sqrt(np.diagonal(getattr(k, w))[tests])[:, None], P)
+        w: TestErrors.of_columns((stored[w] - getattr(k, w))[N:, columns], np.diagonal(getattr(k, w))[N:], N)
         for w in stored
     }
     s = stored["nngp" if name == "nngp" else "ntk"]

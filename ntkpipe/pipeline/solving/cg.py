@@ -12,14 +12,14 @@ import numpy as np
 
 from ntkpipe.config import SolverConfig
 from ntkpipe.dynamics.gains import final_gain
-from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.cg import CgSolution, block_cg
 from ntkpipe.linalg.cg_recurrence import CgStep
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import largest_eigenvalue
-from ntkpipe.linalg.operator import TileOperator, tile_operator
+from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.linalg.preconditioner import (
     Identity,
     LowRank,
@@ -28,13 +28,12 @@ from ntkpipe.linalg.preconditioner import (
     pivoted_cholesky,
 )
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.memory import tile_memory
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
+from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, error_facts, sampled_rows
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 
@@ -72,13 +71,13 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         executor,
         products=config.products,
         memory_bytes=_tile_memory(inputs, c),
-    ) as operator:
+    ) as held:
+        operator = merged(held, problem.copies)
         factors = Factors.of(inputs, inputs.gram, problem.source, executor)
         answer = _every_ridge(config, operator, problem.targets, problem.ridges, inputs.store, key, factors, say)
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
         largest = largest_eigenvalue(operator, tolerance=1e-4)
-        sampled = exact_rows(inputs, "train", executor)
-        rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+        rows, errors = sampled_rows(inputs, problem.source, operator, executor)
     seconds = time.monotonic() - began
     facts = {
         "solver": "cg",
@@ -88,7 +87,9 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         "largest": largest,
         "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
         **answer.facts,
+        **error_facts(errors),
     }
+    facts["smallest"] = max(0.0, facts["smallest"] - errors.noise)
     say(
         f"done, {facts['steps']} passes and {facts['sketch_passes']} for the preconditioner in {human_seconds(seconds)}, "
         f"true residual {facts['true_residual']:.1e}",
@@ -104,7 +105,7 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
 
 def _every_ridge(
     config: SolverConfig,
-    operator: TileOperator,
+    operator: AnyOperator,
     targets: np.ndarray,
     ridges: Sequence[float],
     store: ObjectStore,
@@ -211,7 +212,7 @@ def _name(config: SolverConfig, ridge: float) -> str:
 
 def preconditioner(
     config: SolverConfig,
-    operator: TileOperator,
+    operator: AnyOperator,
     ridge: float,
     store: ObjectStore,
     key: str,

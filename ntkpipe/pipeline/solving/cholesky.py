@@ -7,18 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.direct import DirectSolution
 from ntkpipe.linalg.factor.posterior import leave_one_out, log_determinant, log_marginal_likelihood
 from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell
+from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, error_facts, sampled_rows, with_own_targets
 from ntkpipe.tasks.executor import Executor
 
 
@@ -57,8 +55,7 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
             each.append(_facts(inputs, problem, found, operator, ridge))
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
         largest = largest_eigenvalue(operator, tolerance=1e-4)
-        sampled = exact_rows(inputs, "train", executor)
-        rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
+        rows, errors = sampled_rows(inputs, problem.source, operator, executor)
     facts = {
         "solver": "cholesky",
         "steps": 1,
@@ -67,9 +64,10 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
         "true_residual": max(one["residual"] for one in each),
         "seconds": time.monotonic() - began,
         "largest": largest,
-        "smallest": max(0.0, min(one.pop("smallest") for one in each)),
+        "smallest": max(0.0, min(one.pop("smallest") for one in each) - errors.noise),
         "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
         "factors": each,
+        **error_facts(errors),
     }
     return Solved(problem, None, np.stack(weights), rows, facts)
 
@@ -78,7 +76,8 @@ def _facts(
     inputs: Inputs, problem: Problem, found: DirectSolution, operator: TileOperator, ridge: float
 ) -> dict[str, Any]:
     """Of one ridge, JSON-ready: how the factor came about, and what it says of the model."""
-    run, y = found.run, problem.targets
+    run = found.run
+    y, weights = with_own_targets(inputs, problem, found.value, ridge)
     facts: dict[str, Any] = {
         "ridge": ridge,
         "precision": run.factor.dtype,
@@ -100,10 +99,10 @@ def _facts(
     facts |= {
         "logdet": logdet.value,
         "logdet_standard_error": logdet.standard_error,
-        "log_marginal_likelihood": log_marginal_likelihood(y, found.value, logdet.value).tolist(),
+        "log_marginal_likelihood": log_marginal_likelihood(y, weights, logdet.value).tolist(),
     }
     if inputs.config.solver.leave_one_out:
-        out = leave_one_out(run.factor, operator, found.value)
+        out = leave_one_out(run.factor, operator, weights)
         right = np.argmax(y - out.residuals, axis=1) == np.argmax(y, axis=1)
         facts |= {
             "leave_one_out_mse": float(np.mean(out.residuals**2)),

@@ -9,15 +9,22 @@ import numpy as np
 
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import exact_rows
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, solve_key, spectrum_facts
+from ntkpipe.pipeline.solving.problem import (
+    Problem,
+    Solved,
+    Tell,
+    error_facts,
+    in_basis,
+    sampled_rows,
+    solve_key,
+    spectrum_facts,
+)
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 
@@ -27,9 +34,8 @@ def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell)
     began = time.monotonic()
     n = inputs.n_train
     key = solve_key(inputs, inputs.gram, problem.source, "eigh")
-    array = assemble(inputs.matrix(problem.source, "train"), np.float64)
-    sampled = exact_rows(inputs, "train", executor)
-    indices, stored = sampled.indices, DenseOperator(array).rows(sampled.indices)
+    array = _assembled(inputs, inputs.gram, problem.source)
+    sampled, errors = sampled_rows(inputs, problem.source, DenseOperator(array), executor)
 
     def say(line: str) -> None:
         tell(f"{problem.name}: {line}", force=True)
@@ -39,9 +45,10 @@ def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell)
     del array
     for gram in inputs.parts[1:]:
         eigensystem(inputs, gram, problem.source, say)  # kept in the store: predictions need it for variances
-    solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets)
-    rows = RowSample(indices, stored @ solution.basis.T, sampled.kernels[problem.source] @ solution.basis.T)
-    residual = float(np.linalg.norm(stored @ vectors - vectors[indices] * values) / max(values[-1], 1e-300))
+    solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets, errors.noise, problem.copies.count)
+    rows = in_basis(sampled, solution.basis)
+    size = max(values[-1], np.finfo(np.float64).tiny)
+    residual = float(np.linalg.norm(rows.stored - vectors[sampled.indices] * values) / size)
     facts = {
         "solver": "eigh",
         "steps": 1,
@@ -51,6 +58,7 @@ def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell)
         "true_residual": residual,
         "seconds": time.monotonic() - began,
         **spectrum_facts(problem, solution),
+        **error_facts(errors),
     }
     return Solved(problem, solution, None, rows, facts)
 
@@ -74,6 +82,11 @@ def eigensystem(
         tell("eigendecomposition found in the store")
         return Eigensystem(restored[0]["values"], restored[0]["vectors"])
     tell(f"eigendecomposition of {n:,} x {n:,}")
-    found = eigh(assemble(inputs.matrix(source, "train", gram), np.float64) if array is None else array)
+    found = eigh(_assembled(inputs, gram, source) if array is None else array)
     checkpoint.append(0, 1, {"values": found.values, "vectors": found.vectors})
     return Eigensystem(found.values, found.vectors)
+
+
+def _assembled(inputs: Inputs, gram: KernelSource, source: Kernel) -> np.ndarray:
+    """(n, n) the stored kernel, equal images merged."""
+    return inputs.copies.average_matrix(assemble(inputs.matrix(source, "train", gram), np.float64))

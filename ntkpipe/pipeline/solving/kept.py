@@ -34,7 +34,8 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
     problem = make_problem(inputs, name)
     facts = _as_named_now(run.require("solve")["kernels"][name])
     arrays = load_saved(name, run)
-    rows = RowSample(arrays["indices"], arrays["stored"], arrays["exact"])
+    noise, systematic = facts.get("noise", 0.0), facts.get("systematic", 0.0)
+    rows = RowSample(arrays["indices"], arrays["stored"], arrays["exact"], systematic)
     history = [(int(a), int(b), float(c)) for a, b, c in arrays["history"]]
     if facts["solver"] in ("cholesky", "cg"):
         return Solved(problem, None, arrays["weights"], rows, facts, history)
@@ -43,12 +44,11 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
         records = checkpoint.restore()
         if not records:
             raise IncompleteError(f"the eigenvectors of {name} are gone: ntkpipe solve run_dir={run.path}")
-        solution = KrylovSolution.from_eigensystem(records[0]["values"], records[0]["vectors"], problem.targets)
+        values, vectors = records[0]["values"], records[0]["vectors"]
+        solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets, noise, problem.copies.count)
     elif facts.get("restarted"):
-        assert rows.exact is not None
-        records = restart_checkpoint(inputs, problem, facts["key"]).restore()
-        watched, start = np.concatenate([rows.stored, rows.exact]), np.zeros((0, problem.targets.shape[1]))
-        answer = restarted_weights(inputs, problem, rows.indices, watched, None, start)
+        records = restart_checkpoint(inputs, problem, facts["key"], noise).restore()
+        answer = restarted_weights(inputs, problem, rows, noise, None, np.zeros((0, problem.targets.shape[1])))
         if not records or not records[0]["done"][0]:
             raise IncompleteError(f"the weights of {name} are gone: ntkpipe solve run_dir={run.path}")
         answer.load({k.removeprefix("answer_"): v for k, v in records[0].items() if k.startswith("answer_")})
@@ -61,7 +61,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
             raise IncompleteError(
                 f"the basis of {name} has grown since it was solved: ntkpipe predict run_dir={run.path}"
             )
-        solution = KrylovSolution.from_lanczos(result)
+        solution = KrylovSolution.from_lanczos(result, noise)
     return Solved(problem, solution, None, rows, facts, history)
 
 

@@ -18,17 +18,26 @@ from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
-from ntkpipe.linalg.operator import TileOperator, tile_operator
+from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import exact_rows, sample_size
+from ntkpipe.pipeline.exact import sample_size
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.memory import basis_vectors, tile_memory
 from ntkpipe.pipeline.run_dir import digest
-from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, sample_basis, spectrum_facts
+from ntkpipe.pipeline.solving.problem import (
+    Problem,
+    Solved,
+    Tell,
+    error_facts,
+    in_basis,
+    sampled_rows,
+    spectrum_facts,
+)
 from ntkpipe.tasks.executor import Executor
 
 
@@ -36,15 +45,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
     """A basis large enough for every time and ridge; a killed solve, or a later run, goes on from its last checkpoint."""
     config = inputs.config.solver
     products = config.products
-    rule = stop_rule(
-        problem.filter,
-        problem.times,
-        problem.ridges,
-        largest_test_diagonal=float(problem.test_diagonal.max()),
-        tolerance=config.tolerance,
-    )
     checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
-    cycles = restart_checkpoint(inputs, problem, key)
     capacity = basis_vectors(
         inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
     )
@@ -52,13 +53,16 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
     began = time.monotonic()
     clock = {"products": 0.0, "orthogonalise": 0.0}
 
+    rule: StopRule | None = None
+
     def on_step(record: StepRecord) -> None:
         clock["products"] += record.product_seconds
         clock["orthogonalise"] += record.orthogonalise_seconds
-        bound = rule.history[-1][2] if rule.history else math.nan
+        history = rule.history if rule is not None else []
+        bound = history[-1][2] if history else math.nan
         tell(
             f"{problem.name}: {record.step} passes, {record.vectors} vectors, "
-            + (f"error bound {bound:.1e}, wanted {config.tolerance:.0e}, " if rule.history else "")
+            + (f"error bound {bound:.1e}, wanted {config.tolerance:.0e}, " if history else "")
             + f"{record.product_seconds:.2g} s a pass",
             kernel=problem.name,
             steps=record.step,
@@ -67,7 +71,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
 
     pooled = config.basis == "workers"
     with contextlib.ExitStack() as stack:
-        operator = stack.enter_context(
+        held = stack.enter_context(
             tile_operator(
                 matrix,
                 executor,
@@ -77,6 +81,19 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
                 ),
             )
         )
+        operator = merged(held, problem.copies)
+        tell(f"{problem.name}: measuring the rounding of tiles on {sample_size(inputs)} rows", force=True)
+        sampled, errors = sampled_rows(inputs, problem.source, operator, executor)
+        rule = stop_rule(
+            problem.filter,
+            problem.times,
+            problem.ridges,
+            largest_test_diagonal=float(problem.test_diagonal.max()),
+            tolerance=config.tolerance,
+            scales=problem.scales,
+            noise=errors.noise,
+        )
+        cycles = restart_checkpoint(inputs, problem, key, errors.noise)
         basis = None
         if pooled:
             basis = PoolBasis(inputs.n_train, executor, memory_bytes=8 * inputs.n_train * capacity)
@@ -95,16 +112,16 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
                 basis=basis,
             )
         if result is None or pooled or result.reason is Reason.FULL:
-            solution, rows, reason, steps = _restarted(
-                inputs, problem, operator, executor, rule, result, cycles, capacity, on_step, tell, basis
+            rows = sampled
+            solution, reason, steps = _restarted(
+                inputs, problem, operator, rows, rule, result, cycles, capacity, on_step, tell, basis
             )
             residual = _true_restarted(problem, solution, operator)
         else:
             reason, steps, solution = result.reason, result.steps, rule.solution
             if solution is None or len(solution.values) < result.tridiagonal.size:
-                solution = KrylovSolution.from_lanczos(result)
-            tell(f"{problem.name}: {steps} passes, measuring rounding on {sample_size(inputs)} rows", force=True)
-            rows = sample_basis(inputs, problem, solution.basis, operator, executor)
+                solution = KrylovSolution.from_lanczos(result, errors.noise)
+            rows = in_basis(sampled, solution.basis)
             residual = _true_residual(problem, solution, operator)
     seconds = time.monotonic() - began
     facts = {
@@ -120,12 +137,13 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         "seconds": seconds,
         **{f"seconds_{k}": v for k, v in clock.items()},
         **spectrum_facts(problem, solution),
+        **error_facts(errors),
     }
     if reason is Reason.MAX_STEPS:
         raise IncompleteError(
-            f"krylov has made {steps} passes for {problem.name} and its error bound is {facts['bound']:.1e}, above "
-            f"solver.tolerance={config.tolerance:g}. What it has is kept: run with a larger solver.max_steps or tolerance, in a "
-            "run_dir of its own, or add a ridge."
+            f"krylov has made {steps} passes for {problem.name} and its error bound is {facts['bound']:.1e} of the largest "
+            f"target, above solver.tolerance={config.tolerance:g}. What it has is kept: run with a larger solver.max_steps or "
+            "tolerance, in a run_dir of its own, or add a ridge."
         )
     tell(
         f"{problem.name}: done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}",
@@ -134,8 +152,8 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
     return Solved(problem, solution, None, rows, facts, list(rule.history))
 
 
-def restart_checkpoint(inputs: Inputs, problem: Problem, key: str) -> StoreCheckpoint:
-    """Of a restarted solve: unlike a basis it knows its times and ridges alone."""
+def restart_checkpoint(inputs: Inputs, problem: Problem, key: str, noise: float) -> StoreCheckpoint:
+    """Of a restarted solve: unlike a basis it knows its times and ridges alone, and which eigenvalues it took for null."""
     name = digest(
         {
             "key": key,
@@ -144,24 +162,26 @@ def restart_checkpoint(inputs: Inputs, problem: Problem, key: str) -> StoreCheck
             "filter": repr(problem.filter),
             "tolerance": inputs.config.solver.tolerance,
             "rows": sample_size(inputs),
+            "noise": repr(noise),
         }
     )
     return StoreCheckpoint(inputs.store, f"krylov/{key}.{name}", name)
 
 
 def restarted_weights(
-    inputs: Inputs, problem: Problem, indices: np.ndarray, watched: np.ndarray, rule: StopRule | None, start: np.ndarray
+    inputs: Inputs, problem: Problem, rows: RowSample, noise: float, rule: StopRule | None, start: np.ndarray
 ) -> RestartedWeights:
-    """What adds up weights over the cycles; `watched` are the rows at `indices`, stored and recomputed."""
+    """What adds up weights over the cycles; the sampled rows are watched, as stored and recomputed."""
     scale = math.sqrt(float(problem.test_diagonal.max()))
 
     def good(solution: RestartedSolution, steps: int) -> bool:
-        worst = scale * largest_factor(solution, problem.filter, solution.times, problem.ridges)
+        worst = scale * largest_factor(solution, problem.filter, solution.times, problem.ridges, problem.scales)
         if rule is not None:
             rule.history.append((steps, len(solution.values), worst))
         return worst <= inputs.config.solver.tolerance
 
     assert problem.times is not None
+    assert rows.exact is not None
     return RestartedWeights(
         problem.filter,
         problem.times,
@@ -170,16 +190,17 @@ def restarted_weights(
         start,
         grid=time_grid,
         good=good,
-        indices=indices,
-        watched=watched,
+        indices=rows.indices,
+        watched=np.concatenate([rows.stored, rows.exact]),
+        noise=noise,
     )
 
 
 def _restarted(
     inputs: Inputs,
     problem: Problem,
-    operator: TileOperator,
-    executor: Executor,
+    operator: AnyOperator,
+    rows: RowSample,
     rule: StopRule,
     first: LanczosResult | None,
     cycles: StoreCheckpoint,
@@ -187,7 +208,7 @@ def _restarted(
     on_step: Callable[[StepRecord], None],
     tell: Tell,
     basis: PoolBasis | None,
-) -> tuple[RestartedSolution, RowSample, Reason, int]:
+) -> tuple[RestartedSolution, Reason, int]:
     """Go on within a basis of `capacity` vectors; returns what `solve_krylov` needs of it.
 
     A finished basis over the workers is one cycle: weights are taken from it, and its vectors stay where they are.
@@ -195,18 +216,15 @@ def _restarted(
     config = inputs.config.solver
     if problem.times is None:
         assert first is not None
-        found = KrylovSolution.from_lanczos(first)
+        found = KrylovSolution.from_lanczos(first, rule.noise)
         ridge = min(problem.ridges)
         times = ",".join(f"{t:g}" for t in default_times(problem.filter, found.largest + ridge, found.smallest + ridge))
         raise ConfigError(
             f"the basis of {problem.name} has outgrown its memory ({capacity} vectors), and a restarted solve must know the "
             f"times beforehand: set them, for instance predict.times=[{times}], or raise solver.basis_gib"
         )
-    sampled = exact_rows(inputs, "train", executor)
-    rows = RowSample(sampled.indices, operator.rows(sampled.indices), sampled.kernels[problem.source])
-    assert rows.exact is not None
     start = np.zeros((0, problem.targets.shape[1])) if first is None else first.start
-    answer = restarted_weights(inputs, problem, rows.indices, np.concatenate([rows.stored, rows.exact]), rule, start)
+    answer = restarted_weights(inputs, problem, rows, rule.noise, rule, start)
     if basis is None:
         tell(f"{problem.name}: the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
     elif first is not None:
@@ -223,10 +241,10 @@ def _restarted(
         checkpoint_every=config.checkpoint_every,
         on_step=on_step,
     )
-    return answer.solution, rows, reason, steps
+    return answer.solution, reason, steps
 
 
-def _true_restarted(problem: Problem, solution: RestartedSolution, operator: TileOperator) -> float:
+def _true_restarted(problem: Problem, solution: RestartedSolution, operator: AnyOperator) -> float:
     """As `_true_residual`: at `t = inf` from one more pass, at a finite time from the sampled rows."""
     j = problem.ridges.index(min(problem.ridges))
     norms = np.linalg.norm(problem.targets, axis=0)
@@ -240,7 +258,7 @@ def _true_restarted(problem: Problem, solution: RestartedSolution, operator: Til
     return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
 
 
-def _true_residual(problem: Problem, solution: KrylovSolution, operator: TileOperator) -> float:
+def _true_residual(problem: Problem, solution: KrylovSolution, operator: AnyOperator) -> float:
     """Largest `|b - u' - A u| / |b|` over the outputs, from one more pass, at the last time and the smallest ridge."""
     at = math.inf if problem.times is None else problem.times[-1]
     ridge = min(problem.ridges)

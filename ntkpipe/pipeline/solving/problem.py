@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
-from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
-from ntkpipe.linalg.operator import DenseOperator, TileOperator
-from ntkpipe.pipeline.exact import exact_rows
+from ntkpipe.linalg.copies import Copies
+from ntkpipe.linalg.operator import Operator
+from ntkpipe.pipeline.exact import TileErrors, exact_rows, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.tasks.executor import Executor
@@ -29,11 +30,12 @@ class Problem:
     Args:
         name: as asked for: `ntk`, `nngp` or `ntkgp`; `gram` of a given kernel.
         source: the kernel whose tiles are read, `ntk`, `nngp` or `gram`.
-        targets: (n, c) float64.
+        targets: (n, c) float64; of equal images the mean of theirs, which changes no prediction (`linalg.copies`).
         filter: the training dynamics.
         times: None until the spectrum is known.
         ridges: absolute.
         test_diagonal: (p,) float64, in stored order.
+        copies: which of the training images are equal.
     """
 
     name: str
@@ -43,6 +45,13 @@ class Problem:
     times: tuple[float, ...] | None
     ridges: tuple[float, ...]
     test_diagonal: np.ndarray
+    copies: Copies
+
+    @property
+    def scales(self) -> np.ndarray:
+        """(c,) the largest target of each output, 1 where all are zero: `solver.tolerance` is relative to it."""
+        largest = np.abs(self.targets).max(axis=0, initial=0.0)
+        return np.where(largest > 0, largest, 1.0)
 
 
 @dataclass
@@ -54,7 +63,7 @@ class Solved:
         solution: a basis with its small problem (krylov, eigh), or weights of a restarted one; None for Cholesky and cg.
         weights: (R, n, c) solutions at t = inf (Cholesky, cg); else None.
         rows: sampled rows, stored and recomputed, times the basis; where there is none the rows themselves.
-        facts: JSON-ready: steps, reason, residual, extreme eigenvalues, seconds.
+        facts: JSON-ready: steps, reason, residual, extreme eigenvalues, errors of the tiles, seconds.
         history: (block steps, vectors, bound) at every check.
     """
 
@@ -71,7 +80,8 @@ def make_problem(inputs: Inputs, name: str) -> Problem:
     p = inputs.config.predict
     source: Kernel = "ntk" if name == "ntkgp" else cast("Kernel", name)
     labels = inputs.images.labels()
-    targets = labels.y_train[: inputs.n_train]
+    copies = inputs.copies
+    targets = copies.average(labels.y_train[: inputs.n_train])
     # A relative ridge is one of the images' own kernel, flips or not: its trace is that of the doubled set's mean image.
     diagonal = inputs.diagonal(source, "train", plain=True)
     ridges = tuple(absolute_ridge(r, diagonal, p.ridge_scale) for r in p.ridges)
@@ -79,22 +89,62 @@ def make_problem(inputs: Inputs, name: str) -> Problem:
     made = make_filter(p.dynamics, trained, targets.shape[1], learning_rate=p.learning_rate, momentum=p.momentum)
     times = None if p.times is None else tuple(sorted(p.times))
     test = inputs.diagonal(source, "test")
-    return Problem(name, source, targets, made, times, ridges, test)
+    return Problem(name, source, targets, made, times, ridges, test, copies)
 
 
 def solve_key(inputs: Inputs, gram: KernelSource, source: Kernel, products: str) -> str:
     """Names a basis by all that determines it: not by times, ridges or filters, which all share one."""
     # The labels' key is a hash of their content.
     labels = [inputs.images.labels_key, inputs.n_train]
-    return digest({"gram": gram.identity.key, "kernel": source, "labels": labels, "products": products})
+    merged = {"equal": inputs.copies.count} if inputs.copies.count else {}
+    return digest({"gram": gram.identity.key, "kernel": source, "labels": labels, "products": products, **merged})
 
 
-def sample_basis(
-    inputs: Inputs, problem: Problem, basis: np.ndarray, operator: TileOperator | DenseOperator, executor: Executor
-) -> RowSample:
-    """Sampled rows of the kernel, as stored and recomputed, times an orthonormal basis (m, n)."""
-    rows = exact_rows(inputs, "train", executor)
-    return RowSample(rows.indices, operator.rows(rows.indices) @ basis.T, rows.kernels[problem.source] @ basis.T)
+def sampled_rows(
+    inputs: Inputs, source: Kernel, operator: Operator, executor: Executor
+) -> tuple[RowSample, TileErrors]:
+    """Sampled rows of the kernel, (k, n) as stored and recomputed, and what they say of all tiles."""
+    exact = exact_rows(inputs, "train", executor)
+    stored = operator.rows(exact.indices)
+    errors = tile_errors(inputs, source, stored, executor)
+    return RowSample(exact.indices, stored, exact.kernels[source], errors.systematic), errors
+
+
+def in_basis(rows: RowSample, basis: np.ndarray) -> RowSample:
+    """Sampled rows times an orthonormal basis (m, n)."""
+    assert rows.exact is not None
+    return RowSample(rows.indices, rows.stored @ basis.T, rows.exact @ basis.T, rows.systematic)
+
+
+def dual_weights(solved: Solved, times: Sequence[float]) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Weights of the training images, (n, T R c) in C order of (T, R, c), and that shape."""
+    problem, solution = solved.problem, solved.solution
+    if solution is None:
+        assert solved.weights is not None
+        r, n, c = solved.weights.shape
+        return solved.weights.transpose(1, 0, 2).reshape(n, r * c), (1, r, c)
+    coordinates = solution.coordinates(problem.filter, times, problem.ridges)
+    shape = (len(times), len(problem.ridges), coordinates.shape[-1])
+    if isinstance(solution, KrylovSolution):
+        return combined_weights(solution.basis, coordinates), shape
+    return coordinates.transpose(2, 0, 1, 3).reshape(coordinates.shape[2], -1), shape
+
+
+def with_own_targets(
+    inputs: Inputs, problem: Problem, weights: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every image's own target (n, c), and weights (n, c) for those instead of the means of equal images.
+
+    What was averaged away lies in the null space of the kernel, where `A^-1` is `1 / ridge`; without ridge it has no solution,
+    and the weights are those of the means.
+    """
+    own = inputs.images.labels().y_train[: inputs.n_train]
+    return own, weights if ridge == 0 else weights + (own - problem.targets) / ridge
+
+
+def error_facts(errors: TileErrors) -> dict[str, float]:
+    """What is kept of the errors of the tiles."""
+    return {"noise": errors.noise, "systematic": errors.systematic}
 
 
 def spectrum_facts(problem: Problem, solution: KrylovSolution | RestartedSolution) -> dict[str, Any]:

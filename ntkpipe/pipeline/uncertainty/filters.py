@@ -21,9 +21,9 @@ from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.variance import Ensemble, KernelRows, Quadratic
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.linalg.cg import block_cg
+from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, largest_eigenvalue
-from ntkpipe.linalg.operator import TileOperator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving import cg as solving_cg
@@ -51,17 +51,19 @@ class Part:
         largest_prior: largest `K_**` of the images.
         executor: for factors.
         full: covariances between images are wanted, whose errors are of first order.
+        noise: norm of the errors of the stored tiles, see `KrylovSolution`.
     """
 
     inputs: Inputs
     gram: KernelSource
     solved: Solved
     times: tuple[float, ...]
-    operator: TileOperator
+    operator: AnyOperator
     rows: KernelRows
     largest_prior: float
     executor: Executor
     full: bool
+    noise: float = 0.0
 
     @property
     def problem(self) -> Problem:
@@ -178,7 +180,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
 
         def stop(result: LanczosResult) -> bool:
             nonlocal worst
-            solution = KrylovSolution.from_lanczos(result)
+            solution = KrylovSolution.from_lanczos(result, part.noise)
             worst = 0.0
             if quadratic and not part.full:
                 for ridge in ridges:
@@ -202,7 +204,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
                 f"solver.tolerance={config.tolerance:g}: run with a larger solver.max_steps or tolerance, in a run_dir of its "
                 "own, or add a ridge. Batches that are finished are kept."
             )
-        return KrylovSolution.from_lanczos(result)
+        return KrylovSolution.from_lanczos(result, part.noise)
 
     return space
 
@@ -214,7 +216,8 @@ def _eigh(part: Part) -> Callable[[np.ndarray, bool], KrylovSolution]:
     else:
         system = eigensystem(part.inputs, part.gram, part.problem.source, lambda line: None)
         values, vectors = system.values, system.vectors
-    return lambda columns, quadratic: KrylovSolution.from_eigensystem(values, vectors, columns)
+    copies = part.inputs.copies.count
+    return lambda columns, quadratic: KrylovSolution.from_eigensystem(values, vectors, columns, part.noise, copies)
 
 
 def _silent(*_: Any, **__: Any) -> None:
@@ -234,7 +237,7 @@ def _cholesky(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bo
     # The one that the solve has left in the store; of an odd part under flips it is made here.
     factors = Factors.of(part.inputs, part.gram, part.problem.source, part.executor)
     factor = factors.factor(part.operator, ridge)
-    smallest = max(factor.smallest_eigenvalue() - ridge, 0.0)
+    smallest = max(factor.smallest_eigenvalue() - ridge - part.noise, 0.0)
 
     def solve(columns: np.ndarray, quadratic: bool) -> Solutions:
         if factor.dtype == "float32" and factors.precision == "mixed" and (part.full or not quadratic):
@@ -287,7 +290,7 @@ def _cg(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], S
             weights[ridge], start = found.value, found.value
             seen = max(found.smallest - ridge, 0.0)  # the last, of the smallest ridge, counts
         stacked = np.stack([weights[ridge] for ridge in ridges])
-        smallest = min((one for one in (known, seen) if one > 0), default=0.0)
+        smallest = max(min((one for one in (known, seen) if one > 0), default=0.0) - part.noise, 0.0)
         return Solutions(stacked, _residuals(part, stacked, columns, ridges), smallest)
 
     return solve

@@ -13,12 +13,19 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.dynamics import variance
-from ntkpipe.dynamics.variance import CrossErrors, KernelRows, Variances
+from ntkpipe.dynamics.sampling import TestErrors
+from ntkpipe.dynamics.variance import KernelRows, Variances
 from ntkpipe.dynamics.weights import DirectWeights, Weights
 from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.assemble import read_rows
-from ntkpipe.linalg.operator import RectangularOperator, TileOperator, rectangular_operator, tile_operator
-from ntkpipe.pipeline.exact import exact_rows, test_test
+from ntkpipe.linalg.copies import AnyOperator, merged
+from ntkpipe.linalg.operator import (
+    RectangularOperator,
+    rectangular_operator,
+    rectangular_product,
+    tile_operator,
+)
+from ntkpipe.pipeline.exact import exact_rows, sampled_columns, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, free_memory
@@ -102,7 +109,7 @@ class _Kernels:
 
     Args:
         part: the kernel that is solved with.
-        cross: errors of its stored test-train tiles.
+        cross: errors of its stored test-train tiles, of any test image.
         prior: (p,) `K_**`, or (p, p) for full covariances.
         diagonal: (p,) of the kernel that is solved with.
         nngp: the train-train NNGP, its sampled rows and the errors of its test-train tiles; of ensembles alone.
@@ -111,13 +118,13 @@ class _Kernels:
     """
 
     part: Part
-    cross: CrossErrors
+    cross: TestErrors
     prior: np.ndarray
     diagonal: np.ndarray
     unit: float
-    nngp: TileOperator | None = None
+    nngp: AnyOperator | None = None
     nngp_rows: KernelRows | None = None
-    nngp_cross: CrossErrors | None = None
+    nngp_cross: TestErrors | None = None
     nngp_trace: float = 0.0
     tests: RectangularOperator | None = None
     dominance: float = 1.0
@@ -125,7 +132,9 @@ class _Kernels:
     def columns(self, kernel: Kernel, rows: slice) -> np.ndarray:
         """(n, k): the kernel between the training images and a batch of test images."""
         matrix = self.part.inputs.matrix(kernel, "test", self.part.gram)
-        return np.ascontiguousarray(read_rows(matrix, np.arange(rows.start, rows.stop)).T)
+        return self.part.inputs.copies.average(
+            np.ascontiguousarray(read_rows(matrix, np.arange(rows.start, rows.stop)).T)
+        )
 
     def own(self, rows: slice) -> np.ndarray:
         """(k,) `K_**`."""
@@ -191,18 +200,19 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
     prior_kernel: Kernel = "nngp" if problem.name == "ntk" else problem.source
     own = gram == inputs.gram
     view = inputs if own else dataclasses.replace(inputs, gram=gram, exact={})
-    exact_train, exact_test = exact_rows(view, "train", executor), exact_rows(view, "test", executor)
+    exact, sampled = exact_rows(view, "train", executor), sampled_columns(view)
+    units = np.zeros((n, len(sampled)))
+    units[sampled, np.arange(len(sampled))] = 1.0
     unit = float(np.finfo(config.kernel.dtype).eps)
 
-    def errors(kernel: Kernel) -> CrossErrors:
-        stored = read_rows(inputs.matrix(kernel, "test", gram), exact_test.indices)
-        diagonal = inputs.diagonal(kernel, "test", gram)[exact_test.indices]
-        scale = np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))[:, None]
-        return CrossErrors((stored - exact_test.kernels[kernel]) / scale, inputs.n_test)
+    def errors(kernel: Kernel) -> TestErrors:
+        stored = rectangular_product(inputs.matrix(kernel, "test", gram), executor, units, "float64")
+        return test_errors(view, kernel, stored, executor)
 
-    def rows(kernel: Kernel, operator: TileOperator) -> KernelRows:
-        indices = exact_train.indices
-        return KernelRows(indices, operator.rows(indices), exact_train.kernels[kernel])
+    def rows(kernel: Kernel, operator: AnyOperator) -> tuple[KernelRows, float]:
+        stored = operator.rows(exact.indices)
+        found = tile_errors(view, kernel, stored, executor)
+        return KernelRows(exact.indices, stored, exact.kernels[kernel], found.systematic), found.noise
 
     with contextlib.ExitStack() as stack:
         matrix = inputs.matrix(problem.source, "train", gram)
@@ -210,19 +220,22 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
         item = min(matrix.dtype.itemsize, 4 if config.solver.products == "float32" else 8)
         held = min(room, sum(math.prod(tile.shape) for tile in matrix.grid) * item)
         products = config.solver.products if config.solver.kind in ("krylov", "cg") else "float64"
-        operator = stack.enter_context(tile_operator(matrix, executor, products=products, memory_bytes=held))
+        tiles = stack.enter_context(tile_operator(matrix, executor, products=products, memory_bytes=held))
+        operator = merged(tiles, inputs.copies)
         prior = test_test(inputs, gram, prior_kernel, executor) if full else inputs.diagonal(prior_kernel, "test", gram)
         largest = float((np.diagonal(prior) if full else prior).max())
-        part = Part(inputs, gram, solved, times, operator, rows(problem.source, operator), largest, executor, full)
+        sample, noise = rows(problem.source, operator)
+        part = Part(inputs, gram, solved, times, operator, sample, largest, executor, full, noise)
         extra: dict[str, Any] = {}
         if ensemble:
             other = inputs.matrix("nngp", "train", gram)
-            nngp = stack.enter_context(
+            others = stack.enter_context(
                 tile_operator(other, executor, products="float64", memory_bytes=max(0, room - held))
             )
+            nngp = merged(others, inputs.copies)
             extra = {
                 "nngp": nngp,
-                "nngp_rows": rows("nngp", nngp),
+                "nngp_rows": rows("nngp", nngp)[0],
                 "nngp_cross": errors("nngp"),
                 "nngp_trace": float(nngp.diagonal().sum()),
                 "dominance": dominance(inputs.spec, float(nngp.diagonal().sum()), solved.facts["smallest"]),
