@@ -14,6 +14,7 @@ from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.sweep import Sweep
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.report.doubt import doubt_of, legend
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.learning_curve import Curve, learning_curves
 from ntkpipe.storage.plain import json_ready
@@ -63,11 +64,25 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
     )
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
     notes += sorted({c.why for c in curves if c.why})
+    notes += [note for size, predictions in done for note in _doubts(size, predictions)]
     with drawing(f"ntkpipe report run_dir={sweep.path}"):
         from ntkpipe.report.learning_page import write_learning_page
 
         page = write_learning_page(curves, _title(sweep), notes, sweep.path)
     return [*_lines(curves), f"learning     {page}   (learning_curve.csv, .json, .png and .svg beside it)"]
+
+
+def _doubts(size: int, predictions: Predictions) -> list[str]:
+    """What may be wrong altogether at one training size, a line per kernel and ridge."""
+    notes = []
+    for k, kernel in enumerate(predictions.kernels):
+        for r, ridge in enumerate(predictions.ridges.tolist()):
+            doubts = [doubt_of(predictions, (k, t, r)) for t in range(len(predictions.times))]
+            when = ", ".join(f"{t:g}" for t, doubt in zip(predictions.times, doubts, strict=True) if doubt)
+            notes += [
+                f"{size:,} images, {kernel}, ridge {ridge:g}, t = {when}: {text}" for text in legend(doubts) if when
+            ]
+    return notes
 
 
 def _title(sweep: Sweep) -> str:

@@ -21,12 +21,14 @@ from ntkpipe.pipeline import selection as choosing
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, same_source
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
+from ntkpipe.pipeline.scale import check_scale
 from ntkpipe.pipeline.solving import kept
 from ntkpipe.pipeline.solving import stage as solving
 from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
+from ntkpipe.report.doubt import MARK, legend
 from ntkpipe.report.metrics import compute_metrics, write_metrics
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
@@ -129,6 +131,7 @@ class Job:
         plan, store, job = inputs.plan, inputs.gram, inputs.job
         if job is None:
             if self.run.receipt("gram") is None:
+                check_scale(inputs, self.executor())
                 self._finish("gram", 0.0, store=store.where, tiles=0, computed=0, reused=0, given=True)
             self.echo(f"gram     given: {store.where}")
             return
@@ -154,6 +157,7 @@ class Job:
         for line in filter(None, plan.describe().splitlines()):
             self.echo(f"plan     {line}")
         executor = self.executor()
+        check_scale(inputs, executor)
         progress = Progress(self.run, "gram", self.echo, self._watch)
 
         mine: list[Lease] = []
@@ -419,21 +423,27 @@ def is_finished(run: RunDir) -> bool:
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
-    """The table of accuracies (or losses) for the terminal: a line per kernel and ridge, a column per time."""
+    """The table of accuracies (or losses) for the terminal: a line per kernel and ridge, a column per time.
+
+    What may be wrong altogether carries a mark, and a line under the table says why.
+    """
     accurate = metrics["task"] == "classification"
     rows: dict[tuple[str, float], list[str]] = {}
     times: list[float] = []
-    for entry in metrics["entries"]:
+    doubts = [entry.get("doubt") for entry in metrics["entries"]]
+    for entry, doubt in zip(metrics["entries"], doubts, strict=True):
         value = entry["accuracy"] if accurate else entry["mse"]
         if entry["time"] not in times:
             times.append(entry["time"])
         text = "-" if value is None else f"{value:.4f}"
-        rows.setdefault((entry["kernel"], entry["ridge"]), []).append(text)
-    width = max(9, *(len(f"t={t:g}") + 1 for t in times))
+        # A space where others have a mark keeps the digits in line.
+        mark = (MARK if doubt else " ") if any(doubts) else ""
+        rows.setdefault((entry["kernel"], entry["ridge"]), []).append(text + mark)
+    width = max(9, *(len(f"t={t:g}") + 1 for t in times), *(len(v) + 1 for vs in rows.values() for v in vs))
     head = f"{'accuracy' if accurate else 'mse':<22}" + "".join(f"{f't={t:g}':>{width}}" for t in times)
     lines = [head]
     lines += [f"{f'{k}, ridge {r:g}':<22}" + "".join(f"{v:>{width}}" for v in vs) for (k, r), vs in rows.items()]
-    return lines
+    return lines + [f"{MARK} {text}" for text in legend(doubts)]
 
 
 def chosen_lines(metrics: dict[str, Any]) -> list[str]:
@@ -446,7 +456,7 @@ def chosen_lines(metrics: dict[str, Any]) -> list[str]:
         name = "mse" if best.get("accuracy") is None else "accuracy"
         lines.append(
             f"  {kernel}: t={best['time'] if best['time'] == 'inf' else format(best['time'], 'g')}, ridge {best['ridge']:g}, "
-            f"{name} {best[name]:.4f} there, {best['test'][name]:.4f} on the test images"
+            f"{name} {best[name]:.4f} there, {best['test'][name]:.4f}{MARK if best['test'].get('doubt') else ''} on the test images"
         )
     return lines
 

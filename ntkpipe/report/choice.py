@@ -50,7 +50,9 @@ def selection_metrics(predictions: Predictions, entries: list[dict[str, Any]]) -
     chosen = {
         name: {
             **selection["kernels"][name]["best"],
-            "test": {x: entries[(k * T + t) * R + r].get(x) for x in ("accuracy", "accuracy_standard_error", "mse")},
+            "test": {
+                x: entries[(k * T + t) * R + r].get(x) for x in ("accuracy", "accuracy_standard_error", "mse", "doubt")
+            },
         }
         for name, (k, t, r) in chosen_entries(predictions).items()
     }

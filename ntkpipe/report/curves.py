@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.choice import chosen_entries
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import ECE_BINS, calibration_curve, class_confidence
@@ -82,6 +83,9 @@ def training_curves(inputs: ReportInputs) -> Figure:
             _draw_single_time(axes, inputs, values[:, 0])
         for k, t, r in chosen_entries(predictions).values() if predictions.shape[1] > 1 else ():
             mark_chosen(axes, float(TimeAxis(predictions.times).positions[t]), float(values[k, t, r]))
+        doubted = np.reshape([bool(entry.get("doubt")) for entry in inputs.metrics["entries"]], predictions.shape[:3])
+        for k, t, r in np.argwhere(doubted & np.isfinite(values)).tolist():
+            mark_doubtful(axes, _position(predictions, k, t, r), float(values[k, t, r]))
         _scale(axes, values[np.isfinite(values)], is_share=metric == "accuracy")
         axes.set_ylabel(label)
     _legend(figure, inputs, int(width / 1.55))
@@ -91,6 +95,24 @@ def training_curves(inputs: ReportInputs) -> Figure:
 def mark_chosen(axes: Axes, x: float, y: float) -> None:
     """A ring around the point that was chosen."""
     axes.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.1)
+
+
+def mark_doubtful(axes: Axes, x: float, y: float) -> None:
+    """A cross over a point whose number may be wrong altogether."""
+    axes.plot([x], [y], marker="x", markersize=9, markeredgecolor=INK, markeredgewidth=1.1, linestyle="none", zorder=5)
+
+
+def _position(predictions: Predictions, k: int, t: int, r: int) -> float:
+    """Where the value of an entry is drawn along the axis."""
+    K, T, R = predictions.shape[:3]
+    if T > 1:
+        return float(TimeAxis(predictions.times).positions[t])
+    return r + _offset(k, K) if R > 1 else float(k)
+
+
+def _offset(k: int, kernels: int) -> float:
+    """Kernels stand beside each other."""
+    return 0.12 * (k - (kernels - 1) / 2)
 
 
 def _value(value: float | None) -> float:
@@ -117,7 +139,7 @@ def _draw_single_time(axes: Axes, inputs: ReportInputs, values: np.ndarray) -> N
     predictions = inputs.predictions
     K, R = values.shape
     for k, kernel in enumerate(predictions.kernels):
-        x = np.arange(R) + (0.12 * (k - (K - 1) / 2) if R > 1 else k)
+        x = np.arange(R) + (_offset(k, K) if R > 1 else k)
         axes.plot(
             x, values[k], color=kernel_colour(kernel, k), marker=KERNEL_MARKERS.get(kernel, "D"), markersize=5,
             linewidth=0.8,

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from ntkpipe.report import calibration_figure, curves, outcomes
 from ntkpipe.report.choice import basis_of, chosen_entries, selection_of
+from ntkpipe.report.doubt import MARK, legend
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.selecting import selection_curves
 from ntkpipe.report.style import entry_name, number, render
@@ -58,6 +59,9 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
     predictions = inputs.predictions
     entry = k, t, r = inputs.headline()
     shown = entry_name(predictions.kernels[k], predictions.times[t], predictions.ridges[r])
+    doubted = inputs.metric(entry).get("doubt")
+    if doubted:
+        shown += f" ({MARK} {legend([doubted])[0]})"
     measure = "accuracy and mean squared error" if predictions.is_classification else "mean squared error"
     scale = " (relative to the mean of the kernel's diagonal)" if predictions.ridge_scale == "relative" else ""
     when, end = f"at t = {number(float(predictions.times[0]))}", ""
@@ -68,6 +72,7 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
     ridges = ", ".join(number(float(ridge)) for ridge in predictions.ridges)
     if chosen_entries(predictions) and len(predictions.times) > 1:
         end += f" Ringed: what was chosen on {basis_of(predictions)}."
+    end += "".join(f" Crossed out: {text}." for text in legend(m.get("doubt") for m in inputs.metrics["entries"]))
     figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = [
         (
             "training_curves",

@@ -15,6 +15,7 @@ from scipy.special import log_ndtr
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.calibration import calibration_metrics, usable_variance
 from ntkpipe.report.choice import selection_metrics
+from ntkpipe.report.doubt import doubt_of
 from ntkpipe.storage.plain import json_ready
 
 COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
@@ -24,8 +25,9 @@ ECE_BINS = 15
 def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     """Metrics of every entry, as plain JSON-ready values but for infinity (see `write_metrics`).
 
-    Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind` and
+    Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind`, and
 
+    - `doubt`: None, or why its numbers may be wrong altogether, a key of `doubt.REASONS`;
     - `mse`: mean of (mean - target)^2 over test points and outputs;
     - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
     - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
@@ -51,6 +53,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
             "time": float(predictions.times[t]),
             "ridge": float(predictions.ridges[r]),
             "bound_kind": str(predictions.bound_kind[k, t, r]),
+            "doubt": doubt_of(predictions, (k, t, r)),
         }
         entries.append(entry | _entry_metrics(predictions, (k, t, r)))
     selection = selection_metrics(predictions, entries)

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.predictions.schema import BOUND_KINDS
 from ntkpipe.report.choice import basis_of, chosen_entries
+from ntkpipe.report.doubt import MARK, legend
 from ntkpipe.report.figures import FigureFile, write_figures
 from ntkpipe.report.html import document, write_page
 from ntkpipe.report.html import figures as _figures
@@ -77,11 +79,11 @@ def _tiles(inputs: ReportInputs) -> str:
     predictions, entry = inputs.predictions, inputs.headline()
     metric = inputs.metric(entry)
     k, t, r = entry
-    facts = []
+    mark, facts = MARK if metric.get("doubt") else "", []
     if metric.get("accuracy") is not None:
-        facts.append((f"{metric['accuracy']:.2%}", f"accuracy ± {metric['accuracy_standard_error']:.2%}"))
+        facts.append((f"{metric['accuracy']:.2%}{mark}", f"accuracy ± {metric['accuracy_standard_error']:.2%}"))
     if metric["mse"] is not None:
-        facts.append((_significant(metric["mse"]), "mean squared error"))
+        facts.append((_significant(metric["mse"]) + mark, "mean squared error"))
     facts.append((_significant(metric["max_error_bound"], 2), f"largest error bound ({metric['bound_kind']})"))
     if metric.get("certain") is not None:
         facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
@@ -92,7 +94,8 @@ def _tiles(inputs: ReportInputs) -> str:
     chosen = ""
     if chosen_entries(predictions).get(predictions.kernels[k]) == entry:
         chosen = f" Chosen on {escape(basis_of(predictions))}; the test images had no part in it."
-    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.{chosen}</p>'
+    doubt = "".join(f" {MARK} {text[:1].upper()}{text[1:]}." for text in legend([metric.get("doubt")]))
+    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.{chosen}{escape(doubt)}</p>'
 
 
 def _warnings(inputs: ReportInputs) -> str:
@@ -120,6 +123,9 @@ def _metric_tables(inputs: ReportInputs) -> str:
         note += "; ridges are relative to the mean of the kernel's diagonal"
     if chosen_entries(predictions):
         note += f". Underlined: chosen on {escape(basis_of(predictions))}, without the test images"
+    note += "".join(
+        f". {MARK} {text[:1].upper()}{text[1:]}" for text in legend(m.get("doubt") for m in inputs.metrics["entries"])
+    )
     page = f'<div class="side">{"".join(tables)}</div><p class="note">{note}.</p>'
     if uncertainty:
         page += (
@@ -138,7 +144,11 @@ def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: 
         values = [inputs.metric((k, t, r)).get(metric) for t in range(T)]
         known = [value for value in values if value is not None]
         top = best(known) if best is not None and T > 1 and known else None
-        cells = [("–", "") if v is None else (show(v), "best" if v == top else "") for v in values]
+        marks = [MARK if inputs.metric((k, t, r)).get("doubt") else "" for t in range(T)]
+        cells = [
+            ("–", "") if v is None else (show(v) + mark, "best" if v == top else "")
+            for v, mark in zip(values, marks, strict=True)
+        ]
         for kk, t, rr in chosen_entries(predictions).values():
             if (kk, rr) == (k, r):
                 cells[t] = (cells[t][0], f"{cells[t][1]} chosen".strip())
@@ -156,7 +166,7 @@ def _bound_table(inputs: ReportInputs) -> str:
     rows = []
     for k in range(K):
         for r in range(R):
-            for kind in ("rigorous", "estimate"):
+            for kind in BOUND_KINDS:
                 picked = [inputs.metric((k, t, r)) for t in range(T) if predictions.bound_kind[k, t, r] == kind]
                 if not picked:
                     continue
@@ -168,11 +178,12 @@ def _bound_table(inputs: ReportInputs) -> str:
                     certain = [m["certain"] for m in picked if m["certain"] is not None]
                     cells.append((f"{100 * min(certain):.2f}%" if certain else "–", ""))
                 head = [kernel_name(predictions.kernels[k])] + ([number(float(predictions.ridges[r]))] if R > 1 else [])
-                rows.append(([*head, kind, _count(len(picked), "time")], cells))
+                rows.append(([*head, kind.replace("_", " "), _count(len(picked), "time")], cells))
     heads = ["kernel"] + (["ridge"] if R > 1 else []) + ["kind", "entries"]
     note = (
         "Bounds of the difference between the means given here and those of exact arithmetic, over all times of a row. "
-        "An <i>estimate</i> rests on an approximation of the smallest eigenvalue."
+        "An <i>estimate</i> rests on an approximation of the smallest eigenvalue. <i>Minimum norm</i>: directions that rounding "
+        "cannot tell from null ones are left out, and nothing bounds the error."
     )
     if predictions.is_classification:
         note += (

@@ -49,7 +49,8 @@ def finite_error(values: np.ndarray, kernel: str, block: str, i: int, j: int, ed
         rows = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]}-{bad[-1]}"
         return DataError(
             f"{text} Input rows {rows} ({len(bad)} {kind} images, in stored order) give no finite value: "
-            f"clean them, or set data.drop_invalid=true."
+            "they hold NaN, or are so large that this precision overflows. Clean them, set data.drop_invalid=true, or "
+            "kernel.dtype=float64."
         )
     return DataError(f"{text} Pixels are too large for this precision: standardise them, or set kernel.dtype=float64.")
 

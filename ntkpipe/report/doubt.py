@@ -1,0 +1,46 @@
+"""Which numbers may be wrong altogether, and why: they are marked wherever they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ntkpipe.predictions.schema import Predictions
+
+MARK = "*"
+
+REASONS = {
+    "minimum_norm": (
+        "directions that rounding cannot tell from null ones are left out: this is the answer of least norm, and nothing bounds "
+        "its error"
+    ),
+    "no_bound": "no bound on the numerical error is known",
+    "bound_exceeds_prediction": "the bound on the numerical error is larger than the predictions themselves",
+    "not_finite": "the predictions are not finite numbers",
+}
+
+
+def doubt_of(predictions: Predictions, entry: tuple[int, int, int]) -> str | None:
+    """A key of `REASONS`, or None where the error bound says something about most test points.
+
+    Args:
+        predictions: of a run.
+        entry: kernel, time and ridge.
+    """
+    mean, bound = predictions.mean[entry], predictions.error_bound[entry]
+    if not np.isfinite(mean).all():
+        return "not_finite"
+    if predictions.bound_kind[entry] == "minimum_norm":
+        return "minimum_norm"
+    if np.isinf(bound).any():
+        return "no_bound"
+    if np.median(bound) > np.sqrt(np.mean(mean**2)):
+        return "bound_exceeds_prediction"
+    return None
+
+
+def legend(doubts: Iterable[str | None]) -> list[str]:
+    """A line for every reason among the doubts of what is shown."""
+    met = set(doubts)
+    return [text for reason, text in REASONS.items() if reason in met]
