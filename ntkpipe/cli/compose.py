@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
-from ntkpipe.cli.explain import explain
+from ntkpipe.cli.explain import check_group, explain
 from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
@@ -39,6 +39,8 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     """
     own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
     words = [_quoted_folder(_open_mapping(word)) for word in flags_first(others)]
+    for word in words:
+        check_group(word, config_folder())
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)

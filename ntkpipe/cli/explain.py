@@ -6,10 +6,40 @@ import dataclasses
 import difflib
 import re
 import typing
+from pathlib import Path
 
 from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
 
 _UNKNOWN = re.compile(r"Could not (?:override|append to config|delete from config)[^']*'?(?P<key>[\w./]+)'?")
+
+# A folder of files that are taken otherwise.
+_NO_GROUP = "cluster/profile"
+_INNER = re.compile(r"\n\s*(full_key|reference_type|object_type)[:=].*")
+_MERGED = re.compile(r"Error merging override \+*(?P<setting>[^;=\n]+)=(?P<value>[^;\n]+); Cannot merge")
+_GROUP = re.compile(r"(?P<group>[a-z]+(?:[./][a-z]+)?)=(?P<value>.*)", re.DOTALL)
+# What no file of a group is called: a number, a list, a mapping, nothing.
+_NO_CHOICE = re.compile(r"|[-+.]?\d.*|[.+-]?(inf|nan)|[\[{].*|null|none|true|false", re.IGNORECASE | re.DOTALL)
+
+
+def check_group(word: str, folder: Path) -> None:
+    """Refuse a group of settings that is given as a value: Hydra takes a choice by its name there.
+
+    Args:
+        word: of the command line.
+        folder: of the configuration's files.
+
+    Raises:
+        ConfigError: naming the choices.
+    """
+    found = _GROUP.fullmatch(word)
+    group = "" if found is None else found["group"].replace(".", "/")
+    if found is None or not (folder / group).is_dir() or group == _NO_GROUP:
+        return
+    choices = sorted(path.stem for path in (folder / group).glob("*.yaml"))
+    if "." in found["group"] or _NO_CHOICE.fullmatch(found["value"]):
+        settings = "" if group == "experiment" else f"; its settings are {group.replace('/', '.')}.NAME=VALUE"
+        raise ConfigError(f"{word}: {group} is chosen by its name, {group}=NAME, one of {', '.join(choices)}{settings}")
 
 
 def explain(error: BaseException) -> str:
@@ -19,8 +49,11 @@ def explain(error: BaseException) -> str:
         causes.append(str(cause).strip())
         cause = cause.__cause__
     text = "; ".join(dict.fromkeys(c for c in causes if c))
-    # Where Hydra has looked says nothing to who misspelt a name.
-    text = text.partition("\nConfig search path")[0].strip()
+    # Where Hydra has looked says nothing to who misspelt a name, nor do the names of OmegaConf's classes.
+    text = _INNER.sub("", text.partition("\nConfig search path")[0]).strip()
+    if found := _MERGED.search(text):
+        kind = "a list" if found["value"].startswith("{") else "a mapping of names to values"
+        return f"{found['setting']}={found['value']} must be {kind}"
     if (found := _UNKNOWN.search(text)) and (unknown := _unknown_setting(found["key"])):
         return unknown
     return text

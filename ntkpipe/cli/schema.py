@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -15,28 +14,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from ntkpipe.config import RunConfig, from_dict
 
 
-def _omegaconf_type(annotation: Any, *, blank: bool) -> Any:
-    """OmegaConf's spelling of a type: variadic tuples become lists."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is tuple:
-        return list[_omegaconf_type(arguments[0], blank=blank)]  # type: ignore[misc]
-    if origin in (types.UnionType, typing.Union):
-        inner = [a for a in arguments if a is not type(None)]
-        return typing.Optional[_omegaconf_type(inner[0], blank=blank)]  # noqa: UP045 - OmegaConf wants typing.Optional
-    if dataclasses.is_dataclass(annotation):
-        return _mutable(annotation, blank=blank)  # type: ignore[arg-type]
-    return annotation
-
-
 def _mutable(cls: type, *, blank: bool = False) -> type:
-    """A mutable twin of a frozen dataclass: OmegaConf cannot merge frozen ones. A `blank` one has no defaults."""
+    """A mutable twin of a frozen dataclass (OmegaConf cannot merge frozen ones), whose fields take any value.
+
+    Names are Hydra's to check; types are `from_dict`'s, which knows what a setting is called and what may stand in its place.
+
+    Args:
+        cls: the dataclass.
+        blank: without defaults.
+    """
     hints = typing.get_type_hints(cls)
     fields = []
     for f in dataclasses.fields(cls):
-        kind = _omegaconf_type(hints[f.name], blank=blank)
-        if dataclasses.is_dataclass(kind):
+        kind = _mutable(hints[f.name], blank=blank) if dataclasses.is_dataclass(hints[f.name]) else Any  # type: ignore[arg-type]
+        if kind is not Any:
             default = dataclasses.field(default_factory=kind)  # type: ignore[arg-type]
-        elif blank and typing.get_origin(kind) is not dict:
+        elif blank and typing.get_origin(hints[f.name]) is not dict:
             default = dataclasses.field(default=MISSING)
         elif f.default_factory is not dataclasses.MISSING:
             default = dataclasses.field(default_factory=f.default_factory)

@@ -13,9 +13,13 @@ def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
 
 
-def at_least(name: str, value: float | None, low: float, *, strict: bool = False) -> None:
-    """`ConfigError` unless the setting `name` is unset, or at least (`strict`: above) `low`."""
+def at_least(
+    name: str, value: float | None, low: float, *, strict: bool = False, may_be_infinite: bool = False
+) -> None:
+    """`ConfigError` unless the setting `name` is unset, or at least (`strict`: above) `low`, and finite unless it may be infinite."""
     if value is None:
         return
+    if value == math.inf and not may_be_infinite:
+        raise ConfigError(f"{name}=inf must be finite")
     if math.isnan(value) or value < low or (strict and value == low):
         raise ConfigError(f"{name}={value} must be {'above' if strict else 'at least'} {low}")

@@ -100,8 +100,9 @@ class KernelConfig:
         choice("kernel.pool", self.pool, ("gap", "vec", "lap"))
         choice("kernel.mechanism", self.mechanism, ("SOFTMAX", "IDENTITY", "RELU"))
         choice("kernel.nu", self.nu, (None, 0.5, 1.5, 2.5))
-        for depth in (self.depth, *self.readout_depths):
-            at_least("kernel.depth", depth, 0)
+        at_least("kernel.depth", self.depth, 0)
+        for depth in self.readout_depths:
+            at_least("kernel.readout_depths", depth, 0)
         if len(set(self.readout_depths)) != len(self.readout_depths):
             raise ConfigError(f"kernel.readout_depths={list(self.readout_depths)} must hold each depth once")
         if self.readout_depths and self.kind not in PLAIN_KERNELS:

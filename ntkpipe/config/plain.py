@@ -8,6 +8,7 @@ import typing
 from typing import Any
 
 from ntkpipe.config.run import RunConfig
+from ntkpipe.config.values import converted, shown
 from ntkpipe.errors import ConfigError
 
 
@@ -26,26 +27,38 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A frozen dataclass from plain values, nested ones included; lists become tuples, `"inf"` becomes infinity.
+def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """A frozen dataclass from plain values, nested ones included, each in the type of its field (`values.converted`).
+
+    Args:
+        cls: the dataclass.
+        values: by field.
+        prefix: of the names of its settings, such as `predict.`, for messages.
 
     Raises:
-        ConfigError: on an unknown field, or a value that the dataclass refuses.
+        ConfigError: on an unknown field, or a value that its field or the dataclass refuses.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ConfigError(f"unknown setting {', '.join(unknown)} in {cls.__name__}; known: {', '.join(hints)}")
+    defaults = {field.name: _default(field) for field in dataclasses.fields(cls)}
     made = {}
     for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            made[name] = from_dict(hint, value)  # type: ignore[arg-type]
-        elif isinstance(value, list):
-            made[name] = tuple(float("inf") if v == "inf" else v for v in value)
+        hint, path = hints[name], prefix + name
+        if not dataclasses.is_dataclass(hint):
+            made[name] = converted(path, hint, value, defaults[name])
+        elif isinstance(value, dict):
+            made[name] = from_dict(hint, value, f"{path}.")  # type: ignore[arg-type]
         else:
-            made[name] = float("inf") if value == "inf" and hint is float else value
+            inside = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(hint))
+            raise ConfigError(f"{path}={shown(value)} is a group of settings: set one of {inside}")
     try:
         return cls(**made)
     except TypeError as error:
         raise ConfigError(f"{cls.__name__}: {error}") from error
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """None where there is none, or where it is made."""
+    return None if field.default is dataclasses.MISSING else field.default

@@ -66,9 +66,7 @@ class PredictConfig:
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"predict.{name}={list(values)} must hold at least one value, each once")
             for value in values:
-                at_least(f"predict.{name}", value, 0.0)
-        if any(math.isinf(ridge) for ridge in self.ridges):
-            raise ConfigError("predict.ridges must be finite")
+                at_least(f"predict.{name}", value, 0.0, may_be_infinite=name == "times")
         for size in self.train_sizes:
             at_least("predict.train_sizes", size, 2)
         if len(set(self.train_sizes)) != len(self.train_sizes):

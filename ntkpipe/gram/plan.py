@@ -380,10 +380,13 @@ def _check_memory(plan: GramPlan, share: int) -> None:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    remedy = f"set grid.edge={low} or less, or " if low else ""
+    remedies = [f"set grid.edge={low} or less"] if low else []
+    remedies += ["take fewer cluster.workers"] if plan.workers > 1 else []
+    remedies += ["give more memory (cluster.memory_gib, where there is more)"]
+    count = f"each of {plan.workers} workers" if plan.workers > 1 else "the worker"
     raise ResourceError(
-        f"a tile of {plan.edge} x {plan.edge} needs {human_bytes(plan.memory_per_worker)} and each of {plan.workers} "
-        f"workers has {human_bytes(share)}: {remedy}fewer cluster.workers, or more cluster.memory_gib"
+        f"a tile of {plan.edge} x {plan.edge} needs {human_bytes(plan.memory_per_worker)} and {count} has "
+        f"{human_bytes(share)}: {', or '.join(remedies)}"
     )
 
 

@@ -1,0 +1,131 @@
+"""From what somebody typed to the type of a setting: what can be meant by it is taken, the rest refused in words of the setting."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from typing import Any
+
+from ntkpipe.errors import ConfigError
+
+_NONE = ("none", "null", "~")
+_TRUE, _FALSE = ("true", "yes", "on", "y", "1"), ("false", "no", "off", "n", "0")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_PLURALS = {int: "whole numbers", float: "numbers", bool: "true or false", str: "names"}
+_EXAMPLES = {int: "100", float: "0.1", bool: "true", str: "NAME"}
+
+
+def converted(name: str, hint: Any, value: Any, default: Any = None) -> Any:
+    """The value of a setting in its own type.
+
+    A list of one may be given as that one, a whole number as `1e3`, infinity as `inf`, `.inf` or `infinity`, and no value as
+    `null` or `None`.
+
+    Args:
+        name: of the setting, whole, for messages.
+        hint: its type: `str`, `int`, `float`, `bool`, a tuple of these, a mapping of names to numbers or to anything, or one of
+            them or None.
+        value: plain, as YAML, JSON or a command line give it.
+        default: of the setting; messages show it as an example.
+
+    Raises:
+        ConfigError: if the value cannot be meant.
+    """
+    kind, optional = _without_none(hint)
+    if optional and (value is None or (isinstance(value, str) and value.lower() in _NONE)):
+        return None
+    try:
+        return _of_kind(kind, value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{name}={shown(value)} must be {_described(kind)}{', or null for none' if optional else ''}, such as "
+            f"{name}={_example(kind, default)}"
+        ) from None
+
+
+def shown(value: Any) -> str:
+    """A value as a command line has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(shown(one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{shown(one)}' for key, one in value.items())}}}"
+    return str(value)
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        kinds = [one for one in typing.get_args(hint) if one is not type(None)]
+        return kinds[0], len(kinds) < len(typing.get_args(hint))
+    return hint, False
+
+
+def _of_kind(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        if isinstance(value, dict) or value is None:
+            raise TypeError
+        one = typing.get_args(kind)[0]
+        return tuple(_of_kind(one, v) for v in (value if isinstance(value, (list, tuple)) else (value,)))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise TypeError
+        inner = typing.get_args(kind)[1]
+        return {str(key): v if inner is Any else _of_kind(inner, v) for key, v in value.items()}
+    if value is None or isinstance(value, (list, tuple, dict)):
+        raise TypeError
+    return {int: _whole, float: _number, bool: _truth, str: _text}[kind](value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    # YAML's spelling of infinity. What is no number is no value of any setting.
+    found = float(value.lower().replace(".inf", "inf") if isinstance(value, str) else value)
+    if math.isnan(found):
+        raise ValueError
+    return found
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        return int(value)
+    found = _number(value)
+    if found != int(found):
+        raise ValueError
+    return int(found)
+
+
+def _truth(value: Any) -> bool:
+    word = shown(value).lower()
+    if word not in (*_TRUE, *_FALSE):
+        raise ValueError
+    return word in _TRUE
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _described(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return f"a list of {_PLURALS[arguments[0]]}"
+    if origin is dict:
+        return "a mapping of names to " + ("values" if arguments[1] is Any else _PLURALS[arguments[1]])
+    return _WORDS[kind]
+
+
+def _example(kind: Any, default: Any) -> str:
+    if default not in (None, (), {}):
+        return shown(default)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return f"[{_EXAMPLES[arguments[0]]}]"
+    return "{NAME:1}" if origin is dict else _EXAMPLES[kind]
