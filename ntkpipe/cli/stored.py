@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import time
@@ -125,13 +126,16 @@ def _verify(arguments: Sequence[str]) -> int:
         found = maintenance.verify(run, inputs)
         if inputs is not None and not found.damaged and (tiles or rows):
             # Another choice every time, unless one is asked for: many looks see much.
-            maintenance.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
+            try:
+                maintenance.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
+            except CorruptionError as error:  # what is read there was whole a moment ago
+                raise CorruptionError(without_advice(str(error))) from error
         for name in found.checked:
             print(f"checked  {name}")
         for text in found.harmless:
             print(f"harmless {text}")
         for text in found.damaged:
-            print(f"damaged  {text}")
+            print(f"damaged  {without_advice(text)}")
         if not found.damaged:
             print(
                 "all stored objects are what their receipts say"
@@ -149,9 +153,14 @@ def _verify(arguments: Sequence[str]) -> int:
             getattr(job, stage)()
         left = maintenance.verify(run, maintenance.try_reopen(run)).damaged
         for text in left:
-            print(f"still damaged  {text}")
+            print(f"still damaged  {without_advice(text)}")
         print("repaired" if not left else "not everything could be repaired", file=sys.stdout)
         return CorruptionError.exit_code if left else 0
+
+
+def without_advice(text: str) -> str:
+    """What is damaged, less the advice to run this very command."""
+    return re.sub(r"[.:,;]? *\b[Rr]un `ntkpipe verify`[^.;]*", "", text)
 
 
 def _clean(arguments: Sequence[str]) -> int:

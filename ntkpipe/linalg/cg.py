@@ -53,7 +53,8 @@ class CgSolution(Solution[np.ndarray]):
         relative = "" if not mean_diagonal else f" (relative to the mean of the diagonal: {needed / mean_diagonal:.1e})"
         return (
             f"the kernel with ridge {ridge:.3g} is indefinite at the level of {-self.curvature / self.largest:.0e} of its "
-            f"largest eigenvalue: store float64 tiles (kernel.dtype=float64), or use a ridge of at least {needed:.1e}{relative}"
+            f"largest eigenvalue: give float64 tiles where they are float32 (kernel.dtype=float64), or use a ridge of at least "
+            f"{needed:.1e}{relative}"
         )
 
 

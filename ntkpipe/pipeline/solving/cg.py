@@ -182,6 +182,10 @@ def _every_ridge(
     return _Answer(np.stack([solutions[ridge].value for ridge in ridges]), facts, list(history))
 
 
+# A residual of the size of the targets is no solution.
+_WORTH_HAVING = 0.01
+
+
 def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig) -> None:
     """Raise what a solve that has not converged calls for."""
     if found.reason is Reason.MAX_STEPS:
@@ -191,10 +195,15 @@ def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig)
             "solver.residual, in a run_dir of its own, or add a ridge."
         )
     if found.reason is Reason.STAGNATED:
+        remedies = ["add a ridge (predict.ridges)"]
+        if config.products != "float64":
+            remedies.append("set solver.products=float64")
+        remedies.append("give float64 tiles where they are float32 (kernel.dtype=float64)")
+        if found.residual < _WORTH_HAVING:
+            remedies.append(f"ask for what can be had (solver.residual={2 * found.residual:.0e})")
         raise NumericalError(
             f"cg stagnates for ridge {ridge:.3g} at a residual of {found.residual:.1e}, above solver.residual="
-            f"{config.residual:g}: ask for what can be had (solver.residual={2 * found.residual:.0e}), store float64 tiles "
-            "(kernel.dtype=float64), set solver.products=float64, or add a ridge (predict.ridges)"
+            f"{config.residual:g}: {', or '.join(remedies)}"
         )
     if not found.reason.ok:
         raise NumericalError(found.explain(ridge, mean))
