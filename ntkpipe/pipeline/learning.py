@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,15 @@ def _record(curve: Curve) -> dict[str, Any]:
         "measure": curve.measure,
         "sizes": curve.sizes.tolist(),
         "values": curve.values.tolist(),
-        "fit": None if curve.fit is None else dataclasses.asdict(curve.fit),
+        "fit": None if curve.fit is None else {k: _plain(v) for k, v in dataclasses.asdict(curve.fit).items()},
         "why": curve.why,
-        "standard_errors": "bootstrap over test images",
+        "interval": "95%, profile likelihood over test images and what the fit leaves over",
     }
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _lines(curves: list[Curve]) -> list[str]:

@@ -114,16 +114,18 @@ def _laws(curves: Sequence[Curve]) -> str:
     for c in curves:
         heads = [kernel_name(c.kernel), number(c.ridge), _POINTS[c.point], c.measure]
         if c.fit is None:
-            rows.append((heads, [(c.why, "text"), ("", ""), ("", ""), ("", "")]))
+            rows.append((heads, [("", ""), ("", ""), ("", ""), ("", ""), (c.why, "text")]))
             continue
-        cells = [f"{c.fit.exponent:.4f}", f"{c.fit.exponent_error:.4f}", f"{c.fit.scale:.4g}", f"{c.fit.constant:.4g}"]
-        rows.append((heads, [(text, "") for text in cells]))
+        between = f"{c.fit.exponent_low:.4f} to {c.fit.exponent_high:.4f}"
+        cells = [f"{c.fit.exponent:.4f}", between, f"{c.fit.scale:.4g}", f"{c.fit.constant:.4g}"]
+        rows.append((heads, [*((text, "") for text in cells), ("; ".join(c.fit.doubts()), "text")]))
     note = (
-        "error = a n<sup>-b</sup> + c, least squares in logarithms; c is fitted from five sizes on, where the data tell it from "
-        "0. The standard error of b is by bootstrap over the test images, the same ones at every size; it does not cover the "
-        "choice of the training images, which are nested subsets of one seeded order."
+        "error = a n<sup>-b</sup> + c, generalised least squares with the covariance of the errors over the test images, the same "
+        "ones at every size, and with a further deviation where no law fits within it. The interval of b has all exponents for "
+        "which some constant c &ge; 0 fits; c is 0 unless the sizes tell it from 0. Training images are nested subsets of one "
+        "seeded order: what their choice does to all sizes alike is not seen."
     )
-    columns = ["exponent b", "its standard error", "scale a", "constant c"]
+    columns = ["exponent b", "95% interval", "scale a", "constant c", "left open"]
     return table(["kernel", "ridge", "time", "measure"], columns, rows) + f'<p class="note">{note}</p>'
 
 

@@ -218,7 +218,7 @@ def test_a_codec_that_may_run_code_is_refused(work, kernel):
         ((*WORDS, TEST, "store.gram=recompute"), "read in place"),
         ((*WORDS, TEST, "predict.covariance=full", "solver=eigh"), "among test points"),
         ((*WORDS, TEST, "predict.covariance=diagonal", "solver=eigh"), "kernel.test_diagonal"),
-        ((*WORDS, TEST, "kernel.depth=5"), "kernel.depth has no meaning"),
+        ((*WORDS, TEST, "kernel.depth=5"), "kernel.depth=5 has no meaning for kernel=gram"),
         ((*WORDS, TEST, "predict.kernels=[ntk]"), "is called gram"),
         ((*WORDS, TEST, "data.balanced=true"), "have their order"),
         (("cluster=serial", "data=digits", "predict.kernels=[gram]"), "is for kernel=gram"),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.report.learning_curve import fit_power_law
 
 QUICK = ("cluster=serial", "data=digits", "data.test_size=40", "grid.edge=32")
 WORDS = ("predict.times=[10,inf]", "predict.kernels=[nngp]", "predict.ridges=[1e-4]", *QUICK)
@@ -121,34 +120,3 @@ def test_what_is_no_sweep_is_refused(work, words, text):
     assert found.code == ConfigError.exit_code
     assert text in found.err
     assert not (work.path / "c").exists()
-
-
-def test_a_power_law_is_found_again_with_its_uncertainty():
-    """Losses of p images whose means follow a known law: the exponent lies within its standard errors, and those are right."""
-    sizes, p, trials = np.array([100, 200, 400, 800]), 2000, 60
-    truth = 2.0 * sizes**-0.3
-    rng = np.random.default_rng(1)
-    found = []
-    for _ in range(trials):
-        law, why = fit_power_law(sizes, (rng.random((4, p)) < truth[:, None]).astype(float))
-        assert why == ""
-        found.append((law.exponent, law.exponent_error, law.constant))
-    exponents, errors, constants = np.array(found).T
-    assert (constants == 0).all()
-    # A standard error from 60 trials is known to 9%; five times that.
-    assert abs(exponents.std(ddof=1) / errors.mean() - 1) < 0.45
-    assert abs(exponents.mean() - 0.3) < 5 * errors.mean() / np.sqrt(trials)
-
-
-def test_a_constant_is_told_from_noise():
-    sizes, p = np.array([100, 200, 400, 800, 1600, 3200]), 4000
-    rng = np.random.default_rng(2)
-    draws = rng.exponential(size=(1, p)) * np.ones((6, 1))
-    with_constant, _ = fit_power_law(sizes, draws * (3.0 * sizes**-0.5 + 0.2)[:, None])
-    assert with_constant.constant == pytest.approx(0.2 * draws[0].mean(), rel=0.03)
-    assert with_constant.exponent == pytest.approx(0.5, abs=0.03)
-    without, _ = fit_power_law(sizes, draws * (3.0 * sizes**-0.5)[:, None])
-    assert without.constant == 0
-    assert without.exponent == pytest.approx(0.5, abs=1e-9)
-    assert fit_power_law(sizes, np.zeros((6, p)))[1] == "an error is 0 or not finite"
-    assert "at least 3 sizes" in fit_power_law(sizes[:2], draws[:2])[1]
