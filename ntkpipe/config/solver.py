@@ -15,8 +15,8 @@ class SolverConfig:
     Args:
         kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference), `cholesky` (tiled factors, t =
             inf) or `cg` (conjugate gradients, t = inf, in little memory).
-        tolerance: of krylov, largest acceptable error bound of a prediction before rounding terms, relative to the largest target
-            of its output; with `cg` too, of a variance, relative to the largest one before training.
+        tolerance: of krylov, largest acceptable error bound of a prediction, absolute, before rounding terms; with `cg`, of a
+            variance.
         residual: of cg, largest acceptable `|y - A u| / |y|` of any output, in float64.
         preconditioner: of cg: `nystrom` (randomised, from products), `cholesky` (pivoted, from rows), `float32_factor` (of
             the whole matrix, in tiles, as for `solver=cholesky solver.precision=mixed`) or `none`.

@@ -7,6 +7,7 @@ gives finite values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,25 +28,23 @@ class Eigensystem:
     Args:
         values: (n,) float64.
         vectors: (n, n) float64, columns.
-        noise: norm of the errors of the kernel's entries: eigenvalues at or below it are null.
     """
 
     values: np.ndarray
     vectors: np.ndarray
-    noise: float = 0.0
 
     @staticmethod
-    def of(kernel: np.ndarray, noise: float = 0.0) -> Eigensystem:
+    def of(kernel: np.ndarray) -> Eigensystem:
         """Of a dense symmetric (n, n) kernel, by divide and conquer."""
         import scipy.linalg
 
         values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
-        return Eigensystem(values, vectors, noise)
+        return Eigensystem(values, vectors)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null."""
         values = self.values + ridge
-        return values, null_cutoff(len(values), float(values.max()), self.noise)
+        return values, null_cutoff(len(values), float(values.max()))
 
 
 def means(
@@ -197,9 +196,7 @@ def _settled(covariance: np.ndarray, prior: np.ndarray, scale: np.ndarray, unit:
     return symmetric
 
 
-def count_unlearnt(
-    system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float
-) -> list[int]:
-    """Null eigenvalues that stay unlearnt at each time; above 0, warn of a singular kernel."""
+def count_unlearnt(system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float) -> int:
+    """Null eigenvalues that stay unlearnt at the last of `times`; above 0, warn of a singular kernel."""
     values, cutoff = system.shifted(ridge)
-    return [int(spectral_filter.unlearnt(values, time, cutoff=cutoff).sum()) for time in times]
+    return int(spectral_filter.unlearnt(values, max(times, default=math.inf), cutoff=cutoff).sum())

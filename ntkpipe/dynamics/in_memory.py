@@ -10,19 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.labels import contiguous_names, encode_labels, integer_labels, regression_targets
 from ntkpipe.data.raw import require_one_scale
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.filters import absolute_ridge, make_filter
-from ntkpipe.dynamics.sampling import matrix_noise, sample_indices
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.images import as_images
-from ntkpipe.linalg.copies import Copies
-
-# Rows of a float32 kernel that are computed again.
-_SAMPLED = 32
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,6 @@ class InMemoryPrediction:
         covariance: over networks, equal for every output: (T, p) variances, (T, p, p), or None when not asked for.
         max_learning_rate: beyond which discrete training diverges.
         ridge: absolute, as added to the diagonal.
-        left_out: per time, how many directions are left out that rounding cannot tell from null ones. Above 0 the means are
-            those of least norm, and nothing bounds their error; those of equal images do not count.
     """
 
     times: tuple[float, ...]
@@ -44,7 +36,6 @@ class InMemoryPrediction:
     covariance: np.ndarray | None
     max_learning_rate: float
     ridge: float
-    left_out: tuple[int, ...]
 
 
 def predict_in_memory(
@@ -96,7 +87,8 @@ def predict_in_memory(
         NumericalError: if a variance is negative beyond rounding.
 
     Warns:
-        UserWarning: for directions that are left out (`left_out`), or a learning rate beyond the stable maximum.
+        UserWarning: for a singular kernel whose null directions stay unlearnt, or a learning rate beyond the stable
+            maximum.
     """
     for name, value, allowed in (
         ("kernel", kernel, ("ntk", "nngp", "ntkgp")),
@@ -121,13 +113,9 @@ def predict_in_memory(
     name = "nngp" if kernel == "nngp" else "ntk"
     gram, cross = _float64(getattr(train_train, name)), _float64(getattr(test_train, name))
     added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
-    copies = Copies.of(find_duplicates(train), n)
-    targets, cross = copies.average(targets), _averaged(copies, cross)
-    system = gp.Eigensystem.of(copies.average_matrix(gram), _noise(arch, train, gram, name))
+    system = gp.Eigensystem.of(gram)
     largest = float(system.values[-1]) + added
-    unlearnt = gp.count_unlearnt(system, spectral_filter, times, added)
-    left_out = tuple(max(count - copies.count, 0) for count in unlearnt)
-    _warn(spectral_filter.instability(largest), max(left_out), kernel, dtype)
+    _warn(spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel)
 
     mean = gp.means(system, cross, targets, spectral_filter, times, [added])[:, 0]
     spread, eps = None, float(np.finfo(dtype).eps)
@@ -138,8 +126,8 @@ def predict_in_memory(
                 gp.ntk_covariance(
                     system,
                     cross,
-                    copies.average_matrix(_float64(train_train.nngp)),
-                    _averaged(copies, _float64(test_train.nngp)),
+                    _float64(train_train.nngp),
+                    _float64(test_train.nngp),
                     _float64(own.nngp),
                     spectral_filter,
                     t,
@@ -153,23 +141,9 @@ def predict_in_memory(
                 gp.nngp_covariance(system, cross, _float64(getattr(own, name)), spectral_filter, t, added, eps)
                 for t in times
             ]
-    stacked = None if spread is None else np.stack(spread)
-    return InMemoryPrediction(times, mean, stacked, spectral_filter.max_learning_rate(largest), added, left_out)
-
-
-def _averaged(copies: Copies, cross: np.ndarray) -> np.ndarray:
-    """The test-train kernel (p, n), equal training images merged."""
-    return copies.average(cross.T).T if copies.count else cross
-
-
-def _noise(arch: Architecture, train: np.ndarray, gram: np.ndarray, name: str) -> float:
-    """Norm of the errors of a float32 kernel, from some of its rows in float64; 0 of a float64 one."""
-    if train.dtype == np.float64:
-        return 0.0
-    rows, wide = sample_indices(len(train), _SAMPLED), train.astype(np.float64)
-    exact = _float64(getattr(arch(wide[rows], wide, layout="NHWC"), name))
-    exact[np.arange(len(rows)), rows] = getattr(arch.diagonal(wide[rows], layout="NHWC"), name)
-    return matrix_noise(gram[rows] - exact, len(train))
+    return InMemoryPrediction(
+        times, mean, None if spread is None else np.stack(spread), spectral_filter.max_learning_rate(largest), added
+    )
 
 
 def _float64(array: Any) -> np.ndarray:
@@ -203,14 +177,12 @@ def _targets(y: np.ndarray, n: int, classes: int | None) -> np.ndarray:
     return encode_labels(labels, len(names), "centered")
 
 
-def _warn(instability: str | None, left_out: int, kernel: str, dtype: str) -> None:
+def _warn(instability: str | None, unlearnt: int, kernel: str) -> None:
     if instability:
         warnings.warn(instability, stacklevel=3)
-    if left_out:
-        wider = ", or dtype='float64'" if dtype == "float32" else ""
+    if unlearnt:
         warnings.warn(
-            f"{left_out} directions of the {kernel} kernel have eigenvalues that {dtype} cannot tell from zero, and are left out: "
-            "these are the predictions of least norm, and nothing bounds their error (see left_out). A kernel of rank below the "
-            f"number of images does this, or images that nearly equal each other: set a ridge{wider}",
+            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions; duplicated images do that): they "
+            "stay unlearnt at the last time; remove duplicates or set a ridge",
             stacklevel=3,
         )

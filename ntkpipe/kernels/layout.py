@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkpipe.kernels.geometry import PairedWindow, Support
+from ntkpipe.kernels.geometry import PairedWindow, Support, Window
 from ntkpipe.kernels.state import Array, KernelState, Layer, Signature, View
 
 Mask = Callable[[np.ndarray], Array]
@@ -87,6 +87,19 @@ def own_views(layer: Layer, state: KernelState) -> tuple[View, View]:
         lambda: tuple(spread_row(field) for field in fields),
         lambda: tuple(spread_column(field, state.signature) for field in fields),
     )
+
+
+def under_tap(rows: tuple[Window, int], columns: tuple[Window, int]) -> Callable[[Float[Array, "h w b"]], Array]:
+    """From a field to what one tap of all windows covers of it, `(o, v, b)`: 0 in the padding.
+
+    Args:
+        rows: windows along the rows, and the tap.
+        columns: likewise.
+    """
+    (h, at_h), (w, at_w) = ((window.extent, window.positions(tap)) for window, tap in (rows, columns))
+    inside = ((at_h >= 0) & (at_h < h))[:, None, None] & ((at_w >= 0) & (at_w < w))[None, :, None]
+    at = at_h.clip(0, h - 1)[:, None], at_w.clip(0, w - 1)[None, :]
+    return lambda field: jnp.where(inside, jnp.asarray(field)[at], 0.0)
 
 
 def restrict(x: Float[Array, "c h w e b"], has: Support, wanted: Support) -> Float[Array, "d h w f b"]:

@@ -18,7 +18,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.parameters import JOINT_RULES, LAYERS, is_list, shorten
 
 # Part of every fingerprint: raise it when a formula changes the values that a spec stands for.
-FORMULA_VERSION = 2
+FORMULA_VERSION = 3
 
 
 # Of residual sums within residual sums. Python's own recursion ends at a few hundred.

@@ -177,6 +177,18 @@ class Layer(Protocol):
         """
         ...
 
+    def apart(self, before: Any, incoming: Signature) -> Any:
+        """How far apart images are after it that nearly coincide; variances are known.
+
+        Args:
+            before: an `Apart` of flat activations or of equal pixels.
+            incoming: the signature.
+
+        Returns:
+            An `Apart`; None if nothing better is known than what the covariances themselves leave of their bounds.
+        """
+        ...
+
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The state after this layer, whose signature is `outgoing`."""
         ...
@@ -201,4 +213,9 @@ class Pointwise:
     def observe(self, own: KernelState) -> Any:
         """Nothing."""
         del own
+        return None
+
+    def apart(self, before: Any, incoming: Signature) -> Any:
+        """Unknown."""
+        del before, incoming
         return None

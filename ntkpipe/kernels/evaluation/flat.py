@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ntkpipe.kernels.accelerator import to_host
-from ntkpipe.kernels.evaluation import host
+from ntkpipe.kernels.evaluation import host, near
 from ntkpipe.kernels.evaluation.fold import Seen, fold, fold_own, unseen, views
 from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
 from ntkpipe.kernels.evaluation.resolve import Step, resolve
@@ -107,48 +108,92 @@ def _kernels(nngp: Array, ntk: Array | None) -> Kernels:
     return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk)
 
 
-def own(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> tuple[list[Kernels], list[Seen]]:
-    """As `fold_norms`, of images, on the host: NumPy arrays `(n,)`."""
-    norms = squared_norms(x)
-    padded = np.zeros(-(-len(x) // _CHUNK) * _CHUNK, norms.dtype)
-    padded[: len(x)] = norms
+def own(runs: Sequence[tuple[Step, ...]], norms: np.ndarray) -> tuple[list[Kernels], list[Seen]]:
+    """As `fold_norms`, on the host: NumPy arrays `(n,)`."""
+    padded = np.zeros(-(-len(norms) // _CHUNK) * _CHUNK, norms.dtype)
+    padded[: len(norms)] = norms
     parts = [fold_norms(runs, padded[i : i + _CHUNK]) for i in range(0, len(padded), _CHUNK)]
-    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(a) for a in leaves])[: len(x)], *parts)
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(a) for a in leaves])[: len(norms)], *parts)
+
+
+def diagonals(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> list[Kernels]:
+    """Both kernels of flattened images with themselves, `(n,)` each, of every tap and the end."""
+    return own(runs, squared_norms(x))[0]
 
 
 def on_host(
     runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, *, out_dtype: Any, pad_to: int | None
 ) -> list[Kernels]:
     """Both kernels of flattened images `(n1, d)`, `(n2, d)` on the CPU, of every tap and the end; see `host.evaluate`."""
-    diagonals, seen1 = own(runs, x1)
-    seen2 = seen1 if x2 is None else own(runs, x2)[1]
+    norms1, norms2 = squared_norms(x1), None if x2 is None else squared_norms(x2)
+    of_rows, seen1 = own(runs, norms1)
+    seen2 = seen1 if norms2 is None else own(runs, norms2)[1]
+    looking = near.Search(norms1, norms2)
 
     def pair_map(products: np.ndarray, rows: Any, columns: Any) -> list[Array]:
         return [kernel for result in fold_pairs(runs, products, rows, columns) for kernel in result]
 
     arrays = host.evaluate(
-        pair_map, x1, x2, seen1, seen2, results=2 * len(diagonals), out_dtype=out_dtype, pad_to=pad_to
+        pair_map,
+        x1,
+        x2,
+        seen1,
+        seen2,
+        results=2 * len(of_rows),
+        out_dtype=out_dtype,
+        pad_to=pad_to,
+        watch=looking.strip,
     )
     made = [Kernels(*arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
     if x2 is None:
-        for kernels, diagonal in zip(made, diagonals, strict=True):
+        for kernels, diagonal in zip(made, of_rows, strict=True):
             for kernel, values in zip(kernels, diagonal, strict=True):
                 np.fill_diagonal(np.asarray(kernel), values)
+    found = looking.found()
+    if found.rows.size:
+        near.put(made, near_pairs(runs, x1, x2, found), found, mirrored=x2 is None)
     return made
 
 
+def near_pairs(
+    runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, found: near.Found
+) -> list[Kernels]:
+    """Both kernels of pairs of flattened images that nearly coincide; see `near.evaluate`."""
+    steps = [step for run in runs for step in run]
+    return near.evaluate(steps, x1, x2, found, lambda images: diagonals(runs, images))
+
+
 def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> list[Kernels]:
-    """The same on JAX's default device, or under tracing."""
+    """The same on JAX's default device; under tracing pairs that nearly coincide are like all others."""
     x1 = jnp.asarray(x1)
-    products, p, q = device_products(x1, x1 if x2 is None else jnp.asarray(x2))
-    diagonals, seen1 = fold_norms(runs, p)
-    made = fold_pairs(runs, products, seen1, seen1 if x2 is None else fold_norms(runs, q)[1])
-    if x2 is not None:
+    made, found = _on_device(runs, x1, x2)
+    if found is None or not found.rows.size:
         return made
-    return [
-        Kernels(*(symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
-        for kernels, diagonal in zip(made, diagonals, strict=True)
-    ]
+    others = None if x2 is None else to_host(jnp.asarray(x2))
+    values = near_pairs(runs, to_host(x1), others, found)
+    dtype = x1.dtype
+    places = [(found.rows, found.columns), *([(found.columns, found.rows)] if x2 is None else [])]
+    for at in places:
+        made = [
+            Kernels(*(jnp.asarray(k).at[at].set(v.astype(dtype)) for k, v in zip(kernels, new, strict=True)))
+            for kernels, new in zip(made, values, strict=True)
+        ]
+    return made
+
+
+def _on_device(
+    runs: Sequence[tuple[Step, ...]], x1: jax.Array, x2: Array | None
+) -> tuple[list[Kernels], near.Found | None]:
+    """The kernels, and the pairs that nearly coincide; None under tracing."""
+    products, p, q = device_products(x1, x1 if x2 is None else jnp.asarray(x2))
+    of_rows, seen1 = fold_norms(runs, p)
+    made = fold_pairs(runs, products, seen1, seen1 if x2 is None else fold_norms(runs, q)[1])
+    if x2 is None:
+        made = [
+            Kernels(*(symmetric(*pair) for pair in zip(kernels, diagonal, strict=True)))
+            for kernels, diagonal in zip(made, of_rows, strict=True)
+        ]
+    return made, None if isinstance(products, Tracer) else near.search_products(products, p, None if x2 is None else q)
 
 
 def padded_on_device(
@@ -160,8 +205,11 @@ def padded_on_device(
         missing = max(pad_to or 0, len(x)) - len(x)
         return x if missing == 0 else jnp.pad(x, ((0, missing), (0, 0)))
 
-    made = on_device(runs, padded(x1), None if x2 is None else padded(x2))
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
+    made, found = _on_device(runs, padded(x1), None if x2 is None else padded(x2))
+    if found is not None:  # not the padding
+        inside = (found.rows < n1) & (found.columns < n2)
+        found = near.Found(found.rows[inside], found.columns[inside])
 
     def cut(kernel: Array) -> np.ndarray:
         kernel = jnp.asarray(kernel) if kernel.shape == (n1, n2) else kernel[:n1, :n2]
@@ -169,7 +217,11 @@ def padded_on_device(
             kernel = kernel.astype(out_dtype)
         return to_host(jnp.asarray(kernel)).astype(out_dtype, copy=False)
 
-    return [Kernels(cut(kernels.nngp), cut(kernels.ntk)) for kernels in made]
+    made = [Kernels(cut(kernels.nngp), cut(kernels.ntk)) for kernels in made]
+    if found is not None and found.rows.size:
+        others = None if x2 is None else to_host(x2)
+        near.put(made, near_pairs(runs, to_host(x1), others, found), found, mirrored=x2 is None)
+    return made
 
 
 @jax.jit

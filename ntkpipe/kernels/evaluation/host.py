@@ -16,6 +16,7 @@ import numpy as np
 from ntkpipe.kernels.state import Array
 
 PairMap = Callable[[np.ndarray, Any, Any], Sequence[Array]]
+Watch = Callable[[np.ndarray, int], None]
 
 _PRODUCT_BYTES = 4 << 20
 _MAP_BYTES = 1 << 20
@@ -50,6 +51,7 @@ def evaluate(
     results: int,
     out_dtype: Any,
     pad_to: int | None,
+    watch: Watch,
 ) -> np.ndarray:
     """All kernels of every pair of rows.
 
@@ -64,6 +66,7 @@ def evaluate(
         out_dtype: of the result.
         pad_to: compile for blocks of so many rows and columns, so that ragged ones at the edge need no compilation
             of their own. Only the map sees the padding, never the inner products.
+        watch: is shown the inner products while they are in the cache: a strip, and its first row.
 
     Returns:
         `(results, n1, n2)`.
@@ -84,6 +87,7 @@ def evaluate(
         for row in range(start, stop, part):
             of_rows = jax.tree.map(lambda a: a[row : row + part], all_rows)  # noqa: B023 - used at once
             made = pair_map(products[row - start : row - start + part], of_rows, all_columns)
+            watch(products[row - start : min(row + part, stop) - start, :width], row)
             # JAX computes this strip in its own thread while the one before it is copied out.
             if running is not None:
                 _store(out, *running, stop, width)

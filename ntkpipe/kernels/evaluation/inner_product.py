@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.state import KernelState, Pointwise, Signature
 
 
@@ -39,6 +40,11 @@ class Input(Pointwise):
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, and not Gaussian: pixels are what they are."""
         return Signature((), self.features)
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Divided likewise."""
+        del incoming
+        return before.times(1.0 / self.features)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Divide the inner products."""

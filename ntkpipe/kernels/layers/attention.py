@@ -12,6 +12,7 @@ from jax.lax import Precision
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import Support, every_class
 from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
 
@@ -60,6 +61,9 @@ class SelfAttention:
         """Never."""
         del incoming, outgoing
         return False
+
+    def apart(self, before: Apart, incoming: Signature) -> None:
+        """Unknown: pixels meet others of their own image."""
 
     def observe(self, own: KernelState) -> tuple[Array]:
         """`(n, pixels, pixels)`: how much each pixel of an image attends to each."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
+
+import jax.numpy as jnp
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart, joined, with_bias
 from ntkpipe.kernels.geometry import PairedWindow, Support, Window, paired_window
 from ntkpipe.kernels.layers.linear import affine, own_gradients
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
@@ -60,6 +64,13 @@ class Conv(Pointwise):
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
         """Unless a stride does not divide the axis."""
         return self._paired(incoming, outgoing.support)[0].keeps_classes
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Of the mean over taps."""
+        windows = self._windows(incoming.spatial)
+        under = [layout.under_tap(*both) for both in product(*([(w, tap) for tap in range(w.size)] for w in windows))]
+        shifts = Apart(*(jnp.stack([shift(part) for shift in under]) for part in before))
+        return with_bias(joined(shifts).times(self.w_std**2 / len(under)), (self.b_std or 0.0) ** 2)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Sum over taps, scale and shift; add this layer's own gradients to the NTK."""

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import Support, including_variances
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
 
@@ -30,6 +31,12 @@ class Dropout(Pointwise):
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """The same."""
         return including_variances(incoming.spatial, support, own=own)
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Variances grow: two images that are equal have two masks."""
+        del incoming
+        more = (1.0 / self.rate - 1.0) * before.norm
+        return Apart(before.p / self.rate, before.q / self.rate, before.upper + more, before.lower + more)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Divide the covariances of pixels with themselves by the rate."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.apart import Apart, joined, with_bias
 from ntkpipe.kernels.geometry import Support
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
@@ -65,6 +66,13 @@ class Flatten:
     def observe(self, own: KernelState) -> None:
         """Nothing."""
 
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Of the mean over pixels."""
+        if not incoming.spatial:
+            return before
+        pixels = math.prod(incoming.spatial)
+        return joined(Apart(*(part.reshape(pixels, -1) for part in before))).times(1.0 / pixels)
+
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The mean over pixels."""
         if not state.signature.spatial:
@@ -105,6 +113,10 @@ class Dense(Pointwise):
                 '{"op": "global_avg_pool"} first'
             )
         return Signature((), self.features, is_gaussian=True)
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Scaled and shifted."""
+        return with_bias(before.times(self.w_std**2), (self.b_std or 0.0) ** 2)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Scale and shift the covariances; add this layer's own gradients to the NTK."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import Support, including_variances
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
@@ -51,6 +52,14 @@ class LayerNorm(Pointwise):
         if self.axis != (-1,):
             variance = variance.mean(axis=(0, 1), keepdims=True)
         return (1.0 / jnp.sqrt(variance + self.eps),)
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """Divided by the product of the norms."""
+        axes = (0, 1) if incoming.spatial and self.axis != (-1,) else ()
+        p, q = (variance.mean(axis=axes, keepdims=True) if axes else variance for variance in before[:2])
+        first, second = 1.0 / jnp.sqrt(p + self.eps), 1.0 / jnp.sqrt(q + self.eps)
+        both = first * second
+        return Apart(before.p * first**2, before.q * second**2, before.upper * both, before.lower * both)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Divide by the product of the norms."""

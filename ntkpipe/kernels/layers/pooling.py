@@ -12,6 +12,7 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import PairedWindow, Support, Window, every_class, paired_window
 from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
 
@@ -31,6 +32,9 @@ class Mixing:
         """Never."""
         del incoming, outgoing
         return False
+
+    def apart(self, before: Apart, incoming: Signature) -> None:
+        """Unknown: pixels meet others of their own image."""
 
     def observe(self, own: KernelState) -> None:
         """Nothing."""

@@ -80,6 +80,10 @@ class ResidualSum:
         """Left to the layers of its branches."""
         del own
 
+    def apart(self, before: Any, incoming: Signature) -> Any:
+        """Left to the layers of its branches."""
+        del before, incoming
+
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Never called: see `fold`."""
         raise AssertionError("fold adds up the branches")

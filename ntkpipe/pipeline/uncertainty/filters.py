@@ -189,7 +189,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
             else:
                 kappa = variance.ensemble_truncation(solution, problem.filter, part.times, ridges)
                 worst = float((2.0 * math.sqrt(part.largest_prior) * kappa + kappa**2).max(initial=0.0))
-            return worst <= config.tolerance * part.largest_prior
+            return worst <= config.tolerance
 
         result = block_lanczos(
             part.operator,
@@ -201,7 +201,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
         if result.reason is Reason.MAX_STEPS:
             raise IncompleteError(
                 f"krylov has made {result.steps} passes for variances of {problem.name} and their bound is {worst:.1e}, above "
-                f"solver.tolerance={config.tolerance:g} of the largest prior variance, {part.largest_prior:.2g}: run with a larger solver.max_steps or tolerance, in a run_dir of its "
+                f"solver.tolerance={config.tolerance:g}: run with a larger solver.max_steps or tolerance, in a run_dir of its "
                 "own, or add a ridge. Batches that are finished are kept."
             )
         return KrylovSolution.from_lanczos(result, part.noise)
@@ -265,8 +265,7 @@ def _cg(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], S
             # A quadratic form is off by |r|^2 / l_min; otherwise by 2 sqrt(v) |r| / sqrt(l_min).
             floor = math.sqrt(max(known + ridge, np.finfo(np.float64).tiny))
             second = quadratic and not part.full
-            prior = part.largest_prior
-            room = math.sqrt(config.tolerance * prior) if second else config.tolerance * math.sqrt(prior) / 2
+            room = math.sqrt(config.tolerance) if second else config.tolerance / (2 * math.sqrt(part.largest_prior))
             wanted = room * floor / sizes if sizes > 0 else 1.0
             found = block_cg(
                 part.operator,

@@ -15,10 +15,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+import jax.numpy as jnp
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
+from ntkpipe.kernels.apart import Apart, halves
 from ntkpipe.kernels.geometry import Support, including_variances
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
 
@@ -59,6 +61,22 @@ class Nonlinearity(Pointwise):
         """`E[phi(u) phi(v)]`, which may be had from the derivative's covariance for less."""
         del derivative
         return self.pairs(k, *p, *q)[0]
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """`upper` and `lower` after it (see `Apart`) and `E[phi'(u) phi'(v)]`, in float64, accurate where images nearly coincide.
+
+        Where nothing better is known, from the covariances: `upper` is then off by their rounding, and angles by its root.
+
+        Args:
+            apart: before it.
+            p: variances after it, of the first images.
+            q: likewise of the second images.
+        """
+        norm = jnp.sqrt(p) * jnp.sqrt(q)
+        plain, dot = self.pairs(apart.k, apart.p, apart.q)
+        equal = (apart.upper <= 0.0) & (apart.p == apart.q)
+        upper, lower = halves(apart, jnp.where(equal, 0.0, norm - plain), plain, norm)
+        return upper, lower, jnp.where(equal, self.same(apart.p)[1], dot)
 
     def outgoing(self, incoming: Signature) -> Signature:
         """No longer Gaussian."""
@@ -115,6 +133,11 @@ class Identity(Nonlinearity):
 
     def observe(self, own: KernelState) -> None:
         """Nothing."""
+
+    def apart(self, before: Apart, incoming: Signature) -> Apart:
+        """What came in."""
+        del incoming
+        return before
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The state itself."""

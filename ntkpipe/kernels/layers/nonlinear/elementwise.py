@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from ntkpipe.kernels.apart import Apart, halves, series
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.formula import parse
 from ntkpipe.kernels.layers.nonlinear.operations import apply_formula, clipped_sqrt
@@ -95,6 +97,24 @@ class Elementwise(Nonlinearity):
         """E[phi^2] and E[phi'^2] by quadrature; the series at cosine 1 is the same to rounding."""
         nngp, dot = (jnp.sum(jnp.square(f.coefficients), axis=0) + f.even**2 + f.odd**2 for f in self.expand(p))
         return nngp, dot
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The same series, of `1 - rho^j`.
+
+        What stands for the rest is a small difference of large sums, not to be subtracted once more: only the product of both
+        images' is taken from it, and their ratio from the coefficients.
+        """
+        (f, _), (g, _) = self.expand(apart.p), self.expand(apart.q)
+        of_f, of_g = (jnp.sqrt(jnp.sum(jnp.square(e.coefficients), axis=0)) for e in (f, g))
+        ratio = jnp.sqrt(jnp.where((of_f > 0.0) & (of_g > 0.0), of_f / jnp.where(of_g > 0.0, of_g, 1.0), 1.0))
+        rest = jnp.sqrt(jnp.stack([f.even * g.even, f.odd * g.odd]))
+        j = np.arange(self.degree + 1)
+        even = self.degree + 2 - self.degree % 2
+        powers = np.array([*j, even, 2 * self.degree + 3 - even])
+        of_f = jnp.concatenate([f.coefficients, rest * ratio])
+        of_g = jnp.concatenate([g.coefficients, rest / ratio])
+        plain, dot = self.pairs(apart.k, apart.p, apart.q)
+        return *halves(apart, series(apart, of_f, of_g, powers), plain, jnp.sqrt(p) * jnp.sqrt(q)), dot
 
     def error_bound(self, p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """Bounds on the truncation errors of `pairs(k, p, q)`, both results, for every k.

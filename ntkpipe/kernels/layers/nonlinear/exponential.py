@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from ntkpipe.kernels.apart import Apart, halves
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.shifted import shifted, sine_and_cosine2
 from ntkpipe.kernels.layers.nonlinear.slopes import by_price, cosine, half_powers
@@ -45,6 +46,20 @@ class Sin(Nonlinearity):
         cos2c, sin2 = math.cos(2.0 * self.c), math.sin(self.c) ** 2
         nngp = self.a**2 * (sin2 + 0.5 * cos2c * lost)
         return nngp, (self.a * self.b) ** 2 * 0.5 * (1.0 + cos2c * (1.0 - lost))
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """Half the squared distance, of differences of exponentials, less that of norms."""
+        b2, radial = self.b**2, 0.5 * self.b**2 * jnp.square(apart.difference)
+        # Where norms differ much, or k is much below sqrt(pq), `halves` takes the plain form: no exponent overflows here.
+        ratio, within = (jnp.clip(b2 * part, -1.0, 1.0) for part in (apart.p - apart.q, apart.upper))
+        sums = jnp.exp(-b2 * (0.5 * (apart.p + apart.q) + apart.norm))
+        sums = sums * (jnp.expm1(-radial) * jnp.cosh(ratio) + 2.0 * jnp.sinh(0.5 * ratio) ** 2 - jnp.expm1(within))
+        distance = -jnp.expm1(-radial - b2 * apart.upper) - math.cos(2.0 * self.c) * sums
+        near = 0.5 * (self.a**2 * distance - jnp.square(jnp.sqrt(p) - jnp.sqrt(q)))
+        plain, dot = self.pairs(apart.k, apart.p, apart.q)
+        norm = jnp.sqrt(p) * jnp.sqrt(q)
+        mild = (jnp.abs(b2 * (apart.p - apart.q)) < 1.0) & (b2 * apart.upper < 1.0)
+        return *halves(apart, jnp.where(mild, near, norm - plain), plain, norm), dot
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -92,6 +107,12 @@ class Rbf(Nonlinearity):
         """1 and 2 gamma."""
         return jnp.ones_like(p), jnp.full_like(p, 2.0 * self.gamma)
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The exponent is a squared distance."""
+        del p, q
+        upper = -jnp.expm1(-self.gamma * (jnp.square(apart.difference) + 2.0 * apart.upper))
+        return upper, 2.0 - upper, 2.0 * self.gamma * (1.0 - upper)
+
 
 @dataclass(frozen=True)
 class Exp(Nonlinearity):
@@ -117,6 +138,12 @@ class Exp(Nonlinearity):
         """`a^2 exp(2 b^2 p)`, and b^2 times that."""
         nngp = self.a**2 * jnp.exp(2.0 * self.b**2 * p)
         return nngp, self.b**2 * nngp
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """`exp(-b^2 |u - v|^2 / 2)` is missing from the product of norms."""
+        norm = jnp.sqrt(p) * jnp.sqrt(q)
+        upper = -norm * jnp.expm1(-(self.b**2) * (0.5 * jnp.square(apart.difference) + apart.upper))
+        return upper, 2.0 * norm - upper, self.b**2 * (norm - upper)
 
 
 @dataclass(frozen=True)
@@ -146,6 +173,18 @@ class Gaussian(Nonlinearity):
         inverse = 1.0 / jnp.sqrt(1.0 - 4.0 * self.b * p)
         return self.a**2 * inverse, (2.0 * self.a * self.b) ** 2 * ((p * inverse) * (inverse * inverse))
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """`a^2 / sqrt(G)` less `a^2 / sqrt(D)`, G = sqrt((1 - 4b p) (1 - 4b q)), from D - G."""
+        scale, norm = -2.0 * self.b, jnp.sqrt(p) * jnp.sqrt(q)
+        total = 1.0 + scale * (apart.p + apart.q)
+        own = jnp.sqrt(1.0 + 2.0 * scale * apart.p) * jnp.sqrt(1.0 + 2.0 * scale * apart.q)
+        minor = scale**2 * apart.upper * apart.lower
+        rest = minor + (scale * (apart.p - apart.q)) ** 2 / (total + own)
+        root, root_own = jnp.sqrt(total + minor), jnp.sqrt(own)
+        upper = self.a**2 * rest / ((root + root_own) * root * root_own)
+        inverse = 1.0 / root
+        return upper, 2.0 * norm - upper, (self.a * scale) ** 2 * ((apart.k * inverse) * (inverse * inverse))
+
 
 @dataclass(frozen=True)
 class ExpNormalized(Nonlinearity):
@@ -172,3 +211,10 @@ class ExpNormalized(Nonlinearity):
         """At cosine 1."""
         value = math.exp(self.gamma * (1.0 + self.shift))
         return p * value, jnp.full_like(p, self.gamma * value)
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The exponent is the cosine."""
+        before, norm = apart.norm, jnp.sqrt(p) * jnp.sqrt(q)
+        lost = -jnp.expm1(-self.gamma * apart.upper / jnp.where(before > 0.0, before, 1.0))
+        dot = self.gamma * math.exp(self.gamma * (1.0 + self.shift)) * (1.0 - lost)
+        return norm * lost, norm * (2.0 - lost), dot

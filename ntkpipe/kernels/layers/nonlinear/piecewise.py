@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from ntkpipe.kernels.apart import Apart, half_unit_rule, halves
 from ntkpipe.kernels.layers.nonlinear.arcsine import angle_and_sine, arcsin
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.polynomial import Monomial
@@ -70,6 +71,17 @@ class ABRelu(Nonlinearity):
         factor = (self.a**2 + self.b**2) / 2.0
         return p * factor, jnp.full_like(p, factor)
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """Of `(a + b) / 2 x` and `(b - a) / 2 |x|`: uncorrelated, and |x| has `2 / pi (r sine + (pi / 2 - angle) k)`."""
+        del p, q
+        linear, bent = (self.a + self.b) ** 2 / 4.0, (self.b - self.a) ** 2 / 4.0
+        angle, norm = apart.angle, apart.norm
+        acute = jnp.minimum(angle, apart.supplement)
+        lost = (2.0 / math.pi) * norm * _sine_less_chord(acute)
+        upper = jnp.maximum(jnp.minimum(apart.upper, apart.lower) - lost, 0.0)
+        dot = linear + bent * (1.0 - (2.0 / math.pi) * angle)
+        return linear * apart.upper + bent * upper, linear * apart.lower + bent * (2.0 * norm - upper), dot
+
 
 @dataclass(frozen=True)
 class Sign(Nonlinearity):
@@ -88,6 +100,11 @@ class Sign(Nonlinearity):
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """1 and zero."""
         return jnp.ones_like(p), jnp.zeros_like(p)
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """`2 / pi` times the angle, and its supplement."""
+        upper, lower = (p * q * (2.0 / math.pi) * angle for angle in (apart.angle, apart.supplement))
+        return upper, lower, jnp.zeros_like(upper)
 
 
 @dataclass(frozen=True)
@@ -120,6 +137,35 @@ class RectifiedMonomial(Nonlinearity):
         nngp, dot = Monomial(self.degree).same(p)
         return 0.5 * nngp, 0.5 * dot
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The integral of `E[phi' phi']` over covariances from k to r = sqrt(pq), where it is smooth in the angle."""
+        if self.degree == 1:
+            return ABRelu(0.0, 1.0).near(apart, p, q)
+        norm = jnp.sqrt(p) * jnp.sqrt(q)
+        if self.degree == 0:
+            upper = apart.angle * norm / math.pi
+            return upper, 2.0 * norm - upper, jnp.zeros_like(upper)
+        nodes, weights = half_unit_rule(16)
+        near = jnp.zeros_like(norm)
+        for t, w in zip(nodes, weights, strict=True):
+            upper = apart.upper * t**2
+            slope = self._slope(apart._replace(upper=upper, lower=2.0 * apart.norm - upper))
+            near += (2.0 * w * t) * apart.upper * slope
+        return *halves(apart, near, self.pairs(apart.k, apart.p, apart.q)[0], norm), self._slope(apart)
+
+    def _slope(self, apart: Apart) -> Array:
+        norm, lower = apart.norm, self.degree - 1
+        sine = jnp.sqrt(apart.upper * apart.lower) / jnp.where(norm > 0.0, norm, 1.0)
+        angular = _angular_of(lower, jnp.cos(apart.angle), apart.angle, sine)
+        return norm**lower * (self.degree**2 / (2.0 * math.pi) * angular)
+
+
+def _sine_less_chord(angle: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """`sin a - a cos a` of angles up to pi / 2, to rounding: a series where its terms cancel."""
+    square = angle * angle
+    small = angle * square / 3.0 * (1.0 - square / 10.0 * (1.0 - square / 28.0 * (1.0 - square / 54.0)))
+    return jnp.where(angle < 0.1, small, jnp.sin(angle) - angle * jnp.cos(angle))
+
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _angular(degree: int, cosine: Float[Array, "*k"]) -> Float[Array, "*k"]:
@@ -129,7 +175,12 @@ def _angular(degree: int, cosine: Float[Array, "*k"]) -> Float[Array, "*k"]:
     A_(n+1) = (1 - c^2) A' + (2n + 1) c A and B_(n+1) = A + (1 - c^2) B' + 2n c B, from A_0 = 1 and B_0 = 0. Their
     coefficients are not negative and of one parity, so that evaluating them loses no accuracy. The slope is n^2 J_(n-1).
     """
-    angle, sine = angle_and_sine(cosine)
+    return _angular_of(degree, cosine, *angle_and_sine(cosine))
+
+
+def _angular_of(
+    degree: int, cosine: Float[Array, "*k"], angle: Float[Array, "*k"], sine: Float[Array, "*k"]
+) -> Float[Array, "*k"]:
     a, b = [1], [0]
     for n in range(degree):
         a, b = (

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
+from ntkpipe.kernels.apart import Apart, half_unit_rule, halves, series
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.state import Array
 
@@ -39,6 +41,16 @@ class Monomial(Nonlinearity):
         lower = self.degree - 1
         return nngp, self.degree**2 * odd_factorial(lower) * p**lower
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The integral of `E[phi' phi']`, a polynomial, over covariances from k to sqrt(pq)."""
+        nodes, weights = half_unit_rule(1 + self.degree // 2)
+        near = jnp.zeros_like(apart.upper)
+        for t, w in zip(nodes, weights, strict=True):
+            k = apart._replace(upper=apart.upper * t, lower=2.0 * apart.norm - apart.upper * t).k
+            near += w * apart.upper * self.pairs(k, apart.p, apart.q)[1]
+        plain, dot = self.pairs(apart.k, apart.p, apart.q)
+        return *halves(apart, near, plain, jnp.sqrt(p) * jnp.sqrt(q)), dot
+
 
 @dataclass(frozen=True)
 class Hermite(Nonlinearity):
@@ -60,6 +72,19 @@ class Hermite(Nonlinearity):
     def same(self, p: Float[Array, "*p"]) -> Moments:
         """The same at k = p."""
         return self._moments(p, jnp.square(p - 1.0))
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """By its expansion at each variance."""
+        powers = self.degree - 2 * np.array(_halves(self.degree))
+        near = series(apart, self._expanded(apart.p, powers), self._expanded(apart.q, powers), powers)
+        plain, dot = self.pairs(apart.k, apart.p, apart.q)
+        return *halves(apart, near, plain, jnp.sqrt(p) * jnp.sqrt(q)), dot
+
+    def _expanded(self, p: Float[Array, "*n"], powers: np.ndarray) -> Array:
+        """Coefficients of `He_n(sqrt(p) z) / sqrt(n!)` in normalised Hermite polynomials of z, `(powers, *n)`."""
+        roots = [math.sqrt(value) for value in _hermite_coefficients(self.degree)]
+        terms = zip(roots, powers, strict=True)
+        return jnp.stack([c * jnp.sqrt(p) ** int(j) * (p - 1.0) ** ((self.degree - int(j)) // 2) for c, j in terms])
 
     def _moments(self, k: Float[Array, "*k"], product: Float[Array, "*n"]) -> Moments:
         nngp = _mixed_power(_hermite_coefficients(self.degree), self.degree, k, product)

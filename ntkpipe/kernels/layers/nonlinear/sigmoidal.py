@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from ntkpipe.kernels.apart import Apart, half_unit_rule, halves, with_bias
 from ntkpipe.kernels.layers.nonlinear.arcsine import arcsin
 from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.shifted import shifted, sine_and_cosine2
@@ -61,6 +63,33 @@ class Erf(Nonlinearity):
         dot = (self.a * self.b) ** 2 * (4.0 / math.pi) / root
         return self.a**2 * (2.0 / math.pi) * jnp.arctan2(self._scale * p, root) + self.c**2, dot
 
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """Differences of inverse cosines of p / P, q / Q and k / sqrt(PQ), with P = p + n, n = 1 / (2 b^2).
+
+        With their complements' mean m and s of k, `sin(s - m) sin(s + m)` is a sum of squares.
+        """
+        del p, q
+        noise = 0.5 / self.b**2
+        norms = (apart.p + noise) * (apart.q + noise)
+        minor = apart.upper * apart.lower + noise * (apart.p + apart.q + noise)  # PQ - k^2
+        roots = jnp.sqrt(noise * (2.0 * apart.p + noise)), jnp.sqrt(noise * (2.0 * apart.q + noise))
+        mean = 0.5 * (jnp.arctan2(roots[0], apart.p) + jnp.arctan2(roots[1], apart.q))
+        rest = noise * jnp.square(apart.p - apart.q) / (noise + apart.p + apart.q + roots[0] * roots[1] / noise)
+        sines = 0.5 * (2.0 * apart.upper * apart.lower + rest) / norms
+        factor = self.a**2 * (2.0 / math.pi)
+        of_p, of_q = (factor * jnp.arctan2(v, root) for v, root in zip((apart.p, apart.q), roots, strict=True))
+        norm_difference = jnp.square(jnp.sqrt(of_p) - jnp.sqrt(of_q))
+
+        def half(k: Array) -> Array:
+            own = jnp.arctan2(jnp.sqrt(minor), k)
+            distance = factor * jnp.arcsin(jnp.clip(sines / jnp.sin(own + mean), -1.0, 1.0))
+            # Beyond a right angle the sine does not tell the difference of angles; nor does it cancel.
+            distance = jnp.where(own - mean < 0.5, distance, factor * (own - mean))
+            return jnp.maximum(distance - 0.5 * norm_difference, 0.0)
+
+        made = with_bias(Apart(of_p, of_q, half(apart.k), half(-apart.k)), self.c**2)
+        return made.upper, made.lower, (self.a * self.b) ** 2 * (4.0 / math.pi) * noise / jnp.sqrt(minor)
+
 
 @dataclass(frozen=True)
 class Gelu(Nonlinearity):
@@ -89,3 +118,47 @@ class Gelu(Nonlinearity):
         half = 0.25 + jnp.arctan2(p, root) / (2.0 * math.pi)
         nngp = p * half + (p / (1.0 + p)) * (p / root) / math.pi
         return nngp, half + (1.0 / (root * root) + 2.0 / (1.0 + p)) * (p / root) / (2.0 * math.pi)
+
+    def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
+        """The integral of `E[phi' phi']` over covariances from k to r = sqrt(pq), and the distance of equal directions.
+
+        The former in the logarithm of y = (1 + p) (1 + q) - k^2, in which it is smooth at any variance.
+        """
+        minor = apart.upper * apart.lower
+        ends = 1.0 + apart.p + apart.q  # y at k = r
+        width = jnp.log1p(minor / ends)
+        nodes, weights = half_unit_rule(20)
+        near = self._radial(apart)
+        near = 0.5 * (near - jnp.square(jnp.sqrt(p) - jnp.sqrt(q)))
+        for t, w in zip(nodes, weights, strict=True):
+            y = ends * jnp.exp(width * t)
+            k = jnp.sqrt(jnp.maximum(apart.p * apart.q - ends * jnp.expm1(width * t), 0.0))
+            near += w * width * y * self._slope(k, apart, y) / (2.0 * jnp.where(k > 0.0, k, 1.0))
+        plain = self.pairs(apart.k, apart.p, apart.q)[0]
+        return *halves(apart, near, plain, jnp.sqrt(p) * jnp.sqrt(q)), self._slope(apart.k, apart, ends + minor)
+
+    def _slope(self, k: Array, apart: Apart, y: Array) -> Array:
+        """`E[phi' phi']`, given y = (1 + p) (1 + q) - k^2."""
+        root, norms = jnp.sqrt(y), (1.0 + apart.p) * (1.0 + apart.q)
+        bracket = 1.0 / y + (2.0 + apart.p + apart.q) / norms
+        return 0.25 + (jnp.arctan2(k, root) + bracket * k / root) / (2.0 * math.pi)
+
+    def _radial(self, apart: Apart) -> Array:
+        """`E[(phi(a z) - phi(b z))^2]`, a^2 = p, b^2 = q: twice the integral of a mixed derivative over [a, b] in both arguments."""
+
+        def product(a: Array, b: Array) -> Array:  # E[phi(a z) phi(b z)]
+            root = jnp.sqrt(1.0 + a * a + b * b)
+            rest = (a * b) ** 2 * (1.0 + root * root) / ((1.0 + a * a) * (1.0 + b * b) * root)
+            return 0.25 * a * b + (a * b * jnp.arctan2(a * b, root) + rest) / (2.0 * math.pi)
+
+        def by_first(a: Array, b: Array) -> Array:
+            return jax.jvp(lambda x: product(x, b), (a,), (jnp.ones_like(a),))[1]
+
+        start, length = jnp.sqrt(apart.q), apart.difference
+        nodes, weights = half_unit_rule(6)
+        total = jnp.zeros_like(start)
+        for s, ws in zip(nodes, weights, strict=True):
+            for t, wt in zip(nodes, weights, strict=True):
+                a, b = start + s * length, start + t * length
+                total += ws * wt * jax.jvp(lambda x, a=a: by_first(a, x), (b,), (jnp.ones_like(b),))[1]
+        return total * length * length
