@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ntkpipe.pipeline.stages import summary
 from ntkpipe.report.doubt import MARK, REASONS, doubt_of, legend
 from ntkpipe.report.figures import write_figures
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import compute_metrics
 from ntkpipe.report.page import render_page
+from ntkpipe.report.terminal import summary
 
 ENTRY = (0, 2, 0)
 

@@ -201,8 +201,8 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
         if result.reason is Reason.MAX_STEPS:
             raise IncompleteError(
                 f"krylov has made {result.steps} passes for variances of {problem.name} and their bound is {worst:.1e}, above "
-                f"solver.tolerance={config.tolerance:g}: run with a larger solver.max_steps or tolerance, in a run_dir of its "
-                "own, or add a ridge. Batches that are finished are kept."
+                f"solver.tolerance={config.tolerance:g} of the largest prior variance, {part.largest_prior:.2g}: run with a larger "
+                "solver.max_steps or tolerance, in a run_dir of its own, or add a ridge. Batches that are finished are kept."
             )
         return KrylovSolution.from_lanczos(result, part.noise)
 
