@@ -26,17 +26,17 @@ KINDS = {
     "relu": 0.24,
     "deep": 0.1,
     "smooth": 0.1,
-    "expansion": 0.08,
+    "expansion": 0.06,
     "linear": 0.08,
     "residual": 0.06,
-    "convolution": 0.07,
+    "convolution": 0.04,
     "stationary": 0.07,
-    "given": 0.2,
+    "given": 0.25,
 }
 """What is drawn, and how often."""
 
 # Most training points, where the reference or the run takes long.
-_MOST = {"deep": 50, "expansion": 30, "convolution": 24}
+_MOST = {"deep": 45, "expansion": 16, "convolution": 16}
 
 _LEAKY = {"activation": "leaky_relu", "activation_args": {"alpha": 0.2}}
 _ORDERED, _CHAOTIC, _BARE = {"w_std": 0.5}, {"w_std": 3.0, "b_std": 0.0}, {"b_std": None}
@@ -282,7 +282,7 @@ def _solver(
     if name == "cholesky":
         settings["precision"] = str(rng.choice(["float64", "mixed", "float32"]))
         settings["leave_one_out"] = False
-    if rng.random() < 0.2:
+    if rng.random() < 0.4:
         settings["sample_rows"] = int(rng.choice([4, 12]))
     discrete = name in ("krylov", "eigh") and "basis_gib" not in settings and rng.random() < 0.15
     dynamics = str(rng.choice(["gradient_descent", "momentum"])) if discrete else "gradient_flow"
