@@ -99,10 +99,11 @@ def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
             histogram[kind].update(str(v) for v in levels[np.isfinite(bound)].tolist())
             if over.any():
                 at = np.unravel_index(np.argmax(np.where(over, error / np.maximum(bound, 1e-300), 0)), over.shape)
-                one = _violation(found, (k, i, j, *map(int, at)), float(error[at]), size)
+                place = (k, i, j, *map(int, at))
+                one = _violation(found, place, float(error[at]), size)
                 one |= {
                     "points": int(over.any(1).sum()),
-                    **_origin(inputs, found, exact[source], wanted, (k, i, j, *at)),
+                    **_origin(inputs, found, exact[source], wanted, place),
                 }
                 if worst is None or one["times over"] > worst["times over"]:
                     worst = one

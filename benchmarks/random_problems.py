@@ -121,7 +121,7 @@ def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(
         x = _points(rng, kind, n, p, shape, arrays, facts)
         arrays |= {"x_train": x[:n], "x_test": x[n:]}
         kernel = _network(rng, kind, folder, facts)
-    np.savez(folder / "data.npz", **arrays)
+    np.savez(folder / "data.npz", allow_pickle=False, **arrays)
     solver, predict = _solver(rng, n, c, kind, facts)
     flips = kind in ("relu", "convolution") and "x_train" in arrays and arrays["x_train"].ndim == 4
     config = RunConfig(
@@ -208,7 +208,8 @@ def _network(rng: np.random.Generator, kind: str, folder: Path, facts: dict[str,
         path.write_text(json.dumps(_residual(settings["blocks"])))
         settings = {"kind": "spec", "path": str(path)}
     facts["dtype"] = str(rng.choice(["float32", "float64"]))
-    return KernelConfig(**{"kind": "fcn", "dtype": facts["dtype"], **settings})
+    whole: dict[str, Any] = {"kind": "fcn", "dtype": facts["dtype"], **settings}
+    return KernelConfig(**whole)
 
 
 def _residual(blocks: int) -> list[dict]:
