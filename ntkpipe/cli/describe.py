@@ -11,6 +11,7 @@ from ntkpipe.kernels.spec import dump_spec
 from ntkpipe.pipeline.describe import describe_kernel
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
+from ntkpipe.pipeline.planning import spec_for
 from ntkpipe.pipeline.sweep import sweep_runs
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
@@ -36,8 +37,12 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
     check_kernel(config.kernel)
     if config.kernel.kind == "gram":
         raise ConfigError("kernel=gram is a matrix: it has no layers. ntkpipe plan shows what is known of its files")
-    shape = look_at(config)[0].image if image_shape is None else _parsed(image_shape)
-    spec = kernel_spec(config.kernel, shape)
+    if image_shape is None:
+        shapes = look_at(config)[0]
+        shape, spec = shapes.image, spec_for(config.kernel, shapes)
+    else:
+        shape = _parsed(image_shape)
+        spec = kernel_spec(config.kernel, shape)
     if format == "table":
         print(describe_kernel(spec, shape, config.kernel.dtype))
     else:

@@ -149,11 +149,11 @@ class Architecture:
         x1, x2 = as_images("x1", x1, layout), None if x2 is None else as_images("x2", x2, layout)
         self.check_arrays(x1, x2)
         if isinstance(x1, Tracer) or isinstance(x2, Tracer):
-            return self.on_device(x1, x2) if self._is_flat(x1.shape[1:]) else self._program(x1, x2)
+            return self.on_device(x1, x2) if self.is_flat(x1.shape[1:]) else self._program(x1, x2)
         as_jax = isinstance(x1, jax.Array)
         convert: Callable[[Any], Array] = jnp.asarray if as_jax else np.asarray
         with precision_context(x1.dtype):
-            if as_jax and self._is_flat(x1.shape[1:]) and not host.is_default():
+            if as_jax and self.is_flat(x1.shape[1:]) and not host.is_default():
                 made = self.on_device(x1, x2)  # without leaving it
             else:
                 rows = self.prepare(np.asarray(x1))
@@ -165,7 +165,7 @@ class Architecture:
         x = as_images("x", x, layout)
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
-            if not self._is_flat(x.shape[1:]):
+            if not self.is_flat(x.shape[1:]):
                 return own.traced(self.steps(x.shape[1:], own=True, plain=False), x)[0][-1]
             runs = self._flat_runs(x)
             return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0][-1]
@@ -182,7 +182,7 @@ class Architecture:
                 `precision_context(x.dtype)`.
         """
         x = np.ascontiguousarray(x)
-        if self._is_flat(x.shape[1:]):
+        if self.is_flat(x.shape[1:]):
             return Prepared(x.reshape(len(x), -1), ())
         return Prepared(x, own.observe(self._observing_steps(x.shape[1:]), x, on_cpu=host.is_default()))
 
@@ -213,7 +213,7 @@ class Architecture:
         """
         x, other = rows.images, None if columns is None else columns.images
         dtype = out_dtype or x.dtype
-        if self._is_flat(x.shape[1:]):
+        if self.is_flat(x.shape[1:]):
             runs = self._flat_runs(x)
             if host.is_default():
                 return self._sorted(flat.on_host(runs, x, other, out_dtype=dtype, pad_to=pad_to))
@@ -248,7 +248,7 @@ class Architecture:
 
     def diagonals(self, x: np.ndarray) -> list[Kernels]:
         """Both kernels of every image with itself, `(n,)` each, of every network. Call within `precision_context(x.dtype)`."""
-        if self._is_flat(x.shape[1:]):
+        if self.is_flat(x.shape[1:]):
             return self._sorted(flat.diagonals(self._flat_runs(x), x))
         return self._sorted(self._image_diagonals(x))
 
@@ -290,7 +290,8 @@ class Architecture:
     def _deepest(self) -> int:
         return self._order.index(max(self._order))
 
-    def _is_flat(self, shape: tuple[int, ...]) -> bool:
+    def is_flat(self, shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape are flattened before anything else."""
         return len(shape) == 1 or isinstance(self._layers[0], Flatten)
 
     def check_arrays(self, x1: Array, x2: Array | None) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ntkpipe.kernels.parameters import USUAL_DEGREE
+
 if TYPE_CHECKING:
     from ntkpipe.kernels.evaluation.resolve import Step
     from ntkpipe.kernels.state import Signature
@@ -207,9 +209,9 @@ def _sum_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: LayerCos
 
 def _nonlinearity(layer: Mapping[str, Any]) -> tuple[int, float]:
     """Numbers that are seen of each pixel, and operations per covariance."""
-    if layer.get("degree") is not None and "nodes" in layer:
+    if "nodes" in layer and layer.get("nngp") is None:
         # Two series by Horner's rule, each coefficient a product of two; the coefficients, and three more numbers.
-        terms = 2 * (layer["degree"] + 3)
+        terms = 2 * ((layer["degree"] or USUAL_DEGREE) + 3)
         return terms + 1, 3.0 * terms
     return 2, _ELEMENTWISE[layer["op"]]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ntkpipe.errors import ConfigError
@@ -109,8 +109,10 @@ def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
 _AFFINE = (Parameter("a", "number", 1.0), Parameter("b", "number", 1.0), Parameter("c", "number", 0.0))
 # Powers whose moments float32 still holds at variance 1: 39!! is 3e23.
 _POWER = (Parameter("degree", "int", at_least=0.0, at_most=20.0),)
+# A degree that is not stated follows from the data (`truncation.with_degrees`); until then it is this one.
+USUAL_DEGREE, LARGEST_DEGREE = 64, 255
 _SERIES = (
-    Parameter("degree", "int", 64, at_least=1.0, at_most=255.0),
+    Parameter("degree", "int", None, optional=True, at_least=1.0, at_most=float(LARGEST_DEGREE)),
     Parameter("nodes", "int", None, optional=True, at_least=4.0, at_most=512.0),
 )
 
@@ -187,7 +189,7 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
     "elementwise": (
         Parameter("function", "formula", None, optional=True, canonical_formula=canonical_function),
         Parameter("nngp", "formula", None, optional=True, canonical_formula=canonical_covariance),
-        *(replace(parameter, default=None, optional=True) for parameter in _SERIES),
+        *_SERIES,
     ),
     "tanh": _SERIES,
     "sigmoid": _SERIES,
@@ -237,12 +239,14 @@ ACTIVATIONS = (
 
 def _with_series(layer: dict[str, Any]) -> dict[str, Any]:
     """The degree and the nodes of a series agree: products of its polynomials are integrated exactly."""
-    degree = layer["degree"]
+    if layer["degree"] is None and layer["nodes"] is None:
+        return layer
+    degree = USUAL_DEGREE if layer["degree"] is None else layer["degree"]
     least = 2 * degree + 2
     nodes = least if layer["nodes"] is None else layer["nodes"]
     if nodes < least or nodes % 2:
         raise ConfigError(f"nodes={nodes} must be even and at least 2 * degree + 2 = {least}")
-    return layer | {"nodes": nodes}
+    return layer | {"degree": degree, "nodes": nodes}
 
 
 def _with_one_formula(layer: dict[str, Any]) -> dict[str, Any]:
@@ -254,7 +258,7 @@ def _with_one_formula(layer: dict[str, Any]) -> dict[str, Any]:
         if layer["degree"] is not None or layer["nodes"] is not None:
             raise ConfigError("degree and nodes belong to function: nngp is evaluated as it is written")
         return layer
-    return _with_series(layer | {"degree": _SERIES[0].default if layer["degree"] is None else layer["degree"]})
+    return _with_series(layer)
 
 
 def _with_smoothness(layer: dict[str, Any]) -> dict[str, Any]:

@@ -20,20 +20,24 @@ from ntkpipe.kernels.layers.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, 
 from ntkpipe.kernels.layers.normalisation import LayerNorm
 from ntkpipe.kernels.layers.pooling import AvgPool, GlobalPool, SumPool
 from ntkpipe.kernels.layers.residual import ResidualSum
+from ntkpipe.kernels.parameters import USUAL_DEGREE
 from ntkpipe.kernels.state import Layer
 
 
 def _elementwise(function: str | None, nngp: str | None, degree: int | None, nodes: int | None) -> Nonlinearity:
-    if function is None or degree is None or nodes is None:
-        return ElementwiseKernel(str(nngp))
-    return Elementwise(function, degree, nodes)
+    return ElementwiseKernel(str(nngp)) if function is None else _expanded(function, degree, nodes)
+
+
+def _expanded(function: str, degree: int | None, nodes: int | None) -> Nonlinearity:
+    degree = USUAL_DEGREE if degree is None else degree
+    return Elementwise(function, degree, 2 * degree + 2 if nodes is None else nodes)
 
 
 def _formula(template: str) -> Callable[..., Nonlinearity]:
     """A nonlinearity known by a formula, with its parameters in braces."""
 
-    def make(degree: int, nodes: int, **parameters: float) -> Nonlinearity:
-        return Elementwise(template.format(**{name: repr(value) for name, value in parameters.items()}), degree, nodes)
+    def make(degree: int | None, nodes: int | None, **parameters: float) -> Nonlinearity:
+        return _expanded(template.format(**{name: repr(value) for name, value in parameters.items()}), degree, nodes)
 
     return make
 

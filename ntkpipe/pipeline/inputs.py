@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.labels import class_notes, require_two_classes
 from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepared
+from ntkpipe.data.prepared_layout import BLOCKS
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
 from ntkpipe.errors import DataError, IncompleteError, StoreError
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import Evaluation
+from ntkpipe.kernels.truncation import extreme_images
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.given import find_given, given_shapes
 from ntkpipe.pipeline.kernel import check_kernel
@@ -46,6 +49,9 @@ _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
 
 # Raised when a kind of file is read in another way, or checked for more: what was prepared before is looked at anew.
 _READING = {"npz": 2, "image_folder": 2}
+# Images that are looked at together for those of extreme norms.
+_ROWS = 4096
+
 
 KernelSource = GramStore | GivenGram
 """What has tiles and diagonals of kernels: a store that ntkpipe fills, or files that the user did."""
@@ -329,7 +335,24 @@ def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
         config.data.test_size or n_test,
         images.shape("train")[1:],
         labels.y_train.shape[1],
+        lambda: _stored_extremes(images),
     )
+
+
+@lru_cache(maxsize=4)
+def _stored_extremes(images: PreparedImages) -> np.ndarray:
+    return _extremes({block: images.shape(block)[0] for block in BLOCKS}, images.read)
+
+
+def _extremes(counts: dict[str, int], read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
+    """See `Shapes`. Of all images, training and test: subsets share their tiles."""
+    made: list[np.ndarray] = []
+    for block, n in counts.items():
+        for start in range(0, n, _ROWS):
+            part = read(block, start, min(start + _ROWS, n))
+            made.append(part[extreme_images(part)])
+    found = np.concatenate(made).astype(np.float64)
+    return found[extreme_images(found)]
 
 
 def _shapes(dataset: Dataset) -> Shapes:
@@ -341,6 +364,10 @@ def _shapes(dataset: Dataset) -> Shapes:
         dataset.n_test,
         dataset.x_train.shape[1:],
         dataset.y_train.shape[1],
+        lambda: _extremes(
+            {"train": len(dataset.x_train), "test": len(dataset.x_test)},
+            lambda block, start, stop: (dataset.x_train if block == "train" else dataset.x_test)[start:stop],
+        ),
     )
 
 

@@ -34,8 +34,8 @@ from ntkpipe.pipeline.calibration import RATES, Calibration, calibrated, calibra
 from ntkpipe.pipeline.disk import disk_speed
 from ntkpipe.pipeline.exact import sample_rows
 from ntkpipe.pipeline.inputs import Inputs, prepare
-from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
-from ntkpipe.pipeline.planning import Shapes
+from ntkpipe.pipeline.kernel import pair_cost
+from ntkpipe.pipeline.planning import Shapes, spec_for
 from ntkpipe.pipeline.projection import vectors
 from ntkpipe.pipeline.run_dir import RunDir, now
 from ntkpipe.pipeline.stages import Job
@@ -228,7 +228,7 @@ def _hear(process: subprocess.Popen[str]) -> str:
 
 def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
     """Seconds per pair in both precisions, as many processes at once as will compute together."""
-    spec = kernel_spec(config.kernel, shapes.image)
+    spec = spec_for(config.kernel, shapes)
     cost = pair_cost(spec, shapes.image)
     # Networks that flatten their images are timed by tiles: they are matrix products.
     edge = (config.grid.edge or choose_edge(shapes.n_train, cost)) if cost.input_entries == 1 else None

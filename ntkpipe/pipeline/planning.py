@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ntkpipe.config import RunConfig
+import numpy as np
+
+from ntkpipe.config import KernelConfig, RunConfig
 from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
 from ntkpipe.gram.tuning import Tuning, circumstances, measure
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
+from ntkpipe.kernels.truncation import expanded_layers, with_degrees
 from ntkpipe.pipeline.calibration import find_calibration, pair_key
 from ntkpipe.pipeline.factoring import plan_factors
 from ntkpipe.pipeline.flips import check_flips
@@ -32,7 +35,12 @@ _WORTH_MEASURING = 60.0
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of a data set, which is all that a plan needs of it."""
+    """Sizes of a data set, which is all that a plan needs of it, but for networks with expansions.
+
+    Args:
+        extremes: gives a few images of the whole data set, `(n, height, width, channels)`, that span its variances; None if
+            there is no data set yet: expansions then have their usual degree.
+    """
 
     fingerprint: str
     n_train: int
@@ -41,6 +49,7 @@ class Shapes:
     used_test: int
     image: tuple[int, ...]
     outputs: int
+    extremes: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,18 @@ class Planned:
     wanted: tuple[WantedStore, ...]
     plan: GramPlan
     storing: Storing
+
+
+def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
+    """The layers for a data set: every expansion as long as its variances call for, unless the user said how long.
+
+    Raises:
+        ConfigError: see `kernel_spec`.
+    """
+    spec = kernel_spec(kernel, shapes.image)
+    if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
+        return spec
+    return with_degrees(spec, shapes.extremes(), kernel.dtype)
 
 
 def memory_budget(config: RunConfig) -> int:
@@ -97,7 +118,7 @@ def make_plan(
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
-    specs = [kernel_spec(one.kernel, shapes.image) for one in (config, *siblings)]
+    specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
     architecture(*specs).check_input(shapes.image)
     if config.augment == "hflip":
         check_flips(specs, shapes.image)

@@ -11,10 +11,10 @@ from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import LayerCost, input_cost, layer_costs
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.pipeline.calibration import Calibration, find_calibration, pair_key
-from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
+from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.pipeline.machine import Machine
 from ntkpipe.pipeline.memory import tile_memory
-from ntkpipe.pipeline.planning import Planned, Shapes, memory_budget
+from ntkpipe.pipeline.planning import Planned, Shapes, memory_budget, spec_for
 from ntkpipe.pipeline.projection import Sizes, expected_passes, pair_seconds, project
 from ntkpipe.pipeline.roofline import Projection
 from ntkpipe.pipeline.storing import solver_memory
@@ -65,7 +65,7 @@ def of_profile(
         stored: whether tiles are stored, or computed on every pass.
         passes: over the tiles of each kernel; None expects what n calls for.
     """
-    spec = kernel_spec(config.kernel, shapes.image)
+    spec = spec_for(config.kernel, shapes)
     cost = pair_cost(spec, shapes.image)
 
     def plan(edge: int | None) -> GramPlan:
@@ -92,7 +92,7 @@ def of_profile(
 
 def traffic(config: RunConfig, shapes: Shapes) -> float:
     """Numbers that the layers read and write for one pair, both kernels, nonlinearities fused into the layers beside them."""
-    spec = kernel_spec(config.kernel, shapes.image)
+    spec = spec_for(config.kernel, shapes)
     steps = architecture(spec).steps(tuple(shapes.image))
 
     def entries(layers: Sequence[LayerCost]) -> float:
@@ -112,7 +112,7 @@ def _sizes(
     calibration: Calibration | None,
     passes: Mapping[str, int] | None,
 ) -> Sizes:
-    spec = kernel_spec(config.kernel, shapes.image)
+    spec = spec_for(config.kernel, shapes)
     n = plan.blocks[0].used.rows
     measured = calibration.pairs if calibration else {}
     pairs = {

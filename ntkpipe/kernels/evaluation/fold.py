@@ -38,10 +38,10 @@ def fold(
             state = _restricted(state, step.outgoing)
         elif step.branches:
             ends = [
-                fold(branch, _entering(branch, step, state), row[number], column[number])
+                fold(branch, entering(branch, step, state), row[number], column[number])
                 for number, branch in enumerate(step.branches)
             ]
-            state = _added(ends, step)
+            state = added(ends, step)
         else:
             state = step.layer(state.replace(row=row, column=column), step.outgoing)
     return state
@@ -56,8 +56,8 @@ def fold_own(steps: Sequence[Step], state: KernelState, leave: Leave | None = No
             seen.append(None)
             state = _restricted(state, step.outgoing)
         elif step.branches:
-            made = [fold_own(branch, _entering(branch, step, state)) for branch in step.branches]
-            state = _added([end for end, _ in made], step)
+            made = [fold_own(branch, entering(branch, step, state)) for branch in step.branches]
+            state = added([end for end, _ in made], step)
             seen.append(tuple(inner for _, inner in made))
         else:
             seen.append(step.layer.observe(state) if step.sees else None)
@@ -87,7 +87,7 @@ def views(steps: Sequence[Step], seen: Seen, view: Callable[[Step, tuple[Array, 
 def _leave(step: Step, state: KernelState, leave: Leave | None) -> None:
     assert leave is not None, "a network with taps needs somewhere to leave to"
     for branch in step.branches:
-        leave(branch, _entering(branch, step, state))
+        leave(branch, entering(branch, step, state))
 
 
 def unseen(steps: Sequence[Step]) -> Seen:
@@ -95,7 +95,7 @@ def unseen(steps: Sequence[Step]) -> Seen:
     return tuple(tuple(unseen(branch) for branch in step.branches) or None for step in steps)
 
 
-def _entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
+def entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
     """The state as a branch needs it: of fewer classes, perhaps."""
     return _restricted(state, branch[0].incoming if branch else step.outgoing)
 
@@ -112,7 +112,8 @@ def _restricted(state: KernelState, wanted: Signature) -> KernelState:
     return state.map(chosen, wanted)
 
 
-def _added(ends: Sequence[KernelState], step: Step) -> KernelState:
+def added(ends: Sequence[KernelState], step: Step) -> KernelState:
+    """The sum of what the branches end with."""
     ntk = None
     for end in ends:
         if end.ntk is not None:

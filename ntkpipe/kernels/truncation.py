@@ -1,0 +1,287 @@
+"""How far nonlinearities without a closed form are expanded, and a bound on what is left of both kernels (docs/mathematics.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntkpipe.kernels import layout
+from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.evaluation.fold import added, entering
+from ntkpipe.kernels.evaluation.inner_product import Input
+from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.layers.attention import SelfAttention
+from ntkpipe.kernels.layers.baseline import Stationary
+from ntkpipe.kernels.layers.convolution import Conv
+from ntkpipe.kernels.layers.linear import Dense
+from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
+from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise
+from ntkpipe.kernels.layers.normalisation import LayerNorm
+from ntkpipe.kernels.parameters import LARGEST_DEGREE, USUAL_DEGREE
+from ntkpipe.kernels.registry import build_layer
+from ntkpipe.kernels.spec import canonical_spec
+from ntkpipe.kernels.state import Array, KernelState, Signature
+
+Spec = Sequence[Mapping[str, Any]]
+Place = tuple[int, ...]
+"""Of a layer: its position; in a residual sum the branch and the position there follow."""
+
+# Degrees that are tried, and what they are to leave, relative to the root of both images' own values.
+_DEGREES = (USUAL_DEGREE, 96, 128, 192, LARGEST_DEGREE)
+_ENOUGH = {"float32": 2.0**-24, "float64": 16 * float(np.finfo(np.float64).eps)}
+# Variances of a layer at which a degree is tried, from the smallest to the largest.
+_TRIED = 64
+# Closed forms lose a difference of cosines below this one to rounding: a larger one stands for it.
+_LEAST_DIFFERENCE = 1e-12
+
+
+def is_expanded(layer: Mapping[str, Any]) -> bool:
+    """Whether a layer of a canonical spec is a series."""
+    return "nodes" in layer and layer.get("nngp") is None
+
+
+def expanded_layers(spec: Spec, place: Place = ()) -> Iterator[tuple[Place, Mapping[str, Any]]]:
+    """All layers of a canonical spec that are series, branches included, and where they are."""
+    for index, layer in enumerate(spec):
+        if is_expanded(layer):
+            yield (*place, index), layer
+        for number, branch in enumerate(layer.get("branches", ())):
+            yield from expanded_layers(branch, (*place, index, number))
+
+
+def extreme_images(x: np.ndarray, count: int = 4) -> np.ndarray:
+    """Rows of a block of images that span what a network sees: `(at most count + 1,)` ascending positions.
+
+    Those of the smallest and the largest norm, some evenly spaced between them, and the one with the largest pixel.
+
+    Args:
+        x: `(n, ...)`.
+        count: of those by norm.
+    """
+    flat = x.reshape(len(x), -1)
+    norms = np.einsum("ni,ni->n", flat, flat, dtype=np.float64)
+    order = np.argsort(norms, kind="stable")
+    chosen = order[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
+    largest = max(range(len(x)), key=lambda i: float(np.abs(flat[i]).max(initial=0.0)))
+    return np.unique([*chosen, largest])
+
+
+def with_degrees(spec: Spec, images: np.ndarray, dtype: str) -> list[dict[str, Any]]:
+    """The spec with the degree of every series that states none: as high as the variances in the network call for.
+
+    The smallest of a few degrees whose bound on the errors of both moments, relative to the root of the images' own values, is below
+    the rounding of `dtype`, at every variance that the images reach at that layer; or the largest.
+
+    Args:
+        spec: layers.
+        images: `(n, height, width, channels)` or `(n, features)`, of the extreme variances; see `extreme_images`.
+        dtype: of the tiles, `float32` or `float64`.
+
+    Raises:
+        ConfigError: if a layer is unknown or images of this shape cannot pass it.
+    """
+    made = canonical_spec(spec)
+    wanted = [place for place, layer in expanded_layers(made) if layer["degree"] is None]
+    if not wanted:
+        return made
+    with precision_context(np.float64):
+        variances: dict[Place, np.ndarray] = {}
+        _Fold(variances).run(made, images)
+        for place in wanted:
+            _at(made, place).update(_chosen(_at(made, place), variances[place], _ENOUGH[dtype]))
+    return canonical_spec(made)
+
+
+def expansion_error(spec: Spec, images: np.ndarray) -> dict[str, float]:
+    """A bound on what the ends of all series leave of both kernels of any two images, relative to `sqrt(k(x, x) k(x', x'))`.
+
+    Exactly 0 of a network without series. At most 2, which says nothing. Rounding and the error of the quadrature, which functions
+    with a kink or jump elsewhere than at 0 have, are no part of it.
+
+    Args:
+        spec: layers; see `with_degrees`.
+        images: likewise, in float64. The bound holds for these; it grows with the variances, so that it holds for those between.
+
+    Returns:
+        `{"nngp": ..., "ntk": ...}`.
+    """
+    made = canonical_spec(spec)
+    if not any(True for _ in expanded_layers(made)):
+        return {"nngp": 0.0, "ntk": 0.0}
+    with precision_context(np.float64):
+        own, left = _Fold({}).run(made, images)
+        return {
+            "nngp": _relative(left.nngp, own.nngp),
+            "ntk": 0.0 if own.ntk is None or left.ntk is None else _relative(left.ntk, own.ntk),
+        }
+
+
+def _relative(left: Array, own: Array) -> float:
+    left, own = np.asarray(left), np.asarray(own)
+    shares = np.divide(left, own, out=np.where(left > 0, np.inf, 0.0), where=own > 0)
+    return float(np.minimum(np.nan_to_num(shares, nan=2.0), 2.0).max(initial=0.0))
+
+
+def _at(spec: list[dict[str, Any]], place: Place) -> dict[str, Any]:
+    *inner, last = place
+    for index, branch in zip(inner[::2], inner[1::2], strict=True):
+        spec = spec[index]["branches"][branch]
+    return spec[last]
+
+
+def _chosen(layer: Mapping[str, Any], variances: np.ndarray, enough: float) -> dict[str, int]:
+    p = np.unique(variances)
+    p = p[np.linspace(0, len(p) - 1, _TRIED).round().astype(int)]
+    longest = build_layer(canonical_spec([{**layer, "degree": LARGEST_DEGREE, "nodes": None}])[0])
+    assert isinstance(longest, Elementwise)
+    degree = USUAL_DEGREE
+    for series in longest.expand(p):
+        squares = np.square(np.asarray(series.coefficients))
+        # What is left after each degree, from the highest powers down.
+        left = np.cumsum(squares[::-1], axis=0)[::-1] - squares + np.asarray(series.even**2 + series.odd**2)
+        whole = left[0] + squares[0]
+        degree = next(
+            (d for d in _DEGREES if d >= degree and _relative(2.0 * left[d], whole) <= enough), LARGEST_DEGREE
+        )
+    return {"degree": degree, "nodes": 2 * degree + 2}
+
+
+class _Fold:
+    """Images with themselves through all layers, in float64, and beside their kernels those that bound what is left.
+
+    Args:
+        variances: receives all that reach each nonlinearity, by its place.
+    """
+
+    def __init__(self, variances: dict[Place, np.ndarray]) -> None:
+        self._variances = variances
+
+    def run(self, spec: Spec, images: np.ndarray) -> tuple[KernelState, KernelState]:
+        """Both states at the end."""
+        network = Architecture.from_spec(spec)
+        x = np.asarray(images, np.float64)
+        if network.is_flat(x.shape[1:]):
+            x = x.reshape(len(x), -1)
+        steps = network.steps(x.shape[1:], own=True)
+        signature = steps[0].incoming
+        if signature.spatial:
+            moved = jnp.moveaxis(jnp.asarray(x), 0, -1)
+            nngp = layout.products(moved, moved, signature) / signature.features
+        else:
+            features = x.shape[1]
+            state = KernelState(jnp.asarray((x * x).sum(axis=1)), None, Signature((), features), is_own=True)
+            nngp = Input(features)(state, signature).nngp
+        own = KernelState(nngp, None, signature, is_own=True)
+        return self._fold(steps, own, own.replace(nngp=jnp.zeros_like(nngp)), ())
+
+    def _fold(
+        self, steps: Sequence[Step], own: KernelState, left: KernelState, place: Place
+    ) -> tuple[KernelState, KernelState]:
+        for index, step in enumerate(steps):
+            if step.branches:
+                ends = [
+                    self._fold(
+                        branch, entering(branch, step, own), entering(branch, step, left), (*place, index, number)
+                    )
+                    for number, branch in enumerate(step.branches)
+                ]
+                own, left = added([end for end, _ in ends], step), added([end for _, end in ends], step)
+                continue
+            left = self._left(step, own, left, (*place, index))
+            own = step.layer(own, step.outgoing)
+        return own, left
+
+    def _left(self, step: Step, own: KernelState, left: KernelState, place: Place) -> KernelState:
+        layer, outgoing = step.layer, step.outgoing
+        if isinstance(layer, Nonlinearity) and not isinstance(layer, Identity):
+            self._variances[place] = np.ravel(np.asarray(_variances(own.nngp, own.signature)))
+            return _through(layer, own, left).replace(signature=outgoing)
+        if isinstance(layer, Dense | Conv):  # a bias is in both kernels
+            return dataclasses.replace(layer, b_std=None)(left, outgoing)
+        if isinstance(layer, SelfAttention):
+            return _attended(layer, own, left, outgoing)
+        if isinstance(layer, LayerNorm):
+            row, column = layout.own_views(layer, own)
+            return layer(left.replace(is_own=False, row=row, column=column), outgoing).replace(
+                is_own=True, row=None, column=None
+            )
+        if isinstance(layer, Stationary):
+            # Completely monotone in the distance's square: off by at most what the same difference makes at distance 0.
+            zero = jnp.zeros_like(left.nngp)
+            made = 1.0 - layer.pairs(-jnp.maximum(jnp.max(left.nngp), 0.0) + zero, zero, zero)
+            return left.replace(nngp=made, ntk=made, signature=outgoing)
+        return layer(left, outgoing)
+
+
+def _variances(x: Array, signature: Signature) -> Array:
+    return layout.variances(x) if signature.spatial else x
+
+
+def _outer(field: Array, signature: Signature) -> Array:
+    """A field times itself, at all pairs of pixels."""
+    if not signature.spatial:
+        return jnp.square(field)
+    return layout.spread_row(field) * layout.spread_column(field, signature)
+
+
+def _through(layer: Nonlinearity, own: KernelState, left: KernelState) -> KernelState:
+    signature = own.signature
+    p = _variances(own.nngp, signature)
+    present = p >= jnp.finfo(p.dtype).tiny
+    inverse = jnp.where(present, 1.0 / jnp.sqrt(jnp.where(present, p, 1.0)), 0.0)
+    differences = left.nngp * _outer(inverse, signature)  # of cosines
+    if isinstance(layer, Elementwise):
+        nngp, dot = (
+            _outer(jnp.sqrt(2.0 * (f.even**2 + f.odd**2)), signature)
+            + _outer(jnp.sqrt(_weighted(f.coefficients)), signature) * differences
+            for f in layer.expand(p)
+        )
+    else:
+        largest = jnp.max(differences)
+        off = jnp.clip(largest, _LEAST_DIFFERENCE, 2.0)
+        rounding = 8 * float(np.finfo(np.float64).eps)
+        lost = zip(layer.same(p), layer.pairs(p * (1.0 - off), p, p), strict=True)
+        nngp, dot = (
+            jnp.where(largest > 0.0, _outer(jnp.sqrt(jnp.maximum(same - near, 0.0) + rounding * same), signature), 0.0)
+            for same, near in lost
+        )
+    if own.ntk is None:
+        return left.replace(nngp=nngp, ntk=None)
+    slopes = _outer(jnp.sqrt(layer.same(p)[1]), signature)
+    ntk = _outer(jnp.sqrt(_variances(own.ntk, signature)), signature) * dot
+    return left.replace(nngp=nngp, ntk=ntk if left.ntk is None else ntk + slopes * left.ntk)
+
+
+def _weighted(coefficients: Array) -> Array:
+    """The sum of `j a_j^2`: by how much a series changes with the cosine, at most."""
+    powers = jnp.arange(coefficients.shape[0], dtype=coefficients.dtype)
+    return jnp.einsum("j,j...->...", powers, jnp.square(coefficients))
+
+
+def _attended(layer: SelfAttention, own: KernelState, left: KernelState, outgoing: Signature) -> KernelState:
+    """What is left of the attention itself, which comes from covariances of each image, and of what it mixes."""
+    (weights,) = layer.observe(own)
+    weights, off = jnp.abs(weights), layout.to_matrix(left.nngp, own.signature)
+    off = abs(layer.w_query_std * layer.w_key_std) * off
+    if layer.mechanism == "SOFTMAX":
+        off = weights * jnp.expm1(2.0 * jnp.max(off))
+    wider = weights + off
+    scale = (layer.w_out_std * layer.w_value_std) ** 2
+
+    def mixed(of_own: Array, of_left: Array) -> Array:
+        root = jnp.sqrt(jnp.diagonal(layout.to_matrix(of_own, own.signature), axis1=1, axis2=2))
+        less, all_of_it = jnp.einsum("npq,nq->np", off, root), jnp.einsum("npq,nq->np", wider, root)
+        share = jnp.max(jnp.where(all_of_it > 0.0, less / jnp.where(all_of_it > 0.0, all_of_it, 1.0), 0.0))
+        matrix = wider @ layout.to_matrix(of_left, own.signature) @ jnp.swapaxes(wider, -1, -2)
+        matrix = matrix + 2.0 * share * all_of_it[:, :, None] * all_of_it[:, None, :]
+        return layout.from_matrix(scale * matrix, outgoing)
+
+    nngp = mixed(own.nngp, left.nngp)
+    ntk = 2.0 * nngp
+    if own.ntk is not None:
+        ntk = ntk + mixed(own.ntk, jnp.zeros_like(own.ntk) if left.ntk is None else left.ntk)
+    return left.replace(nngp=nngp, ntk=ntk, signature=outgoing)
