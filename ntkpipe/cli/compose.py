@@ -24,10 +24,11 @@ from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.cli.told import settings_told
+from ntkpipe.cli.typed import as_typed, job_folder
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.pipeline.meanings import check_meanings
-from ntkpipe.pipeline.run_dir import RunDir, digest
+from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.sweep import Sweep
 
 
@@ -38,7 +39,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
         The exit code; of a sweep, the largest of its jobs'.
     """
     own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
-    words = [_quoted_folder(_open_mapping(word)) for word in flags_first(others)]
+    words = [as_typed(_open_mapping(word)) for word in flags_first(others)]
     for word in words:
         check_group(word, config_folder())
     codes: list[int] = []
@@ -67,7 +68,7 @@ def _run_job(
         check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
-            config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / _folder_name(varying)))
+            config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / job_folder(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
         elif command not in ("launch", "plan", "describe", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
@@ -82,34 +83,25 @@ def _run_job(
 
 
 def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration stored in `run_dir`, if that is all the user named besides where to run."""
-    told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=])", o)]
+    """The configuration stored in `run_dir`, if that is all the user named besides where to run and where the store is now."""
+    told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=]|store\.url=)", o)]
     if told:
         return config
+    moved = any(o.startswith("store.url=") for o in overrides)
     if (Path(config.run_dir) / "run.json").exists():
-        stored = RunDir.open(config.run_dir).config
+        stored = RunDir.open(config.run_dir, store=config.store.url if moved else None).config
     elif (sweep := Sweep.find(config.run_dir)) is not None and sweep.config is not None:
-        stored = sweep.config
+        stored = dataclasses.replace(sweep.config, store=config.store) if moved else sweep.config
     else:
         return config
-    cluster: ClusterConfig = config.cluster if len(overrides) > 1 else stored.cluster
+    told = [o for o in overrides if o.startswith("cluster")]
+    cluster: ClusterConfig = config.cluster if told else stored.cluster
     return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster)
 
 
 def _open_mapping(word: str) -> str:
     """Hydra adds names to a mapping only if told so with `++`; in ours every name is an addition."""
     return f"++{word}" if re.match(r"(kernel\.activation_args|cluster\.resources)[.=]", word) else word
-
-
-def _quoted_folder(word: str) -> str:
-    """Folders of a sweep's jobs have `=` in their names, which Hydra takes in quotes only."""
-    return re.sub(r"^run_dir=([^'\"\[,]*=[^'\"\[,]*)$", r"run_dir='\1'", word)
-
-
-def _folder_name(overrides: Sequence[str]) -> str:
-    """A job's folder: its overrides, made safe for file systems and bounded in length."""
-    name = re.sub(r"[^\w.,=+\-\[\]]", "_", ",".join(o.lstrip("+") for o in overrides)) or "job"
-    return name if len(name) <= 120 else f"{name[:100]}-{digest(name)}"
 
 
 @contextlib.contextmanager

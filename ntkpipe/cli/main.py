@@ -27,7 +27,7 @@ COMPOSED = {
 STORED = {
     "status": "what is done, what is left, rate and time remaining: run_dir=DIR or store.url=URL [run=NAME] [watch=true]",
     "export": "predictions as a file: run_dir=DIR format=parquet|csv|npz|zarr path=FILE",
-    "report": "figures and one HTML page: run_dir=DIR",
+    "report": "figures and one HTML page: run_dir=DIR [path=FOLDER]",
     "verify": "check every stored object, recompute random tiles and residuals, mend: run_dir=DIR [repair=false] [tiles=3] [rows=16]",
     "clean": "list Gram stores and litter, and reclaim them: store.url=DIR [delete=KEY|unfinished|solves|compiled|litter]",
 }

@@ -18,13 +18,17 @@ from ntkpipe.pipeline.calibration import calibration_key
 from ntkpipe.pipeline.forecast import describe_solver
 from ntkpipe.pipeline.given import describe_given, look_at_given
 from ntkpipe.pipeline.inputs import look_at
+from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.learning import write_learning_curve
+from ntkpipe.pipeline.places import anchored
 from ntkpipe.pipeline.planning import make_plan, plan_given
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
 from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
 from ntkpipe.pipeline.uncertainty.cost import describe_covariance
+from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
+from ntkpipe.tiles.layout import check_name
 
 
 def echo(line: str) -> None:
@@ -39,6 +43,13 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
     first.
     """
+    config = anchored(config)
+    # Before any folder is looked at: that it holds another run would hide a misspelt setting.
+    for one in sweep_runs(config):
+        check_kernel(one.kernel)
+    open_store(config.store.url)
+    if config.store.name is not None:
+        check_name(config.store.name)
     runs, axis = sweep_runs(session.settled(config)), sweep_axis(config)
     if axis is not None:
         Sweep.begin(config)
@@ -79,9 +90,11 @@ def run(config: RunConfig, session: Session) -> None:
         raise ReportError("\n".join(undrawn))
 
 
-def summarise(sweep: Sweep) -> list[str]:
-    """Write what the runs of a sweep have found, side by side; lines for people."""
-    return write_learning_curve(sweep) if sweep.axis == "train_size" else write_table(sweep) if sweep.axis else []
+def summarise(sweep: Sweep, folder: Path | None = None) -> list[str]:
+    """Write what the runs of a sweep have found, side by side, into its own or another folder; lines for people."""
+    if sweep.axis == "train_size":
+        return write_learning_curve(sweep, folder)
+    return write_table(sweep, folder) if sweep.axis else []
 
 
 def plan(config: RunConfig, session: Session, **own: str | None) -> None:

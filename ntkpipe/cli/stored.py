@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ntkpipe.cli import streams
 from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, summarise
-from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
+from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
 from ntkpipe.pipeline import maintenance
 from ntkpipe.pipeline.exports import export
+from ntkpipe.pipeline.inputs import reopen
+from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job, load_predictions
 from ntkpipe.pipeline.sweep import Sweep
@@ -32,7 +37,7 @@ def run_stored(command: str, arguments: Sequence[str]) -> int:
 def _open(values: dict[str, str | None], command: str) -> RunDir:
     if values["run_dir"] is None:
         raise ConfigError(f"ntkpipe {command} needs run_dir=DIR, the folder of a run")
-    return RunDir.open(values["run_dir"])
+    return RunDir.open(values["run_dir"], store=values.get("store.url"))
 
 
 def _status(arguments: Sequence[str]) -> int:
@@ -43,7 +48,7 @@ def _status(arguments: Sequence[str]) -> int:
         url = values["store.url"]
         return _watched(lambda: _of_store(url, values["run"]), values)
     if (sweep := _sweep(values)) is not None:
-        return _watched(lambda: _of_sweep(sweep), values)
+        return _watched(lambda: _of_sweep(sweep, values["store.url"]), values)
     run = _open(values, "status")
     return _watched(lambda: maintenance.status(run), values)
 
@@ -52,14 +57,14 @@ def _sweep(values: dict[str, str | None]) -> Sweep | None:
     return None if values["run_dir"] is None else Sweep.find(values["run_dir"])
 
 
-def _of_sweep(sweep: Sweep) -> tuple[list[str], bool]:
+def _of_sweep(sweep: Sweep, store: str | None) -> tuple[list[str], bool]:
     """The status of every run below a folder."""
     lines, finished = [], 0
     for path in sweep.runs:
         if not (path / "run.json").exists():
             lines.append(f"{path}: to do")
             continue
-        of_run, is_finished = maintenance.status(RunDir.open(path))
+        of_run, is_finished = maintenance.status(RunDir.open(path, store=store))
         lines += of_run
         finished += is_finished
     count = len(sweep.runs)
@@ -100,28 +105,47 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    values = settings(arguments, {"run_dir": None}, "report")
+    values = settings(arguments, {"run_dir": None, "store.url": None, "path": None}, "report")
     sweep = _sweep(values)
+    folder = None if values["path"] is None else _folder(values["path"])
     with Session() as session:
         for run in (_open(values, "report"),) if sweep is None else sweep.begun():
             if sweep is not None and run.receipt("predict") is None:
                 echo(f"report   {run.path} has no predictions yet")
                 continue
+            if folder is not None:  # the run itself is only read
+                run.require("predict")
+                echo(f"report   {write_report(run, reopen(run), folder if sweep is None else folder / run.path.name)}")
+                continue
             with run.held():
                 Job(run, lambda run=run: session.executor(run.config), echo).report()
     if sweep is not None:
-        print("\n".join(summarise(sweep)))
+        print("\n".join(summarise(sweep, folder)))
     return 0
 
 
+def _folder(path: str) -> Path:
+    """A folder of the user's, made if it is not there."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"path={path} cannot be made ({error.strerror}): name a folder") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"path={path} cannot be written to: name another folder")
+    return folder
+
+
 def _verify(arguments: Sequence[str]) -> int:
-    known = {"run_dir": None, "repair": "true", "tiles": "3", "rows": "16", "seed": None}
+    known = {"run_dir": None, "store.url": None, "repair": "true", "tiles": "3", "rows": "16", "seed": None}
     values = settings(arguments, known, "verify")
     run = _open(values, "verify")
     mend = truth("repair", values["repair"])
     tiles, rows = whole("tiles", values["tiles"]), whole("rows", values["rows"])
     seed = secrets.randbelow(2**31) if values["seed"] is None else whole("seed", values["seed"])
-    with Session() as session, run.held():
+    if not mend and (who := run.holder()) is not None:
+        raise HeldError(who)  # what is half written would look damaged
+    with Session() as session, run.held() if mend else contextlib.nullcontext():
         inputs = maintenance.try_reopen(run)
         found = maintenance.verify(run, inputs)
         if inputs is not None and not found.damaged and (tiles or rows):

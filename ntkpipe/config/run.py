@@ -55,6 +55,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         choice("augment", self.augment, ("none", "hflip"))
+        if not self.run_dir:
+            raise ConfigError("run_dir is empty: name a folder")
         self._check_given()
         if self.predict.train_sizes:
             self._check_sizes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import numpy as np
 from ntkpipe.data.prepared_layout import REMEDY
 from ntkpipe.errors import CorruptionError, IncompleteError
 from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
+
+# What else lies there is nobody's labels.
+_KEY = re.compile(r"/[0-9a-f]{16}\.npz$")
 
 GIVEN_PREFIX = "data/given"
 """Where labels lie whose kernel was given, and which have no images."""
@@ -156,7 +160,9 @@ def read_labels(store: ObjectStore, key: str) -> Labels:
 def damaged_labels(store: ObjectStore, prefix: str) -> list[str]:
     """What is wrong with the labels under `prefix`, one line per object."""
     keys = store.list(f"{prefix}/labels/")
-    return [f"{key} disagrees with its hash" for key in keys if not _is_intact(key, store.get(key))]
+    return [
+        f"{key} disagrees with its hash" for key in keys if _KEY.search(key) and not _is_intact(key, store.get(key))
+    ]
 
 
 def _is_intact(key: str, content: bytes) -> bool:

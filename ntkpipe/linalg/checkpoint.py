@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
 _HEADER = "header"
+_ENTRY = re.compile(r"\d{8,}\.npz", re.ASCII)
 
 
 class StoreCheckpoint:
@@ -90,8 +92,8 @@ def damaged_entries(store: ObjectStore, prefix: str) -> Iterator[str]:
     """
     for key in list(store.list(prefix)):
         folder, _, name = key.rpartition("/")
-        if not name.endswith(".npz"):
-            continue
+        if not _ENTRY.fullmatch(name):
+            continue  # another program's file
         found = _opened(store.get(key))
         if found is None or not _belongs(folder, name.removesuffix(".npz"), found[0]):
             yield key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -11,14 +12,19 @@ from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.storage.checksum import crc32c
 
+_log = logging.getLogger(__name__)
+
 _RECORD = "exports.json"
 
 
 def export(run: RunDir, predictions: Predictions, path: str, format: str, *, overwrite: bool) -> Path:
-    """`export_predictions`, and a note of it in the run's folder."""
+    """`export_predictions`, and a note of it in the run's folder, if that may be written to."""
     made = export_predictions(predictions, path, format, overwrite=overwrite)
     entry = {"format": format, "crc32c": None if made.is_dir() else crc32c(made.read_bytes())}
-    run.write_json(_RECORD, {**(run.read_json(_RECORD) or {}), os.path.relpath(made, run.path): entry})
+    try:
+        run.write_json(_RECORD, {**(run.read_json(_RECORD) or {}), os.path.relpath(made, run.path): entry})
+    except OSError as error:
+        _log.info("%s cannot be written to (%s): ntkpipe verify will not look at %s", run.path, error.strerror, made)
     return made
 
 

@@ -16,7 +16,7 @@ from ntkpipe.data.given_gram import GivenGram, check_gram, open_gram
 from ntkpipe.data.given_labels import load_given_labels
 from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
-from ntkpipe.errors import DataError, NtkpipeError
+from ntkpipe.errors import DataError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes
 from ntkpipe.pipeline.planning import Shapes
 from ntkpipe.pipeline.sources import read_source, write_source
@@ -39,7 +39,9 @@ def open_files(config: RunConfig) -> GivenGram:
     return open_gram(k.train, k.test, k.test_diagonal, config.grid.edge)
 
 
-def find_given(config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None]) -> Given:
+def find_given(
+    config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None], *, reading: bool = False
+) -> Given:
     """The kernel and its labels, checked: all values are read once, unless an earlier run has read the same files.
 
     Args:
@@ -47,15 +49,22 @@ def find_given(config: RunConfig, store: ObjectStore, source: str, tell: Callabl
         store: where what was found is kept.
         source: key of the record that says so; it changes with the files.
         tell: receives lines for people.
+        reading: write nothing.
 
     Raises:
         DataError: if the files are no kernel and labels that go together.
+        StoreError: if nothing may be written, and nothing is known of these files.
     """
     gram = open_files(config)
     known = _known(gram, store, source)
     if known is not None:
         tell(f"kernel   {gram.where}, checked before: {known.gram.content[:16]}")
         return known
+    if reading:
+        raise StoreError(
+            f"what {store.url} knows of {gram.where} is gone or damaged, or the file has changed: ntkpipe run with the same "
+            "settings reads it again"
+        )
     sizes = (gram.train.shape[0], gram.test.shape[0])
     labels = load_given_labels(config.data, *sizes)
     _used(config, gram, labels)

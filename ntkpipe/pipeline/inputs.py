@@ -167,6 +167,7 @@ def prepare(
     siblings: Sequence[RunConfig] = (),
     may_measure: bool = True,
     chosen: bool | None = None,
+    reading: bool = False,
 ) -> Inputs:
     """Load, check and store the images (once per data set), and open the Gram stores.
 
@@ -177,16 +178,23 @@ def prepare(
         siblings: see `make_plan`.
         may_measure: see `make_plan`.
         chosen: see `make_plan`.
+        reading: write nothing: what is not stored is missing.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
+        StoreError: if images are missing and nothing may be written.
     """
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     source = source or source_key(config)
     if config.kernel.kind == "gram":
-        return _prepare_given(config, store, source, tell)
+        return _prepare_given(config, store, source, tell, reading=reading)
     images = _known_images(store, source)
+    if images is None and reading:
+        raise StoreError(
+            f"the prepared images are not in {store.url} or are damaged: ntkpipe run with the same settings prepares them "
+            "again"
+        )
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = _shapes(dataset)
@@ -207,10 +215,8 @@ def prepare(
         planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
         tell(f"images   found prepared: {images.prefix}")
     wanted, plan = planned.wanted, planned.plan
-    grams = [
-        GramStore.create_or_open(store, one.identity, name=None if k else config.store.name)
-        for k, one in enumerate(wanted)
-    ]
+    found = GramStore.at if reading else GramStore.create_or_open
+    grams = [found(store, one.identity, name=None if k else config.store.name) for k, one in enumerate(wanted)]
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     record = read_source(store, source)
     warnings = [str(note) for note in record.get("notes", ())]
@@ -251,8 +257,10 @@ def _equal_images(record: dict[str, Any], images: PreparedImages) -> tuple[tuple
     return tuple((int(a), int(b)) for a, b in pairs)
 
 
-def _prepare_given(config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None]) -> Inputs:
-    given = find_given(config, store, source, tell)
+def _prepare_given(
+    config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None], *, reading: bool
+) -> Inputs:
+    given = find_given(config, store, source, tell, reading=reading)
     shapes = given_shapes(config, given)
     plan = plan_given(config, shapes, given.gram.dtype, given.gram.edge)
     labels = given.labels.labels()
@@ -281,22 +289,22 @@ def damaged_images(inputs: Inputs) -> list[str]:
 
 
 def reopen(run: RunDir) -> Inputs:
-    """The inputs of a run whose images are prepared; reads no raw data.
+    """The inputs of a run whose images are prepared; reads no raw data, and writes nothing.
 
     Raises:
-        StoreError: if they are not there any more.
+        StoreError: if they are not there any more, nor perhaps their store.
     """
+    run.require_store()
     config = run.config
     receipt = run.receipt("data") or {}
-    source = receipt.get("source") or source_key(config)
-    if config.kernel.kind == "gram":
-        return prepare(config, lambda line: None, source=source)
-    if _known_images(open_store(config.store.url), source) is None:
-        raise StoreError(
-            f"the prepared images of {run.path} are not in {config.store.url} or are damaged: ntkpipe run with the same "
-            "settings prepares them again"
-        )
-    return prepare(config, lambda line: None, source=source, may_measure=False, chosen=receipt.get("tiles_stored"))
+    return prepare(
+        config,
+        lambda line: None,
+        source=receipt.get("source") or source_key(config),
+        may_measure=False,
+        chosen=receipt.get("tiles_stored"),
+        reading=True,
+    )
 
 
 def forget_images(inputs: Inputs) -> None:
@@ -371,22 +379,30 @@ def _shapes(dataset: Dataset) -> Shapes:
     )
 
 
-def source_key(config: RunConfig, *, reading: int | None = None) -> str:
+def source_key(config: RunConfig, *, reading: int | None = None, place: str | None = None) -> str:
     """Key of the record that leads from the raw data, as it is now, to its prepared images.
 
     Args:
         config: of the run.
         reading: version of what files are taken for; None is that of today.
+        place: where the data was when the record was made; None if it has not moved.
     """
-    return f"data/sources/{_source_stamp(config, reading or _READING.get(config.data.kind, 1))}.json"
+    return f"data/sources/{_source_stamp(config, reading or _READING.get(config.data.kind, 1), place)}.json"
 
 
-def same_source(config: RunConfig, source: str | None) -> bool:
-    """Whether a record is of the raw data as it is now, under any version of reading: a run that has begun stays with its own."""
-    return any(source == source_key(config, reading=k + 1) for k in range(_READING.get(config.data.kind, 1)))
+def same_source(config: RunConfig, source: str | None, *, place: str | None = None) -> bool:
+    """Whether a record is of the raw data as it is now, under any version of reading: a run that has begun stays with its own.
+
+    Args:
+        config: of the run.
+        source: key of the record.
+        place: as of `source_key`.
+    """
+    versions = range(1, _READING.get(config.data.kind, 1) + 1)
+    return any(source == source_key(config, reading=version, place=place) for version in versions)
 
 
-def _source_stamp(config: RunConfig, reading: int) -> str:
+def _source_stamp(config: RunConfig, reading: int, place: str | None) -> str:
     """Changes whenever the raw data or its preparation may have: lets a later run skip loading and decoding."""
     d, given = config.data, config.kernel
     settings = {k: v for k, v in dataclasses.asdict(d).items() if k not in _NOT_OF_THE_IMAGES}
@@ -400,7 +416,7 @@ def _source_stamp(config: RunConfig, reading: int) -> str:
     files: Any = None
     if d.path is not None:
         path = Path(d.path)
-        settings["path"] = str(path.resolve())
+        settings["path"] = place or str(path.resolve())
         files = _path_stamp(path)
     if given.kind == "gram":
         names = (given.train, given.test, given.test_diagonal)

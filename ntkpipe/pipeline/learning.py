@@ -37,8 +37,12 @@ _FIELDS: tuple[str, ...] = (
 _POINTS = {"inf": "t = inf", "best": "t best", "only": "its time"}
 
 
-def write_learning_curve(sweep: Sweep) -> list[str]:
+def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
     """Write `learning_curve.csv`, `.json` (the fits), `.png`, `.svg` and `.html`, of the runs that have predicted.
+
+    Args:
+        sweep: of which.
+        folder: where to; None is the sweep's own.
 
     Returns:
         A table for people, and where the page is; nothing if no run has predicted yet.
@@ -58,9 +62,10 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
     if not done:
         return []
     curves = learning_curves(done)
-    _replace(sweep.path / "learning_curve.csv", _csv(curves))
+    target = folder or sweep.path
+    _replace(target / "learning_curve.csv", _csv(curves))
     _replace(
-        sweep.path / "learning_curve.json",
+        target / "learning_curve.json",
         json.dumps(json_ready([_record(c) for c in curves]), indent=1, allow_nan=False),
     )
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
@@ -69,7 +74,7 @@ def write_learning_curve(sweep: Sweep) -> list[str]:
     with drawing(f"ntkpipe report run_dir={sweep.path}"):
         from ntkpipe.report.learning_page import write_learning_page
 
-        page = write_learning_page(curves, _title(sweep), notes, sweep.path)
+        page = write_learning_page(curves, _title(sweep), notes, target)
     return [*_lines(curves), f"learning     {page}   (learning_curve.csv, .json, .png and .svg beside it)"]
 
 

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import prepared_prefixes
-from ntkpipe.errors import ConfigError, HeldError, NtkpipeError
+from ntkpipe.errors import ConfigError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.linalg.checkpoint import damaged_entries
 from ntkpipe.pipeline.exports import damaged_exports, forget_damaged_record
 from ntkpipe.pipeline.given import changed_content
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
+from ntkpipe.pipeline.places import SOLVES, is_store
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.solving.kept import restore
 from ntkpipe.pipeline.watching import told_of_store
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.storage.board import is_running, read_boards
-from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
 
-# Where solvers keep what they have, in the store: checkpoints, and the tiles of factors.
-_CHECKPOINTS = ("uncertainty/", "krylov/", "eigh/", "cg/")
-_SOLVES = ("cholesky/", *_CHECKPOINTS)
+# Of what solvers keep in the store, all but the tiles of factors.
+_CHECKPOINTS = tuple(prefix for prefix in SOLVES if prefix != "cholesky/")
 # Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
 # (`cluster/mark.py`): removed at the end of a run, and left by one that was killed.
 _COMPILED, _MARKS = ".compiled/", ".probe/"
@@ -59,17 +60,20 @@ def status(run: RunDir) -> tuple[list[str], bool]:
             lines.append(f"  {stage:<8} {now}")
     if told := told_of_store(progress):
         lines.append(f"  store    {', '.join(told)} since the last start")
-    if run.receipt("gram") is None and run.receipt("data") is not None:
-        lines += [f"  {text}" for text in _tiles(run)]
+    try:
+        if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
+            run.require_store()
+        if run.receipt("gram") is None and run.receipt("data") is not None:
+            lines += [f"  {text}" for text in _tiles(run)]
+    except StoreError as error:
+        lines.append(f"  store    {error}")
     return lines, done == len(STAGES)
 
 
 def _state(run: RunDir) -> str:
-    try:
-        with run.held():
-            return "finished" if run.receipt("report") else "not running; the same command goes on where it stopped"
-    except HeldError as error:
-        return f"running ({error})"
+    if (who := run.holder()) is not None:
+        return f"running ({who})"
+    return "finished" if run.receipt("report") else "not running; the same command goes on where it stopped"
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
@@ -243,9 +247,13 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
         tell: receives lines for people.
 
     Raises:
-        ConfigError: if there is no such Gram store.
+        ConfigError: if there is no such Gram store, or no store at all.
         HeldError: if a living run writes to it.
     """
+    if not is_store(store):
+        raise ConfigError(
+            f"there is no store of ntkpipe at {store.url}: {_lies(store)}. Name the folder or bucket of one"
+        )
     if delete is None:
         _list(store, tell)
         return
@@ -260,7 +268,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
         )
         return
     if delete == "solves":
-        for prefix in _SOLVES:
+        for prefix in SOLVES:
             for key in list(store.list(prefix)):
                 store.delete(key)
         tell("bases, eigenvectors and vectors of cg removed; predictions that were made from them stay")
@@ -275,6 +283,18 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
     for info in chosen:
         freed = delete_gram_store(store, info.name)
         tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
+
+
+def _lies(store: ObjectStore) -> str:
+    """What is at an address where there is no store, in words."""
+    folder = local_folder(store.url)
+    if folder is None:
+        names = store.folders()
+    elif not os.path.isdir(folder):
+        return "nothing is there"
+    else:
+        names = sorted(os.listdir(folder))
+    return f"it holds {', '.join(names[:4])}{', ...' * (len(names) > 4)}" if names else "it is empty"
 
 
 def _remove(store: ObjectStore, prefix: str) -> int:
@@ -312,16 +332,23 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
         )
     sizes = {
         "prepared images": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
-        "solver states": sum(size for prefix in _SOLVES for _, size in store.sizes(prefix)),
+        "solver states": sum(size for prefix in SOLVES for _, size in store.sizes(prefix)),
         "compiled programs": sum(size for _, size in store.sizes(_COMPILED)),
     }
     for name, size in sizes.items():
         tell(f"  {name}: {human_bytes(size)}")
+    if foreign := store.foreign():
+        tell(f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; they are neither read nor removed")
     tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, compiled, litter)")
 
 
 def try_reopen(run: RunDir) -> Inputs | None:
-    """The inputs of a stored run, or None if its images are gone or damaged."""
+    """The inputs of a stored run, or None if its images are gone or damaged; nothing is written.
+
+    Raises:
+        StoreError: if its store is not there at all.
+    """
+    run.require_store()
     try:
         return reopen(run)
     except NtkpipeError:

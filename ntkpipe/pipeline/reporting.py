@@ -21,8 +21,13 @@ from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import compute_metrics
 
 
-def write_report(run: RunDir, inputs: Inputs) -> Path:
-    """Figures (PNG and SVG) and one self-contained page under `report/`.
+def write_report(run: RunDir, inputs: Inputs, folder: Path | None = None) -> Path:
+    """Figures (PNG and SVG) and one self-contained page.
+
+    Args:
+        run: whose.
+        inputs: of the run.
+        folder: where to; None is `report/` in the run's folder.
 
     Returns:
         The page's path.
@@ -54,7 +59,7 @@ def write_report(run: RunDir, inputs: Inputs) -> Path:
     with drawing(f"ntkpipe report run_dir={run.path}"):
         from ntkpipe.report import page
 
-        return page.write_report(made, run.path / "report")
+        return page.write_report(made, folder or run.path / "report")
 
 
 def _pictures(inputs: Inputs) -> np.ndarray | None:

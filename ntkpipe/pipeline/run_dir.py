@@ -27,10 +27,12 @@ from typing import Any
 
 from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
-from ntkpipe.errors import ConfigError, HeldError, IncompleteError
+from ntkpipe.errors import ConfigError, HeldError, IncompleteError, StoreError
+from ntkpipe.pipeline import places
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
+from ntkpipe.storage.foreign import is_foreign_name
 from ntkpipe.storage.plain import json_ready, with_numbers
-from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +42,10 @@ _RUN_FILE = "run.json"
 _LOG_FILE = "log.jsonl"
 # Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
 _FREE_SETTINGS = ("cluster", "run_dir", "watch")
-# Seconds between attempts to hold a run: a `status` that asks who holds it does so for a moment.
+# Seconds between attempts to hold a run: a `status` that asks who holds it is in the way for a moment.
 _PATIENCE = (0.1, 0.2)
+# Rank of a store that holds what a run has stored.
+_HOLDS = 2
 
 
 def now() -> str:
@@ -67,10 +71,17 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """A run's folder and the configuration stored in it."""
+    """A run's folder and the configuration stored in it.
+
+    Args:
+        path: of the folder.
+        config: of the run; its paths are absolute.
+        choices: where else the paths of a stored run may be, see `places`.
+    """
 
     path: Path
     config: RunConfig
+    choices: places.Choices = dataclasses.field(default_factory=dict, compare=False)
 
     @staticmethod
     def create(config: RunConfig) -> RunDir:
@@ -81,16 +92,15 @@ class RunDir:
         Raises:
             ConfigError: if the folder holds something else, or a run with another configuration.
         """
+        config = places.anchored(config)
         path = Path(config.run_dir)
         if (path / _RUN_FILE).exists():
-            run = RunDir(path, config)
-            run._require_same()
-            return run
+            return RunDir(path, config, RunDir(path, config)._require_same().choices)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run_dir={path} is a file: name a folder")
         if (path / _LOG_FILE).exists():
             raise ConfigError(_gone(path))
-        if path.exists() and (strangers := _strangers(path, Path(config.store.url))):
+        if path.exists() and (strangers := _strangers(path, config.store.url)):
             raise ConfigError(
                 f"run_dir={path} is not empty and not a run (it holds {', '.join(strangers[:3])}): name a new folder"
             )
@@ -99,55 +109,103 @@ class RunDir:
     def begin(self) -> None:
         """Write the configuration, unless it is there; call it while the run is held and its inputs are checked.
 
+        The paths of a run that has moved, or of an earlier version, are brought up to date.
+
         Raises:
             ConfigError: if another run has begun here since `create`.
         """
+        record: dict[str, Any] = {"format": FORMAT, "created": now(), "ntkpipe": __version__}
+        config = self.config
         if self.begun:
             self._require_same()
-            return
-        record = {"format": FORMAT, "created": now(), "ntkpipe": __version__, "config": to_dict(self.config)}
-        self.write_json(_RUN_FILE, record)
+            record = _stored(self.path)
+            old = from_dict(RunConfig, record["config"])
+            config = places.with_paths(old, dict(places.named(self.config)))
+        record |= {"config": to_dict(config), "beside": places.beside(config, self.path)}
+        if not self.begun or record != _stored(self.path):
+            self.write_json(_RUN_FILE, record)
 
-    def _require_same(self) -> None:
+    def _require_same(self) -> RunDir:
+        """The stored run, if its configuration is this one."""
         stored = RunDir.open(self.path)
+        mine = dict(places.named(self.config))
+        # Named in another way, or moved: the paths of the stored run are those of this one.
+        same = {
+            name: mine[name]
+            for name, known in stored.choices.items()
+            if name in mine and any(places.is_same_place(mine[name], path) for path in known)
+        }
+        if places.STORE not in same and stored._rank(mine[places.STORE]) == _HOLDS:
+            same[places.STORE] = mine[places.STORE]
         old, new = (
-            {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS} for c in (stored.config, self.config)
+            {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS}
+            for c in (places.with_paths(stored.config, same), self.config)
         )
         if differing := _differences(old, new):
             raise ConfigError(
                 f"{self.path} holds a run with another configuration ({'; '.join(differing)}). Give this one a run_dir "
                 "of its own: it reuses the stored Gram tiles, since those live in store.url."
             )
+        return stored
 
     @staticmethod
-    def open(path: str | os.PathLike[str]) -> RunDir:
-        """An existing run.
+    def open(path: str | os.PathLike[str], *, store: str | None = None) -> RunDir:
+        """An existing run, wherever it is now. Nothing is written, and its store need not be there: see `require_store`.
+
+        Args:
+            path: of its folder.
+            store: where its store is, if that was said.
 
         Raises:
-            ConfigError: if the folder is not a run, or of a newer format.
+            ConfigError: if the folder is not a run, or of a newer format, or `store` does not hold what it has stored.
         """
-        file = Path(path) / _RUN_FILE
-        if (Path(path) / _LOG_FILE).exists() and not file.exists():
-            raise ConfigError(_gone(Path(path)))
-        if not file.exists():
-            # Of a run that has been here and not begun, only its lease is left.
-            begun = (Path(path) / ".leases").is_dir()
-            yet = " yet: the inputs of one are being checked, or were refused" if begun else ""
-            raise ConfigError(
-                f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
-            )
-        try:
-            stored = _unsealed(json.loads(file.read_text(encoding="utf-8")))
-            config = stored["config"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{file} is damaged ({error}): move the folder away and run again, which reuses the stored tiles"
-            ) from error
-        if stored.get("format") != FORMAT:
-            raise ConfigError(
-                f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it"
-            )
-        return RunDir(Path(path), from_dict(RunConfig, config))
+        path = Path(path).expanduser()
+        stored = _stored(path)
+        raw = from_dict(RunConfig, stored["config"])
+        found = RunDir(path, raw)
+        config, choices = places.settled(raw, stored.get("beside"), path, found._rank)
+        if store is not None:
+            config = places.with_paths(config, {places.STORE: store})
+            config = dataclasses.replace(places.anchored(config), run_dir=raw.run_dir)
+            if found._rank(config.store.url) != _HOLDS:
+                raise ConfigError(
+                    f"store.url={store} does not hold what {path} has stored ({', '.join(found._stored_keys()) or 'a store'}): "
+                    "name the store of this run"
+                )
+        return RunDir(path, config, choices)
+
+    def require_store(self) -> None:
+        """Check that the store is there, if the run has stored anything: an absent one is not to be made anew by mistake.
+
+        Raises:
+            StoreError: saying where it was, and what to do.
+        """
+        if not self._stored_keys() or places.is_store(open_store(self.config.store.url)):
+            return
+        where = " or ".join(dict.fromkeys((self.config.store.url, *self.choices.get(places.STORE, ()))))
+        raise StoreError(
+            f"the store of {self.path} is not there: there is none at {where}. If it moved, say where it is: "
+            "store.url=PATH. If its disk is not mounted, mount it. If it is gone, start the run again in a new run_dir, which "
+            "computes everything anew."
+        )
+
+    def _stored_keys(self) -> list[str]:
+        """Keys of objects in the store that the receipts name: whatever has them is this run's store."""
+        data, gram = self.receipt("data") or {}, self.receipt("gram") or {}
+        keys = [data["source"]] if "source" in data else []
+        if data.get("images") and not gram.get("given") and self.config.kernel.kind != "gram":
+            keys.append(f"{data['images']}/manifest.json")
+        if not gram.get("given"):
+            stores = gram.get("stores") or ([gram["store"]] if "store" in gram else [])
+            keys += [f"gram/{where.rpartition('/')[2]}/manifest.json" for where in stores]
+        return keys
+
+    def _rank(self, url: str) -> int:
+        """How much speaks for a store: 0 if there is none, `_HOLDS` if it holds what the receipts name."""
+        if not places.rank_of_any(url):
+            return 0
+        store = open_store(url)
+        return _HOLDS if all(store.exists(key) for key in self._stored_keys()) else 1
 
     @property
     def begun(self) -> bool:
@@ -207,7 +265,11 @@ class RunDir:
         """Write the receipt of a stage, with the checksums of the files that it has made in the run's folder, and log it."""
         receipt = {"stage": stage, "finished": now(), "seconds": round(seconds, 3), **facts}
         self.log("stage finished", **receipt)
-        receipt["files"] = {str(file.relative_to(self.path)): crc32c(file.read_bytes()) for file in sorted(files)}
+        receipt["files"] = {
+            str(file.relative_to(self.path)): crc32c(file.read_bytes())
+            for file in sorted(files)
+            if not is_foreign_name(file.name)
+        }
         self.write_json(f"stages/{stage}.json", receipt)
         return receipt
 
@@ -227,23 +289,59 @@ class RunDir:
         for stage in stages:
             (self.path / "stages" / f"{stage}.json").unlink(missing_ok=True)
 
+    def holder(self) -> str | None:
+        """Which living process holds the run, in words; None if none does. Nothing is written."""
+        return self.store.holder("run")
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the run for this process.
 
         Raises:
             HeldError: saying which living process holds it.
+            StoreError: if the folder cannot be written to.
         """
         with contextlib.ExitStack() as stack:
             for patience in (*_PATIENCE, None):
                 try:
                     stack.enter_context(self.store.lease("run", holder={"what": f"run {self.path}"}))
                     break
+                except StoreError as error:
+                    raise StoreError(
+                        f"{error}. Without writing there, a stored run can be asked for its status, verified with repair=false, "
+                        "and exported and reported with path=... to another folder."
+                    ) from error
                 except HeldError:
                     if patience is None:
                         raise
                     time.sleep(patience)
             yield
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The record in `run.json`."""
+    file = path / _RUN_FILE
+    if (path / _LOG_FILE).exists() and not file.exists():
+        raise ConfigError(_gone(path))
+    if not file.exists():
+        # Of a run that has been here and not begun, only its lease is left.
+        begun = (path / ".leases").is_dir()
+        yet = " yet: the inputs of one are being checked, or were refused" if begun else ""
+        raise ConfigError(
+            f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
+        )
+    try:
+        stored = _unsealed(json.loads(file.read_text(encoding="utf-8")))
+        stored["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({error}): move the folder away and run again, which reuses the stored tiles"
+        ) from error
+    if stored.get("format") != FORMAT:
+        raise ConfigError(
+            f"{file} has format {stored.get('format')}, this version reads {FORMAT}: use the ntkpipe that wrote it"
+        )
+    return stored
 
 
 def _gone(path: Path) -> str:
@@ -262,11 +360,13 @@ def _unsealed(stored: Any) -> dict[str, Any]:
     return body
 
 
-def _strangers(path: Path, store: Path) -> list[str]:
-    """What lies in a folder that may not precede a run: leases, the sweeps of Hydra and the store itself may."""
+def _strangers(path: Path, url: str) -> list[str]:
+    """What lies in a folder that may not precede a run: leases, sweeps, the store itself and what file managers leave may."""
     ours = ("multirun.yaml", "launch", ".leases", "stages", "trackers")
-    others = [p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial")]
-    return sorted(p.name for p in others if not store.resolve().is_relative_to(p.resolve()))
+    names = (p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial"))
+    others = [p for p in names if not is_foreign_name(p.name)]
+    store = local_folder(url)
+    return sorted(p.name for p in others if store is None or not Path(store).resolve().is_relative_to(p.resolve()))
 
 
 @dataclasses.dataclass

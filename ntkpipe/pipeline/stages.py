@@ -65,6 +65,7 @@ class Job:
 
         Raises:
             HeldError: if another process works on it.
+            StoreError: if its store is not there any more.
             ConfigError: for an experiment tracker that is not installed.
         """
         started: list[Executor] = []
@@ -78,6 +79,7 @@ class Job:
             if started:
                 started[0].publish(stage, numbers)
 
+        self.run.require_store()  # before anybody is told there how the run goes
         self.executor = executor
         try:
             with self.run.held(), watching(self.run, publish) as self._watch:
@@ -90,10 +92,10 @@ class Job:
         if self._inputs is None:
             began = time.monotonic()
             receipt, path = self.run.receipt("data"), self.run.config.data.path
-            # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same.
-            kept = receipt is not None and receipt.get("source")
-            gone = path is not None and not Path(path).expanduser().exists()
-            source = kept if kept and (gone or same_source(self.run.config, kept)) else None
+            self.run.require_store()
+            # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same,
+            # wherever it lies now.
+            source = receipt["source"] if receipt is not None and _has_prepared(self.run.config, receipt) else None
             chosen = None if receipt is None else receipt.get("tiles_stored")
             found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, chosen=chosen)
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
@@ -111,6 +113,7 @@ class Job:
                     time.monotonic() - began,
                     images=found.images.prefix,
                     source=found.source,
+                    path=None if path is None else str(Path(path).resolve()),
                     **facts,
                     n_train=found.n_train,
                     n_test=found.n_test,
@@ -415,11 +418,16 @@ def is_finished(run: RunDir) -> bool:
     receipts = {stage: run.receipt(stage) for stage in STAGES}
     if None in receipts.values() or any(run.damaged_files(stage) for stage in STAGES):
         return False
-    path = run.config.data.path
-    same = (path is not None and not Path(path).expanduser().exists()) or (
-        same_source(run.config, (receipts["data"] or {}).get("source"))
-    )
+    same = _has_prepared(run.config, receipts["data"] or {})
     return same and not verify_predictions(run.path / "predictions.zarr")
+
+
+def _has_prepared(config: RunConfig, receipt: Mapping[str, Any]) -> bool:
+    """Whether the images of a receipt are those of the data as it is now, or of data that is gone."""
+    path, source = config.data.path, receipt.get("source")
+    gone = path is not None and not Path(path).expanduser().exists()
+    # The same files in another place are the same.
+    return source is not None and (gone or same_source(config, source, place=receipt.get("path")))
 
 
 def load_predictions(run: RunDir) -> Any:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError
+from ntkpipe.pipeline import places
 from ntkpipe.pipeline.run_dir import RunDir
 
 Axis = Literal["depth", "train_size"]
@@ -89,8 +90,10 @@ class Sweep:
         axis, path = sweep_axis(config), Path(config.run_dir)
         assert axis is not None
         runs = tuple(Path(one.run_dir) for one in sweep_runs(config))
-        record = {"axis": axis, "runs": [run.name for run in runs], "config": to_dict(config)}
+        record = {"axis": axis, "runs": [run.name for run in runs]}
         path.mkdir(parents=True, exist_ok=True)
+        config = places.anchored(config)
+        record |= {"config": to_dict(config), "beside": places.beside(config, path)}
         _write(path / _FILE, json.dumps(record, indent=1))
         return Sweep(path, axis, runs, config)
 
@@ -101,7 +104,7 @@ class Sweep:
         Raises:
             ConfigError: if it was a sweep and its record is damaged.
         """
-        folder = Path(path)
+        folder = Path(path).expanduser()
         if (folder / "run.json").exists() or not folder.is_dir():
             return None
         below = tuple(sorted((p.parent for p in folder.glob("*/run.json")), key=_natural))
@@ -109,7 +112,9 @@ class Sweep:
             return Sweep(folder, None, below) if below else None
         try:
             record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            config = from_dict(RunConfig, record["config"])
+            config, _ = places.settled(
+                from_dict(RunConfig, record["config"]), record.get("beside"), folder, places.rank_of_any
+            )
             names = [str(name) for name in record["runs"]]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{folder / _FILE} is damaged ({error}): start the sweep again, which goes on") from error
@@ -122,8 +127,12 @@ class Sweep:
         return tuple(RunDir.open(run) for run in self.runs if (run / "run.json").exists())
 
 
-def write_table(sweep: Sweep) -> list[str]:
+def write_table(sweep: Sweep, folder: Path | None = None) -> list[str]:
     """Write `depths.csv`: a line per depth, kernel, ridge and time; runs that have no metrics yet are left out.
+
+    Args:
+        sweep: of which.
+        folder: where to; None is the sweep's own.
 
     Returns:
         A table for people: the last time, and the best one, of every depth; and where the file is.
@@ -137,8 +146,9 @@ def write_table(sweep: Sweep) -> list[str]:
     writer = csv.DictWriter(text, ("depth", *_FIELDS), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
-    _write(sweep.path / "depths.csv", text.getvalue())
-    return [*_table(records), f"depths       {sweep.path / 'depths.csv'}"]
+    target = (folder or sweep.path) / "depths.csv"
+    _write(target, text.getvalue())
+    return [*_table(records), f"depths       {target}"]
 
 
 def _natural(path: Path) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import json
 import os
@@ -15,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as arrow_parquet
 
-from ntkpipe.errors import ConfigError
+from ntkpipe.errors import ConfigError, ResourceError
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.predictions.write import write_predictions
 
@@ -50,26 +52,37 @@ def export_predictions(
         The path written.
 
     Raises:
-        ConfigError: an unknown format, or something is there and `overwrite` is false.
+        ConfigError: an unknown format, or something is there and `overwrite` is false, or it cannot be written there.
+        ResourceError: the disk is full.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     if format not in FORMATS:
         raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists and is left as it is: choose another path, or set overwrite=true")
+    try:
+        if target.exists() and not overwrite:
+            raise ConfigError(f"{target} exists and is left as it is: choose another path, or set overwrite=true")
+        if target.is_dir() and format != "zarr":
+            raise ConfigError(f"{target} is a folder: format={format} needs the path of a file")
+        _write(predictions, target, format, overwrite=overwrite)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"no space to write {target}: free some, or choose another path") from error
+        raise ConfigError(f"{target} cannot be written ({error.strerror or error}): choose another path") from error
+    return target
+
+
+def _write(predictions: Predictions, target: Path, format: str, *, overwrite: bool) -> None:
     if format == "zarr":
         write_predictions(predictions, target, overwrite=overwrite)
-        return target
-    if target.is_dir():
-        raise ConfigError(f"{target} is a folder: format={format} needs the path of a file")
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         {"parquet": _write_parquet, "csv": _write_csv, "npz": _write_npz}[format](predictions, temporary)
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
-    return target
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def iterate_tables(predictions: Predictions, rows: int = ROWS_PER_GROUP) -> Iterator[pa.Table]:

@@ -115,9 +115,28 @@ def describe(note: dict[str, Any]) -> str:
 
 def is_late(note: dict[str, Any], modified: datetime, now: datetime) -> bool:
     """True if the holder missed its beats. Both times are of one clock: the store's."""
+    return now - modified > _patience(note)
+
+
+def still_beats(note: dict[str, Any], modified: Callable[[], datetime | None]) -> bool:
+    """Whether the holder touches its lease while this waits for the beats that it may miss; compares no clocks.
+
+    Args:
+        note: of the holder.
+        modified: looks when it was touched; None if it is gone.
+    """
+    first, deadline = modified(), time.monotonic() + _patience(note).total_seconds()
+    while first is not None and time.monotonic() < deadline:
+        time.sleep(min(1.0, _patience(note).total_seconds() / 20))
+        if (seen := modified()) != first:
+            return seen is not None
+    return False
+
+
+def _patience(note: dict[str, Any]) -> timedelta:
     beat = note.get("beat")
     seconds = float(beat) if isinstance(beat, (int, float)) and 0 < beat <= 3600 else 10.0
-    return now - modified > timedelta(seconds=MISSED_BEATS * seconds) + _CLOCK_GRAIN
+    return timedelta(seconds=MISSED_BEATS * seconds) + _CLOCK_GRAIN
 
 
 @contextlib.contextmanager
@@ -172,6 +191,26 @@ def hold_in_bucket(bucket: Bucket, name: str, holder: dict[str, Any] | str) -> I
         # The number stays, marked as free: the next holder counts on from it.
         with contextlib.suppress(StoreError):
             bucket.write(path, [_packed({**note, "free": True})], create=False)
+
+
+def held_in_bucket(bucket: Bucket, name: str) -> str | None:
+    """Who holds a lease in a bucket, as `hold_in_bucket` would say; None if nobody does. Nothing is written."""
+    folder = f"{LEASE_FOLDER}/{name}"
+
+    def top() -> tuple[int, datetime] | None:
+        return max(_numbers(bucket, folder), default=None)
+
+    if (found := top()) is None:
+        return None
+    present = _noted(bucket, folder, found[0])
+
+    def modified() -> datetime | None:
+        newest = top()
+        return None if newest is None else newest[1]
+
+    if not present or present.get("free") or not still_beats(present, modified):
+        return None
+    return f"{name} in {bucket.address.url} is held by {describe(present)}"
 
 
 def _take(bucket: Bucket, folder: str, where: str, note: dict[str, Any]) -> int:

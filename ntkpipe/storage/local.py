@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkpipe.errors import ConfigError, HeldError, ResourceError, StoreError
-from ntkpipe.storage.local_lease import hold_in_folder
+from ntkpipe.storage.foreign import OWN_FOLDERS, is_foreign_name
+from ntkpipe.storage.local_lease import held_in_folder, hold_in_folder
 from ntkpipe.storage.protocol import (
     LEASE_FOLDER,
     PARTIAL_SUFFIX,
@@ -135,11 +136,19 @@ class LocalStore:
         """Folders directly below `prefix`, sorted."""
         try:
             with os.scandir(os.path.join(self.url, prefix.rstrip("/"))) as entries:
-                return sorted(e.name for e in entries if e.is_dir() and e.name != LEASE_FOLDER)
+                return sorted(
+                    e.name
+                    for e in entries
+                    if e.is_dir() and e.name != LEASE_FOLDER and not _is_foreign(prefix.rstrip("/"), e.name)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise self._translate(error, prefix) from error
+
+    def foreign(self) -> Sequence[str]:
+        """Names of files and folders that other programs have left, with their paths; sorted."""
+        return sorted(self._walk("", foreign=True))
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -158,7 +167,7 @@ class LocalStore:
     @contextlib.contextmanager
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> Iterator[Lease]:
         """Hold `name` until the block ends or the process dies."""
-        key = f"{LEASE_FOLDER}/{check_key(name)}.lock"
+        key = _lease_key(name)
         with contextlib.ExitStack() as stack:
             try:
                 held = stack.enter_context(hold_in_folder(os.path.join(self.url, key), f"{name} in {self.url}", holder))
@@ -167,6 +176,14 @@ class LocalStore:
             except OSError as error:
                 raise self._translate(error, key) from error
             yield held
+
+    def holder(self, name: str) -> str | None:
+        """Who holds `name`; nothing is written."""
+        key = _lease_key(name)
+        try:
+            return held_in_folder(os.path.join(self.url, key), f"{name} in {self.url}")
+        except OSError as error:
+            raise self._translate(error, key) from error
 
     def free_bytes(self) -> int | None:
         """Bytes that can still be stored."""
@@ -188,7 +205,7 @@ class LocalStore:
             with contextlib.suppress(FileNotFoundError):
                 folders.append((path, os.stat(path).st_mtime))
         for key in self._walk(top):
-            if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):
+            if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):  # no foreign one: `_walk` passes them over
                 path = os.path.join(self.url, key)
                 with contextlib.suppress(FileNotFoundError):
                     if os.stat(path).st_mtime <= before:
@@ -209,8 +226,8 @@ class LocalStore:
     def _path(self, key: str) -> str:
         return os.path.join(self.url, check_key(key))
 
-    def _walk(self, folder: str) -> Iterator[str]:
-        """Keys of all files below `folder`, litter included, leases not; in no order."""
+    def _walk(self, folder: str, *, foreign: bool = False) -> Iterator[str]:
+        """Keys of all files below `folder`, litter included, leases not; or what is foreign, folders as one. In no order."""
         pending = [folder]
         while pending:
             inside = pending.pop()
@@ -218,8 +235,12 @@ class LocalStore:
             try:
                 with os.scandir(os.path.join(self.url, inside)) as entries:
                     for entry in entries:
-                        if not entry.is_dir():
-                            yield start + entry.name
+                        if _is_foreign(inside, entry.name):
+                            if foreign:
+                                yield start + entry.name
+                        elif not entry.is_dir():
+                            if not foreign:
+                                yield start + entry.name
                         elif start + entry.name != LEASE_FOLDER:
                             pending.append(start + entry.name)
             except (FileNotFoundError, NotADirectoryError):
@@ -253,6 +274,16 @@ class LocalStore:
                 f"store.url to a larger disk. What is stored already is intact; the same command continues from it."
             )
         return StoreError(f"cannot access {path}: {error.strerror or error}")
+
+
+def _is_foreign(folder: str, name: str) -> bool:
+    """Whether what lies in `folder` under that name is another program's."""
+    own = name if not folder else folder.partition("/")[0]
+    return own not in OWN_FOLDERS and is_foreign_name(name)
+
+
+def _lease_key(name: str) -> str:
+    return f"{LEASE_FOLDER}/{check_key(name)}.lock"
 
 
 def _read(path: str) -> bytes:

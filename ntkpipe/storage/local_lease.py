@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ntkpipe.errors import HeldError
-from ntkpipe.storage.lease import HeldLease, beating, boot_id, describe, is_late, new_note, read_note
+from ntkpipe.storage.lease import HeldLease, beating, boot_id, describe, is_late, new_note, read_note, still_beats
 from ntkpipe.storage.protocol import Lease
 
 # flock belongs to the open file, which a forked child shares: without this, a child that outlives its parent
@@ -80,6 +80,29 @@ def hold_in_folder(path: str, where: str, holder: dict[str, Any] | str) -> Itera
         if fd in _lease_files:
             _lease_files.discard(fd)
             os.close(fd)
+
+
+def held_in_folder(path: str, where: str) -> str | None:
+    """Who holds the lease of the file `path`, as `hold_in_folder` would say; None if nobody does. Nothing is written.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what is open for reading takes no more than this on NFS
+        except BlockingIOError:
+            return f"{where} is held by {describe(_noted(path))}"
+    finally:
+        os.close(fd)
+    present = _noted(path)
+    if present.get("boot", boot_id()) == boot_id() or not still_beats(present, lambda: _modified(path)):
+        return None
+    return f"{where} is held by {describe(present)}"
 
 
 def _write(fd: int, note: bytes) -> None:

@@ -95,6 +95,10 @@ class MemoryStore:
         below = [key[len(start) :] for key in self.list(start)]
         return sorted({key.partition("/")[0] for key in below if "/" in key})
 
+    def foreign(self) -> Sequence[str]:
+        """Nothing: no other program sees this memory."""
+        return []
+
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
         self._content.objects.pop(check_key(key), None)
@@ -109,16 +113,19 @@ class MemoryStore:
         """Hold `name` until the block ends or the process dies."""
         content = self._content
         with content.lock:
-            if check_key(name) in content.held:
-                raise HeldError(
-                    f"{name} in {self.url} is held by {content.held[name]}. Wait for it to end, or stop it."
-                )
+            if (who := self.holder(name)) is not None:
+                raise HeldError(who)
             since = datetime.now(UTC).isoformat(timespec="seconds")
             content.held[name] = f"process {os.getpid()} on {socket.gethostname()} since {since} ({holder})"
         try:
             yield HeldLease(name)
         finally:
             del content.held[name]
+
+    def holder(self, name: str) -> str | None:
+        """Who holds `name`."""
+        held = self._content.held.get(check_key(name))
+        return None if held is None else f"{name} in {self.url} is held by {held}. Wait for it to end, or stop it."
 
     def free_bytes(self) -> int | None:
         """None: memory has no fixed share."""

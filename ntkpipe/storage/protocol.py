@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 
 from ntkpipe.errors import StoreError
+from ntkpipe.storage.foreign import is_foreign_key
 from ntkpipe.storage.statistics import Statistics
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
@@ -107,7 +108,7 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, sorted; neither unfinished writes nor leases are among them."""
+        """Keys that start with `prefix`, sorted; neither unfinished writes nor leases nor foreign files are among them."""
         ...
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
@@ -115,7 +116,11 @@ class ObjectStore(Protocol):
         ...
 
     def folders(self, prefix: str = "") -> list[str]:
-        """Names of the folders directly below the folder `prefix`, sorted."""
+        """Names of the folders directly below the folder `prefix`, sorted; foreign ones are left out."""
+        ...
+
+    def foreign(self) -> Sequence[str]:
+        """Names of files and folders that other programs have left, see `is_foreign_key`; sorted, each with its path."""
         ...
 
     def delete(self, key: str) -> None:
@@ -138,6 +143,14 @@ class ObjectStore(Protocol):
 
         Raises:
             HeldError: if a living process holds it; the text says who, where and since when.
+        """
+        ...
+
+    def holder(self, name: str) -> str | None:
+        """Who holds `name`, in the words of the `HeldError` that a second holder gets; None if nobody does.
+
+        Nothing is written, so that it answers where one may only read. A holder on another node, and any in a bucket, is
+        known by its beat: three of them are waited for where the last holder did not end in good order.
         """
         ...
 
@@ -172,7 +185,8 @@ def check_key(key: str) -> str:
     """Return `key` if it may name an object.
 
     Raises:
-        ValueError: if it is absolute, not normalised, leaves the store, or belongs to the store itself.
+        ValueError: if it is absolute, not normalised, leaves the store, belongs to the store itself, or looks like a file of
+            another program.
     """
     parts = key.split("/")
     if (
@@ -183,10 +197,11 @@ def check_key(key: str) -> str:
         or "\\" in key
         or parts[0] in ("..", ".", LEASE_FOLDER)
         or parts[-1].endswith(PARTIAL_SUFFIX)
+        or is_foreign_key(key)
     ):
         raise ValueError(
-            f"{key!r} is no object key: it must be relative, normalised and neither under {LEASE_FOLDER}/ "
-            f"nor end in {PARTIAL_SUFFIX}"
+            f"{key!r} is no object key: it must be relative, normalised, neither under {LEASE_FOLDER}/ nor end in "
+            f"{PARTIAL_SUFFIX}, and without hidden names, spaces and any of ~#$@()"
         )
     return key
 

@@ -11,7 +11,8 @@ from typing import Any
 from ntkpipe.storage.address import parse_address
 from ntkpipe.storage.answers import ExistsError
 from ntkpipe.storage.bucket import Bucket, bucket_at
-from ntkpipe.storage.lease import hold_in_bucket
+from ntkpipe.storage.foreign import is_foreign_key
+from ntkpipe.storage.lease import held_in_bucket, hold_in_bucket
 from ntkpipe.storage.protocol import LEASE_FOLDER, Buffer, Lease, MissingObjectError, as_parts, check_key, check_span
 from ntkpipe.storage.statistics import Statistics
 
@@ -75,11 +76,19 @@ class RemoteStore:
         # Sorted here: not all servers do, and the client lists folders, not prefixes of names.
         found = self._bucket.walk(prefix.rpartition("/")[0])
         kept = ((e.path, e.size) for e in found if e.path.startswith(prefix))
-        yield from sorted((path, size) for path, size in kept if not path.startswith(f"{LEASE_FOLDER}/"))
+        yield from sorted(
+            (path, size) for path, size in kept if not path.startswith(f"{LEASE_FOLDER}/") and not is_foreign_key(path)
+        )
 
     def folders(self, prefix: str = "") -> list[str]:
         """Folders directly below `prefix`, sorted."""
-        return [name for name in self._bucket.children(prefix.rstrip("/"))[0] if prefix or name != LEASE_FOLDER]
+        start = prefix.rstrip("/") + "/" if prefix else ""
+        names = self._bucket.children(prefix.rstrip("/"))[0]
+        return [name for name in names if start + name != LEASE_FOLDER and not is_foreign_key(start + name)]
+
+    def foreign(self) -> Sequence[str]:
+        """Keys of what other programs have put there, sorted."""
+        return sorted(e.path for e in self._bucket.walk("") if is_foreign_key(e.path))
 
     def delete(self, key: str) -> None:
         """Remove the object if it is there."""
@@ -94,6 +103,10 @@ class RemoteStore:
     def lease(self, name: str, *, holder: dict[str, Any] | str) -> AbstractContextManager[Lease]:
         """Hold `name` until the block ends, or three beats after the process dies."""
         return hold_in_bucket(self._bucket, check_key(name), holder)
+
+    def holder(self, name: str) -> str | None:
+        """Who holds `name`; nothing is written."""
+        return held_in_bucket(self._bucket, check_key(name))
 
     def free_bytes(self) -> int | None:
         """None: a bucket has no end that it would tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from urllib.parse import unquote, urlsplit
 
 from ntkpipe.errors import ConfigError
@@ -11,7 +12,7 @@ from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 from ntkpipe.storage.remote import RemoteStore
 
-__all__ = ["MissingObjectError", "ObjectStore", "open_store"]
+__all__ = ["MissingObjectError", "ObjectStore", "local_folder", "open_store"]
 
 
 def open_store(url: str) -> ObjectStore:
@@ -25,15 +26,29 @@ def open_store(url: str) -> ObjectStore:
     Raises:
         ConfigError: for anything else, if the path is not a folder, or if the URL holds credentials.
     """
+    if (folder := local_folder(url)) is not None:
+        return LocalStore(folder)
+    scheme, _, rest = url.partition("://")
+    return MemoryStore(rest) if scheme == "memory" else RemoteStore(url)
+
+
+def local_folder(url: str) -> str | None:
+    """The folder that a URL names, as it was given but for `~`; None of a bucket or of memory.
+
+    Raises:
+        ConfigError: if it names nothing, or holds credentials.
+    """
     refuse_secrets(url)
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
+    if not url or (scheme == "file" and url.rstrip("/") == "file:"):
+        raise ConfigError(f"store.url={url} is empty: give a folder, or a bucket as s3://BUCKET/PREFIX")
     if not separator:
-        return LocalStore(url)
-    if scheme == "file":
-        parts = urlsplit(url)
-        if parts.netloc not in ("", "localhost"):
-            raise ConfigError(f"store.url={url}: a file URL has three slashes, as in file:///data/store")
-        return LocalStore(unquote(parts.path))
-    if scheme == "memory":
-        return MemoryStore(rest)
-    return RemoteStore(url)
+        return os.path.expanduser(url)
+    if scheme != "file":
+        return None
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise ConfigError(f"store.url={url}: a file URL has three slashes, as in file:///data/store")
+    if parts.query or parts.fragment:
+        raise ConfigError(f"store.url={url}: in a file URL, # is written as %23 and ? as %3F; or give the path alone")
+    return unquote(parts.path)

@@ -19,8 +19,8 @@ class Problem:
 
     Args:
         kind: `tile` (the stored values cannot be trusted or are gone), `segment` (the receipts of up to a thousand tiles are
-            lost: they count as not computed), `metadata` (other readers of Zarr are misled, the tiles themselves are fine)
-            or `stray` (an object that counts for nothing: harmless).
+            lost: they count as not computed), `metadata` (the manifest, or what tells other readers of Zarr: the tiles themselves
+            are fine) or `stray` (an object that counts for nothing: harmless).
         key: of the object.
         text: what is wrong, for people.
         label: of a `tile`: `train`, `test`, `diagonal/train` or `diagonal/test`.
@@ -44,7 +44,7 @@ class Problem:
 def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool = True) -> Iterator[Problem]:
     """Compare every receipt of the store with the chunks that it vouches for. Nothing is changed.
 
-    Tiles without a receipt are not computed yet, which is no problem. A damaged manifest is found on opening.
+    Tiles without a receipt are not computed yet, which is no problem.
 
     Args:
         gram: the store.
@@ -59,7 +59,9 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
     for label in layout.labels:
         gram.ledger(label).reread()
     found = dict(gram.objects.sizes(layout.key("")))
-    known = {layout.key("manifest.json"), layout.key("last_used")}
+    known = {manifest := layout.key("manifest.json"), layout.key("last_used")}
+    if (text := _manifest_fault(gram)) is not None:
+        yield Problem("metadata", manifest, text)
     for key, data in gram.metadata().items():
         known.add(key)
         if (text := _metadata_fault(gram, key, data)) is not None:
@@ -94,6 +96,7 @@ def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int,
     """
     problems = list(problems)
     if any(p.kind == "metadata" for p in problems):
+        gram.write_manifest(overwrite=True)
         gram.write_metadata(overwrite=True)
     gram.objects.delete_all(p.key for p in problems if p.kind == "segment")
     damaged = sorted({(p.label, p.i, p.j) for p in problems if p.kind == "tile"})
@@ -126,6 +129,16 @@ def _tile_faults(
                 yield key, f"{gram.objects.url}/{key} has {found[key]:,} bytes instead of {expected:,}"
         except CorruptionError as error:
             yield key, str(error)
+
+
+def _manifest_fault(gram: GramStore) -> str | None:
+    try:
+        GramStore.open(gram.objects, gram.name)
+    except MissingObjectError:
+        return f"{gram.where}/manifest.json is missing: nobody can tell whose tiles these are"
+    except CorruptionError as error:
+        return str(error)
+    return None
 
 
 def _metadata_fault(gram: GramStore, key: str, expected: bytes) -> str | None:

@@ -34,7 +34,7 @@ class GramStoreInfo:
 
 
 def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
-    """Every Gram store in `objects`, by name."""
+    """Every Gram store in `objects`, by name; a folder in which there is nothing of one is passed over."""
     for name in objects.folders("gram"):
         folder = f"gram/{name}/"
         try:
@@ -47,7 +47,8 @@ def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
             last_used = objects.get(f"{folder}last_used").decode(errors="replace").strip()
         except MissingObjectError:
             last_used = None
-        yield GramStoreInfo(name, identity, usage(objects, name), done, total, last_used)
+        if identity is not None or next(iter(objects.list(folder)), None) is not None:
+            yield GramStoreInfo(name, identity, usage(objects, name), done, total, last_used)
 
 
 def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:

@@ -40,6 +40,7 @@ from ntkpipe.tiles.segment import SEGMENT, Segment
 
 _READERS = 16  # requests at once: a thousand receipts of a bucket then take about two seconds
 _RECEIPT = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(?:\.([1-9]\d*))?\.json", re.ASCII)
+_SEGMENT = re.compile(r"[0-9a-f]{16}\.json", re.ASCII)
 _TRIES = 16  # of a commit that others get in the way of
 
 
@@ -253,7 +254,7 @@ class Ledger:
             listed = frozenset(key[len(folder) :] for key in self.objects.list(folder))
             if listed == known.listed and not known.damaged:
                 return
-            new = [name for name in sorted(listed) if name.endswith(".json") and name not in known.segments]
+            new = [name for name in sorted(listed) if _SEGMENT.fullmatch(name) and name not in known.segments]
             loaded: dict[str, Segment] = {}
             damaged: dict[str, str] = {}
             with ThreadPoolExecutor(min(_READERS, max(1, len(new)))) as pool:

@@ -20,6 +20,7 @@ written without a copy, and readable by any Zarr library.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -76,18 +77,16 @@ class GramStore:
             CorruptionError: if its manifest is damaged.
         """
         gram = cls(objects, check_name(name or identity.key), identity)
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest = seal({"identity": identity.to_dict(), "created": created})
-        if not objects.put(gram.layout.key("manifest.json"), manifest):
+        if not gram.write_manifest():
             try:
                 cls.open(objects, gram.name).identity.require(identity, gram.where)
             except CorruptionError:
                 if gram.name != identity.key:
                     raise
                 # The folder's name is the identity, so nothing is lost with a torn manifest.
-                objects.put(gram.layout.key("manifest.json"), manifest, overwrite=True)
+                gram.write_manifest(overwrite=True)
         gram.write_metadata()
-        objects.put(gram.layout.key("last_used"), f"{created}\n".encode(), overwrite=True)
+        objects.put(gram.layout.key("last_used"), f"{_now()}\n".encode(), overwrite=True)
         return gram
 
     @classmethod
@@ -107,6 +106,18 @@ class GramStore:
                 f"the manifest {objects.url}/{key} is damaged: delete this Gram store with `ntkpipe clean`"
             ) from None
         return cls(objects, name, GramIdentity.from_dict(identity))
+
+    @classmethod
+    def at(cls, objects: ObjectStore, identity: GramIdentity, *, name: str | None = None) -> GramStore:
+        """As `create_or_open`, and nothing is written: what is not there yet, or damaged, is left to `audit.verify`.
+
+        Raises:
+            IdentityError: if the store of that name has another identity.
+        """
+        gram = cls(objects, check_name(name or identity.key), identity)
+        with contextlib.suppress(MissingObjectError, CorruptionError):
+            cls.open(objects, gram.name).identity.require(identity, gram.where)
+        return gram
 
     @property
     def where(self) -> str:
@@ -324,6 +335,11 @@ class GramStore:
                 )
         return {self.layout.key(f"tiles.zarr/{name}"): buffer.to_bytes() for name, buffer in memory.items()}
 
+    def write_manifest(self, *, overwrite: bool = False) -> bool:
+        """Write whose tiles they are, where it is absent, or anyway; False if it was there."""
+        manifest = seal({"identity": self.identity.to_dict(), "created": _now()})
+        return self.objects.put(self.layout.key("manifest.json"), manifest, overwrite=overwrite)
+
     def write_metadata(self, *, overwrite: bool = False) -> None:
         """Write what `metadata` says where it is absent, or everywhere."""
         # The last one written proves the others, so that opening a store again costs one look.
@@ -403,6 +419,10 @@ class GramStore:
 
 
 _SIGNS = {"even": "+", "odd": "-"}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -142,7 +143,23 @@ class StoreConformance:
         assert store.folders("none") == []
 
     @pytest.mark.parametrize(
-        "key", ["", "/abs", "../up", "a/../b", "a//b", "a/", "./a", ".leases/x", "x.partial", "a\\b", "nul\0"]
+        "key",
+        [
+            "",
+            "/abs",
+            "../up",
+            "a/../b",
+            "a//b",
+            "a/",
+            "./a",
+            ".leases/x",
+            "x.partial",
+            "a\\b",
+            "nul\0",
+            "a/.b",
+            "a (1)",
+            "b~",
+        ],
     )
     def test_keys_that_could_escape_or_collide_are_refused(self, store, key):
         for call in (store.get, store.size, store.exists, store.delete, lambda k: store.put(k, b"x")):
@@ -202,6 +219,14 @@ class StoreConformance:
             assert list(store.list()) == []
         with store.lease("run", holder="again"):
             pass
+
+    def test_who_holds_a_lease_is_told_without_a_write(self, store):
+        assert store.holder("run") is None
+        with store.lease("run", holder={"what": "computing tiles"}):
+            assert re.search(r"run in .* is held by process \d+ on .* since .*computing tiles", store.holder("run"))
+            assert store.holder("other") is None
+        assert store.holder("run") is None
+        assert store.foreign() == []
 
     def test_a_lease_ends_with_its_block_even_when_that_raises(self, store):
         with pytest.raises(RuntimeError, match="stop"), store.lease("run", holder="x"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -40,6 +41,24 @@ def test_after_three_missed_beats_another_nodes_lease_is_taken_over(store):
     os.utime(path, (then, then))
     with store.lease("run", holder="x") as lease:
         assert not lease.lost
+
+
+def test_a_holder_on_another_node_is_seen_by_its_beat(store):
+    path = write_note(store)
+    assert store.holder("run") is None  # it does not touch its note any more
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.05):
+            os.utime(path)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        assert "far away" in store.holder("run")
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_clock_that_is_wrong_by_hours_changes_nothing(store, monkeypatch):

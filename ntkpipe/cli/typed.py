@@ -1,0 +1,69 @@
+"""Words of a command line as they were typed: Hydra reads numbers, dates, truth values and lists where a path stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from ntkpipe.pipeline.places import PATHS, STORE
+from ntkpipe.pipeline.run_dir import digest
+
+_FOLDERS = ("run_dir", STORE)
+"""Paths that every configuration has: `null` is a name there, and the absence of a path elsewhere."""
+_LONGEST = 120  # bytes of a folder's name; file systems allow 255
+
+
+def as_typed(word: str) -> str:
+    """A word that sets a path, quoted where Hydra would not take the path as it stands; `~` is replaced. Others as they are.
+
+    The values of a sweep, `data.path=a.npz,b.npz`, are taken one by one.
+    """
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals or name not in (*_FOLDERS, *PATHS) or value[:1] in ("'", '"'):
+        return word
+    wanted = ",".join(map(os.path.expanduser, value.split(",")))
+    try:
+        override = OverridesParser.create().parse_override(f"{key}={wanted}")
+    except HydraException:  # brackets, equals signs, letters that its grammar does not know
+        return f"{key}={_quoted(wanted)}"
+    if override.is_sweep_override():
+        if re.search(r"[()'\"\[{]", wanted):
+            return word  # choice(...), range(...), values that are quoted
+        return f"{key}={','.join(as_typed(f'{key}={one}').partition('=')[2] for one in wanted.split(','))}"
+    if value == "null" and name not in _FOLDERS:
+        return word
+    found = override.value()
+    return f"{key}={wanted if isinstance(found, str) and found == wanted else _quoted(wanted)}"
+
+
+def job_folder(overrides: Sequence[str]) -> str:
+    """A folder's name for a job of a sweep: what varies, safe for file systems, bounded in length, and no other job's.
+
+    Letters, digits and `. , = + - [ ]` stay; everything else, and commas and equals signs within a quoted value, becomes `%2F`
+    and so on, as in a URL.
+    """
+    name = ",".join(map(_part, overrides)) or "job"
+    return name if len(name.encode()) <= _LONGEST else f"{name[:100]}-{digest(list(overrides))}"
+
+
+def _part(override: str) -> str:
+    key, equals, value = override.lstrip("+").partition("=")
+    quoted = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
+    if quoted:
+        value = re.sub(r"\\(['\"\\])", r"\1", quoted[2])
+    allowed = r"\w.+\-" if quoted else r"\w.,=+\-\[\]"
+    return _escaped(key, r"\w.\-") + equals + _escaped(value, allowed)
+
+
+def _escaped(text: str, allowed: str) -> str:
+    return re.sub(f"[^{allowed}]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
+
+
+def _quoted(value: str) -> str:
+    text = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{text}'"
