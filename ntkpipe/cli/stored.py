@@ -35,7 +35,7 @@ def run_stored(command: str, arguments: Sequence[str]) -> int:
 
 
 def _open(values: dict[str, str | None], command: str) -> RunDir:
-    if values["run_dir"] is None:
+    if not values["run_dir"]:
         raise ConfigError(f"ntkpipe {command} needs run_dir=DIR, the folder of a run")
     return RunDir.open(values["run_dir"], store=values.get("store.url"))
 
@@ -54,7 +54,7 @@ def _status(arguments: Sequence[str]) -> int:
 
 
 def _sweep(values: dict[str, str | None]) -> Sweep | None:
-    return None if values["run_dir"] is None else Sweep.find(values["run_dir"])
+    return Sweep.find(values["run_dir"]) if values["run_dir"] else None
 
 
 def _of_sweep(sweep: Sweep, store: str | None) -> tuple[list[str], bool]:

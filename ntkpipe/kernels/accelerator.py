@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import numpy as np
 
+from ntkpipe.errors import ResourceError
+
 _PINNED = "pinned_host"
+
+
+def default_platform() -> str:
+    """What JAX computes on: `cpu`, `gpu`, `tpu`.
+
+    Raises:
+        ResourceError: if the environment names a platform that is not here.
+    """
+    try:
+        return jax.default_backend()
+    except RuntimeError as error:
+        named = os.environ.get("JAX_PLATFORMS", "")
+        why = " ".join(str(error).split())
+        raise ResourceError(
+            f"JAX_PLATFORMS={named} names nothing that JAX can compute on here ({why}): set JAX_PLATFORMS=cpu, or unset it"
+            if named
+            else f"JAX has nothing to compute on ({why}): set JAX_PLATFORMS=cpu"
+        ) from error
 
 
 def to_host(array: jax.Array) -> np.ndarray:

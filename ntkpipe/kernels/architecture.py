@@ -15,6 +15,7 @@ import numpy as np
 from jax.core import Tracer
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
+from ntkpipe.kernels.accelerator import default_platform
 from ntkpipe.kernels.evaluation import flat, host, near, own, spatial
 from ntkpipe.kernels.evaluation.fold import Seen, unseen
 from ntkpipe.kernels.evaluation.readouts import Tap, share
@@ -367,7 +368,7 @@ def precision_context(dtype: Any) -> contextlib.AbstractContextManager[Any]:
     """
     if np.dtype(dtype) != np.float64:
         return contextlib.nullcontext()
-    platform = jax.default_backend()
+    platform = default_platform()
     if platform not in ("cpu", "gpu", "cuda", "rocm"):
         raise ResourceError(f"device {platform} has no float64: set kernel.dtype=float32, or JAX_PLATFORMS=cpu")
     return jax.enable_x64(True)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkpipe.kernels.accelerator import to_host
+from ntkpipe.kernels.accelerator import default_platform, to_host
 
 # Tiles to a call. A call takes the host some 0.1 ms, in which a GPU reads twenty tiles of 2048 rows.
 _TOGETHER = 16
@@ -20,7 +20,7 @@ _WAITING_BYTES = 1 << 28
 
 def on_accelerator() -> bool:
     """True if JAX's default device is not the CPU."""
-    return jax.default_backend() != "cpu"
+    return default_platform() != "cpu"
 
 
 def to_device(tile: np.ndarray) -> Any:

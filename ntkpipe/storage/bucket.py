@@ -9,12 +9,14 @@ middle. What it does well is used: signing, connection pools, time-outs, pages o
 from __future__ import annotations
 
 import os
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from ntkpipe.errors import ConfigError, StoreError
 from ntkpipe.storage.address import Address, parse_address
@@ -211,8 +213,7 @@ def _connect(address: Address) -> Any:
         "timeout": _WHOLE,
         "user_agent": "ntkpipe",
     }
-    endpoints = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_ENDPOINT",)}
-    if any(os.environ.get(name, "").startswith("http://") for name in endpoints.get(address.scheme, ())):
+    if any(url.startswith("http://") for url in _endpoints(address.scheme)):
         options["allow_http"] = True
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     try:
@@ -221,6 +222,28 @@ def _connect(address: Address) -> Any:
         )
     except Exception as error:  # obstore's own classes, for settings in the environment that it cannot use
         raise StoreError(f"cannot open {address.url}: {said_by(str(error))}") from error
+
+
+def _endpoints(scheme: str) -> list[str]:
+    """Addresses of servers in the environment. The client library panics at one that is none, and so it does at a region's name.
+
+    Raises:
+        ConfigError: naming the variable; its value may hold a password and is not repeated.
+    """
+    names = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_ENDPOINT",)}
+    found = {name: os.environ[name] for name in names.get(scheme, ()) if os.environ.get(name)}
+    for name, url in found.items():
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good or not url.isascii() or any(c.isspace() for c in url):
+            raise ConfigError(f"{name} is no address of a server: give it as in http://host:9000")
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if scheme == "s3" else ():
+        if not re.fullmatch(r"[A-Za-z0-9-]*", os.environ.get(name, "")):
+            raise ConfigError(f"{name}={os.environ[name]} is no region: give its name, as in us-east-1")
+    return list(found.values())
 
 
 def _silence() -> float:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from ntkpipe.errors import HeldError, ResourceError, StoreError
+from ntkpipe.errors import ConfigError, HeldError, ResourceError, StoreError
 from ntkpipe.storage.answers import explain
 from ntkpipe.storage.bucket import TIMEOUT_VARIABLE, forget_buckets
 from ntkpipe.storage.retry import RETRY_VARIABLE, TemporaryError
@@ -294,3 +294,20 @@ def test_one_of_many_takes_a_free_lease(store):
         with suppress(RuntimeError):
             thread.join(30)
     assert (len(held), len(refused)) == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "nonsense"),
+        ("AWS_ENDPOINT_URL", "http://"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:99999"),
+        ("AWS_ENDPOINT_URL", "http://ho st"),
+        ("AWS_REGION", "not/a region"),
+    ],
+)
+def test_a_wrong_word_in_the_environment_names_its_variable(at_endpoint, monkeypatch, name, value):
+    url = at_endpoint("http://127.0.0.1:9")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name):
+        open_store(url).get("k")

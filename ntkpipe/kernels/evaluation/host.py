@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntkpipe.kernels.accelerator import default_platform
 from ntkpipe.kernels.state import Array
 
 PairMap = Callable[[np.ndarray, Any, Any], Sequence[Array]]
@@ -26,7 +27,7 @@ _ALIGNMENT = 64  # bytes; JAX borrows NumPy memory aligned so, and copies any ot
 def is_default() -> bool:
     """True if JAX would compute on the CPU."""
     device = getattr(jax.config, "jax_default_device", None)  # jax.default_device(...) of the caller
-    platform = jax.default_backend() if device is None else getattr(device, "platform", device)
+    platform = default_platform() if device is None else getattr(device, "platform", device)
     return platform == "cpu"
 
 
