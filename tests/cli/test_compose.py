@@ -136,7 +136,7 @@ def test_parameters_of_an_activation_are_set_like_any_other(command):
         ("cluster.memory_gib=0", "above 0"),
         ("grid.edge=0", "at least 1"),
         ("kernel=spec", "kernel.path"),
-        ("run_dir=null", "run_dir"),
+        ("run_dir=", "run_dir"),
         ("run_dir=${nothing}", "nothing"),
         ("nonsense", "nonsense"),
     ],
