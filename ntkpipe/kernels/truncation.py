@@ -96,6 +96,19 @@ def with_degrees(spec: Spec, images: np.ndarray, dtype: str) -> list[dict[str, A
     return canonical_spec(made)
 
 
+def with_half_degrees(spec: Spec) -> list[dict[str, Any]]:
+    """The spec with half the degree of every series, and half the nodes of its integrals.
+
+    By how much its kernels differ tells how far both have converged.
+    """
+    made = canonical_spec(spec)
+    for place, layer in list(expanded_layers(made)):
+        at = _at(made, place)
+        at["degree"] = max((USUAL_DEGREE if layer["degree"] is None else layer["degree"]) // 2, 1)
+        at["nodes"] = None
+    return canonical_spec(made)
+
+
 def expansion_error(spec: Spec, images: np.ndarray) -> dict[str, float]:
     """A bound on what the ends of all series leave of both kernels of any two images, relative to `sqrt(k(x, x) k(x', x'))`.
 

@@ -14,6 +14,7 @@ from ntkpipe.dynamics.sampling import TestErrors, matrix_noise, sample_indices
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
+from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.tasks.executor import Executor, values_of
@@ -30,6 +31,7 @@ _SAMPLE_SHARE, _FLOAT64_COST = 0.02, 3.0
 
 # Pairs whose rounding is measured, rows and columns; and the factor on the largest: a sample of so many sees not the worst.
 _EVALUATED, _EVALUATION_SAFETY = (8, 64), 8.0
+_EXPANSION_SAFETY = 4.0
 # Taken for the relative error of float32 where it has no such numbers.
 _FLOAT32_BEYOND_RANGE = 1e-3
 _HALF_UNIT = 2.0**-25
@@ -94,26 +96,31 @@ def tile_errors(inputs: Inputs, kernel: Kernel, stored: np.ndarray, executor: Ex
     return TileErrors(noise + systematic, systematic)
 
 
-def test_errors(inputs: Inputs, kernel: Kernel, stored: np.ndarray, executor: Executor) -> TestErrors:
+def test_errors(
+    inputs: Inputs, kernel: Kernel, stored: np.ndarray, systematic: float, executor: Executor
+) -> TestErrors:
     """Errors of the test-train tiles, of every test image from its own entries with the sampled training images.
 
     Args:
         inputs: of the run.
         kernel: the stored kernel.
         stored: (p, k) the columns `sampled_columns` as they are stored.
+        systematic: of the train-train tiles, see `TileErrors`.
         executor: where entries are recomputed.
     """
     exact = exact_columns(inputs, executor)[kernel] if inputs.job is not None else stored
     trace = float(inputs.diagonal(kernel, "train").sum())
-    systematic = relative_error(inputs, kernel, executor) * math.sqrt(trace)
-    return TestErrors.of_columns(stored - exact, inputs.diagonal(kernel, "test"), inputs.n_train, systematic)
+    of_row = systematic / math.sqrt(trace) if trace > 0 else 0.0
+    return TestErrors.of_columns(stored - exact, inputs.diagonal(kernel, "test"), inputs.n_train, of_row)
 
 
 def relative_error(inputs: Inputs, kernel: Kernel, executor: Executor) -> float:
     """What float64 entries of the kernel are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
 
-    Their rounding grows through the layers as that of float32 does, which is measured: 2^-29 times as large, and so much
-    for what a sample does not see.
+    Measured on a few pairs, the closest of the sampled rows among them. Rounding grows through the layers as that of float32
+    does, and is 2^-29 times as large. Expansions of nonlinearities end somewhere: what half of their terms leave, and all of them
+    do not, is at least a quarter of what all of them leave, for the slowest series that there is (that of a kink, whose NTK falls as the
+    root of the number of terms).
     """
     if inputs.job is None:
         return 0.0
@@ -124,26 +131,42 @@ def relative_error(inputs: Inputs, kernel: Kernel, executor: Executor) -> float:
 
 def _evaluation_errors(inputs: Inputs, executor: Executor) -> dict[str, float]:
     assert inputs.job is not None
-    rows = sample_indices(inputs.n_train, _EVALUATED[0], seed=1)
-    columns = sample_indices(inputs.n_train, _EVALUATED[1], seed=2)
+    rows, columns = _close_pairs(inputs, executor)
     picked = Picked("train", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
     symmetry = inputs.gram.identity.symmetry
-    made = dict(
-        values_of(
-            executor,
-            (
-                Task(k, pairs_task, (inputs.job.images, Evaluation.of(inputs.spec, symmetry, dtype), *picked))
-                for k, dtype in enumerate(("float32", "float64"))
-            ),
-        )
+    wanted = {"narrow": (inputs.spec, "float32"), "wide": (inputs.spec, "float64")}
+    if any(True for _ in expanded_layers(inputs.spec)):
+        wanted["shorter"] = (with_half_degrees(inputs.spec), "float64")
+    tasks = (
+        Task(name, pairs_task, (inputs.job.images, Evaluation.of(spec, symmetry, dtype), *picked))
+        for name, (spec, dtype) in wanted.items()
     )
+    made = dict(values_of(executor, tasks))
     out = {}
     for kernel in ("nngp", "ntk"):
         diagonal = np.sqrt(np.maximum(inputs.diagonal(kernel, "train"), np.finfo(np.float64).tiny))
-        off = np.abs(made[0][kernel] - made[1][kernel]) / np.outer(diagonal[rows], diagonal[columns])
-        seen = float(off.max()) if np.isfinite(off).all() else _FLOAT32_BEYOND_RANGE
-        out[kernel] = max(_EVALUATION_SAFETY * seen * 2.0**-29, 4.0 * EPS)
+        size = np.outer(diagonal[rows], diagonal[columns])
+
+        def off(name: str, kernel: str = kernel, size: np.ndarray = size) -> float:
+            found = np.abs(made[name][kernel] - made["wide"][kernel]) / size
+            return float(found.max()) if np.isfinite(found).all() else _FLOAT32_BEYOND_RANGE
+
+        out[kernel] = max(_EVALUATION_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
+        if "shorter" in made:
+            out[kernel] += _EXPANSION_SAFETY * off("shorter")
     return out
+
+
+def _close_pairs(inputs: Inputs, executor: Executor) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the sample with the closest other images, and these images with some drawn at random."""
+    sample = exact_rows(inputs, "train", executor)
+    diagonal = np.sqrt(np.maximum(inputs.diagonal("nngp", "train"), np.finfo(np.float64).tiny))
+    cosine = sample.kernels["nngp"] / np.outer(diagonal[sample.indices], diagonal)
+    cosine[np.arange(len(sample.indices)), sample.indices] = -1.0
+    closest = cosine.max(axis=1)
+    rows = np.sort(np.argsort(-closest, kind="stable")[: _EVALUATED[0]])
+    random = sample_indices(inputs.n_train, _EVALUATED[1] - len(rows), seed=2)
+    return sample.indices[rows], np.unique([*cosine[rows].argmax(axis=1), *random])
 
 
 def sampled_columns(inputs: Inputs) -> np.ndarray:

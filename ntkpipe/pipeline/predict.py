@@ -228,7 +228,7 @@ def _means(
     def means_of(product: np.ndarray) -> np.ndarray:
         return means_from_weights(product, shape) if coordinates is None else means_from_basis(product, coordinates)
 
-    errors = test_errors(inputs, problem.source, columns, executor)
+    errors = test_errors(inputs, problem.source, columns, solved.rows.systematic, executor)
     means = means_of(product)
     if len(rows):
         off = np.abs(means[:, :, rows] - means_of(stored @ weights))

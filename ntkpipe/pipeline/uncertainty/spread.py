@@ -205,9 +205,9 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
     units[sampled, np.arange(len(sampled))] = 1.0
     unit = float(np.finfo(config.kernel.dtype).eps)
 
-    def errors(kernel: Kernel) -> TestErrors:
+    def errors(kernel: Kernel, rows: KernelRows) -> TestErrors:
         stored = rectangular_product(inputs.matrix(kernel, "test", gram), executor, units, "float64")
-        return test_errors(view, kernel, stored, executor)
+        return test_errors(view, kernel, stored, rows.systematic, executor)
 
     def rows(kernel: Kernel, operator: AnyOperator) -> tuple[KernelRows, float]:
         stored = operator.rows(exact.indices)
@@ -233,10 +233,11 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
                 tile_operator(other, executor, products="float64", memory_bytes=max(0, room - held))
             )
             nngp = merged(others, inputs.copies)
+            nngp_rows, _ = rows("nngp", nngp)
             extra = {
                 "nngp": nngp,
-                "nngp_rows": rows("nngp", nngp)[0],
-                "nngp_cross": errors("nngp"),
+                "nngp_rows": nngp_rows,
+                "nngp_cross": errors("nngp", nngp_rows),
                 "nngp_trace": float(nngp.diagonal().sum()),
                 "dominance": dominance(inputs.spec, float(nngp.diagonal().sum()), solved.facts["smallest"]),
             }
@@ -246,7 +247,7 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
             )
             extra["tests"] = stack.enter_context(tests)
         diagonal = inputs.diagonal(problem.source, "test", gram)
-        yield _Kernels(part, errors(problem.source), prior, diagonal, unit, **extra)
+        yield _Kernels(part, errors(problem.source, sample), prior, diagonal, unit, **extra)
 
 
 def _fill(
