@@ -1,8 +1,8 @@
 """Kernels of infinitely wide networks in 120 digits, from the floats that a run computes with.
 
 A second implementation of what docs/mathematics.md says, for comparison alone: it shares no code with `ntkpipe`, reads the same list
-of layers, and takes one pair of points at a time. Arithmetic is FLINT's (python-flint, https://flintlib.org): balls of 400 bits,
-each of which holds the exact number. Kinks and near copies cost no accuracy here.
+of layers, and takes one pair of points at a time. Arithmetic is FLINT's (python-flint, https://flintlib.org): balls of 400 bits and
+100 more for every layer, each of which holds the exact number. Kinks and near copies cost no accuracy here.
 
 Nonlinearities without a closed form are integrated in float64 over two variables, or one: `is_exact` says of which layers that is true.
 """
@@ -21,6 +21,9 @@ from gaussian_integrals import INTEGRATED, moments
 
 PRECISION = 400
 flint.ctx.prec = PRECISION
+# An angle of 1e-13 makes a ball 2^43 times as wide where it is computed from its sine, and the next layer does so again: a ball that
+# comes to hold zero would count as zero.
+BITS_OF_A_LAYER = 100
 
 Numbers = np.ndarray
 """Of dtype object, with an `arb` in every place."""
@@ -85,6 +88,14 @@ def kernels(layers: Sequence[dict], x: np.ndarray, pairs: np.ndarray) -> tuple[N
     Returns:
         Two arrays (k,) of numbers.
     """
+    flint.ctx.prec = PRECISION + BITS_OF_A_LAYER * len(layers)
+    try:
+        return _kernels(layers, x, pairs)
+    finally:
+        flint.ctx.prec = PRECISION
+
+
+def _kernels(layers: Sequence[dict], x: np.ndarray, pairs: np.ndarray) -> tuple[Numbers, Numbers]:
     values = exact(x)
     first, second = pairs.T
     p = (values * values).sum(-1) / x.shape[-1]

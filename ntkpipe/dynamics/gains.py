@@ -66,6 +66,8 @@ def final_gain(ridge: float, smallest: float) -> Gain:
 
 
 def _choose(rigorous: float, estimate: float) -> Gain:
+    if math.isinf(rigorous) and math.isinf(estimate):
+        return Gain(math.inf, ESTIMATE)  # nothing is known, which proves nothing
     if rigorous > PREFERENCE * estimate or (math.isinf(rigorous) and not math.isinf(estimate)):
         return Gain(estimate, ESTIMATE)
     return Gain(rigorous, RIGOROUS)

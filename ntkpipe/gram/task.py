@@ -346,8 +346,13 @@ def pairs_task(images: ImageSource, evaluation: Evaluation, rows: Picked, column
     flipped = None
     if evaluation.flips:
         flipped = evaluation.prepare(_picked(images, columns or rows), flipped=True)
-    (made,) = evaluation.tile(first, second, flipped, out_dtype="float64")
+    # Powers of two: pairs of any number share what is compiled for a few sizes.
+    edge = max(_LEAST_EDGE, 1 << (max(len(rows.indices), len((columns or rows).indices)) - 1).bit_length())
+    (made,) = evaluation.tile(first, second, flipped, out_dtype="float64", pad_to=edge)
     return made
+
+
+_LEAST_EDGE = 64
 
 
 def _picked(images: ImageSource, picked: Picked) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ntkpipe.config import SolverConfig
 from ntkpipe.dynamics.sampling import sample_indices
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.gram.task import Picked, pairs_task
@@ -47,10 +48,10 @@ def check_scale(inputs: Inputs, executor: Executor) -> None:
             continue  # a network without trainable layers
         if problem := _problem(exact, "float64"):
             raise ConfigError(f"{_named(kernel)} {problem}: no dtype holds it well. {_REMEDY}")
-        for narrow in dict.fromkeys((dtype, stored)):
+        for narrow, remedy in {**_narrow(inputs.config.solver), stored: "kernel.dtype", dtype: "kernel.dtype"}.items():
             if problem := _problem(exact, narrow):
                 raise ConfigError(
-                    f"{_named(kernel)} {problem}: set kernel.dtype=float64. Or {_REMEDY[0].lower()}{_REMEDY[1:]}"
+                    f"{_named(kernel)} {problem}: set {remedy}=float64. Or {_REMEDY[0].lower()}{_REMEDY[1:]}"
                 )
         root = np.sqrt(np.diagonal(exact))
         with np.errstate(invalid="ignore"):
@@ -61,6 +62,15 @@ def check_scale(inputs: Inputs, executor: Executor) -> None:
                 f"{len(root)} images that were looked at: a layer's numbers leave the range of {dtype}, or lose all their digits "
                 "on the way. Set kernel.dtype=float64"
             )
+
+
+def _narrow(solver: SolverConfig) -> dict[str, str]:
+    """`float32`, and the setting with which the solver asks for it; empty if it does not."""
+    if solver.kind == "cholesky" and solver.precision != "float64":
+        return {"float32": "solver.precision"}
+    if solver.kind == "cg" and solver.preconditioner == "float32_factor":
+        return {"float32": "solver.preconditioner=nystrom and solver.products"}
+    return {"float32": "solver.products"} if solver.products == "float32" else {}
 
 
 _REMEDY = "Change w_std, b_std or the depth: the size of a kernel grows or falls with every layer by w_std^2 times a constant."
@@ -87,7 +97,7 @@ def _problem(kernel: np.ndarray, dtype: str) -> str | None:
 
 def _check_given(inputs: Inputs) -> None:
     diagonal, dtype = inputs.diagonal("gram", "train"), str(inputs.matrix("gram", "train").dtype)
-    mean = float(diagonal.mean())
+    mean, dtype = float(diagonal.mean()), next(iter(_narrow(inputs.config.solver)), dtype)
     if not _SMALLEST[dtype] <= mean <= _LARGEST[dtype]:
         factor = 10.0 ** -round(math.log10(mean)) if mean > 0 else 0.0
         advice = f"multiply kernel.train and kernel.test by {factor:.0e}" if mean > 0 else "give a kernel"

@@ -83,3 +83,17 @@ def test_a_given_matrix_of_any_size(work, scale):
     ridge = 0.1 * np.mean(np.diagonal(kernel)[:30])
     exact = kernel[30:, :30] @ np.linalg.solve(kernel[:30, :30] + ridge * np.eye(30), y)
     np.testing.assert_allclose(work.predictions("a").mean[0, 0, 0], exact, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("solver", "remedy"),
+    [
+        ("solver=cholesky solver.precision=mixed", "solver.precision=float64"),
+        ("solver=krylov solver.products=float32", "solver.products=float64"),
+    ],
+)
+def test_float32_factors_and_products_of_what_only_float64_holds_are_refused(work, points, solver, remedy):
+    found = work("run", *QUICK, "data.labels=regression", "predict.times=[inf]", "kernel.w_std=0.05", "kernel.depth=16",
+                 "kernel.b_std=0", "kernel.dtype=float64", *solver.split(), "run_dir=a")  # fmt: skip
+    assert found.code == 2
+    assert remedy in found.err
