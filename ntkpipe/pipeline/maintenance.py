@@ -10,8 +10,9 @@ from typing import Any
 
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import prepared_prefixes
-from ntkpipe.errors import ConfigError, NtkpipeError, StoreError
+from ntkpipe.errors import ConfigError, IdentityError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes, human_seconds
+from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.linalg.checkpoint import damaged_entries
 from ntkpipe.pipeline.exports import damaged_exports, forget_damaged_record
 from ntkpipe.pipeline.given import changed_content
@@ -139,6 +140,8 @@ def verify(run: RunDir, inputs: Inputs | None) -> Findings:
         inputs: of the run; None where the prepared images are gone.
     """
     found = Findings()
+    if inputs is not None:
+        _require_same_formulas(run, inputs)
     if inputs is None:
         found.images = True
         found.damaged.append("the prepared images are missing or damaged")
@@ -340,6 +343,27 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
     if foreign := store.foreign():
         tell(f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; they are neither read nor removed")
     tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, compiled, litter)")
+
+
+def _require_same_formulas(run: RunDir, inputs: Inputs) -> None:
+    """Refuse a run whose tiles this version would compute otherwise: it has no others to compare them with.
+
+    Raises:
+        IdentityError: saying what still works.
+    """
+    stored = str((run.receipt("gram") or {}).get("store", ""))
+    # The name of a store is made from all that determines its tiles.
+    if (
+        inputs.job is None
+        or not stored
+        or stored.rstrip("/").rpartition("/")[2] == inputs.gram.where.rpartition("/")[2]
+    ):
+        return
+    raise IdentityError(
+        f"{run.path} was computed by kernel formulas of another version of ntkpipe (its tiles are in {stored}; this version has "
+        f"formulas {FORMULA_VERSION}), which this one cannot check. Its predictions, exports and figures are read as before. For "
+        "numbers by the formulas of now, run the same settings in a run_dir of its own"
+    )
 
 
 def try_reopen(run: RunDir) -> Inputs | None:
