@@ -165,7 +165,11 @@ def _close_pairs(inputs: Inputs, executor: Executor) -> tuple[np.ndarray, np.nda
     cosine[np.arange(len(sample.indices)), sample.indices] = -1.0
     closest = cosine.max(axis=1)
     rows = np.sort(np.argsort(-closest, kind="stable")[: _EVALUATED[0]])
-    random = sample_indices(inputs.n_train, _EVALUATED[1] - len(rows), seed=2)
+    count = _EVALUATED[1]
+    if inputs.plan.cost.input_entries > 1:  # pairs take long: twice or three times so many are evaluated
+        affordable = _SAMPLE_SHARE * inputs.plan.pairs / (len(rows) * _FLOAT64_COST)
+        count = int(np.clip(affordable, 2 * len(rows), count))
+    random = sample_indices(inputs.n_train, count - len(rows), seed=2)
     return sample.indices[rows], np.unique([*cosine[rows].argmax(axis=1), *random])
 
 
