@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import itertools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
+
+_log = logging.getLogger(__name__)
 
 # Pairs of equal images that a record of an earlier version holds at most; and images that are read at once to find all.
 _EARLIER_LIMIT, _ROWS_AT_ONCE = 1000, 1024
@@ -317,8 +320,12 @@ def look_at(config: RunConfig) -> tuple[Shapes, ObjectStore]:
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     images = _known_images(store, source_key(config))
-    shapes = stored_shapes(config, images) if images else _shapes(load_dataset(config.data, dtype=config.kernel.dtype))
-    return shapes, store
+    if images:
+        return stored_shapes(config, images), store
+    dataset = load_dataset(config.data, dtype=config.kernel.dtype)
+    for note in dataset.notes:
+        _log.warning("%s", note)
+    return _shapes(dataset), store
 
 
 def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:

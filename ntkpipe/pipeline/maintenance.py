@@ -72,6 +72,8 @@ def status(run: RunDir) -> tuple[list[str], bool]:
 
 
 def _state(run: RunDir) -> str:
+    if all(run.receipt(stage) for stage in STAGES):
+        return "finished"  # though its process may not have let go yet
     if (who := run.holder()) is not None:
         return f"running ({who})"
     return "finished" if run.receipt("report") else "not running; the same command goes on where it stopped"

@@ -160,7 +160,14 @@ class Job:
         for line in filter(None, plan.describe().splitlines()):
             self.echo(f"plan     {line}")
         executor = self.executor()
-        check_scale(inputs, executor)
+        try:
+            check_scale(inputs, executor)
+        except (CorruptionError, IncompleteError):
+            if not self._mend_images():
+                raise
+            inputs = self.inputs()
+            job = inputs.job or job
+            check_scale(inputs, executor)
         progress = Progress(self.run, "gram", self.echo, self._watch)
 
         mine: list[Lease] = []

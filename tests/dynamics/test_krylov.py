@@ -400,7 +400,7 @@ def test_noise_bounds_what_errors_do_to_eigenvalues():
         errors = np.tril(errors) + np.tril(errors, -1).T
         rows = sample_indices(n, 32)
         moved = np.abs(np.linalg.eigvalsh(errors)).max()
-        assert moved <= matrix_noise(errors[rows], n) <= 5 * moved
+        assert moved <= matrix_noise(errors[rows], n) <= 8 * moved
         assert matrix_noise(errors, n) == pytest.approx(moved)
     assert matrix_noise(np.zeros((0, 5)), 5) == 0.0
 

@@ -161,8 +161,9 @@ def test_gradients_of_networks_on_images(name):
     check(SPATIAL[name], x[:1], None, [])
     network = Architecture.from_spec(SPATIAL[name])
     with jax.enable_x64(True):
-        for arguments in ((x, z), (x,)):
+        # Traced, images that coincide have an angle of the root of the rounding; of arrays they are found.
+        for arguments, tolerance in (((x, z), 1e-7), ((x,), 1e-12), ((x[:1], z), 1e-12)):
             for traced, made in zip(jax.jit(network)(*arguments), network(*arguments), strict=True):
-                np.testing.assert_allclose(traced, made, rtol=1e-12)
+                np.testing.assert_allclose(traced, made, rtol=tolerance)
         for traced, made in zip(jax.jit(network.diagonal)(x), network.diagonal(x), strict=True):
             np.testing.assert_allclose(traced, made, rtol=1e-12)

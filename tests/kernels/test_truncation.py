@@ -39,7 +39,7 @@ def test_what_is_left_is_bounded(name):
         value, wanted = getattr(made, kernel), getattr(exact, kernel)
         own = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
         error = (np.abs(value - wanted) / own).max()
-        assert 0.001 * bound[kernel] < error <= bound[kernel]
+        assert 1e-4 * bound[kernel] < error <= bound[kernel]
 
 
 def test_networks_without_expansions_leave_nothing():

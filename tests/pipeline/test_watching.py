@@ -60,10 +60,10 @@ def test_following_a_folder_until_it_is_finished(work):
     process = work.start("run", "run_dir=a", *work.quick, *WORDS)
     work.wait_for(lambda: (work.path / "a" / "run.json").exists(), process)
     told = work.ok("status", "run_dir=a", "watch=true", "every=0").out
-    assert process.wait() == 0
+    process.communicate()
+    assert process.returncode == 0
     assert "finished" in told
     assert told.count("report   done") == 1
-    process.communicate()
 
 
 class Recorder:

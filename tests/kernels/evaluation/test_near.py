@@ -11,6 +11,7 @@ from mp_networks import kernels
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.evaluation import host, near
+from ntkpipe.kernels.parameters import ACTIVATIONS
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
 
@@ -36,6 +37,8 @@ NETWORKS = {
     "leaky": deep({"op": "leaky_relu", "alpha": 0.2}, 3),
     "chaotic_erf": deep({"op": "erf"}, 60, 1.6, 0.05),
     "steep_erf": deep({"op": "erf", "b": 30.0}, 2, 1.5),
+    "flat_erf": deep({"op": "erf", "a": 0.5, "b": 0.4, "c": 0.5}, 2, 0.1, None),
+    "small_gelu": deep({"op": "gelu"}, 2, 0.05, None),
     "gelu": deep({"op": "gelu"}, 3, 1.5),
     "large_gelu": deep({"op": "gelu"}, 3, 30.0),
     "erf": before_relu({"op": "erf", "c": 0.4}),
@@ -242,3 +245,21 @@ def test_on_a_device(paired):
     for a, b, c in zip(made, expected, traced, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-6)
         np.testing.assert_allclose(c, b, rtol=1e-3)
+
+
+@pytest.mark.parametrize("w_std", [0.02, 1.0, 4.0])
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_pairs_that_nearly_coincide_are_what_plain_evaluation_gives_but_for_its_rounding(op, w_std):
+    """Of every nonlinearity, at variances far below and above one: a wrong formula is off by more than a lost half of the digits."""
+    layer = {"op": op} | {"leaky_relu": {"alpha": 0.1}, "ab_relu": {"a": -0.5, "b": 1.2}, "monomial": {"degree": 3},
+                          "rectified_monomial": {"degree": 0}, "hermite": {"degree": 2},
+                          "elementwise": {"function": "tanh(x) + x"}}.get(op, {})  # fmt: skip
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, 3))
+    z = x + 10.0 ** -np.array([[2], [3], [4], [6], [8], [10]]) * rng.normal(size=(6, 3))
+    network = Architecture.from_spec([dense(w_std, None), layer, dense()])
+    with precision_context(x.dtype):
+        plain = jax.jit(lambda x, z: network(x, z))(x, z)
+    for made, wanted in zip(network(x, z), plain, strict=True):
+        scale = np.abs(np.asarray(wanted)).max()
+        np.testing.assert_allclose(np.diagonal(made), np.diagonal(wanted), rtol=0, atol=1e-7 * scale)

@@ -66,7 +66,7 @@ def _half_range(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> tuple[Array, Ar
 
 @jax.custom_jvp
 def arcsin(x: Float[Array, "*n"], cosine2: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse sine of `-1 <= x <= 1`, to 2 units in the last place (3 in float32); small arguments keep their relative accuracy.
+    """Inverse sine of `-1 <= x <= 1`, to 3 units in the last place; small arguments keep their relative accuracy.
 
     Args:
         x: sines.

@@ -73,7 +73,8 @@ class Erf(Nonlinearity):
         norms = (apart.p + noise) * (apart.q + noise)
         minor = apart.upper * apart.lower + noise * (apart.p + apart.q + noise)  # PQ - k^2
         roots = jnp.sqrt(noise * (2.0 * apart.p + noise)), jnp.sqrt(noise * (2.0 * apart.q + noise))
-        mean = 0.5 * (jnp.arctan2(roots[0], apart.p) + jnp.arctan2(roots[1], apart.q))
+        # Of right angles' complements, whose sums cancel nothing where variances are far below the noise.
+        mean = 0.5 * (jnp.arctan2(apart.p, roots[0]) + jnp.arctan2(apart.q, roots[1]))
         rest = noise * jnp.square(apart.p - apart.q) / (noise + apart.p + apart.q + roots[0] * roots[1] / noise)
         sines = 0.5 * (2.0 * apart.upper * apart.lower + rest) / norms
         factor = self.a**2 * (2.0 / math.pi)
@@ -81,11 +82,12 @@ class Erf(Nonlinearity):
         norm_difference = jnp.square(jnp.sqrt(of_p) - jnp.sqrt(of_q))
 
         def half(k: Array) -> Array:
-            own = jnp.arctan2(jnp.sqrt(minor), k)
-            distance = factor * jnp.arcsin(jnp.clip(sines / jnp.sin(own + mean), -1.0, 1.0))
-            # Beyond a right angle the sine does not tell the difference of angles; nor does it cancel.
-            distance = jnp.where(own - mean < 0.5, distance, factor * (own - mean))
-            return jnp.maximum(distance - 0.5 * norm_difference, 0.0)
+            own = jnp.arctan2(k, jnp.sqrt(minor))
+            total = jnp.sin(own + mean)
+            distance = jnp.arcsin(jnp.clip(sines / jnp.where(total > 0.0, total, 1.0), -1.0, 1.0))
+            # Of opposite signs they do not cancel, and far apart the sine does not tell the difference of angles.
+            distance = jnp.where((k > 0.0) & (mean - own < 0.5), distance, mean - own)
+            return jnp.maximum(factor * distance - 0.5 * norm_difference, 0.0)
 
         made = with_bias(Apart(of_p, of_q, half(apart.k), half(-apart.k)), self.c**2)
         return made.upper, made.lower, (self.a * self.b) ** 2 * (4.0 / math.pi) * noise / jnp.sqrt(minor)
