@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
@@ -36,7 +37,7 @@ class Copies:
                 first[j] = i
         return Copies(first)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Points that equal an earlier one: the dimension of the null space that they make."""
         return int(np.count_nonzero(self.first != np.arange(len(self.first))))
@@ -66,7 +67,7 @@ class Copies:
         """All points that equal one of these, ascending."""
         return np.flatnonzero(np.isin(self.first, self.first[indices]))
 
-    @property
+    @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
         """First points of the groups with more than one member, ascending, and all members of these."""
         groups = np.unique(self.first[self.first != np.arange(len(self.first))])

@@ -178,6 +178,14 @@ def sampled_columns(inputs: Inputs) -> np.ndarray:
     return sample_indices(inputs.n_train, sample_size(inputs))
 
 
+def sampled_units(inputs: Inputs) -> np.ndarray:
+    """(n, k) unit vectors of `sampled_columns`: a kernel times them is its columns as they are stored."""
+    sampled = sampled_columns(inputs)
+    units = np.zeros((inputs.n_train, len(sampled)))
+    units[sampled, np.arange(len(sampled))] = 1.0
+    return units
+
+
 def exact_columns(inputs: Inputs, executor: Executor) -> dict[str, np.ndarray]:
     """Both kernels between all test images in use and the sampled training images, (p, k) float64, once in a process."""
     if "columns" in inputs.exact:

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Inputs:
     equal: tuple[tuple[int, int], ...] = ()
     exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
+    @cached_property
     def copies(self) -> Copies:
         """Which of the training images in use equal which; of a given kernel nothing is known."""
         return Copies.of(self.equal, self.n_train)

@@ -23,7 +23,7 @@ from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import rectangular_operator
-from ntkpipe.pipeline.exact import sampled_columns, test_errors
+from ntkpipe.pipeline.exact import sampled_units, test_errors
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import now
 from ntkpipe.pipeline.solving.problem import Solved, dual_weights
@@ -216,10 +216,8 @@ def _means(
         weights = solution.basis.T
     else:
         weights = dual_weights(solved, times)[0]
-    sampled = sampled_columns(inputs)
-    units = np.zeros((inputs.n_train, len(sampled)))
-    units[sampled, np.arange(len(sampled))] = 1.0
-    rows = sample_indices(inputs.n_test, len(sampled)) if products == "float32" else np.zeros(0, np.int64)
+    units = sampled_units(inputs)
+    rows = sample_indices(inputs.n_test, units.shape[1]) if products == "float32" else np.zeros(0, np.int64)
     with rectangular_operator(inputs.matrix(problem.source, "test"), executor, products=products) as operator:
         made = operator.matmul(np.concatenate([weights, units], axis=1))
         stored = operator.rows(rows) if len(rows) else np.zeros((0, inputs.n_train))

@@ -25,7 +25,7 @@ from ntkpipe.linalg.operator import (
     rectangular_product,
     tile_operator,
 )
-from ntkpipe.pipeline.exact import exact_rows, sampled_columns, test_errors, test_test, tile_errors
+from ntkpipe.pipeline.exact import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, free_memory
@@ -200,9 +200,7 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
     prior_kernel: Kernel = "nngp" if problem.name == "ntk" else problem.source
     own = gram == inputs.gram
     view = inputs if own else dataclasses.replace(inputs, gram=gram, exact={})
-    exact, sampled = exact_rows(view, "train", executor), sampled_columns(view)
-    units = np.zeros((n, len(sampled)))
-    units[sampled, np.arange(len(sampled))] = 1.0
+    exact, units = exact_rows(view, "train", executor), sampled_units(view)
     unit = float(np.finfo(config.kernel.dtype).eps)
 
     def errors(kernel: Kernel, rows: KernelRows) -> TestErrors:
