@@ -38,7 +38,8 @@ CASES = {
     "flips": f"{COMMON} augment=hflip solver=krylov {BOTH} predict.covariance=diagonal predict.times=[10,inf] predict.ridges=[1e-3]",
     "variances": f"{COMMON} solver=krylov predict.kernels=[ntk,ntkgp,nngp] predict.covariance=full predict.times=[100,inf] "
     "predict.ridges=[1e-3] predict.selection=held_out",
-    "variances_cg": f"{COMMON} solver=cg {BOTH} predict.covariance=diagonal predict.times=[inf] predict.ridges=[1e-3] predict.selection=loo",
+    "variances_cg": f"{COMMON} solver=cg {BOTH} predict.covariance=diagonal predict.times=[inf] predict.ridges=[1e-3] "
+    "predict.selection=loo",
     "recomputed": f"{COMMON} store.gram=recompute solver=krylov predict.times=[10,inf] predict.ridges=[1e-3]",
     "float64": f"{COMMON} kernel.dtype=float64 solver=krylov predict.dynamics=momentum predict.momentum=0.9 predict.times=[10,1000]",
     "convolution": "data=npz data.train_size=60 data.test_size=20 data.downsample=4 cluster=serial kernel=cnn_gap kernel.depth=2 "
