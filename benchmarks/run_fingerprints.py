@@ -38,15 +38,15 @@ CASES = {
     "flips": f"{COMMON} augment=hflip solver=krylov {BOTH} predict.covariance=diagonal predict.times=[10,inf] predict.ridges=[1e-3]",
     "variances": f"{COMMON} solver=krylov predict.kernels=[ntk,ntkgp,nngp] predict.covariance=full predict.times=[100,inf] "
     "predict.ridges=[1e-3] predict.selection=held_out",
-    "variances_cg": f"{COMMON} solver=cg {BOTH} predict.covariance=diagonal predict.times=[inf] predict.ridges=[1e-3] "
-    "predict.selection=loo",
+    "variances_cg": f"{COMMON} solver=cg {BOTH} predict.covariance=diagonal predict.times=[inf] "
+    "predict.ridges=[1e-3,1e-1] predict.selection=loo",
     "recomputed": f"{COMMON} store.gram=recompute solver=krylov predict.times=[10,inf] predict.ridges=[1e-3]",
     "float64": f"{COMMON} kernel.dtype=float64 solver=krylov predict.dynamics=momentum predict.momentum=0.9 predict.times=[10,1000]",
     "convolution": "data=npz data.train_size=60 data.test_size=20 data.downsample=4 cluster=serial kernel=cnn_gap kernel.depth=2 "
     "solver=krylov predict.times=[10,inf] predict.ridges=[1e-3]",
     "given": "data=labels data.path={given}/labels.npz kernel=gram kernel.train={given}/K.npy kernel.test={given}/KT.npy "
     "cluster=serial solver=krylov predict.covariance=none predict.ridges=[0,1e-3] predict.times=[10,inf]",
-    "curve": f"{COMMON} solver=krylov predict.train_sizes=[50,100,200,300] predict.times=[inf] predict.ridges=[1e-2]",
+    "curve": "data=npz data.test_size=60 cluster=serial grid.edge=128 solver=krylov predict.train_sizes=[50,100,200,300] predict.times=[inf] predict.ridges=[1e-2]",
 }
 # Parts of names of what depends on the clock, the machine or the place.
 _VOLATILE = (
