@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ntkpipe.cli.session import Session
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
+from ntkpipe.pipeline.calibrate import ProcessorSeconds, calibrate
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.measuring import ProcessorSeconds, calibrate
-from ntkpipe.pipeline.planning import make_plan
-from ntkpipe.pipeline.roofline import Projection
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.sizing import of_this_machine
 from ntkpipe.pipeline.stages import Job
+from ntkpipe.planning.plan import make_plan
+from ntkpipe.planning.roofline import Projection
+from ntkpipe.planning.sizing import of_this_machine
 from ntkpipe.storage.store import open_store
 
 STAGES = ("start", "images", "gram", "solve", "predict", "report")

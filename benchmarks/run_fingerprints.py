@@ -46,7 +46,8 @@ CASES = {
     "solver=krylov predict.times=[10,inf] predict.ridges=[1e-3]",
     "given": "data=labels data.path={given}/labels.npz kernel=gram kernel.train={given}/K.npy kernel.test={given}/KT.npy "
     "cluster=serial solver=krylov predict.covariance=none predict.ridges=[0,1e-3] predict.times=[10,inf]",
-    "curve": "data=npz data.test_size=60 cluster=serial grid.edge=128 solver=krylov predict.train_sizes=[50,100,200,300] predict.times=[inf] predict.ridges=[1e-2]",
+    "curve": "data=npz data.test_size=60 cluster=serial grid.edge=128 solver=krylov predict.train_sizes=[50,100,200,300] "
+    "predict.times=[inf] predict.ridges=[1e-2]",
 }
 # Parts of names of what depends on the clock, the machine or the place.
 _VOLATILE = (

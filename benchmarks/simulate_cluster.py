@@ -33,12 +33,12 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
 from ntkpipe.gram.plan import batch_size, human_seconds
 from ntkpipe.linalg.operator import balanced_shares
-from ntkpipe.pipeline.exchange import at_the_driver, exchange
-from ntkpipe.pipeline.machine import Machine, load_profile
-from ntkpipe.pipeline.planning import Shapes
-from ntkpipe.pipeline.projection import expected_passes, held_share, pair_seconds
-from ntkpipe.pipeline.roofline import Projection
-from ntkpipe.pipeline.sizing import of_profile, traffic
+from ntkpipe.planning.allreduce_cost import at_the_driver, exchange
+from ntkpipe.planning.machine import Machine, load_profile
+from ntkpipe.planning.model import expected_passes, held_share, pair_seconds
+from ntkpipe.planning.plan import Shapes
+from ntkpipe.planning.roofline import Projection
+from ntkpipe.planning.sizing import of_profile, traffic
 from ntkpipe.tiles.segment import SEGMENT
 
 FLIGHT = 3  # tasks per worker, `cluster/ray_executor.py`

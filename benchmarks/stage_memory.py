@@ -20,12 +20,12 @@ from pathlib import Path
 
 from processes import Sampler
 
-from ntkpipe.pipeline.factoring import plan_factors
-from ntkpipe.pipeline.forecast import factoring_peaks, peaks
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.planning import make_plan, memory_budget
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.storing import solver_memory
+from ntkpipe.planning.factoring import plan_factors
+from ntkpipe.planning.forecast import factoring_peaks, peaks
+from ntkpipe.planning.memory import memory_budget, solver_memory
+from ntkpipe.planning.plan import make_plan
 
 
 def planned(run: RunDir) -> dict[str, int]:

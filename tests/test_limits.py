@@ -14,7 +14,7 @@ import pytest
 from ntkpipe import limits
 from ntkpipe.config import ClusterConfig
 from ntkpipe.kernels.evaluation import spatial
-from ntkpipe.pipeline.memory import free_share
+from ntkpipe.planning.memory import free_share
 
 GIB = 1 << 30
 

@@ -7,12 +7,12 @@ import json
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
+from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.kernels.spec import dump_spec
-from ntkpipe.pipeline.describe import describe_kernel
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.kernel import check_kernel, kernel_spec
-from ntkpipe.pipeline.planning import spec_for
 from ntkpipe.pipeline.sweep import sweep_runs
+from ntkpipe.planning.network import describe_kernel
+from ntkpipe.planning.plan import spec_for
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
 """Settings of this command alone, and their defaults."""

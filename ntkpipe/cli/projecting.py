@@ -9,9 +9,9 @@ import yaml
 
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
-from ntkpipe.pipeline import sizing
-from ntkpipe.pipeline.machine import FIGURES, load_profile
-from ntkpipe.pipeline.planning import Planned, Shapes
+from ntkpipe.planning import sizing
+from ntkpipe.planning.machine import FIGURES, load_profile
+from ntkpipe.planning.plan import Planned, Shapes
 from ntkpipe.storage.store import ObjectStore
 
 SETTINGS: dict[str, str | None] = {

@@ -13,19 +13,19 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError, ReportError
-from ntkpipe.pipeline import measuring
-from ntkpipe.pipeline.calibration import calibration_key
-from ntkpipe.pipeline.forecast import describe_solver
+from ntkpipe.gram.from_config import check_kernel
+from ntkpipe.pipeline import calibrate as calibrating
 from ntkpipe.pipeline.given import describe_given, look_at_given
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.kernel import check_kernel
 from ntkpipe.pipeline.learning import write_learning_curve
 from ntkpipe.pipeline.places import anchored
-from ntkpipe.pipeline.planning import make_plan, plan_given
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
 from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
-from ntkpipe.pipeline.uncertainty.cost import describe_covariance
+from ntkpipe.planning.forecast import describe_solver
+from ntkpipe.planning.measured import calibration_key
+from ntkpipe.planning.plan import make_plan, plan_given
+from ntkpipe.planning.variances import describe_covariance
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
 from ntkpipe.tiles.layout import check_name
@@ -130,7 +130,7 @@ def calibrate(config: RunConfig, session: Session) -> None:
             "kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel"
         )
     shapes, store = look_at(first)
-    made = measuring.calibrate(first, shapes, store, lambda: session.executor(first), echo)
+    made = calibrating.calibrate(first, shapes, store, lambda: session.executor(first), echo)
     print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")
 
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ntkpipe.pipeline.places import PATHS, STORE
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.checksum import digest
 
 _FOLDERS = ("run_dir", STORE)
 """Paths that every configuration has: `null` is a name there, and the absence of a path elsewhere."""

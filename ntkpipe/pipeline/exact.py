@@ -8,26 +8,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkpipe.config import RunConfig
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.sampling import TestErrors, matrix_noise, sample_indices
-from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.task import Picked, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
+from ntkpipe.planning.sample_rows import FLOAT64_COST, SAMPLE_SHARE, sample_rows
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block, Kernel
 
 _COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
 _LEAST_COLUMNS = 32
-
-# Rows of a sample, unless set: as many as make its safety factor small (2.2), or, where pairs take long, as few as keep it
-# below 10 (`sampling.norm_safety`) and recomputing them, which takes three times as long a pair, to 2% of the tiles' time.
-_SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
-_SAMPLE_SHARE, _FLOAT64_COST = 0.02, 3.0
 
 # Pairs whose rounding is measured, rows and columns; and the factor on the largest: a sample of so many sees not the worst.
 _EVALUATED, _EVALUATION_SAFETY = (8, 64), 8.0
@@ -53,16 +47,6 @@ class ExactRows:
 def sample_size(inputs: Inputs) -> int:
     """Rows of a sample: as set, or as many as the time of the tiles allows."""
     return sample_rows(inputs.config, inputs.plan, inputs.n_train)
-
-
-def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
-    """`sample_size` of a run that has only been planned, on `n` training images."""
-    if config.solver.sample_rows is not None:
-        return config.solver.sample_rows
-    if plan.cost.input_entries == 1:
-        return _SAMPLE_ROWS
-    affordable = _SAMPLE_SHARE * plan.pairs / (2 * n * _FLOAT64_COST)  # of both blocks
-    return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, _SAMPLE_ROWS))
 
 
 @dataclass(frozen=True)
@@ -167,7 +151,7 @@ def _close_pairs(inputs: Inputs, executor: Executor) -> tuple[np.ndarray, np.nda
     rows = np.sort(np.argsort(-closest, kind="stable")[: _EVALUATED[0]])
     count = _EVALUATED[1]
     if inputs.plan.cost.input_entries > 1:  # pairs take long: twice or three times so many are evaluated
-        affordable = _SAMPLE_SHARE * inputs.plan.pairs / (len(rows) * _FLOAT64_COST)
+        affordable = SAMPLE_SHARE * inputs.plan.pairs / (len(rows) * FLOAT64_COST)
         count = int(np.clip(affordable, 2 * len(rows), count))
     random = sample_indices(inputs.n_train, count - len(rows), seed=2)
     return sample.indices[rows], np.unique([*cosine[rows].argmax(axis=1), *random])

@@ -18,8 +18,8 @@ from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
 from ntkpipe.errors import DataError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes
-from ntkpipe.pipeline.planning import Shapes
 from ntkpipe.pipeline.sources import read_source, write_source
+from ntkpipe.planning.plan import Shapes
 from ntkpipe.storage.store import ObjectStore
 
 

@@ -25,6 +25,7 @@ from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepare
 from ntkpipe.data.prepared_layout import BLOCKS
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
 from ntkpipe.errors import DataError, IncompleteError, StoreError
+from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob, Output
@@ -32,11 +33,11 @@ from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.truncation import extreme_images
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.given import find_given, given_shapes
-from ntkpipe.pipeline.kernel import check_kernel
-from ntkpipe.pipeline.planning import Shapes, make_plan, memory_budget, plan_given
-from ntkpipe.pipeline.run_dir import RunDir, digest
+from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.sources import read_source, write_source
-from ntkpipe.pipeline.storing import solver_memory
+from ntkpipe.planning.memory import memory_budget, solver_memory
+from ntkpipe.planning.plan import Shapes, make_plan, plan_given
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix

@@ -16,7 +16,7 @@ from typing import Any
 
 from ntkpipe.config import KERNELS, KernelConfig, RunConfig
 from ntkpipe.errors import ConfigError
-from ntkpipe.pipeline.kernel import kernel_takes
+from ntkpipe.gram.from_config import kernel_takes
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,11 @@ def crc32c(*parts: Buffer) -> int:
     return crc
 
 
+def digest(value: Any) -> str:
+    """Short SHA-256 of a JSON-ready value, in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with a hash of itself under `sha256`."""
     return {**body, _SEAL: _hash(body)}

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntkpipe.errors import ConfigError, ResourceError
+from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.plan import (
     BATCH_SECONDS,
     Rate,
@@ -24,7 +25,6 @@ from ntkpipe.gram.plan import (
 )
 from ntkpipe.gram.progress import WINDOW_SECONDS, Progress
 from ntkpipe.kernels.zoo import attention, cnn_gap, cnn_vec, fcn, myrtle
-from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.tiles.grid import TileGrid
 
 SPEC = fcn(3, w_std=2**0.5, b_std=0.1)

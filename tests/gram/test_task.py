@@ -12,6 +12,7 @@ import pytest
 
 from ntkpipe.errors import DataError, IncompleteError, ResourceError
 from ntkpipe.gram import stage
+from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.plan import GramPlan, plan_gram
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import compute_gram
@@ -20,7 +21,6 @@ from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
-from ntkpipe.pipeline.kernel import pair_cost
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import LostWorkerError, Task, TaskResult
 from ntkpipe.tasks.serial import SerialExecutor

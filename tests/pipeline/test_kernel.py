@@ -8,9 +8,9 @@ import pytest
 
 from ntkpipe.config import KERNELS, KernelConfig
 from ntkpipe.errors import ConfigError
+from ntkpipe.gram.from_config import check_kernel, kernel_spec, pair_cost
 from ntkpipe.kernels.spec import dump_spec
 from ntkpipe.kernels.zoo import FAMILIES, fcn, myrtle
-from ntkpipe.pipeline.kernel import check_kernel, kernel_spec, pair_cost
 
 SHAPE = (8, 8, 1)
 # Another value than the default for each field that a family may take.

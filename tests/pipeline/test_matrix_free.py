@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ntkpipe.gram.recomputed import RecomputedTiles
-from ntkpipe.pipeline import disk, planning
-from ntkpipe.pipeline.disk import DiskSpeed
+from ntkpipe.planning import disk, plan
+from ntkpipe.planning.disk import DiskSpeed
 from ntkpipe.storage.store import open_store
 
 FREE = "store.gram=recompute"
@@ -89,13 +89,13 @@ def test_the_plan_compares_both_ways(work, monkeypatch):
     assert "computed whenever it is read" in _plan(work, FREE)
     fast, slow = DiskSpeed(1e10, 1e10, "measured"), DiskSpeed(1e4, 1e3, "measured")
     for speed, choice in ((fast, "stored"), (slow, "recomputed")):
-        monkeypatch.setattr("ntkpipe.pipeline.storing.disk_speed", lambda *_, speed=speed, **__: speed)
+        monkeypatch.setattr("ntkpipe.planning.storing.disk_speed", lambda *_, speed=speed, **__: speed)
         assert f"tiles       {choice} (store.gram=auto" in _plan(work, "store.gram=auto")
 
 
 def test_auto_recomputes_where_the_disk_lacks_the_space_and_stays_with_it(work, monkeypatch):
     speed = DiskSpeed(1e10, 1e10, "measured")
-    monkeypatch.setattr("ntkpipe.pipeline.storing.disk_speed", lambda *_, **__: speed)
+    monkeypatch.setattr("ntkpipe.planning.storing.disk_speed", lambda *_, **__: speed)
     store = type(open_store("store"))
     with monkeypatch.context() as full:
         full.setattr(store, "free_bytes", lambda self: 20_000)
@@ -123,8 +123,8 @@ def test_disk_speed_is_measured_once(tmp_path, monkeypatch):
 def test_the_plan_is_made_before_the_choice_is_known(work, monkeypatch):
     """`auto` leaves room for evaluating tiles in the workers' memory."""
     seen = []
-    plain = planning.compare
-    monkeypatch.setattr(planning, "compare", lambda *a, **k: seen.append(plain(*a, **k)) or seen[-1])
+    plain = plan.compare
+    monkeypatch.setattr(plan, "compare", lambda *a, **k: seen.append(plain(*a, **k)) or seen[-1])
     _plan(work, FREE)
     assert seen[0].stored is False
     assert 0 <= seen[0].held <= 1

@@ -28,12 +28,11 @@ from ntkpipe.linalg.preconditioner import (
     pivoted_cholesky,
 )
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.memory import tile_memory
-from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.solving.factors import Factors
 from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, error_facts, sampled_rows
+from ntkpipe.planning.memory import product_memory, tile_memory
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 

@@ -12,9 +12,9 @@ from ntkpipe.linalg.direct import DirectSolution, solve_direct
 from ntkpipe.linalg.factor.solve import CholeskyFactor
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.preconditioner import Float32Factor, float32_factor
-from ntkpipe.pipeline.factoring import factor_memory
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.planning.memory import factor_memory
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel

@@ -16,7 +16,7 @@ from ntkpipe.linalg.copies import Copies
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.pipeline.exact import TileErrors, exact_rows, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.checksum import digest
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 

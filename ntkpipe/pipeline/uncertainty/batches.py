@@ -5,84 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ntkpipe.config import RunConfig
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.pipeline.factoring import product_memory
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.memory import cg_bytes, without_processes
-from ntkpipe.pipeline.run_dir import digest
 from ntkpipe.pipeline.solving.problem import Problem
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
 PREFIX = "uncertainty"
 # Changes whenever stored batches would not be what they are now.
 _VERSION = 1
-# Block steps for which memory is set aside; kernels of 2,000 real images took 12 to 33 (`cost`), larger ones take more.
-_STEPS = 100
-# Columns beyond which products are no more efficient, and projected kernels become large.
-_MOST = {"krylov": 64, "cg": 64, "eigh": 1024, "cholesky": 1024}
-# Of a space of k columns the projected kernel has some ten k rows: with n / 100 columns it stays far below n.
-_LEAST, _COLUMNS_OF_ROWS = 8, 100
-# Of the memory left for tiles and batches, the part that a batch may take.
-_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Memory of the driver: for every column of a batch, and besides them."""
-
-    per_column: int
-    fixed: int
-
-
-def footprint(config: RunConfig, n: int, times: int) -> Footprint:
-    """What variances of one kernel take besides tiles.
-
-    Args:
-        config: of the run.
-        n: training images.
-        times: training times.
-    """
-    kind, ridges = config.solver.kind, len(config.predict.ridges)
-    answers = times * (1 if kind == "cholesky" else ridges)
-    ensemble, full = "ntk" in config.predict.kernels, config.predict.covariance == "full"
-    if kind == "krylov":
-        # The basis and, of ensembles, its product with the NNGP; or the weights, where they are fewer.
-        per = min(_STEPS, n) * (2 if ensemble else 1) + (2 * answers if full else 0)
-        return Footprint(8 * n * (per + 4), 0)
-    # Columns, weights, their residuals and products.
-    per = 8 * n * (4 + (4 if kind == "cg" else 3) * answers)
-    if kind == "cg":
-        return Footprint(per + 8 * n * 12, cg_bytes(config.solver, n, 1))
-    return Footprint(per, 8 * n * n if kind == "eigh" else 0)
-
-
-def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, workers: int) -> int:
-    """Test images that go together: as set, or as many as half of the free memory holds, up to what is worthwhile."""
-    if config.predict.covariance_batch is not None:
-        return min(p, config.predict.covariance_batch)
-    need = footprint(config, n, times)
-    room = max(0, free_memory(config, budget, workers) - need.fixed)
-    most = _MOST[config.solver.kind]
-    if config.solver.kind == "krylov":
-        most = min(most, max(_LEAST, n // _COLUMNS_OF_ROWS))
-    return int(np.clip(_SHARE * room // need.per_column, 1, min(most, p)))
-
-
-def free_memory(config: RunConfig, budget: int, workers: int) -> int:
-    """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
-    left = without_processes(budget, processes(config, workers))
-    return min(left, product_memory(budget, workers)) if config.solver.kind == "cholesky" else left
-
-
-def processes(config: RunConfig, workers: int) -> int:
-    """Processes that run while variances are made: the driver and a pool for each matrix that is multiplied with."""
-    pools = 1 + ("ntk" in config.predict.kernels) + (config.predict.covariance == "full")
-    return 1 + workers * pools
 
 
 class BatchStore:

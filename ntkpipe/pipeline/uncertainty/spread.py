@@ -28,9 +28,10 @@ from ntkpipe.linalg.operator import (
 from ntkpipe.pipeline.exact import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.pipeline.solving.problem import Solved
-from ntkpipe.pipeline.uncertainty.batches import BatchStore, batch_columns, footprint, free_memory
+from ntkpipe.pipeline.uncertainty.batches import BatchStore
 from ntkpipe.pipeline.uncertainty.dominance import dominance
 from ntkpipe.pipeline.uncertainty.filters import Filters, Part, open_filters, ridge_groups
+from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 
@@ -194,8 +195,8 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
     """Everything that the batches share, opened once."""
     config, problem, n = inputs.config, solved.problem, inputs.n_train
     ensemble, full = problem.name == "ntk", config.predict.covariance == "full"
-    need = footprint(config, n, len(times))
-    room = free_memory(config, inputs.memory_bytes, inputs.workers)
+    need = variance_memory(config, n, len(times))
+    room = variance_room(config, inputs.memory_bytes, inputs.workers)
     room = max(0, room - need.fixed - step * need.per_column)
     prior_kernel: Kernel = "nngp" if problem.name == "ntk" else problem.source
     own = gram == inputs.gram

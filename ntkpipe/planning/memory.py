@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ntkpipe.config import RunConfig, SolverConfig
+from ntkpipe.gram.plan import GramPlan
 from ntkpipe.limits import free_memory
 from ntkpipe.linalg.preconditioner import largest_rank
 
@@ -25,6 +28,16 @@ _BASIS_STEPS = 200
 _LEAST_BASIS = 256 << 20
 # Blocks of vectors that cg holds: solution, residual, directions, their images, and copies on the way.
 _BLOCKS = 12
+# Of the memory that processes leave, what factors may take; tiles for products have the rest.
+_FACTOR_SHARE = 0.75
+# Block steps for which memory is set aside; kernels of 2,000 real images took 12 to 33 (`cost`), larger ones take more.
+_VARIANCE_STEPS = 100
+# Columns beyond which products are no more efficient, and projected kernels become large.
+_MOST_COLUMNS = {"krylov": 64, "cg": 64, "eigh": 1024, "cholesky": 1024}
+# Of a space of k columns the projected kernel has some ten k rows: with n / 100 columns it stays far below n.
+_LEAST_COLUMNS, _COLUMNS_OF_ROWS = 8, 100
+# Of the memory left for tiles and batches, the part that a batch may take.
+_BATCH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,13 @@ class Peak:
 def free_share() -> int:
     """Bytes of the memory that this process may use, for a run that is not told otherwise."""
     return int(_MEMORY_SHARE * free_memory())
+
+
+def memory_budget(config: RunConfig) -> int:
+    """Bytes for all processes together: as configured, or a share of what is free now."""
+    if config.cluster.memory_gib is not None:
+        return int(config.cluster.memory_gib * 2**30)
+    return free_share()
 
 
 def driver_memory(config: RunConfig, budget: int) -> int:
@@ -91,6 +111,27 @@ def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
         return vectors
     # The sketch's vectors, their images and the approximation made of them.
     return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
+
+
+def factor_memory(budget: int, workers: int) -> int:
+    """Bytes for the data of factors, of a budget for all processes: tasks and the pool that multiplies run in their own."""
+    return int(_FACTOR_SHARE * without_processes(budget, 1 + (2 * workers if workers > 1 else 0)))
+
+
+def product_memory(budget: int, workers: int) -> int:
+    """Bytes for tiles that the pool keeps while factors are made and used."""
+    left = without_processes(budget, 1 + (2 * workers if workers > 1 else 0))
+    return left - int(_FACTOR_SHARE * left)
+
+
+def evaluation_bytes(plan: GramPlan, process: int = 450 << 20) -> int:
+    """Memory that a worker needs to compute tiles, besides what it takes anyway."""
+    return max(0, plan.memory_per_worker - process)
+
+
+def solver_memory(plan: GramPlan, budget: int) -> int:
+    """The memory budget less what workers need to compute tiles while they solve, if they do."""
+    return budget if plan.stored else max(0, budget - plan.workers * evaluation_bytes(plan))
 
 
 def processes_peak(config: RunConfig, workers: int, worker_bytes: int) -> Peak:
@@ -145,3 +186,57 @@ def solving_peak(
     if config.solver.basis == "workers":
         return Peak(fixed.driver + own, fixed.workers + held + basis)
     return Peak(fixed.driver + basis + own, fixed.workers + held)
+
+
+@dataclass(frozen=True)
+class VarianceMemory:
+    """Memory of the driver: for every column of a batch, and besides them."""
+
+    per_column: int
+    fixed: int
+
+
+def variance_memory(config: RunConfig, n: int, times: int) -> VarianceMemory:
+    """What variances of one kernel take besides tiles.
+
+    Args:
+        config: of the run.
+        n: training images.
+        times: training times.
+    """
+    kind, ridges = config.solver.kind, len(config.predict.ridges)
+    answers = times * (1 if kind == "cholesky" else ridges)
+    ensemble, full = "ntk" in config.predict.kernels, config.predict.covariance == "full"
+    if kind == "krylov":
+        # The basis and, of ensembles, its product with the NNGP; or the weights, where they are fewer.
+        per = min(_VARIANCE_STEPS, n) * (2 if ensemble else 1) + (2 * answers if full else 0)
+        return VarianceMemory(8 * n * (per + 4), 0)
+    # Columns, weights, their residuals and products.
+    per = 8 * n * (4 + (4 if kind == "cg" else 3) * answers)
+    if kind == "cg":
+        return VarianceMemory(per + 8 * n * 12, cg_bytes(config.solver, n, 1))
+    return VarianceMemory(per, 8 * n * n if kind == "eigh" else 0)
+
+
+def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, workers: int) -> int:
+    """Test images that go together: as set, or as many as half of the free memory holds, up to what is worthwhile."""
+    if config.predict.covariance_batch is not None:
+        return min(p, config.predict.covariance_batch)
+    need = variance_memory(config, n, times)
+    room = max(0, variance_room(config, budget, workers) - need.fixed)
+    most = _MOST_COLUMNS[config.solver.kind]
+    if config.solver.kind == "krylov":
+        most = min(most, max(_LEAST_COLUMNS, n // _COLUMNS_OF_ROWS))
+    return int(np.clip(_BATCH_SHARE * room // need.per_column, 1, min(most, p)))
+
+
+def variance_room(config: RunConfig, budget: int, workers: int) -> int:
+    """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
+    left = without_processes(budget, variance_processes(config, workers))
+    return min(left, product_memory(budget, workers)) if config.solver.kind == "cholesky" else left
+
+
+def variance_processes(config: RunConfig, workers: int) -> int:
+    """Processes that run while variances are made: the driver and a pool for each matrix that is multiplied with."""
+    pools = 1 + ("ntk" in config.predict.kernels) + (config.predict.covariance == "full")
+    return 1 + workers * pools

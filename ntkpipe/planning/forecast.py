@@ -6,18 +6,21 @@ from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.factor.plan import FactorPlan
 from ntkpipe.linalg.preconditioner import largest_rank
-from ntkpipe.pipeline.factoring import describe_factors, plan_factors, product_memory
-from ntkpipe.pipeline.inputs import Shapes, memory_budget
-from ntkpipe.pipeline.memory import (
+from ntkpipe.planning.factoring import describe_factors, plan_factors
+from ntkpipe.planning.memory import (
     Peak,
     basis_vectors,
     cg_bytes,
     driver_memory,
+    memory_budget,
     processes_peak,
+    product_memory,
+    solver_memory,
     solving_peak,
     tile_memory,
 )
-from ntkpipe.pipeline.storing import PASSES, PRODUCT_RATE, solver_memory
+from ntkpipe.planning.plan import Shapes
+from ntkpipe.planning.storing import PASSES, PRODUCT_RATE
 
 
 def _describe_preconditioner(config: RunConfig, n: int, c: int) -> str:

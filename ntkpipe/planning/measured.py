@@ -11,9 +11,9 @@ from typing import Any
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import CorruptionError
 from ntkpipe.gram.plan import human_bytes
-from ntkpipe.gram.tuning import circumstances
-from ntkpipe.pipeline.machine import FIGURES, Machine
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.planning.machine import FIGURES, Machine
+from ntkpipe.planning.pair_speed import circumstances
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.record import seal, unseal
@@ -27,7 +27,7 @@ RATES = {
     "cholesky_float64": "factor_float64",
     "copy": "memory_bandwidth",
 }
-"""Figures of a machine that are rates of one worker, by the names of `linalg.measurement`."""
+"""Figures of a machine that are rates of one worker, by the names of `linalg.rate_probe`."""
 
 _OTHERS = ("orthogonalise", "write_path", "read_path", "store_write", "store_read", "images", "latency", "task")
 _FIXED = ("start", "first_tile", "first_solve", "pool", "step", "finish")

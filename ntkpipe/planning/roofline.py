@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ntkpipe.gram.plan import GramPlan
-from ntkpipe.pipeline.machine import Machine
+from ntkpipe.planning.machine import Machine
 
 
 @dataclass(frozen=True)

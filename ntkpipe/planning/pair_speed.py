@@ -103,7 +103,7 @@ def measure(
         "pairs_per_step": pairs_per_step,
         "edge": edge,
     }
-    command = [sys.executable, "-P", "-m", "ntkpipe.gram.measurement"]  # -P: not from the working directory
+    command = [sys.executable, "-P", "-m", "ntkpipe.gram.pair_probe"]  # -P: not from the working directory
     try:
         done = subprocess.run(  # noqa: S603 - this interpreter, this package
             command,

@@ -1,4 +1,4 @@
-"""`python -m ntkpipe.gram.measurement`: times pairs of random images, for `tuning`. JSON in, one line of JSON out.
+"""`python -m ntkpipe.gram.pair_probe`: times pairs of random images, for `planning/pair_speed.py`. JSON in, one line of JSON out.
 
 With one thread on the CPU the process's own time counts, which others on the machine change least; else the clock's.
 
@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntkpipe.gram.tuning import Tuning
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.evaluation import host, spatial
@@ -32,7 +31,7 @@ _ROW_BYTES = 8 << 20
 _RUNS = 3
 
 
-def measured(asked: dict[str, Any]) -> Tuning:
+def measured(asked: dict[str, Any]) -> dict[str, Any]:
     """The fastest number of pairs per step, and how fast it is."""
     arch, dtype, shape = architecture(asked["spec"]), asked["dtype"], tuple(asked["image_shape"])
     tried: dict[int, float] = {}
@@ -45,13 +44,13 @@ def measured(asked: dict[str, Any]) -> Tuning:
         arch.diagonals(np.ones((1, *shape)))
     best = min(tried, key=lambda pairs: tried[pairs])
     device = jax.devices()[0]
-    return Tuning(
-        seconds_per_pair=tried[best],
-        pairs_per_step=best,
-        process_bytes=_resident(),
-        tried={str(pairs): seconds for pairs, seconds in tried.items()},
-        device=device.device_kind,
-    )
+    return {
+        "seconds_per_pair": tried[best],
+        "pairs_per_step": best,
+        "process_bytes": _resident(),
+        "tried": {str(pairs): seconds for pairs, seconds in tried.items()},
+        "device": device.device_kind,
+    }
 
 
 def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list[int]:
@@ -113,4 +112,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    print(measured(json.loads(sys.stdin.read())).to_json().decode())
+    print(json.dumps(measured(json.loads(sys.stdin.read()))))

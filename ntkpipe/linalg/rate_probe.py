@@ -1,4 +1,4 @@
-"""`python -m ntkpipe.linalg.measurement`: rates of dense algebra in one process, for `pipeline/calibration.py`.
+"""`python -m ntkpipe.linalg.rate_probe`: rates of dense algebra in one process, for `planning/measured.py`.
 
 The first line of input says what is asked, the process answers `ready` when it has warmed up, and measures when a second line comes:
 so that as many processes as will compute together are measured together. JSON in, one line of JSON out.

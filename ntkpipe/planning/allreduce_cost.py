@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ntkpipe.pipeline.machine import Machine
+from ntkpipe.planning.machine import Machine
 from ntkpipe.tasks.executor import GROUP
 
 # As there: slices are not smaller, and not more; and what an object of a sum costs the driver, measured with four workers on two

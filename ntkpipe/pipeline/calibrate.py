@@ -25,20 +25,20 @@ import psutil
 
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.errors import ReportError, ResourceError
+from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.plan import choose_edge
-from ntkpipe.gram.tuning import measure
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import processors
 from ntkpipe.linalg.operator import rectangular_operator
-from ntkpipe.pipeline.calibration import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
-from ntkpipe.pipeline.disk import disk_speed
-from ntkpipe.pipeline.exact import sample_rows
 from ntkpipe.pipeline.inputs import Inputs, prepare
-from ntkpipe.pipeline.kernel import pair_cost
-from ntkpipe.pipeline.planning import Shapes, spec_for
-from ntkpipe.pipeline.projection import vectors
 from ntkpipe.pipeline.run_dir import RunDir, now
 from ntkpipe.pipeline.stages import Job
+from ntkpipe.planning.disk import disk_speed
+from ntkpipe.planning.measured import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
+from ntkpipe.planning.model import vectors
+from ntkpipe.planning.pair_speed import measure
+from ntkpipe.planning.plan import Shapes, spec_for
+from ntkpipe.planning.sample_rows import sample_rows
 from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import worker_environment
@@ -184,7 +184,7 @@ def _measured(count: int, outputs: int, effort: Effort) -> list[dict[str, float]
     asked = {"size": effort.size, "outputs": outputs, "seconds": effort.seconds}
     processes = [
         subprocess.Popen(  # this interpreter, this package; -P: nothing from the working directory
-            [sys.executable, "-P", "-m", "ntkpipe.linalg.measurement"],
+            [sys.executable, "-P", "-m", "ntkpipe.linalg.rate_probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

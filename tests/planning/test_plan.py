@@ -9,10 +9,10 @@ import pytest
 from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, RunConfig, SolverConfig
 from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import TILE_SECONDS, Rate
-from ntkpipe.gram.tuning import Tuning
-from ntkpipe.pipeline import memory, planning
-from ntkpipe.pipeline.forecast import describe_solver, peaks
-from ntkpipe.pipeline.planning import Shapes, make_plan
+from ntkpipe.planning import memory
+from ntkpipe.planning.forecast import describe_solver, peaks
+from ntkpipe.planning.pair_speed import Tuning
+from ntkpipe.planning.plan import Shapes, make_plan
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.tiles.store import GramStore
 
@@ -35,7 +35,7 @@ def measured(monkeypatch) -> list[tuple]:
         calls.append((image_shape, dtype, threads, pairs_per_step))
         return Tuning(0.002, pairs_per_step or 4, 300 << 20, {"4": 0.002, "8": 0.003}, "cpu")
 
-    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr("ntkpipe.planning.plan.measure", measure)
     return calls
 
 
@@ -106,7 +106,6 @@ def test_the_driver_has_the_memory_of_its_own_machine(monkeypatch, store) -> Non
     config = dataclasses.replace(POOLED, kernel=KernelConfig(), cluster=cluster)
     local = dataclasses.replace(config, cluster=ClusterConfig(workers=128, memory_gib=4000.0))
     monkeypatch.setattr(memory, "free_share", lambda: 8 << 30)
-    monkeypatch.setattr(planning, "free_share", lambda: 8 << 30)
     budget = 4000 << 30
     assert memory.driver_memory(local, budget) == budget
     assert memory.driver_memory(config, budget) == 8 << 30

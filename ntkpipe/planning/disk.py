@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ntkpipe.pipeline.run_dir import digest
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 

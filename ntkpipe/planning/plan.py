@@ -11,19 +11,19 @@ import numpy as np
 
 from ntkpipe.config import KernelConfig, RunConfig
 from ntkpipe.errors import ResourceError
+from ntkpipe.gram.from_config import kernel_spec, pair_cost
 from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
-from ntkpipe.gram.tuning import Tuning, circumstances, measure
+from ntkpipe.gram.symmetry import check_flips
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
 from ntkpipe.kernels.truncation import expanded_layers, with_degrees
-from ntkpipe.pipeline.calibration import find_calibration, pair_key
-from ntkpipe.pipeline.factoring import plan_factors
-from ntkpipe.pipeline.flips import check_flips
-from ntkpipe.pipeline.kernel import kernel_spec, pair_cost
-from ntkpipe.pipeline.memory import driver_memory, free_share
-from ntkpipe.pipeline.run_dir import digest
-from ntkpipe.pipeline.storing import Storing, compare, solver_memory
+from ntkpipe.planning.factoring import plan_factors
+from ntkpipe.planning.measured import find_calibration, pair_key
+from ntkpipe.planning.memory import driver_memory, memory_budget, solver_memory
+from ntkpipe.planning.pair_speed import Tuning, circumstances, measure
+from ntkpipe.planning.storing import Storing, compare
+from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.catalogue import stored_edge, usage
@@ -86,13 +86,6 @@ def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
     if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
         return spec
     return with_degrees(spec, shapes.extremes(), kernel.dtype)
-
-
-def memory_budget(config: RunConfig) -> int:
-    """Bytes for all processes together: as configured, or a share of what is free now."""
-    if config.cluster.memory_gib is not None:
-        return int(config.cluster.memory_gib * 2**30)
-    return free_share()
 
 
 def make_plan(

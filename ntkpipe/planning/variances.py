@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
-from ntkpipe.pipeline.planning import Shapes, memory_budget
-from ntkpipe.pipeline.storing import PRODUCT_RATE
-from ntkpipe.pipeline.uncertainty.batches import batch_columns, footprint
+from ntkpipe.planning.memory import batch_columns, memory_budget, variance_memory
+from ntkpipe.planning.plan import Shapes
+from ntkpipe.planning.storing import PRODUCT_RATE
 
 # Passes of a batch to a bound of 1e-4 at t = inf without ridge: 2,000 CIFAR-10 images, three hidden ReLU layers, batches of 20
 # took 22 (NNGP), 18 (NTK) and, for ensembles, whose error is of first order, 27; batches of 64 a third less, of 8 a fifth more.
@@ -23,7 +23,7 @@ def describe_covariance(config: RunConfig, shapes: Shapes, plan: GramPlan) -> st
     times = _TIMES if config.predict.times is None else len(config.predict.times)
     ridges, parts, kernels = len(config.predict.ridges), config.copies, config.predict.kernels
     step = batch_columns(config, n, p, times, memory_budget(config), plan.workers)
-    need, batches = footprint(config, n, times), -(-p // step)
+    need, batches = variance_memory(config, n, times), -(-p // step)
     rate = PRODUCT_RATE["float64"] * plan.workers
     lines = [
         f"covariance  {config.predict.covariance}, {batches:,} batches of {step} test images per kernel"

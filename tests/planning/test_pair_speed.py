@@ -7,9 +7,9 @@ import json
 import pytest
 
 from ntkpipe.errors import ResourceError
-from ntkpipe.gram import tuning
-from ntkpipe.gram.tuning import Tuning, measure
 from ntkpipe.kernels import zoo
+from ntkpipe.planning import pair_speed
+from ntkpipe.planning.pair_speed import Tuning, measure
 
 
 def test_what_is_measured_is_a_worker_at_work() -> None:
@@ -40,7 +40,7 @@ def test_a_process_that_fails_says_why() -> None:
 
 
 def test_a_process_that_hangs_is_ended(monkeypatch) -> None:
-    monkeypatch.setattr(tuning, "_SECONDS", 0.01)
+    monkeypatch.setattr(pair_speed, "_SECONDS", 0.01)
     with pytest.raises(ResourceError, match=r"grid\.pairs_per_step"):
         measure(zoo.cnn_vec(1), (5, 5, 1), "float32", threads=1)
 

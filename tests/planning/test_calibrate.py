@@ -10,13 +10,13 @@ import pytest
 
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
 from ntkpipe.errors import CorruptionError
-from ntkpipe.gram.tuning import Tuning
-from ntkpipe.pipeline import measuring
-from ntkpipe.pipeline.calibration import Calibration, calibration_key, find_calibration
+from ntkpipe.pipeline import calibrate as measuring
+from ntkpipe.pipeline.calibrate import Effort, ProcessorSeconds, calibrate
 from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.measuring import Effort, ProcessorSeconds, calibrate
-from ntkpipe.pipeline.planning import make_plan
-from ntkpipe.pipeline.sizing import describe, of_this_machine
+from ntkpipe.planning.measured import Calibration, calibration_key, find_calibration
+from ntkpipe.planning.pair_speed import Tuning
+from ntkpipe.planning.plan import make_plan
+from ntkpipe.planning.sizing import describe, of_this_machine
 from ntkpipe.tasks.serial import SerialExecutor
 
 TINY = Effort(size=64, seconds=0.01, objects=1, tasks=3, images=24)

@@ -11,12 +11,12 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.plan import GramPlan
-from ntkpipe.pipeline.exchange import at_the_driver, exchange
-from ntkpipe.pipeline.machine import FIGURES, Machine, load_profile
-from ntkpipe.pipeline.planning import Shapes
-from ntkpipe.pipeline.projection import expected_passes
-from ntkpipe.pipeline.roofline import Phase, Projection, Stage
-from ntkpipe.pipeline.sizing import compare_ways, describe, of_profile, traffic
+from ntkpipe.planning.allreduce_cost import at_the_driver, exchange
+from ntkpipe.planning.machine import FIGURES, Machine, load_profile
+from ntkpipe.planning.model import expected_passes
+from ntkpipe.planning.plan import Shapes
+from ntkpipe.planning.roofline import Phase, Projection, Stage
+from ntkpipe.planning.sizing import compare_ways, describe, of_profile, traffic
 
 CIFAR = Shapes("f" * 64, 50_000, 10_000, 50_000, 10_000, (32, 32, 3), 10)
 CONFIG = RunConfig(predict=PredictConfig(kernels=("ntk",), times=(math.inf,)), cluster=ClusterConfig(workers=1))

@@ -6,18 +6,17 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ntkpipe.config import RunConfig
+from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.plan import GramPlan, choose_edge, human_bytes, human_seconds, plan_gram
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import LayerCost, input_cost, layer_costs
 from ntkpipe.kernels.spec import fingerprint
-from ntkpipe.pipeline.calibration import Calibration, find_calibration, pair_key
-from ntkpipe.pipeline.kernel import pair_cost
-from ntkpipe.pipeline.machine import Machine
-from ntkpipe.pipeline.memory import tile_memory
-from ntkpipe.pipeline.planning import Planned, Shapes, memory_budget, spec_for
-from ntkpipe.pipeline.projection import Sizes, expected_passes, pair_seconds, project
-from ntkpipe.pipeline.roofline import Projection
-from ntkpipe.pipeline.storing import solver_memory
+from ntkpipe.planning.machine import Machine
+from ntkpipe.planning.measured import Calibration, find_calibration, pair_key
+from ntkpipe.planning.memory import memory_budget, solver_memory, tile_memory
+from ntkpipe.planning.model import Sizes, expected_passes, pair_seconds, project
+from ntkpipe.planning.plan import Planned, Shapes, spec_for
+from ntkpipe.planning.roofline import Projection
 from ntkpipe.storage.store import ObjectStore
 
 _DTYPES = ("float32", "float64")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
-from ntkpipe.pipeline.disk import DiskSpeed, disk_speed
-from ntkpipe.pipeline.memory import tile_memory
+from ntkpipe.planning.disk import DiskSpeed, disk_speed
+from ntkpipe.planning.memory import evaluation_bytes, tile_memory
 from ntkpipe.storage.store import ObjectStore
 
 PASSES = 150
@@ -67,16 +67,6 @@ class Storing:
             f"for {self.passes} pass{'es' if self.passes != 1 else ''}, {self.held:.0%} held in memory, disk "
             f"{human_bytes(self.disk.read)}/s read, {human_bytes(self.disk.write)}/s written ({self.disk.source})"
         )
-
-
-def evaluation_bytes(plan: GramPlan, process: int = 450 << 20) -> int:
-    """Memory that a worker needs to compute tiles, besides what it takes anyway."""
-    return max(0, plan.memory_per_worker - process)
-
-
-def solver_memory(plan: GramPlan, budget: int) -> int:
-    """The memory budget less what workers need to compute tiles while they solve, if they do."""
-    return budget if plan.stored else max(0, budget - plan.workers * evaluation_bytes(plan))
 
 
 def compare(

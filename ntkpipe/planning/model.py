@@ -13,7 +13,7 @@ passes each, and s bytes per number of a tile:
               and deletes every receipt to pack a thousand into one object, 16 at a time.
 - Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W tile_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
-              then the vectors and the workers' parts of the product, as `pipeline/exchange.py` counts them;
+              then the vectors and the workers' parts of the product, as `planning/allreduce_cost.py` counts them;
               then `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to c P vectors; and `step` each.
 - Cholesky    `n^3 / 3 / (W factor)` for each ridge; store: each tile of the factor is written once, and read n / edge / 3 times.
 - predict     one pass over the test tiles for every kernel, with as many vectors as the basis has or times, ridges and outputs.
@@ -32,10 +32,10 @@ from dataclasses import dataclass
 
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, batch_size
-from ntkpipe.pipeline.exact import sample_rows
-from ntkpipe.pipeline.exchange import exchange
-from ntkpipe.pipeline.machine import Machine
-from ntkpipe.pipeline.roofline import Phase, Projection, Stage
+from ntkpipe.planning.allreduce_cost import exchange
+from ntkpipe.planning.machine import Machine
+from ntkpipe.planning.roofline import Phase, Projection, Stage
+from ntkpipe.planning.sample_rows import sample_rows
 
 # Passes at n = 50,000, and the power of n by which they grow.
 _PASSES = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}

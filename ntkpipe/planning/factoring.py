@@ -5,23 +5,10 @@ from __future__ import annotations
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
-from ntkpipe.pipeline.memory import without_processes
+from ntkpipe.planning.memory import factor_memory
 
 # Flops per second of one thread in a tiled factorisation (docs/performance.md).
 _RATE = {"float32": 8e10, "float64": 4.5e10}
-# Of the memory that processes leave, what factors may take; tiles for products have the rest.
-_SHARE = 0.75
-
-
-def factor_memory(budget: int, workers: int) -> int:
-    """Bytes for the data of factors, of a budget for all processes: tasks and the pool that multiplies run in their own."""
-    return int(_SHARE * without_processes(budget, 1 + (2 * workers if workers > 1 else 0)))
-
-
-def product_memory(budget: int, workers: int) -> int:
-    """Bytes for tiles that the pool keeps while factors are made and used."""
-    left = without_processes(budget, 1 + (2 * workers if workers > 1 else 0))
-    return left - int(_SHARE * left)
 
 
 def plan_factors(config: RunConfig, plan: GramPlan, n: int, budget: int) -> FactorPlan:
