@@ -20,9 +20,9 @@ from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reope
 from ntkpipe.pipeline.places import SOLVES, is_store
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.pipeline.solving.kept import restore
 from ntkpipe.pipeline.watching import told_of_store
 from ntkpipe.predictions.read import read_predictions, verify_predictions
+from ntkpipe.solvers.kept import restore
 from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 from ntkpipe.tasks.executor import Executor

@@ -21,8 +21,8 @@ from ntkpipe.gram.task import evaluate_tile
 from ntkpipe.gram.worker import Evaluation
 from ntkpipe.pipeline.exact import recomputed_rows
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.solvers.problem import Solved
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.audit import Problem
 from ntkpipe.tiles.chunk import inside

@@ -14,11 +14,11 @@ from ntkpipe import limits
 from ntkpipe.config import to_dict
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.pipeline.solving.kept import load_saved
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.metrics import compute_metrics
+from ntkpipe.solvers.kept import load_saved
 
 
 def write_report(run: RunDir, inputs: Inputs, folder: Path | None = None) -> Path:

@@ -16,23 +16,23 @@ from ntkpipe.errors import CorruptionError, DataError, IncompleteError, ReportEr
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
-from ntkpipe.pipeline import predict as prediction
-from ntkpipe.pipeline import selection as choosing
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, same_source
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.scale import check_scale
-from ntkpipe.pipeline.solving import kept
-from ntkpipe.pipeline.solving import stage as solving
-from ntkpipe.pipeline.solving.problem import Solved
 from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.metrics import compute_metrics, write_metrics
 from ntkpipe.report.terminal import chosen_lines, summary
+from ntkpipe.solvers import kept
+from ntkpipe.solvers import stage as solving
+from ntkpipe.solvers.problem import Solved
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
+from ntkpipe.uncertainty import predict as prediction
+from ntkpipe.uncertainty import selection as choosing
 
 # Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
 _REPAIRS = 3

@@ -25,7 +25,7 @@ def chosen_entries(predictions: Predictions) -> dict[str, tuple[int, int, int]]:
 
 
 def selection_of(predictions: Predictions) -> dict[str, Any]:
-    """What `pipeline.selection` has left in the predictions; empty if nothing."""
+    """What `uncertainty.selection` has left in the predictions; empty if nothing."""
     return predictions.attributes.get("selection") or {}
 
 

@@ -90,7 +90,7 @@ def test_damaged_tile_before_solve(copy, damage, block):
 
 
 def test_tile_damaged_in_the_middle_of_predict(copy, monkeypatch):
-    from ntkpipe.pipeline import predict
+    from ntkpipe.uncertainty import predict
 
     before, original, calls = values(copy), predict.predict_kernel, []
 

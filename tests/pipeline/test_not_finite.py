@@ -51,7 +51,7 @@ def test_facts_of_a_stage_keep_their_numbers(work):
 
 
 def test_predictions_that_are_no_numbers_are_refused(work, inputs, monkeypatch):
-    from ntkpipe.pipeline import predict
+    from ntkpipe.uncertainty import predict
 
     def broken(*args):
         means, tests = found(*args)

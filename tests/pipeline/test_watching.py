@@ -46,7 +46,7 @@ def test_a_running_and_a_killed_run(work):
 
 def test_a_run_that_fails_says_why(work, monkeypatch):
     from ntkpipe.errors import NumericalError
-    from ntkpipe.pipeline.solving import stage
+    from ntkpipe.solvers import stage
 
     def fail(*_):
         raise NumericalError("the matrix is odd")

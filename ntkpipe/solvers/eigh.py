@@ -15,7 +15,7 @@ from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.solving.problem import (
+from ntkpipe.solvers.problem import (
     Problem,
     Solved,
     Tell,

@@ -26,10 +26,10 @@ from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.pipeline.exact import sampled_units, test_errors
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import now
-from ntkpipe.pipeline.solving.problem import Solved, dual_weights
-from ntkpipe.pipeline.uncertainty.spread import Spread, spread
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.solvers.problem import Solved, dual_weights
 from ntkpipe.tasks.executor import Executor
+from ntkpipe.uncertainty.spread import Spread, spread
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.solving import cg as solving_cg
-from ntkpipe.pipeline.solving.eigh import eigensystem
-from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Problem, Solved, solve_key
+from ntkpipe.solvers import cg as solving_cg
+from ntkpipe.solvers.eigh import eigensystem
+from ntkpipe.solvers.factors import Factors
+from ntkpipe.solvers.problem import Problem, Solved, solve_key
 from ntkpipe.tasks.executor import Executor
 
 # Stopping is asked at steps that grow so much: each time an eigendecomposition of the projected kernel, of some hundred

@@ -29,9 +29,9 @@ from ntkpipe.linalg.preconditioner import (
 )
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Problem, Solved, Tell, error_facts, sampled_rows
 from ntkpipe.planning.memory import product_memory, tile_memory
+from ntkpipe.solvers.factors import Factors
+from ntkpipe.solvers.problem import Problem, Solved, Tell, error_facts, sampled_rows
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor

@@ -19,11 +19,11 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.factor.posterior import leave_one_out
 from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving import stage as solving
-from ntkpipe.pipeline.solving.factors import Factors
-from ntkpipe.pipeline.solving.problem import Solved, Tell, dual_weights, with_own_targets
-from ntkpipe.pipeline.uncertainty.filters import Part, open_filters
+from ntkpipe.solvers import stage as solving
+from ntkpipe.solvers.factors import Factors
+from ntkpipe.solvers.problem import Solved, Tell, dual_weights, with_own_targets
 from ntkpipe.tasks.executor import Executor
+from ntkpipe.uncertainty.filters import Part, open_filters
 
 # Rows of a stochastic leave-one-out estimate, solved for in one block. Their standard error of an accuracy near one half is 6%.
 _LOO_ROWS = 64

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving.cg import solve_cg
-from ntkpipe.pipeline.solving.cholesky import solve_cholesky
-from ntkpipe.pipeline.solving.eigh import solve_eigh
-from ntkpipe.pipeline.solving.krylov import solve_krylov
-from ntkpipe.pipeline.solving.problem import Solved, Tell, make_problem, solve_key
+from ntkpipe.solvers.cg import solve_cg
+from ntkpipe.solvers.cholesky import solve_cholesky
+from ntkpipe.solvers.eigh import solve_eigh
+from ntkpipe.solvers.krylov import solve_krylov
+from ntkpipe.solvers.problem import Solved, Tell, make_problem, solve_key
 from ntkpipe.tasks.executor import Executor
 
 

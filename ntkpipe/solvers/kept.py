@@ -18,8 +18,8 @@ from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.solving.krylov import restart_checkpoint, restarted_weights
-from ntkpipe.pipeline.solving.problem import Solved, make_problem
+from ntkpipe.solvers.krylov import restart_checkpoint, restarted_weights
+from ntkpipe.solvers.problem import Solved, make_problem
 
 # Names of facts in receipts of earlier versions.
 _RENAMED = {"logdet_error": "logdet_standard_error"}

@@ -27,7 +27,8 @@ from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.exact import sample_size
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.solving.problem import (
+from ntkpipe.planning.memory import basis_vectors, tile_memory
+from ntkpipe.solvers.problem import (
     Problem,
     Solved,
     Tell,
@@ -36,7 +37,6 @@ from ntkpipe.pipeline.solving.problem import (
     sampled_rows,
     spectrum_facts,
 )
-from ntkpipe.planning.memory import basis_vectors, tile_memory
 from ntkpipe.storage.checksum import digest
 from ntkpipe.tasks.executor import Executor
 

@@ -27,13 +27,13 @@ from ntkpipe.linalg.operator import (
 )
 from ntkpipe.pipeline.exact import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.solving.problem import Solved
-from ntkpipe.pipeline.uncertainty.batches import BatchStore
-from ntkpipe.pipeline.uncertainty.dominance import dominance
-from ntkpipe.pipeline.uncertainty.filters import Filters, Part, open_filters, ridge_groups
 from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
+from ntkpipe.solvers.problem import Solved
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
+from ntkpipe.uncertainty.batches import BatchStore
+from ntkpipe.uncertainty.dominance import dominance
+from ntkpipe.uncertainty.filters import Filters, Part, open_filters, ridge_groups
 
 Tell = Callable[[str], None]
 

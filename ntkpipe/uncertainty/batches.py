@@ -10,7 +10,7 @@ import numpy as np
 
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
-from ntkpipe.pipeline.solving.problem import Problem
+from ntkpipe.solvers.problem import Problem
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
