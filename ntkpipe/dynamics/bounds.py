@@ -319,7 +319,9 @@ def _final_factor(
         return np.minimum(plain, rigorous)
     # Few steps know the smallest eigenvalue badly, and these two lean on it most: the safety covers the spectra of
     # the tests.
-    least = solution.smallest_ritz[0] + ridge
+    least = min(solution.smallest_ritz[0], solution.ceiling) + ridge
+    if least <= 0:
+        return np.minimum(plain, rigorous)
     energy = np.linalg.norm(solution.targets, axis=0) / math.sqrt(least)  # of the solution, not below that of the error
     estimate = ENERGY_SAFETY * np.minimum(energy, _radau(solution, ridge, least / 2, tail))
     return np.minimum(np.minimum(plain, rigorous), estimate)

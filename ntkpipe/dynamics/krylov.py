@@ -7,6 +7,7 @@ ridge only shifts it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,6 +73,8 @@ class KrylovSolution:
         next_block: (k, n) the block of the basis that would come next.
         noise: norm of the errors of the stored entries: eigenvalues at or below it are null (`filters.null_cutoff`).
         copies: null directions that are exact, by equal training points: the answer loses nothing with them.
+        ceiling: an upper bound on the smallest eigenvalue of the whole kernel, which the basis need not have seen
+            (`linalg.pairs`).
     """
 
     basis: np.ndarray
@@ -82,14 +85,16 @@ class KrylovSolution:
     next_block: np.ndarray
     noise: float = 0.0
     copies: int = 0
+    ceiling: float = math.inf
 
     @classmethod
-    def from_lanczos(cls, result: BlockKrylov, noise: float = 0.0) -> KrylovSolution:
+    def from_lanczos(cls, result: BlockKrylov, noise: float = 0.0, ceiling: float = math.inf) -> KrylovSolution:
         """Diagonalise the projected kernel of a block Lanczos result, at a cost of about 10 m^3 flops.
 
         Args:
             result: the basis and its projected kernel.
             noise: see the class.
+            ceiling: see the class.
 
         Raises:
             NumericalError: if the recurrence holds non-finite values.
@@ -98,7 +103,8 @@ class KrylovSolution:
         m, n = len(projected), result.basis.shape[1]
         c = result.start.shape[1]
         if m == 0:  # the targets are zero: so is every prediction
-            return cls(np.zeros((0, n)), np.zeros(0), None, np.zeros((0, c)), np.zeros((0, 0)), np.zeros((0, n)), noise)
+            none, empty = np.zeros((0, n)), np.zeros((0, c))
+            return cls(none, np.zeros(0), None, empty, np.zeros((0, 0)), none, noise, ceiling=ceiling)
         if not (np.isfinite(projected).all() and np.isfinite(result.coupling).all()):
             raise NumericalError(
                 "the Lanczos recurrence holds non-finite values: run `ntkpipe verify` on its tiles, then solve again"
@@ -111,7 +117,7 @@ class KrylovSolution:
             following = np.asarray(result.next_block)
         else:
             tail, following = np.zeros((0, m)), np.zeros((0, n))
-        return cls(np.asarray(result.basis), values, rotation, targets, tail, following, noise)
+        return cls(np.asarray(result.basis), values, rotation, targets, tail, following, noise, ceiling=ceiling)
 
     @classmethod
     def from_eigensystem(
@@ -150,9 +156,10 @@ class KrylovSolution:
         """Estimate of the kernel's smallest eigenvalue that is not null; 0 if none is known.
 
         The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
-        keeps early bounds honest, and by 1 once it has converged. The errors of the stored entries are taken off.
+        keeps early bounds honest, and by 1 once it has converged. It lies below the ceiling in any case. The errors of the
+        stored entries are taken off.
         """
-        return max(lowered(*self.smallest_ritz) - self.noise, 0.0)
+        return max(min(lowered(*self.smallest_ritz), self.ceiling) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""

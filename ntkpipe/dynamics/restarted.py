@@ -52,6 +52,7 @@ class RestartedSolution:
         asked: (G, R, q, c) at the watched rows, what `(A + ridge) u` should be: targets less `u'` and null directions.
         along: (G, R, w, c) products of the watched vectors with the weights.
         noise: as in `KrylovSolution`.
+        ceiling: as in `KrylovSolution`.
     """
 
     spectral_filter: SpectralFilter
@@ -73,6 +74,7 @@ class RestartedSolution:
     asked: np.ndarray
     along: np.ndarray
     noise: float = 0.0
+    ceiling: float = math.inf
 
     @property
     def n(self) -> int:
@@ -87,7 +89,7 @@ class RestartedSolution:
     @property
     def smallest(self) -> float:
         """As `KrylovSolution.smallest`."""
-        return max(lowered(*self.smallest_ritz) - self.noise, 0.0)
+        return max(min(lowered(*self.smallest_ritz), self.ceiling) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """As `KrylovSolution.shifted`, of the last cycle."""
@@ -150,6 +152,7 @@ class RestartedWeights:
         indices: (q,) rows to watch.
         watched: (w, n) vectors whose products with the weights are wanted: sampled rows of the kernel.
         noise: as in `KrylovSolution`.
+        ceiling: as in `KrylovSolution`.
 
     Raises:
         ConfigError: for finite times of other dynamics, or learning rates that diverge.
@@ -168,6 +171,7 @@ class RestartedWeights:
         indices: np.ndarray,
         watched: np.ndarray,
         noise: float = 0.0,
+        ceiling: float = math.inf,
     ) -> None:
         if not isinstance(spectral_filter, GradientFlow) and any(math.isfinite(t) for t in times):
             raise ConfigError(
@@ -179,7 +183,7 @@ class RestartedWeights:
         self._grid_of, self._good = grid, good
         self._indices, self._watched = np.asarray(indices, dtype=np.int64), watched
         self._n, self._c = targets.shape
-        self._noise = noise
+        self._noise, self._ceiling = noise, ceiling
         self._grid: tuple[float, ...] = ()
         self._found: RestartedSolution | None = None
         self._shifted = np.zeros((0, 0, 0, 0, 0), dtype=np.complex128)  # g: (G, R, NODES, k, c)
@@ -253,6 +257,7 @@ class RestartedWeights:
             smallest_ritz=(value, residual),
             indices=self._indices,
             noise=self._noise,
+            ceiling=self._ceiling,
             **{name: state[name] for name in _KEPT},
         )
 
@@ -287,6 +292,7 @@ class RestartedWeights:
             asked,
             np.zeros((g, r, len(self._watched), self._c)),
             self._noise,
+            self._ceiling,
         )
 
     def _parts(self, cycle: Cycle) -> Iterator[_Part]:

@@ -24,6 +24,8 @@ from ntkpipe.linalg.lanczos import LanczosResult
 
 # The cheap part may differ by the tolerance of its smallest eigenvalue; so much below the whole it surely is.
 _MARGIN = 0.99
+# Eigenvalues of so many times the noise count as resolved.
+_RESOLVED = 2.0
 
 
 @dataclass
@@ -47,6 +49,7 @@ class StopRule:
     tolerance: float
     scales: np.ndarray | float = 1.0
     noise: float = 0.0
+    ceiling: float = math.inf
     history: list[tuple[int, int, float]] = field(default_factory=list)
     solution: KrylovSolution | None = None
     eigensystems: int = 0
@@ -61,7 +64,7 @@ class StopRule:
             if part is not None and _MARGIN * part * scale > self.tolerance:
                 self.history.append((steps, result.tridiagonal.size, part * scale))
                 return False
-        self.solution = KrylovSolution.from_lanczos(result, self.noise)
+        self.solution = KrylovSolution.from_lanczos(result, self.noise, self.ceiling)
         self.eigensystems += 1
         worst = scale * largest_factor(self.solution, self.spectral_filter, self.times, self.ridges, self.scales)
         self.history.append((steps, len(self.solution.values), worst))
@@ -73,7 +76,9 @@ class StopRule:
         if found is None or found[0] <= self.noise:
             return None  # null directions are left out, which the blocks alone cannot do
         value, last = found
-        smallest = max(lowered(value, float(np.linalg.norm(result.coupling @ last))) - self.noise, 0.0)
+        below = lowered(value, float(np.linalg.norm(result.coupling @ last)))
+        value = min(value, self.ceiling)
+        smallest = max(min(below, self.ceiling) - self.noise, 0.0)
         worst = 0.0
         try:
             if math.inf in self.times:
@@ -150,6 +155,7 @@ def stop_rule(
     tolerance: float,
     scales: np.ndarray | float = 1.0,
     noise: float = 0.0,
+    ceiling: float = math.inf,
 ) -> StopRule:
     """A stop rule for block Lanczos, for the Krylov part of the error bound of every prediction.
 
@@ -161,6 +167,7 @@ def stop_rule(
         tolerance: of a prediction, in units of `scales`.
         scales: of the outputs, (c,) above 0, or one for all.
         noise: see `KrylovSolution`.
+        ceiling: see `KrylovSolution`. Where the noise hides it, no number of steps resolves it, and it says nothing of when to stop.
     """
     return StopRule(
         spectral_filter,
@@ -170,4 +177,10 @@ def stop_rule(
         tolerance,
         scales,
         noise,
+        resolved(ceiling, noise),
     )
+
+
+def resolved(ceiling: float, noise: float) -> float:
+    """The ceiling of the smallest eigenvalue that stopping looks at: inf where the noise hides it."""
+    return ceiling if ceiling > _RESOLVED * noise else math.inf

@@ -107,6 +107,13 @@ class MergedOperator:
         """`(n,)` float64, that of A: of equal points all entries are one."""
         return self._operator.diagonal()
 
+    def pair_bound(self) -> float:
+        """See `Operator.pair_bound`: from pairs of points that do not equal each other.
+
+        Of groups with more than one member the quotients of `Q A Q` are larger; those of their members are taken, to be safe.
+        """
+        return self._operator.pair_bound(self._copies.first)
+
 
 AnyOperator = TileOperator | MergedOperator
 

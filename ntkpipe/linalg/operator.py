@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.pairs import pair_bound
 from ntkpipe.linalg.products import accumulator
 from ntkpipe.linalg.tile_worker import Address, TileWorker
 from ntkpipe.tasks.executor import Executor, WorkerPool
@@ -40,6 +41,10 @@ class Operator(LinearMap, Protocol):
 
     def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
+        ...
+
+    def pair_bound(self) -> float:
+        """An upper bound on the smallest eigenvalue, from pairs of rows (`pairs.pair_bound`); one pass over the entries."""
         ...
 
 
@@ -80,6 +85,11 @@ class DenseOperator:
     def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
         return self._array.diagonal().astype(np.float64)
+
+    def pair_bound(self) -> float:
+        """See `Operator.pair_bound`."""
+        diagonal, own = self.diagonal(), np.arange(self.n)
+        return pair_bound(self._array, diagonal, diagonal, (own, own))
 
 
 class RectangularOperator:
@@ -158,6 +168,14 @@ class TileOperator(RectangularOperator):
     def diagonal(self) -> Float64[np.ndarray, " n"]:
         """`(n,)` float64."""
         return self._pool.total("diagonal")
+
+    def pair_bound(self, groups: np.ndarray | None = None) -> float:
+        """See `Operator.pair_bound`.
+
+        Args:
+            groups: (n,) integers: pairs of one group are left out; None is a group for every row.
+        """
+        return min(self._pool.broadcast("pair_bound", self.diagonal(), np.arange(self.n) if groups is None else groups))
 
     def __enter__(self) -> TileOperator:
         return self

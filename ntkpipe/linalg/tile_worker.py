@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.linalg.assemble import read_tile
+from ntkpipe.linalg.pairs import pair_bound
 from ntkpipe.linalg.products import accumulator
 from ntkpipe.tiles.matrix import TileMatrix
 
@@ -70,9 +72,7 @@ class TileWorker:
         """
         products = products or self._products
         total = accumulator(products, x, self._grid.rows, device=self._device)
-        whole = products == self._products or self._kept_dtype == self._matrix.dtype
-        tiles = self._tiles(self._addresses) if whole else (((i, j), self._stored((i, j))) for i, j in self._addresses)
-        for (i, j), tile in tiles:
+        for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
             where = self._grid.tile(i, j)
             total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
         return total.result()
@@ -104,6 +104,21 @@ class TileWorker:
                 out[where.row_start : where.row_stop] = self._matrix.read(i, j).diagonal()
         return out
 
+    def pair_bound(self, diagonal: np.ndarray, groups: np.ndarray) -> float:
+        """The least upper bound on the smallest eigenvalue from pairs of rows in these tiles; see `pairs.pair_bound`.
+
+        Args:
+            diagonal: (n,) float64, of the matrix.
+            groups: (n,) integers; pairs of one group are left out.
+        """
+        least = math.inf
+        for (i, j), tile in self._whole_tiles():
+            where = self._grid.tile(i, j)
+            rows, cols = slice(where.row_start, where.row_stop), slice(where.col_start, where.col_stop)
+            found = pair_bound(np.asarray(tile), diagonal[rows], diagonal[cols], (groups[rows], groups[cols]))
+            least = min(least, found)
+        return least
+
     def kept(self) -> tuple[int, int]:
         """Number of tiles that are kept between passes, and of all tiles of this worker."""
         return len(self._keep), len(self._addresses)
@@ -119,6 +134,12 @@ class TileWorker:
                 used += size
                 position -= 1
         return frozenset(keep)
+
+    def _whole_tiles(self) -> Iterator[tuple[Address, Any]]:
+        """Tiles as they are stored, in order: those that are kept in a lower precision are read again."""
+        if self._kept_dtype == self._matrix.dtype:
+            return self._tiles(self._addresses)
+        return (((i, j), self._stored((i, j))) for i, j in self._addresses)
 
     def _tiles(self, addresses: Sequence[Address]) -> Iterator[tuple[Address, Any]]:
         """Tiles in order; those that are not at hand are read ahead by a thread."""

@@ -77,6 +77,7 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
         largest = largest_eigenvalue(operator, tolerance=1e-4)
         rows, errors = sampled_rows(inputs, problem.source, operator, executor)
+        ceiling = operator.pair_bound()
     seconds = time.monotonic() - began
     facts = {
         "solver": "cg",
@@ -86,9 +87,9 @@ def solve_cg(inputs: Inputs, problem: Problem, key: str, executor: Executor, tel
         "largest": largest,
         "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
         **answer.facts,
-        **error_facts(errors),
+        **error_facts(errors, ceiling),
     }
-    facts["smallest"] = max(0.0, facts["smallest"] - errors.noise)
+    facts["smallest"] = max(0.0, min(facts["smallest"], ceiling) - errors.noise)
     say(
         f"done, {facts['steps']} passes and {facts['sketch_passes']} for the preconditioner in {human_seconds(seconds)}, "
         f"true residual {facts['true_residual']:.1e}",

@@ -56,6 +56,7 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
         # Image kernels have one eigenvalue far above the others: a few passes with one vector.
         largest = largest_eigenvalue(operator, tolerance=1e-4)
         rows, errors = sampled_rows(inputs, problem.source, operator, executor)
+        ceiling = operator.pair_bound()
     facts = {
         "solver": "cholesky",
         "steps": 1,
@@ -64,10 +65,10 @@ def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: T
         "true_residual": max(one["residual"] for one in each),
         "seconds": time.monotonic() - began,
         "largest": largest,
-        "smallest": max(0.0, min(one.pop("smallest") for one in each) - errors.noise),
+        "smallest": max(0.0, min(ceiling, *(one.pop("smallest") for one in each)) - errors.noise),
         "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
         "factors": each,
-        **error_facts(errors),
+        **error_facts(errors, ceiling),
     }
     return Solved(problem, None, np.stack(weights), rows, facts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.solvers.krylov import restart_checkpoint, restarted_weights
-from ntkpipe.solvers.problem import Solved, make_problem
+from ntkpipe.solvers.problem import Solved, ceiling_of, make_problem
 
 # Names of facts in receipts of earlier versions.
 _RENAMED = {"logdet_error": "logdet_standard_error"}
@@ -52,7 +52,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
         if not records or not records[0]["done"][0]:
             raise IncompleteError(f"the weights of {name} are gone: ntkpipe solve run_dir={run.path}")
         answer.load({k.removeprefix("answer_"): v for k, v in records[0].items() if k.startswith("answer_")})
-        solution = answer.solution
+        solution = replace(answer.solution, ceiling=ceiling_of(facts))
     else:
         stub = _Finished(inputs.n_train, f"the basis of {name} is incomplete: ntkpipe solve run_dir={run.path}")
         result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)
@@ -61,7 +61,7 @@ def restore(inputs: Inputs, name: str, run: RunDir) -> Solved:
             raise IncompleteError(
                 f"the basis of {name} has grown since it was solved: ntkpipe predict run_dir={run.path}"
             )
-        solution = KrylovSolution.from_lanczos(result, noise)
+        solution = KrylovSolution.from_lanczos(result, noise, ceiling_of(facts))
     return Solved(problem, solution, None, rows, facts, history)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -84,6 +85,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         operator = merged(held, problem.copies)
         tell(f"{problem.name}: measuring the rounding of tiles on {sample_size(inputs)} rows", force=True)
         sampled, errors = sampled_rows(inputs, problem.source, operator, executor)
+        ceiling = operator.pair_bound()
         rule = stop_rule(
             problem.filter,
             problem.times,
@@ -92,6 +94,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
             tolerance=config.tolerance,
             scales=problem.scales,
             noise=errors.noise,
+            ceiling=ceiling,
         )
         cycles = restart_checkpoint(inputs, problem, key, errors.noise)
         basis = None
@@ -116,11 +119,13 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
             solution, reason, steps = _restarted(
                 inputs, problem, operator, rows, rule, result, cycles, capacity, on_step, tell, basis
             )
+            solution = replace(solution, ceiling=ceiling)
             residual = _true_restarted(problem, solution, operator)
         else:
             reason, steps, solution = result.reason, result.steps, rule.solution
             if solution is None or len(solution.values) < result.tridiagonal.size:
                 solution = KrylovSolution.from_lanczos(result, errors.noise)
+            solution = replace(solution, ceiling=ceiling)
             rows = in_basis(sampled, solution.basis)
             residual = _true_residual(problem, solution, operator)
     seconds = time.monotonic() - began
@@ -137,7 +142,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
         "seconds": seconds,
         **{f"seconds_{k}": v for k, v in clock.items()},
         **spectrum_facts(problem, solution),
-        **error_facts(errors),
+        **error_facts(errors, ceiling),
     }
     if reason is Reason.MAX_STEPS:
         raise IncompleteError(
@@ -175,6 +180,8 @@ def restarted_weights(
     scale = math.sqrt(float(problem.test_diagonal.max()))
 
     def good(solution: RestartedSolution, steps: int) -> bool:
+        if rule is not None:
+            solution = replace(solution, ceiling=rule.ceiling)
         worst = scale * largest_factor(solution, problem.filter, solution.times, problem.ridges, problem.scales)
         if rule is not None:
             rule.history.append((steps, len(solution.values), worst))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -142,9 +143,15 @@ def with_own_targets(
     return own, weights if ridge == 0 else weights + (own - problem.targets) / ridge
 
 
-def error_facts(errors: TileErrors) -> dict[str, float]:
-    """What is kept of the errors of the tiles."""
-    return {"noise": errors.noise, "systematic": errors.systematic}
+def error_facts(errors: TileErrors, ceiling: float = math.inf) -> dict[str, float]:
+    """What is kept of the errors of the tiles, and of the upper bound on the smallest eigenvalue."""
+    found = {"noise": errors.noise, "systematic": errors.systematic}
+    return found if math.isinf(ceiling) else {**found, "ceiling": ceiling}
+
+
+def ceiling_of(facts: dict[str, Any]) -> float:
+    """The upper bound on the smallest eigenvalue that a solve has kept; inf of one that looked at no pairs."""
+    return float(facts.get("ceiling", math.inf))
 
 
 def spectrum_facts(problem: Problem, solution: KrylovSolution | RestartedSolution) -> dict[str, Any]:

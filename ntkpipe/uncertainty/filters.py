@@ -18,6 +18,7 @@ import numpy as np
 from ntkpipe.dynamics import variance
 from ntkpipe.dynamics.filters import SpectralFilter
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.stopping import resolved
 from ntkpipe.dynamics.variance import Ensemble, KernelRows, Quadratic
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.linalg.cg import block_cg
@@ -52,6 +53,7 @@ class Part:
         executor: for factors.
         full: covariances between images are wanted, whose errors are of first order.
         noise: norm of the errors of the stored tiles, see `KrylovSolution`.
+        ceiling: an upper bound on the smallest eigenvalue, see `KrylovSolution`.
     """
 
     inputs: Inputs
@@ -64,6 +66,7 @@ class Part:
     executor: Executor
     full: bool
     noise: float = 0.0
+    ceiling: float = math.inf
 
     @property
     def problem(self) -> Problem:
@@ -180,7 +183,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
 
         def stop(result: LanczosResult) -> bool:
             nonlocal worst
-            solution = KrylovSolution.from_lanczos(result, part.noise)
+            solution = KrylovSolution.from_lanczos(result, part.noise, resolved(part.ceiling, part.noise))
             worst = 0.0
             if quadratic and not part.full:
                 for ridge in ridges:
@@ -204,7 +207,7 @@ def _krylov(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool
                 f"solver.tolerance={config.tolerance:g} of the largest prior variance, {part.largest_prior:.2g}: run with a larger "
                 "solver.max_steps or tolerance, in a run_dir of its own, or add a ridge. Batches that are finished are kept."
             )
-        return KrylovSolution.from_lanczos(result, part.noise)
+        return KrylovSolution.from_lanczos(result, part.noise, part.ceiling)
 
     return space
 
@@ -237,7 +240,7 @@ def _cholesky(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bo
     # The one that the solve has left in the store; of an odd part under flips it is made here.
     factors = Factors.of(part.inputs, part.gram, part.problem.source, part.executor)
     factor = factors.factor(part.operator, ridge)
-    smallest = max(factor.smallest_eigenvalue() - ridge - part.noise, 0.0)
+    smallest = max(min(factor.smallest_eigenvalue() - ridge, part.ceiling) - part.noise, 0.0)
 
     def solve(columns: np.ndarray, quadratic: bool) -> Solutions:
         if factor.dtype == "float32" and factors.precision == "mixed" and (part.full or not quadratic):
@@ -290,7 +293,8 @@ def _cg(part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], S
             weights[ridge], start = found.value, found.value
             seen = max(found.smallest - ridge, 0.0)  # the last, of the smallest ridge, counts
         stacked = np.stack([weights[ridge] for ridge in ridges])
-        smallest = max(min((one for one in (known, seen) if one > 0), default=0.0) - part.noise, 0.0)
+        least = min((one for one in (known, seen) if one > 0), default=0.0)
+        smallest = max(min(least, part.ceiling) - part.noise, 0.0)
         return Solutions(stacked, _residuals(part, stacked, columns, ridges), smallest)
 
     return solve

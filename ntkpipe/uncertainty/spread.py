@@ -28,7 +28,7 @@ from ntkpipe.linalg.operator import (
 from ntkpipe.pipeline.exact import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
-from ntkpipe.solvers.problem import Solved
+from ntkpipe.solvers.problem import Solved, ceiling_of
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 from ntkpipe.uncertainty.batches import BatchStore
@@ -224,7 +224,8 @@ def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float
         prior = test_test(inputs, gram, prior_kernel, executor) if full else inputs.diagonal(prior_kernel, "test", gram)
         largest = float((np.diagonal(prior) if full else prior).max())
         sample, noise = rows(problem.source, operator)
-        part = Part(inputs, gram, solved, times, operator, sample, largest, executor, full, noise)
+        ceiling = ceiling_of(solved.facts) if own else operator.pair_bound()
+        part = Part(inputs, gram, solved, times, operator, sample, largest, executor, full, noise, ceiling)
         extra: dict[str, Any] = {}
         if ensemble:
             other = inputs.matrix("nngp", "train", gram)
