@@ -89,8 +89,8 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def of_run(folder: Path) -> dict[str, str]:
-    """Hashes of a finished run, by what they are of."""
+def of_run(folder: Path, work: Path) -> dict[str, str]:
+    """Hashes of a finished run, by what they are of; the folder of all runs is left out of its configuration."""
     found: dict[str, str] = {}
     for target in sorted(folder.rglob("predictions.zarr")):
         at = f"{target.parent.relative_to(folder)}/".removeprefix("./")
@@ -101,7 +101,8 @@ def of_run(folder: Path) -> dict[str, str]:
         metrics = json.loads((target.parent / "metrics.json").read_text())
         found[f"{at}metrics"] = _hash(json.dumps(_plain(metrics)).encode())
         receipt = json.loads((target.parent / "run.json").read_text())
-        found[f"{at}configuration"] = _hash(json.dumps(_plain(receipt.get("config", receipt)), default=str).encode())
+        configuration = json.dumps(_plain(receipt.get("config", receipt)), default=str).replace(str(work), "WORK")
+        found[f"{at}configuration"] = _hash(configuration.encode())
     for target in sorted(folder.rglob("leave_one_out.npz")):
         with np.load(target) as arrays:
             for name in arrays.files:
@@ -138,7 +139,7 @@ def run(name: str, work: Path, data: Path) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **THREADS}, cwd=work)
     if done.returncode:
         return {"failed": done.returncode, "said": (done.stdout + done.stderr)[-1500:]}
-    return {"hashes": of_run(folder), "objects": of_store(store)}
+    return {"hashes": of_run(folder, work), "objects": of_store(store)}
 
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
