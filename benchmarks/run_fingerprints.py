@@ -49,6 +49,8 @@ CASES = {
     "curve": "data=npz data.test_size=60 cluster=serial grid.edge=128 solver=krylov predict.train_sizes=[50,100,200,300] "
     "predict.times=[inf] predict.ridges=[1e-2]",
 }
+# Folders of a store whose names hold the run's place or process.
+_PLACES = ("runs", "leases", "compiled")
 # Parts of names of what depends on the clock, the machine or the place.
 _VOLATILE = (
     "seconds",
@@ -115,7 +117,10 @@ def of_store(store: Path) -> list[str]:
     return sorted(
         str(p.relative_to(store))
         for p in store.rglob("*")
-        if p.is_file() and "lease" not in str(p) and "board" not in str(p)
+        if p.is_file()
+        and p.relative_to(store).parts[0] not in _PLACES
+        and "sources" not in p.parts
+        and "lease" not in str(p)
     )
 
 
