@@ -17,7 +17,7 @@ import numpy as np
 
 from ntkpipe import __version__
 from ntkpipe.errors import CorruptionError, NtkpipeError, ResourceError
-from ntkpipe.gram.worker import Evaluation, Wanted
+from ntkpipe.gram.worker import Evaluation, Spec, Wanted, architecture
 from ntkpipe.kernels.architecture import Prepared
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.grid import Tile, TileGrid
@@ -350,6 +350,16 @@ def pairs_task(images: ImageSource, evaluation: Evaluation, rows: Picked, column
     edge = max(_LEAST_EDGE, 1 << (max(len(rows.indices), len((columns or rows).indices)) - 1).bit_length())
     (made,) = evaluation.tile(first, second, flipped, out_dtype="float64", pad_to=edge)
     return made
+
+
+def distance_task(images: ImageSource, spec: Spec, rows: Picked, columns: Picked) -> Kernels | None:
+    """As `pairs_task` in float64, each pair in distance form; None of a network on images, which has none."""
+    network = architecture(spec)
+    first, second = _picked(images, rows), _picked(images, columns)
+    if not network.is_flat(first.shape[1:]):
+        return None
+    made = network.in_distance_form(first, second)
+    return {"nngp": made.nngp, "ntk": made.ntk}
 
 
 _LEAST_EDGE = 64

@@ -277,6 +277,26 @@ class Architecture:
             return made
         return Kernels(*(flat.symmetric(*pair) for pair in zip(made, self.diagonal(x1), strict=True)))
 
+    def in_distance_form(self, x1: np.ndarray, x2: np.ndarray) -> Kernels:
+        """Both kernels `(n1, n2)` of a flat network, every pair evaluated as those that nearly coincide are, in float64.
+
+        Slower, and accurate where layers have brought all directions together: a measure of what the usual evaluation loses.
+
+        Args:
+            x1: `(n1, ...)`, images or features.
+            x2: `(n2, ...)`.
+
+        Raises:
+            ConfigError: for a network on images, whose pixels have no such form.
+        """
+        if not self.is_flat(x1.shape[1:]):
+            raise ConfigError("kernels in distance form are those of networks that flatten their images first")
+        every = near.Found(*(index.ravel() for index in np.indices((len(x1), len(x2)))))
+        with precision_context("float64"):
+            rows, columns = (x.reshape(len(x), -1).astype(np.float64) for x in (x1, x2))
+            made = flat.near_pairs(self._flat_runs(rows), rows, columns, every)[self._deepest]
+            return Kernels(*(np.asarray(kernel).reshape(len(x1), len(x2)) for kernel in made))
+
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""
         return flat.on_device(self._flat_runs(x1), x1, x2)[-1]

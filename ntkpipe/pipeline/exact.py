@@ -10,7 +10,7 @@ import numpy as np
 
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.sampling import TestErrors, matrix_noise, sample_indices
-from ntkpipe.gram.task import Picked, pairs_task
+from ntkpipe.gram.task import Picked, distance_task, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
@@ -26,6 +26,8 @@ _LEAST_COLUMNS = 32
 # Pairs whose rounding is measured, rows and columns; and the factor on the largest: a sample of so many sees not the worst.
 _EVALUATED, _EVALUATION_SAFETY = (8, 64), 8.0
 _EXPANSION_SAFETY = 4.0
+# Of one less a cosine: angles below 1e-4 lose more digits in float64 than float32, which takes them for zero, tells.
+_ALIKE = 1e-8
 # Taken for the relative error of float32 where it has no such numbers.
 _FLOAT32_BEYOND_RANGE = 1e-3
 _HALF_UNIT = 2.0**-25
@@ -138,7 +140,33 @@ def _evaluation_errors(inputs: Inputs, executor: Executor) -> dict[str, float]:
         out[kernel] = max(_EVALUATION_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
         if "shorter" in made:
             out[kernel] += _EXPANSION_SAFETY * off("shorter")
+    size = np.sqrt(inputs.diagonal("nngp", "train"))
+    alike = 1.0 - made["wide"]["nngp"] / np.outer(size[rows], size[columns])
+    if symmetry == "none" and float(alike.min(initial=1.0, where=rows[:, None] != columns[None, :])) < _ALIKE:
+        _add_distance_errors(out, inputs, made["wide"], rows, columns, picked, executor)
     return out
+
+
+def _add_distance_errors(
+    out: dict[str, float],
+    inputs: Inputs,
+    wide: dict[str, np.ndarray],
+    rows: np.ndarray,
+    columns: np.ndarray,
+    picked: tuple[Picked, Picked],
+    executor: Executor,
+) -> None:
+    """Where layers have brought points together, what float64 entries are off by from those of the distances."""
+    assert inputs.job is not None
+    task = Task("distances", distance_task, (inputs.job.images, inputs.spec, *picked))
+    (found,) = (value for _, value in values_of(executor, [task]))
+    if found is None:
+        return
+    apart = rows[:, None] != columns[None, :]
+    for kernel in ("nngp", "ntk"):
+        size = np.sqrt(inputs.diagonal(kernel, "train"))
+        off = np.abs(found[kernel] - wide[kernel]) / np.outer(size[rows], size[columns])
+        out[kernel] = max(out[kernel], _EVALUATION_SAFETY * float(off.max(initial=0.0, where=apart)))
 
 
 def _close_pairs(inputs: Inputs, executor: Executor) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mp_networks import kernels
 
+from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.evaluation import host, near
@@ -263,3 +264,21 @@ def test_pairs_that_nearly_coincide_are_what_plain_evaluation_gives_but_for_its_
     for made, wanted in zip(network(x, z), plain, strict=True):
         scale = np.abs(np.asarray(wanted)).max()
         np.testing.assert_allclose(np.diagonal(made), np.diagonal(wanted), rtol=0, atol=1e-7 * scale)
+
+
+def test_distance_form_is_accurate_where_layers_bring_all_points_together():
+    """Twenty ReLU layers of small weights and a bias: angles of 1e-6, of which float64 loses what distances keep."""
+    spec = [*[layer for _ in range(20) for layer in (dense(0.5, 1.0), {"op": "relu"})], dense(0.5, 1.0)]
+    arch = Architecture.from_spec([{"op": "flatten"}, *spec])
+    x = np.random.default_rng(0).standard_normal((6, 5))
+    rows, columns = x[:2], x[2:]
+    with_distances, usual = arch.in_distance_form(rows, columns), arch(rows, columns)
+    exact = np.array([[kernels(spec, u, v)[1] for v in columns] for u in rows], dtype=np.float64)
+    assert np.abs(with_distances.ntk / exact - 1).max() < 40 * 2.0**-52
+    assert np.abs(np.asarray(usual.ntk) / exact - 1).max() > 1e4 * 2.0**-52
+
+
+def test_distance_form_is_of_flat_networks():
+    arch = Architecture.from_spec([conv(), {"op": "relu"}, {"op": "flatten"}, dense()])
+    with pytest.raises(ConfigError, match="flatten"):
+        arch.in_distance_form(np.ones((2, 4, 4, 1)), np.ones((2, 4, 4, 1)))
