@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from exact_kernels import Numbers, exact, is_exact, kernels
-from exact_predictions import Dynamics, Spectrum, is_reached, predictions, spectrum
+from exact_kernels import Numbers, exact, is_exact
+from exact_kernels import kernels as exact_kernels_of
+from exact_predictions import Dynamics, Spectrum, ensemble_variances, is_reached, predictions, spectrum, variances
 from flint import arb
 
 from ntkpipe.pipeline.inputs import Inputs
@@ -21,11 +22,14 @@ _LARGEST = 1e300
 
 @dataclass(frozen=True)
 class Kernel:
-    """Among training points (n, n), test by training points (p, n), and the training diagonal that a relative ridge refers to (n,)."""
+    """Among training points (n, n), test by training points (p, n), the training diagonal that a relative ridge refers to (n,), and
+    the diagonal of the test points (p,), None where it is not known.
+    """
 
     train: Numbers
     test: Numbers
     diagonal: Numbers
+    own: Numbers | None
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,16 @@ class Answer:
         known: (T, R): false where the flow has no limit, or grows.
         slack: (T, R, p, c) floats, what the reference itself may be off by.
         negative: whether the given matrix has a negative eigenvalue.
+        variance: (T, R, p) numbers, or None.
+        variance_slack: (T, R, p) floats.
     """
 
     mean: Numbers
     known: np.ndarray
     slack: np.ndarray
     negative: bool
+    variance: Numbers | None
+    variance_slack: np.ndarray
 
 
 def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
@@ -53,7 +61,8 @@ def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
         train, test = (np.load(str(path)).astype(np.float64) for path in (given.train, given.test))
         lower = np.tril(train[:n, :n])
         whole = exact(lower + np.tril(lower, -1).T)
-        return {"gram": Kernel(whole, exact(test[:p, :n]), np.diagonal(whole))}
+        own = None if given.test_diagonal is None else exact(np.load(str(given.test_diagonal)).astype(np.float64)[:p])
+        return {"gram": Kernel(whole, exact(test[:p, :n]), np.diagonal(whole), own)}
     from ntkpipe.data.prepared import PreparedImages
 
     assert isinstance(inputs.images, PreparedImages)
@@ -68,12 +77,14 @@ def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
     places = np.stack([np.repeat(rows, n), np.tile(cols, n + p)], -1)
     if flips:
         places = np.concatenate([places, np.stack([np.repeat(rows, n), np.tile(which[n + p :], n + p)], -1)])
-    pairs, back = np.unique(np.sort(places, axis=1), axis=0, return_inverse=True)
+    own = np.stack([which[n : n + p]] * 2, -1)
+    pairs, back = np.unique(np.sort(np.concatenate([places, own]), axis=1), axis=0, return_inverse=True)
     found = {}
-    for name, values in zip(("nngp", "ntk"), kernels(inputs.spec, unique, pairs), strict=True):
-        square = values[back.ravel()].reshape(-1, n + p, n)
+    for name, values in zip(("nngp", "ntk"), exact_kernels_of(inputs.spec, unique, pairs), strict=True):
+        everywhere = values[back.ravel()]
+        square = everywhere[:-p].reshape(-1, n + p, n)
         whole = square.sum(0)
-        found[name] = Kernel(whole[:n], whole[n:], np.diagonal(square[0][:n]))
+        found[name] = Kernel(whole[:n], whole[n:], np.diagonal(square[0][:n]), everywhere[-p:])
     return found
 
 
@@ -89,12 +100,14 @@ def stored_kernels(inputs: Inputs) -> dict[str, Kernel]:
                 out[t.row_start : t.row_stop, t.col_start : t.col_stop] = tiles.read(t.i, t.j)
             blocks[block] = np.tril(out) + np.tril(out, -1).T if block == "train" else out
         diagonal = exact(inputs.diagonal(name, "train", plain=True))  # type: ignore[arg-type]
-        found[name] = Kernel(exact(blocks["train"]), exact(blocks["test"]), diagonal)
+        own = exact(inputs.diagonal(name, "test"))  # type: ignore[arg-type]
+        found[name] = Kernel(exact(blocks["train"]), exact(blocks["test"]), diagonal, own)
     return found
 
 
-def answer(inputs: Inputs, name: str, kernel: Kernel, times: np.ndarray) -> Answer:
-    """The predictions of one kernel of a run."""
+def answer(inputs: Inputs, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
+    """The predictions of one kernel of a run, and variances where the run has them, from its `exact_kernels` or others."""
+    kernel = kernels["ntk" if name == "ntkgp" else name]
     config = inputs.config.predict
     labels = inputs.images.labels()
     targets = labels.y_train[: inputs.n_train]
@@ -102,19 +115,31 @@ def answer(inputs: Inputs, name: str, kernel: Kernel, times: np.ndarray) -> Answ
     dynamics = Dynamics(config.dynamics, config.learning_rate, config.momentum, n * inputs.config.copies * c)
     order = np.argsort(labels.test_index[: inputs.n_test], kind="stable")
 
-    def made(kernel: Kernel) -> tuple[Spectrum, list[arb], Numbers]:
+    def made(kernel: Kernel, prior: Kernel) -> tuple[Spectrum, list[arb], Numbers, Numbers | None]:
         found = spectrum(kernel.train)
         mean = kernel.diagonal.sum() / n if config.ridge_scale == "relative" else arb(1)
-        ridges = [arb(ridge) * mean for ridge in config.ridges]
-        return found, ridges, predictions(found, kernel.test[order], targets, dynamics, times.tolist(), ridges)
+        ridges, test, variance = [arb(ridge) * mean for ridge in config.ridges], kernel.test[order], None
+        told = dynamics, times.tolist(), ridges
+        if config.covariance != "none" and prior.own is not None:
+            own = prior.own[order]
+            if name == "ntk":
+                variance = ensemble_variances(found, test, prior.train, prior.test[order], own, *told)
+            else:
+                variance = variances(found, test, own, *told)
+        return found, ridges, predictions(found, test, targets, *told), variance
 
-    found, ridges, mean = made(kernel)
+    prior = kernels["nngp"] if name == "ntk" else kernel
+    found, ridges, mean, variance = made(kernel, prior)
     slack = np.zeros(mean.shape)
+    variance_slack = np.zeros(mean.shape[:3])
     if not is_exact(inputs.spec):
         rng = np.random.default_rng(0)
         for _ in range(_SHAKEN):
-            other = made(_shaken(kernel, rng))[2]
+            shaken = _shaken(kernel, rng)
+            _, _, other, moved = made(shaken, _shaken(prior, rng) if name == "ntk" else shaken)
             slack = np.maximum(slack, 4 * np.abs((other - mean).astype(float)))
+            if moved is not None:
+                variance_slack = np.maximum(variance_slack, 4 * np.abs((moved - variance).astype(float)))
     known = np.ones((len(times), len(ridges)), dtype=bool)
     # Without a ridge, test points that see null directions have no limit.
     unlimited = found.doubtful or is_reached(found, kernel.test)
@@ -123,7 +148,7 @@ def answer(inputs: Inputs, name: str, kernel: Kernel, times: np.ndarray) -> Answ
             if any(value + ridge < 0 for value in found.values) or (math.isinf(time) and ridge == 0 and unlimited):
                 known[i, j] = False
             known[i, j] &= all(abs(v) < _LARGEST for v in mean[i, j].ravel())
-    return Answer(mean, known, slack, any(value < 0 for value in found.values))
+    return Answer(mean, known, slack, any(value < 0 for value in found.values), variance, variance_slack)
 
 
 def _shaken(kernel: Kernel, rng: np.random.Generator) -> Kernel:
@@ -135,7 +160,8 @@ def _shaken(kernel: Kernel, rng: np.random.Generator) -> Kernel:
     error = (error + error.T)[first][:, first] / 2
     largest = float(size.max())
     test = rng.normal(size=kernel.test.shape)[:, first] * size * largest * _INTEGRATED
-    return Kernel(kernel.train + exact(error), kernel.test + exact(test), kernel.diagonal)
+    own = None if kernel.own is None else kernel.own * exact(1 + rng.normal(size=len(kernel.own)) * _INTEGRATED)
+    return Kernel(kernel.train + exact(error), kernel.test + exact(test), kernel.diagonal, own)
 
 
 def distances(mean: np.ndarray, wanted: Numbers) -> np.ndarray:

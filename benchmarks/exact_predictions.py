@@ -218,6 +218,55 @@ def predictions(
     return out
 
 
+def variances(
+    found: Spectrum, test: np.ndarray, prior: np.ndarray, dynamics: Dynamics, times: list[float], ridges: list[arb]
+) -> np.ndarray:
+    """Of a posterior, (T, R, p) numbers: `K_** - K_* psi K_*^T` with `psi = phi (1 + decay)`; `prior` is `K_**`, (p,)."""
+    left = np.array((matrix(test) * found.vectors).table(), dtype=object).reshape(test.shape)
+    out = np.empty((len(times), len(ridges), len(test)), dtype=object)
+    for i, time in enumerate(times):
+        for j, ridge in enumerate(ridges):
+            phi = [dynamics.learnt(value + ridge, time) for value in found.values]
+            psi = np.array([f * (2 - (v + ridge) * f) for f, v in zip(phi, found.values, strict=True)], dtype=object)
+            out[i, j] = prior - (left * left * psi).sum(axis=1)
+    return out
+
+
+def ensemble_variances(
+    found: Spectrum,
+    test: np.ndarray,
+    nngp: np.ndarray,
+    cross: np.ndarray,
+    prior: np.ndarray,
+    dynamics: Dynamics,
+    times: list[float],
+    ridges: list[arb],
+) -> np.ndarray:
+    """Of fully trained networks, (T, R, p) numbers: `K_** + B K B^T - 2 B K_*^T` with `B = T_* phi`.
+
+    Args:
+        found: of the NTK.
+        test: (p, n), the NTK.
+        nngp: (n, n).
+        cross: (p, n), the NNGP.
+        prior: (p,), the NNGP.
+        dynamics: of the training.
+        times: T times.
+        ridges: R absolute ridges.
+    """
+    n = found.vectors.nrows()
+    left, middle, back = matrix(test) * found.vectors, matrix(nngp), found.vectors.transpose()
+    out = np.empty((len(times), len(ridges), len(test)), dtype=object)
+    for i, time in enumerate(times):
+        for j, ridge in enumerate(ridges):
+            phi = [dynamics.learnt(value + ridge, time) for value in found.values]
+            b = arb_mat(len(test), n, [left[r, k] * phi[k] for r in range(len(test)) for k in range(n)]) * back
+            pushed = np.array((b * middle).table(), dtype=object).reshape(test.shape)
+            weights = np.array(b.table(), dtype=object).reshape(test.shape)
+            out[i, j] = prior + (weights * (pushed - 2 * cross)).sum(axis=1)
+    return out
+
+
 def is_reached(found: Spectrum, test: np.ndarray) -> bool:
     """Whether predictions depend on null directions: then t = inf without a ridge has no finite limit."""
     null = [k for k, value in enumerate(found.values) if value == 0]

@@ -11,7 +11,7 @@ bound that is called `rigorous`.
     python benchmarks/random_bounds.py --work DIR --table
 
 The first command may be repeated with other seeds: `DIR/bounds.jsonl` gathers a line per problem, and the last sums it up.
-Of every entry (kernel, time, ridge, test point, output):
+Of every entry (kernel, time, ridge, test point, output; of variances without the outputs):
 
 exceeded   the error lies above the bound (and above what the reference may be off by, where integrals are taken in float64)
 infinite   no bound is known
@@ -77,8 +77,7 @@ def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
     worst: dict[str, Any] | None = None
     negative = False
     for k, name in enumerate(found.kernels):
-        source = "ntk" if name == "ntkgp" else name
-        wanted = answer(inputs, name, exact[source], found.times)
+        wanted = answer(inputs, name, exact, found.times)
         negative |= wanted.negative
         for i, j in np.ndindex(found.shape[1:3]):
             kind = str(found.bound_kind[k, i, j])
@@ -103,10 +102,14 @@ def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
                 one = _violation(found, place, float(error[at]), size)
                 one |= {
                     "points": int(over.any(1).sum()),
-                    **_origin(inputs, found, exact[source], wanted, place),
+                    **_origin(inputs, found, exact, wanted, place),
                 }
                 if worst is None or one["times over"] > worst["times over"]:
                     worst = one
+        if found.variance is not None and found.variance_bound is not None and wanted.variance is not None:
+            one = _variances(found, wanted, k, counts["variance"], histogram["variance"])
+            if one is not None and (worst is None or one["times over"] > worst["times over"]):
+                worst = one
     line: dict[str, Any] = {
         "outcome": "held",
         "counts": {kind: dict(c) for kind, c in counts.items()},
@@ -118,6 +121,49 @@ def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
         rigorous = counts["rigorous"]["exceeded"] > 0
         line |= {"outcome": "EXCEEDED" if rigorous else "estimate exceeded", "worst": worst}
     return line
+
+
+def _variances(
+    found: Predictions, wanted: Answer, k: int, counts: collections.Counter, histogram: collections.Counter
+) -> dict[str, Any] | None:
+    """Count the variances of one kernel; the worst that exceeds its bound."""
+    assert found.variance is not None
+    assert found.variance_bound is not None
+    assert wanted.variance is not None
+    worst = None
+    for i, j in np.ndindex(found.shape[1:3]):
+        value, bound = found.variance[k, i, j], found.variance_bound[k, i, j]
+        counts["entries"] += value.size
+        if not wanted.known[i, j]:
+            counts["unknown"] += value.size
+            continue
+        error = distances(value, wanted.variance[i, j])
+        over = error > bound * (1 + _TOUCH) + wanted.variance_slack[i, j]
+        size = max(float(abs(v)) for v in wanted.variance[i, j])
+        counts["exceeded"] += int(over.sum())
+        counts["infinite"] += int(np.isinf(bound).sum())
+        counts["idle"] += int(((bound > _IDLE * error) & (bound > size)).sum())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.log10(np.where(np.isinf(bound), 0.0, error / bound))
+        levels = np.where(np.isfinite(ratio), np.clip(np.ceil(ratio * 4) / 4, -20, 20), -20)
+        histogram.update(str(v) for v in levels[np.isfinite(bound)].tolist())
+        if over.any():
+            at = int(np.argmax(np.where(over, error / np.maximum(bound, 1e-300), 0)))
+            times = float(error[at] / bound[at]) if bound[at] > 0 else math.inf
+            if worst is None or times > worst["times over"]:
+                worst = {
+                    "kernel": found.kernels[k],
+                    "time": float(found.times[i]),
+                    "ridge": float(found.ridges[j]),
+                    "test": at,
+                    "bound kind": "variance",
+                    "error": float(error[at]),
+                    "bound": float(bound[at]),
+                    "times over": times,
+                    "largest variance": size,
+                    "points": int(over.sum()),
+                }
+    return worst
 
 
 def _violation(found: Predictions, at: tuple[int, ...], error: float, size: float) -> dict[str, Any]:
@@ -138,18 +184,21 @@ def _violation(found: Predictions, at: tuple[int, ...], error: float, size: floa
     }
 
 
-def _origin(inputs: Inputs, found: Predictions, exact: Kernel, wanted: Answer, at: tuple[int, ...]) -> dict[str, Any]:
+def _origin(
+    inputs: Inputs, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
+) -> dict[str, Any]:
     """Which part of the error is whose: the exact answer to the stored tiles lies between."""
     k, i, j, test, output = at
     name = found.kernels[k]
-    stored = stored_kernels(inputs)["ntk" if name == "ntkgp" else name]
+    source = "ntk" if name == "ntkgp" else name
+    exact, stored = kernels[source], stored_kernels(inputs)[source]
     parts = {}
     for what, kernel in (
-        ("train tiles", Kernel(stored.train, exact.test, stored.diagonal)),
-        ("test tiles", Kernel(exact.train, stored.test, exact.diagonal)),
+        ("train tiles", Kernel(stored.train, exact.test, stored.diagonal, exact.own)),
+        ("test tiles", Kernel(exact.train, stored.test, exact.diagonal, exact.own)),
         ("all tiles", stored),
     ):
-        other = answer(inputs, name, kernel, found.times)
+        other = answer(inputs, name, {**kernels, source: kernel}, found.times)
         parts[what] = float(abs(other.mean[i, j, test, output] - wanted.mean[i, j, test, output]))
         if what == "all tiles":
             parts["solver"] = float(distances(found.mean[at], other.mean[i, j, test, output]))

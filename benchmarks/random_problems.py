@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ KINDS = {
 }
 """What is drawn, and how often."""
 
+# Share of the problems that ask for variances as well.
+_VARIANCES = 0.35
 # Most training points, where the reference or the run takes long.
 _MOST = {"deep": 45, "expansion": 16, "convolution": 16}
 
@@ -146,6 +149,10 @@ def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(
         run_dir=str(folder / "run"),
     )
     facts |= {"augment": config.augment, "store_dtype": config.store_dtype, "gram": config.store.gram}
+    # The reference knows a kernel, not its even and odd part.
+    if config.augment == "none" and facts.get("test_diagonal", True) and rng.random() < _VARIANCES:
+        config = dataclasses.replace(config, predict=dataclasses.replace(predict, covariance="diagonal"))
+        facts["variances"] = True
     return Drawn(kind, config, facts)
 
 
