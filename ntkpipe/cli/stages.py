@@ -15,7 +15,6 @@ from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.pipeline import calibrate as calibrating
-from ntkpipe.pipeline.given import describe_given, look_at_given
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.learning import write_learning_curve
 from ntkpipe.pipeline.places import anchored
@@ -26,6 +25,7 @@ from ntkpipe.planning.forecast import describe_solver
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.plan import make_plan, plan_given
 from ntkpipe.planning.variances import describe_covariance
+from ntkpipe.sources.precomputed import describe_given, look_at_given
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
 from ntkpipe.tiles.layout import check_name

@@ -23,6 +23,7 @@ from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.labels import class_notes, require_two_classes
 from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepared
 from ntkpipe.data.prepared_layout import BLOCKS
+from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
 from ntkpipe.errors import DataError, IncompleteError, StoreError
 from ntkpipe.gram.from_config import check_kernel
@@ -32,11 +33,10 @@ from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.truncation import extreme_images
 from ntkpipe.linalg.copies import Copies
-from ntkpipe.pipeline.given import find_given, given_shapes
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.sources import read_source, write_source
 from ntkpipe.planning.memory import memory_budget, solver_memory
 from ntkpipe.planning.plan import Shapes, make_plan, plan_given
+from ntkpipe.sources.precomputed import find_given, given_shapes
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel

@@ -15,7 +15,6 @@ from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.linalg.checkpoint import damaged_entries
 from ntkpipe.pipeline.exports import damaged_exports, forget_damaged_record
-from ntkpipe.pipeline.given import changed_content
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
 from ntkpipe.pipeline.places import SOLVES, is_store
 from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
@@ -23,6 +22,7 @@ from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.pipeline.watching import told_of_store
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.solvers.kept import restore
+from ntkpipe.sources.precomputed import changed_content
 from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 from ntkpipe.tasks.executor import Executor

@@ -19,10 +19,10 @@ from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
 from ntkpipe.gram.task import evaluate_tile
 from ntkpipe.gram.worker import Evaluation
-from ntkpipe.pipeline.exact import recomputed_rows
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.solvers.problem import Solved
+from ntkpipe.sources.reference_rows import recomputed_rows
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.audit import Problem
 from ntkpipe.tiles.chunk import inside

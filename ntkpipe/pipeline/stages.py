@@ -19,7 +19,6 @@ from ntkpipe.gram.stage import compute_gram
 from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, same_source
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
-from ntkpipe.pipeline.scale import check_scale
 from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
@@ -28,6 +27,7 @@ from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.solvers import kept
 from ntkpipe.solvers import stage as solving
 from ntkpipe.solvers.problem import Solved
+from ntkpipe.sources.scale import check_scale
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit

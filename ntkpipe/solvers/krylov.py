@@ -26,7 +26,6 @@ from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.exact import sample_size
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.planning.memory import basis_vectors, tile_memory
 from ntkpipe.solvers.problem import (
@@ -38,6 +37,7 @@ from ntkpipe.solvers.problem import (
     sampled_rows,
     spectrum_facts,
 )
+from ntkpipe.sources.reference_rows import sample_size
 from ntkpipe.storage.checksum import digest
 from ntkpipe.tasks.executor import Executor
 

@@ -25,10 +25,10 @@ from ntkpipe.linalg.operator import (
     rectangular_product,
     tile_operator,
 )
-from ntkpipe.pipeline.exact import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
 from ntkpipe.solvers.problem import Solved, ceiling_of
+from ntkpipe.sources.reference_rows import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 from ntkpipe.uncertainty.batches import BatchStore

@@ -15,10 +15,10 @@ from ntkpipe.config import RunConfig
 from ntkpipe.data.given_gram import GivenGram, check_gram, open_gram
 from ntkpipe.data.given_labels import load_given_labels
 from ntkpipe.data.labels import require_two_classes
+from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
 from ntkpipe.errors import DataError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes
-from ntkpipe.pipeline.sources import read_source, write_source
 from ntkpipe.planning.plan import Shapes
 from ntkpipe.storage.store import ObjectStore
 
