@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ntkpipe.gram.function import Evaluates
 from ntkpipe.gram.task import ImageSource, evaluate_tile
-from ntkpipe.gram.worker import Evaluation
 from ntkpipe.tiles.chunk import finite_error
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.layout import Block, Kernel
@@ -24,7 +24,7 @@ class RecomputedTiles:
     Args:
         images: that tiles are computed from.
         evaluation: of this one kernel, or of its even or odd part.
-        kernel: `nngp` or `ntk`; one evaluation gives both, and the other is dropped.
+        kernel: `nngp` or `ntk`; one evaluation gives both, and the other is dropped. Of a function `gram`.
         block: `train` or `test`.
         whole: grid of the full data set, as it would be stored.
         grid: its leading block that is read.
@@ -33,7 +33,7 @@ class RecomputedTiles:
     """
 
     images: ImageSource
-    evaluation: Evaluation
+    evaluation: Evaluates
     kernel: Kernel
     block: Block
     whole: TileGrid

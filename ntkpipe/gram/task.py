@@ -17,8 +17,8 @@ import numpy as np
 
 from ntkpipe import __version__
 from ntkpipe.errors import CorruptionError, NtkpipeError, ResourceError
+from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionEvaluation
 from ntkpipe.gram.worker import Evaluation, Spec, Wanted, architecture
-from ntkpipe.kernels.architecture import Prepared
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.store import Block, GramStore
@@ -37,15 +37,24 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Output:
-    """One Gram store to fill, and the layers of its network."""
+    """One Gram store to fill, and what with: the layers of a network, or a function of two blocks of images."""
 
     gram: GramStore
-    spec: tuple[Mapping[str, Any], ...]
+    spec: tuple[Mapping[str, Any], ...] = ()
+    function: BlockFunction | None = None
 
     @property
     def wanted(self) -> Wanted:
         """What its tiles hold."""
         return Wanted(canonical_json(self.spec), self.gram.identity.symmetry)
+
+
+def evaluation_of(outputs: Sequence[Output], dtype: str) -> Evaluates:
+    """What gives the tiles of all these stores at once; functions go one by one."""
+    function = outputs[0].function
+    if function is not None:
+        return FunctionEvaluation(function, dtype)
+    return Evaluation(tuple(output.wanted for output in outputs), dtype)
 
 
 @dataclass(frozen=True)
@@ -139,7 +148,7 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
 
     def compute(outputs: Sequence[Output], i: int, j: int) -> list[dict[str, np.ndarray]]:
         identity = outputs[0].gram.identity
-        evaluation = Evaluation(tuple(output.wanted for output in outputs), identity.dtype)
+        evaluation = evaluation_of(outputs, identity.dtype)
         return evaluate_tile(job.images, evaluation, block, grid, i, j, identity.stored_dtype, job.pairs_per_step)
 
     def write(gram: GramStore, i: int, j: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
@@ -159,7 +168,7 @@ def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) 
 
 def evaluate_tile(
     images: ImageSource,
-    evaluation: Evaluation,
+    evaluation: Evaluates,
     block: Block,
     grid: TileGrid,
     i: int,
@@ -169,7 +178,7 @@ def evaluate_tile(
 ) -> list[Kernels]:
     """Tile `(i, j)` of the whole grid of a block, per result of the evaluation; its row block is kept for the next."""
 
-    def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Prepared:
+    def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Any:
         return _prepared(images, evaluation, of, start, stop, flipped)
 
     tile = grid.tile(i, j)
@@ -197,7 +206,7 @@ def diagonal_task(job: GramJob, block: Block, rows: Sequence[int]) -> list[TileR
         images(i)
 
     def compute(outputs: Sequence[Output], i: int, _: int) -> list[dict[str, np.ndarray]]:
-        return Evaluation(tuple(output.wanted for output in outputs), "float64").diagonal(images(i))
+        return evaluation_of(outputs, "float64").diagonal(images(i))
 
     def write(gram: GramStore, i: int, _: int, arrays: dict[str, np.ndarray], seconds: float) -> None:
         gram.write_diagonal(block, i, arrays, seconds=seconds, provenance=provenance())
@@ -218,9 +227,7 @@ def provenance() -> dict[str, str]:
 
 
 @functools.lru_cache(maxsize=3)
-def _prepared(
-    images: ImageSource, evaluation: Evaluation, block: Block, start: int, stop: int, flipped: bool
-) -> Prepared:
+def _prepared(images: ImageSource, evaluation: Evaluates, block: Block, start: int, stop: int, flipped: bool) -> Any:
     """A block of images, ready for pairs; a task's row block stays while its column blocks and their flips pass."""
     return evaluation.prepare(_images(images, block, start, stop), flipped=flipped)
 
@@ -332,8 +339,8 @@ class Picked:
     indices: tuple[int, ...]
 
 
-def pairs_task(images: ImageSource, evaluation: Evaluation, rows: Picked, columns: Picked | None) -> Kernels:
-    """Kernels of picked images that no tile holds: `{"nngp": (k, m), "ntk": (k, m)}`, float64.
+def pairs_task(images: ImageSource, evaluation: Evaluates, rows: Picked, columns: Picked | None) -> Kernels:
+    """Kernels of picked images that no tile holds: `{"nngp": (k, m), "ntk": (k, m)}`, float64; of a function `{"gram": (k, m)}`.
 
     Args:
         images: that are picked from.

@@ -36,6 +36,10 @@ from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.planning.memory import memory_budget, solver_memory
 from ntkpipe.planning.plan import Shapes, make_plan, plan_given
+from ntkpipe.predictions.points import TestPoints
+from ntkpipe.sources.blocks import KernelBlocks
+from ntkpipe.sources.computed import NetworkSource
+from ntkpipe.sources.given import PrecomputedSource
 from ntkpipe.sources.precomputed import find_given, given_shapes
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore, open_store
@@ -81,6 +85,7 @@ class Inputs:
         warnings: what the user should know.
         equal: pairs of training images that are equal, the first of its kind and a later one.
         exact: rows that were recomputed, by block; see `exact`.
+        kernels: the kernels among the images in use, as solvers and predictions take them.
     """
 
     config: RunConfig
@@ -98,6 +103,7 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     equal: tuple[tuple[int, int], ...] = ()
     exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    kernels: KernelBlocks = field(kw_only=True, compare=False, repr=False)
 
     @cached_property
     def copies(self) -> Copies:
@@ -233,6 +239,22 @@ def prepare(
             f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one). Equal images "
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
+    own = outputs[0].gram.identity.architecture
+    kernels = KernelBlocks(
+        tuple(
+            NetworkSource(one.gram, images, plan.stored, plan.pairs_per_step, one.spec)
+            for one in outputs
+            if one.gram.identity.architecture == own
+        ),
+        shapes.used_train,
+        shapes.used_test,
+        plan,
+        Copies.of(equal, shapes.used_train),
+        images_per_row=config.copies,
+        workers=config.cluster.worker_count(),
+        sample=config.solver.sample_rows,
+        points=test_points(images, shapes.used_test),
+    )
     return Inputs(
         config,
         store,
@@ -248,7 +270,18 @@ def prepare(
         source,
         tuple(warnings),
         equal,
+        kernels=kernels,
     )
+
+
+def test_points(images: PreparedImages | GivenLabels, p: int) -> TestPoints:
+    """What is known of the first p test images besides their kernel."""
+    labels = images.labels()
+    known = None if labels.labels_test is None else labels.labels_test[:p]
+    return TestPoints(labels.test_index[:p], labels.class_names, known, labels.y_test[:p])
+
+
+test_points.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
 
 
 def _equal_images(record: dict[str, Any], images: PreparedImages) -> tuple[tuple[int, int], ...]:
@@ -282,6 +315,17 @@ def _prepare_given(
         memory_budget(config),
         source,
         class_notes(labels.labels_train, labels.labels_test, labels.class_names),
+        kernels=KernelBlocks(
+            (PrecomputedSource(given.gram),),
+            shapes.used_train,
+            shapes.used_test,
+            plan,
+            Copies.of((), shapes.used_train),
+            images_per_row=config.copies,
+            workers=config.cluster.worker_count(),
+            sample=config.solver.sample_rows,
+            points=test_points(given.labels, shapes.used_test),
+        ),
     )
 
 

@@ -17,8 +17,7 @@ from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.krylov import combined_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
-from ntkpipe.gram.task import evaluate_tile
-from ntkpipe.gram.worker import Evaluation
+from ntkpipe.gram.task import evaluate_tile, evaluation_of
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.solvers.problem import Solved
@@ -27,7 +26,7 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.audit import Problem
 from ntkpipe.tiles.chunk import inside
 from ntkpipe.tiles.grid import Tile, TileGrid
-from ntkpipe.tiles.layout import KERNELS, Block
+from ntkpipe.tiles.layout import Block
 from ntkpipe.tiles.store import GramStore
 
 # Of the largest value of a tile. Kernels of any two devices agree to these, and tiles of other images do not.
@@ -58,7 +57,7 @@ def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
         return  # nothing of a given kernel was computed
     for output in job.outputs:
         gram, identity = output.gram, output.gram.identity
-        evaluation = Evaluation((output.wanted,), identity.dtype)
+        evaluation = evaluation_of((output,), identity.dtype)
         stored = [
             (block.block, tile.i, tile.j)
             for block in inputs.plan.blocks
@@ -77,7 +76,7 @@ def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
                 job.pairs_per_step,
             )
             part = inside(gram.grid(block).tile(i, j).shape)
-            for kernel in KERNELS:
+            for kernel in identity.kernels:
                 mine = made[kernel].astype(np.float64)
                 off = np.abs(gram.read_chunk(kernel, block, i, j)[part] - mine).max() / np.abs(mine).max()
                 wrong = not off <= _AGREEMENT[identity.dtype]

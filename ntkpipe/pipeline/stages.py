@@ -27,7 +27,6 @@ from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.solvers import kept
 from ntkpipe.solvers import stage as solving
 from ntkpipe.solvers.problem import Solved
-from ntkpipe.sources.scale import check_scale
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
@@ -134,7 +133,7 @@ class Job:
         plan, store, job = inputs.plan, inputs.gram, inputs.job
         if job is None:
             if self.run.receipt("gram") is None:
-                check_scale(inputs, self.executor())
+                inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, self.executor())
                 self._finish("gram", 0.0, store=store.where, tiles=0, computed=0, reused=0, given=True)
             self.echo(f"gram     given: {store.where}")
             return
@@ -161,13 +160,13 @@ class Job:
             self.echo(f"plan     {line}")
         executor = self.executor()
         try:
-            check_scale(inputs, executor)
+            inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
         except (CorruptionError, IncompleteError):
             if not self._mend_images():
                 raise
             inputs = self.inputs()
             job = inputs.job or job
-            check_scale(inputs, executor)
+            inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
         progress = Progress(self.run, "gram", self.echo, self._watch)
 
         mine: list[Lease] = []

@@ -14,9 +14,12 @@ SAMPLE_SHARE, FLOAT64_COST = 0.02, 3.0
 
 
 def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
-    """Rows of each block that are recomputed in float64 on `n` training images: as set, or as many as the time of the tiles allows."""
-    if config.solver.sample_rows is not None:
-        return config.solver.sample_rows
+    """Rows of each block that are recomputed in float64 on `n` training images: as set, or `affordable_rows`."""
+    return affordable_rows(plan, n) if config.solver.sample_rows is None else config.solver.sample_rows
+
+
+def affordable_rows(plan: GramPlan, n: int) -> int:
+    """As many rows as the time of the tiles allows."""
     if plan.cost.input_entries == 1:
         return _SAMPLE_ROWS
     affordable = SAMPLE_SHARE * plan.pairs / (2 * n * FLOAT64_COST)  # of both blocks

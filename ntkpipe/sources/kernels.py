@@ -15,6 +15,7 @@ from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.variance import KernelRows
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.linalg.operator import Operator
+from ntkpipe.predictions.points import TestPoints
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 from ntkpipe.tiles.matrix import TileMatrix
@@ -163,6 +164,11 @@ class TestKernel(Protocol):
     @property
     def matrix(self) -> TileMatrix:
         """(p, n)."""
+        ...
+
+    @property
+    def points(self) -> TestPoints | None:
+        """What is known of the test points besides the kernel; None if nothing."""
         ...
 
     @property

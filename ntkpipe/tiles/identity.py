@@ -12,6 +12,8 @@ from ntkpipe.errors import ConfigError, IdentityError
 
 Symmetry = Literal["none", "even", "odd"]
 SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
+FUNCTION = "function"
+"""Version of the formulas of a kernel that is a user's function: `architecture` is the name that the user gave it."""
 
 _REMEDY = {
     "data": "use the data and preprocessing that it was made with",
@@ -66,6 +68,11 @@ class GramIdentity:
             raise ConfigError(f"a Gram store's symmetry={self.symmetry!r} is not one of {', '.join(SYMMETRIES)}")
         if self.edge < 1 or self.n_train < 1 or self.n_test < 0:
             raise ConfigError(f"a Gram store needs positive sizes: {self.edge=}, {self.n_train=}, {self.n_test=}")
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """What every tile holds: both kernels of a network, or the one of a function."""
+        return ("gram",) if self.formula_version == FUNCTION else ("nngp", "ntk")
 
     @property
     def key(self) -> str:

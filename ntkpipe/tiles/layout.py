@@ -14,9 +14,10 @@ from ntkpipe.tiles.identity import GramIdentity
 
 _Integers = TypeVar("_Integers", int, np.ndarray)
 Kernel = Literal["nngp", "ntk", "gram"]
-"""`gram` is a matrix that was given: no Gram store has it."""
+"""`gram` is a matrix that was given, or the kernel of a user's function."""
 Block = Literal["train", "test"]
 KERNELS: tuple[Kernel, ...] = ("nngp", "ntk")
+"""Of a network."""
 PLAIN = "plain_"
 """Before a kernel's name: of the kernel itself, where tiles hold its even or odd part."""
 
@@ -66,8 +67,8 @@ class Layout:
     def arrays(self, label: str) -> tuple[str, ...]:
         """Names of the arrays that a label has: the kernels, and on diagonals of even and odd parts the plain ones too."""
         if label.startswith("diagonal/") and self.identity.symmetry != "none":
-            return (*KERNELS, *(PLAIN + kernel for kernel in KERNELS))
-        return KERNELS
+            return (*self.identity.kernels, *(PLAIN + kernel for kernel in self.identity.kernels))
+        return self.identity.kernels
 
     def shapes(self, label: str) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype]:
         """Array shape, chunk shape and dtype."""

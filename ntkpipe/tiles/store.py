@@ -5,7 +5,7 @@ gram/<name>/manifest.json                          the identity, in full
             receipts/<block>/<i>.<j>.json          written after the tile; block is train or test
             receipts/diagonal/<block>/<i>.0.json
             segments/<block>/<hash>.json           a thousand receipts in one object, see `tiles.ledger`
-            tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk
+            tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk, of a function gram
             tiles.zarr/diagonal/<block>/<kernel>/c/<i>
 ```
 
@@ -36,7 +36,7 @@ from ntkpipe.storage.protocol import Lease, MissingObjectError, ObjectStore
 from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.identity import GramIdentity
-from ntkpipe.tiles.layout import KERNELS, PLAIN, Block, Kernel, Layout, check_name
+from ntkpipe.tiles.layout import PLAIN, Block, Kernel, Layout, check_name
 from ntkpipe.tiles.ledger import REPAIR, Ledger
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.record import seal, unseal
@@ -240,8 +240,8 @@ class GramStore:
 
     def matrix(self, kernel: Kernel, block: Block, rows: int | None = None, cols: int | None = None) -> StoredTiles:
         """One block of one kernel as a `TileMatrix`, cut to its leading `rows` and `cols`."""
-        if kernel not in KERNELS:
-            raise ConfigError(f"kernel {kernel!r} is not one of {', '.join(KERNELS)}")
+        if kernel not in self.identity.kernels:
+            raise ConfigError(f"kernel {kernel!r} is not one of {', '.join(self.identity.kernels)}")
         return StoredTiles(self, kernel, block, self._leading(block, rows, cols))
 
     def read_diagonal(

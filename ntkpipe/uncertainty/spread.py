@@ -17,6 +17,7 @@ from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows, Variances
 from ntkpipe.dynamics.weights import DirectWeights, Weights
 from ntkpipe.gram.plan import human_seconds
+from ntkpipe.kernels.dominance import dominance
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.operator import (
@@ -32,7 +33,6 @@ from ntkpipe.sources.reference_rows import exact_rows, sampled_units, test_error
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
 from ntkpipe.uncertainty.batches import BatchStore
-from ntkpipe.uncertainty.dominance import dominance
 from ntkpipe.uncertainty.filters import Filters, Part, open_filters, ridge_groups
 
 Tell = Callable[[str], None]

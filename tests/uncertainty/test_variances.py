@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from lab import Lab
 
+from ntkpipe.kernels.dominance import dominance
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.pipeline import stages
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
-from ntkpipe.uncertainty.dominance import dominance
 
 DATA = ("cluster=serial", "data=digits", "data.train_size=64", "data.test_size=12", "grid.edge=32")
 ALL = ("predict.kernels=[ntk,nngp,ntkgp]", "predict.ridges=[0,1e-3]")

@@ -1,0 +1,26 @@
+"""What is known of test points besides their kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class TestPoints:
+    """Test points in stored order, which is that of the rows of a test kernel.
+
+    Args:
+        index: (p,) int64, their places in the source.
+        class_names: c names; those of the outputs in regression.
+        label: (p,) int64, or None in regression.
+        target: (p, c) float64.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    index: np.ndarray
+    class_names: tuple[str, ...]
+    label: np.ndarray | None
+    target: np.ndarray

@@ -1,0 +1,204 @@
+"""Kernels that are computed here: of a network, or of a function of two blocks; tiles are stored, or made whenever they are read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.config import SolverConfig
+from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionEvaluation
+from ntkpipe.gram.recomputed import RecomputedTiles
+from ntkpipe.gram.task import ImageSource, Output
+from ntkpipe.gram.worker import Evaluation
+from ntkpipe.kernels.dominance import dominance
+from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
+from ntkpipe.sources.recomputation import (
+    evaluation_errors,
+    recomputed_columns,
+    recomputed_rows,
+    recomputed_test_gram,
+)
+from ntkpipe.sources.scale import check_computed_scale
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tiles.grid import TileGrid
+from ntkpipe.tiles.identity import GramIdentity
+from ntkpipe.tiles.layout import Block, Kernel
+from ntkpipe.tiles.matrix import TileMatrix
+from ntkpipe.tiles.store import GramStore
+
+
+@dataclass(frozen=True)
+class ComputedSource(ABC):
+    """What networks and functions share; see `KernelSource`.
+
+    Args:
+        gram: store of the tiles, or of the diagonals alone.
+        images: that entries are computed from.
+        stored: whether tiles are stored.
+        pairs_per_step: see `Evaluation.tile`.
+    """
+
+    gram: GramStore
+    images: ImageSource
+    stored: bool
+    pairs_per_step: int | None
+
+    is_given = False
+    estimates_test_diagonal = False
+
+    @property
+    @abstractmethod
+    def output(self) -> Output:
+        """What a task needs to fill the store."""
+
+    @abstractmethod
+    def evaluation(self, dtype: str) -> Evaluates:
+        """What gives entries, in `float32` or `float64`."""
+
+    def plain_evaluation(self, dtype: str) -> Evaluates:
+        """The same of the kernel itself, where the tiles hold its even or odd part."""
+        return self.evaluation(dtype)
+
+    def shorter_evaluation(self) -> Evaluates | None:
+        """In float64, with half the terms of every expansion; None if nothing is expanded."""
+        return None
+
+    @property
+    def identity(self) -> GramIdentity:
+        """See `KernelSource`."""
+        return self.gram.identity
+
+    @property
+    def where(self) -> str:
+        """See `KernelSource`."""
+        return self.gram.where
+
+    def grid(self, block: Block) -> TileGrid:
+        """See `KernelSource`."""
+        return self.gram.grid(block)
+
+    def matrix(self, kernel: Kernel, block: Block, rows: int, cols: int) -> TileMatrix:
+        """See `KernelSource`."""
+        if self.stored:
+            return self.gram.matrix(kernel, block, rows=rows, cols=cols)
+        identity, whole = self.identity, self.grid(block)
+        return RecomputedTiles(
+            self.images,
+            self.evaluation(identity.dtype),
+            kernel,
+            block,
+            whole,
+            whole.leading(rows, cols),
+            identity.stored_dtype,
+            self.pairs_per_step,
+        )
+
+    def diagonal(self, kernel: Kernel, block: Block, rows: int, *, plain: bool = False) -> np.ndarray:
+        """See `KernelSource`."""
+        return self.gram.read_diagonal(block, kernel, rows=rows, plain=plain)
+
+    def exact_rows(
+        self, block: Block, indices: np.ndarray, n: int, executor: Executor, workers: int
+    ) -> dict[Kernel, np.ndarray]:
+        """See `KernelSource`."""
+        return recomputed_rows(self.images, self.evaluation("float64"), block, indices, n, executor, workers)
+
+    def exact_columns(
+        self, p: int, indices: np.ndarray, executor: Executor, workers: int
+    ) -> dict[Kernel, np.ndarray] | None:
+        """See `KernelSource`."""
+        return recomputed_columns(self.images, self.evaluation("float64"), p, indices, executor, workers)
+
+    def rounding_of_given(self, stored: np.ndarray, n: int) -> float:
+        """See `KernelSource`."""
+        del stored, n
+        return 0.0
+
+    def entry_errors(
+        self, rows: np.ndarray, columns: np.ndarray, n: int, executor: Executor
+    ) -> dict[Kernel, float] | None:
+        """See `KernelSource`."""
+        kernels: tuple[Kernel, ...] = self.identity.kernels  # type: ignore[assignment]
+        return evaluation_errors(
+            self.images,
+            self.evaluation("float64"),
+            self.evaluation("float32"),
+            self.shorter_evaluation(),
+            rows,
+            columns,
+            {kernel: self.diagonal(kernel, "train", n) for kernel in kernels},
+            executor,
+        )
+
+    def test_gram(self, kernel: Kernel, p: int, executor: Executor) -> np.ndarray:
+        """See `KernelSource`."""
+        identity = self.identity
+        return recomputed_test_gram(self.images, self.evaluation(identity.dtype), kernel, p, identity.edge, executor)
+
+    def check_scale(self, n: int, solver: SolverConfig, executor: Executor) -> None:
+        """See `KernelSource`."""
+        check_computed_scale(self.images, self.plain_evaluation, self.identity, n, solver, executor)
+
+
+@dataclass(frozen=True)
+class NetworkSource(ComputedSource):
+    """Both kernels of an infinitely wide network, or their even or odd parts under flips.
+
+    Args:
+        spec: its layers, canonical.
+    """
+
+    spec: tuple[Mapping[str, Any], ...]
+
+    @property
+    def output(self) -> Output:
+        """See `ComputedSource`."""
+        return Output(self.gram, self.spec)
+
+    def evaluation(self, dtype: str) -> Evaluates:
+        """See `ComputedSource`."""
+        return Evaluation.of(self.spec, self.identity.symmetry, dtype)
+
+    def plain_evaluation(self, dtype: str) -> Evaluates:
+        """See `ComputedSource`."""
+        return Evaluation.of(self.spec, "none", dtype)
+
+    def shorter_evaluation(self) -> Evaluates | None:
+        """See `ComputedSource`."""
+        if not any(True for _ in expanded_layers(self.spec)):
+            return None
+        return Evaluation.of(with_half_degrees(self.spec), self.identity.symmetry, "float64")
+
+    def dominance(self, trace: float, smallest: float) -> float:
+        """See `KernelSource`."""
+        return dominance(self.spec, trace, smallest)
+
+
+@dataclass(frozen=True)
+class FunctionSource(ComputedSource):
+    """The kernel of a function that the user passed; it is called `gram`.
+
+    What it is known by is the name that the user gave it: a function that has changed needs another.
+
+    Args:
+        function: of two blocks. Executors that run in other processes pickle it: it must be a module-level function there.
+    """
+
+    function: BlockFunction
+
+    @property
+    def output(self) -> Output:
+        """See `ComputedSource`."""
+        return Output(self.gram, (), self.function)
+
+    def evaluation(self, dtype: str) -> Evaluates:
+        """See `ComputedSource`."""
+        return FunctionEvaluation(self.function, dtype)
+
+    def dominance(self, trace: float, smallest: float) -> float:
+        """See `KernelSource`."""
+        return dominance((), trace, smallest)

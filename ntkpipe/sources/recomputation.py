@@ -1,0 +1,152 @@
+"""Entries of a computed kernel that no tile holds: sampled rows and columns in float64, and test points among themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ntkpipe.dynamics.filters import EPS
+from ntkpipe.gram.function import Evaluates
+from ntkpipe.gram.task import ImageSource, Picked, pairs_task
+from ntkpipe.tasks.executor import Executor, values_of
+from ntkpipe.tasks.graph import Task
+from ntkpipe.tiles.layout import Block, Kernel
+
+_COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
+_LEAST_COLUMNS = 32
+
+# The factor on the largest rounding of the pairs that are looked at: a sample of so many sees not the worst.
+_EVALUATION_SAFETY = 8.0
+_EXPANSION_SAFETY = 4.0
+# Taken for the relative error of float32 where it has no such numbers.
+_FLOAT32_BEYOND_RANGE = 1e-3
+
+
+def recomputed_rows(
+    images: ImageSource,
+    evaluation: Evaluates,
+    block: Block,
+    indices: np.ndarray,
+    n: int,
+    executor: Executor,
+    workers: int,
+) -> dict[Kernel, np.ndarray]:
+    """Rows of a block, `(k, n)` of every kernel; on the train block with exact diagonals.
+
+    Args:
+        images: of both blocks.
+        evaluation: in float64.
+        block: `train` or `test`.
+        indices: (k,) its rows.
+        n: training points in use.
+        executor: where they are computed.
+        workers: that share the work.
+    """
+    rows = Picked(block, tuple(int(i) for i in indices))
+    step = _step(n, workers)
+
+    def tasks() -> Iterator[Task]:
+        for start in range(0, n, step):
+            columns = Picked("train", tuple(range(start, min(start + step, n))))
+            yield Task(start, pairs_task, (images, evaluation, rows, columns))
+
+    parts = dict(values_of(executor, tasks()))
+    made = _joined(parts, axis=1)
+    if block == "train":
+        own = evaluation.diagonal(np.concatenate([images.read(block, i, i + 1) for i in rows.indices]))[0]
+        for kernel, whole in made.items():
+            whole[np.arange(len(indices)), indices] = own[kernel]
+    return made
+
+
+def recomputed_columns(
+    images: ImageSource, evaluation: Evaluates, p: int, indices: np.ndarray, executor: Executor, workers: int
+) -> dict[Kernel, np.ndarray]:
+    """Every kernel between the first p test points and some training points, `(p, k)`; arguments as of `recomputed_rows`."""
+    columns = Picked("train", tuple(int(i) for i in indices))
+    step = _step(p, workers)
+
+    def tasks() -> Iterator[Task]:
+        for start in range(0, p, step):
+            rows = Picked("test", tuple(range(start, min(start + step, p))))
+            yield Task(start, pairs_task, (images, evaluation, rows, columns))
+
+    return _joined(dict(values_of(executor, tasks())), axis=0)
+
+
+def evaluation_errors(
+    images: ImageSource,
+    wide: Evaluates,
+    narrow: Evaluates,
+    shorter: Evaluates | None,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    diagonals: dict[Kernel, np.ndarray],
+    executor: Executor,
+) -> dict[Kernel, float]:
+    """What float64 entries of every kernel are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
+
+    Rounding grows through the layers as that of float32 does, and is 2^-29 times as large. Expansions of nonlinearities end
+    somewhere: what half of their terms leave, and all of them do not, is at least a quarter of what all of them leave, for the slowest
+    series that there is (that of a kink, whose NTK falls as the root of the number of terms).
+
+    Args:
+        images: of the training points.
+        wide: in float64.
+        narrow: in float32.
+        shorter: in float64 with half of the terms; None if nothing is expanded.
+        rows: training points that near others.
+        columns: these others, and some at random.
+        diagonals: of the training points, by kernel.
+        executor: where they are computed.
+    """
+    picked = Picked("train", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
+    wanted = {"narrow": narrow, "wide": wide} | ({} if shorter is None else {"shorter": shorter})
+    made = dict(values_of(executor, (Task(name, pairs_task, (images, one, *picked)) for name, one in wanted.items())))
+    out: dict[Kernel, float] = {}
+    for kernel, diagonal in diagonals.items():
+        root = np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
+        size = np.outer(root[rows], root[columns])
+
+        def off(name: str, kernel: str = kernel, size: np.ndarray = size) -> float:
+            found = np.abs(made[name][kernel] - made["wide"][kernel]) / size
+            return float(found.max()) if np.isfinite(found).all() else _FLOAT32_BEYOND_RANGE
+
+        out[kernel] = max(_EVALUATION_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
+        if "shorter" in made:
+            out[kernel] += _EXPANSION_SAFETY * off("shorter")
+    return out
+
+
+def recomputed_test_gram(
+    images: ImageSource, evaluation: Evaluates, kernel: Kernel, p: int, edge: int, executor: Executor
+) -> np.ndarray:
+    """A kernel among the first p test points, `(p, p)` float64, in blocks of at most `edge`."""
+    step = min(_COLUMNS, edge)
+
+    def picked(start: int) -> Picked:
+        return Picked("test", tuple(range(start, min(start + step, p))))
+
+    def tasks() -> Iterator[Task]:
+        for i in range(0, p, step):
+            for j in range(0, i + 1, step):
+                columns = None if i == j else picked(j)
+                yield Task((i, j), pairs_task, (images, evaluation, picked(i), columns))
+
+    out = np.empty((p, p))
+    for (i, j), part in values_of(executor, tasks()):
+        tile = part[kernel]
+        out[i : i + tile.shape[0], j : j + tile.shape[1]] = tile
+        out[j : j + tile.shape[1], i : i + tile.shape[0]] = tile.T
+    return out
+
+
+def _joined(parts: dict[int, dict[Kernel, np.ndarray]], axis: int) -> dict[Kernel, np.ndarray]:
+    order = sorted(parts)
+    return {kernel: np.concatenate([parts[start][kernel] for start in order], axis) for kernel in parts[order[0]]}
+
+
+def _step(n: int, workers: int) -> int:
+    """Rows or columns of a task: a few tasks for every worker."""
+    return int(np.clip(-(-n // (4 * workers)), _LEAST_COLUMNS, _COLUMNS))
