@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data.fingerprint import fingerprint, preprocessing_settings
-from ntkpipe.data.labels import class_notes, make_targets, require_two_classes
+from ntkpipe.data.labels import Targets, class_notes, make_targets, require_two_classes
 from ntkpipe.data.preprocess import fit, output_shape
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.data.subsets import stored_order
@@ -32,7 +32,7 @@ _LOADERS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class PreparedDataset:
     """Prepared images and targets in stored order; the arrays span the full set.
 
     Args:
@@ -79,11 +79,8 @@ def load_raw(config: DataConfig) -> RawImages:
     return checked(raw, drop_invalid=config.drop_invalid, layout=config.layout if config.kind == "npz" else "NHWC")
 
 
-def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
-    """Load, check, order and preprocess a data set.
-
-    Besides the prepared arrays it holds the raw ones and chunks of 16 MB in float64: all of CIFAR-10 in float32 peaks
-    at 1.2 GB for the whole process.
+def load_dataset(config: DataConfig, *, dtype: str = "float32") -> PreparedDataset:
+    """Load, check, order and preprocess a data set; see `prepare_dataset`.
 
     Args:
         config: which images, and how they are prepared.
@@ -93,13 +90,33 @@ def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
         ConfigError: if a setting contradicts the data.
         DataError: if the data cannot be used.
     """
+    _check_settings(config, dtype)
+    return prepare_dataset(load_raw(config), config, dtype=dtype)
+
+
+def _check_settings(config: DataConfig, dtype: str) -> None:
     if dtype not in ("float32", "float64"):
         raise ConfigError(f"images can be prepared as float32 or float64, not {dtype}")
     if config.balanced and config.labels == "regression":
         raise ConfigError("data.balanced=true needs class labels: it cannot be used with data.labels=regression")
-    raw = load_raw(config)
-    assert raw.index_train is not None  # set by `checked`
-    assert raw.index_test is not None
+
+
+class Order(NamedTuple):
+    """How a data set is stored: targets in the order of the source, the stored order of both parts, and how many are used."""
+
+    targets: Targets
+    train: np.ndarray
+    test: np.ndarray
+    n_train: int
+    n_test: int
+
+
+def order_dataset(raw: RawImages, config: DataConfig) -> Order:
+    """Targets and stored order of a checked data set.
+
+    Raises:
+        ConfigError, DataError: as `load_dataset`.
+    """
     output_shape(raw.x_train.shape[1:], config.downsample)
     n_train = _used("train_size", config.train_size, raw.x_train.shape[0], "training")
     n_test = _used("test_size", config.test_size, raw.x_test.shape[0], "test")
@@ -117,11 +134,33 @@ def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
         part="test",
         labels=targets.labels_test if config.balanced else None,
     )
+    if targets.labels_train is not None:
+        labels = targets.labels_train[train_order]
+        require_two_classes(labels[:n_train], targets.class_names, f"the subset data.train_size={n_train}")
+    return Order(targets, train_order, test_order, n_train, n_test)
+
+
+def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32") -> PreparedDataset:
+    """Order and preprocess checked images.
+
+    Besides the prepared arrays it holds the raw ones and chunks of 16 MB in float64: all of CIFAR-10 in float32 peaks
+    at 1.2 GB for the whole process.
+
+    Args:
+        raw: from `load_raw`.
+        config: how they are prepared.
+        dtype: of the prepared images, `float32` or `float64`; all arithmetic is float64.
+
+    Raises:
+        ConfigError, DataError: as `load_dataset`.
+    """
+    _check_settings(config, dtype)
+    assert raw.index_train is not None  # set by `checked`
+    assert raw.index_test is not None
+    targets, train_order, test_order, n_train, n_test = order_dataset(raw, config)
     labels_train, labels_test = targets.labels_train, targets.labels_test
     if labels_train is not None and labels_test is not None:
         labels_train, labels_test = labels_train[train_order], labels_test[test_order]
-        require_two_classes(labels_train[:n_train], targets.class_names, f"the subset data.train_size={n_train}")
-
     of_subset = config.statistics == "subset" and n_train < raw.x_train.shape[0]
     statistics_rows = np.sort(train_order[:n_train]) if of_subset else np.arange(raw.x_train.shape[0])
     train_index, test_index = raw.index_train[train_order], raw.index_test[test_order]
@@ -143,7 +182,7 @@ def load_dataset(config: DataConfig, *, dtype: str = "float32") -> Dataset:
         " x ".join(map(str, x_train.shape[1:])),
         dtype,
     )
-    return Dataset(
+    return PreparedDataset(
         x_train=x_train,
         x_test=x_test,
         y_train=targets.y_train[train_order],

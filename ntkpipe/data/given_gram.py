@@ -128,16 +128,27 @@ def open_gram(train: str, test: str, test_diagonal: str | None, edge: int | None
         DataError: if they are no arrays of floats, or their shapes do not fit.
     """
     first, second = open_given(train, "kernel.train", 2), open_given(test, "kernel.test", 2)
+    diagonal = None if test_diagonal is None else open_given(test_diagonal, "kernel.test_diagonal", 1)
+    return given_gram(first, second, diagonal, edge)
+
+
+def given_gram(first: GivenArray, second: GivenArray, diagonal: GivenArray | None, edge: int | None) -> GivenGram:
+    """Both blocks and the diagonal of the test points, if their shapes fit.
+
+    Raises:
+        DataError: if not.
+    """
     n = first.shape[0]
     if first.shape != (n, n):
-        raise DataError(f"kernel.train={train} has shape {first.shape}: the kernel among training points is square")
+        raise DataError(
+            f"kernel.train={first.path} has shape {first.shape}: the kernel among training points is square"
+        )
     if second.shape[1] != n:
         turned = ": its rows must be test points: transpose it" if second.shape[0] == n else ""
-        raise DataError(f"kernel.test={test} has shape {second.shape}, wanted (test points, {n}){turned}")
-    diagonal = None if test_diagonal is None else open_given(test_diagonal, "kernel.test_diagonal", 1)
+        raise DataError(f"kernel.test={second.path} has shape {second.shape}, wanted (test points, {n}){turned}")
     if diagonal is not None and diagonal.shape != second.shape[:1]:
         raise DataError(
-            f"kernel.test_diagonal={test_diagonal} has {diagonal.shape[0]} values for {second.shape[0]} test points"
+            f"kernel.test_diagonal={diagonal.path} has {diagonal.shape[0]} values for {second.shape[0]} test points"
         )
     return GivenGram(first, second, diagonal, edge or _edge(first))
 

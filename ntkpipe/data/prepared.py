@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.data.dataset import Dataset
+from ntkpipe.data.dataset import PreparedDataset
 from ntkpipe.data.prepared_layout import (
     BLOCKS,
     FORMAT,
@@ -62,7 +62,7 @@ class PreparedImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of the data set; see `Dataset`."""
+        """Of the data set; see `PreparedDataset`."""
         return self._manifest["fingerprint"]
 
     @property
@@ -111,7 +111,7 @@ class PreparedImages:
         """
         return read_labels(open_store(self.url), self.labels_key)
 
-    def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> Dataset:
+    def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> PreparedDataset:
         """Everything at once, as `load_dataset` would return it. Holds all images in memory.
 
         Args:
@@ -120,7 +120,7 @@ class PreparedImages:
         """
         labels = self.labels()
         images = {block: self.read(block, 0, self.shape(block)[0]) for block in BLOCKS}
-        return Dataset(
+        return PreparedDataset(
             x_train=images["train"],
             x_test=images["test"],
             **vars(labels),
@@ -168,7 +168,7 @@ class PreparedImages:
         return chunk
 
 
-def write_prepared(dataset: Dataset, store: ObjectStore) -> PreparedImages:
+def write_prepared(dataset: PreparedDataset, store: ObjectStore) -> PreparedImages:
     """Store a data set's images and labels, unless they are there; damaged or missing chunks are written again.
 
     Any number of processes may do so at once: what is committed first stays, and the manifest states its checksums.

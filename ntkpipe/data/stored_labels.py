@@ -24,7 +24,7 @@ GIVEN_PREFIX = "data/given"
 
 
 class Labelled(Protocol):
-    """Whatever has labels: a `Dataset`, or `Labels` themselves."""
+    """Whatever has labels: a `PreparedDataset`, or `Labels` themselves."""
 
     @property
     def y_train(self) -> np.ndarray:
@@ -64,7 +64,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of the images besides their pixels, in stored order; see `Dataset`."""
+    """What is known of the images besides their pixels, in stored order; see `PreparedDataset`."""
 
     y_train: np.ndarray
     y_test: np.ndarray

@@ -10,37 +10,35 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.config import RunConfig
-from ntkpipe.data.dataset import Dataset, load_dataset
+from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.given_gram import GivenGram
-from ntkpipe.data.labels import class_notes, require_two_classes
+from ntkpipe.data.labels import class_notes
 from ntkpipe.data.prepared import PreparedImages, verify_prepared, write_prepared
-from ntkpipe.data.prepared_layout import BLOCKS
 from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, damaged_labels
-from ntkpipe.errors import DataError, IncompleteError, StoreError
+from ntkpipe.errors import IncompleteError, StoreError
 from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.recomputed import RecomputedTiles
-from ntkpipe.gram.task import GramJob, Output
+from ntkpipe.gram.task import GramJob
 from ntkpipe.gram.worker import Evaluation
-from ntkpipe.kernels.truncation import extreme_images
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.planning.memory import memory_budget, solver_memory
 from ntkpipe.planning.plan import Shapes, make_plan, plan_given
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
-from ntkpipe.sources.computed import NetworkSource
-from ntkpipe.sources.given import PrecomputedSource
+from ntkpipe.sources.gram import InUse, OpenGram, open_given, open_network
 from ntkpipe.sources.precomputed import find_given, given_shapes
+from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.tiles.layout import Block, Kernel
@@ -57,8 +55,6 @@ _NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
 
 # Raised when a kind of file is read in another way, or checked for more: what was prepared before is looked at anew.
 _READING = {"npz": 2, "image_folder": 2}
-# Images that are looked at together for those of extreme norms.
-_ROWS = 4096
 
 
 KernelSource = GramStore | GivenGram
@@ -85,7 +81,7 @@ class Inputs:
         warnings: what the user should know.
         equal: pairs of training images that are equal, the first of its kind and a later one.
         exact: rows that were recomputed, by block; see `exact`.
-        kernels: the kernels among the images in use, as solvers and predictions take them.
+        opened: the kernels among the images in use, as solvers and predictions take them, and what fills their tiles.
     """
 
     config: RunConfig
@@ -103,7 +99,12 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     equal: tuple[tuple[int, int], ...] = ()
     exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    kernels: KernelBlocks = field(kw_only=True, compare=False, repr=False)
+    opened: OpenGram = field(kw_only=True, compare=False, repr=False)
+
+    @property
+    def kernels(self) -> KernelBlocks:
+        """The kernels among the images in use, as solvers and predictions take them."""
+        return self.opened.blocks
 
     @cached_property
     def copies(self) -> Copies:
@@ -207,7 +208,7 @@ def prepare(
         )
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
-        shapes = _shapes(dataset)
+        shapes = shapes_of(dataset)
         # Before anything is written: it may refuse.
         planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
         images = write_prepared(dataset, store)
@@ -221,13 +222,10 @@ def prepare(
         write_source(store, source, record)
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
-        shapes = stored_shapes(config, images)
+        shapes = stored_shapes(config.data, images)
         planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
         tell(f"images   found prepared: {images.prefix}")
     wanted, plan = planned.wanted, planned.plan
-    found = GramStore.at if reading else GramStore.create_or_open
-    grams = [found(store, one.identity, name=None if k else config.store.name) for k, one in enumerate(wanted)]
-    outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     record = read_source(store, source)
     warnings = [str(note) for note in record.get("notes", ())]
     equal = _equal_images(record, images)
@@ -239,29 +237,23 @@ def prepare(
             f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one). Equal images "
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
-    own = outputs[0].gram.identity.architecture
-    kernels = KernelBlocks(
-        tuple(
-            NetworkSource(one.gram, images, plan.stored, plan.pairs_per_step, one.spec)
-            for one in outputs
-            if one.gram.identity.architecture == own
-        ),
+    use = InUse(
         shapes.used_train,
         shapes.used_test,
-        plan,
         Copies.of(equal, shapes.used_train),
         images_per_row=config.copies,
         workers=config.cluster.worker_count(),
         sample=config.solver.sample_rows,
         points=test_points(images, shapes.used_test),
     )
+    opened = open_network(store, images, wanted, plan, use, name=config.store.name, reading=reading)
     return Inputs(
         config,
         store,
         images,
         wanted[0].spec,
-        grams[0],
-        GramJob(outputs, images, plan.pairs_per_step),
+        opened.stores[0],
+        opened.job,
         plan,
         shapes.used_train,
         shapes.used_test,
@@ -270,7 +262,7 @@ def prepare(
         source,
         tuple(warnings),
         equal,
-        kernels=kernels,
+        opened=opened,
     )
 
 
@@ -301,6 +293,15 @@ def _prepare_given(
     shapes = given_shapes(config, given)
     plan = plan_given(config, shapes, given.gram.dtype, given.gram.edge)
     labels = given.labels.labels()
+    use = InUse(
+        shapes.used_train,
+        shapes.used_test,
+        Copies.of((), shapes.used_train),
+        images_per_row=config.copies,
+        workers=config.cluster.worker_count(),
+        sample=config.solver.sample_rows,
+        points=test_points(given.labels, shapes.used_test),
+    )
     return Inputs(
         config,
         store,
@@ -315,17 +316,7 @@ def _prepare_given(
         memory_budget(config),
         source,
         class_notes(labels.labels_train, labels.labels_test, labels.class_names),
-        kernels=KernelBlocks(
-            (PrecomputedSource(given.gram),),
-            shapes.used_train,
-            shapes.used_test,
-            plan,
-            Copies.of((), shapes.used_train),
-            images_per_row=config.copies,
-            workers=config.cluster.worker_count(),
-            sample=config.solver.sample_rows,
-            points=test_points(given.labels, shapes.used_test),
-        ),
+        opened=open_given(given.gram, plan, use),
     )
 
 
@@ -366,69 +357,11 @@ def look_at(config: RunConfig) -> tuple[Shapes, ObjectStore]:
     store = open_store(config.store.url)
     images = _known_images(store, source_key(config))
     if images:
-        return stored_shapes(config, images), store
+        return stored_shapes(config.data, images), store
     dataset = load_dataset(config.data, dtype=config.kernel.dtype)
     for note in dataset.notes:
         _log.warning("%s", note)
-    return _shapes(dataset), store
-
-
-def stored_shapes(config: RunConfig, images: PreparedImages) -> Shapes:
-    """Sizes of a stored data set and of the subset that the run uses.
-
-    Raises:
-        DataError: if fewer images are there than asked for.
-    """
-    n_train, n_test = images.shape("train")[0], images.shape("test")[0]
-    for name, asked, there in (("train", config.data.train_size, n_train), ("test", config.data.test_size, n_test)):
-        if asked is not None and asked > there:
-            raise DataError(f"data.{name}_size={asked}, but the data set has {there} such images")
-    used = config.data.train_size or n_train
-    labels = images.labels()
-    if labels.labels_train is not None:
-        require_two_classes(labels.labels_train[:used], labels.class_names, f"the subset data.train_size={used}")
-    return Shapes(
-        images.fingerprint,
-        n_train,
-        n_test,
-        used,
-        config.data.test_size or n_test,
-        images.shape("train")[1:],
-        labels.y_train.shape[1],
-        lambda: _stored_extremes(images),
-    )
-
-
-@lru_cache(maxsize=4)
-def _stored_extremes(images: PreparedImages) -> np.ndarray:
-    return _extremes({block: images.shape(block)[0] for block in BLOCKS}, images.read)
-
-
-def _extremes(counts: dict[str, int], read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
-    """See `Shapes`. Of all images, training and test: subsets share their tiles."""
-    made: list[np.ndarray] = []
-    for block, n in counts.items():
-        for start in range(0, n, _ROWS):
-            part = read(block, start, min(start + _ROWS, n))
-            made.append(part[extreme_images(part)])
-    found = np.concatenate(made).astype(np.float64)
-    return found[extreme_images(found)]
-
-
-def _shapes(dataset: Dataset) -> Shapes:
-    return Shapes(
-        dataset.fingerprint,
-        len(dataset.x_train),
-        len(dataset.x_test),
-        dataset.n_train,
-        dataset.n_test,
-        dataset.x_train.shape[1:],
-        dataset.y_train.shape[1],
-        lambda: _extremes(
-            {"train": len(dataset.x_train), "test": len(dataset.x_test)},
-            lambda block, start, stop: (dataset.x_train if block == "train" else dataset.x_test)[start:stop],
-        ),
-    )
+    return shapes_of(dataset), store
 
 
 def source_key(config: RunConfig, *, reading: int | None = None, place: str | None = None) -> str:

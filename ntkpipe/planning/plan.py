@@ -40,6 +40,7 @@ class Shapes:
     Args:
         extremes: gives a few images of the whole data set, `(n, height, width, channels)`, that span its variances; None if
             there is no data set yet: expansions then have their usual degree.
+        layers: of the network, where the configuration does not name them.
     """
 
     fingerprint: str
@@ -50,6 +51,7 @@ class Shapes:
     image: tuple[int, ...]
     outputs: int
     extremes: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    layers: list[dict[str, Any]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
     Raises:
         ConfigError: see `kernel_spec`.
     """
-    spec = kernel_spec(kernel, shapes.image)
+    spec = kernel_spec(kernel, shapes.image) if shapes.layers is None else shapes.layers
     if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
         return spec
     return with_degrees(spec, shapes.extremes(), kernel.dtype)

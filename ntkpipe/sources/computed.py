@@ -13,7 +13,7 @@ from ntkpipe.config import SolverConfig
 from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionEvaluation
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import ImageSource, Output
-from ntkpipe.gram.worker import Evaluation
+from ntkpipe.gram.worker import Evaluation, Spec
 from ntkpipe.kernels.dominance import dominance
 from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.sources.recomputation import (
@@ -65,6 +65,11 @@ class ComputedSource(ABC):
 
     def shorter_evaluation(self) -> Evaluates | None:
         """In float64, with half the terms of every expansion; None if nothing is expanded."""
+        return None
+
+    @property
+    def layers(self) -> Spec | None:
+        """Of a network whose entries can be made from distances too; None of other kernels."""
         return None
 
     @property
@@ -132,6 +137,7 @@ class ComputedSource(ABC):
             columns,
             {kernel: self.diagonal(kernel, "train", n) for kernel in kernels},
             executor,
+            self.layers,
         )
 
     def test_gram(self, kernel: Kernel, p: int, executor: Executor) -> np.ndarray:
@@ -172,6 +178,11 @@ class NetworkSource(ComputedSource):
         if not any(True for _ in expanded_layers(self.spec)):
             return None
         return Evaluation.of(with_half_degrees(self.spec), self.identity.symmetry, "float64")
+
+    @property
+    def layers(self) -> Spec | None:
+        """See `ComputedSource`."""
+        return self.spec if self.identity.symmetry == "none" else None
 
     def dominance(self, trace: float, smallest: float) -> float:
         """See `KernelSource`."""

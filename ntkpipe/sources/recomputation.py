@@ -8,7 +8,8 @@ import numpy as np
 
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.gram.function import Evaluates
-from ntkpipe.gram.task import ImageSource, Picked, pairs_task
+from ntkpipe.gram.task import ImageSource, Picked, distance_task, pairs_task
+from ntkpipe.gram.worker import Spec
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block, Kernel
@@ -19,6 +20,8 @@ _LEAST_COLUMNS = 32
 # The factor on the largest rounding of the pairs that are looked at: a sample of so many sees not the worst.
 _EVALUATION_SAFETY = 8.0
 _EXPANSION_SAFETY = 4.0
+# Of one less a cosine: angles below 1e-4 lose more digits in float64 than float32, which takes them for zero, tells.
+_ALIKE = 1e-8
 # Taken for the relative error of float32 where it has no such numbers.
 _FLOAT32_BEYOND_RANGE = 1e-3
 
@@ -84,6 +87,7 @@ def evaluation_errors(
     columns: np.ndarray,
     diagonals: dict[Kernel, np.ndarray],
     executor: Executor,
+    spec: Spec | None = None,
 ) -> dict[Kernel, float]:
     """What float64 entries of every kernel are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
 
@@ -100,6 +104,7 @@ def evaluation_errors(
         columns: these others, and some at random.
         diagonals: of the training points, by kernel.
         executor: where they are computed.
+        spec: layers of a network whose entries can be made from distances too; None of other kernels.
     """
     picked = Picked("train", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
     wanted = {"narrow": narrow, "wide": wide} | ({} if shorter is None else {"shorter": shorter})
@@ -116,7 +121,35 @@ def evaluation_errors(
         out[kernel] = max(_EVALUATION_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
         if "shorter" in made:
             out[kernel] += _EXPANSION_SAFETY * off("shorter")
+    if spec is not None:
+        _add_distance_errors(out, images, spec, made["wide"], picked, diagonals, executor)
     return out
+
+
+def _add_distance_errors(
+    out: dict[Kernel, float],
+    images: ImageSource,
+    spec: Spec,
+    wide: dict[Kernel, np.ndarray],
+    picked: tuple[Picked, Picked],
+    diagonals: dict[Kernel, np.ndarray],
+    executor: Executor,
+) -> None:
+    """Where layers have brought points together, what float64 entries are off by from those of the distances."""
+    rows, columns = (np.array(one.indices) for one in picked)
+    apart = rows[:, None] != columns[None, :]
+    size = np.sqrt(diagonals["nngp"])
+    alike = 1.0 - wide["nngp"] / np.outer(size[rows], size[columns])
+    if not float(alike.min(initial=1.0, where=apart)) < _ALIKE:
+        return
+    task = Task("distances", distance_task, (images, spec, *picked))
+    (found,) = (value for _, value in values_of(executor, [task]))
+    if found is None:
+        return
+    for kernel, diagonal in diagonals.items():
+        size = np.sqrt(diagonal)
+        off = np.abs(found[kernel] - wide[kernel]) / np.outer(size[rows], size[columns])
+        out[kernel] = max(out[kernel], _EVALUATION_SAFETY * float(off.max(initial=0.0, where=apart)))
 
 
 def recomputed_test_gram(

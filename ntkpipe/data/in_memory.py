@@ -1,0 +1,55 @@
+"""Kernel matrices in memory, in the place of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.data.given_array import GivenArray
+from ntkpipe.data.given_gram import GivenGram, given_gram
+from ntkpipe.errors import DataError
+
+
+@dataclass(frozen=True)
+class MemoryArray(GivenArray):
+    """A `GivenArray` whose values are at hand. Pickled with them: other processes get a copy.
+
+    Args:
+        values: the array.
+    """
+
+    values: np.ndarray = field(compare=False, repr=False, kw_only=True)
+
+    def read(self, *where: slice) -> np.ndarray:
+        """See `GivenArray.read`."""
+        return np.ascontiguousarray(self.values[where], dtype=self.dtype)
+
+    def diagonal(self, step: int = 1024) -> np.ndarray:
+        """See `GivenArray.diagonal`."""
+        del step
+        return np.array(self.values.diagonal(), dtype=np.float64)
+
+    def require_same(self) -> None:
+        """Nobody else writes to it."""
+
+
+def given_from_arrays(train: Any, test: Any, test_diagonal: Any, edge: int | None) -> GivenGram:
+    """Both blocks of a kernel, not checked yet; see `check_gram`.
+
+    Raises:
+        DataError: if they are no arrays of floats, or their shapes do not fit.
+    """
+    arrays = [_array("train", train, 2), _array("test", test, 2)]
+    diagonal = None if test_diagonal is None else _array("test_diagonal", test_diagonal, 1)
+    return given_gram(arrays[0], arrays[1], diagonal, edge)
+
+
+def _array(name: str, values: Any, dimensions: int) -> MemoryArray:
+    values = np.asarray(values)
+    if values.dtype.kind != "f" or values.dtype.itemsize not in (4, 8):
+        raise DataError(f"{name} holds {values.dtype}: give float32 or float64")
+    if values.ndim != dimensions or not values.size:
+        raise DataError(f"{name} has shape {values.shape}, wanted {dimensions} dimensions, none empty")
+    return MemoryArray(f"the array {name}", values.shape, f"float{8 * values.dtype.itemsize}", (), (), values=values)

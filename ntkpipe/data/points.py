@@ -1,0 +1,141 @@
+"""A data set as a notebook has it: arrays, and how they are to be prepared, by the names that configurations use."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.config import DataConfig
+from ntkpipe.data.dataset import Order, PreparedDataset, load_raw, order_dataset, prepare_dataset
+from ntkpipe.data.labels import class_notes
+from ntkpipe.data.raw import RawImages, checked
+from ntkpipe.errors import ConfigError
+
+# Settings that say where files are; of arrays there are none.
+_OF_FILES = ("kind", "path", "download", "source", "image_size", "n_train", "n_test", "shape", "classes", "noise")
+_PREPARATION = tuple(f.name for f in dataclasses.fields(DataConfig) if f.name not in _OF_FILES)
+
+
+class Dataset:
+    """Training and test points, checked here and prepared when a kernel asks for them.
+
+    Rows are kept in the *stored order*, which `subset_seed` shuffles so that subsets are nested: `targets`, the rows of a `Gram`
+    and those of its kernels follow it. Predictions are in the order of the arrays again.
+
+    Args:
+        x_train: images `(n, h, w, c)`, gray ones `(n, h, w)`, or a table `(n, d)`; uint8 (divided by 255) or floats (as they are).
+        y_train: labels `(n,)` of integers, or real targets `(n,)` or `(n, c)`.
+        x_test: as `x_train`, p of them.
+        y_test: as `y_train`.
+        class_names: of the labels 0, 1, ...; None calls them so.
+        preparation: by the names of `data.*` settings: `standardize` (`channel` or `none`), `unit_norm`, `zca`, `downsample`,
+            `layout`, `train_size`, `test_size`, `subset_seed`, `balanced`, `statistics`, `drop_invalid`, and `labels`
+            (`centered`, `half`, or `regression`, which is taken for real targets).
+
+    Raises:
+        ConfigError: on an impossible setting.
+        DataError: on arrays that cannot be used; the text says what to do.
+
+    Example:
+        >>> data = Dataset(x_train, y_train, x_test, y_test, standardize="channel", zca=0.1)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        x_train: Any,
+        y_train: Any,
+        x_test: Any,
+        y_test: Any,
+        *,
+        class_names: tuple[str, ...] | list[str] | None = None,
+        **preparation: Any,
+    ) -> None:
+        unknown = sorted(set(preparation) - set(_PREPARATION))
+        if unknown:
+            raise ConfigError(
+                f"{', '.join(unknown)} is no way to prepare arrays: take any of {', '.join(_PREPARATION)}"
+            )
+        y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+        if y_train.dtype.kind == "f":
+            preparation.setdefault("labels", "regression")
+        config = DataConfig(kind="npz", path="arrays", **preparation)
+        names = None if class_names is None else tuple(str(name) for name in class_names)
+        raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names)
+        self._start(checked(raw, drop_invalid=config.drop_invalid, layout=config.layout), config)
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Dataset:
+        """The data set of a configuration, read now."""
+        made = cls.__new__(cls)
+        made._start(load_raw(config), config)
+        return made
+
+    def _start(self, raw: RawImages, config: DataConfig) -> None:
+        self._raw, self.config = raw, config
+        self._order: Order = order_dataset(raw, config)
+        self._prepared: dict[str, PreparedDataset] = {}
+
+    @property
+    def n(self) -> int:
+        """Training points in use."""
+        return self._order.n_train
+
+    @property
+    def p(self) -> int:
+        """Test points in use."""
+        return self._order.n_test
+
+    @property
+    def targets(self) -> np.ndarray:
+        """(n, c) float64, of the training points in use, in stored order: what a solver takes."""
+        return self._order.targets.y_train[self._order.train[: self.n]]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One per column of the targets."""
+        return self._order.targets.class_names
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the points and labels."""
+        targets = self._order.targets
+        return (*self._raw.notes, *class_notes(targets.labels_train, targets.labels_test, targets.class_names))
+
+    def prepared(self, dtype: str = "float32") -> PreparedDataset:
+        """Prepared images and targets in stored order; kept for the next call.
+
+        Args:
+            dtype: of the images, `float32` or `float64`; all arithmetic is float64.
+        """
+        if dtype not in self._prepared:
+            self._prepared[dtype] = prepare_dataset(self._raw, self.config, dtype=dtype)
+        return self._prepared[dtype]
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self._raw.x_train.shape[1:]))
+        return f"Dataset({self.n:,} training and {self.p:,} test points of {shape}, {len(self.class_names)} outputs)"
+
+
+def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset:
+    """A data set by name, as `data=KIND` of the command line reads it.
+
+    Args:
+        kind: `digits`, `cifar10`, `cifar100`, `mnist`, `npz`, `image_folder` or `synthetic`.
+        path: of its files; `digits` and `synthetic` need none.
+        settings: any other of `data.*`: `download=True`, `train_size=...`, `zca=...` and so on.
+
+    Raises:
+        ConfigError: on an unknown kind or setting.
+        DataError: if the files are absent or cannot be used; the text says what to do.
+
+    Example:
+        >>> load_dataset("digits", train_size=500)
+        Dataset(500 training and 360 test points of 8 x 8 x 1, 10 outputs)
+    """
+    known = {f.name for f in dataclasses.fields(DataConfig)} - {"kind", "path"}
+    if unknown := sorted(set(settings) - known):
+        raise ConfigError(f"{', '.join(unknown)} is no setting of data: take any of {', '.join(sorted(known))}")
+    return Dataset.of(DataConfig(kind=kind, path=path, **settings))

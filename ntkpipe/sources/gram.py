@@ -1,0 +1,412 @@
+"""The Gram matrices of a kernel and a data set: planned, computed, and handed to solvers and predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
+from ntkpipe.data.dataset import PreparedDataset
+from ntkpipe.data.duplicates import find_duplicates
+from ntkpipe.data.given_gram import GivenGram, check_gram
+from ntkpipe.data.in_memory import given_from_arrays
+from ntkpipe.data.labels import encode_labels
+from ntkpipe.data.points import Dataset
+from ntkpipe.data.prepared import PreparedImages, write_prepared
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.gram.function import BlockFunction
+from ntkpipe.gram.plan import GramPlan
+from ntkpipe.gram.progress import Progress
+from ntkpipe.gram.stage import GramReport, compute_gram
+from ntkpipe.gram.task import GramJob, Output
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.linalg.copies import Copies
+from ntkpipe.planning.plan import Shapes, WantedStore, make_plan, plan_given
+from ntkpipe.predictions.points import TestPoints
+from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
+from ntkpipe.sources.computed import FunctionSource, NetworkSource
+from ntkpipe.sources.given import PrecomputedSource
+from ntkpipe.sources.shapes import shapes_of, stored_shapes
+from ntkpipe.storage.protocol import Lease, ObjectStore
+from ntkpipe.storage.store import open_store
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.serial import SerialExecutor
+from ntkpipe.tiles.identity import FUNCTION, GramIdentity
+from ntkpipe.tiles.store import GramStore
+
+
+@dataclass(frozen=True)
+class OpenGram:
+    """What a Gram matrix is once its images are in the store: the kernels, and what fills their tiles.
+
+    Args:
+        blocks: the kernels among the points in use.
+        job: every store that is filled, that of the kernel first; None where nothing is to be computed.
+        tiles: plan of them.
+    """
+
+    blocks: KernelBlocks
+    job: GramJob | None
+    tiles: GramPlan
+
+    @property
+    def stores(self) -> tuple[GramStore, ...]:
+        """Every Gram store that is filled."""
+        return () if self.job is None else tuple(output.gram for output in self.job.outputs)
+
+    @property
+    def own_stores(self) -> tuple[GramStore, ...]:
+        """Those of the kernel itself, and not of networks of other depths that share its evaluations."""
+        own = self.blocks.source.identity.architecture
+        return tuple(gram for gram in self.stores if gram.identity.architecture == own)
+
+    def is_complete(self) -> bool:
+        """Whether every tile and diagonal of the plan has its receipt."""
+        job = self.job
+        return job is None or not any(
+            any(True for _ in missing)
+            for block in self.tiles.blocks
+            for missing in (
+                job.missing(block.block, block.used) if self.tiles.stored else (),
+                job.missing_diagonal(block.block, block.used.rows),
+            )
+        )
+
+    def compute(
+        self, executor: Executor, tell: Callable[[Progress], None] | None = None, *, holder: str = "ntkpipe"
+    ) -> GramReport:
+        """Compute what is missing, and store it.
+
+        Args:
+            executor: where tasks run.
+            tell: called with the progress, at most once a second.
+            holder: told to whoever wants to fill the same stores meanwhile.
+
+        Raises:
+            HeldError: if another process is at it.
+            IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
+            ResourceError: if the disk or a worker's memory is full.
+        """
+        if self.job is None:
+            return GramReport(0, 0, 0.0)
+        leases: list[Lease] = []
+
+        def check(progress: Progress) -> None:
+            for lease in leases:
+                lease.check()  # another run has taken over: it does the work now
+            if tell is not None:
+                tell(progress)
+
+        with contextlib.ExitStack() as stack:
+            leases += [stack.enter_context(gram.lease(holder)) for gram in self.stores]
+            return compute_gram(executor, self.job, self.tiles, check)
+
+
+@dataclass(frozen=True)
+class InUse:
+    """Which leading points are used, and how.
+
+    Args:
+        n: training points.
+        p: test points.
+        copies: which of the training points equal which.
+        images_per_row: see `KernelBlocks`.
+        workers: likewise.
+        sample: likewise.
+        points: likewise.
+    """
+
+    n: int
+    p: int
+    copies: Copies
+    images_per_row: int = 1
+    workers: int = 1
+    sample: int | None = None
+    points: TestPoints | None = field(default=None, compare=False)
+
+    def blocks(self, parts: Sequence[Any], tiles: GramPlan, executor: Executor | None = None) -> KernelBlocks:
+        """Of these sources."""
+        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return KernelBlocks(tuple(parts), tiles=tiles, executor=executor or SerialExecutor(), **known)
+
+
+def open_network(
+    store: ObjectStore,
+    images: PreparedImages,
+    wanted: Sequence[WantedStore],
+    tiles: GramPlan,
+    use: InUse,
+    *,
+    name: str | None = None,
+    reading: bool = False,
+) -> OpenGram:
+    """The Gram matrices of a network.
+
+    Args:
+        store: where tiles lie.
+        images: that they are computed from.
+        wanted: stores that are needed, that of the kernel first.
+        tiles: plan of them.
+        use: which points.
+        name: of the first store; None names it by its identity.
+        reading: write nothing, not even that a store was used.
+    """
+    found = GramStore.at if reading else GramStore.create_or_open
+    grams = [found(store, one.identity, name=None if k else name) for k, one in enumerate(wanted)]
+    outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
+    own = grams[0].identity.architecture
+    parts = [
+        NetworkSource(one.gram, images, tiles.stored, tiles.pairs_per_step, one.spec)
+        for one in outputs
+        if one.gram.identity.architecture == own
+    ]
+    return OpenGram(use.blocks(parts, tiles), GramJob(outputs, images, tiles.pairs_per_step), tiles)
+
+
+def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:
+    """Matrices that were given, checked."""
+    return OpenGram(use.blocks([PrecomputedSource(gram)], tiles), None, tiles)
+
+
+class Gram:
+    """The Gram matrices of a kernel and a data set. Nothing is computed before `compute`.
+
+    Args:
+        kernel: an `Architecture`; or a function `k(x1, x2)` of two blocks of points to `(n1, n2)`, of which the data set's points are
+            handed over `(n, h, w, c)`, those of tables `(n, d)`.
+        data: training and test points.
+        name: of a function: its tiles are known by it, so a function that has changed needs another.
+        store: folder or URL where images, tiles and what solvers keep lie; runs of the command line share it. None is the memory
+            of this process.
+        dtype: of the computation, `float32` or `float64`.
+        store_dtype: of the stored tiles; None is `dtype`.
+        tiles: `stored`, `recompute` (only diagonals are stored, and tiles are computed whenever they are read) or `auto`.
+        edge: rows of a tile; None chooses.
+        augment: `hflip` trains on every image and its mirror image, exactly; of networks alone.
+        odd_part: with `augment="hflip"`: compute also what variances need.
+        executor: where tiles are computed and products made, unless `compute` is told otherwise; None is this process.
+            Executors that run in other processes need a store that these see, and functions that can be pickled: defined at the top
+            of a module.
+
+    Raises:
+        ConfigError: on an impossible setting.
+
+    Example:
+        >>> gram = Gram(Architecture.from_spec(fcn(depth=1)), load_dataset("digits", train_size=100))  # doctest: +SKIP
+        >>> gram.compute()  # doctest: +SKIP
+        >>> gram.train("ntk").shape  # doctest: +SKIP
+        (100, 100)
+    """
+
+    def __init__(
+        self,
+        kernel: Architecture | BlockFunction,
+        data: Dataset,
+        *,
+        name: str | None = None,
+        store: str | None = None,
+        dtype: str = "float32",
+        store_dtype: str | None = None,
+        tiles: str = "stored",
+        edge: int | None = None,
+        augment: str = "none",
+        odd_part: bool = False,
+        executor: Executor | None = None,
+    ) -> None:
+        function = None if isinstance(kernel, Architecture) else kernel
+        if function is not None and not callable(function):
+            raise ConfigError(
+                "a kernel is an Architecture, such as nk.zoo.fcn(), or a function of two blocks of points"
+            )
+        if function is not None and not name:
+            raise ConfigError(
+                "a kernel function needs a name: its tiles are known by it. nk.Gram(function, data, name=...)"
+            )
+        if function is not None and augment != "none":
+            raise ConfigError("augment=hflip is for networks: a function can pair flipped images itself")
+        self._kernel, self._data, self._name = kernel, data, name
+        self._executor = executor or SerialExecutor()
+        self.config = RunConfig(
+            data=data.config,
+            kernel=KernelConfig(dtype=dtype),
+            grid=GridConfig(edge=edge),
+            store=StoreConfig(url=store or f"memory://gram-{uuid.uuid4().hex}", dtype=store_dtype, gram=tiles),
+            solver=SolverConfig(),
+            predict=PredictConfig(covariance="diagonal" if odd_part else "none"),
+            cluster=ClusterConfig(kind="serial", workers=self._executor.workers),
+            augment=augment,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: Any,
+        test: Any,
+        test_diagonal: Any = None,
+        *,
+        y_test: Any = None,
+        class_names: Sequence[str] | None = None,
+        edge: int | None = None,
+        executor: Executor | None = None,
+    ) -> Gram:
+        """Matrices that you computed, in memory; the kernel is called `gram`. Files are what `kernel=gram` is for.
+
+        Args:
+            train: the kernel among training points, (n, n), float32 or float64. Its lower triangle is the matrix.
+            test: test points by training points, (p, n).
+            test_diagonal: `k(x, x)` of the test points, (p,); error bounds are estimates without it, and variances need it.
+            y_test: labels (p,) or targets (p, c), for metrics of predictions; None leaves these out.
+            class_names: of the labels.
+            edge: rows of a tile.
+            executor: see `Gram`.
+
+        Raises:
+            DataError: if they are no kernel.
+        """
+        checked = check_gram(given_from_arrays(train, test, test_diagonal, edge))
+        n, p = checked.train.shape[0], checked.test.shape[0]
+        shapes = Shapes("", n, p, n, p, (0, 0, 0), 1)
+        made = cls.__new__(cls)
+        made._executor = executor or SerialExecutor()
+        made.config = RunConfig()
+        tiles = plan_given(made.config, shapes, checked.dtype, checked.edge)
+        use = InUse(n, p, Copies.of((), n), points=_points(y_test, class_names, p))
+        made.__dict__["opened"] = open_given(checked, tiles, use)
+        return made
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where images, tiles and what solvers keep lie."""
+        return open_store(self.config.store.url)
+
+    @cached_property
+    def opened(self) -> OpenGram:
+        """The kernels and their stores; the images are written to the store when this is first asked for."""
+        prepared = self._data.prepared(self.config.kernel.dtype)
+        images = write_prepared(prepared, self.store)
+        shapes = dataclasses.replace(stored_shapes(self.config.data, images), layers=self._layers)
+        use = InUse(
+            shapes.used_train,
+            shapes.used_test,
+            Copies.of(find_duplicates(prepared.x_train), shapes.used_train),
+            images_per_row=self.config.copies,
+            workers=self._executor.workers,
+            points=_points_of(prepared),
+        )
+        if isinstance(self._kernel, Architecture):
+            planned = make_plan(self.config, shapes, self.store)
+            return open_network(self.store, images, planned.wanted, planned.plan, use)
+        return self._open_function(images, shapes, use)
+
+    def plan(self) -> GramPlan:
+        """What will be computed, in which tiles, and what that takes; computes nothing."""
+        if "opened" in self.__dict__ or not isinstance(self._kernel, Architecture):
+            return self.opened.tiles
+        shapes = dataclasses.replace(shapes_of(self._data.prepared(self.config.kernel.dtype)), layers=self._layers)
+        return make_plan(self.config, shapes, self.store, may_measure=False).plan
+
+    def compute(
+        self, executor: Executor | None = None, progress: Callable[[Progress], None] | None = None
+    ) -> GramReport:
+        """Compute the tiles that are missing; one that is stopped goes on where it was, by the same call.
+
+        Args:
+            executor: where; None is that of the Gram.
+            progress: called with how far it is, at most once a second.
+
+        Raises:
+            ConfigError, DataError: if a dtype cannot hold the kernel, or its values are not finite.
+            IncompleteError: naming the tiles that could not be computed; all others are stored then.
+            ResourceError: if the disk or a worker's memory is full.
+        """
+        chosen = executor or self._executor
+        self.opened.blocks.source.check_scale(self.opened.blocks.n, self.config.solver, chosen)
+        return self.opened.compute(chosen, progress)
+
+    def train(self, name: str | None = None) -> BlockTrainKernel:
+        """The kernel among the training points: `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`, `K.to_xarray()`.
+
+        Args:
+            name: `ntk`, `nngp` or `ntkgp` (the NTK as a covariance) of a network; `gram` of a function or matrix; None is the first.
+
+        Raises:
+            ConfigError: for another name.
+            IncompleteError: when it is read, if tiles are not computed yet.
+        """
+        return self._blocks.train(name or self._blocks.names[0])
+
+    def test(self, name: str | None = None) -> BlockTestKernel:
+        """The kernel between the test and the training points; see `train`."""
+        return self._blocks.test(name or self._blocks.names[0])
+
+    @property
+    def _blocks(self) -> KernelBlocks:
+        return dataclasses.replace(self.opened.blocks, executor=self._executor, _known=self.opened.blocks._known)
+
+    @property
+    def _layers(self) -> list[dict[str, Any]] | None:
+        return self._kernel.to_spec() if isinstance(self._kernel, Architecture) else None
+
+    def _open_function(self, images: PreparedImages, shapes: Shapes, use: InUse) -> OpenGram:
+        assert not isinstance(self._kernel, Architecture)
+        config = self.config
+        tiles = plan_given(config, shapes, config.kernel.dtype, config.grid.edge or _edge(shapes.n_train))
+        tiles = dataclasses.replace(tiles, store_dtype=config.store_dtype, stored=config.store.gram != "recompute")
+        identity = GramIdentity(
+            data=shapes.fingerprint,
+            architecture=str(self._name),
+            formula_version=FUNCTION,
+            dtype=config.kernel.dtype,
+            stored_dtype=config.store_dtype,
+            edge=tiles.edge,
+            n_train=shapes.n_train,
+            n_test=shapes.n_test,
+        )
+        gram = GramStore.create_or_open(self.store, identity)
+        source = FunctionSource(gram, images, tiles.stored, None, self._kernel)
+        return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)
+
+    def __repr__(self) -> str:
+        if "_kernel" not in self.__dict__:
+            return f"Gram({self.opened.blocks.n:,} training and {self.opened.blocks.p:,} test points, given)"
+        kernel = self._kernel if isinstance(self._kernel, Architecture) else self._name
+        return f"Gram({kernel!r}, {self._data!r}, {self.config.store.url})"
+
+
+# Tiles of a function: of what a call takes nothing is known.
+_FUNCTION_EDGE = 512
+
+
+def _edge(n: int) -> int:
+    edge = _FUNCTION_EDGE
+    while edge > 64 and -(-n // edge) < 3:
+        edge //= 2
+    return edge
+
+
+def _points_of(data: PreparedDataset) -> TestPoints:
+    p = data.n_test
+    label = None if data.labels_test is None else data.labels_test[:p]
+    return TestPoints(data.test_index[:p], data.class_names, label, data.y_test[:p])
+
+
+def _points(y: Any, class_names: Sequence[str] | None, p: int) -> TestPoints | None:
+    """Of labels or targets that were given beside matrices."""
+    if y is None:
+        return None
+    y = np.asarray(y)
+    if len(y) != p:
+        raise DataError(f"y_test has {len(y)} entries for {p} test points")
+    index = np.arange(p)
+    if y.dtype.kind == "f":
+        target = y.reshape(p, -1).astype(np.float64)
+        return TestPoints(index, tuple(class_names or (f"target_{k}" for k in range(target.shape[1]))), None, target)
+    names = tuple(class_names or map(str, range(int(y.max()) + 1)))
+    return TestPoints(index, names, y.astype(np.int64), encode_labels(y, len(names), "centered"))
