@@ -1,25 +1,64 @@
-"""Exact predictions of infinitely wide neural networks, at any training time, on whole image data sets."""
+"""Exact predictions of infinitely wide neural networks, at any training time, on whole image data sets.
+
+From Python (docs/python.md): a `Gram` of a kernel and a `Dataset` is planned and computed, a solver solves with it, and the solution
+predicts. `predict_in_memory` is the short form for what fits into memory.
+"""
 
 from __future__ import annotations
 
 import importlib
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ntkpipe.cluster.local import LocalExecutor
+    from ntkpipe.data.points import Dataset, load_dataset
     from ntkpipe.dynamics.in_memory import predict_in_memory
+    from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
+    from ntkpipe.predictions.schema import Predictions
+    from ntkpipe.sources.gram import Gram
+    from ntkpipe.tasks.serial import SerialExecutor
 
 __version__ = "0.1.0"
-__all__ = ["Architecture", "__version__", "predict_in_memory"]
+inf = math.inf
+"""Training to convergence, as a time."""
 
 # Lazy (PEP 562): importing the package must not drag in JAX, Ray, Zarr or Hydra.
 _PUBLIC = {
     "Architecture": "ntkpipe.kernels.architecture",
+    "Dataset": "ntkpipe.data.points",
+    "Gram": "ntkpipe.sources.gram",
+    "LocalExecutor": "ntkpipe.cluster.local",
+    "Predictions": "ntkpipe.predictions.schema",
+    "SerialExecutor": "ntkpipe.tasks.serial",
+    "load_dataset": "ntkpipe.data.points",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
 }
+_MODULES = {"zoo": "ntkpipe.kernels.networks"}
+
+__all__ = [
+    "Architecture",
+    "Dataset",
+    "Gram",
+    "LocalExecutor",
+    "Predictions",
+    "SerialExecutor",
+    "__version__",
+    "inf",
+    "load_dataset",
+    "predict_in_memory",
+    "zoo",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

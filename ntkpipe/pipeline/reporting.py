@@ -14,10 +14,10 @@ from ntkpipe import limits
 from ntkpipe.config import to_dict
 from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.pipeline.run_dir import STAGES, RunDir
+from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.metrics import compute_metrics
 from ntkpipe.solvers.kept import load_saved
 
 

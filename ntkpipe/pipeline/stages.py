@@ -20,9 +20,9 @@ from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepa
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.watching import Watch, watching
+from ntkpipe.predictions.metrics import compute_metrics, write_metrics
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
-from ntkpipe.report.metrics import compute_metrics, write_metrics
 from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.solvers import kept
 from ntkpipe.solvers import stage as solving

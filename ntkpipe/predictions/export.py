@@ -8,22 +8,18 @@ import itertools
 import json
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as arrow_parquet
 
 from ntkpipe.errors import ConfigError, ResourceError
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.predictions.tables import iterate_tables
 from ntkpipe.predictions.write import write_predictions
 
 FORMATS = ("parquet", "csv", "npz", "zarr")
-# 65,536 rows of 10 classes are 11 MB: large enough for Parquet to be efficient, small enough to ignore.
-ROWS_PER_GROUP = 2**16
 
 
 def export_predictions(
@@ -83,46 +79,6 @@ def _write(predictions: Predictions, target: Path, format: str, *, overwrite: bo
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def iterate_tables(predictions: Predictions, rows: int = ROWS_PER_GROUP) -> Iterator[pa.Table]:
-    """The rows of `export_predictions` as Arrow tables of at most `rows` rows, each of one (kernel, time, ridge)."""
-    for entry in predictions.entries():
-        for start in range(0, len(predictions.test_index), rows):
-            yield _table(predictions, entry, slice(start, start + rows))
-
-
-def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -> pa.Table:
-    k, t, r = entry
-    mean, bound = predictions.mean[entry][rows], predictions.error_bound[entry][rows]
-    count, outputs = mean.shape
-    columns: dict[str, Any] = {
-        "kernel": pa.array([predictions.kernels[k]] * count, pa.string()),
-        "time": np.full(count, predictions.times[t]),
-        "ridge": np.full(count, predictions.ridges[r]),
-        "test_index": predictions.test_index[rows],
-    }
-    if predictions.label is not None:
-        names = np.array(predictions.class_names, dtype=object)
-        label, predicted = predictions.label[rows], mean.argmax(1)
-        top = np.partition(mean, -2, axis=1)[:, -2:] if outputs > 1 else np.full((count, 2), np.nan)
-        columns |= {
-            "label": label,
-            "label_name": pa.array(names[label], pa.string()),
-            "predicted": predicted,
-            "predicted_name": pa.array(names[predicted], pa.string()),
-            "margin": top[:, 1] - top[:, 0],
-        }
-    else:
-        columns |= {f"target_{i}": predictions.target[rows, i] for i in range(outputs)}
-    columns |= {f"mean_{i}": mean[:, i] for i in range(outputs)}
-    columns |= {f"error_bound_{i}": bound[:, i] for i in range(outputs)}
-    columns["bound_kind"] = pa.array([str(predictions.bound_kind[entry])] * count, pa.string())
-    if predictions.variance is not None:
-        columns["variance"] = predictions.variance[entry][rows]
-    if predictions.variance_bound is not None:
-        columns["variance_bound"] = predictions.variance_bound[entry][rows]
-    return pa.table(columns)
 
 
 def _write_parquet(predictions: Predictions, path: Path) -> None:

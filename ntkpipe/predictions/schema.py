@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.errors import DataError
 from ntkpipe.storage.plain import json_ready
 
 RIDGE_SCALES = ("relative", "absolute")
@@ -155,6 +156,56 @@ class Predictions:
         for name, term in self.bound_terms.items():
             candidates[f"bound_{name}"] = (term, (*grid, "class"))
         return {name: (array, dims) for name, (array, dims) in candidates.items() if array is not None}
+
+    def to_xarray(self) -> Any:
+        """Everything as an `xarray.Dataset`, with the dimensions and names of `predictions.zarr`."""
+        import xarray
+
+        coordinates = ("kernel", "time", "ridge", "test", "class")
+        arrays = {name: (dims, array) for name, (array, dims) in self.arrays().items()}
+        return xarray.Dataset(
+            {name: value for name, value in arrays.items() if name not in coordinates},
+            {name: value for name, value in arrays.items() if name in coordinates},
+            {"ridge_scale": self.ridge_scale, **self.attributes},
+        )
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row per kernel, time, ridge and test point; columns as of `ntkpipe export`."""
+        import pyarrow as pa
+
+        from ntkpipe.predictions.tables import iterate_tables
+
+        return pa.concat_tables(list(iterate_tables(self))).to_pandas()
+
+    def metrics(self) -> Any:
+        """A `pandas.DataFrame` with a row per kernel, time and ridge: accuracy, errors and bounds, as `metrics.json` has them.
+
+        Raises:
+            DataError: if nothing is known of the test points' labels or targets.
+        """
+        import pandas as pd
+
+        from ntkpipe.predictions.metrics import compute_metrics
+
+        self.require_targets()
+        return pd.DataFrame(compute_metrics(self)["entries"])
+
+    def plot(self) -> Any:
+        """Test errors against training time, or against the ridge if there is one time alone: a `matplotlib.figure.Figure`.
+
+        Raises:
+            DataError: as `metrics`.
+        """
+        from ntkpipe.predictions.plot import plot_errors
+
+        return plot_errors(self)
+
+    def require_targets(self) -> None:
+        """Raise `DataError` if nothing is known of the test points' labels or targets."""
+        if np.isnan(self.target).any():
+            raise DataError(
+                "nothing is known of the test points' labels or targets: give them (y_test) where the kernel is made"
+            )
 
     def fingerprint(self) -> str:
         """sha256 hex of every array and attribute: equal for equal predictions, wherever they were written."""

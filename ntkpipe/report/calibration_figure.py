@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, PercentFormatter
 from scipy.special import ndtr
 
-from ntkpipe.report.calibration import LEVELS, coverage, error_by_deviation, usable_variance, z_scores
+from ntkpipe.predictions.calibration import LEVELS, coverage, error_by_deviation, usable_variance, z_scores
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.style import GREY, KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
+from ntkpipe.predictions.choice import chosen_entries
+from ntkpipe.predictions.metrics import ECE_BINS, calibration_curve, class_confidence
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.report.choice import chosen_entries
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.metrics import ECE_BINS, calibration_curve, class_confidence
 from ntkpipe.report.style import (
     BLUE,
     GREY,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntkpipe.predictions.choice import basis_of, chosen_entries, selection_of
+from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.report import calibration_figure, curves, outcomes
-from ntkpipe.report.choice import basis_of, chosen_entries, selection_of
-from ntkpipe.report.doubt import MARK, legend
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.selecting import selection_curves
 from ntkpipe.report.style import entry_name, number, render

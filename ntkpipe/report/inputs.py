@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.predictions.choice import chosen_entries
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.report.choice import chosen_entries
 
 
 @dataclass(frozen=True, eq=False)

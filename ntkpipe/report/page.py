@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.predictions.choice import basis_of, chosen_entries
+from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.predictions.schema import BOUND_KINDS
-from ntkpipe.report.choice import basis_of, chosen_entries
-from ntkpipe.report.doubt import MARK, legend
 from ntkpipe.report.figures import FigureFile, write_figures
 from ntkpipe.report.html import document, write_page
 from ntkpipe.report.html import figures as _figures

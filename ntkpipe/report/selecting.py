@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from ntkpipe.predictions.choice import selection_of, time_of
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.report.choice import selection_of, time_of
 from ntkpipe.report.curves import TimeAxis, mark_chosen
 from ntkpipe.report.style import KERNEL_MARKERS, LINE_STYLES, PAGE_WIDTH, kernel_colour, kernel_name, number, tint
 

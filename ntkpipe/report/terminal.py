@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ntkpipe.report.doubt import MARK, legend
+from ntkpipe.predictions.doubt import MARK, legend
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:

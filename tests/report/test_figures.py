@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix as reference_confusion
 
+from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.report.curves import TimeAxis
 from ntkpipe.report.figures import write_figures
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.metrics import compute_metrics
 from ntkpipe.report.outcomes import confident_mistakes, confusion_matrix, displayable
 from ntkpipe.report.style import number, short
 

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.metrics import compute_metrics
 from ntkpipe.report.page import write_report
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "-->&amp;")

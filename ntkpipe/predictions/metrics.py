@@ -7,16 +7,18 @@ import math
 import os
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import log_ndtr
 
-from ntkpipe.predictions.schema import Predictions
-from ntkpipe.report.calibration import calibration_metrics, usable_variance
-from ntkpipe.report.choice import selection_metrics
-from ntkpipe.report.doubt import doubt_of
+from ntkpipe.predictions.calibration import calibration_metrics, usable_variance
+from ntkpipe.predictions.choice import selection_metrics
+from ntkpipe.predictions.doubt import doubt_of
 from ntkpipe.storage.plain import json_ready
+
+if TYPE_CHECKING:
+    from ntkpipe.predictions.schema import Predictions
 
 COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
 ECE_BINS = 15

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm
 from sklearn.metrics import accuracy_score, mean_squared_error
 
-from ntkpipe.report.metrics import (
+from ntkpipe.predictions.metrics import (
     class_confidence,
     compute_metrics,
     decision_is_certain,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from ntkpipe.report.calibration import (
+from ntkpipe.predictions.calibration import (
     LEVELS,
     calibration_metrics,
     coverage,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntkpipe.predictions.schema import Predictions
+if TYPE_CHECKING:
+    from ntkpipe.predictions.schema import Predictions
 
 
 def chosen_entries(predictions: Predictions) -> dict[str, tuple[int, int, int]]:

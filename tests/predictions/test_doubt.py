@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ntkpipe.report.doubt import MARK, REASONS, doubt_of, legend
+from ntkpipe.predictions.doubt import MARK, REASONS, doubt_of, legend
+from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.report.figures import write_figures
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.metrics import compute_metrics
 from ntkpipe.report.page import render_page
 from ntkpipe.report.terminal import summary
 

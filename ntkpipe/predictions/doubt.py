@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ntkpipe.predictions.schema import Predictions
+if TYPE_CHECKING:
+    from ntkpipe.predictions.schema import Predictions
+
 
 MARK = "*"
 

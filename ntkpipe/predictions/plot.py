@@ -1,0 +1,32 @@
+"""One figure of predictions, for notebooks; a run's report has more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ntkpipe.predictions.schema import Predictions
+
+
+def plot_errors(predictions: Predictions) -> Any:
+    """See `Predictions.plot`."""
+    from matplotlib.figure import Figure
+
+    table = predictions.metrics()
+    shown = [("mse", "test mean squared error")]
+    if predictions.is_classification:
+        shown.insert(0, ("accuracy", "test accuracy"))
+    along, across = ("time", "ridge") if len(predictions.times) > 1 else ("ridge", "time")
+    places = predictions.times if along == "time" else predictions.ridges
+    figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for (kernel, other), rows in table.groupby(["kernel", across], sort=False):
+            axes.plot(np.arange(len(rows)), rows[name], marker="o", markersize=3, label=f"{kernel}, {across} {other:g}")
+        # Times and ridges may be 0, and times inf: they stand side by side.
+        axes.set_xticks(np.arange(len(places)), [f"{place:g}" for place in places], rotation=90)
+        axes.set_xlabel("training time (gradient steps)" if along == "time" else f"ridge ({predictions.ridge_scale})")
+        axes.set_ylabel(label)
+        axes.legend(fontsize="small")
+    return figure
