@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import plan_gram
 from ntkpipe.gram.stage import GramReport, compute_gram
 from ntkpipe.gram.task import GramJob, ImageSource, Output, provenance
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
+from ntkpipe.planning.tiles import plan_gram
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.identity import GramIdentity

@@ -4,9 +4,9 @@
 
 Calibrates (`ntkpipe calibrate`) for each way of running, then runs fully connected networks at two sizes and a small convolutional
 one, serial and with two Ray workers, each in a fresh store, and compares. On a shared machine wall time says how busy the others
-are; the check is processor seconds of all processes of a run (user and system), next to which wall seconds stand. Projected
-processor seconds are those of a projection's resources: `compute` times the workers, the driver's, and those of the fixed costs as
-calibrated. Passes of the solver are projected in the first table; with `--known-passes` those of the run are given to the model.
+are, processor seconds of all processes of a run (user and system) say less of them. Both are projected by the model, and every stage
+of at least 3 s is told whose wall or processor seconds are more than 25% off. Passes of the solver are projected in the first table; with
+`--known-passes` those of the run are given to the model. It needs a quiet machine: calibration measures what the machine does then.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ntkpipe.pipeline.calibrate import ProcessorSeconds, calibrate
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
-from ntkpipe.planning.plan import make_plan
-from ntkpipe.planning.roofline import Projection
-from ntkpipe.planning.sizing import of_this_machine
+from ntkpipe.planning.plan import make_run_plan
+from ntkpipe.planning.surroundings import look_around, this_machine
 from ntkpipe.storage.store import open_store
 
-STAGES = ("start", "images", "gram", "solve", "predict", "report")
+# Stages that take at least so many seconds are held against the aim: wall and processor seconds within a quarter.
+COUNTED, TOLERANCE = 3.0, 0.25
 
 
 def cases(options: argparse.Namespace) -> list[tuple[str, KernelConfig, DataConfig, ClusterConfig]]:
@@ -72,24 +72,6 @@ def run(config: RunConfig, session: Session) -> tuple[dict[str, float], dict[str
     return wall, cpu, passes, float(size)
 
 
-def projected_cpu(projection: Projection, fixed: dict[str, float]) -> dict[str, float]:
-    """Processor seconds per stage."""
-    made = {}
-    for stage in projection.stages:
-        total = 0.0
-        for phase in stage.phases:
-            total += phase.busy.get("compute", 0.0) * projection.machine.all_workers
-            total += phase.busy.get("driver", 0.0) + phase.busy.get("network", 0.0)
-        named = {"start": "start", "gram": "first_tile", "report": "finish"}.get(stage.name)
-        starts = sum("start" in phase.busy for phase in stage.phases) - (stage.name == "solve")
-        total += starts * fixed["pool"] if stage.name in ("solve", "predict") else 0.0
-        total += fixed["first_solve"] if stage.name == "solve" else 0.0
-        made[stage.name] = (
-            fixed[named] if stage.name in ("start", "report") else total + (fixed[named] if named else 0.0)
-        )
-    return made
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz of CIFAR-10 images")
@@ -115,7 +97,7 @@ def main() -> None:
             store=StoreConfig(url=str(folder / "store")),
             run_dir=str(folder / "run"),
         )
-        shapes, store = look_at(config)
+        shapes, _ = look_at(config)
         with Session() as session:
             made = calibrate(
                 config, shapes, calibrations, lambda config=config: session.executor(config), lambda line: None
@@ -124,28 +106,35 @@ def main() -> None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
         with Session() as session:
             load = os.getloadavg()[0]
-            planned = make_plan(config, shapes, store, may_measure=False)
+            place, machine = look_around(config, shapes, calibrations), this_machine(config, calibrations)
             wall, cpu, passes, size = run(config, session)
         known = passes if options.known_passes else None
-        projection, _ = of_this_machine(config, shapes, planned, calibrations, prepared=False, passes=known)
-        told = projected_cpu(projection, dict(made.cpu))
+        plan = make_run_plan(config, shapes, machine, place, passes=known)
         print(
             f"\n{name}: load {load:.1f} before, calibration waited {made.busy:.2f} times as long as it computed; passes {passes}"
         )
-        print(f"  {'stage':<9}{'projected':>11}{'wall':>9}{'projected cpu':>15}{'cpu':>9}{'ratio':>8}")
-        for stage in projection.stages:
-            a, b = told[stage.name], cpu[stage.name]
+        print(f"  {'stage':<9}{'projected':>11}{'wall':>9}{'ratio':>7}{'projected cpu':>15}{'cpu':>9}{'ratio':>7}")
+        ratios: dict[str, list[float]] = {}
+        for stage in plan.stages:
+            real = wall[stage.name], cpu[stage.name]
+            told = stage.seconds, stage.processor_seconds
+            both = [a / max(b, 1e-9) for a, b in zip(told, real, strict=True)]
+            off = max(abs(one - 1) for one in both) > TOLERANCE
+            if real[0] >= COUNTED:
+                ratios[stage.name] = both
             print(
-                f"  {stage.name:<9}{stage.seconds:>9.2f} s{wall[stage.name]:>7.1f} s{a:>13.2f} s{b:>7.1f} s{a / max(b, 1e-9):>8.2f}"
+                f"  {stage.name:<9}{told[0]:>9.2f} s{real[0]:>7.1f} s{both[0]:>7.2f}{told[1]:>13.2f} s{real[1]:>7.1f} s{both[1]:>7.2f}"
+                + ("  OFF" if off and real[0] >= COUNTED else "")
             )
-        all_told, all_cpu, all_wall = sum(told.values()), sum(cpu.values()), sum(wall.values())
-        ratios = all_told / all_cpu, projection.seconds / all_wall, projection.stored / size
+        whole = plan.seconds / sum(wall.values()), plan.processor_seconds / sum(cpu.values())
+        stored = plan.stored / size
         print(
-            f"  {'all':<9}{projection.seconds:>9.2f} s{all_wall:>7.1f} s{all_told:>13.2f} s{all_cpu:>7.1f} s{ratios[0]:>8.2f}\n"
-            f"  bytes stored {projection.stored / 1e6:.1f} MB projected, {size / 1e6:.1f} MB real: {ratios[2]:.3f}",
+            f"  {'all':<9}{plan.seconds:>9.2f} s{sum(wall.values()):>7.1f} s{whole[0]:>7.2f}{plan.processor_seconds:>13.2f} s"
+            f"{sum(cpu.values()):>7.1f} s{whole[1]:>7.2f}\n"
+            f"  bytes stored {plan.stored / 1e6:.1f} MB projected, {size / 1e6:.1f} MB real: {stored:.3f}",
             flush=True,
         )
-        rows.append({"case": name, "cpu": ratios[0], "wall": ratios[1], "bytes": ratios[2], "load": load})
+        rows.append({"case": name, "wall": whole[0], "cpu": whole[1], "bytes": stored, "load": load, "stages": ratios})
         shutil.rmtree(folder, ignore_errors=True)
     (options.work / "accuracy.json").write_text(json.dumps(rows, indent=1))
 

@@ -6,7 +6,8 @@ Nothing here is measured on a cluster. Unit costs are the figures of the profile
 was measured on two cores, each with its origin); numbers of tiles, bytes, batches and shares are those of the program's own planning
 functions (`plan_gram`, `batch_size`, `balanced_shares`, `expected_passes`), not copies of them.
 
-Gram: a driver that handles one message at a time and packs a thousand receipts at once; workers with three tasks in flight that compute a
+Gram: a driver that handles one message at a time, a thread beside it that packs a thousand receipts at once; workers
+with three tasks in flight that compute a
 tile while the one before is written and the next is read; a store with a bandwidth for all, one for each node, a rate of
 requests and a latency; tiles of
 random duration, stragglers, nodes that are lost and come back, whose tasks are done again (second copies of stragglers are left out).
@@ -33,16 +34,16 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
 from ntkpipe.gram.plan import batch_size, human_seconds
 from ntkpipe.linalg.operator import balanced_shares
-from ntkpipe.planning.allreduce_cost import at_the_driver, exchange
+from ntkpipe.planning.allreduce_cost import allreduce_cost, at_the_driver
 from ntkpipe.planning.machine import Machine, load_profile
-from ntkpipe.planning.model import expected_passes, held_share, pair_seconds
-from ntkpipe.planning.plan import Shapes
-from ntkpipe.planning.roofline import Projection
-from ntkpipe.planning.sizing import of_profile, traffic
+from ntkpipe.planning.model import PACKED_AT_ONCE
+from ntkpipe.planning.passes import expected_passes
+from ntkpipe.planning.plan import RunPlan
+from ntkpipe.planning.shapes import Shapes
+from ntkpipe.planning.surroundings import on_profile
 from ntkpipe.tiles.segment import SEGMENT
 
 FLIGHT = 3  # tasks per worker, `cluster/ray_executor.py`
-READERS = 16  # receipts that are read at once while they are packed
 DETECTED, BACK = 30.0, 600.0  # seconds until a lost node is noticed, and until another takes its place
 SLICE_RATE = 2e11  # flops per second of skinny products by the cores beside one GPU: eight at 25 GF/s, assumed
 SHARES = 200_000  # tiles beyond which shares are taken to be equal
@@ -82,9 +83,9 @@ class GramStage:
     """The Gram stage in events: `tile` (computed), `task` (its last tile is written), `told` (the driver has heard of it), and losses."""
 
     def __init__(
-        self, projection: Projection, pair: float, numbers: int, world: World, rng: np.random.Generator, most: int
+        self, projection: RunPlan, pair: float, numbers: int, world: World, rng: np.random.Generator, most: int
     ):
-        machine, plan = projection.machine, projection.plan
+        machine, plan = projection.machine, projection.tiles
         self.machine, self.plan, self.world, self.rng = machine, plan, world, rng
         self.nodes, self.per_node, self.workers = (
             int(machine.nodes.value),
@@ -97,11 +98,13 @@ class GramStage:
         slow = np.where(rng.random(self.tiles) < world.stragglers, world.slow, 1)
         self.waiting = deque((self.mean * np.exp(rng.normal(0, world.sigma, self.tiles)) * slow).tolist())
         self.again: deque[list[float]] = deque()
-        self.driver, self.requests = Server(1.0), Server(machine.requests.value)
+        self.driver, self.packer, self.requests = Server(1.0), Server(1.0), Server(machine.requests.value)
         self.writes, self.reads = Server(machine.store_write.value), Server(machine.store_read.value)
         self.links = [Server(machine.node_store.value) for _ in range(self.nodes)]
-        # A thousand receipts are read, `READERS` at once, put as one object and deleted.
-        self.pack = SEGMENT * 2 * self.machine.store_latency.value / READERS + 3 * self.machine.store_latency.value
+        # A thousand receipts are read, `PACKED_AT_ONCE` at once, put as one object and deleted: by a thread beside the driver.
+        self.pack = (
+            SEGMENT * 2 * self.machine.store_latency.value / PACKED_AT_ONCE + 3 * self.machine.store_latency.value
+        )
         # Tasks of each worker, as durations of their tiles; a lost worker's events are of an earlier epoch, and void.
         self.tasks: list[deque[list[float]]] = [deque() for _ in range(self.workers)]
         self.alive, self.epoch = [True] * self.workers, [0] * self.workers
@@ -120,7 +123,7 @@ class GramStage:
         while self.left > 0:
             self.now, _, handle, *what = heapq.heappop(self.events)
             handle(*what)
-        end = max(self.now, self.driver.free)
+        end = max(self.now, self.driver.free, self.packer.free)
         # Tiles that were not simulated go at the rate of the middle half.
         times, tiles = (np.array(column) for column in zip(*self.finished, strict=True))
         low, high = (int(np.searchsorted(np.cumsum(tiles), part * self.tiles)) for part in (0.25, 0.75))
@@ -129,6 +132,7 @@ class GramStage:
         busy = {
             "compute": self.computing / self.workers,
             "driver": self.driver.busy,
+            "packing": self.packer.busy,
             "store": max(self.writes.busy, self.reads.busy),
             "node links": max(link.busy for link in self.links),
             "requests": self.requests.busy,
@@ -206,10 +210,10 @@ class GramStage:
         self.unpacked += done
         self.finished.append((self.now, done))
         told = self.driver.serve(self.now, self.machine.task.value + done * self.machine.record.value)
-        if self.unpacked >= SEGMENT:
-            self.unpacked -= SEGMENT
-            self.requests.serve(told, 2 * SEGMENT)
-            told = self.driver.serve(told, self.pack)
+        if self.unpacked >= SEGMENT and self.packer.free <= told:  # else it is packed when the thread is next free
+            segments, self.unpacked = divmod(self.unpacked, SEGMENT)
+            self.requests.serve(told, 2 * SEGMENT * segments)
+            self.packer.serve(told, segments * self.pack)
         self.at(told, self.told, w, epoch)
 
     def told(self, w: int, epoch: int) -> None:
@@ -249,7 +253,7 @@ class GramStage:
 
 
 def solve(
-    projection: Projection,
+    projection: RunPlan,
     config: RunConfig,
     outputs: int,
     world: World,
@@ -258,11 +262,11 @@ def solve(
     sums: str,
 ) -> dict:
     """Likewise of block Lanczos."""
-    machine, plan = projection.machine, projection.plan
+    machine, plan = projection.machine, projection.tiles
     workers, nodes = machine.all_workers, int(machine.nodes.value)
     n, c = plan.blocks[0].used.rows, outputs - 1
     kernel = n * (n + plan.edge) / 2 * 4.0
-    held = held_share(config, plan, machine)
+    held = projection.work.held
     tiles = plan.blocks[0].tiles
     share = np.full(workers, 1 / workers)
     if tiles <= SHARES:
@@ -286,11 +290,17 @@ def solve(
                 took = max(float(np.maximum(work, through).max()), read)
                 busy["store"] += read
             else:
-                again = share * unheld / kernel * plan.blocks[0].pairs * projection_pair(projection, config)
+                again = (
+                    share
+                    * unheld
+                    / kernel
+                    * plan.blocks[0].pairs
+                    * projection.work.sizes.pair_seconds[config.kernel.dtype]
+                )
                 took = float((work + again * noise).max())
                 work = work + again
             busy["compute"] += float(work.mean())
-            moved = (exchange if sums == "nodes" else at_the_driver)(machine, 8.0 * n * c)
+            moved = (allreduce_cost if sums == "nodes" else at_the_driver)(machine, 8.0 * n * c)
             gather = moved.seconds
             busy["network"] += moved.links
             busy["driver"] += moved.driver
@@ -309,12 +319,6 @@ def solve(
     return {"seconds": seconds, "busy": {name: value / seconds for name, value in busy.items()}, "losses": losses}
 
 
-def projection_pair(projection: Projection, config: RunConfig) -> float:
-    """Seconds per pair of one worker."""
-    shapes = shapes_of(projection.plan.blocks[0].used.rows)
-    return pair_seconds(projection.plan, projection.machine, config.kernel.dtype, traffic(config, shapes))
-
-
 def shapes_of(n: int) -> Shapes:
     """Images like those of CIFAR-10."""
     return Shapes("0" * 64, n, 10_000, n, 10_000, (32, 32, 3), 10)
@@ -322,8 +326,8 @@ def shapes_of(n: int) -> Shapes:
 
 def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Namespace, *, stored: bool) -> dict:
     """Both stages of one size on one machine."""
-    projection = of_profile(config, shapes_of(n), machine, n, stored=stored)
-    pair = projection_pair(projection, config)
+    projection = on_profile(config, shapes_of(n), machine, n, stored=stored)
+    pair = projection.work.sizes.pair_seconds[config.kernel.dtype]
     rng = np.random.default_rng(options.seed)
     world = World(losses=options.losses)
     found = {"projection": projection}

@@ -22,25 +22,18 @@ from processes import Sampler
 
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.planning.factoring import plan_factors
-from ntkpipe.planning.forecast import factoring_peaks, peaks
-from ntkpipe.planning.memory import memory_budget, solver_memory
-from ntkpipe.planning.plan import make_plan
+from ntkpipe.planning.plan import make_run_plan
+from ntkpipe.planning.surroundings import look_around, this_machine
 
 
 def planned(run: RunDir) -> dict[str, int]:
     """Peaks of the stages in bytes, as the plan has them, with the passes that were made."""
     config = run.config
     shapes, store = look_at(config)
-    plan = make_plan(config, shapes, store, may_measure=False).plan
     facts = run.require("solve")["kernels"]
-    if config.solver.kind == "cholesky":
-        budget = memory_budget(config)
-        factors = plan_factors(config, plan, shapes.used_train, solver_memory(plan, budget))
-        solve = factoring_peaks(config, factors, plan, shapes, budget)
-    else:
-        solve = peaks(config, shapes, plan, max(f["steps"] for f in facts.values()))
-    return {"solve": solve.together}
+    passes = {} if config.solver.kind in ("cholesky", "eigh") else {name: f["steps"] for name, f in facts.items()}
+    plan = make_run_plan(config, shapes, this_machine(config, store), look_around(config, shapes, store), passes=passes)
+    return {"solve": plan.stage("solve").memory.together}
 
 
 def main() -> int:

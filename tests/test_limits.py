@@ -59,7 +59,7 @@ def test_version_2_counts_what_is_used_less_what_would_be_given_back(machine):
     machine.write("sys/pod/container/memory.stat", f"anon {GIB}\ninactive_file {GIB}\nactive_file {GIB // 2}")
     machine.write("sys/pod/container/cpu.max", "250000 100000")
     assert (limits.memory(), limits.free_memory(), limits.processors()) == (4 * GIB, 2.5 * GIB, 2)
-    assert free_share() == pytest.approx(0.6 * 2.5 * GIB, abs=1)
+    assert free_share(limits.free_memory()) == pytest.approx(0.6 * 2.5 * GIB, abs=1)
     assert ClusterConfig().worker_count() == 2
     assert ClusterConfig(threads_per_worker=4).worker_count() == 1
 

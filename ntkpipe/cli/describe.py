@@ -12,7 +12,7 @@ from ntkpipe.kernels.spec import dump_spec
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.pipeline.sweep import sweep_runs
 from ntkpipe.planning.network import describe_kernel
-from ntkpipe.planning.plan import spec_for
+from ntkpipe.planning.shapes import spec_for
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
 """Settings of this command alone, and their defaults."""

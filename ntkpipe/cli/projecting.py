@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
-from ntkpipe.planning import sizing
 from ntkpipe.planning.machine import FIGURES, load_profile
-from ntkpipe.planning.plan import Planned, Shapes
+from ntkpipe.planning.shapes import Shapes
+from ntkpipe.planning.surroundings import on_profile, plan_here
+from ntkpipe.planning.text import compare_ways, describe_origins, describe_stages
 from ntkpipe.storage.store import ObjectStore
 
 SETTINGS: dict[str, str | None] = {
@@ -28,18 +29,18 @@ SETTINGS: dict[str, str | None] = {
 def lines(
     config: RunConfig,
     shapes: Shapes,
-    planned: Planned,
     store: ObjectStore,
+    siblings: Sequence[RunConfig],
     own: Mapping[str, str | None],
     folder: Path,
 ) -> list[str]:
-    """What the plan takes, on this machine or a profile's.
+    """What the run takes, on this machine and on a profile's, if one is named.
 
     Args:
         config: of the run.
         shapes: of its images.
-        planned: the plan for this machine.
         store: that may hold a calibration.
+        siblings: configurations of other depths.
         own: see `SETTINGS`.
         folder: of profiles.
 
@@ -50,30 +51,25 @@ def lines(
     figures = {key: _number(f"profile.{key}", own[f"profile.{key}"]) for key in FIGURES if own[f"profile.{key}"]}
     sizes = _sizes(own["plan.sizes"])
     passes = None if own["plan.passes"] is None else _count("plan.passes", own["plan.passes"])
+    if name is None and (figures or sizes):
+        raise ConfigError("plan.sizes and profile.* need a machine: cluster.profile=NAME, or a file of your own")
+    here = plan_here(config, shapes, store, siblings, passes=passes)
+    told = own["plan.figures"] == "true"
     if name is None:
-        if figures or sizes:
-            raise ConfigError("plan.sizes and profile.* need a machine: cluster.profile=NAME, or a file of your own")
-        known = None if passes is None else {"ntk": passes, "nngp": passes}
-        found = sizing.of_this_machine(config, shapes, planned, store, prepared=False, passes=known)
-        if found is None:
-            return ["by stages   not known: ntkpipe calibrate measures this machine; or cluster.profile=NAME"]
-        projection, calibration = found
-        return [sizing.describe(projection), f"  by what was measured here {calibration.made}"]
+        return [str(here), *(here.machine.origins() if told else [])]
     machine = load_profile(name, folder).overridden(figures)
     printed: list[str] = []
     for n in sizes or [shapes.used_train]:
-        ways = [sizing.of_profile(config, shapes, machine, n, stored=stored, passes=passes) for stored in (True, False)]
+        ways = [on_profile(config, shapes, machine, n, stored=stored, passes=passes) for stored in (True, False)]
         chosen = ways[config.store.gram == "recompute"]
         if config.store.gram == "auto":
             chosen = min(ways, key=lambda way: way.seconds)
-        printed += [sizing.describe(chosen), sizing.compare_ways(*ways), ""]
+        printed += [describe_stages(chosen), describe_origins(chosen), compare_ways(*ways), ""]
     printed.append(
         "no cluster has been measured, and of GPUs one H200: plan.figures=true lists every figure and its origin, "
         "profile.NAME=NUMBER overrides one"
     )
-    if own["plan.figures"] == "true":
-        printed += machine.origins()
-    return printed
+    return [*printed, *(machine.origins() if told else [])]
 
 
 def _sizes(text: str | None) -> list[int]:

@@ -21,10 +21,8 @@ from ntkpipe.pipeline.places import anchored
 from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.pipeline.stages import Job
 from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
-from ntkpipe.planning.forecast import describe_solver
 from ntkpipe.planning.measured import calibration_key
-from ntkpipe.planning.plan import make_plan, plan_given
-from ntkpipe.planning.variances import describe_covariance
+from ntkpipe.planning.surroundings import plan_given_here
 from ntkpipe.sources.precomputed import describe_given, look_at_given
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
@@ -107,19 +105,13 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
     if first.kernel.kind == "gram":
         gram, shapes = look_at_given(first)
         print(describe_given(gram, shapes))
-        print(describe_solver(first, shapes, plan_given(first, shapes, gram.dtype, gram.edge)))
+        print(plan_given_here(first, shapes, open_store(first.store.url), dtype=gram.dtype, edge=gram.edge))
         return
     shapes, store = look_at(first)
-    planned = make_plan(first, shapes, store, () if config.predict.train_sizes else others)
-    print(planned.plan.describe())
-    print(planned.storing.describe())
-    print(describe_solver(first, shapes, planned.plan))
-    if (text := describe_covariance(first, shapes, planned.plan)) is not None:
-        print(text)
-    if others and not config.predict.train_sizes:
-        print(f"            for each of {len(others) + 1} depths")
-    print()
-    print("\n".join(projecting.lines(first, shapes, planned, store, own, profiles())))
+    depths = [] if sizes else others
+    if depths:
+        print(f"depths      {len(depths) + 1}: solver and variances of the first")
+    print("\n".join(projecting.lines(first, shapes, store, depths, own, profiles())))
 
 
 def calibrate(config: RunConfig, session: Session) -> None:

@@ -26,19 +26,18 @@ import psutil
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.errors import ReportError, ResourceError
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import choose_edge
 from ntkpipe.kernels.spec import fingerprint
-from ntkpipe.limits import processors
 from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.pipeline.inputs import Inputs, prepare
 from ntkpipe.pipeline.run_dir import RunDir, now
 from ntkpipe.pipeline.stages import Job
-from ntkpipe.planning.disk import disk_speed
 from ntkpipe.planning.measured import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
 from ntkpipe.planning.model import vectors
-from ntkpipe.planning.pair_speed import measure
-from ntkpipe.planning.plan import Shapes, spec_for
+from ntkpipe.planning.probes import measure_disk, measure_pairs
 from ntkpipe.planning.sample_rows import sample_rows
+from ntkpipe.planning.shapes import Shapes, spec_for
+from ntkpipe.planning.surroundings import worker_threads
+from ntkpipe.planning.tiles import choose_edge
 from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import worker_environment
@@ -138,7 +137,7 @@ def calibrate(
     tell("pairs of images, in float32 and float64")
     pairs = _pairs(config, shapes)
     tell("the store")
-    disk, paths = disk_speed(store, may_measure=True), _paths(store, effort.objects)
+    disk, paths = measure_disk(store), _paths(store, effort.objects)
     tell("images, and a small run from end to end")
     images = _image_rate(config)
     fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, pairs, busy)
@@ -160,20 +159,12 @@ def calibrate(
     return made
 
 
-def _threads(config: RunConfig) -> int:
-    """Of a worker; without processes of their own, as many as BLAS takes here."""
-    if config.cluster.kind != "serial":
-        return config.cluster.threads_per_worker
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) else processors()
-
-
 def _rates(config: RunConfig, outputs: int, effort: Effort) -> tuple[dict[str, float], float]:
     """Of one worker while all are at work, and how busy the machine was.
 
     Measured with one thread and multiplied by the threads of a worker: orthogonalisation, which memory bounds, is not.
     """
-    threads = _threads(config)
+    threads = worker_threads(config)
     found = _measured(config.cluster.worker_count() * threads, outputs, effort)
     rates = {name: statistics.mean(one[name] for one in found) for name in found[0]}
     made = {name: rate * (1 if name in ("orthogonalise", "copy") else threads) for name, rate in rates.items()}
@@ -232,12 +223,13 @@ def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
     cost = pair_cost(spec, shapes.image)
     # Networks that flatten their images are timed by tiles: they are matrix products.
     edge = (config.grid.edge or choose_edge(shapes.n_train, cost)) if cost.input_entries == 1 else None
-    threads, workers = _threads(config), config.cluster.worker_count()
+    threads, workers = worker_threads(config), config.cluster.worker_count()
     found = {}
     with ThreadPoolExecutor(workers * threads) as pool:
         for dtype in ("float32", "float64"):
             runs = [
-                pool.submit(measure, spec, shapes.image, dtype, threads=1, edge=edge) for _ in range(workers * threads)
+                pool.submit(measure_pairs, spec, shapes.image, dtype, threads=1, edge=edge)
+                for _ in range(workers * threads)
             ]
             key = pair_key(fingerprint(spec), shapes.image, dtype)
             found[key] = statistics.mean(run.result().seconds_per_pair for run in runs) / threads
@@ -270,7 +262,7 @@ def _image_rate(config: RunConfig) -> float:
     with _scratch() as folder:
         start = time.process_time()
         there = dataclasses.replace(config, store=StoreConfig(url=str(folder)), run_dir=str(folder / "run"))
-        images = prepare(there, lambda line: None, may_measure=False).images
+        images = prepare(there, lambda line: None, measure=False).images
         count = math.prod(images.shape("train")) + math.prod(images.shape("test"))
         return count / (time.process_time() - start)
 

@@ -32,8 +32,8 @@ from ntkpipe.gram.task import GramJob
 from ntkpipe.gram.worker import Evaluation
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.planning.memory import memory_budget, solver_memory
-from ntkpipe.planning.plan import Shapes, make_plan, plan_given
+from ntkpipe.planning.shapes import Shapes
+from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.gram import InUse, OpenGram, open_given, open_network
@@ -176,8 +176,8 @@ def prepare(
     *,
     source: str | None = None,
     siblings: Sequence[RunConfig] = (),
-    may_measure: bool = True,
-    chosen: bool | None = None,
+    measure: bool = True,
+    begun: bool | None = None,
     reading: bool = False,
 ) -> Inputs:
     """Load, check and store the images (once per data set), and open the Gram stores.
@@ -186,9 +186,9 @@ def prepare(
         config: of the run.
         tell: receives lines for people.
         source: of an earlier `Inputs`: its images are taken, whatever has become of the raw data.
-        siblings: see `make_plan`.
-        may_measure: see `make_plan`.
-        chosen: see `make_plan`.
+        siblings: see `plan_here`.
+        measure: see `plan_here`.
+        begun: see `plan_here`.
         reading: write nothing: what is not stored is missing.
 
     Raises:
@@ -210,7 +210,7 @@ def prepare(
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = shapes_of(dataset)
         # Before anything is written: it may refuse.
-        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
+        planned = plan_here(config, shapes, store, siblings, begun=begun, measure=measure)
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
@@ -223,9 +223,9 @@ def prepare(
         tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config.data, images)
-        planned = make_plan(config, shapes, store, siblings, may_measure=may_measure, chosen=chosen)
+        planned = plan_here(config, shapes, store, siblings, begun=begun, measure=measure)
         tell(f"images   found prepared: {images.prefix}")
-    wanted, plan = planned.wanted, planned.plan
+    wanted, plan = planned.stores, planned.tiles
     record = read_source(store, source)
     warnings = [str(note) for note in record.get("notes", ())]
     equal = _equal_images(record, images)
@@ -258,7 +258,7 @@ def prepare(
         shapes.used_train,
         shapes.used_test,
         config.cluster.worker_count(),
-        solver_memory(plan, memory_budget(config)),
+        planned.work.sizes.budget.solving,
         source,
         tuple(warnings),
         equal,
@@ -291,7 +291,7 @@ def _prepare_given(
 ) -> Inputs:
     given = find_given(config, store, source, tell, reading=reading)
     shapes = given_shapes(config, given)
-    plan = plan_given(config, shapes, given.gram.dtype, given.gram.edge)
+    planned = plan_given_here(config, shapes, store, dtype=given.gram.dtype, edge=given.gram.edge)
     labels = given.labels.labels()
     use = InUse(
         shapes.used_train,
@@ -309,14 +309,14 @@ def _prepare_given(
         [],
         given.gram,
         None,
-        plan,
+        planned.tiles,
         shapes.used_train,
         shapes.used_test,
         config.cluster.worker_count(),
-        memory_budget(config),
+        planned.work.sizes.budget.solving,
         source,
         class_notes(labels.labels_train, labels.labels_test, labels.class_names),
-        opened=open_given(given.gram, plan, use),
+        opened=open_given(given.gram, planned.tiles, use),
     )
 
 
@@ -340,8 +340,8 @@ def reopen(run: RunDir) -> Inputs:
         config,
         lambda line: None,
         source=receipt.get("source") or source_key(config),
-        may_measure=False,
-        chosen=receipt.get("tiles_stored"),
+        measure=False,
+        begun=receipt.get("tiles_stored"),
         reading=True,
     )
 

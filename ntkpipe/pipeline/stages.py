@@ -20,6 +20,7 @@ from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepa
 from ntkpipe.pipeline.reporting import write_report
 from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
 from ntkpipe.pipeline.watching import Watch, watching
+from ntkpipe.planning.text import describe_tiles
 from ntkpipe.predictions.metrics import compute_metrics, write_metrics
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
@@ -95,8 +96,8 @@ class Job:
             # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same,
             # wherever it lies now.
             source = receipt["source"] if receipt is not None and _has_prepared(self.run.config, receipt) else None
-            chosen = None if receipt is None else receipt.get("tiles_stored")
-            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, chosen=chosen)
+            begun = None if receipt is None else receipt.get("tiles_stored")
+            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, begun=begun)
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
@@ -156,7 +157,7 @@ class Job:
                 self._finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
             self.echo(f"gram     {what}: {store.where}")
             return
-        for line in filter(None, plan.describe().splitlines()):
+        for line in filter(None, describe_tiles(plan).splitlines()):
             self.echo(f"plan     {line}")
         executor = self.executor()
         try:

@@ -14,7 +14,7 @@ _SLICE_BYTES, _MOST_SLICES, _OBJECT_SECONDS = 4 << 20, 8, 7.5e-4
 
 
 @dataclass(frozen=True)
-class Exchange:
+class AllreduceCost:
     """One product's.
 
     Args:
@@ -33,13 +33,13 @@ class Exchange:
         return self.links + self.driver
 
 
-def at_the_driver(machine: Machine, nbytes: float) -> Exchange:
+def at_the_driver(machine: Machine, nbytes: float) -> AllreduceCost:
     """All parts travel to the driver, and the vectors from it to every node."""
     moved = nbytes * (machine.all_workers + machine.nodes.value)
-    return Exchange(moved / machine.network.value, machine.latency.value, moved)
+    return AllreduceCost(moved / machine.network.value, machine.latency.value, moved)
 
 
-def exchange(machine: Machine, nbytes: float) -> Exchange:
+def allreduce_cost(machine: Machine, nbytes: float) -> AllreduceCost:
     """Of vectors of so many bytes, in the way that is taken for them.
 
     Out go slices to some nodes (b), which send them to all others (N b / R); parts are added in groups of eight, in slices too
@@ -56,7 +56,7 @@ def exchange(machine: Machine, nbytes: float) -> Exchange:
     between = nbytes * groups / slices if groups > 1 else 0.0
     objects = workers * cuts + slices + (groups * slices if groups > 1 else 0)
     moved = nbytes * ((nodes + 1) + (workers if within else 0) + (groups if groups > 1 else 0) + 1)
-    return Exchange(
+    return AllreduceCost(
         (out + within + between + nbytes) / machine.network.value,
         4 * machine.latency.value + objects * _OBJECT_SECONDS,
         moved,

@@ -16,10 +16,22 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it comes from: `data sheet`, `measured` or `assumed`, and what of."""
+    """A number and where it comes from: `data sheet`, `measured` or `assumed`, and what of.
+
+    Args:
+        value: in SI units.
+        origin: for people.
+        processor_seconds: of a fixed cost in seconds, what all processes together compute meanwhile; None is as much as `value`.
+    """
 
     value: float
     origin: str
+    processor_seconds: float | None = None
+
+    @property
+    def used(self) -> float:
+        """Processor seconds of a fixed cost."""
+        return self.value if self.processor_seconds is None else self.processor_seconds
 
 
 @dataclass(frozen=True)
@@ -29,12 +41,13 @@ class Machine:
     Args:
         name: of the profile.
         nodes, workers: nodes, and workers of each.
+        threads, driver_threads: of a worker and of the driver: processor seconds count them all.
         price: of a node per hour.
         matrix_float32, matrix_float64: large matrix products of a worker, flops per second.
         elementwise_float32, elementwise_float64: covariances one by one, flops per second.
         memory_bandwidth: of a worker's memory, bytes per second.
         tile_bandwidth: of products of held tiles with a few vectors on a GPU, bytes of tiles per second; 0 says that workers are CPUs.
-        skinny_float32, skinny_float64: the same on a CPU, flops per second.
+        skinny_float32, skinny_float64: the same on a CPU, flops per second; rates are those of all threads of a worker.
         factor_float32, factor_float64: Cholesky of tiles of a worker, flops per second.
         memory: of a worker, bytes for tiles held between passes.
         write_path, read_path: of a worker, bytes per second through checksums and copies to and from the store's client.
@@ -60,6 +73,8 @@ class Machine:
     name: str
     nodes: Figure
     workers: Figure
+    threads: Figure
+    driver_threads: Figure
     price: Figure
     matrix_float32: Figure
     matrix_float64: Figure
@@ -113,7 +128,7 @@ class Machine:
         Raises:
             ConfigError: naming the one that is not known or not in range.
         """
-        return self.of(self.name, {**dataclasses.asdict(self), **{k: [v, "yours"] for k, v in values.items()}})
+        return self.of(self.name, {**self.figures(), **{k: [v, "yours"] for k, v in values.items()}})
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> Machine:
@@ -122,7 +137,7 @@ class Machine:
         Raises:
             ConfigError: naming the field that is missing, unknown or not in range.
         """
-        given = {key: value for key, value in content.items() if key != "name"}
+        given = {**_USUAL, **{key: value for key, value in content.items() if key != "name"}}
         if unknown := sorted(set(given) - set(FIGURES)):
             raise ConfigError(
                 f"profile {name}: no figure is called {', '.join(unknown)}; known are {', '.join(FIGURES)}"
@@ -131,15 +146,38 @@ class Machine:
             raise ConfigError(f"profile {name} lacks {', '.join(missing)}: give each as [number, origin]")
         return cls(name, **{key: _figure(f"profile.{key}", value) for key, value in given.items()})
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether workers are GPUs: they move tiles while they compute, and their products are bound by the tiles' bytes."""
+        return self.tile_bandwidth.value > 0
+
+    def figures(self) -> dict[str, Figure]:
+        """All of them by name."""
+        return {key: getattr(self, key) for key in FIGURES}
+
     def origins(self) -> list[str]:
         """A line per figure, for people."""
         return [f"{key:<20}{getattr(self, key).value:>10.3g}  {getattr(self, key).origin}" for key in FIGURES]
 
+    def kinds_of_origins(self) -> dict[str, int]:
+        """How many figures are `measured`, of a `data sheet`, `assumed`, and of other origin."""
+        found: dict[str, int] = {}
+        for figure in self.figures().values():
+            kind = next((kind for kind in ORIGINS if figure.origin.startswith(kind)), "other")
+            found[kind] = found.get(kind, 0) + 1
+        return found
+
+
+ORIGINS = ("measured", "data sheet", "assumed")
+"""How the origin of a figure begins, unless it follows from the configuration."""
 
 FIGURES = tuple(field.name for field in dataclasses.fields(Machine) if field.name != "name")
 """Names of a machine's figures; `profile.NAME=NUMBER` overrides one."""
 
-_COUNTS = ("nodes", "workers")
+# Of profiles that do not say.
+_USUAL = {"threads": (1, "assumed"), "driver_threads": (1, "assumed")}
+
+_COUNTS = ("nodes", "workers", "threads", "driver_threads")
 _MAY_BE_ZERO = (
     "price",
     "latency",
@@ -160,6 +198,8 @@ _MAY_BE_ZERO = (
 
 
 def _figure(name: str, value: Any) -> Figure:
+    if isinstance(value, Figure):
+        return value
     if isinstance(value, Mapping):
         value = [value.get("value"), value.get("origin")]
     if not isinstance(value, (list, tuple)) or len(value) != 2:
@@ -197,3 +237,70 @@ def load_profile(name: str, folder: Path) -> Machine:
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must be a mapping of figures, each [number, origin]")
     return Machine.of(path.stem, content)
+
+
+_ELSEWHERE = "assumed: measured on two cores of an AMD EPYC"
+_ASSUMED: dict[str, tuple[float, str]] = {
+    # Inner products of images 73 GF/s over all of CIFAR-10, reading and writing included, rounded down; covariances one by one 6 (wide
+    # residual networks, CNN-Vec) to 20 GF/s (CNN-GAP).
+    "matrix_float32": (6e10, f"{_ELSEWHERE}, rounded down"),
+    "matrix_float64": (3e10, f"{_ELSEWHERE}, rounded down"),
+    "elementwise_float32": (1e10, f"{_ELSEWHERE}: 6e9 to 2e10, by network"),
+    "elementwise_float64": (5e9, "assumed: half of float32"),
+    "memory_bandwidth": (6e9, "assumed: of a core among busy ones"),
+    "tile_bandwidth": (0.0, "workers are CPUs"),
+    "skinny_float32": (4.5e10, _ELSEWHERE),
+    "skinny_float64": (2.8e10, _ELSEWHERE),
+    "factor_float32": (8e10, f"{_ELSEWHERE}, tiled"),
+    "factor_float64": (4.5e10, f"{_ELSEWHERE}, tiled"),
+    "write_path": (5e8, f"{_ELSEWHERE}: cold pages, checksum and copy in one thread"),
+    "read_path": (1.5e9, f"{_ELSEWHERE}, from the page cache"),
+    "network": (2e9, "assumed: loopback, which is no network"),
+    "latency": (1e-3, f"{_ELSEWHERE}, on loopback"),
+    "store_write": (3e8, "assumed: a solid-state disk, or a shared file system that others use as well"),
+    "store_read": (5e8, "assumed: a solid-state disk, or a shared file system that others use as well"),
+    "node_store": (1e12, "no limit of its own"),
+    "requests": (1e5, "assumed: a local file system"),
+    "store_latency": (1e-4, "assumed: a local file system"),
+    "cache": (0.0, "assumed: none"),
+    "task": (2.01e-3, f"{_ELSEWHERE}: 466 tasks a second of one tile, 4,189 tiles at twenty"),
+    "record": (1.38e-4, f"{_ELSEWHERE}, as task"),
+    "orthogonalise": (1.2e10, f"{_ELSEWHERE}: 12 to 28 GF/s"),
+    "driver_memory": (1e15, "assumed: no limit"),
+    "images": (1.5e7, f"{_ELSEWHERE}: CIFAR-10 decoded, standardised and stored"),
+    "start": (5.0, f"{_ELSEWHERE}: 4 to 7 s of Ray"),
+    "first_tile": (4.0, "assumed"),
+    "first_solve": (2.0, _ELSEWHERE),
+    "pool": (3.0, f"{_ELSEWHERE}: up to 5 s"),
+    "step": (5e-3, "assumed"),
+    "finish": (9.0, _ELSEWHERE),
+}
+_SCALED = ("matrix", "elementwise", "skinny", "factor")
+
+
+def assumed_machine(
+    workers: int = 1, threads: int = 1, *, serial: bool = True, **known: tuple[float, str] | Figure
+) -> Machine:
+    """A machine of CPUs that nothing was measured of: what others did, so that an order of magnitude is known.
+
+    Args:
+        workers: processes that compute.
+        threads: of each; rates of arithmetic grow with them.
+        serial: everything runs in one process: nothing is started, and no message is sent.
+        known: figures that are known.
+    """
+    figures: dict[str, Any] = dict(_ASSUMED)
+    for name in (f"{kind}_{dtype}" for kind in _SCALED for dtype in ("float32", "float64")):
+        value, origin = _ASSUMED[name]
+        figures[name] = (threads * value, origin)
+    if serial:
+        figures |= dict.fromkeys(("start", "pool", "latency", "task"), (0.0, "one process"))
+    figures |= {
+        "nodes": (1, "this machine"),
+        "workers": (workers, "cluster.workers"),
+        "threads": (threads, "cluster.threads_per_worker"),
+        "driver_threads": (threads if serial else 1, "assumed"),
+        "price": (0.0, "not known"),
+        "memory": (1e15, "assumed: no limit"),
+    }
+    return Machine.of("this machine", figures | known)

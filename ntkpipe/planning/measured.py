@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import CorruptionError
 from ntkpipe.gram.plan import human_bytes
-from ntkpipe.planning.machine import FIGURES, Machine
-from ntkpipe.planning.pair_speed import circumstances
+from ntkpipe.planning.machine import FIGURES, Figure
+from ntkpipe.planning.probes import circumstances
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
@@ -77,35 +76,10 @@ class Calibration:
         """With further networks."""
         return replace(self, pairs={**self.pairs, **pairs})
 
-    def as_machine(self, config: RunConfig, memory: float, cache: float) -> Machine:
-        """For projections of runs on this machine alone.
-
-        Args:
-            config: of the run.
-            memory: for tiles held between passes, all workers together.
-            cache: of the file system's pages.
-        """
-        measured = f"measured {self.made}"
-        workers = config.cluster.worker_count()
-        figures: dict[str, tuple[float, str]] = {name: (value, measured) for name, value in self.figures.items()}
-        figures |= {
-            "nodes": (1, "this machine"),
-            "workers": (workers, "cluster.workers"),
-            "price": (0.0, "not known"),
-            # Arithmetic of covariances is measured as seconds per pair of each network, or else assumed.
-            "elementwise_float32": (1e10, "assumed"),
-            "elementwise_float64": (5e9, "assumed"),
-            "tile_bandwidth": (0.0, "workers are CPUs"),
-            "memory": (max(1.0, memory / workers), "the budget for tiles held between passes"),
-            "network": (2e9, "assumed: loopback, which is no network"),
-            "node_store": (1e12, "no limit of its own"),
-            "requests": (1e5, "assumed: a local file system"),
-            "store_latency": (1e-4, "assumed: a local file system"),
-            "cache": (cache, "the memory that is free"),
-            "record": (1.38e-4, "measured elsewhere"),
-            "driver_memory": (float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), "this machine"),
-        }
-        return Machine.of("this machine", figures)
+    def known(self) -> dict[str, Figure]:
+        """What it says of a machine, by the names of `Machine`."""
+        origin = f"measured {self.made}"
+        return {name: Figure(value, origin, self.cpu.get(name)) for name, value in self.figures.items()}
 
     def describe(self) -> str:
         """A table for people."""

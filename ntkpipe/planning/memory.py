@@ -1,4 +1,4 @@
-"""Who may have how much of the memory budget while a system is solved."""
+"""Who may have how much of the memory budget while a system is solved. Pure: what is free is an argument."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkpipe.config import RunConfig, SolverConfig
-from ntkpipe.gram.plan import GramPlan
-from ntkpipe.limits import free_memory
+from ntkpipe.gram.plan import ITEM_BYTES, GramPlan
+from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
 from ntkpipe.linalg.preconditioner import largest_rank
 
 # Of the memory that a machine has free, the part that a run takes when it is not told: the rest is for page cache.
@@ -58,44 +58,103 @@ class Peak:
         return self.driver + self.workers
 
 
-def free_share() -> int:
-    """Bytes of the memory that this process may use, for a run that is not told otherwise."""
-    return int(_MEMORY_SHARE * free_memory())
+@dataclass(frozen=True)
+class Budget:
+    """Who may have how much memory while a system is solved.
+
+    Args:
+        solving: bytes of all processes together.
+        driver: of these, what the driver may take.
+        tiles: for tiles held between passes.
+        factors: for the data of factors.
+        basis: vectors that krylov may hold before it restarts.
+    """
+
+    solving: int
+    driver: int
+    tiles: int
+    factors: int
+    basis: int
 
 
-def memory_budget(config: RunConfig) -> int:
-    """Bytes for all processes together: as configured, or a share of what is free now."""
+def divide(config: RunConfig, plan: GramPlan, n: int, c: int, free: int) -> Budget:
+    """The memory of this machine among those who need it.
+
+    Args:
+        config: of the run.
+        plan: of the tiles.
+        n: training images in use.
+        c: outputs.
+        free: bytes that are free.
+    """
+    total = memory_budget(config, free)
+    driver, solving = driver_memory(config, total, free), solver_memory(plan, total)
+    return Budget(
+        solving,
+        driver,
+        tile_memory(config, n, c, solving, plan.workers, driver),
+        factor_memory(solving, plan.workers),
+        basis_vectors(config, n, c, solving, plan.workers, driver),
+    )
+
+
+def memory_budget(config: RunConfig, free: int) -> int:
+    """Bytes for all processes together: as configured, or a share of what is free.
+
+    Args:
+        config: of the run.
+        free: bytes that are free on this machine (`limits.free_memory`).
+    """
     if config.cluster.memory_gib is not None:
         return int(config.cluster.memory_gib * 2**30)
-    return free_share()
+    return free_share(free)
 
 
-def driver_memory(config: RunConfig, budget: int) -> int:
+def free_share(free: int) -> int:
+    """Bytes that a run takes of what is free, if it is not told otherwise."""
+    return int(_MEMORY_SHARE * free)
+
+
+def driver_memory(config: RunConfig, budget: int, free: int) -> int:
     """Bytes for the driver: the budget, but on a joined cluster no more than its own machine has, which may hold no worker.
 
     Args:
         config: of the run.
         budget: for all processes together, on all nodes.
+        free: bytes that are free on the driver's machine.
     """
-    return min(budget, free_share()) if config.cluster.kind == "ray" else budget
+    return min(budget, free_share(free)) if config.cluster.kind == "ray" else budget
 
 
-def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
-    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors."""
-    basis = 8 * n * min(c * min(config.solver.max_steps, _BASIS_STEPS), basis_vectors(config, n, c, budget, workers))
+def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
+    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors.
+
+    Args:
+        config: of the run.
+        n: training images in use.
+        c: outputs.
+        budget: bytes for all processes together.
+        workers: processes that compute.
+        driver: bytes of it that the driver may take (`driver_memory`).
+    """
+    basis = (
+        8
+        * n
+        * min(c * min(config.solver.max_steps, _BASIS_STEPS), basis_vectors(config, n, c, budget, workers, driver))
+    )
     own = cg_bytes(config.solver, n, c) if config.solver.kind == "cg" else basis
     return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
 
 
-def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int) -> int:
-    """Vectors that the basis of krylov may hold before it is restarted."""
+def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
+    """Vectors that the basis of krylov may hold before it is restarted; arguments as of `tile_memory`."""
     if config.solver.basis_gib is not None:
         return int(config.solver.basis_gib * (1 << 30)) // (8 * n)
     # Weights that restarts add up are there twice while a cycle is taken up.
     added = 2 * 8 * n * c * len(config.predict.times or ()) * len(config.predict.ridges)
     room = (budget - (workers + 1) * _PROCESS_BYTES) // 2
     if config.cluster.kind == "ray" and config.solver.basis == "driver":
-        room = min(room, driver_memory(config, budget) - _PROCESS_BYTES)
+        room = min(room, driver - _PROCESS_BYTES)
     return max(room - added, _LEAST_BASIS) // (8 * n)
 
 
@@ -156,7 +215,7 @@ def solving_peak(
     tiles: int,
     tile: int,
     passes: int,
-    budget: int,
+    budget: Budget,
     workers: int,
     worker_bytes: int,
 ) -> Peak:
@@ -169,7 +228,7 @@ def solving_peak(
         tiles: bytes of all tiles of one kernel, in the precision in which they are held.
         tile: bytes of one.
         passes: of krylov, expected.
-        budget: for all processes together.
+        budget: see there.
         workers: processes that compute.
         worker_bytes: of one while it computed tiles.
     """
@@ -177,15 +236,65 @@ def solving_peak(
     if config.solver.kind == "eigh":
         # The matrix, eigenvectors and LAPACK's workspace; then the basis made of them.
         return Peak(fixed.driver + 4 * 8 * n * n, fixed.workers)
-    held = min(tiles, tile_memory(config, n, c, budget, workers)) + min(tiles, _ON_THE_WAY * workers * tile)
+    held = min(tiles, budget.tiles) + min(tiles, _ON_THE_WAY * workers * tile)
     if config.solver.kind == "cg":
         return Peak(fixed.driver + cg_bytes(config.solver, n, c), fixed.workers + held)
-    vectors = min(c * passes, basis_vectors(config, n, c, budget, workers), n)
+    vectors = min(c * passes, budget.basis, n)
     # The basis and what it is multiplied with at the end (sampled rows, weights), and a pass's blocks.
     basis, own = 8 * n * vectors, 8 * n * 8 * c + 3 * 8 * vectors * vectors
     if config.solver.basis == "workers":
         return Peak(fixed.driver + own, fixed.workers + held + basis)
     return Peak(fixed.driver + basis + own, fixed.workers + held)
+
+
+def plan_factors(config: RunConfig, plan: GramPlan, n: int, memory: int) -> FactorPlan:
+    """What a factor takes.
+
+    Args:
+        config: of the run.
+        plan: of the tiles of the kernel.
+        n: training images in use.
+        memory: bytes for the data of factors (`factor_memory`).
+
+    Raises:
+        ResourceError: if not even small tiles fit.
+    """
+    dtype = "float64" if config.solver.precision == "float64" else "float32"
+    edge = config.solver.factor_edge or choose_edge(
+        n,
+        dtype=dtype,
+        workers=plan.workers,
+        source_edge=plan.edge,
+        source_dtype=plan.store_dtype,
+        memory_bytes=memory,
+    )
+    return FactorPlan(n, min(edge, n), dtype, plan.workers, min(plan.edge, n), plan.store_dtype, memory)
+
+
+def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, n: int, c: int, budget: int) -> Peak:
+    """While factors are made: their tiles, and those of the kernel that are kept for products.
+
+    Args:
+        config: of the run.
+        factors: plan of one of them; they are made one after the other.
+        plan: of the kernel's tiles.
+        n: training images in use.
+        c: outputs.
+        budget: of all processes while solving.
+    """
+    edge, item = min(plan.edge, n), ITEM_BYTES[plan.store_dtype]
+    held = min(n * (n + edge) // 2 * item, product_memory(budget, plan.workers))
+    # The driver reads the factor's tiles for its solves, and keeps them while there is room.
+    own = min(factors.stored_bytes, factors.memory_bytes) + 12 * 8 * n * c
+    fixed = processes_peak(config, plan.workers, plan.memory_per_worker)
+    return Peak(fixed.driver + own, fixed.workers + factors.peak_bytes + held)
+
+
+def gram_peak(config: RunConfig, plan: GramPlan) -> Peak:
+    """While tiles are computed: in one process, or by workers besides the driver."""
+    if config.cluster.kind == "serial":
+        return Peak(max(_DRIVER, plan.memory_per_worker), 0)
+    return Peak(_DRIVER + _DAEMONS, plan.workers * plan.memory_per_worker)
 
 
 @dataclass(frozen=True)

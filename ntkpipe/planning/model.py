@@ -1,57 +1,48 @@
-"""What a run takes on a machine: a roofline per stage. Seconds, bytes and money, from sizes and rates alone.
+"""What the stages of a run take on a machine: a roofline per stage. Seconds, bytes and processor seconds, from sizes and rates alone.
 
 A stage is a sequence of phases. In a phase all resources work at the same time, and the busiest one, its bottleneck, decides how long
 it takes. With W workers, n training and p test images of d numbers, c vectors (outputs), T tiles of both blocks, K kernels with P
-passes each, and s bytes per number of a tile:
+passes each, and s bytes per number of a tile, in seconds:
 
 - start       `start`.
 - images      `(n + p) d / images`, by the driver.
-- Gram        compute `ceil(T / W) pairs / T seconds_per_pair`, half the pairs of tiles on the diagonal, plus
-              `2 s pairs / (W write_path)` on CPUs, where both take the same core;
+- Gram        compute `ceil(T / W) pairs / T pair_seconds`, half the pairs of tiles on the diagonal, plus `2 s pairs / (W write_path)`
+              on CPUs, where both take the same core;
               store `(images read + max(0, bytes written - cache)) / bandwidth` and `3 T / requests`;
-              scheduler `tasks task + T (record + 2 store_latency / 16)`, tasks as `gram.plan.batch_size` makes them; the driver reads
-              and deletes every receipt to pack a thousand into one object, 16 at a time.
-- Krylov      P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W tile_bandwidth)` on GPUs;
-              store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
-              then the vectors and the workers' parts of the product, as `planning/allreduce_cost.py` counts them;
-              then `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to c P vectors; and `step` each.
-- Cholesky    `n^3 / 3 / (W factor)` for each ridge; store: each tile of the factor is written once, and read n / edge / 3 times.
-- predict     one pass over the test tiles for every kernel, with as many vectors as the basis has or times, ridges and outputs.
+              scheduler `tasks task + T record`, tasks as `gram.plan.batch_size` makes them;
+              packing `T (2 store_latency / 16 + 3 store_latency / 1000)`: a thread beside the driver's loop reads receipts and deletes
+              them, 16 at a time, and puts a thousand as one object (`gram/stage.py`). It delays no task, but the stage ends when it has
+              caught up.
+- solve, predict   see `solving.py`.
 - report      `finish`.
 
-Passes grow with the condition of a kernel, hence with n. Without ridge at t = inf, fully connected networks of depth 3 on CIFAR-10 took 41,
-56, 78 and 147 (NTK; n = 2,500, 5,000, 10,000, 50,000) and 53, 74 and 247 (NNGP; n = 2,500, 5,000, 50,000): `147 (n / 50,000)^0.42` and
-`247 (n / 50,000)^0.52`. Beyond 50,000, and for other networks, that is an extrapolation; ridges and finite times need fewer.
+Processor seconds are those of all processes: a worker computes with `threads` threads and moves tiles with one, the driver's linear algebra
+has `driver_threads`, and of fixed costs those count that were measured (`Figure.processor_seconds`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ntkpipe.config import RunConfig
-from ntkpipe.gram.plan import GramPlan, batch_size
-from ntkpipe.planning.allreduce_cost import exchange
-from ntkpipe.planning.machine import Machine
-from ntkpipe.planning.roofline import Phase, Projection, Stage
+from ntkpipe.gram.plan import ITEM_BYTES, GramPlan, batch_size
+from ntkpipe.linalg.factor.plan import FactorPlan
+from ntkpipe.planning.machine import Figure, Machine
+from ntkpipe.planning.memory import Budget
+from ntkpipe.planning.passes import solved_kernels
+from ntkpipe.planning.roofline import Phase, Stage
 from ntkpipe.planning.sample_rows import sample_rows
+from ntkpipe.tiles.segment import SEGMENT
 
-# Passes at n = 50,000, and the power of n by which they grow.
-_PASSES = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}
-_ITEM = {"float32": 4, "float64": 8}
-# Over the basis in each step: the second one is made only where the first has lost norm.
-_SWEEPS = 1.2
-# Receipts that are packed at once (`tiles/ledger.py`).
-_READERS = 16
-# Objects of a tile: two kernels and a receipt.
-_OBJECTS = 3
+PACKED_AT_ONCE = 16
+"""Receipts that are read or deleted at the same time while they are packed (`tiles/ledger.py`)."""
 
-
-def expected_passes(kernel: str, n: int) -> int:
-    """Over the train-train tiles, to a bound of 1e-4 at t = inf without ridge; see above."""
-    passes, power = _PASSES[kernel]
-    return max(5, round(passes * (n / 50_000) ** power))
+# Objects of a tile: two kernels and a receipt; requests to pack a segment, besides its receipts.
+_OBJECTS, _SEGMENT_REQUESTS = 3, 3
+# Images in an object of the prepared data.
+_IMAGES_OF_OBJECT = 512
 
 
 def vectors(config: RunConfig, outputs: int) -> int:
@@ -68,46 +59,28 @@ class Sizes:
         outputs: of the network.
         passes: over the tiles, by kernel.
         pair_seconds: of one worker, by dtype.
+        budget: who may have how much memory.
+        times: training times at which predictions are made.
+        batch: test images whose variances are computed together; 0 if there are none.
+        factors: plan of one factor, of `cholesky`.
         prepared: whether the images are in the store already.
+        there: share of the tiles that are in the store already.
     """
 
     numbers: int
     outputs: int
     passes: Mapping[str, int]
     pair_seconds: Mapping[str, float]
+    budget: Budget
+    times: int
+    batch: int = 0
+    factors: FactorPlan | None = None
     prepared: bool = False
+    there: float = 0.0
 
 
-def pair_seconds(plan: GramPlan, machine: Machine, dtype: str, traffic: float) -> float:
-    """Roofline of one evaluation of a pair: arithmetic, or the covariances that layers read and write.
-
-    Args:
-        plan: whose network it is.
-        machine: whose worker it is.
-        dtype: of the computation.
-        traffic: numbers that are read and written for a pair, of both kernels.
-    """
-    flops = plan.cost.product_flops / machine.rate("matrix", dtype)
-    flops += plan.cost.elementwise_flops / machine.rate("elementwise", dtype)
-    # On a CPU a block of covariances goes through all layers in a core's cache (docs/performance.md).
-    return max(flops, traffic * _ITEM[dtype] / machine.memory_bandwidth.value) if accelerated(machine) else flops
-
-
-def accelerated(machine: Machine) -> bool:
-    """Whether workers are GPUs: they move tiles while they compute, and their products are bound by the tiles' bytes."""
-    return machine.tile_bandwidth.value > 0
-
-
-def held_share(config: RunConfig, plan: GramPlan, machine: Machine) -> float:
-    """Of a kernel's train-train tiles, what stays in the workers' memory between passes."""
-    item = _ITEM["float32" if config.solver.products == "float32" else plan.store_dtype]
-    rows = plan.blocks[0].used.rows
-    spare = max(0.0, machine.memory.value - (0.0 if plan.stored else plan.memory_per_worker))
-    return min(1.0, spare * machine.all_workers / (rows * (rows + plan.edge) / 2 * item))
-
-
-def project(config: RunConfig, plan: GramPlan, sizes: Sizes, machine: Machine) -> Projection:
-    """All stages of a run with this configuration.
+class Work:
+    """One run on one machine: the quantities that the stages share, and the stages up to the Gram matrix.
 
     Args:
         config: solver, precision, times and ridges.
@@ -115,28 +88,23 @@ def project(config: RunConfig, plan: GramPlan, sizes: Sizes, machine: Machine) -
         sizes: see there.
         machine: to run on.
     """
-    at = _At(config, plan, sizes, machine)
-    return Projection(
-        machine, plan, (at.start(), at.images(), at.gram(), at.solve(), at.predict(), at.report()), tuple(at.notes())
-    )
-
-
-class _At:
-    """One run on one machine."""
 
     def __init__(self, config: RunConfig, plan: GramPlan, sizes: Sizes, machine: Machine) -> None:
         self.config, self.plan, self.sizes, self.machine = config, plan, sizes, machine
-        self.w, self.item = machine.all_workers, _ITEM[plan.store_dtype]
+        self.w, self.item = machine.all_workers, ITEM_BYTES[plan.store_dtype]
         self.n = plan.blocks[0].used.rows
         self.p = plan.blocks[1].used.rows if len(plan.blocks) > 1 else 0
         self.c = vectors(config, sizes.outputs)
-        self.kernels = list(dict.fromkeys("nngp" if k == "nngp" else "ntk" for k in config.predict.kernels))
+        self.kernels = solved_kernels(config)
         self.train = self.n * (self.n + plan.edge) / 2 * self.item
         self.test = float(self.p * self.n * self.item)
-        self.held = held_share(config, plan, machine)
+        self.held = held_share(config, plan, sizes.budget.tiles)
+
+    # ---- resources
 
     def path(self, nbytes: float, kind: str) -> float:
-        return nbytes / (self.w * getattr(self.machine, f"{kind}_path").value)
+        """Seconds of workers, all together, to `read` or `write` so many bytes through checksums and copies."""
+        return nbytes / getattr(self.machine, f"{kind}_path").value
 
     def write(self, nbytes: float) -> float:
         """Seconds of the store: what the page cache takes is not waited for."""
@@ -146,27 +114,34 @@ class _At:
         """Seconds of the store to read so much of `of` bytes that were written before: none if the page cache has them."""
         return 0.0 if of <= self.machine.cache.value else nbytes / self.machine.store_bandwidth("read")
 
-    def together(self, compute: float, path: float, store: float, **others: float) -> Phase:
-        """On CPUs tiles are checked and copied by the core that computes."""
-        if accelerated(self.machine):
-            return Phase({"compute": compute, "tile path": path, "store": store, **others})
-        return Phase({"compute": compute + path, "store": store, **others})
+    def computing(
+        self, work: float, *, path: float = 0.0, store: float = 0.0, slowest: float = 1.0, **others: float
+    ) -> Phase:
+        """A phase of all workers.
 
-    def start(self) -> Stage:
-        return Stage("start", (Phase({"start": self.machine.start.value}),))
+        Args:
+            work: seconds that they compute, all together.
+            path: seconds that they move tiles, all together: with one thread each.
+            store: seconds that the store is busy.
+            slowest: how much longer the last worker takes than the mean.
+            others: seconds that other resources are busy.
+        """
+        compute, through = slowest * work / self.w, path / self.w
+        used = work * self.machine.threads.value + path
+        if self.machine.accelerated:
+            return Phase({"compute": compute, "tile path": through, "store": store, **others}, used)
+        # On CPUs tiles are checked and copied by the core that computes.
+        return Phase({"compute": compute + through, "store": store, **others}, used)
 
-    def images(self) -> Stage:
-        numbers = (
-            self.plan.blocks[0].whole.rows + sum(b.whole.rows for b in self.plan.blocks[1:])
-        ) * self.sizes.numbers
-        nbytes = float(numbers * _ITEM[self.plan.kernel_dtype])
-        if self.sizes.prepared:
-            return Stage("images", (Phase({"driver": 0.0}),), stored=nbytes)
-        busy = {"driver": numbers / self.machine.images.value, "store": self.write(nbytes)}
-        return Stage("images", (Phase(busy),), written=nbytes, stored=nbytes)
+    def algebra(self, flops: float, store: float = 0.0) -> Phase:
+        """A phase of products with long vectors in the driver, which memory bounds: all its threads wait for it."""
+        seconds = flops / self.machine.orthogonalise.value
+        return Phase({"driver": seconds, "store": store}, seconds * self.machine.driver_threads.value)
 
-    def evaluation(self, *blocks: int) -> float:
-        """Seconds to evaluate the tiles of some blocks once, on all workers: rounds of whole tiles."""
+    # ---- pieces of several stages
+
+    def evaluation(self, *blocks: int) -> tuple[float, float]:
+        """Seconds of all workers to evaluate the tiles of some blocks once, and how much longer the last one takes: whole tiles."""
         tiles, pairs = 0, 0.0
         for block in (self.plan.blocks[k] for k in blocks if k < len(self.plan.blocks)):
             tiles += block.tiles
@@ -175,169 +150,73 @@ class _At:
                 whole, rest = divmod(min(block.used.tile_rows * block.whole.edge, block.whole.rows), block.whole.edge)
                 pairs -= (whole * block.whole.edge**2 + rest**2) / 2
         pair = self.plan.evaluations * self.sizes.pair_seconds[self.plan.kernel_dtype]
-        return math.ceil(tiles / self.w) * pairs / tiles * pair if tiles else 0.0
+        return pairs * pair, self.rounds(tiles)
 
-    def gram(self) -> Stage:
-        plan, machine = self.plan, self.machine
-        diagonal = (self.n + self.p) * self.sizes.pair_seconds["float64"] / self.w
-        start = Phase({"start": machine.first_tile.value})
-        if not plan.stored:
-            return Stage("gram", (start, Phase({"compute": diagonal})), stored=plan.disk_bytes)
-        written = float(plan.disk_bytes)
-        item = _ITEM[plan.kernel_dtype]
-        # A task keeps its row block, and reads a block of columns for every tile.
-        read = float(plan.tiles * plan.edge * self.sizes.numbers * item)
-        tile = plan.pairs / plan.tiles * plan.evaluations * self.sizes.pair_seconds[plan.kernel_dtype]
-        tasks = plan.tiles / batch_size(plan.tiles, self.w, tile, measured=True)
-        work = self.together(
-            diagonal + self.evaluation(0, 1),
-            self.path(written, "write") + self.path(read, "read"),
-            self.write(written) + self.read(read, self.plan.blocks[0].whole.rows * self.sizes.numbers * item),
-            scheduler=tasks * machine.task.value
-            + plan.tiles * (machine.record.value + 2 * machine.store_latency.value / _READERS),
-            requests=plan.tiles * (_OBJECTS * len(plan.stores) + plan.edge / 512) / machine.requests.value,
-        )
-        return Stage("gram", (start, work), read, written, 0.0, written)
+    def rounds(self, tiles: int) -> float:
+        """How much longer the last of W workers takes than the mean, with so many tiles for all."""
+        return math.ceil(tiles / self.w) * self.w / tiles if tiles else 1.0
 
     def exact(self) -> Phase:
         """Rows recomputed in float64, of both kernels at once."""
         rows = sample_rows(self.config, self.plan, self.n)
-        return Phase({"compute": rows * self.n * self.plan.evaluations * self.sizes.pair_seconds["float64"] / self.w})
+        return self.computing(rows * self.n * self.plan.evaluations * self.sizes.pair_seconds["float64"])
 
-    def solve(self) -> Stage:
-        kind = self.config.solver.kind
-        if kind == "cholesky":
-            return self.factor()
-        if kind == "eigh":
-            return self.eigensystem()
-        phases, read, moved, stored = [Phase({"start": self.machine.first_solve.value}), self.exact()], 0.0, 0.0, 0.0
-        for kernel in self.kernels:
-            passes = self.sizes.passes[kernel]
-            made, taken = self.passes(passes)
-            phases += made
-            read += taken
-            moved += passes * exchange(self.machine, 8.0 * self.n * self.c).moved
-            stored += 8.0 * self.n * self.c * passes if kind == "krylov" else 0.0
-        return Stage("solve", tuple(phases), read, stored, moved, stored)
+    # ---- stages
 
-    def passes(self, passes: int) -> tuple[list[Phase], float]:
-        """The phases of one kernel's solve, and the bytes that it reads."""
-        machine, n, c = self.machine, self.n, self.c
-        flops = 2.0 * n * n * c
-        if accelerated(machine):
-            compute = max(
-                flops / (self.w * machine.rate("matrix", self.config.solver.products)),
-                self.train / (self.w * machine.tile_bandwidth.value),
-            )
-        else:
-            compute = flops / (self.w * machine.rate("skinny", self.config.solver.products))
-        # Shares of whole tiles: the largest share decides.
-        tiles = self.plan.blocks[0].tiles
-        compute *= math.ceil(tiles / self.w) * self.w / tiles if tiles < 50 * self.w else 1.0
-        again = (1 - self.held) * (passes - 1)
-        if self.plan.stored:
-            read = self.train * (2 + again)  # once more for the sampled rows
-            work = self.together((passes + 1) * compute, self.path(read, "read"), self.read(read, self.plan.disk_bytes))
-        else:
-            read = 0.0
-            work = Phase({"compute": (passes + 1) * compute + (1 + again) * self.evaluation(0)})
-        m = c * passes
-        phases = [
-            Phase({"start": machine.pool.value}),
-            work,
-            Phase({"network": passes * exchange(machine, 8.0 * n * c).seconds}),
-            Phase({"driver": passes * machine.step.value}),
-        ]
-        if self.config.solver.kind == "krylov":
-            phases.append(
-                Phase(
-                    {
-                        "driver": 4.0 * _SWEEPS * n * m * m / 2 / machine.orthogonalise.value,
-                        "store": self.write(8.0 * n * m),
-                    }
-                )
-            )
-        return phases, read
+    def start(self) -> Stage:
+        """Workers that can be asked for something."""
+        return Stage("start", (fixed(self.machine.start),))
 
-    def factor(self) -> Stage:
-        machine, n = self.machine, self.n
-        precision = "float64"
-        count = len(self.kernels) * len(self.config.predict.ridges)
-        written = 8.0 * n * n / 2
-        read = self.train + written * max(
-            1.0, n / self.plan.edge / 3 * (1 - min(1.0, machine.memory.value * self.w / written))
-        )
-        work = self.together(
-            n**3 / 3 / (self.w * machine.rate("factor", precision)),
-            self.path(written, "write") + self.path(read, "read"),
-            self.write(written) + self.read(read, written),
-        )
-        evaluated = () if self.plan.stored else (Phase({"compute": self.evaluation(0)}),)
-        phases = (Phase({"start": machine.pool.value}), *(work, *evaluated) * count)
-        return Stage("solve", phases, count * read, count * written, 0.0, count * written)
-
-    def eigensystem(self) -> Stage:
-        n, count = self.n, len(self.kernels)
-        flops = 9.0 * n**3 / self.machine.rate("factor", "float64")
+    def images(self) -> Stage:
+        """Read, standardised, hashed and written."""
+        numbers = sum(block.whole.rows for block in self.plan.blocks) * self.sizes.numbers
+        nbytes = float(numbers * ITEM_BYTES[self.plan.kernel_dtype])
+        if self.sizes.prepared:
+            return Stage("images", (Phase({"driver": 0.0}),), stored=nbytes)
+        seconds = numbers / self.machine.images.value
         return Stage(
-            "solve",
-            (Phase({"driver": count * flops, "store": self.read(count * self.train, self.plan.disk_bytes)}),),
-            count * self.train,
+            "images", (Phase({"driver": seconds, "store": self.write(nbytes)}, seconds),), written=nbytes, stored=nbytes
         )
 
-    def predict(self) -> Stage:
-        machine, config = self.machine, self.config.predict
-        times = len(config.times) if config.times is not None else 20
-        wanted = times * len(config.ridges) * self.c
-        phases, read = [self.exact()], 0.0
-        for kernel in self.kernels:
-            columns = min(self.sizes.passes[kernel] * self.c, wanted) if self.config.solver.kind == "krylov" else wanted
-            flops = 2.0 * self.p * self.n * columns
-            rate = machine.rate("matrix", self.config.solver.products)
-            compute = flops / (self.w * rate)
-            phases.append(Phase({"start": machine.pool.value}))
-            if self.plan.stored:
-                read += self.test
-                phases.append(
-                    self.together(compute, self.path(self.test, "read"), self.read(self.test, self.plan.disk_bytes))
-                )
-            else:
-                phases.append(Phase({"compute": compute + self.evaluation(1)}))
-            phases.append(
-                Phase(
-                    {
-                        "network": 8.0
-                        * columns
-                        * (self.n * machine.nodes.value + self.p * self.w)
-                        / machine.network.value
-                    }
-                )
-            )
-        return Stage(
-            "predict", tuple(phases), read, moved=8.0 * wanted * (self.n * machine.nodes.value + self.p * self.w)
+    def gram(self) -> Stage:
+        """The tiles that are not there yet, and the diagonals."""
+        plan, machine, new = self.plan, self.machine, 1.0 - self.sizes.there
+        first = fixed(machine.first_tile)
+        diagonal = (self.n + self.p) * self.sizes.pair_seconds["float64"]
+        if not plan.stored:
+            return Stage("gram", (first, self.computing(diagonal)), stored=plan.disk_bytes)
+        written, item = new * plan.disk_bytes, ITEM_BYTES[plan.kernel_dtype]
+        # A task keeps its row block, and reads a block of columns for every tile.
+        read = new * plan.tiles * plan.edge * self.sizes.numbers * item
+        tile = plan.pairs / plan.tiles * plan.evaluations * self.sizes.pair_seconds[plan.kernel_dtype]
+        tiles = new * plan.tiles
+        tasks = tiles / batch_size(plan.tiles, self.w, tile, measured=True)
+        work, slowest = self.evaluation(0, 1)
+        latency = machine.store_latency.value
+        phase = self.computing(
+            new * work + diagonal,
+            slowest=slowest,
+            path=self.path(written, "write") + self.path(read, "read"),
+            store=self.write(written) + self.read(read, self.plan.blocks[0].whole.rows * self.sizes.numbers * item),
+            scheduler=tasks * machine.task.value + tiles * machine.record.value,
+            packing=tiles * latency * (2 / PACKED_AT_ONCE + _SEGMENT_REQUESTS / SEGMENT),
+            requests=tiles * (_OBJECTS * len(plan.stores) + plan.edge / _IMAGES_OF_OBJECT) / machine.requests.value,
         )
+        scheduling = Phase(phase.busy, phase.processor_seconds + phase.busy["scheduler"])
+        return Stage("gram", (first, scheduling), read, written, 0.0, float(plan.disk_bytes))
 
     def report(self) -> Stage:
-        return Stage("report", (Phase({"driver": self.machine.finish.value}),))
+        """Metrics, figures and the page."""
+        return Stage("report", (fixed(self.machine.finish, "driver"),))
 
-    def notes(self) -> Sequence[str]:
-        found, n, c = [], self.n, self.c
-        machine, solver = self.machine, self.config.solver
-        most = max((self.sizes.passes[k] for k in self.kernels), default=0)
-        if solver.kind in ("krylov", "cg") and most > solver.max_steps:
-            found.append(f"about {most:,} passes are expected: set solver.max_steps above, or add a ridge")
-        basis = 8.0 * n * c * most
-        if solver.kind == "krylov" and basis > machine.driver_memory.value:
-            found.append(
-                f"the basis takes {basis / 1e9:,.0f} GB and the driver's node has {machine.driver_memory.value / 1e9:,.0f} GB: "
-                "solver=cg, a ridge, or a larger head node"
-            )
-        if solver.kind == "eigh" and 24.0 * n * n > machine.driver_memory.value:
-            found.append(f"eigh needs {24.0 * n * n / 1e9:,.0f} GB in one process: use solver=krylov")
-        if self.plan.memory_per_worker > machine.memory.value:
-            found.append("a tile does not fit into a worker's memory: set a smaller grid.edge")
-        if self.plan.stored and self.held < 1:
-            found.append(
-                f"{self.held:.0%} of a kernel's tiles stay in the workers' memory, the rest is read on every pass"
-            )
-        return found
+
+def fixed(figure: Figure, name: str = "start") -> Phase:
+    """A phase that takes what it takes."""
+    return Phase({name: figure.value}, figure.used)
+
+
+def held_share(config: RunConfig, plan: GramPlan, room: float) -> float:
+    """Of a kernel's train-train tiles, what `room` bytes hold between passes."""
+    item = ITEM_BYTES["float32" if config.solver.products == "float32" else plan.store_dtype]
+    rows = plan.blocks[0].used.rows
+    return min(1.0, max(0.0, room) / (rows * (rows + plan.edge) / 2 * item))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ntkpipe.gram.plan import human_bytes
+from ntkpipe.gram.plan import ITEM_BYTES, human_bytes
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import LayerCost, input_cost, kernel_cost, layer_costs
 from ntkpipe.kernels.parameters import LAYERS
 from ntkpipe.kernels.spec import canonical_spec, fingerprint
-
-_ITEMSIZE = {"float32": 4, "float64": 8}
 
 Row = tuple[str, str, str, str, str]
 
@@ -41,7 +39,7 @@ def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int
         for row in rows
     ]
     cost = kernel_cost(spec, steps)
-    size = _ITEMSIZE[dtype]
+    size = ITEM_BYTES[dtype]
     lines += [
         "",
         f"arithmetic   {cost.flops_per_pair:,.0f} flops per pair of images, NNGP and NTK: {cost.product_flops:.3g} in matrix "
@@ -51,6 +49,19 @@ def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int
         f"fingerprint  {fingerprint(spec)}",
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def traffic(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> float:
+    """Numbers that the layers read and write for one pair, both kernels, nonlinearities fused into the layers beside them."""
+    steps = architecture(spec).steps(tuple(image_shape))
+
+    def entries(layers: Sequence[LayerCost]) -> float:
+        return sum(
+            sum(entries(branch) for branch in layer.branches) if layer.branches else layer.entries for layer in layers
+        )
+
+    # Every layer's entries count both what goes in and what comes out: fused in pairs, half of it moves.
+    return 2 * entries([input_cost(spec, steps), *layer_costs(spec, steps)]) / 2
 
 
 def _rows(

@@ -1,288 +1,334 @@
-"""From sizes to a plan: which Gram stores a run needs, how they are cut into tiles, and what that takes."""
+"""From a configuration, the shape of the data and a machine to a plan of the run: pure functions of values.
+
+Nothing here reads a clock, a store or the machine, starts a process or writes: `surroundings.py` reads what a plan has to know of the
+place, and measures where a run is to measure.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from ntkpipe.config import KernelConfig, RunConfig
+from ntkpipe.config import RunConfig
 from ntkpipe.errors import ResourceError
-from ntkpipe.gram.from_config import kernel_spec, pair_cost
-from ntkpipe.gram.plan import GramPlan, Rate, choose_edge, human_bytes, plan_gram
-from ntkpipe.gram.symmetry import check_flips
+from ntkpipe.gram.from_config import pair_cost
+from ntkpipe.gram.plan import GramPlan, Rate, human_bytes
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
-from ntkpipe.kernels.spec import FORMULA_VERSION, fingerprint
-from ntkpipe.kernels.truncation import expanded_layers, with_degrees
-from ntkpipe.planning.factoring import plan_factors
-from ntkpipe.planning.measured import find_calibration, pair_key
-from ntkpipe.planning.memory import driver_memory, memory_budget, solver_memory
-from ntkpipe.planning.pair_speed import Tuning, circumstances, measure
-from ntkpipe.planning.storing import Storing, compare
-from ntkpipe.storage.checksum import digest
-from ntkpipe.storage.protocol import MissingObjectError
-from ntkpipe.storage.store import ObjectStore
-from ntkpipe.tiles.catalogue import stored_edge, usage
-from ntkpipe.tiles.identity import GramIdentity, Symmetry
+from ntkpipe.linalg.factor.plan import FactorPlan
+from ntkpipe.planning import memory
+from ntkpipe.planning.machine import Figure, Machine
+from ntkpipe.planning.model import Sizes, Work
+from ntkpipe.planning.network import traffic
+from ntkpipe.planning.passes import solved_kernels, solver_passes
+from ntkpipe.planning.roofline import Stage
+from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores
+from ntkpipe.planning.solving import notes, project
+from ntkpipe.planning.storing import Storing, choose_storing
+from ntkpipe.planning.text import as_html, describe
+from ntkpipe.planning.tiles import pair_rate, pair_seconds, plan_gram
 
-# A run whose tiles should take less than this (all workers together) is not worth the seconds that measuring takes.
-_WORTH_MEASURING = 60.0
+# Times of the default grid, where none are given.
+_TIMES = 20
+_DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Sizes of a data set, which is all that a plan needs of it, but for networks with expansions.
+class RunPlan:
+    """Everything that is known of a run before it starts. `str(plan)` is for people, and a notebook shows it as tables.
 
     Args:
-        extremes: gives a few images of the whole data set, `(n, height, width, channels)`, that span its variances; None if
-            there is no data set yet: expansions then have their usual degree.
-        layers: of the network, where the configuration does not name them.
+        config: of the run.
+        shapes: of its data.
+        machine: its figures, each with its origin.
+        tiles: what will be computed, in which tiles.
+        stores: the Gram stores that it fills, the one to solve with first; none of given matrices.
+        storing: what storing the tiles is worth; None of given matrices.
+        factors: plan of one factor, of `cholesky`.
+        stages: seconds, bytes and memory, in order.
+        work: what stages share.
+        notes: what does not fit, and what to do.
     """
 
-    fingerprint: str
-    n_train: int
-    n_test: int
-    used_train: int
-    used_test: int
-    image: tuple[int, ...]
-    outputs: int
-    extremes: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
-    layers: list[dict[str, Any]] | None = field(default=None, repr=False)
+    config: RunConfig
+    shapes: Shapes
+    machine: Machine
+    tiles: GramPlan
+    stores: tuple[WantedStore, ...]
+    storing: Storing | None
+    factors: FactorPlan | None
+    stages: tuple[Stage, ...]
+    work: Work = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all stages and processes."""
+        return sum(stage.processor_seconds for stage in self.stages)
+
+    @property
+    def node_hours(self) -> float:
+        """Nodes times hours."""
+        return self.machine.nodes.value * self.seconds / 3600
+
+    @property
+    def cost(self) -> float:
+        """In the currency of the machine's price."""
+        return self.node_hours * self.machine.price.value
+
+    @property
+    def stored(self) -> float:
+        """Bytes left in the store."""
+        return sum(stage.stored for stage in self.stages)
+
+    def stage(self, name: str) -> Stage:
+        """One of `start`, `images`, `gram`, `solve`, `predict`, `report`."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+    def __str__(self) -> str:
+        return describe(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
 
-@dataclass(frozen=True)
-class WantedStore:
-    """A Gram store that a run needs.
-
-    Args:
-        text: what it is, for people.
-        identity: of the store.
-        spec: layers of its network.
-    """
-
-    text: str
-    identity: GramIdentity
-    spec: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan, the Gram stores that it fills, the one to solve with first, and what storing their tiles is worth."""
-
-    wanted: tuple[WantedStore, ...]
-    plan: GramPlan
-    storing: Storing
-
-
-def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
-    """The layers for a data set: every expansion as long as its variances call for, unless the user said how long.
-
-    Raises:
-        ConfigError: see `kernel_spec`.
-    """
-    spec = kernel_spec(kernel, shapes.image) if shapes.layers is None else shapes.layers
-    if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
-        return spec
-    return with_degrees(spec, shapes.extremes(), kernel.dtype)
-
-
-def make_plan(
+def make_run_plan(
     config: RunConfig,
     shapes: Shapes,
-    store: ObjectStore,
+    machine: Machine,
+    place: Place | None = None,
     siblings: Sequence[RunConfig] = (),
     *,
-    may_measure: bool = True,
-    chosen: bool | None = None,
-) -> Planned:
-    """The frozen plan of the run's tiles, checked against memory and disk.
+    passes: Mapping[str, int] | None = None,
+) -> RunPlan:
+    """The plan of a run, checked against memory and disk.
 
     Args:
         config: of the run.
         shapes: of its images.
-        store: where the Gram stores lie.
+        machine: to run on.
+        place: see there; None is a machine that is not there.
         siblings: configurations of the same images and precision, with networks of other depths, which share the
             run's evaluations.
-        may_measure: if not, what earlier runs have measured must do.
-        chosen: whether this run has begun to store tiles, if it has begun; `store.gram=auto` stays with it.
+        passes: of the solver over the tiles, by kernel, if they are known.
 
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
+    place = place or Place()
     specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
-    architecture(*specs).check_input(shapes.image)
-    if config.augment == "hflip":
-        check_flips(specs, shapes.image)
     deepest = max(specs, key=len)
-    cost, memory, workers = pair_cost(deepest, shapes.image), memory_budget(config), config.cluster.worker_count()
-    wanted = _wanted_stores(config, siblings, specs, shapes, config.grid.edge or choose_edge(shapes.n_train, cost))
-
-    def plan(**settings: Any) -> GramPlan:
-        return plan_gram(
-            n_train=shapes.n_train,
-            n_test=shapes.n_test,
-            spec=deepest,
-            cost=cost,
-            kernel_dtype=config.kernel.dtype,
-            store_dtype=config.store_dtype,
-            train_rows=shapes.used_train,
-            test_rows=shapes.used_test,
-            workers=workers,
-            stores=[one.text for one in wanted],
-            evaluations=config.copies,
-            **settings,
-        )
-
-    tuning = None
-    # Networks that flatten their images are as fast as the machine's matrix products: nothing is to be chosen.
-    given = config.grid.edge is not None and config.grid.pairs_per_step is not None
-    if cost.input_entries > 1 and not given and plan(edge=wanted[0].identity.edge).seconds >= _WORTH_MEASURING:
-        tuning = _tuning(config, deepest, shapes, store, may_measure=may_measure)
-    if config.grid.edge is None:
-        # A store of the same tiles is used as it was cut, by whatever machine.
-        edge = stored_edge(store, wanted[0].identity)
-        if edge is None and tuning is not None:
-            edge = choose_edge(shapes.n_train, cost, tuning.seconds_per_pair * config.copies)
-        if edge is not None:
-            wanted = [dataclasses.replace(one, identity=dataclasses.replace(one.identity, edge=edge)) for one in wanted]
-    names = [config.store.name or wanted[0].identity.key, *(one.identity.key for one in wanted[1:])]
-    known: dict[str, Any] = {
-        "edge": wanted[0].identity.edge,
-        "rate": _calibrated(config, deepest, cost, shapes, store)
-        if tuning is None
-        else Rate(cost.flops_per_pair / tuning.seconds_per_pair, _measured(tuning)),
-        "pairs_per_step": config.grid.pairs_per_step if tuning is None else tuning.pairs_per_step,
-        "process_bytes": None if tuning is None else tuning.process_bytes,
-        "memory_bytes": memory,
+    architecture(*specs).check_input(shapes.image)
+    cost = pair_cost(deepest, shapes.image)
+    seconds = _pair_seconds(deepest, cost, shapes, machine, place)
+    edge = tile_edge(config, cost, shapes, place, seconds[config.kernel.dtype].value)
+    stores = wanted_stores(config, siblings, specs, shapes, edge)
+    planned = {
+        "spec": deepest,
+        "cost": cost,
+        "edge": stores[0].identity.edge,
+        "kernel_dtype": config.kernel.dtype,
+        "store_dtype": config.store_dtype,
+        "rate": _rate(config, cost, place, seconds),
+        "stores": [one.text for one in stores],
+        "evaluations": config.copies,
+        "pairs_per_step": config.grid.pairs_per_step if place.pair is None else place.pair.pairs_per_step,
+        "process_bytes": None if place.pair is None else place.pair.process_bytes,
     }
-    free: dict[str, Any] = {
-        "free_bytes": store.free_bytes(),
-        "stored_bytes": sum(usage(store, name) for name in names),
-    }
-    first = plan(**known)
-    _check_solver(config, first, shapes.used_train, memory)  # before anything is measured, and kept in the store
-    storing = compare(config, first, shapes.outputs, memory, store, **free, chosen=chosen, may_measure=may_measure)
-    chosen_plan = plan(**known, **free, stored=storing.stored)
-    _check_solver(config, chosen_plan, shapes.used_train, memory)
-    return Planned(tuple(wanted), chosen_plan, storing)
+
+    def ways(*, stored: bool) -> Work:
+        tiles = _tiles(config, shapes, machine, place, **planned, stored=stored)
+        return _work(config, shapes, machine, place, tiles, seconds, passes)
+
+    both: dict[bool, Work | ResourceError] = {}
+    for stored in (True, False):
+        try:
+            both[stored] = ways(stored=stored)
+        except ResourceError as error:  # of the way that is not taken it does not matter
+            both[stored] = error
+    storing = choose_storing(config, both[True], both[False], place.free_disk, place.stored_bytes, begun=place.begun)
+    work = both[storing.stored]
+    if isinstance(work, ResourceError):
+        raise work
+    _tiles(config, shapes, machine, place, **planned, stored=storing.stored, free=True)  # refuses what the disk lacks
+    return _finished(config, shapes, machine, place, work, tuple(stores), storing)
 
 
-def plan_given(config: RunConfig, shapes: Shapes, dtype: str, edge: int) -> GramPlan:
-    """The plan of a run whose kernel was given: nothing is computed, and every pair costs nothing.
+def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place, *, dtype: str, edge: int) -> RunPlan:
+    """The plan of a run whose kernel was given: nothing is evaluated, and every pair costs nothing.
 
     Args:
         config: of the run.
         shapes: of the given kernel.
+        machine: to run on.
+        place: see there.
         dtype: of its tiles.
         edge: rows of a tile.
+
+    Raises:
+        ResourceError: if the solver does not fit into the memory.
     """
-    memory = memory_budget(config)
-    made = plan_gram(
-        n_train=shapes.n_train,
-        n_test=shapes.n_test,
+    cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), dict.fromkeys(_DTYPES, Figure(0.0, "given"))
+    tiles = _tiles(
+        config,
+        shapes,
+        machine,
+        None,
         spec=(),
-        cost=KernelCost(0.0, 0.0, 1, 1, 0, 0),
+        cost=cost,
         edge=edge,
         kernel_dtype=dtype,
         store_dtype=dtype,
-        train_rows=shapes.used_train,
-        test_rows=shapes.used_test,
-        workers=config.cluster.worker_count(),
         rate=Rate(1.0, "given"),
     )
-    _check_solver(config, made, shapes.used_train, memory)
-    return made
+    work = _work(config, shapes, machine, place, tiles, free, None)
+    made = _finished(config, shapes, machine, place, work, (), None)
+    kept = tuple(
+        dataclasses.replace(stage, stored=0.0) for stage in made.stages if stage.name not in ("images", "gram")
+    )
+    return dataclasses.replace(made, stages=kept)
 
 
-def _wanted_stores(
-    config: RunConfig, siblings: Sequence[RunConfig], specs: Sequence[list[dict[str, Any]]], shapes: Shapes, edge: int
-) -> list[WantedStore]:
-    symmetries: tuple[Symmetry, ...] = ("none",)
-    if config.augment == "hflip":
-        # Means are those of the even part alone; the odd one adds its variance.
-        symmetries = ("even",) if config.predict.covariance == "none" else ("even", "odd")
-    found = []
-    for one, spec in zip((config, *siblings), specs, strict=True):
-        depth = [f"depth {one.kernel.depth}"] if siblings else []
-        for symmetry in symmetries:
-            part = [f"{symmetry} part under flips"] if symmetry != "none" else []
-            identity = GramIdentity(
-                data=shapes.fingerprint,
-                architecture=fingerprint(spec),
-                formula_version=str(FORMULA_VERSION),
-                dtype=one.kernel.dtype,
-                stored_dtype=one.store_dtype,
-                edge=edge,
-                n_train=shapes.n_train,
-                n_test=shapes.n_test,
-                symmetry=symmetry,
-                spec=spec,
-            )
-            found.append(WantedStore(" ".join([*depth, *part]) or "the kernel", identity, spec))
+def _pair_seconds(
+    spec: list[dict[str, Any]], cost: KernelCost, shapes: Shapes, machine: Machine, place: Place
+) -> dict[str, Figure]:
+    """Of one worker, by dtype: as measured for this network, or its roofline on this machine."""
+    moved = traffic(spec, shapes.image) if machine.accelerated else 0.0
+    found = {}
+    for dtype in _DTYPES:
+        roof = pair_seconds(cost, machine, dtype, moved)
+        found[dtype] = place.pair_seconds.get(dtype) or Figure(roof, _origin(machine, dtype))
     return found
 
 
-def _tuning(
-    config: RunConfig, spec: list[dict[str, Any]], shapes: Shapes, store: ObjectStore, *, may_measure: bool
-) -> Tuning | None:
-    """What was measured of this network on this machine, now or by an earlier run."""
-    asked = {
-        "spec": fingerprint(spec),
-        "image": list(shapes.image),
-        "dtype": config.kernel.dtype,
-        "pairs_per_step": config.grid.pairs_per_step,
-        **circumstances(config.cluster.threads_per_worker),
-    }
-    key = f"tuning/{digest(asked)}.json"
-    try:
-        return Tuning.from_json(store.get(key))
-    except (MissingObjectError, ValueError):
-        pass
-    if not may_measure:
-        return None
-    made = measure(
-        spec,
-        shapes.image,
-        config.kernel.dtype,
-        threads=config.cluster.threads_per_worker,
-        pairs_per_step=config.grid.pairs_per_step,
+def _origin(machine: Machine, dtype: str) -> str:
+    """Where the rates of arithmetic come from, if it is one place."""
+    origins = {machine.figures()[f"{kind}_{dtype}"].origin.partition(":")[0] for kind in ("matrix", "elementwise")}
+    return origins.pop() if len(origins) == 1 else "assumed in part"
+
+
+def _rate(config: RunConfig, cost: KernelCost, place: Place, seconds: Mapping[str, Figure]) -> Rate:
+    if place.pair is not None:
+        return pair_rate(cost, place.pair.seconds_per_pair, place.pair.origin)
+    figure = seconds[config.kernel.dtype]
+    return pair_rate(cost, figure.value, figure.origin)
+
+
+def _tiles(
+    config: RunConfig, shapes: Shapes, machine: Machine, place: Place | None, *, free: bool = False, **planned: Any
+) -> GramPlan:
+    """The tiles; refused if one does not fit into the memory, or with `free` all of them onto the disk."""
+    there = place is not None and place.free_memory is not None
+    return plan_gram(
+        n_train=shapes.n_train,
+        n_test=shapes.n_test,
+        train_rows=shapes.used_train,
+        test_rows=shapes.used_test,
+        workers=machine.all_workers,
+        memory_bytes=memory.memory_budget(config, place.free_memory) if place and there else None,
+        free_bytes=place.free_disk if place and free else None,
+        stored_bytes=place.stored_bytes if place and free else 0,
+        **planned,
     )
-    store.put(key, made.to_json(), overwrite=True)
-    return made
 
 
-def _calibrated(
-    config: RunConfig, spec: list[dict[str, Any]], cost: KernelCost, shapes: Shapes, store: ObjectStore
-) -> Rate | None:
-    """What `ntkpipe calibrate` has measured of this network on this machine; None if it has not."""
-    calibration = find_calibration(config, store)
-    if calibration is None:
-        return None
-    seconds = calibration.pairs.get(pair_key(fingerprint(spec), tuple(shapes.image), config.kernel.dtype))
-    return Rate(cost.flops_per_pair / seconds, f"by ntkpipe calibrate, {calibration.made}") if seconds else None
+def _budget(config: RunConfig, shapes: Shapes, machine: Machine, place: Place, tiles: GramPlan) -> memory.Budget:
+    n, outputs, workers = shapes.used_train, shapes.outputs, tiles.workers
+    if place.free_memory is not None:
+        return memory.divide(config, tiles, n, outputs, place.free_memory)
+    each, driver = int(machine.memory.value), int(machine.driver_memory.value)
+    room = max(0, each - (0 if tiles.stored else tiles.memory_per_worker)) * workers
+    return memory.Budget(each * workers, driver, room, each * workers, driver // (8 * n))
 
 
-def _measured(tuning: Tuning) -> str:
-    tried = ", ".join(f"{seconds * 1e3:.3g} ms with {pairs} at a time" for pairs, seconds in tuning.tried.items())
-    return f"measured on {tuning.device}, per pair: {tried}"
-
-
-def _check_solver(config: RunConfig, plan: GramPlan, n: int, memory: int) -> None:
-    """Refuse a solver that would not fit: tiles of a factor; a dense matrix, its eigenvectors and LAPACK's workspace."""
+def _work(
+    config: RunConfig,
+    shapes: Shapes,
+    machine: Machine,
+    place: Place,
+    tiles: GramPlan,
+    seconds: Mapping[str, Figure],
+    passes: Mapping[str, int] | None,
+) -> Work:
+    n, p, budget = shapes.used_train, shapes.used_test, _budget(config, shapes, machine, place, tiles)
+    _refuse_eigh(config, n, budget.driver, there=place.free_memory is not None)
+    times = _TIMES if config.predict.times is None else len(config.predict.times)
+    batch = 0
+    if config.predict.covariance != "none":
+        batch = memory.batch_columns(config, n, p, times, budget.solving, tiles.workers)
+    factors = None
     if config.solver.kind == "cholesky":
-        plan_factors(config, plan, n, solver_memory(plan, memory))
-    if config.solver.kind != "eigh":
+        factors = memory.plan_factors(config, tiles, n, budget.factors)
+    measured = {dtype: figure.value for dtype, figure in seconds.items()}
+    if place.pair is not None:
+        measured[config.kernel.dtype] = place.pair.seconds_per_pair
+    sizes = Sizes(
+        numbers=tiles.cost.inputs,
+        outputs=shapes.outputs,
+        passes={k: solver_passes(config, k, n, (passes or {}).get(k)) for k in solved_kernels(config)},
+        pair_seconds=measured,
+        budget=budget,
+        times=times,
+        batch=batch,
+        factors=factors,
+        prepared=shapes.prepared,
+        there=min(1.0, place.stored_bytes / max(1, tiles.disk_bytes)),
+    )
+    return Work(config, tiles, sizes, machine)
+
+
+def _refuse_eigh(config: RunConfig, n: int, driver: int, *, there: bool) -> None:
+    """Refuse what would not fit: a dense matrix, its eigenvectors and LAPACK's workspace, in the driver alone."""
+    if config.solver.kind != "eigh" or not there:
         return
     copies = 3
     copies += config.copies if config.predict.covariance != "none" else 0  # with flips both parts have eigenvectors
-    need, memory = copies * 8 * n * n, driver_memory(config, memory)  # in the driver alone
-    if need > memory:
+    if (need := copies * 8 * n * n) > driver:
         where = "the driver's machine has" if config.cluster.kind == "ray" else "the budget is"
         raise ResourceError(
             f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and {where} "
-            f"{human_bytes(memory)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
+            f"{human_bytes(driver)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
         )
+
+
+def _finished(
+    config: RunConfig,
+    shapes: Shapes,
+    machine: Machine,
+    place: Place,
+    work: Work,
+    stores: tuple[WantedStore, ...],
+    storing: Storing | None,
+) -> RunPlan:
+    stages = project(work)
+    if place.free_memory is not None:
+        peaks = {"gram": memory.gram_peak(config, work.plan), "solve": solving_peak(work)}
+        stages = tuple(dataclasses.replace(one, memory=peaks.get(one.name)) for one in stages)
+    return RunPlan(config, shapes, machine, work.plan, stores, storing, work.sizes.factors, stages, work, notes(work))
+
+
+def solving_peak(work: Work) -> memory.Peak:
+    """Memory while systems are solved, of all processes."""
+    config, tiles, n, outputs = work.config, work.plan, work.n, work.sizes.outputs
+    edge, budget = min(tiles.edge, n), work.sizes.budget
+    if work.sizes.factors is not None:
+        return memory.factoring_peak(config, work.sizes.factors, tiles, n, outputs, budget.solving)
+    item = 4 if tiles.store_dtype == "float32" or config.solver.products == "float32" else 8
+    return memory.solving_peak(
+        config,
+        n,
+        outputs,
+        tiles=n * (n + edge) // 2 * item,
+        tile=edge * edge * item,
+        passes=max(work.sizes.passes.values()),
+        budget=budget,
+        workers=tiles.workers,
+        worker_bytes=tiles.memory_per_worker,
+    )

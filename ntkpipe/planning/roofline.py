@@ -1,20 +1,25 @@
-"""Rooflines as values: phases in which resources work at the same time, stages of phases, and a run of stages."""
+"""Rooflines as values: phases in which resources work at the same time, and stages of phases."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ntkpipe.gram.plan import GramPlan
-from ntkpipe.planning.machine import Machine
+from ntkpipe.planning.memory import Peak
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Seconds that each resource is busy; they overlap."""
+    """What happens at the same time.
+
+    Args:
+        busy: seconds that each resource is busy; they overlap, and the busiest decides.
+        processor_seconds: that all processes together compute.
+    """
 
     busy: Mapping[str, float]
+    processor_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -37,6 +42,7 @@ class Stage:
         read, written: bytes from and to the store.
         moved: bytes over the network between nodes.
         stored: bytes that it leaves in the store.
+        memory: at its peak, if it is known.
     """
 
     name: str
@@ -45,11 +51,17 @@ class Stage:
     written: float = 0.0
     moved: float = 0.0
     stored: float = 0.0
+    memory: Peak | None = None
 
     @property
     def seconds(self) -> float:
-        """Of all phases."""
+        """Wall time of all phases."""
         return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all phases and all processes."""
+        return sum(phase.processor_seconds for phase in self.phases)
 
     @property
     def bottleneck(self) -> str:
@@ -58,40 +70,3 @@ class Stage:
         for phase in self.phases:
             total[phase.bottleneck] += phase.seconds  # type: ignore[assignment]
         return max(total, key=lambda name: total[name])
-
-
-@dataclass(frozen=True)
-class Projection:
-    """All stages of a run on a machine.
-
-    Args:
-        machine: that it is for.
-        plan: of its tiles.
-        stages: in order.
-        notes: what does not fit, and what to do.
-    """
-
-    machine: Machine
-    plan: GramPlan
-    stages: tuple[Stage, ...]
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def seconds(self) -> float:
-        """Of all stages."""
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def node_hours(self) -> float:
-        """Nodes times hours."""
-        return self.machine.nodes.value * self.seconds / 3600
-
-    @property
-    def cost(self) -> float:
-        """In the currency of the machine's price."""
-        return self.node_hours * self.machine.price.value
-
-    @property
-    def stored(self) -> float:
-        """Bytes left in the store."""
-        return sum(stage.stored for stage in self.stages)

@@ -14,6 +14,7 @@ from ntkpipe.config import SolverConfig
 from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.errors import IncompleteError, NumericalError
 from ntkpipe.gram.plan import human_seconds
+from ntkpipe.limits import free_memory
 from ntkpipe.linalg.cg import CgSolution, block_cg
 from ntkpipe.linalg.cg_recurrence import CgStep
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
@@ -29,7 +30,7 @@ from ntkpipe.linalg.preconditioner import (
 )
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.planning.memory import product_memory, tile_memory
+from ntkpipe.planning.memory import driver_memory, product_memory, tile_memory
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.problem import Problem, Solved, Tell, error_facts, sampled_rows
 from ntkpipe.storage.checksum import digest
@@ -212,7 +213,8 @@ def _require(found: CgSolution, ridge: float, mean: float, config: SolverConfig)
 def _tile_memory(inputs: Inputs, c: int) -> int:
     if inputs.config.solver.preconditioner == "float32_factor":
         return product_memory(inputs.memory_bytes, inputs.workers)
-    return tile_memory(inputs.config, inputs.n_train, c, inputs.memory_bytes, inputs.workers)
+    driver = driver_memory(inputs.config, inputs.memory_bytes, free_memory())
+    return tile_memory(inputs.config, inputs.n_train, c, inputs.memory_bytes, inputs.workers, driver)
 
 
 def _name(config: SolverConfig, ridge: float) -> str:

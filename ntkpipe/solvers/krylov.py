@@ -18,6 +18,7 @@ from ntkpipe.dynamics.stopping import StopRule, stop_rule
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.gram.plan import human_seconds
+from ntkpipe.limits import free_memory
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
@@ -27,7 +28,7 @@ from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.planning.memory import basis_vectors, tile_memory
+from ntkpipe.planning.memory import basis_vectors, driver_memory, tile_memory
 from ntkpipe.solvers.problem import (
     Problem,
     Solved,
@@ -47,9 +48,8 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
     config = inputs.config.solver
     products = config.products
     checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
-    capacity = basis_vectors(
-        inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
-    )
+    memory = (inputs.memory_bytes, inputs.workers, driver_memory(inputs.config, inputs.memory_bytes, free_memory()))
+    capacity = basis_vectors(inputs.config, inputs.n_train, problem.targets.shape[1], *memory)
     matrix = inputs.matrix(problem.source, "train")
     began = time.monotonic()
     clock = {"products": 0.0, "orthogonalise": 0.0}
@@ -77,9 +77,7 @@ def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor,
                 matrix,
                 executor,
                 products=products,
-                memory_bytes=tile_memory(
-                    inputs.config, inputs.n_train, problem.targets.shape[1], inputs.memory_bytes, inputs.workers
-                ),
+                memory_bytes=tile_memory(inputs.config, inputs.n_train, problem.targets.shape[1], *memory),
             )
         )
         operator = merged(held, problem.copies)

@@ -28,7 +28,9 @@ from ntkpipe.gram.stage import GramReport, compute_gram
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.linalg.copies import Copies
-from ntkpipe.planning.plan import Shapes, WantedStore, make_plan, plan_given
+from ntkpipe.planning.plan import RunPlan
+from ntkpipe.planning.shapes import Shapes, WantedStore
+from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource, NetworkSource
@@ -233,6 +235,7 @@ class Gram:
             raise ConfigError("augment=hflip is for networks: a function can pair flipped images itself")
         self._kernel, self._data, self._name = kernel, data, name
         self._executor = executor or SerialExecutor()
+        self._planned: RunPlan | None = None
         self.config = RunConfig(
             data=data.config,
             kernel=KernelConfig(dtype=dtype),
@@ -276,9 +279,11 @@ class Gram:
         made = cls.__new__(cls)
         made._executor = executor or SerialExecutor()
         made.config = RunConfig()
-        tiles = plan_given(made.config, shapes, checked.dtype, checked.edge)
+        made._planned = plan_given_here(
+            made.config, shapes, open_store("memory://given"), dtype=checked.dtype, edge=checked.edge
+        )
         use = InUse(n, p, Copies.of((), n), points=_points(y_test, class_names, p))
-        made.__dict__["opened"] = open_given(checked, tiles, use)
+        made.__dict__["opened"] = open_given(checked, made._planned.tiles, use)
         return made
 
     @property
@@ -301,16 +306,18 @@ class Gram:
             points=_points_of(prepared),
         )
         if isinstance(self._kernel, Architecture):
-            planned = make_plan(self.config, shapes, self.store)
-            return open_network(self.store, images, planned.wanted, planned.plan, use)
+            self._planned = plan_here(self.config, shapes, self.store, measure=True)
+            return open_network(self.store, images, self._planned.stores, self._planned.tiles, use)
         return self._open_function(images, shapes, use)
 
-    def plan(self) -> GramPlan:
-        """What will be computed, in which tiles, and what that takes; computes nothing."""
-        if "opened" in self.__dict__ or not isinstance(self._kernel, Architecture):
-            return self.opened.tiles
+    def plan(self) -> RunPlan:
+        """What will be computed, in which tiles, and what that and solving with it take; computes nothing."""
+        if self._planned is not None:
+            return self._planned
         shapes = dataclasses.replace(shapes_of(self._data.prepared(self.config.kernel.dtype)), layers=self._layers)
-        return make_plan(self.config, shapes, self.store, may_measure=False).plan
+        if isinstance(self._kernel, Architecture):
+            return plan_here(self.config, shapes, self.store)
+        return self._plan_function(shapes)
 
     def compute(
         self, executor: Executor | None = None, progress: Callable[[Progress], None] | None = None
@@ -357,8 +364,8 @@ class Gram:
     def _open_function(self, images: PreparedImages, shapes: Shapes, use: InUse) -> OpenGram:
         assert not isinstance(self._kernel, Architecture)
         config = self.config
-        tiles = plan_given(config, shapes, config.kernel.dtype, config.grid.edge or _edge(shapes.n_train))
-        tiles = dataclasses.replace(tiles, store_dtype=config.store_dtype, stored=config.store.gram != "recompute")
+        self._planned = self._plan_function(shapes)
+        tiles = self._planned.tiles
         identity = GramIdentity(
             data=shapes.fingerprint,
             architecture=str(self._name),
@@ -372,6 +379,13 @@ class Gram:
         gram = GramStore.create_or_open(self.store, identity)
         source = FunctionSource(gram, images, tiles.stored, None, self._kernel)
         return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)
+
+    def _plan_function(self, shapes: Shapes) -> RunPlan:
+        """Of what a call of the function takes nothing is known."""
+        config, edge = self.config, self.config.grid.edge or _edge(shapes.n_train)
+        made = plan_given_here(config, shapes, self.store, dtype=config.kernel.dtype, edge=edge)
+        kept = {"store_dtype": config.store_dtype, "stored": config.store.gram != "recompute"}
+        return dataclasses.replace(made, tiles=dataclasses.replace(made.tiles, **kept))
 
     def __repr__(self) -> str:
         if "_kernel" not in self.__dict__:

@@ -14,7 +14,7 @@ from ntkpipe.data.prepared import PreparedImages
 from ntkpipe.data.prepared_layout import BLOCKS
 from ntkpipe.errors import DataError
 from ntkpipe.kernels.truncation import extreme_images
-from ntkpipe.planning.plan import Shapes
+from ntkpipe.planning.shapes import Shapes
 
 # Images that are looked at together for those of extreme norms.
 _ROWS = 4096
@@ -43,6 +43,7 @@ def stored_shapes(config: DataConfig, images: PreparedImages) -> Shapes:
         images.shape("train")[1:],
         labels.y_train.shape[1],
         lambda: _stored_extremes(images),
+        prepared=True,
     )
 
 

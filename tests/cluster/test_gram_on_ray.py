@@ -18,12 +18,13 @@ from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import GramPlan, plan_gram
+from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.planning.tiles import plan_gram
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.faults import PoisonedRows
 from ntkpipe.tasks.serial import SerialExecutor

@@ -13,7 +13,7 @@ import pytest
 from ntkpipe.errors import DataError, IncompleteError, ResourceError
 from ntkpipe.gram import stage
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import GramPlan, plan_gram
+from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, Output, diagonal_task, tile_task
@@ -21,6 +21,7 @@ from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.planning.tiles import plan_gram
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import LostWorkerError, Task, TaskResult
 from ntkpipe.tasks.serial import SerialExecutor

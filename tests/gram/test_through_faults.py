@@ -7,12 +7,12 @@ import uuid
 import pytest
 
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import plan_gram
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, Output
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.kernels.zoo import fcn
+from ntkpipe.planning.tiles import plan_gram
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.retry import RETRY_VARIABLE
 from ntkpipe.storage.store import open_store

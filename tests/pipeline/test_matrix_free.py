@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ntkpipe.gram.recomputed import RecomputedTiles
-from ntkpipe.planning import disk, plan
-from ntkpipe.planning.disk import DiskSpeed
+from ntkpipe.planning.probes import DiskSpeed
 from ntkpipe.storage.store import open_store
 
 FREE = "store.gram=recompute"
@@ -88,14 +87,15 @@ def test_the_plan_compares_both_ways(work, monkeypatch):
     assert "recomputed:" in text
     assert "computed whenever it is read" in _plan(work, FREE)
     fast, slow = DiskSpeed(1e10, 1e10, "measured"), DiskSpeed(1e4, 1e3, "measured")
+    monkeypatch.setattr("ntkpipe.planning.surroundings._CACHE_SHARE", 0.0)  # every byte is waited for
     for speed, choice in ((fast, "stored"), (slow, "recomputed")):
-        monkeypatch.setattr("ntkpipe.planning.storing.disk_speed", lambda *_, speed=speed, **__: speed)
+        monkeypatch.setattr("ntkpipe.planning.surroundings.known_disk_speed", lambda *_, speed=speed: speed)
         assert f"tiles       {choice} (store.gram=auto" in _plan(work, "store.gram=auto")
 
 
 def test_auto_recomputes_where_the_disk_lacks_the_space_and_stays_with_it(work, monkeypatch):
     speed = DiskSpeed(1e10, 1e10, "measured")
-    monkeypatch.setattr("ntkpipe.planning.storing.disk_speed", lambda *_, **__: speed)
+    monkeypatch.setattr("ntkpipe.planning.surroundings.known_disk_speed", lambda *_: speed)
     store = type(open_store("store"))
     with monkeypatch.context() as full:
         full.setattr(store, "free_bytes", lambda self: 20_000)
@@ -105,27 +105,3 @@ def test_auto_recomputes_where_the_disk_lacks_the_space_and_stays_with_it(work, 
     assert work.chunks() == []
     work.ok("gram", "run_dir=b", "store.gram=auto", *work.quick)
     assert len(work.chunks()) > 0
-
-
-def test_disk_speed_is_measured_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(disk, "_OBJECT_BYTES", 1 << 16)
-    store = open_store(str(tmp_path))
-    assert disk.disk_speed(store, may_measure=False) is disk.ASSUMED
-    made = disk.disk_speed(store, may_measure=True)
-    assert made.source == "measured"
-    assert disk.disk_speed(store, may_measure=False) == made
-    assert [key for key in store.list() if "probe" in key] == []
-    (key,) = store.list("tuning/")
-    store.put(key, b"{}", overwrite=True)
-    assert disk.disk_speed(store, may_measure=False) is disk.ASSUMED
-
-
-def test_the_plan_is_made_before_the_choice_is_known(work, monkeypatch):
-    """`auto` leaves room for evaluating tiles in the workers' memory."""
-    seen = []
-    plain = plan.compare
-    monkeypatch.setattr(plan, "compare", lambda *a, **k: seen.append(plain(*a, **k)) or seen[-1])
-    _plan(work, FREE)
-    assert seen[0].stored is False
-    assert 0 <= seen[0].held <= 1
-    assert seen[0].recomputed_seconds > 0

@@ -14,9 +14,9 @@ from ntkpipe.pipeline import calibrate as measuring
 from ntkpipe.pipeline.calibrate import Effort, ProcessorSeconds, calibrate
 from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.planning.measured import Calibration, calibration_key, find_calibration
-from ntkpipe.planning.pair_speed import Tuning
-from ntkpipe.planning.plan import make_plan
-from ntkpipe.planning.sizing import describe, of_this_machine
+from ntkpipe.planning.probes import PairSpeed
+from ntkpipe.planning.surroundings import plan_here
+from ntkpipe.planning.text import describe_tiles
 from ntkpipe.tasks.serial import SerialExecutor
 
 TINY = Effort(size=64, seconds=0.01, objects=1, tasks=3, images=24)
@@ -36,11 +36,11 @@ def config(tmp_path) -> RunConfig:
 
 @pytest.fixture
 def made(config: RunConfig, monkeypatch) -> Calibration:
-    def measure(spec, image_shape, dtype, *, threads, edge=None) -> Tuning:
+    def measure(spec, image_shape, dtype, *, threads, edge=None) -> PairSpeed:
         assert (threads, edge) == (1, 64)
-        return Tuning(2e-6 if dtype == "float32" else 4e-6, 1, 1, {}, "cpu")
+        return PairSpeed(2e-6 if dtype == "float32" else 4e-6, 1, 1, {}, "cpu")
 
-    monkeypatch.setattr(measuring, "measure", measure)
+    monkeypatch.setattr(measuring, "measure_pairs", measure)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shapes, store = look_at(config)
     told: list[str] = []
@@ -64,19 +64,19 @@ def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -
     # Nothing that measuring wrote is left but the records.
     assert {key.partition("-")[0] for key in store.list("tuning/")} == {"tuning/calibration", "tuning/disk"}
 
-    plan = make_plan(config, shapes, store, may_measure=False).plan
-    assert plan.seconds == pytest.approx(plan.pairs * 2e-6)
-    assert f"by ntkpipe calibrate, {made.made}" in plan.describe()
-    assert "assumed" not in plan.describe()
-    found = of_this_machine(config, shapes, make_plan(config, shapes, store, may_measure=False), store, prepared=False)
-    assert found is not None
-    projection, calibration = found
-    assert calibration == made
-    gram = next(stage for stage in projection.stages if stage.name == "gram")
+    plan = plan_here(config, shapes, store)
+    assert plan.tiles.seconds == pytest.approx(plan.tiles.pairs * 2e-6)
+    told = describe_tiles(plan.tiles)
+    assert f"by ntkpipe calibrate, {made.made}" in told
+    assert "assumed" not in told
+    assert f"measured {made.made}" in str(plan)
+    assert plan.machine.skinny_float64.value == made.figures["skinny_float64"]
+    assert plan.machine.first_tile.used == made.cpu["first_tile"]
+    gram = plan.stage("gram")
     # Half of 40 x 40, and 8 x 40 pairs, diagonals in float64, and what was measured for the first tile.
     compute = next(phase.busy["compute"] for phase in gram.phases if "compute" in phase.busy)
     assert compute >= (40 * 40 / 2 + 8 * 40) * 2e-6 + 48 * 4e-6
-    assert "this machine" in describe(projection)
+    assert "this machine" in str(plan)
     # Other numbers of workers, and other versions, were not measured.
     other = dataclasses.replace(config, cluster=ClusterConfig(workers=7))
     assert find_calibration(other, store) is None

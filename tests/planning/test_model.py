@@ -8,15 +8,19 @@ import math
 import pytest
 
 from ntkpipe.cli.folder import profiles
-from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
+from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.plan import GramPlan
-from ntkpipe.planning.allreduce_cost import at_the_driver, exchange
-from ntkpipe.planning.machine import FIGURES, Machine, load_profile
-from ntkpipe.planning.model import expected_passes
-from ntkpipe.planning.plan import Shapes
-from ntkpipe.planning.roofline import Phase, Projection, Stage
-from ntkpipe.planning.sizing import compare_ways, describe, of_profile, traffic
+from ntkpipe.planning.allreduce_cost import allreduce_cost, at_the_driver
+from ntkpipe.planning.machine import FIGURES, Figure, Machine, load_profile
+from ntkpipe.planning.network import traffic
+from ntkpipe.planning.passes import expected_passes
+from ntkpipe.planning.plan import RunPlan, make_run_plan
+from ntkpipe.planning.roofline import Phase, Stage
+from ntkpipe.planning.shapes import Shapes, spec_for
+from ntkpipe.planning.surroundings import on_profile
+from ntkpipe.planning.text import compare_ways, describe_stages
+from ntkpipe.tiles.segment import SEGMENT
 
 CIFAR = Shapes("f" * 64, 50_000, 10_000, 50_000, 10_000, (32, 32, 3), 10)
 CONFIG = RunConfig(predict=PredictConfig(kernels=("ntk",), times=(math.inf,)), cluster=ClusterConfig(workers=1))
@@ -39,7 +43,11 @@ NAMES = sorted(p.stem for p in profiles().glob("*.yaml"))
 
 def machine(**figures: float) -> Machine:
     """Everything is free but what is given: 1e30 a second, and no time to start."""
-    plain = dict.fromkeys(FIGURES, 1e30) | dict.fromkeys(FREE, 0.0) | {"nodes": 1, "workers": 1}
+    plain = (
+        dict.fromkeys(FIGURES, 1e30)
+        | dict.fromkeys(FREE, 0.0)
+        | {"nodes": 1, "workers": 1, "threads": 1, "driver_threads": 1}
+    )
     return Machine.of("made up", {name: [value, "test"] for name, value in (plain | figures).items()})
 
 
@@ -54,8 +62,8 @@ def computed(plan: GramPlan, blocks: int = 2) -> float:
     return total
 
 
-def stage(projection: Projection, name: str) -> Stage:
-    return next(one for one in projection.stages if one.name == name)
+def stage(plan: RunPlan, name: str) -> Stage:
+    return plan.stage(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +71,7 @@ def test_profiles_state_the_origin_of_every_number(name: str) -> None:
     loaded = load_profile(name, profiles())
     assert all(getattr(loaded, figure).origin for figure in FIGURES)
     assert len(loaded.origins()) == len(FIGURES)
-    found = of_profile(CONFIG, CIFAR, loaded, 50_000, stored=True)
+    found = on_profile(CONFIG, CIFAR, loaded, 50_000, stored=True)
     assert 0 < found.seconds < 10 * 86400
     assert found.cost == pytest.approx(found.seconds / 3600 * loaded.nodes.value * loaded.price.value)
 
@@ -94,24 +102,24 @@ def test_a_profile_of_ones_own(tmp_path) -> None:
 
 
 def test_gram_is_the_busiest_of_its_resources() -> None:
-    pairs = computed(of_profile(CONFIG, CIFAR, machine(), 50_000, stored=True).plan)
-    compute = stage(of_profile(CONFIG, CIFAR, machine(matrix_float32=1e12), 50_000, stored=True), "gram")
+    pairs = computed(on_profile(CONFIG, CIFAR, machine(), 50_000, stored=True).tiles)
+    compute = stage(on_profile(CONFIG, CIFAR, machine(matrix_float32=1e12), 50_000, stored=True), "gram")
     assert compute.seconds == pytest.approx(pairs * 6144 / 1e12, rel=1e-9)
     assert compute.bottleneck == "compute"
-    slow = of_profile(CONFIG, CIFAR, machine(store_write=1e9, matrix_float32=1e12), 50_000, stored=True)
+    slow = on_profile(CONFIG, CIFAR, machine(store_write=1e9, matrix_float32=1e12), 50_000, stored=True)
     found = stage(slow, "gram")
     assert found.bottleneck == "store"
-    assert found.seconds == pytest.approx(slow.plan.disk_bytes / 1e9)
-    scheduled = stage(of_profile(CONFIG, CIFAR, machine(record=1.0, matrix_float32=1e12), 50_000, stored=True), "gram")
+    assert found.seconds == pytest.approx(slow.tiles.disk_bytes / 1e9)
+    scheduled = stage(on_profile(CONFIG, CIFAR, machine(record=1.0, matrix_float32=1e12), 50_000, stored=True), "gram")
     assert scheduled.bottleneck == "scheduler"
-    assert scheduled.seconds == slow.plan.tiles
+    assert scheduled.seconds == slow.tiles.tiles
 
 
 def test_workers_share_tiles_and_the_last_round_is_whole() -> None:
     seconds = {}
     for workers in (1, 2, 4, 10_000):
-        made = of_profile(CONFIG, CIFAR, machine(workers=workers, matrix_float32=1e12), 50_000, stored=True)
-        seconds[workers], plan = stage(made, "gram").seconds, made.plan
+        made = on_profile(CONFIG, CIFAR, machine(workers=workers, matrix_float32=1e12), 50_000, stored=True)
+        seconds[workers], plan = stage(made, "gram").seconds, made.tiles
     assert seconds[2] == pytest.approx(seconds[1] / 2, rel=0.02)
     assert seconds[4] == pytest.approx(seconds[1] / 4, rel=0.03)
     # Nothing is faster than one tile.
@@ -127,24 +135,24 @@ def test_passes_of_krylov() -> None:
         ({"latency": 1.0}, passes * 1.0, "network"),
         ({"pool": 3.0}, 3.0, "start"),
     ):
-        found = stage(of_profile(CONFIG, CIFAR, machine(**figures), n, stored=True, passes=passes), "solve")
+        found = stage(on_profile(CONFIG, CIFAR, machine(**figures), n, stored=True, passes=passes), "solve")
         assert found.seconds == pytest.approx(seconds, rel=0.02), figures
         assert found.bottleneck == bottleneck
 
 
 def test_vectors_travel_to_the_driver_once_where_there_are_nodes() -> None:
     b = 8.0 * 10**6 * 9
-    one = exchange(machine(nodes=1, workers=8, network=1e9), b)
+    one = allreduce_cost(machine(nodes=1, workers=8, network=1e9), b)
     assert one == at_the_driver(machine(nodes=1, workers=8, network=1e9), b)
     assert one.links == pytest.approx(9 * b / 1e9)
     # As measured: four links of 200 Mbit/s and parts of 18 MB, 2.98 s against 5.43 s at the driver.
     slow = machine(nodes=4, workers=1, network=25e6)
-    assert exchange(slow, 18e6).links == pytest.approx(2.98, rel=0.1)
+    assert allreduce_cost(slow, 18e6).links == pytest.approx(2.98, rel=0.1)
     assert at_the_driver(slow, 18e6).links == pytest.approx(5.43, rel=0.1)
     for nodes, times in ((4, 4), (16, 6), (64, 7)):
         many = machine(nodes=nodes, workers=8, network=5e9)
-        assert exchange(many, b).seconds < at_the_driver(many, b).seconds / times
-    assert all(exchange(machine(nodes=k, workers=8, network=5e9), 1e3).moved == 1e3 * 9 * k for k in (1, 5))
+        assert allreduce_cost(many, b).seconds < at_the_driver(many, b).seconds / times
+    assert all(allreduce_cost(machine(nodes=k, workers=8, network=5e9), 1e3).moved == 1e3 * 9 * k for k in (1, 5))
 
 
 def test_what_memory_does_not_hold_is_read_or_computed_on_every_pass() -> None:
@@ -152,14 +160,14 @@ def test_what_memory_does_not_hold_is_read_or_computed_on_every_pass() -> None:
     config = dataclasses.replace(CONFIG, grid=dataclasses.replace(CONFIG.grid, edge=500))
     kernel = n * (n + 500) / 2 * 4
     half = {"memory": kernel / 2, "store_read": 1e9, "matrix_float32": 1e12}
-    read = stage(of_profile(config, CIFAR, machine(**half), n, stored=True, passes=passes), "solve")
+    read = stage(on_profile(config, CIFAR, machine(**half), n, stored=True, passes=passes), "solve")
     assert read.bottleneck == "store"
     assert read.read == pytest.approx(kernel * (2 + 99 / 2), rel=1e-6)
     assert read.seconds == pytest.approx(read.read / 1e9, rel=1e-3)
-    made = of_profile(config, CIFAR, machine(**half), n, stored=False, passes=passes)
-    once = computed(made.plan, 1) * 6144 / 1e12
+    made = on_profile(config, CIFAR, machine(**half), n, stored=False, passes=passes)
+    once = computed(made.tiles, 1) * 6144 / 1e12
     # Room for the tile at work is no room for kept ones.
-    held = (kernel / 2 - made.plan.memory_per_worker) / kernel
+    held = (kernel / 2 - made.tiles.memory_per_worker) / kernel
     assert stage(made, "solve").seconds == pytest.approx(once * (1 + 99 * (1 - held)), rel=1e-3)
     assert (stage(made, "solve").read, stage(made, "gram").written) == (0, 0)
     assert made.stored < read.read / 10
@@ -172,7 +180,7 @@ def test_more_images_take_longer(name: str, stored: bool, kind: str) -> None:
     config = dataclasses.replace(CONFIG, solver=SolverConfig(kind=kind))
     loaded = load_profile(name, profiles())
     seconds = [
-        of_profile(config, CIFAR, loaded, n, stored=stored).seconds for n in (2_000, 50_000, 1_000_000, 5_000_000)
+        on_profile(config, CIFAR, loaded, n, stored=stored).seconds for n in (2_000, 50_000, 1_000_000, 5_000_000)
     ]
     assert seconds == sorted(seconds)
 
@@ -188,21 +196,75 @@ def test_passes_are_those_that_were_measured() -> None:
 def test_covariances_move_between_layers() -> None:
     config = dataclasses.replace(CONFIG, kernel=KernelConfig(kind="myrtle10"))
     # docs/performance.md: 63 MB in float32.
-    assert 4 * traffic(config, CIFAR) == pytest.approx(63e6, rel=0.02)
-    assert traffic(CONFIG, CIFAR) < 100
+    assert 4 * traffic(spec_for(config.kernel, CIFAR), CIFAR.image) == pytest.approx(63e6, rel=0.02)
+    assert traffic(spec_for(CONFIG.kernel, CIFAR), CIFAR.image) < 100
 
 
 def test_tables_name_what_does_not_fit() -> None:
     loaded = load_profile("h200x8x16", profiles())
-    ways = [of_profile(CONFIG, CIFAR, loaded, 5_000_000, stored=stored) for stored in (True, False)]
-    text = describe(ways[0])
+    ways = [on_profile(CONFIG, CIFAR, loaded, 5_000_000, stored=stored) for stored in (True, False)]
+    text = describe_stages(ways[0])
     for word in ("5,000,000 images", "solver.max_steps", "network", "stay in the workers' memory"):
         assert word in text
     assert "times faster" in compare_ways(*ways)
     small = loaded.overridden({"driver_memory": 1e9})
-    assert "the basis takes" in describe(of_profile(CONFIG, CIFAR, small, 1_000_000, stored=True))
+    assert "the basis takes" in describe_stages(on_profile(CONFIG, CIFAR, small, 1_000_000, stored=True))
 
 
 def test_a_stage_waits_for_its_busiest() -> None:
     made = Stage("x", (Phase({"a": 1.0, "b": 2.0}), Phase({"a": 3.0}), Phase({"b": 0.5})))
     assert (made.seconds, made.bottleneck) == (5.5, "a")
+
+
+def test_receipts_are_packed_beside_the_loop_that_sends_tasks() -> None:
+    plan = on_profile(CONFIG, CIFAR, machine(record=1e-3, store_latency=1e-2), 50_000, stored=True)
+    busy = plan.stage("gram").phases[-1].busy
+    assert busy["scheduler"] == pytest.approx(plan.tiles.tiles * 1e-3)
+    # A thousand receipts are read and deleted, 16 at a time, and one segment is put.
+    assert busy["packing"] == pytest.approx(plan.tiles.tiles / SEGMENT * (2 * SEGMENT / 16 + 3) * 1e-2)
+    assert plan.stage("gram").bottleneck == "packing"
+    assert plan.stage("gram").seconds == busy["packing"]
+
+
+@pytest.mark.parametrize("kind", ["krylov", "cg", "cholesky", "eigh"])
+def test_processor_seconds_count_every_thread(kind: str) -> None:
+    """Rates are those of all threads of a worker: twice as many threads, in the same time, are twice as many processor seconds."""
+    config = dataclasses.replace(CONFIG, solver=SolverConfig(kind=kind))
+    figures = {"skinny_float64": 1e10, "factor_float64": 1e10, "tile_bandwidth": 0, "matrix_float32": 1e12}
+    figures |= {"orthogonalise": 1e12}
+    one, two = (
+        on_profile(config, CIFAR, machine(**figures, threads=k, driver_threads=k), 5_000, stored=True) for k in (1, 2)
+    )
+    assert one.seconds == pytest.approx(two.seconds)
+    assert two.processor_seconds == pytest.approx(2 * one.processor_seconds, rel=1e-3)
+    assert one.processor_seconds == pytest.approx(one.seconds, rel=1e-3)
+    workers = on_profile(config, CIFAR, machine(**figures, workers=2), 5_000, stored=True)
+    assert workers.processor_seconds == pytest.approx(one.processor_seconds, rel=0.05)
+
+
+def test_fixed_costs_count_what_was_measured_of_all_processes() -> None:
+    start = Machine.of("made up", {**machine().figures(), "start": Figure(3.0, "measured", 7.0)})
+    made = on_profile(CONFIG, CIFAR, start, 5_000, stored=True).stage("start")
+    assert (made.seconds, made.processor_seconds) == (3.0, 7.0)
+
+
+@pytest.mark.parametrize("kind", ["krylov", "cg", "cholesky", "eigh"])
+def test_one_source_of_every_rate(kind: str) -> None:
+    """What is printed of the solver and what decides how tiles are kept follow the rates that the stages are made of."""
+    config = dataclasses.replace(CONFIG, solver=SolverConfig(kind=kind), store=StoreConfig(gram="auto"))
+    for factor in (1.0, 0.1):
+        figures = {f"{name}_float64": 1e10 * factor for name in ("skinny", "factor")} | {"tile_bandwidth": 0}
+        plan = make_run_plan(config, CIFAR, machine(**figures))
+        assert plan.storing is not None
+        told = plan.storing.stored_seconds if plan.storing.stored else plan.storing.recomputed_seconds
+        assert told == pytest.approx(sum(plan.stage(name).seconds for name in ("gram", "solve", "predict")))
+
+
+def test_variances_are_part_of_predictions() -> None:
+    figures = {"skinny_float64": 1e10, "tile_bandwidth": 0, "memory": 1e12}
+    plain = make_run_plan(CONFIG, CIFAR, machine(**figures))
+    predict = dataclasses.replace(CONFIG.predict, covariance="diagonal")
+    made = make_run_plan(dataclasses.replace(CONFIG, predict=predict), CIFAR, machine(**figures))
+    assert made.stage("predict").seconds > 10 * plain.stage("predict").seconds
+    assert made.stage("solve") == plain.stage("solve")
+    assert "covariance  diagonal" in str(made)

@@ -8,8 +8,10 @@ import pytest
 
 from ntkpipe.errors import ResourceError
 from ntkpipe.kernels import zoo
-from ntkpipe.planning import pair_speed
-from ntkpipe.planning.pair_speed import Tuning, measure
+from ntkpipe.planning import probes
+from ntkpipe.planning.probes import PairSpeed, known_disk_speed, measure_disk
+from ntkpipe.planning.probes import measure_pairs as measure
+from ntkpipe.storage.store import open_store
 
 
 def test_what_is_measured_is_a_worker_at_work() -> None:
@@ -22,7 +24,7 @@ def test_what_is_measured_is_a_worker_at_work() -> None:
     assert pairs[1] == 2 * pairs[0]
     assert pairs[2] == 2 * pairs[1]
     assert 100 << 20 < found.process_bytes < 4 << 30
-    assert Tuning.from_json(found.to_json()) == found
+    assert PairSpeed.from_json(found.to_json()) == found
 
 
 def test_only_what_is_asked_for_is_tried(tmp_path, monkeypatch) -> None:
@@ -40,7 +42,7 @@ def test_a_process_that_fails_says_why() -> None:
 
 
 def test_a_process_that_hangs_is_ended(monkeypatch) -> None:
-    monkeypatch.setattr(pair_speed, "_SECONDS", 0.01)
+    monkeypatch.setattr(probes, "_SECONDS", 0.01)
     with pytest.raises(ResourceError, match=r"grid\.pairs_per_step"):
         measure(zoo.cnn_vec(1), (5, 5, 1), "float32", threads=1)
 
@@ -50,8 +52,21 @@ def test_a_process_that_hangs_is_ended(monkeypatch) -> None:
 )
 def test_damaged_measurements_are_measured_again(change: dict[str, float]) -> None:
     good = {"seconds_per_pair": 1.0, "pairs_per_step": 1, "process_bytes": 1, "tried": {}, "device": "cpu"}
-    Tuning.from_json(json.dumps(good).encode())
-    with pytest.raises(ValueError, match="not a tuning"):
-        Tuning.from_json(json.dumps(good | change).encode())
-    with pytest.raises(ValueError, match="not a tuning"):
-        Tuning.from_json(b"{")
+    PairSpeed.from_json(json.dumps(good).encode())
+    with pytest.raises(ValueError, match="not a measurement"):
+        PairSpeed.from_json(json.dumps(good | change).encode())
+    with pytest.raises(ValueError, match="not a measurement"):
+        PairSpeed.from_json(b"{")
+
+
+def test_a_disk_is_measured_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(probes, "_OBJECT_BYTES", 1 << 16)
+    store = open_store(str(tmp_path))
+    assert known_disk_speed(store) is None
+    made = measure_disk(store)
+    assert made.source == "measured"
+    assert known_disk_speed(store) == made == measure_disk(store)
+    assert [key for key in store.list() if "probe" in key] == []
+    (key,) = store.list("tuning/")
+    store.put(key, b"{}", overwrite=True)
+    assert known_disk_speed(store) is None

@@ -1,0 +1,200 @@
+"""What a plan has to know of the place where it is made: read from this machine and the store, and measured where a run is to."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from ntkpipe.config import RunConfig
+from ntkpipe.gram.from_config import pair_cost
+from ntkpipe.gram.symmetry import check_flips
+from ntkpipe.kernels.spec import fingerprint
+from ntkpipe.limits import free_memory, memory, processors
+from ntkpipe.planning.machine import Figure, Machine, assumed_machine
+from ntkpipe.planning.measured import find_calibration, pair_key
+from ntkpipe.planning.memory import memory_budget
+from ntkpipe.planning.plan import RunPlan, make_run_plan, plan_given
+from ntkpipe.planning.probes import (
+    known_disk_speed,
+    known_pair_speed,
+    measure_disk,
+    measure_pairs,
+    pair_speed_key,
+)
+from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores, worth_measuring
+from ntkpipe.storage.store import ObjectStore, local_folder
+from ntkpipe.tiles.catalogue import stored_edge, usage
+
+# Of the memory budget, the part in which the system keeps files that were written.
+_CACHE_SHARE = 0.5
+# Where tiles outgrow memory or this, reading them takes long enough to measure the disk first.
+_WORTH_MEASURING = 2 << 30
+_DTYPES = ("float32", "float64")
+
+
+def blas_threads() -> int:
+    """Threads of linear algebra in this process."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else processors()
+
+
+def worker_threads(config: RunConfig) -> int:
+    """Threads of a worker; without processes of their own, as many as linear algebra takes here."""
+    return blas_threads() if config.cluster.kind == "serial" else config.cluster.threads_per_worker
+
+
+def this_machine(config: RunConfig, store: ObjectStore) -> Machine:
+    """The machine of this process as far as it is known: calibrated, or assumed; reads `store` and writes nothing.
+
+    Args:
+        config: whose workers and kind of cluster count.
+        store: that may hold what was measured.
+    """
+    calibration, disk = find_calibration(config, store), known_disk_speed(store)
+    known = calibration.known() if calibration else {}
+    if disk is not None:
+        known |= {"store_read": Figure(disk.read, disk.source), "store_write": Figure(disk.write, disk.source)}
+    cache = _CACHE_SHARE * memory_budget(config, free_memory()) if local_folder(store.url) is not None else 0.0
+    known |= {
+        "driver_threads": Figure(blas_threads(), "this process"),
+        "cache": Figure(cache, "half of the memory budget" if cache else "the store is remote"),
+        "driver_memory": Figure(float(memory()), "this machine"),
+    }
+    serial = config.cluster.kind == "serial"
+    return assumed_machine(config.cluster.worker_count(), worker_threads(config), serial=serial, **known)
+
+
+def look_around(
+    config: RunConfig,
+    shapes: Shapes,
+    store: ObjectStore,
+    siblings: Sequence[RunConfig] = (),
+    *,
+    begun: bool | None = None,
+) -> Place:
+    """What is known of this place for a plan. Measures and writes nothing.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        store: where the Gram stores lie.
+        siblings: see `make_run_plan`.
+        begun: whether this run has begun to store tiles, if it has begun.
+    """
+    specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
+    deepest = max(specs, key=len)
+    calibration = find_calibration(config, store)
+    pairs = {}
+    for dtype in _DTYPES if calibration else ():
+        seconds = calibration.pairs.get(pair_key(fingerprint(deepest), tuple(shapes.image), dtype))
+        if seconds:
+            pairs[dtype] = Figure(seconds, f"by ntkpipe calibrate, {calibration.made}")
+    network = worth_measuring(config, shapes, siblings)
+    pair = None if network is None else known_pair_speed(store, _pair_key(config, shapes, network))
+    place = Place(free_memory(), store.free_bytes(), pair, pairs, begun=begun)
+
+    def wanted(place: Place) -> list[WantedStore]:
+        cost = pair_cost(deepest, shapes.image)
+        return wanted_stores(config, siblings, specs, shapes, tile_edge(config, cost, shapes, place, 0.0))
+
+    if config.grid.edge is None:
+        # A store of the same tiles is used as it was cut, by whatever machine.
+        place = dataclasses.replace(place, edge=stored_edge(store, wanted(place)[0].identity))
+    keys = [one.identity.key for one in wanted(place)]
+    return dataclasses.replace(
+        place, stored_bytes=sum(usage(store, name) for name in (config.store.name or keys[0], *keys[1:]))
+    )
+
+
+def plan_here(
+    config: RunConfig,
+    shapes: Shapes,
+    store: ObjectStore,
+    siblings: Sequence[RunConfig] = (),
+    *,
+    begun: bool | None = None,
+    measure: bool = False,
+    passes: int | None = None,
+) -> RunPlan:
+    """The plan of a run on this machine.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        store: where the Gram stores lie.
+        siblings: see `make_run_plan`.
+        begun: see `look_around`.
+        measure: first measure what matters and was never measured here, in a process of its own and in the store.
+        passes: over the tiles of each kernel; None expects what n calls for.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    if config.augment == "hflip":
+        check_flips([spec_for(one.kernel, shapes) for one in (config, *siblings)], shapes.image)
+    if measure and (network := worth_measuring(config, shapes, siblings)) is not None:
+        key = _pair_key(config, shapes, network)
+        if known_pair_speed(store, key) is None:
+            made = measure_pairs(
+                network,
+                shapes.image,
+                config.kernel.dtype,
+                threads=config.cluster.threads_per_worker,
+                pairs_per_step=config.grid.pairs_per_step,
+            )
+            store.put(key, made.to_json(), overwrite=True)
+
+    place = look_around(config, shapes, store, siblings, begun=begun)
+
+    def plan() -> RunPlan:
+        return make_run_plan(config, shapes, this_machine(config, store), place, siblings, passes=_of_each(passes))
+
+    made = plan()
+    if not measure or known_disk_speed(store) is not None or not _disk_matters(made):
+        return made
+    measure_disk(store)
+    return plan()
+
+
+def _disk_matters(plan: RunPlan) -> bool:
+    assert plan.storing is not None
+    large = plan.storing.held < 1 or plan.storing.nbytes > _WORTH_MEASURING
+    return large or plan.config.store.gram == "auto"
+
+
+def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dtype: str, edge: int) -> RunPlan:
+    """The plan of a run on this machine whose kernel was given; arguments as of `plan_given`."""
+    place = Place(free_memory=free_memory())
+    return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
+
+
+def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:
+    return pair_speed_key(
+        network,
+        shapes.image,
+        config.kernel.dtype,
+        threads=config.cluster.threads_per_worker,
+        pairs_per_step=config.grid.pairs_per_step,
+    )
+
+
+def on_profile(
+    config: RunConfig, shapes: Shapes, machine: Machine, n: int, *, stored: bool, passes: int | None = None
+) -> RunPlan:
+    """A run on `n` training images like those of the configuration, on the machines of a profile.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        machine: the profile's.
+        n: training images, all of them used.
+        stored: whether tiles are stored, or computed on every pass.
+        passes: over the tiles of each kernel; None expects what n calls for.
+    """
+    gram = dataclasses.replace(config.store, gram="stored" if stored else "recompute")
+    return make_run_plan(dataclasses.replace(config, store=gram), shapes.of_size(n), machine, passes=_of_each(passes))
+
+
+def _of_each(passes: int | None) -> dict[str, int] | None:
+    return None if passes is None else {"ntk": passes, "nngp": passes}
