@@ -13,6 +13,7 @@ from ntkpipe.cli import streams
 from ntkpipe.cluster import guard
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.tasks import stopping
+from ntkpipe.tasks.environment import keep_compiled
 
 COMPOSED = {
     "run": "all stages: images in, predictions, figures and a report out",
@@ -131,6 +132,7 @@ def entry() -> None:
     streams.settle()
     limits.hold_threads()
     guard.allow()
+    keep_compiled()
     code = main()
     sys.stdout.flush()
     if code == RequeueError.exit_code:

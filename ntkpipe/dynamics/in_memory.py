@@ -17,6 +17,7 @@ from ntkpipe.dynamics.filters import absolute_ridge, make_filter
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.images import as_images
+from ntkpipe.tasks.environment import keep_compiled
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def predict_in_memory(
     train, test = _images("x_train", x_train, dtype, layout), _images("x_test", x_test, dtype, layout)
     require_one_scale(train, test)
     targets = _targets(y_train, len(train), classes)
+    keep_compiled()
     times = tuple(float(t) for t in np.atleast_1d(np.asarray(times, dtype=np.float64)))
     if not times:
         raise ConfigError("times is empty: give at least one, such as times=inf")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import platform
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +14,13 @@ import ntkpipe
 
 COMPILED_ROOT = "NTKPIPE_COMPILED"
 """Names the folder that a worker keeps compiled programs in, below a folder for its kind of processor."""
+
+_FOLDER = "JAX_COMPILATION_CACHE_DIR"
+_KEPT = {
+    # Programs of a tenth of a second are loaded no faster than they are compiled.
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 # Of its part of a GPU's memory, what a process of either kind may take: tasks that compute tiles need little, pools hold them.
 # JAX returns nothing to the GPU, and idle processes of tasks stay while a pool works.
@@ -32,9 +41,8 @@ def worker_environment(threads: int) -> dict[str, str]:
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "PYTHONPATH": os.pathsep.join([root, *inherited]),
         # A Myrtle-10 tile compiles in 2 to 3 s, and is loaded in a tenth of that: by the other workers, and by later runs.
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(compilation_cache())),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        _FOLDER: os.environ.get(_FOLDER, str(compilation_cache())),
+        **{name: os.environ.get(name, value) for name, value in _KEPT.items()},
     }
 
 
@@ -48,8 +56,8 @@ def node_environment(threads: int, *, gpus: float, share: float, compiled: str |
         compiled: folder that all nodes see, for compiled programs; None keeps them at home on each node.
     """
     variables = worker_environment(threads)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        del variables["JAX_COMPILATION_CACHE_DIR"]  # it names this machine's processor
+    if not _chosen():
+        del variables[_FOLDER]  # it names this machine's processor
         if compiled is not None:
             variables[COMPILED_ROOT] = compiled
     if gpus:
@@ -67,8 +75,8 @@ def settle(gpu: int | None = None, gpus: float = 0.0) -> None:
         gpu: place of this process among those of its node, to choose its GPUs by; None leaves them as they are.
         gpus: that it may use.
     """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(compilation_cache(os.environ.get(COMPILED_ROOT)))
+    if not _chosen():
+        os.environ[_FOLDER] = str(compilation_cache(os.environ.get(COMPILED_ROOT)))
     if gpu is not None and gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(_devices(gpu, gpus, os.environ.get("CUDA_VISIBLE_DEVICES")))
 
@@ -83,13 +91,40 @@ def _devices(place: int, gpus: float, visible: str | None) -> list[str]:
     return [names[(first + k) % len(names)] for k in range(whole)]
 
 
-def compilation_cache(root: str | None = None) -> Path:
+def keep_compiled() -> None:
+    """Let this process keep what it compiles for later ones, as workers do, unless its user has said otherwise to JAX."""
+    if _FOLDER in os.environ:
+        return
+    folder = compilation_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # no home to write to
+        return
+    jax = sys.modules.get("jax")
+    if jax is None:
+        for name, value in {_FOLDER: str(folder), **_KEPT}.items():
+            os.environ.setdefault(name, value)
+    elif jax.config.jax_compilation_cache_dir is None:
+        if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # JAX's own
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update(_FOLDER.lower(), str(folder))
+        # JAX asks once, at the first compilation, whether there is a folder.
+        importlib.import_module("jax.experimental.compilation_cache.compilation_cache").reset_cache()
+
+
+def _chosen() -> bool:
+    """Whether the user has named a folder, and not `keep_compiled` in this process or the one that started it."""
+    return os.environ.get(_FOLDER, default := str(compilation_cache())) != default
+
+
+def compilation_cache(root: str | os.PathLike[str] | None = None) -> Path:
     """Folder of compiled programs of this kind of processor: those of another may not run here.
 
     Args:
         root: that it lies in; None is this user's cache.
     """
-    kind = hashlib.sha256(processor().encode()).hexdigest()[:12]
+    # A name alone does not tell: virtual machines of several generations are all called "AMD EPYC".
+    kind = hashlib.sha256(f"{processor()}\n{_line_of_cpuinfo('flags')}".encode()).hexdigest()[:12]
     if root is not None:
         return Path(root) / kind
     return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "ntkpipe" / "compiled" / kind
@@ -105,10 +140,15 @@ def _home() -> Path:
 
 def processor() -> str:
     """Name of this machine's processor."""
+    return _line_of_cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _line_of_cpuinfo(field: str) -> str:
+    """What Linux says of the first processor under this name; nothing elsewhere."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
+            if line.startswith(field):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""

@@ -630,10 +630,8 @@ def test_jpeg(tmp_path):
 
 
 @pytest.mark.slow
-def test_sixty_thousand_images_from_a_zip():
-    path = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10_jpeg.zip"
-    if not path.exists():
-        pytest.skip("the CIFAR-10 images are not beside this checkout")
+def test_sixty_thousand_images_from_a_zip(cifar10_subset):
+    path = cifar10_subset.with_name("cifar10_jpeg.zip")
     raw = load_raw(DataConfig(kind="image_folder", path=str(path)))
     assert raw.x_train.shape == (50_000, 32, 32, 3)
     assert raw.x_test.shape == (10_000, 32, 32, 3)

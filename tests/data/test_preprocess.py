@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.preprocess import block_mean, channel_statistics, fit
 from ntkpipe.errors import ConfigError, DataError
 
-SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 EPS = np.finfo(np.float64).eps
 
 
@@ -160,12 +158,10 @@ def test_summary_is_plain_json():
     assert json.loads(text)["statistics_rows"] == 20
 
 
-def test_reference_inputs():
-    reference = SHARED / "reference" / "public.json"
-    if not reference.exists():
-        pytest.skip("the reference values are not beside this checkout")
-    public, arrays = json.loads(reference.read_text()), np.load(SHARED / "reference" / "public.npz", allow_pickle=False)
-    path = str(SHARED / "data" / "cifar10_subset.npz")
+def test_reference_inputs(reference_folder, cifar10_subset):
+    public = json.loads((reference_folder / "public.json").read_text())
+    arrays = np.load(reference_folder / "public.npz", allow_pickle=False)
+    path = str(cifar10_subset)
     full = load_dataset(DataConfig(kind="npz", path=path), dtype="float64")
     small = load_dataset(DataConfig(kind="npz", path=path, downsample=4), dtype="float64")
     # The reference summed 5.2 million pixels one after the other: eps/2 for each addition as a random walk, about

@@ -41,10 +41,9 @@ NAMES = [
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    folder = shared / "reference"
-    described = json.loads((folder / "public.json").read_text())
-    with np.load(folder / "public.npz", allow_pickle=False) as arrays:
+def reference(reference_folder):
+    described = json.loads((reference_folder / "public.json").read_text())
+    with np.load(reference_folder / "public.npz", allow_pickle=False) as arrays:
         yield described, arrays
 
 

@@ -132,8 +132,8 @@ def nested(levels):
     return layer
 
 
-def test_the_peers_lists_are_canonical_and_survive_files(shared, tmp_path):
-    cases = json.loads((shared / "reference" / "public.json").read_text())["cases"]
+def test_the_peers_lists_are_canonical_and_survive_files(reference_folder, tmp_path):
+    cases = json.loads((reference_folder / "public.json").read_text())["cases"]
     assert len(cases) == 27
     for case in cases:
         spec = canonical_spec(case["arch"])

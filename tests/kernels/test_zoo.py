@@ -29,8 +29,8 @@ HALVE = {"op": "avg_pool", "window": [2, 2], "strides": [2, 2], "padding": "VALI
 
 
 @pytest.fixture(scope="module")
-def peer(shared):
-    cases = json.loads((shared / "reference" / "public.json").read_text())["cases"]
+def peer(reference_folder):
+    cases = json.loads((reference_folder / "public.json").read_text())["cases"]
     return {case["name"]: case["arch"] for case in cases}
 
 

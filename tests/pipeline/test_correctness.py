@@ -100,11 +100,11 @@ def test_subset_of_the_tiles(lab, cifar, dense):
 
 
 @pytest.fixture(scope="module")
-def peer(lab, shared):
+def peer(lab, reference_folder):
     """The peer's values, and its 200 + 50 normalised images as an npz."""
-    with np.load(shared / "reference" / "preds_public.npz", allow_pickle=False) as archive:
+    with np.load(reference_folder / "preds_public.npz", allow_pickle=False) as archive:
         values = {k: archive[k] for k in archive.files}
-    facts = json.loads((shared / "reference" / "preds_public.json").read_text())
+    facts = json.loads((reference_folder / "preds_public.json").read_text())
 
     def normalised(u8):
         return (u8 / 255.0 - values["mean"]) / values["std"]
