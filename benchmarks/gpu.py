@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from covariance_bytes import bytes_moved
 
-from ntkpipe.gram.fitting import fitting
+from ntkpipe.gram.out_of_memory import retry_smaller_on_oom
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.cost import kernel_cost
@@ -318,7 +318,7 @@ def memory(card: Card, options: argparse.Namespace) -> None:
         rows, columns = architecture.prepare(images(shape, edge, 1)), architecture.prepare(images(shape, edge, 2))
         settings = {"out_dtype": None, "pad_to": None, "pairs": None, **given}
         with Logged() as told:
-            (made,) = fitting(architecture.tiles, name, rows, columns, **settings)
+            (made,) = retry_smaller_on_oom(architecture.tiles, name, rows, columns, **settings)
         few = architecture.prepare(images(shape, edge, 1)[:4]), architecture.prepare(images(shape, edge, 2)[-4:])
         (expected,) = architecture.tiles(*few)
         difference = max(
@@ -341,13 +341,13 @@ class Logged(logging.Handler):
         self.lines.append(record.getMessage())
 
     def __enter__(self) -> Logged:
-        logger = logging.getLogger("ntkpipe.gram.fitting")
+        logger = logging.getLogger("ntkpipe.gram.out_of_memory")
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("ntkpipe.gram.fitting").removeHandler(self)
+        logging.getLogger("ntkpipe.gram.out_of_memory").removeHandler(self)
 
 
 def _part(text: str) -> tuple[int, int]:

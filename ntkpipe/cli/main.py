@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ntkpipe import __version__, limits
 from ntkpipe.cli import streams
-from ntkpipe.cluster import guard
+from ntkpipe.cluster import supervisor
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import keep_compiled
@@ -131,7 +131,7 @@ def entry() -> None:
     """Entry point of the console script."""
     streams.settle()
     limits.hold_threads()
-    guard.allow()
+    supervisor.allow_fork()
     keep_compiled()
     code = main()
     sys.stdout.flush()

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from types import TracebackType
 
-from ntkpipe.cluster import guard
+from ntkpipe.cluster import supervisor
 from ntkpipe.cluster.session import open_executor
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.storage.store import open_store
@@ -28,7 +28,7 @@ class Session:
         key = (plain, config.store.url if cluster.kind == "ray" else "")
         if key not in self._executors:
             if cluster.kind == "ray" and not self._executors:
-                guard.divide()
+                supervisor.fork_driver()
             self._executors[key] = self._stack.enter_context(open_executor(plain, open_store(config.store.url)))
         return self._executors[key]
 

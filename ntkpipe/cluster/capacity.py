@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
-from ntkpipe.cluster.guard import refused
-from ntkpipe.cluster.mark import BlindNodeError
+from ntkpipe.cluster.store_probe import StoreNotVisibleError
+from ntkpipe.cluster.supervisor import refused
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import RequeueError
 
@@ -84,7 +84,7 @@ class FixedCapacity:
     def tick(self) -> None:
         """Nothing to look after."""
 
-    def shun(self, error: BlindNodeError) -> None:
+    def shun(self, error: StoreNotVisibleError) -> None:
         """Nothing to avoid."""
 
 
@@ -132,7 +132,7 @@ class LiveCapacity:
         if time.monotonic() - self._looked >= _REFRESH_SECONDS:
             self._look()
 
-    def shun(self, error: BlindNodeError) -> None:
+    def shun(self, error: StoreNotVisibleError) -> None:
         """Count no more on a node that does not see the store. Ray may still try it, for as long as it is there."""
         if error.node not in self._blind:
             _log.warning("%s: it is not counted on; mount the store there", error)

@@ -16,12 +16,12 @@ from typing import Any
 import ray
 from ray import exceptions as rx
 
-from ntkpipe.cluster import guard
+from ntkpipe.cluster import supervisor
 from ntkpipe.cluster.capacity import Demand, LiveCapacity, alive_nodes, own_node
 from ntkpipe.cluster.imports import job_config
-from ntkpipe.cluster.mark import marked
 from ntkpipe.cluster.probe import check_nodes
 from ntkpipe.cluster.ray_executor import RayExecutor
+from ntkpipe.cluster.store_probe import store_probe
 from ntkpipe.config import ClusterConfig
 from ntkpipe.errors import ConfigError, RequeueError, ResourceError
 from ntkpipe.storage.local import LocalStore
@@ -96,7 +96,7 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
         if not ray.is_initialized():
             stack.callback(lambda: lost() or ray.shutdown())
             _connect(config.address)
-            guard.note(own_node(), ray.get_runtime_context().gcs_address)
+            supervisor.note(own_node(), ray.get_runtime_context().gcs_address)
         if config.max_workers is not None:
             stack.callback(lambda: lost() or _ask_for([]))
             _ask_for([demand.bundle()] * config.max_workers)
@@ -108,9 +108,9 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
             )
             for share in (TASK_SHARE, POOL_SHARE)
         ]
-        mark = stack.enter_context(marked(store))
+        probe = stack.enter_context(store_probe(store))
         names = {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in alive_nodes()}
-        check_nodes({node: names[node] for node in capacity.nodes() if node in names}, environments[0], mark)
+        check_nodes({node: names[node] for node in capacity.nodes() if node in names}, environments[0], probe)
         _log.info("cluster: joined, %d nodes for %d tasks at once", len(capacity.nodes()), capacity.workers())
         executor = JoinedExecutor(
             capacity,
@@ -120,7 +120,7 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
             environment=environments[0],
             pool_environment=environments[1],
             speculate=config.speculate,
-            mark=mark,
+            probe=probe,
         )
         stack.callback(executor.close)
         yield executor

@@ -13,7 +13,7 @@ import ray
 from ray import exceptions as rx
 from ray.cloudpickle import cloudpickle
 
-from ntkpipe.cluster.mark import Mark
+from ntkpipe.cluster.store_probe import StoreProbe
 from ntkpipe.errors import ResourceError
 from ntkpipe.storage.statistics import Report, hear, report
 from ntkpipe.tasks import environment, stopping
@@ -125,13 +125,13 @@ def sealed(*call: Any) -> bytes:
     return cloudpickle.dumps(call)
 
 
-def opened(blob: bytes, mark: Mark | None, place: int | None = None, gpus: float = 0.0) -> Any:
+def opened(blob: bytes, probe: StoreProbe | None, place: int | None = None, gpus: float = 0.0) -> Any:
     """What `sealed` made, in a worker whose environment is settled first and which sees the store.
 
     Raises:
-        BlindNodeError: if it does not.
+        StoreNotVisibleError: if it does not.
     """
-    if mark is not None:
-        mark.require()
+    if probe is not None:
+        probe.require()
     environment.settle(place, gpus)
     return cloudpickle.loads(blob)  # from our own driver, over Ray's channel, as everything that Ray itself unpickles

@@ -13,7 +13,7 @@ from ray import exceptions as rx
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import ntkpipe
-from ntkpipe.cluster.mark import Mark
+from ntkpipe.cluster.store_probe import StoreProbe
 from ntkpipe.errors import ConfigError, ResourceError
 
 # A worker process starts in a second or two, on a cold network file system in ten times that.
@@ -37,22 +37,22 @@ class Found:
     sees: bool | None
 
 
-def look(mark: Mark | None) -> Found:
+def look(probe: StoreProbe | None) -> Found:
     """What a node says of itself; runs there."""
     try:
         jax = version("jax")
     except PackageNotFoundError:
         jax = "none"
-    return Found(ntkpipe.__version__, jax, platform.machine(), None if mark is None else mark.visible())
+    return Found(ntkpipe.__version__, jax, platform.machine(), None if probe is None else probe.visible())
 
 
-def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], mark: Mark | None) -> dict[str, Found]:
+def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], probe: StoreProbe | None) -> dict[str, Found]:
     """Ask every node, at once, and refuse a cluster that could not finish the run.
 
     Args:
         nodes: ids, and names for messages.
         environment: variables of workers.
-        mark: left in the run's store; None is not looked for.
+        probe: left in the run's store; None is not looked for.
 
     Returns:
         What each said, by id. A node that is lost meanwhile is left out.
@@ -63,7 +63,7 @@ def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], mark: 
     """
     remote = ray.remote(num_cpus=0, max_retries=0, runtime_env={"env_vars": dict(environment)})(look)
     asked = {
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(mark): node
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe): node
         for node in nodes
     }
     _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
@@ -75,9 +75,9 @@ def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], mark: 
     said = {node: _answer(reference, nodes[node]) for reference, node in asked.items()}
     found = {node: answer for node, answer in said.items() if answer is not None}
     if blind := [node for node, answer in found.items() if answer.sees is False]:
-        assert mark is not None
+        assert probe is not None
         raise ConfigError(
-            f"store.url={mark.store.url} is not the same folder on {_named(nodes, blind)}: put the store on a file system that "
+            f"store.url={probe.store.url} is not the same folder on {_named(nodes, blind)}: put the store on a file system that "
             "every node mounts at the same path"
         )
     if other := [node for node, answer in found.items() if answer.ntkpipe != ntkpipe.__version__]:

@@ -15,10 +15,10 @@ import ray
 from ray import exceptions as rx
 
 from ntkpipe.cluster.capacity import Demand, FixedCapacity, LiveCapacity
-from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.metrics import Gauges
 from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, staying, value_of, wait
 from ntkpipe.cluster.ray_pool import RayPool
+from ntkpipe.cluster.store_probe import StoreNotVisibleError, StoreProbe
 from ntkpipe.storage.statistics import Report
 from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
@@ -62,7 +62,7 @@ class RayExecutor:
         environment: variables of the workers of tasks, such as their number of threads.
         pool_environment: of the workers of pools; None is the same.
         speculate: start second copies of stragglers.
-        mark: in the run's store, which every worker must see; None is not looked for.
+        probe: in the run's store, which every worker must see; None is not looked for.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class RayExecutor:
         environment: Mapping[str, str] | None = None,
         pool_environment: Mapping[str, str] | None = None,
         speculate: bool = False,
-        mark: Mark | None = None,
+        probe: StoreProbe | None = None,
     ) -> None:
         demand = demand or Demand()
         self._capacity = capacity
         self._gpus = demand.gpus
         self._retries = retries
         self._speculate = speculate
-        self._mark = mark
+        self._probe = probe
         self._pool_environment = dict(environment or {}) if pool_environment is None else dict(pool_environment)
         self._pools: list[RayPool] = []
         self._gauges = Gauges()
@@ -118,7 +118,7 @@ class RayExecutor:
             retries=self._retries,
             environment=self._pool_environment,
             gpus=self._gpus,
-            mark=self._mark,
+            probe=self._probe,
         )
         self._pools.append(pool)
         return pool
@@ -136,7 +136,7 @@ class RayExecutor:
     def _submit(self, task: Task, *, spread: bool = False) -> Any:
         # A copy should not land behind the straggler's own node's queue.
         invoke = self._invoke.options(scheduling_strategy="SPREAD") if spread else self._invoke
-        return invoke.remote(sealed(task.function, task.args), self._mark)
+        return invoke.remote(sealed(task.function, task.args), self._probe)
 
 
 class _Run:
@@ -265,7 +265,7 @@ class _Run:
             if flight.references:
                 return None
             error = original(raised)
-            if isinstance(error, BlindNodeError):
+            if isinstance(error, StoreNotVisibleError):
                 self._capacity.shun(error)
                 return self._again(flight, error, on_node=True)
             return TaskResult(key, error=error, attempts=flight.attempts, speculative=flight.copies)
@@ -285,7 +285,7 @@ class _Run:
         return TaskResult(key, error=error, attempts=times, speculative=flight.copies)
 
 
-def _invoke(blob: bytes, mark: Mark | None) -> tuple[Any, Report | None]:
+def _invoke(blob: bytes, probe: StoreProbe | None) -> tuple[Any, Report | None]:
     with staying():
-        function, args = opened(blob, mark)
+        function, args = opened(blob, probe)
         return answer(function(*args))

@@ -13,8 +13,8 @@ from ray import exceptions as rx
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ntkpipe.cluster.capacity import FixedCapacity, LiveCapacity
-from ntkpipe.cluster.mark import BlindNodeError, Mark
 from ntkpipe.cluster.outcome import LOST, answer, given_up, opened, original, sealed, staying, value_of, wait
+from ntkpipe.cluster.store_probe import StoreNotVisibleError, StoreProbe
 from ntkpipe.cluster.summing import Place, Summing, joined, slices_for, split
 from ntkpipe.tasks.executor import in_order, one_by_one
 
@@ -40,7 +40,7 @@ class RayPool:
         retries: how often a call is repeated after its worker was lost.
         environment: variables of the workers.
         gpus: of each worker.
-        mark: in the store that they must see; None is not looked for.
+        probe: in the store that they must see; None is not looked for.
         slices: in which `total` sums between workers, at most; 0 is at the driver; None follows their nodes.
     """
 
@@ -53,10 +53,10 @@ class RayPool:
         retries: int,
         environment: Mapping[str, str],
         gpus: float = 0.0,
-        mark: Mark | None = None,
+        probe: StoreProbe | None = None,
         slices: int | None = None,
     ) -> None:
-        self._mark = mark
+        self._probe = probe
         self._slices = slices
         self._builds = [sealed(factory, args) for args in args_per_worker]
         self._capacity = capacity
@@ -144,7 +144,7 @@ class RayPool:
                 "memory": _FOOTPRINT,
             }
         actor = self._actors[worker] = self._holder.options(**options).remote()
-        return actor.build.remote(self._builds[worker], self._mark, place[1] if place else None, self._gpus)
+        return actor.build.remote(self._builds[worker], self._probe, place[1] if place else None, self._gpus)
 
     def _together(self) -> dict[int, tuple[str, int]]:
         """Places of all workers at the start: by the same counting, but those of one node are consecutive, for sums."""
@@ -191,7 +191,7 @@ class RayPool:
                 continue
             except (rx.RayTaskError, *LOST) as error:
                 cause = original(error)
-                if isinstance(cause, BlindNodeError):
+                if isinstance(cause, StoreNotVisibleError):
                     self._capacity.shun(cause)
                 elif isinstance(error, rx.RayTaskError):
                     raise cause from None
@@ -214,9 +214,9 @@ class _Holder:
     def __init__(self) -> None:
         self._state: Any = None
 
-    def build(self, blob: bytes, mark: Mark | None, place: int | None, gpus: float) -> Any:
+    def build(self, blob: bytes, probe: StoreProbe | None, place: int | None, gpus: float) -> Any:
         with staying():
-            factory, args = opened(blob, mark, place, gpus)
+            factory, args = opened(blob, probe, place, gpus)
             self._state = factory(*args)
         return answer(None)
 

@@ -366,7 +366,7 @@ def distance_task(images: ImageSource, spec: Spec, rows: Picked, columns: Picked
     if not network.is_flat(first.shape[1:]):
         return None
     made = network.in_distance_form(first, second)
-    return {"nngp": made.nngp, "ntk": made.ntk}
+    return {"nngp": np.asarray(made.nngp), "ntk": np.asarray(made.ntk)}
 
 
 _LEAST_EDGE = 64

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.gram.fitting import fitting
+from ntkpipe.gram.out_of_memory import retry_smaller_on_oom
 from ntkpipe.kernels.architecture import Architecture, Prepared, precision_context
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.identity import Symmetry
@@ -166,7 +166,7 @@ class Evaluation:
     def _evaluate(
         self, rows: Prepared, columns: Prepared | None, options: dict[str, Any]
     ) -> dict[str, dict[str, np.ndarray]]:
-        made = fitting(self._networks.tiles, self._specs, rows, columns, **options)
+        made = retry_smaller_on_oom(self._networks.tiles, self._specs, rows, columns, **options)
         return {
             spec: {name: np.ascontiguousarray(kernel) for name, kernel in kernels._asdict().items()}
             for spec, kernels in zip(self._specs, made, strict=True)

@@ -16,10 +16,10 @@ from jax.core import Tracer
 
 from ntkpipe.errors import ConfigError, DataError, ResourceError
 from ntkpipe.kernels.accelerator import default_platform
-from ntkpipe.kernels.evaluation import flat, host, near, own, spatial
-from ntkpipe.kernels.evaluation.fold import Seen, unseen
+from ntkpipe.kernels.evaluation import flat, host, near, self_pairs, spatial
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, no_features
 from ntkpipe.kernels.evaluation.readouts import Tap, share
-from ntkpipe.kernels.evaluation.resolve import Step, observing, resolve
+from ntkpipe.kernels.evaluation.resolve import Step, resolve, with_features
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.linear import Flatten
 from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
@@ -167,7 +167,7 @@ class Architecture:
         self.check_arrays(x, None)
         if isinstance(x, Tracer):
             if not self.is_flat(x.shape[1:]):
-                return own.traced(self.steps(x.shape[1:], own=True, plain=False), x)[0][-1]
+                return self_pairs.traced(self.steps(x.shape[1:], own=True, plain=False), x)[0][-1]
             runs = self._flat_runs(x)
             return flat.fold_norms(runs, jnp.sum(jnp.square(x.reshape(x.shape[0], -1)), axis=1))[0][-1]
         convert: Callable[[Any], Array] = jnp.asarray if isinstance(x, jax.Array) else np.asarray
@@ -185,11 +185,13 @@ class Architecture:
         x = np.ascontiguousarray(x)
         if self.is_flat(x.shape[1:]):
             return Prepared(x.reshape(len(x), -1), ())
-        return Prepared(x, own.observe(self._observing_steps(x.shape[1:]), x, on_cpu=host.is_default()))
+        return Prepared(
+            x, self_pairs.image_features(self._steps_with_features(x.shape[1:]), x, on_cpu=host.is_default())
+        )
 
-    def _observing_steps(self, shape: tuple[int, ...]) -> tuple[Step, ...]:
+    def _steps_with_features(self, shape: tuple[int, ...]) -> tuple[Step, ...]:
         """Of images with themselves, up to the last layer that must know them one by one."""
-        layers = observing(self._layers)
+        layers = with_features(self._layers)
         signature = Signature(shape[:-1], shape[-1])
         ends = [signature, *signatures(layers, signature)][-1].spatial
         return resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
@@ -255,7 +257,7 @@ class Architecture:
 
     def _image_diagonals(self, x: np.ndarray) -> list[Kernels]:
         steps = self.steps(x.shape[1:], own=True, plain=False)
-        return own.diagonals(steps, x, on_cpu=host.is_default())
+        return self_pairs.diagonals(steps, x, on_cpu=host.is_default())
 
     @cached_property
     def _program(self) -> Callable[[Array, Array | None], Kernels]:
@@ -265,10 +267,10 @@ class Architecture:
     def _traced(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a network on images, under tracing."""
         steps = self.steps(x1.shape[1:], plain=False)
-        observing_steps = self._observing_steps(x1.shape[1:])
+        featured_steps = self._steps_with_features(x1.shape[1:])
 
-        def seen(x: Array) -> Seen:
-            return _along(steps, own.traced(observing_steps, x)[1] if observing_steps else ())
+        def seen(x: Array) -> PerImageFeatures:
+            return _along(steps, self_pairs.traced(featured_steps, x)[1] if featured_steps else ())
 
         of_rows = seen(x1)
         other, of_columns = (x1, of_rows) if x2 is None else (x2, seen(x2))
@@ -334,20 +336,20 @@ class Prepared:
     """A block of images and what layers see of each, from `Architecture.prepare`."""
 
     images: np.ndarray
-    seen: Seen
+    seen: PerImageFeatures
 
     @cached_property
     def on_device(self) -> jax.Array:
         """The images on JAX's default device, copied once. Ask within `precision_context(images.dtype)`."""
         return jax.device_put(self.images)
 
-    def along(self, steps: Sequence[Step]) -> Seen:
+    def along(self, steps: Sequence[Step]) -> PerImageFeatures:
         """What each step of the network sees: a tap nothing, and nor do those after the last that does."""
         return _along(steps, self.seen)
 
 
-def _along(steps: Sequence[Step], seen: Seen) -> Seen:
-    left, nothing = iter(seen), unseen(steps)
+def _along(steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
+    left, nothing = iter(seen), no_features(steps)
     return tuple(
         none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
     )

@@ -80,7 +80,7 @@ def with_variances(own: Float[Array, "c h w e b"], values: Float[Array, "h w b"]
 
 def own_views(layer: Layer, state: KernelState) -> tuple[View, View]:
     """What a layer sees of the images of an own block, as the rows and as the columns of its pairs."""
-    fields = layer.observe(state)
+    fields = layer.image_features(state)
     if not state.signature.spatial:
         return (lambda: fields), (lambda: fields)
     return (

@@ -49,13 +49,13 @@ class Signature:
         return math.prod(len(classes) * extent for classes, extent in zip(self.support, self.spatial, strict=True))
 
 
-Sight = Literal["nothing", "pixels", "matrices"]
+FeatureScope = Literal["nothing", "pixels", "matrices"]
 
 View = Callable[[], tuple[Array, ...]]
 
 
-class Keep:
-    """What a compiler is told of intermediate results; this one says nothing (see `evaluation.keeping` for those that do)."""
+class FusionPolicy:
+    """What a compiler is told of intermediate results; this one says nothing (see `evaluation.fusion` for those that do)."""
 
     direct_taps: ClassVar[int] = 0
     """Windows of up to so many taps are summed in one go, larger ones axis by axis."""
@@ -72,7 +72,7 @@ class Keep:
         return arrays
 
 
-_PLAIN = Keep()
+_PLAIN = FusionPolicy()
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class KernelState:
         row: gives what the next layer has seen of the first images (`Layer.observe`), broadcastable to `nngp`. A
             function, so that it is looked up where it is used and not copied; None in an own block.
         column: likewise of the second images.
-        keep: see `Keep`.
+        fusion: see `FusionPolicy`.
         chunk: if given, only the class at this position along the rows is present (see `fold`).
     """
 
@@ -107,7 +107,7 @@ class KernelState:
     is_own: bool = False
     row: View | None = None
     column: View | None = None
-    keep: Keep = _PLAIN
+    fusion: FusionPolicy = _PLAIN
     chunk: Array | None = None
 
     def classes_at_hand(self, constant: np.ndarray) -> Array:
@@ -124,8 +124,8 @@ class KernelState:
     def settled(self) -> KernelState:
         """The same, about to be read in more than one place."""
         if self.ntk is None:
-            return replace(self, nngp=self.keep.settle(self.nngp)[0])
-        nngp, ntk = self.keep.settle(self.nngp, self.ntk)
+            return replace(self, nngp=self.fusion.settle(self.nngp)[0])
+        nngp, ntk = self.fusion.settle(self.nngp, self.ntk)
         return replace(self, nngp=nngp, ntk=ntk)
 
     def map(self, f: Callable[[Array], Array], outgoing: Signature) -> KernelState:
@@ -143,8 +143,8 @@ class Layer(Protocol):
         """It has weights of its own: its output is independent of everything else that comes from the same input."""
         ...
 
-    sees: ClassVar[Sight]
-    """What pairs must know of their images one by one: `observe` then gives it."""
+    feature_scope: ClassVar[FeatureScope]
+    """What pairs must know of their images one by one: `image_features` then gives it."""
 
     def outgoing(self, incoming: Signature) -> Signature:
         """The signature after this layer, its support not yet known.
@@ -168,7 +168,7 @@ class Layer(Protocol):
         """Along the first spatial axis the k-th outgoing class comes from the k-th incoming one alone."""
         ...
 
-    def observe(self, own: KernelState) -> Any:
+    def image_features(self, own: KernelState) -> Any:
         """What pairs must know of each image, from the images' own covariances.
 
         Returns:
@@ -198,7 +198,7 @@ class Pointwise:
     """What layers have in common that act on every covariance by itself: they need and keep all classes, and see nothing."""
 
     is_linear = False
-    sees: ClassVar[Sight] = "nothing"
+    feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """The same."""
@@ -210,7 +210,7 @@ class Pointwise:
         del incoming, outgoing
         return True
 
-    def observe(self, own: KernelState) -> Any:
+    def image_features(self, own: KernelState) -> Any:
         """Nothing."""
         del own
         return None

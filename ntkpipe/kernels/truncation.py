@@ -277,7 +277,7 @@ def _weighted(coefficients: Array) -> Array:
 
 def _attended(layer: SelfAttention, own: KernelState, left: KernelState, outgoing: Signature) -> KernelState:
     """What is left of the attention itself, which comes from covariances of each image, and of what it mixes."""
-    (weights,) = layer.observe(own)
+    (weights,) = layer.image_features(own)
     weights, off = jnp.abs(weights), layout.to_matrix(left.nngp, own.signature)
     off = abs(layer.w_query_std * layer.w_key_std) * off
     if layer.mechanism == "SOFTMAX":

@@ -33,7 +33,7 @@ from ntkpipe.tiles.store import GramStore
 # Of what solvers keep in the store, all but the tiles of factors.
 _CHECKPOINTS = tuple(prefix for prefix in SOLVES if prefix != "cholesky/")
 # Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
-# (`cluster/mark.py`): removed at the end of a run, and left by one that was killed.
+# (`cluster/store_probe.py`): removed at the end of a run, and left by one that was killed.
 _COMPILED, _MARKS = ".compiled/", ".probe/"
 
 

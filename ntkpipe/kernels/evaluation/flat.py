@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from ntkpipe.kernels.accelerator import to_host
 from ntkpipe.kernels.evaluation import host, near
-from ntkpipe.kernels.evaluation.fold import Seen, fold, fold_own, unseen, views
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, fold_own, no_features, views
 from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
 from ntkpipe.kernels.evaluation.resolve import Step, resolve
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
@@ -31,10 +31,10 @@ def segments(layers: Sequence[Layer], features: int) -> list[tuple[Step, ...]]:
     """
     runs: list[list[Step]] = [[]]
     for step in resolve([Input(features), *layers], Signature((), features)):
-        if any(previous.sees for previous in runs[-1]):
+        if any(previous.has_features for previous in runs[-1]):
             runs.append([])
         runs[-1].append(step)
-    if len(runs) > 1 and not any(step.sees for step in runs[-1]):
+    if len(runs) > 1 and not any(step.has_features for step in runs[-1]):
         runs[-2:] = [runs[-2] + runs[-1]]
     return [tuple(run) for run in runs]
 
@@ -49,13 +49,13 @@ def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
     Gives the results of the networks that leave within it, and what the deepest goes on with.
     """
 
-    def segment(nngp: Array, ntk: Array | None, rows: Seen, columns: Seen) -> list[Result]:
+    def segment(nngp: Array, ntk: Array | None, rows: PerImageFeatures, columns: PerImageFeatures) -> list[Result]:
         of_rows = views(steps, rows, lambda step, arrays: lambda: tuple(a[:, None] for a in arrays))
         of_columns = views(steps, columns, lambda step, arrays: lambda: tuple(a[None, :] for a in arrays))
         results: list[Result] = []
 
         def leave(branch: Sequence[Step], state: KernelState) -> None:
-            end = fold(branch, state, unseen(branch), unseen(branch))
+            end = fold(branch, state, no_features(branch), no_features(branch))
             results.append((end.nngp, end.ntk))
 
         state = fold(steps, KernelState(nngp, ntk, steps[0].incoming), of_rows, of_columns, leave)
@@ -65,10 +65,10 @@ def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
 
 
 @lru_cache(maxsize=256)
-def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], Seen]]:
+def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], PerImageFeatures]]:
     """A segment as one compiled function of `(nngp, ntk)` of images with themselves, which also says what it has seen."""
 
-    def segment(nngp: Array, ntk: Array | None) -> tuple[list[Result], Seen]:
+    def segment(nngp: Array, ntk: Array | None) -> tuple[list[Result], PerImageFeatures]:
         results: list[Result] = []
 
         def leave(branch: Sequence[Step], state: KernelState) -> None:
@@ -82,7 +82,10 @@ def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], S
 
 
 def fold_pairs(
-    runs: Sequence[tuple[Step, ...]], products: Array, rows: Sequence[Seen], columns: Sequence[Seen]
+    runs: Sequence[tuple[Step, ...]],
+    products: Array,
+    rows: Sequence[PerImageFeatures],
+    columns: Sequence[PerImageFeatures],
 ) -> list[Kernels]:
     """Both kernels, of every tap and of the end, from inner products `(n1, n2)` and what each segment sees of the images."""
     nngp, ntk = products, None
@@ -93,7 +96,7 @@ def fold_pairs(
     return [_kernels(*result) for result in [*results, (nngp, ntk)]]
 
 
-def fold_norms(runs: Sequence[tuple[Step, ...]], norms: Array) -> tuple[list[Kernels], list[Seen]]:
+def fold_norms(runs: Sequence[tuple[Step, ...]], norms: Array) -> tuple[list[Kernels], list[PerImageFeatures]]:
     """As `fold_pairs`, of images with themselves, from their squared norms `(n,)`; and what each segment sees of them."""
     nngp, ntk, every = norms, None, []
     results: list[Result] = []
@@ -108,7 +111,7 @@ def _kernels(nngp: Array, ntk: Array | None) -> Kernels:
     return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk)
 
 
-def own(runs: Sequence[tuple[Step, ...]], norms: np.ndarray) -> tuple[list[Kernels], list[Seen]]:
+def own(runs: Sequence[tuple[Step, ...]], norms: np.ndarray) -> tuple[list[Kernels], list[PerImageFeatures]]:
     """As `fold_norms`, on the host: NumPy arrays `(n,)`."""
     padded = np.zeros(-(-len(norms) // _CHUNK) * _CHUNK, norms.dtype)
     padded[: len(norms)] = norms

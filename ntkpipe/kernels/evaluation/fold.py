@@ -12,7 +12,7 @@ from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.state import Array, KernelState, Signature, View
 
-Seen = tuple[Any, ...]
+PerImageFeatures = tuple[Any, ...]
 """Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch."""
 
 
@@ -20,7 +20,11 @@ Leave = Callable[[Sequence[Step], KernelState], None]
 
 
 def fold(
-    steps: Sequence[Step], state: KernelState, rows: Seen, columns: Seen, leave: Leave | None = None
+    steps: Sequence[Step],
+    state: KernelState,
+    rows: PerImageFeatures,
+    columns: PerImageFeatures,
+    leave: Leave | None = None,
 ) -> KernelState:
     """The state after all steps.
 
@@ -47,7 +51,9 @@ def fold(
     return state
 
 
-def fold_own(steps: Sequence[Step], state: KernelState, leave: Leave | None = None) -> tuple[KernelState, Seen]:
+def fold_own(
+    steps: Sequence[Step], state: KernelState, leave: Leave | None = None
+) -> tuple[KernelState, PerImageFeatures]:
     """The state of images with themselves after all steps, and what each step has seen of them; see `fold`."""
     seen: list[Any] = []
     for step in steps:
@@ -60,7 +66,7 @@ def fold_own(steps: Sequence[Step], state: KernelState, leave: Leave | None = No
             state = added([end for end, _ in made], step)
             seen.append(tuple(inner for _, inner in made))
         else:
-            seen.append(step.layer.observe(state) if step.sees else None)
+            seen.append(step.layer.image_features(state) if step.has_features else None)
             state = step.layer(state, step.outgoing)
     return state, tuple(seen)
 
@@ -70,7 +76,9 @@ def kernels_of(state: KernelState) -> tuple[Array, Array]:
     return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
 
 
-def views(steps: Sequence[Step], seen: Seen, view: Callable[[Step, tuple[Array, ...]], View]) -> Seen:
+def views(
+    steps: Sequence[Step], seen: PerImageFeatures, view: Callable[[Step, tuple[Array, ...]], View]
+) -> PerImageFeatures:
     """The same structure with a `View` for each tuple of arrays."""
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
@@ -90,9 +98,9 @@ def _leave(step: Step, state: KernelState, leave: Leave | None) -> None:
         leave(branch, entering(branch, step, state))
 
 
-def unseen(steps: Sequence[Step]) -> Seen:
+def no_features(steps: Sequence[Step]) -> PerImageFeatures:
     """The same structure for steps that see nothing."""
-    return tuple(tuple(unseen(branch) for branch in step.branches) or None for step in steps)
+    return tuple(tuple(no_features(branch) for branch in step.branches) or None for step in steps)
 
 
 def entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:

@@ -336,7 +336,7 @@ def _advance(step: Step, walk: _Walk) -> _Walk:
         _view(step, own, spread) for own, spread in ((first, layout.spread_row), (second, _spread(incoming)))
     )
     before, signature = walk.apart(incoming), outgoing
-    if isinstance(layer, Nonlinearity) and layer.sees != "nothing":
+    if isinstance(layer, Nonlinearity) and layer.feature_scope != "nothing":
         p, q = after.apart(outgoing)[:2]
         upper, lower, dot = layer.near(before, p, q)
         k, signature = walk.k, incoming
@@ -364,8 +364,8 @@ def _advance(step: Step, walk: _Walk) -> _Walk:
 
 def _view(step: Step, own: KernelState, spread: Callable[[Array], Array]) -> View:
     """What the layer sees of one image of each pair."""
-    seen = step.layer.observe(own) if step.layer.sees != "nothing" else None
-    if seen is None or not own.signature.spatial or step.layer.sees == "matrices":
+    seen = step.layer.image_features(own) if step.layer.feature_scope != "nothing" else None
+    if seen is None or not own.signature.spatial or step.layer.feature_scope == "matrices":
         return lambda: () if seen is None else seen
     return lambda: tuple(spread(field) for field in seen)
 

@@ -11,10 +11,10 @@ from jax import lax
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.blocks import Batch
-from ntkpipe.kernels.evaluation.fold import Seen, fold, kernels_of, unseen, views
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, kernels_of, no_features, views
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.layers.pooling import Mixing
-from ntkpipe.kernels.state import Array, Keep, KernelState, Signature, View
+from ntkpipe.kernels.state import Array, FusionPolicy, KernelState, Signature, View
 
 
 def section(steps: Sequence[Step]) -> tuple[Sequence[Step], Step | None, Sequence[Step]]:
@@ -44,13 +44,15 @@ class Pairs:
     Args:
         steps: of the network.
         batch: how many columns, and how large a block.
-        keep: see `Keep`.
+        fusion: see `FusionPolicy`.
         columns: `(b, h, w, channels)`.
         seen: of the columns, `(b, ...)`.
     """
 
-    def __init__(self, steps: Sequence[Step], batch: Batch, keep: Keep, columns: Array, seen: Seen) -> None:
-        self._steps, self._batch, self._keep = steps, batch, keep
+    def __init__(
+        self, steps: Sequence[Step], batch: Batch, fusion: FusionPolicy, columns: Array, seen: PerImageFeatures
+    ) -> None:
+        self._steps, self._batch, self._fusion = steps, batch, fusion
         self._parts = self._sections()
         first = steps[0].incoming
         images = jnp.moveaxis(columns, 0, -1)  # (h, w, channels, b)
@@ -78,13 +80,13 @@ class Pairs:
     def _column(self, signature: Signature, field: Array, whole: bool) -> Array:
         """A column field ready to be looked up: at all its places, or skewed and doubled, for `_at`."""
         if whole:
-            return field if self._keep.lays_out_anew else layout.spread_column(field, signature)
+            return field if self._fusion.lays_out_anew else layout.spread_column(field, signature)
         skewed = layout.skew_columns(field, signature)
         return skewed if field.shape[0] == 1 else jnp.concatenate([skewed, skewed])
 
     def _everywhere(self, signature: Signature, column: Array) -> Array:
         """A column field at all its places."""
-        return layout.spread_column(column, signature, self._nothing) if self._keep.lays_out_anew else column
+        return layout.spread_column(column, signature, self._nothing) if self._fusion.lays_out_anew else column
 
     def _at(self, signature: Signature, column: Array, chunk: Array) -> Array:
         """A doubled column field at the k-th class of rows."""
@@ -94,11 +96,11 @@ class Pairs:
         cut = jnp.asarray(signature.support[0], jnp.int32)[chunk]
         return lax.dynamic_slice_in_dim(column, extent - cut, extent)[None]
 
-    def _column_views(self, steps: Sequence[Step], seen: Seen, *, whole: bool) -> Any:
+    def _column_views(self, steps: Sequence[Step], seen: PerImageFeatures, *, whole: bool) -> Any:
         """Of all classes: views. Of one class at a time: functions from the chunk to views."""
 
         def prepare(step: Step, arrays: tuple[Array, ...]) -> Any:
-            if step.layer.sees == "matrices" or not step.incoming.spatial:
+            if step.layer.feature_scope == "matrices" or not step.incoming.spatial:
                 return lambda chunk: lambda: arrays
             fields = [self._column(step.incoming, jnp.moveaxis(a, 0, -1), whole) for a in arrays]
             if whole:
@@ -107,15 +109,15 @@ class Pairs:
 
         return views(steps, seen, prepare)
 
-    def _row_views(self, steps: Sequence[Step], seen: Seen) -> Seen:
+    def _row_views(self, steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
         def prepare(step: Step, arrays: tuple[Array, ...]) -> View:
-            if step.layer.sees == "matrices" or not step.incoming.spatial:
+            if step.layer.feature_scope == "matrices" or not step.incoming.spatial:
                 return lambda: tuple(a[None] for a in arrays)
             return lambda: tuple(layout.spread_row(a[..., None]) for a in arrays)
 
         return views(steps, seen, prepare)
 
-    def __call__(self, number: Array, row: Array, seen: Seen) -> list[tuple[Array, Array]]:
+    def __call__(self, number: Array, row: Array, seen: PerImageFeatures) -> list[tuple[Array, Array]]:
         """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end.
 
         Args:
@@ -127,7 +129,7 @@ class Pairs:
         results: list[tuple[Array, Array]] = []
 
         def leave(steps: Sequence[Step], state: KernelState) -> None:
-            results.append(kernels_of(fold(steps, state, unseen(steps), unseen(steps))))
+            results.append(kernels_of(fold(steps, state, no_features(steps), no_features(steps))))
 
         state: KernelState | None = None
         for part, columns in zip(self._parts, self._columns, strict=True):
@@ -148,10 +150,10 @@ class Pairs:
         ]
         scale = 1.0 / signature.features
         nngp = layout.added(layout.spread_row((row[:, :, k] * scale)[..., None]) * c for k, c in enumerate(columns))
-        return KernelState(nngp, None, signature, keep=self._keep, chunk=chunk)
+        return KernelState(nngp, None, signature, fusion=self._fusion, chunk=chunk)
 
     def _class_by_class(
-        self, part: _Section, before: KernelState | None, row: Array, rows: Seen, columns: Any
+        self, part: _Section, before: KernelState | None, row: Array, rows: PerImageFeatures, columns: Any
     ) -> tuple[KernelState, list[tuple[Array, Array]]]:
         """One class of rows after the other through a run, and as far into the layer that mixes them as one class goes.
 
@@ -167,7 +169,7 @@ class Pairs:
             def leave(steps: Sequence[Step], state: KernelState) -> None:
                 run, mixing, _ = section(steps)
                 leaving.append(steps)
-                partial.append(_within(mixing, fold(run, state, unseen(run), unseen(run))))
+                partial.append(_within(mixing, fold(run, state, no_features(run), no_features(run))))
 
             if before is None:
                 state = self._begin(row, chunk)
@@ -182,9 +184,9 @@ class Pairs:
         for steps, (k, t) in zip(leaving, left, strict=True):
             run, mixing, rest = section(steps)
             entering = run[-1].outgoing if run else steps[0].incoming
-            state = _across(mixing, KernelState(k, t, entering, keep=self._keep))
-            results.append(kernels_of(fold(rest, state, unseen(rest), unseen(rest))))
-        return _across(part.mixing, KernelState(nngp, ntk, part.run[-1].outgoing, keep=self._keep)), results
+            state = _across(mixing, KernelState(k, t, entering, fusion=self._fusion))
+            results.append(kernels_of(fold(rest, state, no_features(rest), no_features(rest))))
+        return _across(part.mixing, KernelState(nngp, ntk, part.run[-1].outgoing, fusion=self._fusion)), results
 
 
 def _within(mixing: Step | None, state: KernelState) -> KernelState:
@@ -195,7 +197,7 @@ def _across(mixing: Step | None, state: KernelState) -> KernelState:
     return mixing.layer.across(state, mixing.outgoing) if mixing and isinstance(mixing.layer, Mixing) else state
 
 
-def _of_chunk(steps: Sequence[Step], columns: Any, chunk: Array | None) -> Seen:
+def _of_chunk(steps: Sequence[Step], columns: Any, chunk: Array | None) -> PerImageFeatures:
     made: list[Any] = []
     for step, of_step in zip(steps, columns, strict=True):
         if of_step is None:

@@ -66,7 +66,7 @@ def share(networks: Sequence[tuple[Layer, ...]]) -> tuple[tuple[Layer, ...], tup
     for layers in set(networks) - {trunk}:
         common = next(k for k in range(len(layers) + 1) if k == len(layers) or layers[k] != trunk[k])
         tail = layers[common:]
-        if any(layer.sees != "nothing" or hasattr(layer, "branches") for layer in tail):
+        if any(layer.feature_scope != "nothing" or hasattr(layer, "branches") for layer in tail):
             raise ConfigError("networks share an evaluation only if they differ in depth and end with plain readouts")
         leaving.setdefault(common, []).append(tail)
     made: list[Layer] = []

@@ -41,9 +41,11 @@ class Step:
         return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
 
     @property
-    def sees(self) -> bool:
+    def has_features(self) -> bool:
         """A pair's images must be known to it one by one."""
-        return self.layer.sees != "nothing" or any(step.sees for branch in self.branches for step in branch)
+        return self.layer.feature_scope != "nothing" or any(
+            step.has_features for branch in self.branches for step in branch
+        )
 
 
 def resolve(
@@ -77,15 +79,15 @@ def resolve(
     return tuple(steps)
 
 
-def observing(layers: Sequence[Layer]) -> Sequence[Layer]:
+def with_features(layers: Sequence[Layer]) -> Sequence[Layer]:
     """The layers up to the last that must know a pair's images one by one."""
     for end in range(len(layers), 0, -1):
-        if _sees(layers[end - 1]):
+        if _has_features(layers[end - 1]):
             return layers[:end]
     return ()
 
 
-def _sees(layer: Layer) -> bool:
+def _has_features(layer: Layer) -> bool:
     if isinstance(layer, ResidualSum):
-        return any(_sees(inner) for branch in layer.branches for inner in branch)
-    return layer.sees != "nothing"
+        return any(_has_features(inner) for branch in layer.branches for inner in branch)
+    return layer.feature_scope != "nothing"

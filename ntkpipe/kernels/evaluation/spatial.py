@@ -21,12 +21,12 @@ from jax import lax
 
 from ntkpipe.kernels.accelerator import to_host
 from ntkpipe.kernels.evaluation.blocks import COMPILER_OPTIONS, Batch, choose_batch
-from ntkpipe.kernels.evaluation.fold import Seen
-from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures
+from ntkpipe.kernels.evaluation.fusion import Fused, Materialised
 from ntkpipe.kernels.evaluation.pairs import Pairs
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
-from ntkpipe.kernels.state import Array, Keep, Kernels
+from ntkpipe.kernels.state import Array, FusionPolicy, Kernels
 from ntkpipe.limits import processors
 
 
@@ -40,10 +40,16 @@ def tile_program(steps: tuple[Step, ...], batch: Batch):
     """
 
     def program(
-        alive: Array, first: Array, last: Array, rows: Array, rows_seen: Seen, columns: Array, columns_seen: Seen
+        alive: Array,
+        first: Array,
+        last: Array,
+        rows: Array,
+        rows_seen: PerImageFeatures,
+        columns: Array,
+        columns_seen: PerImageFeatures,
     ) -> list[tuple[Array, Array]]:
-        keep = Materialised(alive) if batch.on_cpu else Fused()
-        pairs = Pairs(steps, batch, keep, columns, columns_seen)
+        fusion = Materialised(alive) if batch.on_cpu else Fused()
+        pairs = Pairs(steps, batch, fusion, columns, columns_seen)
 
         def one(row: jax.Array, made: Any) -> Any:
             of_row = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, row, keepdims=False), (rows, rows_seen))
@@ -71,9 +77,9 @@ def threads() -> int:
 def evaluate(
     steps: tuple[Step, ...],
     x1: np.ndarray,
-    seen1: Seen,
+    seen1: PerImageFeatures,
     x2: np.ndarray | None,
-    seen2: Seen,
+    seen2: PerImageFeatures,
     *,
     pad_to: int | None,
     context: Any,
@@ -85,7 +91,7 @@ def evaluate(
     Args:
         steps: of the network.
         x1: row images, `(n1, h, w, channels)`.
-        seen1: of the row images, `(n1, ...)`, from `observe`.
+        seen1: of the row images, `(n1, ...)`, from `image_features`.
         x2: column images; None pairs `x1` with itself: the lower triangle is computed and mirrored, and its diagonal left to
             the caller.
         seen2: of the column images.
@@ -125,16 +131,18 @@ def evaluate(
     return results
 
 
-def traced(steps: tuple[Step, ...], x1: Array, seen1: Seen, x2: Array, seen2: Seen) -> list[Kernels]:
+def traced(
+    steps: tuple[Step, ...], x1: Array, seen1: PerImageFeatures, x2: Array, seen2: PerImageFeatures
+) -> list[Kernels]:
     """The same under tracing, of images and what was seen of them that are traced, without the economy of `evaluate`.
 
     A row of pairs at a time, with all its covariances; what its gradient needs of it is computed again when it is asked for.
     """
     pairs = Pairs(
-        steps, Batch(len(x2), len(x2) * max(step.incoming.entries for step in steps), False), Keep(), x2, seen2
+        steps, Batch(len(x2), len(x2) * max(step.incoming.entries for step in steps), False), FusionPolicy(), x2, seen2
     )
 
-    def one(of_row: tuple[Array, Array, Seen]) -> list[tuple[Array, Array]]:
+    def one(of_row: tuple[Array, Array, PerImageFeatures]) -> list[tuple[Array, Array]]:
         return pairs(*of_row)
 
     made = lax.map(jax.checkpoint(one), (jnp.arange(len(x1)), x1, seen1))

@@ -14,7 +14,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import Support, every_class
-from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SelfAttention:
     features: int
 
     is_linear = True
-    sees: ClassVar[Sight] = "matrices"
+    feature_scope: ClassVar[FeatureScope] = "matrices"
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Gaussian at infinitely many heads."""
@@ -65,7 +65,7 @@ class SelfAttention:
     def apart(self, before: Apart, incoming: Signature) -> None:
         """Unknown: pixels meet others of their own image."""
 
-    def observe(self, own: KernelState) -> tuple[Array]:
+    def image_features(self, own: KernelState) -> tuple[Array]:
         """`(n, pixels, pixels)`: how much each pixel of an image attends to each."""
         scores = (self.w_query_std * self.w_key_std) * layout.to_matrix(own.nngp, own.signature)
         if self.mechanism == "SOFTMAX":
@@ -75,7 +75,7 @@ class SelfAttention:
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Mix the pixels of both images."""
         if state.is_own:
-            seen = self.observe(state)
+            seen = self.image_features(state)
             first = second = seen[0]
         else:
             assert state.row is not None

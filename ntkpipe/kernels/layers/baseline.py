@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.layers.nonlinear.slopes import half_powers
-from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Pointwise, Signature
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stationary(Pointwise):
     nu: float | None
     length_scale: float
 
-    sees: ClassVar[Sight] = "pixels"
+    feature_scope: ClassVar[FeatureScope] = "pixels"
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Float[Array, "*k"]:
         """The kernel of pairs, for inner products `k` and squared norms `p`, `q` per feature."""
@@ -71,7 +71,7 @@ class Stationary(Pointwise):
         upper = -jnp.expm1(-0.5 * square) if self.kernel == "rbf" else 1.0 - self._value(square)
         return Apart(jnp.ones_like(upper), jnp.ones_like(upper), upper, 2.0 - upper)
 
-    def observe(self, own: KernelState) -> tuple[Array]:
+    def image_features(self, own: KernelState) -> tuple[Array]:
         """Squared norms."""
         return (own.nngp,)
 

@@ -92,8 +92,8 @@ class Conv(Pointwise):
         arrays = [state.nngp] if state.ntk is None else [state.nngp, state.ntk]
         if self.filter == (1, 1):
             return [self._along_both(state, x, rows, cols) for x in arrays]
-        arrays = state.keep.settle(*arrays)
-        if rows.keeps_classes and cols.keeps_classes and len(rows.taps) * len(cols.taps) <= state.keep.direct_taps:
+        arrays = state.fusion.settle(*arrays)
+        if rows.keeps_classes and cols.keeps_classes and len(rows.taps) * len(cols.taps) <= state.fusion.direct_taps:
             return [layout.slide(x, rows, cols, state.classes_at_hand) for x in arrays]
         return [self._along_both(state, x, rows, cols) for x in arrays]
 
@@ -105,5 +105,5 @@ class Conv(Pointwise):
             return layout.pad_columns(x, cols) if cols.keeps_classes else x
 
         x = layout.pad_rows(x, rows) if rows.keeps_classes else x
-        x = along_rows(x) if self.filter == (1, 1) else state.keep(along_rows, x)
+        x = along_rows(x) if self.filter == (1, 1) else state.fusion(along_rows, x)
         return layout.slide_columns(x, cols) if cols.keeps_classes else layout.gather_columns(x, cols)

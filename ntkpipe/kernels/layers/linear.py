@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.apart import Apart, joined, with_bias
 from ntkpipe.kernels.geometry import Support
-from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Pointwise, Signature
 
 
 @runtime_checkable
@@ -45,7 +45,7 @@ class Flatten:
     """Merge the spatial axes and the channels: the mean over the spatial diagonal. The identity once activations are flat."""
 
     is_linear = False
-    sees: ClassVar[Sight] = "nothing"
+    feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, with every pixel's channels counted as features."""
@@ -63,7 +63,7 @@ class Flatten:
         del outgoing
         return not incoming.spatial
 
-    def observe(self, own: KernelState) -> None:
+    def image_features(self, own: KernelState) -> None:
         """Nothing."""
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:

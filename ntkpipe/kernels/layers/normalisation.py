@@ -11,7 +11,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import Support, including_variances
-from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Pointwise, Signature
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LayerNorm(Pointwise):
     axis: tuple[int, ...]
     eps: float
 
-    sees: ClassVar[Sight] = "pixels"
+    feature_scope: ClassVar[FeatureScope] = "pixels"
 
     def outgoing(self, incoming: Signature) -> Signature:
         """The same signature: a Gaussian stays Gaussian, since its norm does not fluctuate at infinite width."""
@@ -44,7 +44,7 @@ class LayerNorm(Pointwise):
         """The same; of own blocks class 0 holds the variances."""
         return including_variances(incoming.spatial, support, own=own)
 
-    def observe(self, own: KernelState) -> tuple[Array]:
+    def image_features(self, own: KernelState) -> tuple[Array]:
         """One over the root mean square of each pixel or image."""
         if not own.signature.spatial:
             return (1.0 / jnp.sqrt(own.nngp + self.eps),)

@@ -14,7 +14,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart
 from ntkpipe.kernels.geometry import PairedWindow, Support, Window, every_class, paired_window
-from ntkpipe.kernels.state import Array, KernelState, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
 
 def _require_image(incoming: Signature) -> None:
@@ -26,7 +26,7 @@ class Mixing:
     """What pools have in common: linear without weights, they mix classes, along columns (`within` a class of rows) and rows."""
 
     is_linear = False
-    sees: ClassVar[Sight] = "nothing"
+    feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
         """Never."""
@@ -36,7 +36,7 @@ class Mixing:
     def apart(self, before: Apart, incoming: Signature) -> None:
         """Unknown: pixels meet others of their own image."""
 
-    def observe(self, own: KernelState) -> None:
+    def image_features(self, own: KernelState) -> None:
         """Nothing."""
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
@@ -100,7 +100,7 @@ class SumPool(Mixing):
             summed = _halves(x, cols, 2, 3) if _is_tiling(cols) else layout.gather_columns(x, cols)
             return summed * jnp.asarray(both[:, :, None], summed.dtype)
 
-        return state.map(lambda x: state.keep(along_columns, x), state.signature)
+        return state.map(lambda x: state.fusion(along_columns, x), state.signature)
 
     def across(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Sum along the rows."""
@@ -112,7 +112,7 @@ class SumPool(Mixing):
             summed = _halves(x, rows, 1, 0) if _is_tiling(rows) else layout.gather_rows(x, rows)
             return summed * jnp.asarray(both[:, :, None, None, None], summed.dtype)
 
-        return state.map(lambda x: state.keep(along_rows, x), outgoing)
+        return state.map(lambda x: state.fusion(along_rows, x), outgoing)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class GlobalPool(Mixing):
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The sum over a class."""
-        return state.map(lambda x: state.keep(_sum_of_class, x), state.signature)
+        return state.map(lambda x: state.fusion(_sum_of_class, x), state.signature)
 
     def across(self, state: KernelState, outgoing: Signature) -> KernelState:
         """The sum over classes."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Support, union
-from ntkpipe.kernels.state import KernelState, Layer, Sight, Signature
+from ntkpipe.kernels.state import FeatureScope, KernelState, Layer, Signature
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ResidualSum:
 
     branches: tuple[tuple[Layer, ...], ...]
 
-    sees: ClassVar[Sight] = "nothing"  # its layers may
+    feature_scope: ClassVar[FeatureScope] = "nothing"  # its layers may
 
     @property
     def is_linear(self) -> bool:
@@ -76,7 +76,7 @@ class ResidualSum:
         del incoming, outgoing
         return True
 
-    def observe(self, own: KernelState) -> Any:
+    def image_features(self, own: KernelState) -> Any:
         """Left to the layers of its branches."""
         del own
 

@@ -14,7 +14,7 @@ from ntkpipe.kernels import zoo
 from ntkpipe.kernels.architecture import Architecture, precision_context
 from ntkpipe.kernels.evaluation import host
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, choose_batch
-from ntkpipe.kernels.evaluation.own import own_program
+from ntkpipe.kernels.evaluation.self_pairs import own_program
 from ntkpipe.kernels.evaluation.spatial import evaluate as evaluate_tile
 from ntkpipe.kernels.evaluation.spatial import tile_program
 

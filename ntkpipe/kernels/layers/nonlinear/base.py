@@ -22,7 +22,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart, halves
 from ntkpipe.kernels.geometry import Support, including_variances
-from ntkpipe.kernels.state import Array, KernelState, Pointwise, Sight, Signature
+from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Pointwise, Signature
 
 Moments = tuple[Array, Array]
 
@@ -30,7 +30,7 @@ Moments = tuple[Array, Array]
 class Nonlinearity(Pointwise):
     """An elementwise function of Gaussian activations."""
 
-    sees: ClassVar[Sight] = "pixels"
+    feature_scope: ClassVar[FeatureScope] = "pixels"
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
         """`E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]` for covariances `k` and variances `p`, `q`.
@@ -90,7 +90,7 @@ class Nonlinearity(Pointwise):
         """The same; of own blocks class 0 holds the variances."""
         return including_variances(incoming.spatial, support, own=own)
 
-    def observe(self, own: KernelState) -> tuple[Array, ...] | None:
+    def image_features(self, own: KernelState) -> tuple[Array, ...] | None:
         """What is `seen` of each pixel's variance."""
         return self.seen(layout.variances(own.nngp) if own.signature.spatial else own.nngp)
 
@@ -103,7 +103,7 @@ class Nonlinearity(Pointwise):
             assert row is not None
             assert column is not None
             # Compiled as one, each of the results would compute the other's angles anew, and all layers before.
-            dot = state.keep(lambda k: self.derivative(k, row(), column()), state.nngp)
+            dot = state.fusion(lambda k: self.derivative(k, row(), column()), state.nngp)
             nngp = self.value(state.nngp, row(), column(), dot)
         return state.replace(nngp=nngp, ntk=None if state.ntk is None else state.ntk * dot, signature=outgoing)
 
@@ -116,7 +116,7 @@ class Nonlinearity(Pointwise):
         if state.signature.support == ((0,), (0,)):
             return tuple(layout.with_variances(state.nngp, x) for x in (nngp, dot))  # type: ignore[return-value]
         row, column = layout.own_views(self, state)
-        others = state.keep(lambda k: self.derivative(k, row(), column()), state.nngp)
+        others = state.fusion(lambda k: self.derivative(k, row(), column()), state.nngp)
         values = self.value(state.nngp, row(), column(), others)
         return layout.with_variances(values, nngp), layout.with_variances(others, dot)
 
@@ -125,13 +125,13 @@ class Nonlinearity(Pointwise):
 class Identity(Nonlinearity):
     """phi(x) = x; valid for any activations."""
 
-    sees: ClassVar[Sight] = "nothing"
+    feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Whatever comes in."""
         return incoming
 
-    def observe(self, own: KernelState) -> None:
+    def image_features(self, own: KernelState) -> None:
         """Nothing."""
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:

@@ -33,13 +33,13 @@ _allowed = False
 _joined: int | None = None
 
 
-def allow() -> None:
-    """Say that this process is a command of its own, which may `divide`."""
+def allow_fork() -> None:
+    """Say that this process is a command of its own, which may `fork_driver`."""
     global _allowed
     _allowed = True
 
 
-def divide() -> None:
+def fork_driver() -> None:
     """Go on in a child, for which this process waits and whose end it shares; only in a command, and once.
 
     Call it before anything is computed: threads of other libraries do not live on in the child.

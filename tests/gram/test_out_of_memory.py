@@ -7,7 +7,7 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from ntkpipe.errors import ResourceError
-from ntkpipe.gram import fitting
+from ntkpipe.gram import out_of_memory
 from ntkpipe.gram.worker import Evaluation
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.zoo import cnn_gap, fcn
@@ -18,7 +18,7 @@ SPATIAL = cnn_gap(1, w_std=2**0.5, b_std=0.1)
 
 @pytest.fixture(autouse=True)
 def _forgetful(monkeypatch):
-    monkeypatch.setattr(fitting, "_limits", {})
+    monkeypatch.setattr(out_of_memory, "_limits", {})
 
 
 @pytest.fixture

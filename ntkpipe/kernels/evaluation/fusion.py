@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntkpipe.kernels.state import Array, Keep
+from ntkpipe.kernels.state import Array, FusionPolicy
 
 
 @dataclass(frozen=True)
-class Materialised(Keep):
+class Materialised(FusionPolicy):
     """On CPUs: what a layer keeps is computed once and written to memory.
 
     Args:
@@ -41,7 +41,7 @@ class Materialised(Keep):
 
 
 @dataclass(frozen=True)
-class Fused(Keep):
+class Fused(FusionPolicy):
     """On accelerators: what is read in several places goes to memory, both kernels together, and nothing else."""
 
     direct_taps: ClassVar[int] = 9

@@ -42,7 +42,7 @@ class Evaluate(Protocol):
         ...
 
 
-def fitting(
+def retry_smaller_on_oom(
     evaluate: Evaluate, of: Hashable, rows: Prepared, columns: Prepared | None, **options: Any
 ) -> list[Kernels]:
     """`evaluate(rows, columns, **options)`, in pieces that fit.

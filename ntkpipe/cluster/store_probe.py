@@ -1,4 +1,4 @@
-"""A mark that a run leaves in its store: who can read it sees the same store."""
+"""A probe that a run leaves in its store: who can read it sees the same store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HOLD_SECONDS = 10.0
 _seen: set[str] = set()
 
 
-class BlindNodeError(NtkpipeError, RuntimeError):
+class StoreNotVisibleError(NtkpipeError, RuntimeError):
     """A node that does not see the run's store; says nothing about the task.
 
     Args:
@@ -38,7 +38,7 @@ class BlindNodeError(NtkpipeError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Mark:
+class StoreProbe:
     """What was written, and where."""
 
     store: ObjectStore
@@ -56,28 +56,28 @@ class Mark:
         """Look for it, once in a worker's life.
 
         Raises:
-            BlindNodeError: if it is not there.
+            StoreNotVisibleError: if it is not there.
         """
         if self.key in _seen:
             return
         if not self.visible():
             time.sleep(_HOLD_SECONDS)
-            raise BlindNodeError(
+            raise StoreNotVisibleError(
                 ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), self.store.url
             )
         _seen.add(self.key)
 
 
 @contextlib.contextmanager
-def marked(store: ObjectStore | None) -> Iterator[Mark | None]:
-    """Leave a mark for as long as the block lasts; None without a store."""
+def store_probe(store: ObjectStore | None) -> Iterator[StoreProbe | None]:
+    """Leave a probe for as long as the block lasts; None without a store."""
     if store is None:
         yield None
         return
-    mark = Mark(store, f".probe/{uuid.uuid4().hex}", uuid.uuid4().hex)
-    store.put(mark.key, mark.token.encode())
+    probe = StoreProbe(store, f".probe/{uuid.uuid4().hex}", uuid.uuid4().hex)
+    store.put(probe.key, probe.token.encode())
     try:
-        yield mark
+        yield probe
     finally:
         with contextlib.suppress(NtkpipeError):
-            store.delete(mark.key)
+            store.delete(probe.key)

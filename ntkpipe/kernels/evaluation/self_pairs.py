@@ -12,24 +12,26 @@ import numpy as np
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, COMPILER_OPTIONS
-from ntkpipe.kernels.evaluation.fold import Seen, fold_own, kernels_of
-from ntkpipe.kernels.evaluation.keeping import Fused, Materialised
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold_own, kernels_of
+from ntkpipe.kernels.evaluation.fusion import Fused, Materialised
 from ntkpipe.kernels.evaluation.resolve import Step
-from ntkpipe.kernels.state import Array, Keep, Kernels, KernelState
+from ntkpipe.kernels.state import Array, FusionPolicy, Kernels, KernelState
 
 
 @lru_cache(maxsize=64)
 def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
     """Compiled: from images `(h, w, channels, n)` to the kernels of each with itself, if asked for, and what was seen of it."""
 
-    def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], Seen]:
+    def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], PerImageFeatures]:
         results, seen = _folded(steps, x, Materialised(alive) if on_cpu else Fused())
         return results if with_kernels else [], seen
 
     return jax.jit(program, compiler_options=COMPILER_OPTIONS if on_cpu else None)
 
 
-def _folded(steps: Sequence[Step], x: Array, keep: Keep) -> tuple[list[tuple[Array, Array]], Seen]:
+def _folded(
+    steps: Sequence[Step], x: Array, fusion: FusionPolicy
+) -> tuple[list[tuple[Array, Array]], PerImageFeatures]:
     """From images `(h, w, channels, n)`: the kernels of each with itself, of every tap, then of the end, and what was seen."""
     signature = steps[0].incoming
     nngp = layout.products(x, x, signature) / signature.features
@@ -38,13 +40,13 @@ def _folded(steps: Sequence[Step], x: Array, keep: Keep) -> tuple[list[tuple[Arr
     def leave(branch: Sequence[Step], state: KernelState) -> None:
         results.append(kernels_of(fold_own(branch, state)[0]))
 
-    state, seen = fold_own(steps, KernelState(nngp, None, signature, is_own=True, keep=keep), leave)
+    state, seen = fold_own(steps, KernelState(nngp, None, signature, is_own=True, fusion=fusion), leave)
     return [*results, kernels_of(state)], seen
 
 
-def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], Seen]:
+def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], PerImageFeatures]:
     """The same under tracing, of images `(n, h, w, channels)`, with what was seen as `(n, ...)`; see `spatial.traced`."""
-    results, seen = _folded(steps, jnp.moveaxis(x, 0, -1), Keep())
+    results, seen = _folded(steps, jnp.moveaxis(x, 0, -1), FusionPolicy())
     return [Kernels(*kernels) for kernels in results], _images_first(steps, seen, jnp.moveaxis)
 
 
@@ -59,7 +61,7 @@ def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable
         yield len(part), np.ascontiguousarray(np.moveaxis(padded, 0, -1))
 
 
-def observe(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> Seen:
+def image_features(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> PerImageFeatures:
     """What the steps see of each image: arrays `(n, ...)`.
 
     Args:
@@ -89,7 +91,9 @@ def diagonals(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) ->
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-def _images_first(steps: Sequence[Step], seen: Seen, moved: Callable[[Array, int, int], Array]) -> Seen:
+def _images_first(
+    steps: Sequence[Step], seen: PerImageFeatures, moved: Callable[[Array, int, int], Array]
+) -> PerImageFeatures:
     """What was seen as arrays `(n, ...)`, by `moved(array, from, to)`."""
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
@@ -98,5 +102,5 @@ def _images_first(steps: Sequence[Step], seen: Seen, moved: Callable[[Array, int
         elif step.branches:
             made.append(tuple(_images_first(b, s, moved) for b, s in zip(step.branches, of_step, strict=True)))
         else:
-            made.append(tuple(moved(a, 0 if step.layer.sees == "matrices" else -1, 0) for a in of_step))
+            made.append(tuple(moved(a, 0 if step.layer.feature_scope == "matrices" else -1, 0) for a in of_step))
     return tuple(made)

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothi
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = """
 import os, signal, sys, time
-from ntkpipe.cluster import guard
+from ntkpipe.cluster import supervisor
 from ntkpipe.tasks import stopping
 print("before", end=" ")
-guard.allow()
+supervisor.allow_fork()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has a job in the background ignore it
 with stopping.on_signals():
-    guard.divide()
-    guard.divide()
+    supervisor.fork_driver()
+    supervisor.fork_driver()
 """
 
 
@@ -63,12 +63,12 @@ def gone() -> str:
 
 @pytest.mark.parametrize("code", [0, 1, 8, 75])
 def test_codes_and_words_are_those_of_the_child(code: int, there: str) -> None:
-    assert ended(f"guard.note('{there}')", "print('said')", f"sys.exit({code})") == (code, "before said\n", "")
+    assert ended(f"supervisor.note('{there}')", "print('said')", f"sys.exit({code})") == (code, "before said\n", "")
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.abort()"])
 def test_an_end_without_a_word_asks_for_another_start_if_the_cluster_is_gone(end: str, there: str, gone: str) -> None:
-    code, _, err = ended(f"guard.note('{there}', '{gone}')", end)
+    code, _, err = ended(f"supervisor.note('{there}', '{gone}')", end)
     assert code == 75
     assert err.startswith("stopped: ")
     assert gone in err
@@ -78,10 +78,10 @@ def test_an_end_without_a_word_asks_for_another_start_if_the_cluster_is_gone(end
 
 def test_an_end_without_a_word_is_what_it_is_otherwise(there: str, gone: str) -> None:
     assert ended("os._exit(1)")[0] == 1  # nothing was joined
-    assert ended(f"guard.note('{there}')", "os.abort()")[0] == -signal.SIGABRT
-    code, _, err = ended(f"guard.note('{gone}')", "sys.exit(8)")  # it has had its say
+    assert ended(f"supervisor.note('{there}')", "os.abort()")[0] == -signal.SIGABRT
+    code, _, err = ended(f"supervisor.note('{gone}')", "sys.exit(8)")  # it has had its say
     assert (code, err) == (8, "")
-    assert ended(f"guard.note('{gone}')", "os.kill(os.getpid(), signal.SIGKILL)")[0] == -signal.SIGKILL
+    assert ended(f"supervisor.note('{gone}')", "os.kill(os.getpid(), signal.SIGKILL)")[0] == -signal.SIGKILL
 
 
 def waiting(process: subprocess.Popen[str]) -> psutil.Process:
@@ -114,7 +114,7 @@ def test_the_child_does_not_outlive_the_process_that_waits() -> None:
 
 
 def test_nothing_divides_but_a_command_and_that_once() -> None:
-    code = "import os; from ntkpipe.cluster import guard; pid = os.getpid(); guard.divide(); print(pid == os.getpid())"
+    code = "import os; from ntkpipe.cluster import supervisor; pid = os.getpid(); supervisor.fork_driver(); print(pid == os.getpid())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
     process = start(*FOREVER)
