@@ -94,7 +94,7 @@ class KernelState:
         ntk: neural tangent kernel, T; None is exactly zero (no trainable layer yet), or not asked for.
         signature: the static facts.
         is_own: the block pairs images with themselves.
-        row: gives what the next layer has seen of the first images (`Layer.observe`), broadcastable to `nngp`. A
+        row: gives what the next layer has seen of the first images (`Layer.image_features`), broadcastable to `nngp`. A
             function, so that it is looked up where it is used and not copied; None in an own block.
         column: likewise of the second images.
         fusion: see `FusionPolicy`.
