@@ -38,6 +38,7 @@ HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "m
         (("ntkpipe.config", "ntkpipe.errors", "ntkpipe.tiles.grid", "ntkpipe.gram.plan"), (*HEAVY, "jax", "scipy")),
         (("ntkpipe.tasks",), (*HEAVY, "jax", "scipy")),
         (("ntkpipe.kernels", "ntkpipe.gram.worker"), HEAVY),
+        (("ntkpipe.propagation",), HEAVY),
         (("ntkpipe.linalg",), HEAVY),
         (("ntkpipe.dynamics",), HEAVY),
         (("ntkpipe.storage",), (*HEAVY, "jax")),

@@ -1,0 +1,119 @@
+"""Learning curves of kernel regression from a spectrum: predicted test and train error at any training-set size.
+
+The kernel's operator has eigenvalues l_i, the target coefficients v_i, and n points are drawn at random. With the absolute
+ridge d and noise variance s2, kappa solves `sum l_i / (l_i + kappa) + d / kappa = n`. Then, with L_i = l_i / (l_i + kappa)
+and E0 = n / (n - sum L_i^2),
+
+    test MSE  = E0 (sum (1 - L_i)^2 v_i^2 + s2)      (against noisy targets)
+    train MSE = (d / (n kappa))^2 test MSE
+
+(arXiv:2110.03922, arXiv:2002.02561, arXiv:2006.13198). The theory predicts squared error, not accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from ntkpipe.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LearningTheory:
+    """What is predicted for one training-set size.
+
+    Args:
+        kappa: the effective ridge, an eigenvalue: modes with l_i far above it are learnt. 0 where every mode is.
+        E0: factor of overfitting, at least 1; infinite at the interpolation threshold.
+        test_mse: expected squared error per output on new points, whose targets are as noisy as those of training.
+        train_mse: likewise on the training points.
+        learnability: share of the target's power that is learnt, `sum L_i v_i^2 / sum v_i^2`; 0 of a target of 0.
+        effective_dimension: `sum L_i`, the number of modes that are learnt.
+    """
+
+    kappa: float
+    E0: float
+    test_mse: float
+    train_mse: float
+    learnability: float
+    effective_dimension: float
+
+
+def learning_theory(
+    eigenvalues: np.ndarray, coefficients: np.ndarray, n: float, ridge: float = 0.0, noise: float = 0.0
+) -> LearningTheory:
+    """Predicted errors of kernel regression on n random points.
+
+    Args:
+        eigenvalues: of the kernel's operator, `(modes,)`, not negative. From a Gram matrix of M points: its eigenvalues / M.
+        coefficients: of the target, `(modes,)`, or `(modes, outputs)`: squares are averaged over outputs.
+        n: training points, above 0.
+        ridge: absolute, added to the diagonal of the Gram matrix.
+        noise: variance of the targets' noise.
+
+    Raises:
+        ConfigError: if an argument is negative or not finite, or shapes differ.
+    """
+    spectrum, power = _checked(eigenvalues, coefficients, n, ridge, noise)
+    kappa = _effective_ridge(spectrum, n, ridge)
+    if kappa == 0.0:  # every mode is learnt, and nothing regularises
+        learnt = (spectrum > 0.0).astype(float)
+        missed, free, share = 1.0 - learnt, n - float(learnt.sum()), 1.0 - float(learnt.sum()) / n
+    else:
+        learnt, missed = spectrum / (spectrum + kappa), kappa / (spectrum + kappa)
+        # n - sum L^2 without that difference.
+        free, share = ridge / kappa + float(np.sum(learnt * missed)), ridge / (n * kappa)
+    overfitting = n / free if free > 0.0 else math.inf
+    risk = float(np.sum(missed**2 * power)) + noise
+    test = overfitting * risk if risk > 0.0 else 0.0
+    train = share**2 * test if share > 0.0 else 0.0
+    total = float(power.sum())
+    learnability = float(np.sum(learnt * power)) / total if total > 0.0 else 0.0
+    return LearningTheory(kappa, overfitting, test, train, learnability, float(learnt.sum()))
+
+
+def _checked(
+    eigenvalues: np.ndarray, coefficients: np.ndarray, n: float, ridge: float, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    spectrum = np.asarray(eigenvalues, np.float64)
+    values = np.asarray(coefficients, np.float64)
+    if spectrum.ndim != 1 or values.ndim not in (1, 2) or len(values) != len(spectrum) or not len(spectrum):
+        raise ConfigError(
+            f"eigenvalues {spectrum.shape} and coefficients {values.shape} must be (modes,) and (modes,) or (modes, outputs)"
+        )
+    if not (np.isfinite(spectrum).all() and np.isfinite(values).all()):
+        raise ConfigError("eigenvalues and coefficients must be finite: remove the modes that are not")
+    if spectrum.min() < 0.0:
+        raise ConfigError(
+            f"the smallest eigenvalue is {spectrum.min():.3g}: a kernel has none below 0. Set those that are rounding to 0"
+        )
+    for name, value, least in (("ridge", ridge, "at least 0"), ("noise", noise, "at least 0"), ("n", n, "above 0")):
+        if not math.isfinite(value) or value < 0.0 or (name == "n" and value == 0.0):
+            raise ConfigError(f"{name}={value!r} must be a finite number, {least}")
+    power = np.square(values)
+    return spectrum, power if power.ndim == 1 else power.mean(axis=1)
+
+
+def _effective_ridge(spectrum: np.ndarray, n: float, ridge: float) -> float:
+    """The root kappa; 0 if there are no more modes than points, and no ridge."""
+    positive = spectrum[spectrum > 0.0]
+    if ridge == 0.0 and n >= len(positive):
+        return 0.0
+
+    def excess(log_kappa: float) -> float:
+        kappa = math.exp(log_kappa)
+        return float(np.sum(positive / (positive + kappa))) + ridge / kappa - n
+
+    high = math.log((float(positive.sum()) + ridge) / n)  # L_i <= l_i / kappa
+    step = 1.0
+    low = high - step
+    while excess(low) < 0.0:
+        step *= 2.0
+        low -= step
+        if low < -700.0:  # kappa below the smallest number: as if it were 0
+            return 0.0
+    high += 1e-9  # of one equal eigenvalue the bound may be the root itself
+    return math.exp(float(brentq(excess, low, high, xtol=1e-15, rtol=1e-15)))  # type: ignore[arg-type]

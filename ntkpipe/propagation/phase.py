@@ -1,0 +1,155 @@
+"""The phase of a network: how its signals travel through many layers of one nonlinearity, `w_std` and `b_std`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.propagation.correlation import CRITICAL, correlations, depth_scale
+from ntkpipe.propagation.critical import critical_w_std
+from ntkpipe.propagation.maps import Maps, activation_maps
+from ntkpipe.propagation.variance import FixedPoint, fixed_points, settled
+
+PhaseName = Literal["ordered", "chaotic", "critical"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How signals travel through infinitely many layers.
+
+    Args:
+        activation: the nonlinearity.
+        w_std: standard deviation of the weights of every layer.
+        b_std: of the biases.
+        q_star: variance of activations that the inputs lead to.
+        chi_1: slope of the correlation map at 1; squared gradients change by it from layer to layer. Infinite where the
+            nonlinearity jumps.
+        c_star: correlation that any two inputs lead to.
+        chi_c_star: slope of the correlation map there.
+        xi_q: layers in which a deviation of the variance falls to 1 / e; infinite at criticality of ReLU.
+        xi_c: layers in which a deviation of the correlation does; infinite at criticality.
+        phase: `ordered`: correlations go to 1 (chi_1 < 1). `chaotic`: they go to less. `critical`: to 1, as a power of depth.
+        critical_w_std: where networks of this `b_std` are critical; None if nowhere.
+        quadrature_error: relative, of the moments that all this is made of; 0 of closed forms.
+        fixed_points: of the variance, all of them; empty where every variance is fixed (ReLU at its critical point).
+    """
+
+    activation: str
+    w_std: float
+    b_std: float
+    q_star: float
+    chi_1: float
+    c_star: float
+    chi_c_star: float
+    xi_q: float
+    xi_c: float
+    phase: PhaseName
+    critical_w_std: float | None
+    quadrature_error: float
+    fixed_points: tuple[FixedPoint, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, in which null stands for an infinite number."""
+        made = {name: _finite(value) for name, value in asdict(self).items() if name != "fixed_points"}
+        points = [{"q": p.q, "slope": _finite(p.slope), "stable": p.is_stable} for p in self.fixed_points]
+        return made | {"fixed_points": points}
+
+
+def phase(
+    activation: str | Mapping[str, Any],
+    *,
+    w_std: float,
+    b_std: float = 0.0,
+    activation_args: Mapping[str, Any] | None = None,
+    input_variance: float = 1.0,
+) -> Phase:
+    """How signals travel through many layers `w_std / sqrt(fan_in) W phi(x) + b_std b`.
+
+    Args:
+        activation: name of a nonlinearity, or a layer such as `{"op": "elementwise", "function": "x * sigmoid(x)"}`.
+        w_std: of the weights of every layer, above 0.
+        b_std: of the biases, at least 0.
+        activation_args: the nonlinearity's parameters, such as `{"alpha": 0.1}`.
+        input_variance: mean square of the inputs' features: where a network has several variances that last, it decides.
+
+    Raises:
+        ConfigError: if an argument is out of range, or the variance does not settle: it grows without bound, or oscillates.
+    """
+    check_deviations(w_std, b_std, input_variance)
+    maps = activation_maps(activation, activation_args)
+    w2, b2 = np.array([float(w_std) ** 2]), np.array([float(b_std) ** 2])
+    start = w2 * input_variance + b2
+    q = settled(maps, w2, b2, start)
+    points = fixed_points(maps, float(w2[0]), float(b2[0]))
+    critical = critical_w_std(maps, float(b_std), input_variance)
+    _check_settled(maps, float(q[0]), points, w_std, b_std, critical)
+    made = correlations(maps, w2, q)
+    slope = float(w2[0] * maps.squares(q).slope[0])
+    chi_1 = float(made.chi_1[0])
+    return Phase(
+        activation=maps.name,
+        w_std=float(w_std),
+        b_std=float(b_std),
+        q_star=float(q[0]),
+        chi_1=chi_1,
+        c_star=float(made.c_star[0]),
+        chi_c_star=float(made.chi_c_star[0]),
+        xi_q=float(depth_scale(np.array(slope))),
+        xi_c=float(depth_scale(made.chi_c_star)[0]),
+        phase=phase_name(chi_1),
+        critical_w_std=critical,
+        quadrature_error=float(maps.quadrature_error(q)[0]),
+        fixed_points=tuple(points),
+    )
+
+
+def phase_name(chi_1: float) -> PhaseName:
+    """From the slope of the correlation map at 1."""
+    if abs(chi_1 - 1.0) <= CRITICAL:
+        return "critical"
+    return "chaotic" if chi_1 > 1.0 else "ordered"
+
+
+def check_deviations(w_std: float, b_std: float, input_variance: float = 1.0) -> None:
+    """Refuse what no network has.
+
+    Raises:
+        ConfigError: if a number is not finite, `w_std` or the variance not above 0, or `b_std` below 0.
+    """
+    for name, value, low in (
+        ("w_std", w_std, "above"),
+        ("b_std", b_std, "at least"),
+        ("input_variance", input_variance, "above"),
+    ):
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0.0 or (low == "above" and value == 0.0):
+            raise ConfigError(f"{name}={value!r} must be a number {low} 0")
+
+
+def _check_settled(
+    maps: Maps, q: float, points: list[FixedPoint], w_std: float, b_std: float, critical: float | None
+) -> None:
+    if math.isfinite(q):
+        return
+    stable = [point for point in points if point.is_stable]
+    way = f"critical is w_std={critical:.10g}" if critical is not None else "no w_std is critical at this b_std"
+    if stable:
+        other = f" A stable one is at {stable[0].q:.6g}, which smaller inputs reach: scale them down."
+    elif math.isnan(q):
+        other = " Put layer_norm before the nonlinearity, or set a smaller w_std."
+    else:
+        other = " Set a smaller w_std, or put layer_norm before the nonlinearity."
+    what = "grows without bound" if math.isinf(q) else "oscillates and never settles"
+    raise ConfigError(
+        f"{maps.name} with w_std={w_std:.10g}, b_std={b_std:.10g}: the variance {what} with depth, so that there is no "
+        f"q_star and no phase ({way}).{other}"
+    )
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.propagation.critical import critical_line, critical_w_std
+from ntkpipe.propagation.maps import activation_maps
+from ntkpipe.propagation.phase import phase
+
+ARGUMENTS = {
+    "leaky_relu": {"alpha": 0.1},
+    "ab_relu": {"a": -0.5, "b": 1.0},
+    "monomial": {"degree": 1},
+    "rectified_monomial": {"degree": 1},
+    "hermite": {"degree": 1},
+    "elementwise": {"function": "x * sigmoid(x)"},
+}
+
+
+def of(activation, w2, b2, **others):
+    return phase(activation, w_std=math.sqrt(w2), b_std=math.sqrt(b2), **others)
+
+
+def test_reference_values():
+    ordered = of("tanh", 1.5, 0.05)
+    assert ordered.q_star == pytest.approx(0.418037, abs=6e-7)
+    assert ordered.chi_1 == pytest.approx(0.938636, abs=6e-7)
+    assert ordered.xi_c == pytest.approx(15.790994, abs=6e-7)
+    assert (ordered.phase, ordered.c_star) == ("ordered", 1.0)
+    chaotic = of("tanh", 2.5, 0.05)
+    assert chaotic.q_star == pytest.approx(1.063958, abs=6e-7)
+    assert chaotic.chi_1 == pytest.approx(1.133516, abs=6e-7)
+    assert chaotic.c_star == pytest.approx(0.446804, abs=6e-7)
+    assert chaotic.xi_c == pytest.approx(11.795598, abs=6e-7)
+    assert chaotic.phase == "chaotic"
+    assert chaotic.critical_w_std**2 == pytest.approx(1.7609546396, abs=1e-10)
+    assert of("tanh", 1.7609546396, 0.05).q_star == pytest.approx(0.5700478816, abs=2e-10)
+    assert critical_w_std(activation_maps("tanh"), math.sqrt(2.01e-5)) ** 2 == pytest.approx(1.0499956285, abs=1e-10)
+    assert critical_w_std(activation_maps("tanh"), math.sqrt(1.33253e-12)) ** 2 == pytest.approx(1.00019997, abs=1e-9)
+    assert critical_w_std(activation_maps("erf"), math.sqrt(0.05)) ** 2 == pytest.approx(1.3758390073, abs=1e-10)
+    relu = of("relu", 1.5, 0.1)
+    assert (relu.q_star, relu.chi_1) == pytest.approx((0.4, 0.75), rel=1e-14)
+    assert relu.xi_c == pytest.approx(3.476059, abs=6e-7)
+
+
+@pytest.mark.parametrize(("w2", "b2"), [(0.9, 0.01), (1.37, 0.05), (1.6, 0.05), (4.0, 0.2), (9.0, 1e-4)])
+def test_erf_has_closed_forms(w2, b2):
+    """Found here in 30 digits, from asin alone."""
+    mpmath.mp.dps = 30
+    q = mpmath.findroot(lambda q: w2 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + b2 - q, w2)
+    chi_1 = w2 * 4 / mpmath.pi / mpmath.sqrt(1 + 4 * q)
+    made = of("erf", w2, b2)
+    assert made.q_star == pytest.approx(float(q), rel=1e-12)
+    assert made.chi_1 == pytest.approx(float(chi_1), rel=1e-12)
+    slope = w2 * mpmath.diff(lambda q: 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)), q)
+    assert made.xi_q == pytest.approx(float(-1 / mpmath.log(slope)), rel=1e-10)
+    c = mpmath.mpf(1)
+    if chi_1 > 1:
+
+        def moved(c):
+            return (w2 * 2 / mpmath.pi * mpmath.asin(2 * q * c / (1 + 2 * q)) + b2) / q - c
+
+        c = mpmath.findroot(moved, (0, 0.999), solver="anderson", tol=1e-25)
+    slope = w2 * 4 / mpmath.pi / mpmath.sqrt((1 + 2 * q) ** 2 - 4 * q * q * c * c)
+    assert made.c_star == pytest.approx(float(c), rel=1e-11)
+    assert made.chi_c_star == pytest.approx(float(slope), rel=1e-11)
+    assert made.xi_c == pytest.approx(float(-1 / mpmath.log(slope)), rel=1e-9)
+
+
+@pytest.mark.parametrize("far", [1e-3, 1e-5, 1e-7])
+def test_chaos_near_criticality_keeps_its_digits(far):
+    """`1 - c` and `xi_c` of erf from 60 digits, where float64 has lost both in c itself."""
+    mpmath.mp.dps = 60
+    w_std = critical_w_std(activation_maps("erf"), 0.2) * (1 + far)
+    w2, b2 = mpmath.mpf(w_std) ** 2, mpmath.mpf(0.2) ** 2
+    q = mpmath.findroot(lambda q: w2 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + b2 - q, mpmath.mpf("0.45"))
+    slope_at = [w2 * 4 / mpmath.pi / mpmath.sqrt((1 + 2 * q) ** 2 - 4 * q * q)]
+
+    def moved(g):
+        lost = mpmath.asin(2 * q / (1 + 2 * q)) - mpmath.asin(2 * q * (1 - g) / (1 + 2 * q))
+        return w2 * 2 / mpmath.pi * lost / q / g - 1
+
+    guess = (
+        2
+        * (slope_at[0] - 1)
+        / mpmath.diff(lambda c: w2 * 4 / mpmath.pi / mpmath.sqrt((1 + 2 * q) ** 2 - 4 * q * q * c * c), 1)
+    )
+    g = mpmath.findroot(moved, guess)
+    slope = w2 * 4 / mpmath.pi / mpmath.sqrt((1 + 2 * q) ** 2 - 4 * q * q * (1 - g) ** 2)
+    made = phase("erf", w_std=w_std, b_std=0.2)
+    assert made.phase == "chaotic"
+    assert 1 - made.c_star == pytest.approx(float(g), rel=1e-14 / far + 1e-9 / far**0.5)
+    assert made.xi_c == pytest.approx(float(-1 / mpmath.log(slope)), rel=2e-14 / far + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "derivative", "w2", "b2"),
+    [
+        ("tanh", mpmath.tanh, lambda x: 1 / mpmath.cosh(x) ** 2, 2.2, 0.05),
+        ("tanh", mpmath.tanh, lambda x: 1 / mpmath.cosh(x) ** 2, 9.0, 0.01),
+        ("sin", mpmath.sin, mpmath.cos, 2.0, 0.1),
+        ("softplus", lambda x: mpmath.log(1 + mpmath.exp(x)), lambda x: 1 / (1 + mpmath.exp(-x)), 1.2, 0.1),
+    ],
+)
+def test_quadrature_in_many_digits_agrees(name, function, derivative, w2, b2):
+    mpmath.mp.dps = 20
+    made = of(name, w2, b2)
+    q = mpmath.mpf(made.q_star)
+    root = mpmath.sqrt(q)
+    breaks = [-9, -4, -2, -1, -0.5, 0, 0.5, 1, 2, 4, 9]
+
+    def mean(f):
+        return mpmath.quad(lambda z: f(root * z) * mpmath.npdf(z), breaks)
+
+    assert float(w2 * mean(lambda x: function(x) ** 2) + b2) == pytest.approx(made.q_star, rel=1e-12)
+    assert float(w2 * mean(lambda x: derivative(x) ** 2)) == pytest.approx(made.chi_1, rel=1e-12)
+    if made.phase == "chaotic":
+        # The trapezoidal rule, whose error falls exponentially for analytic functions of Gaussians.
+        nodes = np.linspace(-9.0, 9.0, 1201)
+        weights = np.exp(-0.5 * nodes**2)
+        weights /= weights.sum()
+        c = made.c_star
+        u = math.sqrt(made.q_star) * nodes[:, None]
+        v = math.sqrt(made.q_star) * (c * nodes[:, None] + math.sqrt(1 - c * c) * nodes[None, :])
+        plain = {"tanh": (np.tanh, lambda x: 1 / np.cosh(x) ** 2), "sin": (np.sin, np.cos)}[name]
+        both = [float(weights @ (f(u) * f(v)) @ weights) for f in plain]
+        assert (w2 * both[0] + b2) / made.q_star == pytest.approx(c, rel=1e-8)
+        assert w2 * both[1] == pytest.approx(made.chi_c_star, rel=1e-7)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_nonlinearity_has_a_phase(activation):
+    made = phase(activation, w_std=0.4, b_std=0.2, activation_args=ARGUMENTS.get(activation))
+    maps = activation_maps(activation, ARGUMENTS.get(activation))
+    q = np.array([made.q_star])
+    squares = maps.squares(q)
+    assert 0.16 * squares.value[0] + 0.04 == pytest.approx(made.q_star, rel=1e-13)
+    # The fixed point is one of the gap's map, which is made from other formulas of the same layer.
+    upper, _ = maps.at(q)(np.array([1.0 - made.c_star]))
+    assert 0.16 * upper[0] / q[0] == pytest.approx(1.0 - made.c_star, abs=1e-12)
+    assert made.phase == ("chaotic" if activation == "sign" else "ordered")
+    if activation != "sign":
+        assert made.chi_1 == pytest.approx(0.16 * squares.dot[0], rel=1e-13)
+    critical = critical_w_std(maps, 0.2)
+    if critical is not None:
+        at = phase(activation, w_std=critical, b_std=0.2, activation_args=ARGUMENTS.get(activation))
+        assert (at.phase, at.c_star, at.xi_c) == ("critical", 1.0, math.inf)
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "abs", "identity", "exp_normalized"])
+def test_what_only_scales_has_a_critical_point_and_no_line(name):
+    line = critical_line(activation_maps(name, ARGUMENTS.get(name)))
+    assert line.is_point
+    assert critical_w_std(activation_maps(name, ARGUMENTS.get(name)), 0.1) is None
+    at = phase(name, w_std=float(line.w_std[0]), activation_args=ARGUMENTS.get(name), input_variance=3.0)
+    assert (at.phase, at.xi_q, at.xi_c) == ("critical", math.inf, math.inf)
+    assert at.q_star == pytest.approx(3.0 * line.w_std[0] ** 2, rel=1e-14)  # the data's
+
+
+def test_the_line_of_erf_is_the_closed_form():
+    line = critical_line(activation_maps("erf"))
+    q = line.q
+    assert np.allclose(line.w_std**2, np.pi / 4 * np.sqrt(1 + 4 * q), rtol=1e-12)
+    inside = (q > 1e-6) & (q < 1e3)
+    expected = q - 0.5 * np.sqrt(1 + 4 * q) * np.arcsin(2 * q / (1 + 2 * q))
+    assert np.allclose(line.b_std[inside] ** 2, expected[inside], rtol=1e-6)
+    assert line.is_stable.all()
+
+
+def test_several_fixed_points_are_listed_and_the_data_chooses():
+    small = phase("monomial", w_std=0.8, b_std=0.3, activation_args={"degree": 2}, input_variance=0.1)
+    assert [point.is_stable for point in small.fixed_points] == [True, False]
+    # 3 w^2 q^2 - q + b^2 = 0
+    assert small.q_star == pytest.approx((1 - math.sqrt(1 - 12 * 0.64 * 0.09)) / (6 * 0.64), rel=1e-12)
+    with pytest.raises(ConfigError, match="which smaller inputs reach"):
+        phase("monomial", w_std=0.8, b_std=0.3, activation_args={"degree": 2}, input_variance=5.0)
+
+
+def test_without_biases_variances_vanish_or_correlations_do():
+    made = phase("tanh", w_std=0.9)
+    assert (made.q_star, made.phase) == (0.0, "ordered")
+    assert made.chi_1 == pytest.approx(0.81, rel=1e-12)
+    made = phase("tanh", w_std=1.5)
+    assert (made.c_star, made.phase) == (0.0, "chaotic")
+    assert made.critical_w_std == pytest.approx(1.0, rel=1e-12)
+    assert phase("erf", w_std=1.0).critical_w_std == pytest.approx(math.sqrt(math.pi) / 2, rel=1e-14)
+
+
+def test_jumps_are_chaotic_everywhere():
+    made = phase("sign", w_std=1.3, b_std=0.2)
+    assert made.chi_1 == math.inf
+    assert made.critical_w_std is None
+    q, c = made.q_star, made.c_star
+    assert (1.69 * 2 / math.pi * math.asin(c) + 0.04) / q == pytest.approx(c, rel=1e-12)
+    assert made.chi_c_star == pytest.approx(1.69 * 2 / math.pi / math.sqrt(1 - c * c) / q, rel=1e-8)
+    assert made.to_dict()["chi_1"] is None
+
+
+def test_a_kink_beside_zero_states_its_quadrature_error():
+    made = phase({"op": "elementwise", "function": "relu(x - 1)"}, w_std=1.0, b_std=0.5)
+    assert 1e-7 < made.quadrature_error < 1e-1
+    assert phase("tanh", w_std=1.0, b_std=0.5).quadrature_error < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"activation": "tan", "w_std": 1.0}, "activation 'tan' is not one of relu"),
+        ({"activation": "tanh", "w_std": -1.0}, "w_std=-1.0 must be a number above 0"),
+        ({"activation": "tanh", "w_std": 1.0, "b_std": -0.1}, "b_std=-0.1 must be a number at least 0"),
+        ({"activation": "tanh", "w_std": 1.0, "input_variance": 0.0}, "input_variance=0.0 must be"),
+        ({"activation": "relu", "w_std": 1.5, "b_std": 0.1}, "grows without bound with depth"),
+        ({"activation": "exp", "w_std": 1.5}, "Set a smaller w_std, or put layer_norm"),
+        ({"activation": "leaky_relu", "w_std": 1.0}, "needs alpha"),
+    ],
+)
+def test_what_is_refused(arguments, text):
+    with pytest.raises(ConfigError) as caught:
+        phase(**arguments)
+    assert text in str(caught.value)
