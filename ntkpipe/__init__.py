@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from ntkpipe.cluster.local import LocalExecutor
     from ntkpipe.data.points import Dataset, load_dataset
     from ntkpipe.dynamics.in_memory import predict_in_memory
+    from ntkpipe.dynamics.learning_theory import learning_theory
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
     from ntkpipe.predictions.schema import Predictions
+    from ntkpipe.propagation.phase import phase
     from ntkpipe.sources.gram import Gram
     from ntkpipe.tasks.serial import SerialExecutor
 
@@ -32,7 +34,9 @@ _PUBLIC = {
     "LocalExecutor": "ntkpipe.cluster.local",
     "Predictions": "ntkpipe.predictions.schema",
     "SerialExecutor": "ntkpipe.tasks.serial",
+    "learning_theory": "ntkpipe.dynamics.learning_theory",
     "load_dataset": "ntkpipe.data.points",
+    "phase": "ntkpipe.propagation.phase",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
 }
 _MODULES = {"zoo": "ntkpipe.kernels.networks"}
@@ -46,7 +50,9 @@ __all__ = [
     "SerialExecutor",
     "__version__",
     "inf",
+    "learning_theory",
     "load_dataset",
+    "phase",
     "predict_in_memory",
     "zoo",
 ]

@@ -32,6 +32,7 @@ VARIANCES = np.concatenate(
 )
 # Variances whose series are expanded at once: 512 nodes and 256 coefficients of each.
 _BATCH = 4096
+_LEAST = 16
 # `E phi^2` at variance 0 of series, whose variances begin at the smallest number.
 _VANISHING = 1e-290
 
@@ -91,12 +92,14 @@ class Maps:
     def _of(self, layer: Nonlinearity, variances: Any) -> Squares:
         q = np.asarray(variances, np.float64)
         flat = q.ravel()
+        padded = np.pad(flat, (0, max(0, _LEAST - len(flat))), constant_values=1.0)  # one compilation for a few
         with precision_context(np.float64), np.errstate(all="ignore"):
             parts = [
-                [np.asarray(part) for part in _squares(layer, flat[i : i + _BATCH])]
-                for i in range(0, max(len(flat), 1), _BATCH)
+                [np.asarray(part) for part in _squares(layer, padded[i : i + _BATCH])]
+                for i in range(0, len(padded), _BATCH)
             ]
-        value, dot, slope = (np.concatenate(part).reshape(q.shape) for part in zip(*parts, strict=True))
+        made = (np.concatenate(part)[: len(flat)].reshape(q.shape) for part in zip(*parts, strict=True))
+        value, dot, slope = made
         # What vanishes with the variance is linear there.
         vanishing = (q == 0.0) & (value <= _VANISHING)
         return Squares(np.where(vanishing, 0.0, value), dot, np.where(vanishing, dot, slope))

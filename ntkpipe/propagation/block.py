@@ -1,0 +1,137 @@
+"""Blocks of any layers (residual sums, layer norm, attention): their maps of variance and correlation, by repetition.
+
+A block is folded through the layers' own formulas, on images of one pixel: the constant mode, of inputs that are alike in all their
+pixels. Its slope at correlation 1 is what it multiplies an incoming NTK with, times the incoming variance over the outgoing one.
+There is no critical line: blocks with a sum around them change correlations as powers of depth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.evaluation.fold import fold_own
+from ntkpipe.kernels.evaluation.resolve import Step, resolve
+from ntkpipe.kernels.layers.residual import PlaceError
+from ntkpipe.kernels.registry import build_layer
+from ntkpipe.kernels.spec import canonical_spec, name_layer
+from ntkpipe.kernels.state import KernelState, Signature
+
+_GONE = ("flatten", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool")
+"""Layers that a single pixel passes unchanged (a sum over pixels but for its scale)."""
+
+
+@dataclass(frozen=True)
+class BlockMap:
+    """What repetitions of a block do, arrays `(repetitions,)`.
+
+    Args:
+        variance: before each repetition.
+        slope: of each repetition's correlation map at 1: below 1 inputs grow alike, above 1 unlike.
+        gradient: by which each multiplies squared gradients.
+    """
+
+    variance: np.ndarray
+    slope: np.ndarray
+    gradient: np.ndarray
+
+
+def block_map(
+    spec: Sequence[Mapping[str, Any]], block: tuple[int, int], *, repetitions: int = 100, variance: float = 1.0
+) -> BlockMap:
+    """Repeat some layers of a network.
+
+    Args:
+        spec: the layers of the whole network.
+        block: positions of the first layer, and of the one after the last, counted from 0.
+        repetitions: at least 1.
+        variance: of the activations before the first repetition, above 0.
+
+    Raises:
+        ConfigError: if there are no such layers, they cannot follow each other, or one is random even for equal inputs (dropout).
+    """
+    layers = canonical_spec(spec)
+    low, high = block
+    if not 0 <= low < high <= len(layers):
+        raise ConfigError(
+            f"phase.block=[{low},{high}] must be [first, end] with 0 <= first < end <= {len(layers)}, the layers there are"
+        )
+    if repetitions < 1 or not (math.isfinite(variance) and variance > 0.0):
+        raise ConfigError(f"repetitions={repetitions} must be at least 1, and variance={variance} above 0")
+    steps = _steps(layers[low:high], low)
+    variances, slopes, gradients = (np.full(repetitions, np.nan) for _ in range(3))
+    q = variance
+    with precision_context(np.float64):
+        for k in range(repetitions):
+            after, factor = _through(steps, q)
+            if not (math.isfinite(after) and after > 0.0):
+                raise ConfigError(
+                    f"phase.block=[{low},{high}]: the variance {'vanishes' if after == 0.0 else 'overflows'} after {k + 1} "
+                    "repetitions: put layer_norm into the block, or set another w_std"
+                )
+            variances[k], slopes[k], gradients[k] = q, factor * q / after, factor
+            q = after
+    return BlockMap(variances, slopes, gradients)
+
+
+def _through(steps: tuple[Step, ...], q: float) -> tuple[float, float]:
+    """The variance after a block, and by what it multiplies an NTK."""
+
+    def ends(ntk: float) -> tuple[float, float]:
+        shape = (1, 1, 1, 1, 1)
+        state = KernelState(jnp.full(shape, q), jnp.full(shape, ntk), steps[0].incoming, is_own=True)
+        made, _ = fold_own(steps, state)
+        assert made.ntk is not None
+        return float(jnp.ravel(made.nngp)[0]), float(jnp.ravel(made.ntk)[0])
+
+    # Linear in the incoming NTK; the block's own gradients are the constant. A large one drowns them.
+    scale = 1e8 * max(q, 1.0)
+    after, with_one = ends(scale)
+    return after, (with_one - ends(0.0)[1]) / scale
+
+
+def _steps(layers: Sequence[Mapping[str, Any]], first: int) -> tuple[Step, ...]:
+    try:
+        made = [build_layer(layer) for layer in canonical_spec(_on_one_pixel(layers))]
+        steps = resolve(made, Signature((1, 1), 1, is_gaussian=True), wanted=((0,), (0,)), own=True)
+    except PlaceError as error:
+        raise ConfigError(
+            f"the layers of phase.block=[{first},{first + len(layers)}] do not follow each other: {error}"
+        ) from None
+    if not steps:
+        raise ConfigError(f"phase.block=[{first},{first + len(layers)}] has no layer that changes a single pixel")
+    if not steps[-1].outgoing.is_gaussian:
+        raise ConfigError(
+            f"phase.block=[{first},{first + len(layers)}] must begin after a linear layer and end with one, as residual sums and "
+            "[nonlinearity, dense] do, so that it can be repeated"
+        )
+    return steps
+
+
+def _on_one_pixel(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    made = []
+    for index, layer in enumerate(layers):
+        op = layer["op"]
+        if op == "dropout":
+            raise ConfigError(
+                f"{name_layer(index, layer)} of the block makes equal inputs differ: leave it out of phase.block"
+            )
+        if op in _GONE:
+            continue
+        if op in ("dense", "conv"):
+            kept = {key: layer[key] for key in ("w_std", "b_std", "parameterization")}
+            made.append({"op": "conv", "features": 1, "filter": [1, 1], **kept})
+        elif op == "residual_sum":
+            made.append({"op": op, "branches": [_on_one_pixel(branch) for branch in layer["branches"]]})
+        elif op == "global_self_attention":
+            made.append({**layer, "n_chan_out": 1})
+        else:
+            made.append(dict(layer))
+    return made
