@@ -23,9 +23,9 @@ import numpy as np
 from ntkpipe.cli.main import main
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import NtkpipeError
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.stages import Job
 from ntkpipe.predictions.read import read_predictions
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.stages import Job
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.catalogue import list_gram_stores

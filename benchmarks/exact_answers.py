@@ -12,7 +12,7 @@ from exact_kernels import kernels as exact_kernels_of
 from exact_predictions import Dynamics, Spectrum, ensemble_variances, is_reached, predictions, spectrum, variances
 from flint import arb
 
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.run.context import Inputs
 
 # Of kernels integrated in float64, relative to the root of both variances: what their reference may be off by.
 _INTEGRATED = 6e-16

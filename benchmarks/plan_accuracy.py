@@ -20,12 +20,12 @@ from pathlib import Path
 
 from ntkpipe.cli.session import Session
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
-from ntkpipe.pipeline.calibrate import ProcessorSeconds, calibrate
-from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.stages import Job
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
+from ntkpipe.run.calibrate import ProcessorSeconds, calibrate
+from ntkpipe.run.context import look_at
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.stages import Job
 from ntkpipe.storage.store import open_store
 
 # Stages that take at least so many seconds are held against the aim: wall and processor seconds within a quarter.

@@ -42,11 +42,11 @@ from exact_answers import Answer, Kernel, answer, distances, exact_kernels, stor
 from random_problems import KINDS, Drawn, draw
 
 from ntkpipe.errors import NtkpipeError
-from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.stages import Job
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.context import Inputs
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.stages import Job
 from ntkpipe.tasks.serial import SerialExecutor
 
 RECORD = "bounds.jsonl"

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from damaged_runs import EXPORTS, KINDS, Base, arrays_of, command, digests, go_on, kind_of, make_bases
 
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run.run_dir import RunDir
 
 HOWS = ("flip", "cut", "empty", "grow", "delete", "swap", "copy")
 WAYS = ("verify", "gram", "solve", "predict", "run")

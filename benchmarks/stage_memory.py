@@ -20,10 +20,10 @@ from pathlib import Path
 
 from processes import Sampler
 
-from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
+from ntkpipe.run.context import look_at
+from ntkpipe.run.run_dir import RunDir
 
 
 def planned(run: RunDir) -> dict[str, int]:

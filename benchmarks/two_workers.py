@@ -38,7 +38,7 @@ def measure(
 
         from ntkpipe.data.dataset import load_dataset
         from ntkpipe.data.prepared import write_prepared
-        from ntkpipe.pipeline.calibrate import ProcessorSeconds
+        from ntkpipe.run.calibrate import ProcessorSeconds
         from ntkpipe.storage.store import open_store
 
         dataset = load_dataset(data)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ntkpipe.cli.main import main
-from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.run_dir import RunDir
 
 # Of small runs in this process: what most tests need.
 QUICK = ("cluster=serial", "data=digits", "data.train_size=60", "data.test_size=20", "grid.edge=32")

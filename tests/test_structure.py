@@ -43,7 +43,7 @@ HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "m
         (("ntkpipe.dynamics",), HEAVY),
         (("ntkpipe.storage",), (*HEAVY, "jax")),
         (("ntkpipe.predictions", "ntkpipe.report"), ("ray", "hydra", "omegaconf", "jax")),
-        (("ntkpipe.solvers", "ntkpipe.uncertainty", "ntkpipe.pipeline"), ("ray", "hydra", "omegaconf")),
+        (("ntkpipe.solvers", "ntkpipe.uncertainty", "ntkpipe.run"), ("ray", "hydra", "omegaconf")),
     ],
 )
 def test_rooms_import_without_what_they_do_not_need(modules: tuple[str, ...], blocked: tuple[str, ...]) -> None:

@@ -27,9 +27,9 @@ from ntkpipe.cli.told import settings_told
 from ntkpipe.cli.typed import as_typed, job_folder
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
-from ntkpipe.pipeline.meanings import check_meanings
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.sweep import Sweep
+from ntkpipe.run.meanings import check_meanings
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.sweep import Sweep
 
 
 def run_composed(command: str, arguments: Sequence[str]) -> int:

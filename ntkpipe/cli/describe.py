@@ -9,10 +9,10 @@ from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.kernels.spec import dump_spec
-from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.sweep import sweep_runs
 from ntkpipe.planning.network import describe_kernel
 from ntkpipe.planning.shapes import spec_for
+from ntkpipe.run.context import look_at
+from ntkpipe.run.sweep import sweep_runs
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
 """Settings of this command alone, and their defaults."""

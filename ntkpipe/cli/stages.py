@@ -14,15 +14,15 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.gram.from_config import check_kernel
-from ntkpipe.pipeline import calibrate as calibrating
-from ntkpipe.pipeline.inputs import look_at
-from ntkpipe.pipeline.learning import write_learning_curve
-from ntkpipe.pipeline.places import anchored
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.stages import Job
-from ntkpipe.pipeline.sweep import Sweep, sweep_axis, sweep_runs, write_table
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.surroundings import plan_given_here
+from ntkpipe.run import calibrate as calibrating
+from ntkpipe.run.context import look_at
+from ntkpipe.run.learning_curve import write_learning_curve
+from ntkpipe.run.places import anchored
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.stages import Job
+from ntkpipe.run.sweep import Sweep, sweep_axis, sweep_runs, write_table
 from ntkpipe.sources.precomputed import describe_given, look_at_given
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping

@@ -16,14 +16,14 @@ from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
-from ntkpipe.pipeline import maintenance
-from ntkpipe.pipeline.exports import export
-from ntkpipe.pipeline.inputs import reopen
-from ntkpipe.pipeline.reporting import write_report
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.stages import Job, load_predictions
-from ntkpipe.pipeline.sweep import Sweep
-from ntkpipe.pipeline.watching import watched_runs
+from ntkpipe.run import maintenance
+from ntkpipe.run.context import reopen
+from ntkpipe.run.exports import export
+from ntkpipe.run.report_inputs import write_report
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.stages import Job, load_predictions
+from ntkpipe.run.sweep import Sweep
+from ntkpipe.run.watching import watched_runs
 from ntkpipe.storage.store import open_store
 
 

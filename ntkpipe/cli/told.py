@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import blank_schema
-from ntkpipe.pipeline.meanings import settings
+from ntkpipe.run.meanings import settings
 
 
 def settings_told() -> set[str]:

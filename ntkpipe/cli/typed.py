@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from ntkpipe.pipeline.places import PATHS, STORE
+from ntkpipe.run.places import PATHS, STORE
 from ntkpipe.storage.checksum import digest
 
 _FOLDERS = ("run_dir", STORE)

@@ -29,8 +29,8 @@ from ntkpipe.linalg.preconditioner import (
     pivoted_cholesky,
 )
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.planning.memory import driver_memory, product_memory, tile_memory
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.problem import Problem, Solved, Tell, error_facts, sampled_rows
 from ntkpipe.storage.checksum import digest

@@ -13,8 +13,8 @@ from ntkpipe.linalg.factor.posterior import leave_one_out, log_determinant, log_
 from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.planning.memory import product_memory
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.problem import Problem, Solved, Tell, error_facts, sampled_rows, with_own_targets
 from ntkpipe.tasks.executor import Executor

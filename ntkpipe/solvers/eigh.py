@@ -14,7 +14,7 @@ from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.eigh import eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.solvers.problem import (
     Problem,
     Solved,

@@ -12,8 +12,8 @@ from ntkpipe.linalg.direct import DirectSolution, solve_direct
 from ntkpipe.linalg.factor.solve import CholeskyFactor
 from ntkpipe.linalg.operator import Operator
 from ntkpipe.linalg.preconditioner import Float32Factor, float32_factor
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.planning.memory import factor_memory
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor

@@ -16,8 +16,8 @@ from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.errors import IncompleteError
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
-from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run.context import Inputs
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.solvers.krylov import restart_checkpoint, restarted_weights
 from ntkpipe.solvers.problem import Solved, ceiling_of, make_problem
 

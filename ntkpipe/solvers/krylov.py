@@ -27,8 +27,8 @@ from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.planning.memory import basis_vectors, driver_memory, tile_memory
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.problem import (
     Problem,
     Solved,

@@ -15,7 +15,7 @@ from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.linalg.operator import Operator
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.sources.reference_rows import TileErrors, exact_rows, tile_errors
 from ntkpipe.storage.checksum import digest
 from ntkpipe.tasks.executor import Executor

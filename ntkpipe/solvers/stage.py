@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.cg import solve_cg
 from ntkpipe.solvers.cholesky import solve_cholesky
 from ntkpipe.solvers.eigh import solve_eigh

@@ -14,8 +14,8 @@ from ntkpipe.gram.task import Picked, distance_task, pairs_task
 from ntkpipe.gram.worker import Evaluation, compute_diagonal
 from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.planning.sample_rows import FLOAT64_COST, SAMPLE_SHARE, sample_rows
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block, Kernel

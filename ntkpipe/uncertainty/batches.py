@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore

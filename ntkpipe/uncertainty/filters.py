@@ -26,7 +26,7 @@ from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos, largest_eigenvalue
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.solvers import cg as solving_cg
 from ntkpipe.solvers.eigh import eigensystem
 from ntkpipe.solvers.factors import Factors

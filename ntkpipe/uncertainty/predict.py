@@ -23,9 +23,9 @@ from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.operator import rectangular_operator
-from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.run_dir import now
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.context import Inputs
+from ntkpipe.run.run_dir import now
 from ntkpipe.solvers.problem import Solved, dual_weights
 from ntkpipe.sources.reference_rows import sampled_units, test_errors
 from ntkpipe.tasks.executor import Executor

@@ -18,7 +18,7 @@ from ntkpipe.dynamics.variance import KernelRows
 from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.factor.posterior import leave_one_out
 from ntkpipe.linalg.operator import tile_operator
-from ntkpipe.pipeline.inputs import Inputs
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers import stage as solving
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.problem import Solved, Tell, dual_weights, with_own_targets

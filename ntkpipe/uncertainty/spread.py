@@ -26,8 +26,8 @@ from ntkpipe.linalg.operator import (
     rectangular_product,
     tile_operator,
 )
-from ntkpipe.pipeline.inputs import Inputs, KernelSource
 from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
+from ntkpipe.run.context import Inputs, KernelSource
 from ntkpipe.solvers.problem import Solved, ceiling_of
 from ntkpipe.sources.reference_rows import exact_rows, sampled_units, test_errors, test_test, tile_errors
 from ntkpipe.tasks.executor import Executor

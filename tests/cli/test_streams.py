@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_traceback(folder):
 
 def test_the_package_draws_without_the_back_end_of_the_environment_and_leaves_it_there():
     code = (
-        "import os, sys, ntkpipe.pipeline.stages; assert 'matplotlib' not in sys.modules\n"
+        "import os, sys, ntkpipe.run.stages; assert 'matplotlib' not in sys.modules\n"
         "from ntkpipe.report.drawing import drawing\n"
         "with drawing('again'):\n    from ntkpipe.report import page\n"
         "import matplotlib; assert matplotlib.rcParams['backend'] == 'svg' == os.environ['MPLBACKEND']"

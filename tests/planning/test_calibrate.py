@@ -10,13 +10,13 @@ import pytest
 
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
 from ntkpipe.errors import CorruptionError
-from ntkpipe.pipeline import calibrate as measuring
-from ntkpipe.pipeline.calibrate import Effort, ProcessorSeconds, calibrate
-from ntkpipe.pipeline.inputs import look_at
 from ntkpipe.planning.measured import Calibration, calibration_key, find_calibration
 from ntkpipe.planning.probes import PairSpeed
 from ntkpipe.planning.surroundings import plan_here
 from ntkpipe.planning.text import describe_tiles
+from ntkpipe.run import calibrate as measuring
+from ntkpipe.run.calibrate import Effort, ProcessorSeconds, calibrate
+from ntkpipe.run.context import look_at
 from ntkpipe.tasks.serial import SerialExecutor
 
 TINY = Effort(size=64, seconds=0.01, objects=1, tasks=3, images=24)

@@ -9,9 +9,9 @@ from lab import Lab
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.linalg.assemble import assemble
-from ntkpipe.pipeline import stages
-from ntkpipe.pipeline.inputs import reopen
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run import stages
+from ntkpipe.run.context import reopen
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.tiles.layout import Kernel
 
 N, V = 64, 16

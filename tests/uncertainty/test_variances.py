@@ -11,8 +11,8 @@ from lab import Lab
 from ntkpipe.kernels.dominance import dominance
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.pipeline import stages
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run import stages
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
 

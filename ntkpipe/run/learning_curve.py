@@ -11,13 +11,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ntkpipe.pipeline.run_dir import RunDir
-from ntkpipe.pipeline.sweep import Sweep
 from ntkpipe.predictions.doubt import doubt_of, legend
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.learning_curve import Curve, learning_curves
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.sweep import Sweep
 from ntkpipe.storage.plain import json_ready
 
 _FIELDS: tuple[str, ...] = (

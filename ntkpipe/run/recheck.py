@@ -18,8 +18,8 @@ from ntkpipe.dynamics.krylov import combined_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
 from ntkpipe.gram.task import evaluate_tile, evaluation_of
-from ntkpipe.pipeline.inputs import Inputs
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.problem import Solved
 from ntkpipe.sources.reference_rows import recomputed_rows
 from ntkpipe.tasks.executor import Executor

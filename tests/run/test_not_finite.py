@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ntkpipe.errors import NumericalError
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run.run_dir import RunDir
 
 WORDS = ("cluster=serial", "data=npz", "data.path=d.npz", "predict.kernels=[nngp]")
 

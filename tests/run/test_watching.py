@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from ntkpipe.pipeline.reporters import protocol
+from ntkpipe.run.trackers import protocol
 
 WORDS = ("predict.times=[10,inf]", "watch.every=0.1")
 
@@ -83,7 +83,7 @@ class Recorder:
 
 def test_experiment_trackers_get_numbers_files_and_the_outcome(work, monkeypatch):
     made = []
-    module = types.ModuleType("ntkpipe.pipeline.reporters.recorder")
+    module = types.ModuleType("ntkpipe.run.trackers.recorder")
     module.open_tracker = lambda *given: made.append(Recorder(*given)) or made[-1]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(protocol.TRACKERS, "tensorboard", ("recorder", "json"))

@@ -28,9 +28,6 @@ from ntkpipe.errors import ReportError, ResourceError
 from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.linalg.operator import rectangular_operator
-from ntkpipe.pipeline.inputs import Inputs, prepare
-from ntkpipe.pipeline.run_dir import RunDir, now
-from ntkpipe.pipeline.stages import Job
 from ntkpipe.planning.measured import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
 from ntkpipe.planning.model import vectors
 from ntkpipe.planning.probes import measure_disk, measure_pairs
@@ -38,6 +35,9 @@ from ntkpipe.planning.sample_rows import sample_rows
 from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.surroundings import worker_threads
 from ntkpipe.planning.tiles import choose_edge
+from ntkpipe.run.context import Inputs, prepare
+from ntkpipe.run.run_dir import RunDir, now
+from ntkpipe.run.stages import Job
 from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import worker_environment

@@ -100,7 +100,7 @@ def open_reporters(names: Sequence[str], run: str, folder: Path, config: Mapping
     trackers = {}
     for name in names:
         file, _ = TRACKERS[name]
-        module = importlib.import_module(f"ntkpipe.pipeline.reporters.{file}")
+        module = importlib.import_module(f"ntkpipe.run.trackers.{file}")
         trackers[name] = module.open_tracker(run, folder / "trackers" / name, flat)
     return Reporters(trackers)
 

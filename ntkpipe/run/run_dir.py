@@ -27,7 +27,7 @@ from typing import Any
 from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError, HeldError, IncompleteError, StoreError
-from ntkpipe.pipeline import places
+from ntkpipe.run import places
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
 from ntkpipe.storage.foreign import is_foreign_name
 from ntkpipe.storage.plain import json_ready, with_numbers

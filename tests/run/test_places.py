@@ -12,8 +12,8 @@ import pytest
 
 from ntkpipe.cli.main import main
 from ntkpipe.config import RunConfig, StoreConfig
-from ntkpipe.pipeline import places
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run import places
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.storage.checksum import sealed
 
 WORDS = ("cluster=serial", "data=npz", "data.path=sets/d.npz", "predict.kernels=[ntk]", "predict.times=[inf]")

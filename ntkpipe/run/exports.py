@@ -6,10 +6,10 @@ import logging
 import os
 from pathlib import Path
 
-from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.export import export_predictions
 from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.storage.checksum import crc32c
 
 _log = logging.getLogger(__name__)

@@ -31,10 +31,10 @@ from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import GramJob
 from ntkpipe.gram.worker import Evaluation
 from ntkpipe.linalg.copies import Copies
-from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.gram import InUse, OpenGram, open_given, open_network
 from ntkpipe.sources.precomputed import find_given, given_shapes

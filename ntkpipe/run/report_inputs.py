@@ -12,12 +12,12 @@ import numpy as np
 import ntkpipe
 from ntkpipe import limits
 from ntkpipe.config import to_dict
-from ntkpipe.pipeline.inputs import Inputs
-from ntkpipe.pipeline.run_dir import STAGES, RunDir
 from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
+from ntkpipe.run.context import Inputs
+from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.solvers.kept import load_saved
 
 

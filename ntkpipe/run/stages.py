@@ -16,15 +16,15 @@ from ntkpipe.errors import CorruptionError, DataError, IncompleteError, ReportEr
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
-from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, prepare, same_source
-from ntkpipe.pipeline.reporting import write_report
-from ntkpipe.pipeline.run_dir import STAGES, Progress, RunDir
-from ntkpipe.pipeline.watching import Watch, watching
 from ntkpipe.planning.text import describe_tiles
 from ntkpipe.predictions.metrics import compute_metrics, write_metrics
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.terminal import chosen_lines, summary
+from ntkpipe.run.context import Inputs, damaged_images, forget_images, prepare, same_source
+from ntkpipe.run.report_inputs import write_report
+from ntkpipe.run.run_dir import STAGES, Progress, RunDir
+from ntkpipe.run.watching import Watch, watching
 from ntkpipe.solvers import kept
 from ntkpipe.solvers import stage as solving
 from ntkpipe.solvers.problem import Solved

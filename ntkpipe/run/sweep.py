@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError
-from ntkpipe.pipeline import places
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run import places
+from ntkpipe.run.run_dir import RunDir
 
 Axis = Literal["depth", "train_size"]
 

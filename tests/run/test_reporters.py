@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.pipeline.reporters.protocol import TRACKERS, Reporters, open_reporters, require_packages
+from ntkpipe.run.trackers.protocol import TRACKERS, Reporters, open_reporters, require_packages
 
 METRICS = {
     "entries": [

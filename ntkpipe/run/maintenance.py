@@ -14,13 +14,13 @@ from ntkpipe.errors import ConfigError, IdentityError, NtkpipeError, StoreError
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.linalg.checkpoint import damaged_entries
-from ntkpipe.pipeline.exports import damaged_exports, forget_damaged_record
-from ntkpipe.pipeline.inputs import Inputs, damaged_images, forget_images, reopen
-from ntkpipe.pipeline.places import SOLVES, is_store
-from ntkpipe.pipeline.recheck import recheck_answers, recheck_tiles
-from ntkpipe.pipeline.run_dir import STAGES, RunDir
-from ntkpipe.pipeline.watching import told_of_store
 from ntkpipe.predictions.read import read_predictions, verify_predictions
+from ntkpipe.run.context import Inputs, damaged_images, forget_images, reopen
+from ntkpipe.run.exports import damaged_exports, forget_damaged_record
+from ntkpipe.run.places import SOLVES, is_store
+from ntkpipe.run.recheck import recheck_answers, recheck_tiles
+from ntkpipe.run.run_dir import STAGES, RunDir
+from ntkpipe.run.watching import told_of_store
 from ntkpipe.solvers.kept import restore
 from ntkpipe.sources.precomputed import changed_content
 from ntkpipe.storage.board import is_running, read_boards

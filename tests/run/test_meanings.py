@@ -8,7 +8,7 @@ import pytest
 
 from ntkpipe.config import KERNELS, DataConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
 from ntkpipe.errors import ConfigError
-from ntkpipe.pipeline.meanings import MEANINGS, check_meanings, settings
+from ntkpipe.run.meanings import MEANINGS, check_meanings, settings
 
 FILES = {
     "npz": "data.npz",

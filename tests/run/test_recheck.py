@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from lab import QUICK, Lab
 
-from ntkpipe.pipeline.run_dir import RunDir
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.write import write_predictions
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import open_store
 from ntkpipe.tiles.store import GramStore

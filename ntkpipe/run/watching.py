@@ -9,8 +9,8 @@ from typing import Any
 
 from ntkpipe.config import to_dict
 from ntkpipe.gram.plan import human_bytes, human_seconds
-from ntkpipe.pipeline.reporters.protocol import Reporters, open_reporters
-from ntkpipe.pipeline.run_dir import RunDir
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.trackers.protocol import Reporters, open_reporters
 from ntkpipe.storage.board import Board, is_running, read_boards
 from ntkpipe.storage.statistics import heard
 from ntkpipe.storage.store import ObjectStore, open_store
