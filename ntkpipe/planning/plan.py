@@ -175,7 +175,7 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
     Raises:
         ResourceError: if the solver does not fit into the memory.
     """
-    cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), dict.fromkeys(_DTYPES, Figure(0.0, "given"))
+    cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), {name: Figure(0.0, "given") for name in _DTYPES}
     tiles = _tiles(
         config,
         shapes,
@@ -225,14 +225,14 @@ def _tiles(
     config: RunConfig, shapes: Shapes, machine: Machine, place: Place | None, *, free: bool = False, **planned: Any
 ) -> GramPlan:
     """The tiles; refused if one does not fit into the memory, or with `free` all of them onto the disk."""
-    there = place is not None and place.free_memory is not None
+    memory_free = None if place is None else place.free_memory
     return plan_gram(
         n_train=shapes.n_train,
         n_test=shapes.n_test,
         train_rows=shapes.used_train,
         test_rows=shapes.used_test,
         workers=machine.all_workers,
-        memory_bytes=memory.memory_budget(config, place.free_memory) if place and there else None,
+        memory_bytes=None if memory_free is None else memory.memory_budget(config, memory_free),
         free_bytes=place.free_disk if place and free else None,
         stored_bytes=place.stored_bytes if place and free else 0,
         **planned,

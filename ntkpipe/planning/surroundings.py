@@ -86,10 +86,11 @@ def look_around(
     deepest = max(specs, key=len)
     calibration = find_calibration(config, store)
     pairs = {}
-    for dtype in _DTYPES if calibration else ():
-        seconds = calibration.pairs.get(pair_key(fingerprint(deepest), tuple(shapes.image), dtype))
-        if seconds:
-            pairs[dtype] = Figure(seconds, f"by ntkpipe calibrate, {calibration.made}")
+    if calibration is not None:
+        for dtype in _DTYPES:
+            seconds = calibration.pairs.get(pair_key(fingerprint(deepest), tuple(shapes.image), dtype))
+            if seconds:
+                pairs[dtype] = Figure(seconds, f"by ntkpipe calibrate, {calibration.made}")
     network = worth_measuring(config, shapes, siblings)
     pair = None if network is None else known_pair_speed(store, _pair_key(config, shapes, network))
     place = Place(free_memory(), store.free_bytes(), pair, pairs, begun=begun)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ntkpipe.cli.main import main
@@ -46,3 +48,25 @@ def test_without_a_profile(words, capsys) -> None:
 def test_refusals(words, capsys, more, said) -> None:
     assert main([*words, *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def _tree(path: Path) -> dict[str, tuple[int, int]]:
+    return {str(p.relative_to(path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in path.rglob("*")}
+
+
+@pytest.mark.parametrize("gram", ["stored", "auto"])
+def test_planning_writes_nothing_and_starts_nothing(tmp_path, monkeypatch, capsys, gram: str) -> None:
+    """Not even of a network whose pairs, and of a store whose disk, a run would measure first."""
+    words = ("cluster=serial", "data=synthetic", "data.n_train=40", "data.n_test=8", "data.shape=[16,16,3]")
+    words += (f"store.url={tmp_path}/store", f"run_dir={tmp_path}/run", f"store.gram={gram}", "grid.edge=16")
+    monkeypatch.setattr("ntkpipe.planning.probes._OBJECT_BYTES", 1 << 12)
+    assert main(["gram", *words]) == 0
+    before = _tree(tmp_path)
+    assert any(name.startswith("store/gram") for name in before)
+    for name in ("subprocess.Popen", "ntkpipe.planning.surroundings.measure_disk"):
+        monkeypatch.setattr(name, lambda *_, name=name, **__: pytest.fail(name))
+    monkeypatch.setattr("ntkpipe.planning.shapes._WORTH_MEASURING", 0.0)
+    assert main(["plan", *words]) == 0
+    assert main(["plan", *words, "kernel=cnn_gap", "grid.edge=null", "augment=hflip"]) == 0
+    assert "figures:" in capsys.readouterr().out
+    assert _tree(tmp_path) == before
