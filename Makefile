@@ -1,12 +1,13 @@
 # make run    set up, run the default experiment on real embedded data
-# make test   set up, pass the tests
+# make test   set up, pass the tests that every change needs
+# make test-all   also those of clusters, kills, faults of networks and whatever else is slow
 # make check  lint, types and import rules
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check bench clean
+.PHONY: run test test-rest test-all check bench clean
 .DEFAULT_GOAL := run
 
 $(READY): pyproject.toml constraints.txt
@@ -21,8 +22,16 @@ run: $(READY)
 	$(BIN)/ntkpipe run experiment=digits_fcn
 
 # One BLAS thread in each of the processes: theirs together are as many as the cores, and idle ones would spin in each other's way.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+
 test: $(READY)
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(PYTEST)
+
+# What `test` leaves out.
+test-rest: $(READY)
+	$(PYTEST) -m "(slow or network) and not exhaustive"
+
+test-all: test test-rest
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
+import jaxtyping
 import pytest
-from jaxtyping import install_import_hook
 
 from ntkpipe.tasks.environment import compilation_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Shapes and dtypes of the numerical rooms are checked at every call of every test. Before anything imports them.
-install_import_hook(["ntkpipe.kernels", "ntkpipe.linalg", "ntkpipe.dynamics"], "strict_typing.check")
+# Shapes and dtypes of these rooms are checked at every call of their own tests: in those of others the checks took a third of
+# the time. Before anything imports the rooms.
+TYPED = ("kernels", "linalg", "dynamics")
+jaxtyping.install_import_hook([f"ntkpipe.{room}" for room in TYPED], "strict_typing.check")
 
 # Ray reads these once, on import; loopback only, and no warning about accelerator variables of the future.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -41,3 +44,37 @@ def cifar10_subset() -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent")
     return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    room = item.path.relative_to(ROOT / "tests").parts[0]
+    jaxtyping.config.update("jaxtyping_disable", room not in TYPED)
+
+
+_SECONDS = "ntkpipe/seconds"
+_spent: dict[str, float] = defaultdict(float)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file is run by one worker, those that took longest the last time first; tests of the common cluster are one file's."""
+    known = config.cache.get(_SECONDS, {}) if config.cache else {}
+
+    def group(item: pytest.Item) -> str:
+        return "ray" if "session" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+
+    seconds: dict[str, float] = defaultdict(float)
+    for item in items:
+        # A test that has not run yet takes a second, as far as anybody knows.
+        seconds[group(item)] += known.get(item.nodeid, 1.0)
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: (-seconds[group(item)], group(item)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _spent[report.nodeid.partition("@")[0]] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.cache and not hasattr(session.config, "workerinput"):
+        session.config.cache.set(_SECONDS, {**session.config.cache.get(_SECONDS, {}), **_spent})

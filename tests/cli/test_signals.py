@@ -36,8 +36,10 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     ("number", "cluster"),
     [
         (signal.SIGTERM, "serial"),
-        pytest.param(signal.SIGTERM, "local", marks=pytest.mark.ray),  # Ray sets a handler of its own for this one
-        pytest.param(signal.SIGUSR1, "local", marks=pytest.mark.ray),
+        pytest.param(
+            signal.SIGTERM, "local", marks=[pytest.mark.ray, pytest.mark.slow]
+        ),  # Ray sets a handler of its own for this one
+        pytest.param(signal.SIGUSR1, "local", marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
 def test_a_signal_stops_a_run_which_goes_on_from_there(tmp_path: Path, number: signal.Signals, cluster: str) -> None:

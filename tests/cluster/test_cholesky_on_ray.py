@@ -14,7 +14,7 @@ from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_processes_make_the_bits_that_one_makes(session, tmp_path):

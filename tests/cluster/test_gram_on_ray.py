@@ -32,7 +32,7 @@ from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import KERNELS
 from ntkpipe.tiles.store import GramStore
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SPEC = fcn(3, w_std=2**0.5, b_std=0.1)
 DATA = DataConfig(kind="synthetic", n_train=400, n_test=60, shape=(6, 6, 2))

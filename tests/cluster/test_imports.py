@@ -13,7 +13,7 @@ from ntkpipe.cluster.outcome import given_up, staying
 from ntkpipe.errors import ResourceError
 from ntkpipe.tasks.graph import Task
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 COMMANDS = {
     "script": ["-P", "-c", "from ntkpipe.cli.main import entry; entry()"],

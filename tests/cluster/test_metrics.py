@@ -10,7 +10,7 @@ import pytest
 
 from ntkpipe.cluster.metrics import Gauges
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_numbers_reach_the_endpoint_of_the_node(session) -> None:

@@ -19,7 +19,7 @@ from ntkpipe.tasks.graph import LostWorkerError
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import InMemoryTiles
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # Adding in another order gives other numbers.
 FACTORS = [10**16, 3, -(10**16), 7]

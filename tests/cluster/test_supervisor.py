@@ -13,7 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing waits for a driver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing waits for a driver"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = """

@@ -235,14 +235,21 @@ def test_malicious_pickles_execute_nothing(name, tmp_path):
 def test_damaged_pickles_are_data_errors():
     content = pickle.dumps({b"data": planes(2), b"labels": [0, 1]}, protocol=2)
     rng = np.random.default_rng(1)
+    read = refused = 0
     for _ in range(300):
         damaged = bytearray(content[: rng.integers(1, 200)] if rng.random() < 0.3 else content)
         for _ in range(3):
             damaged[rng.integers(min(len(damaged), 200))] ^= 1 << rng.integers(8)
         try:
-            cifar.EDITIONS["cifar10"][0].read(bytes(damaged), "batch")
+            images, labels = cifar.EDITIONS["cifar10"][0].read(bytes(damaged), "batch")
         except DataError:
-            continue
+            refused += 1
+        else:
+            read += 1
+            assert images.shape == (len(labels), 3072)
+            assert images.dtype == np.uint8
+    assert read  # where the damage is in pixels or labels
+    assert refused > read
 
 
 @pytest.mark.parametrize(

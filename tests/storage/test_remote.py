@@ -23,6 +23,7 @@ pytestmark = pytest.mark.network
 class TestRemoteStore(StoreConformance):
     lease_outlives = 3 * BEAT + 2.5  # times are told to the second
     more_than_a_page = 1100
+    counts_requests = True
 
     @pytest.fixture
     def store(self, s3_url):
@@ -34,6 +35,7 @@ class TestThroughFaults(StoreConformance):
 
     lease_outlives = 3 * BEAT + 3.0
     more_than_a_page = 50
+    counts_requests = True
 
     @pytest.fixture
     def store(self, s3_endpoint, at_endpoint, request):
