@@ -235,21 +235,20 @@ def test_malicious_pickles_execute_nothing(name, tmp_path):
 def test_damaged_pickles_are_data_errors():
     content = pickle.dumps({b"data": planes(2), b"labels": [0, 1]}, protocol=2)
     rng = np.random.default_rng(1)
-    read = refused = 0
+    read, refused = cifar.EDITIONS["cifar10"][0].read, 0
+    assert read(content, "batch")[0].shape == (2, 3072)  # undamaged
     for _ in range(300):
         damaged = bytearray(content[: rng.integers(1, 200)] if rng.random() < 0.3 else content)
         for _ in range(3):
             damaged[rng.integers(min(len(damaged), 200))] ^= 1 << rng.integers(8)
         try:
-            images, labels = cifar.EDITIONS["cifar10"][0].read(bytes(damaged), "batch")
+            images, labels = read(bytes(damaged), "batch")
         except DataError:
             refused += 1
         else:
-            read += 1
             assert images.shape == (len(labels), 3072)
             assert images.dtype == np.uint8
-    assert read  # where the damage is in pixels or labels
-    assert refused > read
+    assert refused > 200  # the others are hit in their pixels or labels
 
 
 @pytest.mark.parametrize(
