@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,13 +20,14 @@ import numpy as np
 import psutil
 
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
-from ntkpipe.errors import ReportError, ResourceError
+from ntkpipe.errors import ReportError
 from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.planning.measured import RATES, Calibration, calibrated, calibration_key, find_calibration, pair_key
 from ntkpipe.planning.model import vectors
 from ntkpipe.planning.probes import measure_disk, measure_pairs
+from ntkpipe.planning.rates import measure_paths, measure_rates
 from ntkpipe.planning.sample_rows import sample_rows
 from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.surroundings import worker_threads
@@ -38,16 +35,12 @@ from ntkpipe.planning.tiles import choose_edge
 from ntkpipe.run.context import Inputs, prepare
 from ntkpipe.run.run_dir import RunDir, now
 from ntkpipe.run.stages import Job
-from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import ObjectStore
-from ntkpipe.tasks.environment import worker_environment
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import Task
 
-_OBJECT_BYTES = 16 << 20
 _PAIR_SECONDS = 1.0
 _TIMES = 5
-_SECONDS = 120.0  # a process that takes longer is stuck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +126,17 @@ def calibrate(
     earlier = find_calibration(config, store)
     # Before Ray's processes are there, and without JAX in this one.
     tell("rates of dense algebra, all workers at once")
-    rates, busy = _rates(config, vectors(config, shapes.outputs), effort)
+    rates, busy = measure_rates(
+        config.cluster.worker_count(),
+        worker_threads(config),
+        vectors(config, shapes.outputs),
+        size=effort.size,
+        seconds=effort.seconds,
+    )
     tell("pairs of images, in float32 and float64")
     pairs = _pairs(config, shapes)
     tell("the store")
-    disk, paths = measure_disk(store), _paths(store, effort.objects)
+    disk, paths = measure_disk(store), measure_paths(store, effort.objects)
     tell("images, and a small run from end to end")
     images = _image_rate(config)
     fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, pairs, busy)
@@ -159,64 +158,6 @@ def calibrate(
     return made
 
 
-def _rates(config: RunConfig, outputs: int, effort: Effort) -> tuple[dict[str, float], float]:
-    """Of one worker while all are at work, and how busy the machine was.
-
-    Measured with one thread and multiplied by the threads of a worker: orthogonalisation, which memory bounds, is not.
-    """
-    threads = worker_threads(config)
-    found = _measured(config.cluster.worker_count() * threads, outputs, effort)
-    rates = {name: statistics.mean(one[name] for one in found) for name in found[0]}
-    made = {name: rate * (1 if name in ("orthogonalise", "copy") else threads) for name, rate in rates.items()}
-    return made, statistics.median(one["busy"] for one in found)
-
-
-def _measured(count: int, outputs: int, effort: Effort) -> list[dict[str, float]]:
-    asked = {"size": effort.size, "outputs": outputs, "seconds": effort.seconds}
-    processes = [
-        subprocess.Popen(  # this interpreter, this package; -P: nothing from the working directory
-            [sys.executable, "-P", "-m", "ntkpipe.linalg.rate_probe"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **worker_environment(1)},
-        )
-        for _ in range(count)
-    ]
-    timer = threading.Timer(_SECONDS, lambda: [process.kill() for process in processes])
-    timer.start()
-    try:
-        for process in processes:
-            _say(process, json.dumps(asked))
-        for process in processes:
-            _hear(process)
-        for process in processes:
-            _say(process, "go")
-        return [json.loads(_hear(process)) for process in processes]
-    finally:
-        timer.cancel()
-        for process in processes:
-            process.kill()
-            process.communicate()
-
-
-def _say(process: subprocess.Popen[str], line: str) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-
-
-def _hear(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        code = process.wait()
-        why = "it was killed, most likely for lack of memory" if code == -signal.SIGKILL else "what it said is above"
-        raise ResourceError(f"a process that measures dense algebra ended with {code}: {why}")
-    return line
-
-
 def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
     """Seconds per pair in both precisions, as many processes at once as will compute together."""
     spec = spec_for(config.kernel, shapes)
@@ -234,27 +175,6 @@ def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
             key = pair_key(fingerprint(spec), shapes.image, dtype)
             found[key] = statistics.mean(run.result().seconds_per_pair for run in runs) / threads
     return found
-
-
-def _paths(store: ObjectStore, objects: int) -> dict[str, float]:
-    """Bytes per second of one worker through checksum and store, the medium apart."""
-    data = np.random.default_rng(0).bytes(_OBJECT_BYTES)
-    keys = [f"tuning/path-{os.getpid()}-{k}" for k in range(objects)]
-    seconds = {}
-    try:
-        start = time.process_time()
-        for key in keys:
-            array = np.frombuffer(data, np.uint8).copy()
-            store.put(key, [array, crc32c(array).to_bytes(4, "little")], overwrite=True)
-        seconds["write_path"] = time.process_time() - start
-        start = time.process_time()
-        for key in keys:  # into memory of its own, as a tile that is kept
-            crc32c(np.frombuffer(store.get(key), np.uint8).copy())
-        seconds["read_path"] = time.process_time() - start
-    finally:
-        for key in keys:
-            store.delete(key)
-    return {name: objects * _OBJECT_BYTES / max(taken, 1e-6) for name, taken in seconds.items()}
 
 
 def _image_rate(config: RunConfig) -> float:
