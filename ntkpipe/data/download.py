@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from pathlib import Path
 
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.storage.replace import replacing
 
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
@@ -34,27 +33,10 @@ def fetch(url: str, path: Path, *, md5: str) -> None:
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"data.source={url!r} must be an http or https address")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    digest = hashlib.md5(usedforsecurity=False)
     _log.info("downloading %s to %s", url, path)
     try:
-        # Only http and https come this far.
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(partial, "xb") as file:  # noqa: S310
-            said = time.monotonic()
-            done = 0
-            while block := response.read(_BLOCK):
-                file.write(block)
-                digest.update(block)
-                done += len(block)
-                if time.monotonic() - said > 10:
-                    _log.info("%s: %.0f MB", path.name, done / 1e6)
-                    said = time.monotonic()
-        if digest.hexdigest() != md5:
-            raise DataError(
-                f"{url} gave {done} bytes with md5 {digest.hexdigest()}, expected {md5}: the file differs from the "
-                "official one or the transfer broke. Try again, or set data.source to another mirror"
-            )
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            _fetch(url, partial, path.name, md5)
     except (OSError, urllib.error.URLError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -62,5 +44,24 @@ def fetch(url: str, path: Path, *, md5: str) -> None:
             f"{url} cannot be downloaded ({error}): fetch it on a machine with network access, place it at {path} "
             f"and check that its md5 is {md5}, or set data.source to another mirror"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def _fetch(url: str, target: Path, name: str, md5: str) -> None:
+    """Download to a new file and check what came."""
+    digest = hashlib.md5(usedforsecurity=False)
+    # Only http and https come this far.
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(target, "xb") as file:  # noqa: S310
+        said = time.monotonic()
+        done = 0
+        while block := response.read(_BLOCK):
+            file.write(block)
+            digest.update(block)
+            done += len(block)
+            if time.monotonic() - said > 10:
+                _log.info("%s: %.0f MB", name, done / 1e6)
+                said = time.monotonic()
+    if digest.hexdigest() != md5:
+        raise DataError(
+            f"{url} gave {done} bytes with md5 {digest.hexdigest()}, expected {md5}: the file differs from the "
+            "official one or the transfer broke. Try again, or set data.source to another mirror"
+        )

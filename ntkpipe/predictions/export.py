@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import json
 import os
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from ntkpipe.errors import ConfigError, ResourceError
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.predictions.tables import iterate_tables
 from ntkpipe.predictions.write import write_predictions
+from ntkpipe.storage.replace import replacing
 
 FORMATS = ("parquet", "csv", "npz", "zarr")
 
@@ -72,13 +71,8 @@ def _write(predictions: Predictions, target: Path, format: str, *, overwrite: bo
         write_predictions(predictions, target, overwrite=overwrite)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with replacing(target) as temporary:
         {"parquet": _write_parquet, "csv": _write_csv, "npz": _write_npz}[format](predictions, temporary)
-        temporary.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _write_parquet(predictions: Predictions, path: Path) -> None:

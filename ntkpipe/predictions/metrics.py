@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from ntkpipe.predictions.calibration import calibration_metrics, usable_variance
 from ntkpipe.predictions.choice import selection_metrics
 from ntkpipe.predictions.doubt import doubt_of
 from ntkpipe.storage.plain import json_ready
+from ntkpipe.storage.replace import replace_text
 
 if TYPE_CHECKING:
     from ntkpipe.predictions.schema import Predictions
@@ -178,13 +178,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 def write_metrics(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write `metrics.json`, whole or not at all; infinity becomes the string `inf`, what is not a number null."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        temporary.write_text(json.dumps(json_ready(metrics), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(path, json.dumps(json_ready(metrics), indent=2, allow_nan=False) + "\n")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import uuid
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from ntkpipe.report.figures import FigureFile
 from ntkpipe.report.style import DPI
+from ntkpipe.storage.replace import replace_text
 
 # Above this an SVG (of a confusion matrix of 100 classes, say) makes the page heavier than the PNG at 200 dpi does.
 LARGEST_SVG = 400_000
@@ -73,12 +73,7 @@ def document(title: str, body: Sequence[str]) -> str:
 
 def write_page(path: Path, text: str) -> Path:
     """Write a page atomically; returns its path."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(path, text)
     return path
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from ntkpipe.report.learning_curve import Curve, learning_curves
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.sweep import Sweep
 from ntkpipe.storage.plain import json_ready
+from ntkpipe.storage.replace import replace_text
 
 _FIELDS: tuple[str, ...] = (
     "train_size",
@@ -63,8 +63,8 @@ def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
         return []
     curves = learning_curves(done)
     target = folder or sweep.path
-    _replace(target / "learning_curve.csv", _csv(curves))
-    _replace(
+    replace_text(target / "learning_curve.csv", _csv(curves))
+    replace_text(
         target / "learning_curve.json",
         json.dumps(json_ready([_record(c) for c in curves]), indent=1, allow_nan=False),
     )
@@ -143,9 +143,3 @@ def _lines(curves: list[Curve]) -> list[str]:
         law = c.fit.text() if c.fit is not None else "none: " + c.why
         lines.append(f"{name:<34}" + "".join(f"{value:>11.4f}" for value in c.values) + f"   {law}")
     return lines
-
-
-def _replace(target: Path, text: str) -> None:
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)

@@ -31,6 +31,7 @@ from ntkpipe.run import places
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
 from ntkpipe.storage.foreign import is_foreign_name
 from ntkpipe.storage.plain import json_ready, with_numbers
+from ntkpipe.storage.replace import replace_text
 from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 
 _log = logging.getLogger(__name__)
@@ -215,11 +216,7 @@ class RunDir:
         """Write a JSON object atomically, sealed; numbers that are not finite as words (`storage.plain`)."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_text(
-            json.dumps(sealed(json_ready(value, nan="nan")), indent=1, allow_nan=False), encoding="utf-8"
-        )
-        os.replace(partial, target)
+        replace_text(target, json.dumps(sealed(json_ready(value, nan="nan")), indent=1, allow_nan=False))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON object, or None where it is absent or damaged: whatever it stood for is made again."""

@@ -25,6 +25,7 @@ from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError
 from ntkpipe.run import places
 from ntkpipe.run.run_dir import RunDir
+from ntkpipe.storage.replace import replace_text
 
 Axis = Literal["depth", "train_size"]
 
@@ -94,7 +95,7 @@ class Sweep:
         path.mkdir(parents=True, exist_ok=True)
         config = places.anchored(config)
         record |= {"config": to_dict(config), "beside": places.beside(config, path)}
-        _write(path / _FILE, json.dumps(record, indent=1))
+        replace_text(path / _FILE, json.dumps(record, indent=1))
         return Sweep(path, axis, runs, config)
 
     @staticmethod
@@ -147,18 +148,12 @@ def write_table(sweep: Sweep, folder: Path | None = None) -> list[str]:
     writer.writeheader()
     writer.writerows(records)
     target = (folder or sweep.path) / "depths.csv"
-    _write(target, text.getvalue())
+    replace_text(target, text.getvalue())
     return [*_table(records), f"depths       {target}"]
 
 
 def _natural(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def _write(target: Path, text: str) -> None:
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
 
 
 def _table(records: Sequence[dict[str, Any]]) -> list[str]:
