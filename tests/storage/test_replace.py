@@ -18,9 +18,14 @@ def test_text_takes_the_place_of_what_was_there(tmp_path):
 def test_an_error_leaves_the_old_file_and_no_litter(tmp_path):
     target = tmp_path / "a.bin"
     target.write_bytes(b"old")
-    with pytest.raises(KeyError), replacing(target) as partial:
-        partial.write_bytes(b"half of the n")
-        raise KeyError
+
+    def fail() -> None:
+        with replacing(target) as partial:
+            partial.write_bytes(b"half of the n")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
