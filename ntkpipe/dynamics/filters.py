@@ -20,17 +20,6 @@ DIVERGED = 1e150
 EPS = float(np.finfo(np.float64).eps)
 
 
-def null_cutoff(n: int, largest: float, noise: float = 0.0) -> float:
-    """At or below it nothing tells an eigenvalue from zero: `n eps largest` of any float64 matrix, or its entries' errors.
-
-    Args:
-        n: rows of the matrix.
-        largest: eigenvalue.
-        noise: the norm that errors of the stored entries can have (`sampling.matrix_noise`): they move an eigenvalue by as much.
-    """
-    return max(n * EPS * abs(float(largest)), noise)
-
-
 @dataclass(frozen=True)
 class SpectralFilter(ABC):
     """Maps eigenvalues and a training time to dual weights.

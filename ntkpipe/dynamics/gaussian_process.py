@@ -9,42 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ntkpipe.dynamics.filters import SpectralFilter, null_cutoff
+from ntkpipe.dynamics.filters import SpectralFilter
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.eigh import Eigensystem
 
 EPS = float(np.finfo(np.float64).eps)
 # Factor of bounds of rounding: of a sum of n products it is n eps, of an eigendecomposition some times that.
 _ROUNDING = 8.0
-
-
-@dataclass(frozen=True)
-class Eigensystem:
-    """`kernel = vectors @ diag(values) @ vectors.T`, without ridge.
-
-    Args:
-        values: (n,) float64.
-        vectors: (n, n) float64, columns.
-    """
-
-    values: np.ndarray
-    vectors: np.ndarray
-
-    @staticmethod
-    def of(kernel: np.ndarray) -> Eigensystem:
-        """Of a dense symmetric (n, n) kernel, by divide and conquer."""
-        import scipy.linalg
-
-        values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
-        return Eigensystem(values, vectors)
-
-    def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
-        """Eigenvalues plus ridge, and the cutoff below which they are null."""
-        values = self.values + ridge
-        return values, null_cutoff(len(values), float(values.max()))
 
 
 def means(

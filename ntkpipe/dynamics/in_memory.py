@@ -17,6 +17,7 @@ from ntkpipe.dynamics.filters import absolute_ridge, make_filter
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.images import as_images
+from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.tasks.environment import keep_compiled
 
 
@@ -115,7 +116,7 @@ def predict_in_memory(
     name = "nngp" if kernel == "nngp" else "ntk"
     gram, cross = _float64(getattr(train_train, name)), _float64(getattr(test_train, name))
     added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
-    system = gp.Eigensystem.of(gram)
+    system = Eigensystem.of(gram)
     largest = float(system.values[-1]) + added
     _warn(spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel)
 

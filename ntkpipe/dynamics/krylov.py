@@ -8,16 +8,20 @@ ridge only shifts it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.linalg
 
-from ntkpipe.dynamics.filters import SpectralFilter, null_cutoff
+from ntkpipe.dynamics.filters import SpectralFilter
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.eigh import null_cutoff
+
+MeansOf = Callable[[np.ndarray], np.ndarray]
+"""From a product (p, q) to means (T, R, p, c)."""
 
 
 @runtime_checkable
@@ -127,6 +131,15 @@ class KrylovSolution:
         n = len(values)
         return cls(vectors.T, values, None, vectors.T @ targets, np.zeros((0, n)), np.zeros((0, n)), noise, copies)
 
+    is_restarted: ClassVar[bool] = False
+    """Whether only the times and ridges that it was made for are known."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Its arrays by name; an empty `rotation` stands for None."""
+        names = ("basis", "values", "targets", "tail", "next_block")
+        rotation = np.zeros((0, 0)) if self.rotation is None else self.rotation
+        return {name: getattr(self, name) for name in names} | {"rotation": rotation}
+
     @property
     def n(self) -> int:
         """Training images."""
@@ -185,6 +198,22 @@ class KrylovSolution:
                 phi = spectral_filter.weights(values, time, cutoff=cutoff)
                 out[i, j] = self.rotate(phi[:, None] * self.targets)
         return out
+
+    def dual_weights(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> np.ndarray:
+        """Weights of the training points, (n, T R c) in C order of (T, R, c)."""
+        return combined_weights(self.basis, self.coordinates(spectral_filter, times, ridges))
+
+    def factors(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> tuple[np.ndarray, MeansOf]:
+        """Columns (n, q) that the test-train kernel is to be multiplied with, the fewest, and what makes means of the product."""
+        shape = (len(times), len(ridges), self.c)
+        if not prefers_basis(len(self.values), shape):
+            return self.dual_weights(spectral_filter, times, ridges), lambda product: means_from_weights(product, shape)
+        coordinates = self.coordinates(spectral_filter, times, ridges)
+        return self.basis.T, lambda product: means_from_basis(product, coordinates)
 
     def rotate(self, eigen_coordinates: np.ndarray) -> np.ndarray:
         """From the eigenvectors' coordinates (m, ...) to those of `basis`."""

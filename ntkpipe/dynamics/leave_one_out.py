@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntkpipe.dynamics.gaussian_process import Eigensystem
+from ntkpipe.linalg.eigh import Eigensystem
 
 
 def residuals_from_eigensystem(system: Eigensystem, targets: np.ndarray, ridges: Sequence[float]) -> np.ndarray:

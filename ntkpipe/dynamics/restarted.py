@@ -15,13 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
-from ntkpipe.dynamics.filters import GradientFlow, SpectralFilter, null_cutoff
-from ntkpipe.dynamics.krylov import lowered
+from ntkpipe.dynamics.filters import GradientFlow, SpectralFilter
+from ntkpipe.dynamics.krylov import MeansOf, lowered, means_from_weights
 from ntkpipe.dynamics.talbot import NODES, flow_shifts
 from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.eigh import null_cutoff
 from ntkpipe.linalg.restarted import Cycle
 
 # Fields of a solution that a checkpoint keeps as they are.
@@ -76,6 +78,17 @@ class RestartedSolution:
     noise: float = 0.0
     ceiling: float = math.inf
 
+    is_restarted: ClassVar[bool] = True
+    """Whether only the times and ridges that it was made for are known."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `RestartedWeights.load` takes up, but for what only a solve that goes on needs; names begin with `answer_`."""
+        arrays = {name: np.asarray(getattr(self, name)) for name in ("grid", *_KEPT)}
+        arrays["scalars"] = np.array([self.largest, *self.smallest_ritz])
+        nothing = np.zeros((0, 0, 0, 0, 0), dtype=np.complex128)
+        arrays |= {"shifted": nothing, "start": self.targets}
+        return {f"answer_{name}": array for name, array in arrays.items()}
+
     @property
     def n(self) -> int:
         """Training images."""
@@ -104,6 +117,19 @@ class RestartedSolution:
             ConfigError: for a filter, time or ridge that was not asked for.
         """
         return self._known(self.weights, spectral_filter, times, ridges)
+
+    def dual_weights(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> np.ndarray:
+        """Weights of the training points, (n, T R c) in C order of (T, R, c)."""
+        return self.coordinates(spectral_filter, times, ridges).transpose(2, 0, 1, 3).reshape(self.n, -1)
+
+    def factors(
+        self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+    ) -> tuple[np.ndarray, MeansOf]:
+        """As `KrylovSolution.factors`: the weights."""
+        shape = (len(times), len(ridges), self.c)
+        return self.dual_weights(spectral_filter, times, ridges), lambda product: means_from_weights(product, shape)
 
     def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
         """Null eigenvalues left out per time and ridge, (T, R) int, of the cycle that had most."""

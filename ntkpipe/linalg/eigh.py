@@ -9,10 +9,23 @@ import scipy.linalg
 
 from ntkpipe.errors import NumericalError
 
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def null_cutoff(n: int, largest: float, noise: float = 0.0) -> float:
+    """At or below it nothing tells an eigenvalue from zero: `n eps largest` of any float64 matrix, or its entries' errors.
+
+    Args:
+        n: rows of the matrix.
+        largest: eigenvalue.
+        noise: the norm that errors of the stored entries can have (`sampling.matrix_noise`): they move an eigenvalue by as much.
+    """
+    return max(n * _EPS * abs(float(largest)), noise)
+
 
 @dataclass(frozen=True)
-class EighResult:
-    """`A = vectors @ diag(values) @ vectors.T`.
+class Eigensystem:
+    """`A = vectors @ diag(values) @ vectors.T`, of a kernel without ridge.
 
     Args:
         values: `(n,)` float64, ascending.
@@ -22,8 +35,19 @@ class EighResult:
     values: np.ndarray
     vectors: np.ndarray
 
+    @staticmethod
+    def of(kernel: np.ndarray) -> Eigensystem:
+        """Of a dense symmetric (n, n) kernel, by divide and conquer."""
+        values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
+        return Eigensystem(values, vectors)
 
-def eigh(array: np.ndarray, *, overwrite: bool = False) -> EighResult:
+    def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
+        """Eigenvalues plus ridge, and the cutoff below which they are null."""
+        values = self.values + ridge
+        return values, null_cutoff(len(values), float(values.max()))
+
+
+def eigh(array: np.ndarray, *, overwrite: bool = False) -> Eigensystem:
     """All eigenvalues and eigenvectors of a symmetric matrix, by divide and conquer (LAPACK `syevd`) in float64.
 
     Takes about three times the memory of the matrix and 9 n^3 flops.
@@ -47,4 +71,4 @@ def eigh(array: np.ndarray, *, overwrite: bool = False) -> EighResult:
             f"the eigendecomposition failed ({error}): run `ntkpipe verify` to find non-finite tiles, "
             "or use solver=krylov"
         ) from error
-    return EighResult(values, vectors)
+    return Eigensystem(values, vectors)

@@ -126,36 +126,66 @@ def driver_memory(config: RunConfig, budget: int, free: int) -> int:
     return min(budget, free_share(free)) if config.cluster.kind == "ray" else budget
 
 
-def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
-    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors.
+@dataclass(frozen=True)
+class Room:
+    """Memory that whatever runs while a system is solved shares.
 
     Args:
-        config: of the run.
-        n: training images in use.
-        c: outputs.
         budget: bytes for all processes together.
         workers: processes that compute.
-        driver: bytes of it that the driver may take (`driver_memory`).
+        driver: bytes of it that the driver may take; None is all.
     """
-    basis = (
-        8
-        * n
-        * min(c * min(config.solver.max_steps, _BASIS_STEPS), basis_vectors(config, n, c, budget, workers, driver))
-    )
-    own = cg_bytes(config.solver, n, c) if config.solver.kind == "cg" else basis
-    return max(0, budget - (workers + 1) * _PROCESS_BYTES - own)
+
+    budget: int
+    workers: int
+    driver: int | None = None
+
+    @staticmethod
+    def of(config: RunConfig, budget: int, workers: int, driver: int) -> Room:
+        """Of a run; `driver` is `driver_memory`, which counts on a joined cluster alone."""
+        return Room(budget, workers, driver if config.cluster.kind == "ray" else None)
+
+
+def answers(config: RunConfig) -> int:
+    """Times and ridges that are known before a solve, multiplied."""
+    return len(config.predict.times or ()) * len(config.predict.ridges)
+
+
+def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
+    """As `held_memory`, of a run."""
+    return held_memory(config.solver, n, c, answers(config), Room.of(config, budget, workers, driver))
 
 
 def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
-    """Vectors that the basis of krylov may hold before it is restarted; arguments as of `tile_memory`."""
-    if config.solver.basis_gib is not None:
-        return int(config.solver.basis_gib * (1 << 30)) // (8 * n)
+    """As `basis_capacity`, of a run."""
+    return basis_capacity(config.solver, n, c, answers(config), Room.of(config, budget, workers, driver))
+
+
+def held_memory(solver: SolverConfig, n: int, c: int, answers: int, room: Room) -> int:
+    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors.
+
+    Args:
+        solver: its settings.
+        n: training images in use.
+        c: outputs.
+        answers: times and ridges that are known before, multiplied.
+        room: of all processes.
+    """
+    basis = 8 * n * min(c * min(solver.max_steps, _BASIS_STEPS), basis_capacity(solver, n, c, answers, room))
+    own = cg_bytes(solver, n, c) if solver.kind == "cg" else basis
+    return max(0, room.budget - (room.workers + 1) * _PROCESS_BYTES - own)
+
+
+def basis_capacity(solver: SolverConfig, n: int, c: int, answers: int, room: Room) -> int:
+    """Vectors that the basis of krylov may hold before it is restarted; arguments as of `held_memory`."""
+    if solver.basis_gib is not None:
+        return int(solver.basis_gib * (1 << 30)) // (8 * n)
     # Weights that restarts add up are there twice while a cycle is taken up.
-    added = 2 * 8 * n * c * len(config.predict.times or ()) * len(config.predict.ridges)
-    room = (budget - (workers + 1) * _PROCESS_BYTES) // 2
-    if config.cluster.kind == "ray" and config.solver.basis == "driver":
-        room = min(room, driver - _PROCESS_BYTES)
-    return max(room - added, _LEAST_BASIS) // (8 * n)
+    added = 2 * 8 * n * c * answers
+    free = (room.budget - (room.workers + 1) * _PROCESS_BYTES) // 2
+    if room.driver is not None and solver.basis == "driver":
+        free = min(free, room.driver - _PROCESS_BYTES)
+    return max(free - added, _LEAST_BASIS) // (8 * n)
 
 
 def without_processes(budget: int, processes: int) -> int:
@@ -305,47 +335,83 @@ class VarianceMemory:
     fixed: int
 
 
-def variance_memory(config: RunConfig, n: int, times: int) -> VarianceMemory:
-    """What variances of one kernel take besides tiles.
+@dataclass(frozen=True)
+class Batches:
+    """What decides how many test images' variances are made together.
 
     Args:
-        config: of the run.
+        solver: its settings.
         n: training images.
         times: training times.
+        ridges: of the solve.
+        ensemble: variances of networks of which all layers are trained, which take the NNGP besides.
+        full: covariances between test images.
     """
-    kind, ridges = config.solver.kind, len(config.predict.ridges)
-    answers = times * (1 if kind == "cholesky" else ridges)
-    ensemble, full = "ntk" in config.predict.kernels, config.predict.covariance == "full"
-    if kind == "krylov":
-        # The basis and, of ensembles, its product with the NNGP; or the weights, where they are fewer.
-        per = min(_VARIANCE_STEPS, n) * (2 if ensemble else 1) + (2 * answers if full else 0)
-        return VarianceMemory(8 * n * (per + 4), 0)
-    # Columns, weights, their residuals and products.
-    per = 8 * n * (4 + (4 if kind == "cg" else 3) * answers)
-    if kind == "cg":
-        return VarianceMemory(per + 8 * n * 12, cg_bytes(config.solver, n, 1))
-    return VarianceMemory(per, 8 * n * n if kind == "eigh" else 0)
+
+    solver: SolverConfig
+    n: int
+    times: int
+    ridges: int
+    ensemble: bool
+    full: bool
+
+    @staticmethod
+    def of(config: RunConfig, n: int, times: int) -> Batches:
+        """Of a run."""
+        p = config.predict
+        return Batches(config.solver, n, times, len(p.ridges), "ntk" in p.kernels, p.covariance == "full")
+
+    @property
+    def memory(self) -> VarianceMemory:
+        """What they take besides tiles."""
+        kind, n = self.solver.kind, self.n
+        answers = self.times * (1 if kind == "cholesky" else self.ridges)
+        if kind == "krylov":
+            # The basis and, of ensembles, its product with the NNGP; or the weights, where they are fewer.
+            per = min(_VARIANCE_STEPS, n) * (2 if self.ensemble else 1) + (2 * answers if self.full else 0)
+            return VarianceMemory(8 * n * (per + 4), 0)
+        # Columns, weights, their residuals and products.
+        per = 8 * n * (4 + (4 if kind == "cg" else 3) * answers)
+        if kind == "cg":
+            return VarianceMemory(per + 8 * n * 12, cg_bytes(self.solver, n, 1))
+        return VarianceMemory(per, 8 * n * n if kind == "eigh" else 0)
+
+    def columns(self, p: int, room: Room) -> int:
+        """Test images that go together: as many as half of the free memory holds, up to what is worthwhile and to p."""
+        need = self.memory
+        free = max(0, self.room(room) - need.fixed)
+        most = _MOST_COLUMNS[self.solver.kind]
+        if self.solver.kind == "krylov":
+            most = min(most, max(_LEAST_COLUMNS, self.n // _COLUMNS_OF_ROWS))
+        return int(np.clip(_BATCH_SHARE * free // need.per_column, 1, min(most, p)))
+
+    def room(self, room: Room) -> int:
+        """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
+        left = without_processes(room.budget, self.processes(room.workers))
+        return min(left, product_memory(room.budget, room.workers)) if self.solver.kind == "cholesky" else left
+
+    def processes(self, workers: int) -> int:
+        """Processes that run meanwhile: the driver and a pool for each matrix that is multiplied with."""
+        return 1 + workers * (1 + self.ensemble + self.full)
+
+
+def variance_memory(config: RunConfig, n: int, times: int) -> VarianceMemory:
+    """What variances of one kernel of a run take besides tiles."""
+    return Batches.of(config, n, times).memory
 
 
 def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, workers: int) -> int:
-    """Test images that go together: as set, or as many as half of the free memory holds, up to what is worthwhile."""
+    """Test images that go together in a run: as set, or as `Batches.columns` has it."""
     if config.predict.covariance_batch is not None:
         return min(p, config.predict.covariance_batch)
-    need = variance_memory(config, n, times)
-    room = max(0, variance_room(config, budget, workers) - need.fixed)
-    most = _MOST_COLUMNS[config.solver.kind]
-    if config.solver.kind == "krylov":
-        most = min(most, max(_LEAST_COLUMNS, n // _COLUMNS_OF_ROWS))
-    return int(np.clip(_BATCH_SHARE * room // need.per_column, 1, min(most, p)))
+    return Batches.of(config, n, times).columns(p, Room(budget, workers))
 
 
 def variance_room(config: RunConfig, budget: int, workers: int) -> int:
-    """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
-    left = without_processes(budget, variance_processes(config, workers))
-    return min(left, product_memory(budget, workers)) if config.solver.kind == "cholesky" else left
+    """As `Batches.room`, of a run."""
+    return Batches.of(config, 1, 1).room(Room(budget, workers))
 
 
 def variance_processes(config: RunConfig, workers: int) -> int:
-    """Processes that run while variances are made: the driver and a pool for each matrix that is multiplied with."""
-    pools = 1 + ("ntk" in config.predict.kernels) + (config.predict.covariance == "full")
-    return 1 + workers * pools
+    """As `Batches.processes`, of a run."""
+    return Batches.of(config, 1, 1).processes(workers)

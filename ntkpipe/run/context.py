@@ -80,7 +80,6 @@ class Inputs:
         source: key of the record that leads from the raw data to the images.
         warnings: what the user should know.
         equal: pairs of training images that are equal, the first of its kind and a later one.
-        exact: rows that were recomputed, by block; see `exact`.
         opened: the kernels among the images in use, as solvers and predictions take them, and what fills their tiles.
     """
 
@@ -98,7 +97,6 @@ class Inputs:
     source: str
     warnings: tuple[str, ...] = ()
     equal: tuple[tuple[int, int], ...] = ()
-    exact: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     opened: OpenGram = field(kw_only=True, compare=False, repr=False)
 
     @property

@@ -20,8 +20,8 @@ from ntkpipe.run.exports import damaged_exports, forget_damaged_record
 from ntkpipe.run.places import SOLVES, is_store
 from ntkpipe.run.recheck import recheck_answers, recheck_tiles
 from ntkpipe.run.run_dir import STAGES, RunDir
+from ntkpipe.run.solving import restore
 from ntkpipe.run.watching import told_of_store
-from ntkpipe.solvers.kept import restore
 from ntkpipe.sources.precomputed import changed_content
 from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, local_folder, open_store

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntkpipe.dynamics.gains import final_gain
-from ntkpipe.dynamics.krylov import combined_weights
-from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
 from ntkpipe.gram.task import evaluate_tile, evaluation_of
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import Inputs
-from ntkpipe.solvers.problem import Solved
-from ntkpipe.sources.reference_rows import recomputed_rows
+from ntkpipe.solvers.solution import Solution
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.audit import Problem
 from ntkpipe.tiles.chunk import inside
@@ -87,7 +84,7 @@ def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
 
 
 def recheck_answers(
-    inputs: Inputs, solved: Solved, predictions: Predictions, rows: int, seed: int, executor: Executor
+    inputs: Inputs, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
 ) -> Iterator[Checked]:
     """Residuals at random training images and predictions of random test images, from float64 rows of the kernel.
 
@@ -102,10 +99,11 @@ def recheck_answers(
     problem = solved.problem
     k = predictions.kernels.index(problem.name)
     times = tuple(float(t) for t in predictions.times)
-    weights = _weights(solved, times)
+    columns, (t, r, c) = solved.at(times).dual_weights()
+    weights = columns.reshape(-1, t, r, c).transpose(1, 2, 0, 3)  # (T, R, n, c)
     yield from _residuals(inputs, solved, predictions, weights, rows, seed, executor)
     indices = sample_indices(inputs.n_test, rows, seed)
-    exact = recomputed_rows(inputs, "test", indices, executor).kernels[problem.source]
+    exact = _new_rows(inputs, solved, "test", indices, executor)
     # Predictions lie in the order of their source, rows in that of the store.
     order = np.argsort(np.argsort(inputs.images.labels().test_index[: inputs.n_test], kind="stable"))[indices]
     off = np.abs(np.einsum("kn,trnc->trkc", exact, weights) - predictions.mean[k][:, :, order])
@@ -119,9 +117,15 @@ def recheck_answers(
     )
 
 
+def _new_rows(inputs: Inputs, solved: Solution, block: Block, indices: np.ndarray, executor: Executor) -> np.ndarray:
+    """(k, n) rows of the kernel, computed now in float64."""
+    source = inputs.kernels.source
+    return source.exact_rows(block, indices, inputs.n_train, executor, inputs.workers)[solved.problem.kernel.source]
+
+
 def _residuals(
     inputs: Inputs,
-    solved: Solved,
+    solved: Solution,
     predictions: Predictions,
     weights: np.ndarray,
     rows: int,
@@ -134,13 +138,13 @@ def _residuals(
     if not math.isinf(predictions.times[last]):
         return
     indices = sample_indices(inputs.n_train, rows, seed)
-    exact = recomputed_rows(inputs, "train", indices, executor).kernels[problem.source]
+    exact = _new_rows(inputs, solved, "train", indices, executor)
     scale = math.sqrt(inputs.n_train / len(indices)) / norm_safety(len(indices), inputs.n_train)
     size = np.linalg.norm(problem.targets, axis=0)
     for r, ridge in enumerate(problem.ridges):
         u = weights[last, r]
         residual = problem.targets[indices] - exact @ u - ridge * u[indices]
-        gain = final_gain(ridge, solved.facts["smallest"]).value
+        gain = final_gain(ridge, solved.smallest).value
         terms = predictions.bound_terms
         # A residual has the whole norm of the tiles' errors; the bound counts what of it reaches a prediction.
         stored = terms["storage_train"][k, last, r] / independent_share(inputs.n_train)
@@ -160,18 +164,6 @@ def _residuals(
             f"{share:.1e} of what the error bound allows",
             not share <= 1.0,
         )
-
-
-def _weights(solved: Solved, times: tuple[float, ...]) -> np.ndarray:
-    """(T, R, n, c) dual weights of every prediction."""
-    if solved.solution is None:
-        assert solved.weights is not None
-        return solved.weights[None]
-    coordinates = solved.solution.coordinates(solved.problem.filter, times, solved.problem.ridges)
-    t, r, _, c = coordinates.shape
-    if isinstance(solved.solution, RestartedSolution):
-        return coordinates
-    return combined_weights(solved.solution.basis, coordinates).reshape(-1, t, r, c).transpose(1, 2, 0, 3)
 
 
 def _stored(gram: GramStore, block: Block, used: TileGrid) -> Iterator[Tile]:

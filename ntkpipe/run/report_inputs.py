@@ -18,7 +18,7 @@ from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.run.context import Inputs
 from ntkpipe.run.run_dir import STAGES, RunDir
-from ntkpipe.solvers.kept import load_saved
+from ntkpipe.run.solving import load_saved
 
 
 def write_report(run: RunDir, inputs: Inputs, folder: Path | None = None) -> Path:

@@ -21,18 +21,17 @@ from ntkpipe.predictions.metrics import compute_metrics, write_metrics
 from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.terminal import chosen_lines, summary
+from ntkpipe.run import predicting as prediction
+from ntkpipe.run import solving
 from ntkpipe.run.context import Inputs, damaged_images, forget_images, prepare, same_source
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import STAGES, Progress, RunDir
 from ntkpipe.run.watching import Watch, watching
-from ntkpipe.solvers import kept
-from ntkpipe.solvers import stage as solving
-from ntkpipe.solvers.problem import Solved
+from ntkpipe.solvers.solution import Solution, write_arrays
+from ntkpipe.solvers.workspace import Tell
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
-from ntkpipe.uncertainty import predict as prediction
-from ntkpipe.uncertainty import selection as choosing
 
 # Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
 _REPAIRS = 3
@@ -56,7 +55,7 @@ class Job:
     echo: Echo
     siblings: tuple[RunConfig, ...] = ()
     _inputs: Inputs | None = None
-    _solved: dict[str, Solved] | None = None
+    _solved: dict[str, Solution] | None = None
     _watch: Watch | None = None
 
     @contextlib.contextmanager
@@ -229,16 +228,13 @@ class Job:
             self.run.forget("solve")
         progress = Progress(self.run, "solve", self.echo, self._watch)
 
-        def tell(line: str, *, force: bool = False, **facts: Any) -> None:
-            progress(line, final=force, **facts)
-
         self._solved = {}
         for name in inputs.config.predict.kernels:
-            solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), tell))
-            kept.save(solved, self.run)
+            solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), _teller(progress)))
+            solving.save(solved, self.run)
             self._solved[name] = solved
         facts = {name: solved.facts for name, solved in self._solved.items()}
-        files = [kept.saved_file(name, self.run) for name in facts]
+        files = [solving.saved_file(name, self.run) for name in facts]
         self._finish("solve", time.monotonic() - began, files=files, kernels=facts)
 
     def predict(self) -> None:
@@ -262,16 +258,12 @@ class Job:
         progress = Progress(self.run, "predict", self.echo, self._watch)
         parts, warnings = [], list(inputs.warnings)
         for one in solved:
-            progress(
-                f"{one.problem.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images"
-            )
+            progress(f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images")
             part = self._repairing(
-                lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), progress)
+                lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), _teller(progress))
             )
             parts.append(part)
-            for text in prediction.warnings_of(inputs, one, times) + (
-                [] if part.spread is None else part.spread.warnings
-            ):
+            for text in part.warnings:
                 self.warn(text)
                 warnings.append(text)
         selection = self._select(solved, times, progress)
@@ -291,25 +283,24 @@ class Job:
         for line in [*summary(metrics), *chosen_lines(metrics)]:
             self.echo(f"predict  {line}")
 
-    def _select(self, solved: Sequence[Solved], times: tuple[float, ...], progress: Progress) -> dict[str, Any] | None:
+    def _select(
+        self, solved: Sequence[Solution], times: tuple[float, ...], progress: Progress
+    ) -> dict[str, Any] | None:
         """The time and ridge that training images choose, of every kernel; None where none are to be chosen."""
         method = self.run.config.predict.selection
         if method == "none":
             return None
 
-        def tell(line: str, *, force: bool = False, **facts: Any) -> None:
-            progress(line, final=force, **facts)
-
         found = {
-            one.problem.name: self._repairing(
-                lambda one=one: choosing.select(self.inputs(), one, times, self.executor(), tell)
+            one.name: self._repairing(
+                lambda one=one: prediction.select(self.inputs(), one, times, self.executor(), _teller(progress))
             )
             for one in solved
         }
         residuals = {name: chosen.residuals for name, chosen in found.items() if chosen.residuals is not None}
         if residuals:
             index = self.inputs().images.labels().train_index[: self.inputs().n_train]
-            kept.save_arrays(self.run.path / "leave_one_out.npz", {"train_index": index, **residuals})
+            write_arrays(self.run.path / "leave_one_out.npz", {"train_index": index, **residuals})
         return {"method": method, "kernels": {name: chosen.record for name, chosen in found.items()}}
 
     def report(self) -> None:
@@ -364,11 +355,11 @@ class Job:
         if self._watch is not None:
             self._watch.finished(stage, receipt)
 
-    def _solution(self, name: str) -> Solved:
+    def _solution(self, name: str) -> Solution:
         """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
         if self._solved is None or name not in self._solved:
             try:
-                return kept.restore(self.inputs(), name, self.run)
+                return solving.restore(self.inputs(), name, self.run)
             except IncompleteError as error:
                 self.warn(str(error))
             self.run.forget("solve")
@@ -418,6 +409,13 @@ class Job:
         for store in self.inputs().stores:
             for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
                 self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
+
+
+def _teller(progress: Progress) -> Tell:
+    def tell(line: str, *, force: bool = False, **facts: Any) -> None:
+        progress(line, final=force, **facts)
+
+    return tell
 
 
 def is_finished(run: RunDir) -> bool:

@@ -2,112 +2,200 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.direct import DirectSolution
 from ntkpipe.linalg.factor.posterior import leave_one_out, log_determinant, log_marginal_likelihood
+from ntkpipe.linalg.factor.refine import refine
 from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import product_memory
-from ntkpipe.run.context import Inputs
 from ntkpipe.solvers.factors import Factors
-from ntkpipe.solvers.problem import Problem, Solved, Tell, error_facts, sampled_rows, with_own_targets
-from ntkpipe.tasks.executor import Executor
+from ntkpipe.solvers.problem import Problem
+from ntkpipe.solvers.solution import (
+    ConvergedSolution,
+    LeaveOneOut,
+    Saved,
+    error_facts,
+    require_the_end,
+    spectrum_facts,
+)
+from ntkpipe.solvers.solver import Solver
+from ntkpipe.solvers.stochastic import own_weights
+from ntkpipe.solvers.workspace import Workspace
+from ntkpipe.sources.kernels import TrainKernel
+from ntkpipe.uncertainty.filters import BatchWeights, Filters, Part, WeightFilters, residuals
 
 
-def solve_cholesky(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
-    """Converged weights for every ridge; a killed solve goes on from the tiles that it has finished."""
-    began = time.monotonic()
-    factors = Factors.of(inputs, inputs.gram, problem.source, executor)
-    weights, each = [], []
+@dataclass(frozen=True)
+class Cholesky(Solver):
+    """A tiled Cholesky factor for each ridge: t = inf alone, exact, with the likelihood and leave-one-out errors.
 
-    def say(line: str, **facts: Any) -> None:
-        tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
+    Args:
+        precision: `float64`, `mixed` (float32 factors, refined: as accurate, in half the time and memory; float64 ones where that does
+            not converge) or `float32` (accurate to a residual of about 1e-5 times the condition's root).
+        factor_edge: rows of a tile of a factor; None is chosen from the rows, the workers and the memory.
+        leave_one_out: exact leave-one-out errors among the facts, for as much arithmetic again as a factor.
+        products: of predictions with test kernels, `float64` or `float32`.
+        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+    """
 
-    with tile_operator(
-        factors.matrix,
-        executor,
-        products="float64",
-        memory_bytes=product_memory(inputs.memory_bytes, inputs.workers),
-    ) as operator:
-        for ridge in problem.ridges:
-            say(f"Cholesky of {inputs.n_train:,} rows, ridge {ridge:.3g}, {factors.precision}", force=True)
+    kind: ClassVar[str] = "cholesky"
 
-            def on_tile(dtype: str, done: int, of: int, ridge: float = ridge) -> None:
-                say(f"ridge {ridge:.3g}: {done:,} of {of:,} tiles of the {dtype} factor", tiles=done)
+    precision: str = "float64"
+    factor_edge: int | None = None
+    leave_one_out: bool = True
+    products: str = "float64"
+    sample_rows: int | None = None
 
-            found = factors.solve(problem.targets, operator, ridge, on_tile)
-            if found.story:
-                say(
-                    f"ridge {ridge:.3g}: {found.story}; answered by {found.method}, {found.run.factor.dtype}",
-                    force=True,
-                )
-            if not found.reason.ok:
-                other = ", or solver.precision=mixed" if factors.precision == "float32" else ""
-                text = f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}{other}"
-                raise NumericalError(text)
-            weights.append(found.value)
-            each.append(_facts(inputs, problem, found, operator, ridge))
-        # Image kernels have one eigenvalue far above the others: a few passes with one vector.
-        largest = largest_eigenvalue(operator, tolerance=1e-4)
-        rows, errors = sampled_rows(inputs, problem.source, operator, executor)
-        ceiling = operator.pair_bound()
-    facts = {
-        "solver": "cholesky",
-        "steps": 1,
-        "vectors": inputs.n_train,
-        "reason": Reason.CONVERGED.name,
-        "true_residual": max(one["residual"] for one in each),
-        "seconds": time.monotonic() - began,
-        "largest": largest,
-        "smallest": max(0.0, min(ceiling, *(one.pop("smallest") for one in each)) - errors.noise),
-        "max_learning_rate": problem.filter.max_learning_rate(largest + min(problem.ridges)),
-        "factors": each,
-        **error_facts(errors, ceiling),
-    }
-    return Solved(problem, None, np.stack(weights), rows, facts)
+    def answer(self, problem: Problem, workspace: Workspace) -> FactorSolution:
+        """See `Solver.answer`; a killed solve goes on from the tiles that it has finished.
 
-
-def _facts(
-    inputs: Inputs, problem: Problem, found: DirectSolution, operator: TileOperator, ridge: float
-) -> dict[str, Any]:
-    """Of one ridge, JSON-ready: how the factor came about, and what it says of the model."""
-    run = found.run
-    y, weights = with_own_targets(inputs, problem, found.value, ridge)
-    facts: dict[str, Any] = {
-        "ridge": ridge,
-        "precision": run.factor.dtype,
-        "method": found.method,
-        "refinements": found.iterations,
-        "residual": found.residual,
-        "story": found.story,
-        "edge": run.plan.edge,
-        "tiles": run.plan.tasks,
-        "computed": run.computed,
-        "seconds": run.seconds,
-        "flops_per_second": run.rate,
-        "bytes_read": run.read_bytes,
-        "smallest": run.factor.smallest_eigenvalue() - ridge - found.raised,
-    }
-    if found.method == "cg":
-        return facts  # the factor is that of a matrix near by: what it says of the model is not of this one
-    logdet = log_determinant(run.factor, operator)
-    facts |= {
-        "logdet": logdet.value,
-        "logdet_standard_error": logdet.standard_error,
-        "log_marginal_likelihood": log_marginal_likelihood(y, weights, logdet.value).tolist(),
-    }
-    if inputs.config.solver.leave_one_out:
-        out = leave_one_out(run.factor, operator, weights)
-        right = np.argmax(y - out.residuals, axis=1) == np.argmax(y, axis=1)
-        facts |= {
-            "leave_one_out_mse": float(np.mean(out.residuals**2)),
-            "leave_one_out_accuracy": float(right.mean()) if y.shape[1] > 1 else None,
-            "leave_one_out_relative_error": out.error,
+        Raises:
+            NumericalError: for an indefinite kernel, or a factor too rough to answer.
+        """
+        require_the_end(problem, self.kind)
+        began, kernel, room = time.monotonic(), problem.kernel, workspace.room
+        with tile_operator(
+            kernel.matrix,
+            workspace.executor,
+            products="float64",
+            memory_bytes=product_memory(room.budget, room.workers),
+        ) as operator:
+            each = [self._one(problem, workspace, operator, ridge) for ridge in problem.ridges]
+            # Image kernels have one eigenvalue far above the others: a few passes with one vector.
+            largest = largest_eigenvalue(operator, tolerance=1e-4)
+            measured = kernel.measure(operator, workspace.executor, self.sample_rows)
+            ceiling = operator.pair_bound()
+        made = [facts for _, facts in each]
+        smallest = max(0.0, min(ceiling, *(one.pop("smallest") for one in made)) - measured.noise)
+        facts = {
+            "solver": "cholesky",
+            "steps": 1,
+            "vectors": kernel.n,
+            "reason": Reason.CONVERGED.name,
+            "true_residual": max(one["residual"] for one in made),
+            "seconds": time.monotonic() - began,
+            **spectrum_facts(problem, largest, smallest),
+            "factors": made,
+            **error_facts(measured, ceiling),
         }
-    return facts
+        weights = np.stack([weights for weights, _ in each])
+        return FactorSolution(problem, self, workspace, measured.plain(), facts, weights)
+
+    def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> FactorSolution:
+        """See `Solver.restore`."""
+        weights = saved.arrays["weights"]
+        return FactorSolution(problem, self, workspace, saved.sample, saved.facts, weights, history=saved.history)
+
+    def factors(self, kernel: TrainKernel, workspace: Workspace) -> Factors:
+        """Of a kernel, for any ridge."""
+        return Factors(kernel, workspace, self.precision, self.factor_edge)
+
+    def _one(
+        self, problem: Problem, workspace: Workspace, operator: TileOperator, ridge: float
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Weights (n, c) of one ridge, and facts about it."""
+
+        def say(line: str, **facts: Any) -> None:
+            workspace.tell(f"{problem.name}: {line}", kernel=problem.name, **facts)
+
+        def on_tile(dtype: str, done: int, of: int) -> None:
+            say(f"ridge {ridge:.3g}: {done:,} of {of:,} tiles of the {dtype} factor", tiles=done)
+
+        say(f"Cholesky of {problem.kernel.n:,} rows, ridge {ridge:.3g}, {self.precision}", force=True)
+        found = self.factors(problem.kernel, workspace).solve(problem.targets, operator, ridge, on_tile)
+        if found.story:
+            say(f"ridge {ridge:.3g}: {found.story}; answered by {found.method}, {found.run.factor.dtype}", force=True)
+        if not found.reason.ok:
+            other = ", or solver.precision=mixed" if self.precision == "float32" else ""
+            raise NumericalError(
+                f"{problem.name}, ridge {ridge:.3g}: residual {found.residual:.1e}; {found.reason}{other}"
+            )
+        return found.value, self._facts(problem, found, operator, ridge)
+
+    def _facts(self, problem: Problem, found: DirectSolution, operator: TileOperator, ridge: float) -> dict[str, Any]:
+        """Of one ridge, JSON-ready: how the factor came about, and what it says of the model."""
+        run = found.run
+        y, weights = problem.own_targets, problem.with_own_targets(found.value, ridge)
+        facts: dict[str, Any] = {
+            "ridge": ridge,
+            "precision": run.factor.dtype,
+            "method": found.method,
+            "refinements": found.iterations,
+            "residual": found.residual,
+            "story": found.story,
+            "edge": run.plan.edge,
+            "tiles": run.plan.tasks,
+            "computed": run.computed,
+            "seconds": run.seconds,
+            "flops_per_second": run.rate,
+            "bytes_read": run.read_bytes,
+            "smallest": run.factor.smallest_eigenvalue() - ridge - found.raised,
+        }
+        if found.method == "cg":
+            return facts  # the factor is that of a matrix near by: what it says of the model is not of this one
+        logdet = log_determinant(run.factor, operator)
+        facts |= {
+            "logdet": logdet.value,
+            "logdet_standard_error": logdet.standard_error,
+            "log_marginal_likelihood": log_marginal_likelihood(y, weights, logdet.value).tolist(),
+        }
+        if self.leave_one_out:
+            out = leave_one_out(run.factor, operator, weights)
+            right = np.argmax(y - out.residuals, axis=1) == np.argmax(y, axis=1)
+            facts |= {
+                "leave_one_out_mse": float(np.mean(out.residuals**2)),
+                "leave_one_out_accuracy": float(right.mean()) if y.shape[1] > 1 else None,
+                "leave_one_out_relative_error": out.error,
+            }
+        return facts
+
+
+@dataclass(frozen=True)
+class FactorSolution(ConvergedSolution):
+    """Weights by factors, which lie in the store."""
+
+    solver: Cholesky
+
+    def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
+        """See `Solution.leave_one_out`: of all points, exactly."""
+        where, kernel = workspace or self.workspace, self.problem.kernel
+        weights, rows = own_weights(self), np.arange(kernel.n)
+        factors, out = self.solver.factors(kernel, where), np.empty_like(weights)
+        with tile_operator(kernel.matrix, where.executor, products="float64") as operator:
+            for j, ridge in enumerate(self.problem.ridges):
+                where.tell(f"{self.name}: leave-one-out, ridge {ridge:.3g}")
+                out[j] = leave_one_out(factors.factor(operator, ridge), operator, weights[j]).residuals
+        return LeaveOneOut(self.of_copies(out, rows), rows, exact=True)
+
+    def ridge_groups(self) -> list[tuple[float, ...]]:
+        """See `Solution.ridge_groups`: one by one."""
+        return [(ridge,) for ridge in self.problem.ridges]
+
+    @contextlib.contextmanager
+    def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
+        """See `Solution.filters`."""
+        (ridge,) = ridges
+        # The one that the solve has left in the store; of an odd part under flips it is made here.
+        factor = self.solver.factors(part.kernel, part.workspace).factor(part.operator, ridge)
+        smallest = max(min(factor.smallest_eigenvalue() - ridge, part.ceiling) - part.noise, 0.0)
+        rough = factor.dtype == "float32" and self.solver.precision == "mixed"
+
+        def solve(columns: np.ndarray, quadratic: bool) -> BatchWeights:
+            if rough and (part.full or not quadratic):
+                weights = refine(factor, columns, part.operator).value[None]
+            else:
+                weights = factor.apply_inverse(columns)[None]
+            return BatchWeights(weights, residuals(part.operator, weights, columns, ridges), smallest)
+
+        largest = self.largest if part.own else largest_eigenvalue(part.operator, tolerance=1e-2)
+        yield WeightFilters(solve, ridges, part.rows, largest)

@@ -2,91 +2,151 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
+from ntkpipe.errors import IncompleteError
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.linalg.eigh import eigh
+from ntkpipe.linalg.eigh import Eigensystem, eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.run.context import Inputs, KernelSource
-from ntkpipe.solvers.problem import (
-    Problem,
-    Solved,
-    Tell,
-    error_facts,
-    in_basis,
-    sampled_rows,
-    solve_key,
-    spectrum_facts,
-)
-from ntkpipe.tasks.executor import Executor
-from ntkpipe.tiles.layout import Kernel
+from ntkpipe.solvers.problem import Problem
+from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution, error_facts, spectrum_facts
+from ntkpipe.solvers.solver import Solver
+from ntkpipe.solvers.workspace import Workspace
+from ntkpipe.sources.kernels import TrainKernel
+from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
 
 
-def solve_eigh(inputs: Inputs, problem: Problem, executor: Executor, tell: Tell) -> Solved:
-    """All eigenvectors as the basis; kept in the store, where other runs find them."""
-    began = time.monotonic()
-    n = inputs.n_train
-    key = solve_key(inputs, inputs.gram, problem.source, "eigh")
-    array = _assembled(inputs, inputs.gram, problem.source)
-    sampled, errors = sampled_rows(inputs, problem.source, DenseOperator(array), executor)
+@dataclass(frozen=True)
+class Eigh(Solver):
+    """All eigenvalues and eigenvectors, in the memory of one process: every time and ridge, and the reference for other solvers.
 
-    def say(line: str) -> None:
-        tell(f"{problem.name}: {line}", force=True)
+    Args:
+        products: of predictions with test kernels, `float64` or `float32`.
+        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+    """
 
-    system = eigensystem(inputs, inputs.gram, problem.source, say, array)
-    values, vectors = system.values, system.vectors
-    del array
-    for gram in inputs.parts[1:]:
-        eigensystem(inputs, gram, problem.source, say)  # kept in the store: predictions need it for variances
-    solution = KrylovSolution.from_eigensystem(values, vectors, problem.targets, errors.noise, problem.copies.count)
-    rows = in_basis(sampled, solution.basis)
-    size = max(values[-1], np.finfo(np.float64).tiny)
-    residual = float(np.linalg.norm(rows.stored - vectors[sampled.indices] * values) / size)
-    facts = {
-        "solver": "eigh",
-        "steps": 1,
-        "vectors": n,
-        "reason": Reason.CONVERGED.name,
-        "key": key,
-        "true_residual": residual,
-        "seconds": time.monotonic() - began,
-        **spectrum_facts(problem, solution),
-        **error_facts(errors),
-    }
-    return Solved(problem, solution, None, rows, facts)
+    kind: ClassVar[str] = "eigh"
+
+    products: str = "float64"
+    sample_rows: int | None = None
+
+    def answer(self, problem: Problem, workspace: Workspace) -> EigenSolution:
+        """See `Solver.answer`; the eigenvectors are kept in the store, where other solves find them."""
+        began, kernel = time.monotonic(), problem.kernel
+        array = assembled(kernel)
+        measured = kernel.measure(DenseOperator(array), workspace.executor, self.sample_rows)
+
+        def say(line: str) -> None:
+            workspace.tell(f"{problem.name}: {line}", force=True)
+
+        system = eigensystem(problem, kernel, workspace, say, array)
+        values, vectors = system.values, system.vectors
+        del array
+        for part in kernel.parts()[1:]:
+            eigensystem(problem, part, workspace, say)  # kept in the store: predictions need it for variances
+        space = KrylovSolution.from_eigensystem(values, vectors, problem.targets, measured.noise, kernel.copies.count)
+        sample = measured.in_basis(space.basis)
+        size = max(values[-1], np.finfo(np.float64).tiny)
+        residual = float(np.linalg.norm(sample.stored - vectors[sample.indices] * values) / size)
+        facts = {
+            "solver": "eigh",
+            "steps": 1,
+            "vectors": kernel.n,
+            "reason": Reason.CONVERGED.name,
+            "key": problem.solve_key("eigh"),
+            "true_residual": residual,
+            "seconds": time.monotonic() - began,
+            **spectrum_facts(problem, space.largest, space.smallest),
+            **error_facts(measured),
+        }
+        return EigenSolution(problem, self, workspace, sample, facts, space)
+
+    def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> EigenSolution:
+        """See `Solver.restore`."""
+        arrays = saved.arrays
+        if "vectors" not in arrays:
+            records = StoreCheckpoint(workspace.store, f"eigh/{saved.facts['key']}", saved.facts["key"]).restore()
+            if not records:
+                raise IncompleteError(f"the eigenvectors of {problem.name} are gone: solve again")
+            arrays = records[0]
+        noise, copies = saved.facts.get("noise", 0.0), problem.kernel.copies.count
+        space = KrylovSolution.from_eigensystem(arrays["values"], arrays["vectors"], problem.targets, noise, copies)
+        return EigenSolution(problem, self, workspace, saved.sample, saved.facts, space, history=saved.history)
+
+
+@dataclass(frozen=True)
+class EigenSolution(SpectralSolution):
+    """The whole spectrum."""
+
+    solver: Eigh
+    space: KrylovSolution
+
+    def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
+        """See `Solution.leave_one_out`: of all points, exactly."""
+        del workspace
+        rows = np.arange(self.problem.kernel.n)
+        system = Eigensystem(self.space.values, self.space.basis.T)
+        out = residuals_from_eigensystem(system, self.problem.own_targets, self.problem.ridges)
+        return LeaveOneOut(self.of_copies(out, rows), rows, exact=True)
+
+    @contextlib.contextmanager
+    def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
+        """See `Solution.filters`: one space for all batches."""
+        if part.own:
+            values, vectors = self.space.values, self.space.basis.T
+        else:
+            system = eigensystem(self.problem, part.kernel, part.workspace, lambda line: None)
+            values, vectors = system.values, system.vectors
+        copies = part.kernel.copies.count
+
+        def space(columns: np.ndarray, quadratic: bool) -> KrylovSolution:
+            del quadratic
+            return KrylovSolution.from_eigensystem(values, vectors, columns, part.noise, copies)
+
+        yield SpaceFilters(space, self.problem.filter, part.times, ridges, part.rows)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Solution.state`."""
+        return {"values": self.space.values, "vectors": self.space.basis.T}
 
 
 def eigensystem(
-    inputs: Inputs, gram: KernelSource, source: Kernel, tell: Callable[[str], None], array: np.ndarray | None = None
+    problem: Problem,
+    kernel: TrainKernel,
+    workspace: Workspace,
+    tell: Callable[[str], None],
+    array: np.ndarray | None = None,
 ) -> Eigensystem:
-    """The eigendecomposition of a stored kernel over the training images in use, from the store or made and kept there.
+    """The eigendecomposition of a kernel, from the store or made and kept there.
 
     Args:
-        inputs: of the run.
-        gram: store of the kernel.
-        source: `ntk` or `nngp`.
+        problem: that is solved.
+        kernel: the problem's, or another part of it.
+        workspace: where.
         tell: receives a line for people.
         array: (n, n) the kernel, if it is at hand.
     """
-    n = inputs.n_train
-    key = solve_key(inputs, gram, source, "eigh")
-    checkpoint = StoreCheckpoint(inputs.store, f"eigh/{key}", key)
+    key = problem.solve_key("eigh", kernel)
+    checkpoint = StoreCheckpoint(workspace.store, f"eigh/{key}", key)
     if restored := checkpoint.restore():
         tell("eigendecomposition found in the store")
         return Eigensystem(restored[0]["values"], restored[0]["vectors"])
-    tell(f"eigendecomposition of {n:,} x {n:,}")
-    found = eigh(_assembled(inputs, gram, source) if array is None else array)
+    tell(f"eigendecomposition of {kernel.n:,} x {kernel.n:,}")
+    found = eigh(assembled(kernel) if array is None else array)
     checkpoint.append(0, 1, {"values": found.values, "vectors": found.vectors})
-    return Eigensystem(found.values, found.vectors)
+    return found
 
 
-def _assembled(inputs: Inputs, gram: KernelSource, source: Kernel) -> np.ndarray:
-    """(n, n) the stored kernel, equal images merged."""
-    return inputs.copies.average_matrix(assemble(inputs.matrix(source, "train", gram), np.float64))
+def assembled(kernel: TrainKernel) -> np.ndarray:
+    """(n, n) float64 the stored kernel, equal points merged."""
+    return kernel.copies.average_matrix(assemble(kernel.matrix, np.float64))

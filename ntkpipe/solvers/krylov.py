@@ -1,24 +1,23 @@
-"""Block Lanczos on stored tiles: one basis for every time, ridge and filter, or restarted where it outgrows its memory."""
+"""Block Lanczos: one basis for every time, ridge and filter, or restarted where it outgrows its memory."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import largest_factor, time_grid
+from ntkpipe.dynamics import variance
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.restarted import RestartedSolution, RestartedWeights
+from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
-from ntkpipe.dynamics.stopping import StopRule, stop_rule
-from ntkpipe.dynamics.times import default_times
-from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.dynamics.stopping import StopRule, resolved, stop_rule
+from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.plan import human_seconds
-from ntkpipe.limits import free_memory
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
@@ -27,240 +26,338 @@ from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
-from ntkpipe.planning.memory import basis_vectors, driver_memory, tile_memory
-from ntkpipe.run.context import Inputs
-from ntkpipe.solvers.problem import (
-    Problem,
-    Solved,
-    Tell,
+from ntkpipe.planning.memory import basis_capacity, held_memory
+from ntkpipe.solvers.problem import Problem
+from ntkpipe.solvers.restarted import Restarts
+from ntkpipe.solvers.solution import (
+    LeaveOneOut,
+    Saved,
+    SpectralSolution,
     error_facts,
-    in_basis,
-    sampled_rows,
+    relative_residual,
     spectrum_facts,
 )
-from ntkpipe.sources.reference_rows import sample_size
-from ntkpipe.storage.checksum import digest
-from ntkpipe.tasks.executor import Executor
+from ntkpipe.solvers.solver import Solver
+from ntkpipe.solvers.stochastic import sampled_leave_one_out
+from ntkpipe.solvers.workspace import Workspace, exclusive
+from ntkpipe.sources.kernels import KernelSample
+from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
+
+# Stopping is asked at steps that grow so much: each time an eigendecomposition of the projected kernel, of some hundred
+# to some thousand rows, is made. They cost 1.6 times the last together, and a tenth of the steps may be wasted.
+_GROWTH = 0.2
 
 
-def solve_krylov(inputs: Inputs, problem: Problem, key: str, executor: Executor, tell: Tell) -> Solved:
-    """A basis large enough for every time and ridge; a killed solve, or a later run, goes on from its last checkpoint."""
-    config = inputs.config.solver
-    products = config.products
-    checkpoint = StoreCheckpoint(inputs.store, f"krylov/{key}", key)
-    memory = (inputs.memory_bytes, inputs.workers, driver_memory(inputs.config, inputs.memory_bytes, free_memory()))
-    capacity = basis_vectors(inputs.config, inputs.n_train, problem.targets.shape[1], *memory)
-    matrix = inputs.matrix(problem.source, "train")
-    began = time.monotonic()
-    clock = {"products": 0.0, "orthogonalise": 0.0}
+@dataclass(frozen=True)
+class Krylov(Solver):
+    """Block Lanczos: every time and ridge from one basis, which is kept in the store and grows when more is asked.
 
-    rule: StopRule | None = None
+    Args:
+        tolerance: largest acceptable error bound of a prediction, in units of the largest target, before rounding terms.
+        max_steps: block steps after which it stops and says that it has not converged.
+        products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
+        checkpoint_every: block steps between checkpoints.
+        basis: where its vectors are: `driver`, or in slices over the `workers`; then the times have to be given.
+        basis_gib: memory for the basis; one that outgrows it is restarted, and answers the times and ridges of this solve alone. None is
+            half of what the processes leave of the memory.
+        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+    """
 
-    def on_step(record: StepRecord) -> None:
-        clock["products"] += record.product_seconds
-        clock["orthogonalise"] += record.orthogonalise_seconds
-        history = rule.history if rule is not None else []
-        bound = history[-1][2] if history else math.nan
-        tell(
-            f"{problem.name}: {record.step} passes, {record.vectors} vectors, "
-            + (f"error bound {bound:.1e}, wanted {config.tolerance:.0e}, " if history else "")
+    kind: ClassVar[str] = "krylov"
+
+    tolerance: float = 1e-4
+    max_steps: int = 1000
+    products: str = "float64"
+    checkpoint_every: int = 10
+    basis: str = "driver"
+    basis_gib: float | None = None
+    sample_rows: int | None = None
+
+    @property
+    def pass_products(self) -> str:
+        """See `Solver.pass_products`."""
+        return self.products
+
+    def tightened(self, scale: float) -> Krylov:
+        """See `Solver.tightened`."""
+        return replace(self, tolerance=self.tolerance / scale)
+
+    def answer(self, problem: Problem, workspace: Workspace) -> BasisSolution:
+        """See `Solver.answer`; a basis large enough for every time and ridge.
+
+        Raises:
+            IncompleteError: if it runs out of steps; what it has is kept.
+        """
+        key, kernel, settings = problem.solve_key(self.products), problem.kernel, self.config()
+        held_bytes = held_memory(settings, *problem.shape, problem.answers, workspace.room)
+        with exclusive(workspace, f"krylov/{key}") as held:
+            tiles = tile_operator(kernel.matrix, held.executor, products=self.products, memory_bytes=held_bytes)
+            with tiles:
+                operator = merged(tiles, kernel.copies)
+                rows = kernel.sample_size(self.sample_rows)
+                held.tell(f"{problem.name}: measuring the rounding of tiles on {rows} rows", force=True)
+                measured = kernel.measure(operator, held.executor, self.sample_rows)
+                ceiling = operator.pair_bound()
+                rule = stop_rule(
+                    problem.filter,
+                    problem.times,
+                    problem.ridges,
+                    largest_test_diagonal=kernel.largest_test_diagonal,
+                    tolerance=self.tolerance,
+                    scales=problem.scales,
+                    noise=measured.noise,
+                    ceiling=ceiling,
+                )
+                found = _Solve(self, problem, held, key, operator, measured, rule, ceiling).run()
+        return replace(found, workspace=workspace)
+
+    def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> BasisSolution:
+        """See `Solver.restore`."""
+        space = self._restored(problem, saved, workspace)
+        return BasisSolution(problem, self, workspace, saved.sample, saved.facts, space, history=saved.history)
+
+    def _restored(self, problem: Problem, saved: Saved, workspace: Workspace) -> KrylovSolution | RestartedSolution:
+        facts, arrays, sample = saved.facts, saved.arrays, saved.sample
+        noise, ceiling, name = facts.get("noise", 0.0), float(facts.get("ceiling", math.inf)), problem.name
+        if facts.get("restarted"):
+            restarts = Restarts(
+                problem, self.tolerance, facts["key"], sample, noise, problem.kernel.sample_size(self.sample_rows)
+            )
+            kept = {k.removeprefix("answer_"): v for k, v in arrays.items() if k.startswith("answer_")}
+            if not kept:
+                records = restarts.checkpoint(workspace.store).restore()
+                if not records or not records[0]["done"][0]:
+                    raise IncompleteError(f"the weights of {name} are gone: solve again")
+                kept = {k.removeprefix("answer_"): v for k, v in records[0].items() if k.startswith("answer_")}
+            return replace(restarts.restored(kept), ceiling=ceiling)
+        if "basis" in arrays:
+            rotation = arrays["rotation"] if arrays["rotation"].size else None
+            return KrylovSolution(
+                arrays["basis"],
+                arrays["values"],
+                rotation,
+                arrays["targets"],
+                arrays["tail"],
+                arrays["next_block"],
+                noise,
+                ceiling=ceiling,
+            )
+        checkpoint = StoreCheckpoint(workspace.store, f"krylov/{facts['key']}", facts["key"])
+        stub = _Finished(problem.kernel.n, f"the basis of {name} is incomplete: solve again")
+        result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)
+        if len(result.basis) != sample.stored.shape[1]:
+            # Another run has taken more steps on the shared basis, which the rows sampled here have not seen.
+            raise IncompleteError(f"the basis of {name} has grown since it was solved: solve again")
+        return KrylovSolution.from_lanczos(result, noise, ceiling)
+
+
+@dataclass(frozen=True)
+class BasisSolution(SpectralSolution):
+    """A Krylov basis with its small problem, or what restarts have added up."""
+
+    solver: Krylov
+
+    def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
+        """See `Solution.leave_one_out`: of a sample."""
+        return sampled_leave_one_out(self, workspace or self.workspace)
+
+    @contextlib.contextmanager
+    def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
+        """See `Solution.filters`: a space of its own for every batch."""
+        yield SpaceFilters(self._spaces(part, ridges), self.problem.filter, part.times, ridges, part.rows)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See `Solution.state`."""
+        return self.space.state()
+
+    def _spaces(self, part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], KrylovSolution]:
+        settings, trained = self.solver, self.problem.filter
+
+        def space(columns: np.ndarray, quadratic: bool) -> KrylovSolution:
+            worst = math.inf
+
+            def stop(result: LanczosResult) -> bool:
+                nonlocal worst
+                solution = KrylovSolution.from_lanczos(result, part.noise, resolved(part.ceiling, part.noise))
+                worst = 0.0
+                if quadratic and not part.full:
+                    for ridge in ridges:
+                        found = variance.quadratic_truncation(solution, trained, part.times, ridge)
+                        worst = max(worst, float(found.max(initial=0.0)))
+                else:
+                    kappa = variance.ensemble_truncation(solution, trained, part.times, ridges)
+                    worst = float((2.0 * math.sqrt(part.largest_prior) * kappa + kappa**2).max(initial=0.0))
+                return worst <= settings.tolerance
+
+            result = block_lanczos(
+                part.operator,
+                columns,
+                max_steps=settings.max_steps,
+                stop=stop,
+                check_every=lambda step: step + max(1, math.ceil(_GROWTH * step)),
+            )
+            if result.reason is Reason.MAX_STEPS:
+                raise IncompleteError(
+                    f"krylov has made {result.steps} passes for variances of {self.name} and their bound is {worst:.1e}, above "
+                    f"solver.tolerance={settings.tolerance:g} of the largest prior variance, {part.largest_prior:.2g}: run with a "
+                    "larger solver.max_steps or tolerance, in a run_dir of its own, or add a ridge. Batches that are finished are "
+                    "kept."
+                )
+            return KrylovSolution.from_lanczos(result, part.noise, part.ceiling)
+
+        return space
+
+
+@dataclass
+class _Solve:
+    """One solve at work.
+
+    Args:
+        solver: with its settings.
+        problem: that is solved.
+        workspace: held by this solve alone.
+        key: names the basis.
+        operator: the kernel.
+        measured: sampled rows of it, and the errors of its tiles.
+        rule: when to stop.
+        ceiling: an upper bound on the smallest eigenvalue.
+        clock: seconds by what they were spent on.
+    """
+
+    solver: Krylov
+    problem: Problem
+    workspace: Workspace
+    key: str
+    operator: AnyOperator
+    measured: KernelSample
+    rule: StopRule
+    ceiling: float
+    clock: dict[str, float] = field(default_factory=lambda: {"products": 0.0, "orthogonalise": 0.0})
+
+    def run(self) -> BasisSolution:
+        """A basis, or restarted weights, and what a report says of them."""
+        n, c = self.problem.shape
+        began = time.monotonic()
+        capacity = basis_capacity(self.solver.config(), n, c, self.problem.answers, self.workspace.room)
+        with contextlib.ExitStack() as stack:
+            basis = None
+            if self.solver.basis == "workers":
+                basis = PoolBasis(n, self.workspace.executor, memory_bytes=8 * n * capacity)
+                stack.callback(basis.close)
+            found = self._first_cycle(capacity, basis)
+            if found is not None and basis is None and found.reason is not Reason.FULL:
+                return self._of_basis(found, began)
+            return self._of_restarts(found, capacity, basis, began)
+
+    def _first_cycle(self, capacity: int, basis: PoolBasis | None) -> LanczosResult | None:
+        """A basis until it is good, or full; None if another process has restarted it already."""
+        if next(self._restarts().checkpoint(self.workspace.store).replay(), None) is not None:
+            return None
+        return block_lanczos(
+            self.operator,
+            self.problem.targets,
+            max_steps=self.solver.max_steps,
+            max_vectors=capacity if basis is None else None,  # what the workers' memory does not hold, their disks do
+            stop=self.rule,
+            checkpoint=StoreCheckpoint(self.workspace.store, f"krylov/{self.key}", self.key),
+            checkpoint_every=self.solver.checkpoint_every,
+            on_step=self._on_step,
+            basis=basis,
+        )
+
+    def _of_basis(self, result: LanczosResult, began: float) -> BasisSolution:
+        found = self.rule.solution
+        if found is None or len(found.values) < result.tridiagonal.size:
+            found = KrylovSolution.from_lanczos(result, self.measured.noise)
+        found = replace(found, ceiling=self.ceiling)
+        sample = self.measured.in_basis(found.basis)
+        residual = _true_residual(self.problem, found, self.operator)
+        return self._solution(found, sample, result.reason, result.steps, residual, began)
+
+    def _of_restarts(
+        self, first: LanczosResult | None, capacity: int, basis: PoolBasis | None, began: float
+    ) -> BasisSolution:
+        """Go on within a basis of `capacity` vectors.
+
+        A finished basis over the workers is one cycle: weights are taken from it, and its vectors stay where they are.
+        """
+        restarts, solver = self._restarts(), self.solver
+        restarts.require_times(first, capacity)
+        start = np.zeros((0, self.problem.shape[1])) if first is None else first.start
+        answer = restarts.weights(self.rule, start)
+        if basis is None:
+            self._tell(f"the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
+        elif first is not None:
+            capacity = max(len(basis), LEAST_BLOCKS * first.start.shape[1])
+        reason, steps = restarted_lanczos(
+            self.operator,
+            answer,
+            capacity=capacity,
+            max_steps=solver.max_steps,
+            ridge=min(self.problem.ridges),
+            first=first,
+            basis=basis,
+            checkpoint=restarts.checkpoint(self.workspace.store),
+            checkpoint_every=solver.checkpoint_every,
+            on_step=self._on_step,
+        )
+        found = replace(answer.solution, ceiling=self.ceiling)
+        residual = restarts.true_residual(found, self.operator)
+        return self._solution(found, self.measured.plain(), reason, steps, residual, began)
+
+    def _solution(
+        self,
+        space: KrylovSolution | RestartedSolution,
+        sample: RowSample,
+        reason: Reason,
+        steps: int,
+        residual: float,
+        began: float,
+    ) -> BasisSolution:
+        seconds, history = time.monotonic() - began, self.rule.history
+        facts = {
+            "solver": "krylov",
+            "steps": steps,
+            "vectors": len(space.values),
+            "reason": reason.name,
+            "key": self.key,
+            "restarted": space.is_restarted,
+            "products": self.solver.products,
+            "true_residual": residual,
+            "bound": history[-1][2] if history else 0.0,
+            "seconds": seconds,
+            **{f"seconds_{k}": v for k, v in self.clock.items()},
+            **spectrum_facts(self.problem, space.largest, space.smallest),
+            **error_facts(self.measured, self.ceiling),
+        }
+        if reason is Reason.MAX_STEPS:
+            raise IncompleteError(
+                f"krylov has made {steps} passes for {self.problem.name} and its error bound is {facts['bound']:.1e} of the largest "
+                f"target, above solver.tolerance={self.solver.tolerance:g}. What it has is kept: run with a larger solver.max_steps "
+                "or tolerance, in a run_dir of its own, or add a ridge."
+            )
+        self._tell(f"done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}", force=True)
+        return BasisSolution(self.problem, self.solver, self.workspace, sample, facts, space, history=tuple(history))
+
+    def _restarts(self) -> Restarts:
+        rows = self.problem.kernel.sample_size(self.solver.sample_rows)
+        return Restarts(self.problem, self.solver.tolerance, self.key, self.measured.plain(), self.measured.noise, rows)
+
+    def _on_step(self, record: StepRecord) -> None:
+        self.clock["products"] += record.product_seconds
+        self.clock["orthogonalise"] += record.orthogonalise_seconds
+        bound = self.rule.history[-1][2] if self.rule.history else math.nan
+        self._tell(
+            f"{record.step} passes, {record.vectors} vectors, "
+            + (f"error bound {bound:.1e}, wanted {self.solver.tolerance:.0e}, " if self.rule.history else "")
             + f"{record.product_seconds:.2g} s a pass",
-            kernel=problem.name,
+            kernel=self.problem.name,
             steps=record.step,
             bound=None if math.isnan(bound) else bound,
         )
 
-    pooled = config.basis == "workers"
-    with contextlib.ExitStack() as stack:
-        held = stack.enter_context(
-            tile_operator(
-                matrix,
-                executor,
-                products=products,
-                memory_bytes=tile_memory(inputs.config, inputs.n_train, problem.targets.shape[1], *memory),
-            )
-        )
-        operator = merged(held, problem.copies)
-        tell(f"{problem.name}: measuring the rounding of tiles on {sample_size(inputs)} rows", force=True)
-        sampled, errors = sampled_rows(inputs, problem.source, operator, executor)
-        ceiling = operator.pair_bound()
-        rule = stop_rule(
-            problem.filter,
-            problem.times,
-            problem.ridges,
-            largest_test_diagonal=float(problem.test_diagonal.max()),
-            tolerance=config.tolerance,
-            scales=problem.scales,
-            noise=errors.noise,
-            ceiling=ceiling,
-        )
-        cycles = restart_checkpoint(inputs, problem, key, errors.noise)
-        basis = None
-        if pooled:
-            basis = PoolBasis(inputs.n_train, executor, memory_bytes=8 * inputs.n_train * capacity)
-            stack.callback(basis.close)
-        result = None
-        if next(cycles.replay(), None) is None:
-            result = block_lanczos(
-                operator,
-                problem.targets,
-                max_steps=config.max_steps,
-                max_vectors=None if pooled else capacity,  # what the workers' memory does not hold, their disks do
-                stop=rule,
-                checkpoint=checkpoint,
-                checkpoint_every=config.checkpoint_every,
-                on_step=on_step,
-                basis=basis,
-            )
-        if result is None or pooled or result.reason is Reason.FULL:
-            rows = sampled
-            solution, reason, steps = _restarted(
-                inputs, problem, operator, rows, rule, result, cycles, capacity, on_step, tell, basis
-            )
-            solution = replace(solution, ceiling=ceiling)
-            residual = _true_restarted(problem, solution, operator)
-        else:
-            reason, steps, solution = result.reason, result.steps, rule.solution
-            if solution is None or len(solution.values) < result.tridiagonal.size:
-                solution = KrylovSolution.from_lanczos(result, errors.noise)
-            solution = replace(solution, ceiling=ceiling)
-            rows = in_basis(sampled, solution.basis)
-            residual = _true_residual(problem, solution, operator)
-    seconds = time.monotonic() - began
-    facts = {
-        "solver": "krylov",
-        "steps": steps,
-        "vectors": len(solution.values),
-        "reason": reason.name,
-        "key": key,
-        "restarted": isinstance(solution, RestartedSolution),
-        "products": products,
-        "true_residual": residual,
-        "bound": rule.history[-1][2] if rule.history else 0.0,
-        "seconds": seconds,
-        **{f"seconds_{k}": v for k, v in clock.items()},
-        **spectrum_facts(problem, solution),
-        **error_facts(errors, ceiling),
-    }
-    if reason is Reason.MAX_STEPS:
-        raise IncompleteError(
-            f"krylov has made {steps} passes for {problem.name} and its error bound is {facts['bound']:.1e} of the largest "
-            f"target, above solver.tolerance={config.tolerance:g}. What it has is kept: run with a larger solver.max_steps or "
-            "tolerance, in a run_dir of its own, or add a ridge."
-        )
-    tell(
-        f"{problem.name}: done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}",
-        force=True,
-    )
-    return Solved(problem, solution, None, rows, facts, list(rule.history))
-
-
-def restart_checkpoint(inputs: Inputs, problem: Problem, key: str, noise: float) -> StoreCheckpoint:
-    """Of a restarted solve: unlike a basis it knows its times and ridges alone, and which eigenvalues it took for null."""
-    name = digest(
-        {
-            "key": key,
-            "times": [repr(t) for t in problem.times or ()],
-            "ridges": [repr(r) for r in problem.ridges],
-            "filter": repr(problem.filter),
-            "tolerance": inputs.config.solver.tolerance,
-            "rows": sample_size(inputs),
-            "noise": repr(noise),
-        }
-    )
-    return StoreCheckpoint(inputs.store, f"krylov/{key}.{name}", name)
-
-
-def restarted_weights(
-    inputs: Inputs, problem: Problem, rows: RowSample, noise: float, rule: StopRule | None, start: np.ndarray
-) -> RestartedWeights:
-    """What adds up weights over the cycles; the sampled rows are watched, as stored and recomputed."""
-    scale = math.sqrt(float(problem.test_diagonal.max()))
-
-    def good(solution: RestartedSolution, steps: int) -> bool:
-        if rule is not None:
-            solution = replace(solution, ceiling=rule.ceiling)
-        worst = scale * largest_factor(solution, problem.filter, solution.times, problem.ridges, problem.scales)
-        if rule is not None:
-            rule.history.append((steps, len(solution.values), worst))
-        return worst <= inputs.config.solver.tolerance
-
-    assert problem.times is not None
-    assert rows.exact is not None
-    return RestartedWeights(
-        problem.filter,
-        problem.times,
-        problem.ridges,
-        problem.targets,
-        start,
-        grid=time_grid,
-        good=good,
-        indices=rows.indices,
-        watched=np.concatenate([rows.stored, rows.exact]),
-        noise=noise,
-    )
-
-
-def _restarted(
-    inputs: Inputs,
-    problem: Problem,
-    operator: AnyOperator,
-    rows: RowSample,
-    rule: StopRule,
-    first: LanczosResult | None,
-    cycles: StoreCheckpoint,
-    capacity: int,
-    on_step: Callable[[StepRecord], None],
-    tell: Tell,
-    basis: PoolBasis | None,
-) -> tuple[RestartedSolution, Reason, int]:
-    """Go on within a basis of `capacity` vectors; returns what `solve_krylov` needs of it.
-
-    A finished basis over the workers is one cycle: weights are taken from it, and its vectors stay where they are.
-    """
-    config = inputs.config.solver
-    if problem.times is None:
-        assert first is not None
-        found = KrylovSolution.from_lanczos(first, rule.noise)
-        ridge = min(problem.ridges)
-        times = ",".join(f"{t:g}" for t in default_times(problem.filter, found.largest + ridge, found.smallest + ridge))
-        raise ConfigError(
-            f"the basis of {problem.name} has outgrown its memory ({capacity} vectors), and a restarted solve must know the "
-            f"times beforehand: set them, for instance predict.times=[{times}], or raise solver.basis_gib"
-        )
-    start = np.zeros((0, problem.targets.shape[1])) if first is None else first.start
-    answer = restarted_weights(inputs, problem, rows, rule.noise, rule, start)
-    if basis is None:
-        tell(f"{problem.name}: the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
-    elif first is not None:
-        capacity = max(len(basis), LEAST_BLOCKS * first.start.shape[1])
-    reason, steps = restarted_lanczos(
-        operator,
-        answer,
-        capacity=capacity,
-        max_steps=config.max_steps,
-        ridge=min(problem.ridges),
-        first=first,
-        basis=basis,
-        checkpoint=cycles,
-        checkpoint_every=config.checkpoint_every,
-        on_step=on_step,
-    )
-    return answer.solution, reason, steps
-
-
-def _true_restarted(problem: Problem, solution: RestartedSolution, operator: AnyOperator) -> float:
-    """As `_true_residual`: at `t = inf` from one more pass, at a finite time from the sampled rows."""
-    j = problem.ridges.index(min(problem.ridges))
-    norms = np.linalg.norm(problem.targets, axis=0)
-    if math.isinf(solution.times[-1]):
-        weights = solution.weights[:, -1, j]
-        residual = problem.targets - operator.matmul(weights, products="float64") - problem.ridges[j] * weights
-    else:
-        i, k = solution.grid.index(solution.times[-1]), len(solution.indices)
-        residual = solution.asked[i, j] - problem.ridges[j] * solution.here[i, j] - solution.along[i, j, :k]
-        residual *= math.sqrt(solution.n / max(k, 1))
-    return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
+    def _tell(self, line: str, **facts: Any) -> None:
+        self.workspace.tell(f"{self.problem.name}: {line}", **facts)
 
 
 def _true_residual(problem: Problem, solution: KrylovSolution, operator: AnyOperator) -> float:
@@ -273,5 +370,15 @@ def _true_residual(problem: Problem, solution: KrylovSolution, operator: AnyOper
     asked = solution.basis.T @ solution.rotate(learnt[:, None] * solution.targets)
     weights = solution.basis.T @ solution.rotate(phi)
     residual = asked - operator.matmul(weights, products="float64") - ridge * weights
-    norms = np.linalg.norm(problem.targets, axis=0)
-    return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
+    return relative_residual(residual, problem.targets)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """Stands for an operator where a finished basis is restored: no pass is to be made."""
+
+    n: int
+    otherwise: str
+
+    def matmul(self, x: np.ndarray) -> np.ndarray:
+        raise IncompleteError(self.otherwise)

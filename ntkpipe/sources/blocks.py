@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -278,7 +277,7 @@ class BlockTrainKernel(_BlockKernel):
     def _matrix(self) -> TileMatrix:
         return self._from.matrix(self.source, "train", self.n, self.n)
 
-    @cached_property
+    @property
     def largest_test_diagonal(self) -> float:
         """See `TrainKernel`."""
         block, rows = ("test", self.blocks.p) if self.blocks.p else ("train", self.n)

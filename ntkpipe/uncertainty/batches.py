@@ -1,53 +1,64 @@
-"""How many test images go together, what a batch takes, and where finished batches are kept."""
+"""Finished batches of variances, in a store: a resumed or a later run finds them again."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
-from ntkpipe.run.context import Inputs, KernelSource
-from ntkpipe.solvers.problem import Problem
+from ntkpipe.sources.kernels import TestKernel, TrainKernel
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
+
+if TYPE_CHECKING:
+    from ntkpipe.solvers.solution import Solution
 
 PREFIX = "uncertainty"
 # Changes whenever stored batches would not be what they are now.
 _VERSION = 1
 
 
-class BatchStore:
-    """Finished batches of one kernel, each an object with a checksum; a resumed or a later run finds them again.
+def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, full: bool) -> str:
+    """Names all that the values depend on; of targets they do not.
 
     Args:
-        inputs: of the run.
-        gram: whose kernel.
-        problem: that is solved.
-        times: in steps.
+        solution: whose solver, times and ridges.
+        kernel: the part of its kernel.
+        test: likewise.
+        full: covariances between test points.
+    """
+    solver, problem = solution.solver.config(), solution.problem
+    return digest(
+        {
+            "version": _VERSION,
+            "gram": kernel.identity,
+            "kernel": problem.name,
+            "sizes": [kernel.n, test.shape[0], problem.targets_key],
+            "filter": [type(problem.filter).__name__, dataclasses.asdict(problem.filter)],
+            "times": [repr(float(t)) for t in solution.times],
+            "ridges": [repr(float(r)) for r in problem.ridges],
+            "covariance": "full" if full else "diagonal",
+            "solver": [solver.kind, solver.products, repr(solver.tolerance), repr(solver.residual)],
+            "preconditioner": [solver.preconditioner, solver.rank] if solver.kind == "cg" else None,
+            "sample": solver.sample_rows,
+        }
+    )
+
+
+class BatchStore:
+    """Finished batches of one kernel, each an object with a checksum.
+
+    Args:
+        store: where.
+        key: see `batches_key`.
     """
 
-    def __init__(self, inputs: Inputs, gram: KernelSource, problem: Problem, times: Sequence[float]) -> None:
-        solver, predict = inputs.config.solver, inputs.config.predict
-        self._store: ObjectStore = inputs.store
-        # All that the values depend on; targets are not of it.
-        self._key = digest(
-            {
-                "version": _VERSION,
-                "gram": gram.identity.key,
-                "kernel": problem.name,
-                "sizes": [inputs.n_train, inputs.n_test, inputs.images.labels_key],
-                "filter": [type(problem.filter).__name__, dataclasses.asdict(problem.filter)],
-                "times": [repr(float(t)) for t in times],
-                "ridges": [repr(float(r)) for r in problem.ridges],
-                "covariance": predict.covariance,
-                "solver": [solver.kind, solver.products, repr(solver.tolerance), repr(solver.residual)],
-                "preconditioner": [solver.preconditioner, solver.rank] if solver.kind == "cg" else None,
-                "sample": solver.sample_rows,
-            }
-        )
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._key = key
 
     def columns(self, chosen: int, *, fixed: bool) -> int:
         """The size of batches: that of a run which began before, where it is not fixed; memory changes, batches must not."""

@@ -12,6 +12,7 @@ import pytest
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.filters import GradientFlow, Momentum, absolute_ridge, make_filter, max_learning_rate
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.eigh import Eigensystem
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "preds_public.npz"
 RIDGE = 1e-4
@@ -33,7 +34,7 @@ def peer():
     return SimpleNamespace(
         arrays=arrays,
         kernels=kernels,
-        systems={k: gp.Eigensystem.of(v) for k, v in kernels.items()},
+        systems={k: Eigensystem.of(v) for k, v in kernels.items()},
         ridges={k: absolute_ridge(RIDGE, np.diagonal(v)) for k, v in kernels.items()},
         flow=GradientFlow(n, arrays["y_train"].shape[1], 1.0),
         times=[*arrays["t"], math.inf],
@@ -140,7 +141,7 @@ def test_largest_stable_rate_equals_the_peers():
 @pytest.mark.parametrize("dynamics", ["gradient_flow", "gradient_descent", "momentum"])
 def test_a_singular_kernel_gives_finite_values(dynamics, make_problem):
     p = make_problem(np.concatenate([np.geomspace(1, 30, 20), np.zeros(10)]))
-    system = gp.Eigensystem.of(p.train)
+    system = Eigensystem.of(p.train)
     f = make_filter(dynamics, p.n, p.c)
     times = [0, 1, 100, 1e9, 1e18, math.inf]
     mean = gp.means(system, p.test_train, p.targets, f, times, [0.0])
@@ -162,7 +163,7 @@ def test_a_singular_kernel_gives_finite_values(dynamics, make_problem):
 
 def test_variances_shrink_with_time_and_start_at_the_prior(make_problem):
     p = make_problem(np.geomspace(1e-3, 10, 30))
-    system, f = gp.Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
+    system, f = Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
     variances = [
         gp.nngp_covariance(system, p.test_train, p.diagonal, f, t, 0.1) for t in (0, 1, 10, 1e3, 1e6, math.inf)
     ]
@@ -174,7 +175,7 @@ def test_variances_shrink_with_time_and_start_at_the_prior(make_problem):
 @pytest.mark.parametrize("full", [True, False])
 def test_a_variance_below_zero_beyond_rounding_is_refused_and_rounding_is_cut(make_problem, full):
     p = make_problem(np.geomspace(1e-3, 10, 30))
-    system, f = gp.Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
+    system, f = Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
     exact = gp.nngp_covariance(system, p.test_train, p.diagonal, f, math.inf, 0.0)
     explained = p.diagonal - exact  # this much of the prior, and nothing is left
     for factor, refused in ((1.0, False), (1 - 1e-15, False), (0.99, True)):
@@ -192,6 +193,6 @@ def test_a_variance_below_zero_beyond_rounding_is_refused_and_rounding_is_cut(ma
 
 def test_a_prior_that_does_not_belong_to_the_kernels_is_refused_for_a_trained_network_too(make_problem):
     p = make_problem(np.geomspace(1e-3, 10, 30))
-    system, f = gp.Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
+    system, f = Eigensystem.of(p.train), GradientFlow(p.n, p.c, 1.0)
     with pytest.raises(NumericalError, match="positive semidefinite"):
         gp.ntk_covariance(system, p.test_train, p.train, p.test_train, -p.diagonal, f, math.inf, 0.0)

@@ -28,6 +28,7 @@ from ntkpipe.dynamics.sampling import (
 )
 from ntkpipe.dynamics.stopping import stop_rule
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.linalg.lanczos import block_lanczos as package_lanczos
 from ntkpipe.linalg.operator import DenseOperator
 
@@ -51,7 +52,7 @@ def problem_and_reference(make_problem, f_of, eigenvalues, seed=0):
     scale = np.trace(p.train) / p.n
     ridges = [0.0, 1e-6 * scale, 1e-2 * scale]
     f = f_of(p)
-    return p, f, ridges, gp.means(gp.Eigensystem.of(p.train), p.test_train, p.targets, f, TIMES, ridges)
+    return p, f, ridges, gp.means(Eigensystem.of(p.train), p.test_train, p.targets, f, TIMES, ridges)
 
 
 def assert_bounds(budget, p, means, exact, floor):
@@ -207,7 +208,7 @@ def test_a_dense_eigensystem_has_the_same_bounds(stored, make_problem):
         make_problem, lambda p: make_filter("gradient_flow", p.n, p.c), spectrum("power", 1e4)
     )
     kernel = p.train.astype(stored).astype(np.float64)
-    system = gp.Eigensystem.of(kernel)
+    system = Eigensystem.of(kernel)
     solution = KrylovSolution.from_eigensystem(system.values, system.vectors, p.targets)
     means = gp.means(system, p.test_train, p.targets, f, TIMES, ridges)
     rows = sample_indices(p.n, 32)
@@ -334,7 +335,7 @@ def test_directions_that_rounding_hides_do_not_take_their_error_with_them(ridge,
     noise = matrix_noise(stored - kernel, 40)
     f = make_filter("gradient_flow", 40, 2)
     if whole:
-        system = gp.Eigensystem.of(stored)
+        system = Eigensystem.of(stored)
         solution = KrylovSolution.from_eigensystem(system.values, system.vectors, y, noise)
     else:
         solution = KrylovSolution.from_lanczos(block_lanczos(stored, y, 20), noise)

@@ -12,6 +12,7 @@ from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.restarted import RestartedWeights
 from ntkpipe.dynamics.sampling import RowSample, TestErrors, sample_indices
 from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.restarted import restarted_lanczos
@@ -52,7 +53,7 @@ class Setup:
         self.ridges, self.times = (0.0, 1e-3 * scale, 1e-1 * scale), times
         self.f = make_filter(dynamics, self.p.n, self.p.c)
         self.exact = gp.means(
-            gp.Eigensystem.of(self.p.train), self.p.test_train, self.p.targets, self.f, times, self.ridges
+            Eigensystem.of(self.p.train), self.p.test_train, self.p.targets, self.f, times, self.ridges
         )
         self.rows, self.tolerance = sample_indices(N, 32), tolerance
         self.stored = self.p.train

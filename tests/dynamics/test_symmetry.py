@@ -15,6 +15,7 @@ from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.bounds import error_budget
 from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution, means_from_basis
+from ntkpipe.linalg.eigh import Eigensystem
 
 N, P, C, FEATURES = 20, 7, 3, 60
 DYNAMICS = ["gradient_flow", "gradient_descent", "momentum"]
@@ -61,8 +62,8 @@ def test_means_are_those_of_the_even_part_with_every_point_counted_twice(dynamic
     k, y = kernels(0), targets()
     f = make_filter(dynamics, 2 * N, C, learning_rate=0.5)
     times = [0.0, 3.0, 40.0, math.inf]
-    even = gp.means(gp.Eigensystem.of(k.parts[0].train), k.parts[0].cross, y, f, times, [ridge])
-    doubled = gp.Eigensystem.of(k.doubled.train)
+    even = gp.means(Eigensystem.of(k.parts[0].train), k.parts[0].cross, y, f, times, [ridge])
+    doubled = Eigensystem.of(k.doubled.train)
     close(even, gp.means(doubled, k.doubled.cross, np.concatenate([y, y]), f, times, [ridge]))
 
 
@@ -74,10 +75,10 @@ def test_covariances_are_the_mean_of_those_of_the_parts(dynamics, time, ridge):
     f = make_filter(dynamics, 2 * N, C, learning_rate=0.5)
 
     def ensemble(t, k):
-        return gp.ntk_covariance(gp.Eigensystem.of(t.train), t.cross, k.train, k.cross, k.test, f, time, ridge)
+        return gp.ntk_covariance(Eigensystem.of(t.train), t.cross, k.train, k.cross, k.test, f, time, ridge)
 
     def readout(k):
-        return gp.nngp_covariance(gp.Eigensystem.of(k.train), k.cross, k.test, f, time, ridge)
+        return gp.nngp_covariance(Eigensystem.of(k.train), k.cross, k.test, f, time, ridge)
 
     close(sum(map(ensemble, ntk.parts, nngp.parts)) / 2, ensemble(ntk.doubled, nngp.doubled))
     close(sum(map(readout, nngp.parts)) / 2, readout(nngp.doubled))
@@ -90,7 +91,7 @@ def test_bounds_of_the_even_part_hold_for_the_doubled_problem(block_lanczos, dyn
     k, y = kernels(0), targets()
     f = make_filter(dynamics, 2 * N, C, learning_rate=0.5)
     times = [1.0, 10.0, 100.0, 1000.0, math.inf]
-    even, doubled = k.parts[0], gp.Eigensystem.of(k.doubled.train)
+    even, doubled = k.parts[0], Eigensystem.of(k.doubled.train)
     wanted = gp.means(doubled, k.doubled.cross, np.concatenate([y, y]), f, times, [ridge])
     errors = []
     for steps in (1, 2, 3, 4):

@@ -15,6 +15,7 @@ from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows
+from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator
 
@@ -35,8 +36,8 @@ def kernels(spectrum, seed=0):
 
     nngp = semidefinite(np.geomspace(1e-3, 10, N + P))
     ntk = nngp + semidefinite(spectrum)
-    system = gp.Eigensystem.of(ntk[:N, :N])
-    return SimpleNamespace(nngp=nngp, ntk=ntk, system=system, other=gp.Eigensystem.of(nngp[:N, :N]))
+    system = Eigensystem.of(ntk[:N, :N])
+    return SimpleNamespace(nngp=nngp, ntk=ntk, system=system, other=Eigensystem.of(nngp[:N, :N]))
 
 
 @pytest.fixture(scope="module")

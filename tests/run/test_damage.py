@@ -90,17 +90,17 @@ def test_damaged_tile_before_solve(copy, damage, block):
 
 
 def test_tile_damaged_in_the_middle_of_predict(copy, monkeypatch):
-    from ntkpipe.uncertainty import predict
+    from ntkpipe.run import predicting
 
-    before, original, calls = values(copy), predict.predict_kernel, []
+    before, original, calls = values(copy), predicting.predict_kernel, []
 
     def spoiling(inputs, solved, *rest):
         if not calls:
-            flip(copy.chunks(solved.problem.source, "test")[-1])
+            flip(copy.chunks(solved.problem.kernel.source, "test")[-1])
         calls.append(solved.problem.name)
         return original(inputs, solved, *rest)
 
-    monkeypatch.setattr(predict, "predict_kernel", spoiling)
+    monkeypatch.setattr(predicting, "predict_kernel", spoiling)
     forget(copy, "predict", "report")
     found = copy.ok("run", "run_dir=a")
     assert "of test" in found.err

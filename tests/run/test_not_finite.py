@@ -51,16 +51,16 @@ def test_facts_of_a_stage_keep_their_numbers(work):
 
 
 def test_predictions_that_are_no_numbers_are_refused(work, inputs, monkeypatch):
-    from ntkpipe.uncertainty import predict
+    from ntkpipe.solvers import prediction
 
     def broken(*args):
         means, tests = found(*args)
         means[-1, 0, 2] = math.nan
         return means, tests
 
-    found = predict._means
+    found = prediction._means
     inputs(np.arange(30) % 2)
-    monkeypatch.setattr(predict, "_means", broken)
+    monkeypatch.setattr(prediction, "_means", broken)
     refused = work("run", "run_dir=r", "predict.times=[10,inf]", *WORDS)
     assert (refused.code, "nngp: predictions at t=inf" in refused.err) == (NumericalError.exit_code, True)
     assert not (work.path / "r" / "predictions.zarr").exists()

@@ -46,12 +46,12 @@ def test_a_running_and_a_killed_run(work):
 
 def test_a_run_that_fails_says_why(work, monkeypatch):
     from ntkpipe.errors import NumericalError
-    from ntkpipe.solvers import stage
+    from ntkpipe.run import solving
 
     def fail(*_):
         raise NumericalError("the matrix is odd")
 
-    monkeypatch.setattr(stage, "solve", fail)
+    monkeypatch.setattr(solving, "solve", fail)
     assert work("run", "run_dir=a", *work.quick, *WORDS).code == 7
     assert board(work)["line"] == "stopped: NumericalError: the matrix is odd"
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from lab import Lab
 
-from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.linalg.assemble import assemble
+from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.run import stages
 from ntkpipe.run.context import reopen
 from ntkpipe.run.run_dir import RunDir
+from ntkpipe.solvers import stochastic
 from ntkpipe.tiles.layout import Kernel
 
 N, V = 64, 16
@@ -113,12 +114,12 @@ def test_leave_one_out_is_refitting(lab, no_figures, solver):
 
 @pytest.mark.parametrize("solver", ["krylov", "cg"])
 def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, solver, monkeypatch):
-    monkeypatch.setattr(stages.choosing, "_LOO_ROWS", 16)
+    monkeypatch.setattr(stochastic, "ROWS", 16)
     words = ("predict.selection=loo", "solver.tolerance=1e-7", *(["solver.residual=1e-10"] if solver == "cg" else []))
     lab.run(f"loo-{solver}", f"solver={solver}", LAST, *words)
     run = lab.opened(f"loo-{solver}")
     assert not (run.path / "leave_one_out.npz").exists()
-    rows = stages.choosing.sample_indices(N, 16, seed=1)
+    rows = stochastic.sample_indices(N, 16, seed=1)
     record = lab.metrics(f"loo-{solver}")["selection"]["kernels"]["ntk"]
     assert (record["images"], record["exact"]) == (16, False)
     a, y, _ = dense(run, "ntk")

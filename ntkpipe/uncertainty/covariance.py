@@ -1,14 +1,13 @@
-"""Variances and covariances of test outputs over networks (or of a Gaussian process), in batches of test images."""
+"""Variances and covariances of test outputs over networks (or of a Gaussian process), in batches of test points."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,91 +16,125 @@ from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows, Variances
 from ntkpipe.dynamics.weights import DirectWeights, Weights
 from ntkpipe.gram.plan import human_seconds
-from ntkpipe.kernels.dominance import dominance
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.copies import AnyOperator, merged
-from ntkpipe.linalg.operator import (
-    RectangularOperator,
-    rectangular_operator,
-    rectangular_product,
-    tile_operator,
-)
-from ntkpipe.planning.memory import batch_columns, variance_memory, variance_room
-from ntkpipe.run.context import Inputs, KernelSource
-from ntkpipe.solvers.problem import Solved, ceiling_of
-from ntkpipe.sources.reference_rows import exact_rows, sampled_units, test_errors, test_test, tile_errors
-from ntkpipe.tasks.executor import Executor
-from ntkpipe.tiles.layout import Kernel
-from ntkpipe.uncertainty.batches import BatchStore
-from ntkpipe.uncertainty.filters import Filters, Part, open_filters, ridge_groups
+from ntkpipe.linalg.operator import RectangularOperator, rectangular_operator, rectangular_product, tile_operator
+from ntkpipe.planning.memory import Batches
+from ntkpipe.sources.kernels import TestKernel, TrainKernel
+from ntkpipe.uncertainty.batches import BatchStore, batches_key
+from ntkpipe.uncertainty.filters import Filters, Part
 
-Tell = Callable[[str], None]
+if TYPE_CHECKING:
+    from ntkpipe.solvers.solution import Solution
+    from ntkpipe.solvers.workspace import Workspace
 
 
-@dataclass
-class Spread:
-    """Uncertainty of one kernel's predictions, test images in stored order.
+@dataclass(frozen=True)
+class PredictiveCovariance:
+    """Uncertainty of one kernel's predictions, test points in the order of the test kernel's rows.
 
     Args:
         variance: (T, R, p), at least 0.
         bound: (T, R, p) on their errors; inf where none is known.
         rounding: (T, R, p), the part of the bound that is rounding and storage of tiles.
         covariance: (T, R, p, p), or None.
+        warnings: what the user should know.
     """
 
     variance: np.ndarray
     bound: np.ndarray
     rounding: np.ndarray
     covariance: np.ndarray | None = None
-    warnings: list[str] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
 
 
-def spread(
-    inputs: Inputs, solved: Solved, times: tuple[float, ...], executor: Executor, tell: Tell = lambda line: None
-) -> Spread:
+@dataclass(frozen=True)
+class _Task:
+    """What every part of the kernel is asked.
+
+    Args:
+        solution: one kernel's; its solver, times and ridges are used.
+        full: covariances between test points.
+        batch: test points that go together; None is chosen.
+        workspace: where.
+    """
+
+    solution: Solution
+    full: bool
+    batch: int | None
+    workspace: Workspace
+
+    @property
+    def ensemble(self) -> bool:
+        """Of networks of which all layers are trained; else of a Gaussian process."""
+        return self.solution.name == "ntk"
+
+    @property
+    def batches(self) -> Batches:
+        """How many test points go together, and what they take."""
+        problem, times = self.solution.problem, self.solution.times
+        return Batches(
+            self.solution.solver.config(), problem.kernel.n, len(times), len(problem.ridges), self.ensemble, self.full
+        )
+
+    def step(self, p: int, store: BatchStore) -> int:
+        """Test points of a batch, of p in all."""
+        chosen = self.batches.columns(p, self.workspace.room) if self.batch is None else min(p, self.batch)
+        return store.columns(chosen, fixed=self.batch is not None)
+
+    def tell(self, line: str) -> None:
+        """A line for people."""
+        self.workspace.tell(f"{self.solution.name}: {line}")
+
+
+def predictive_covariance(
+    solution: Solution, test: TestKernel, *, full: bool, batch: int | None, workspace: Workspace
+) -> PredictiveCovariance:
     """Variances, and covariances where asked for, of every time and ridge.
 
     A network trained on images and their flips is the sum of its even and odd part, which know nothing of each other: its
     covariance is the mean of those that their kernels give (docs/mathematics.md). Without flips there is one part.
 
     Args:
-        inputs: of the run.
-        solved: one kernel.
-        times: T times in steps, ascending.
-        executor: of the products.
-        tell: receives a line for people.
+        solution: one kernel's, at the times and ridges that are wanted.
+        test: the kernel between test and training points.
+        full: covariances between test points.
+        batch: test points that go together; None is chosen from the memory.
+        workspace: where.
     """
-    total = _of_part(inputs, inputs.parts[0], solved, times, executor, tell)
-    for gram in inputs.parts[1:]:
-        other = _of_part(inputs, gram, solved, times, executor, tell)
-        total.variance += other.variance
-        total.bound += other.bound
-        total.rounding += other.rounding
-        if total.covariance is not None and other.covariance is not None:
-            total.covariance += other.covariance
-    for array in (total.variance, total.bound, total.rounding, total.covariance):
-        if array is not None and len(inputs.parts) > 1:
-            array /= len(inputs.parts)
-    total.warnings = _warnings(inputs, solved, times, total)
-    return total
+    task = _Task(solution, full, batch, workspace)
+    train, tests = solution.problem.kernel.parts(), test.parts()
+    found = [_of_part(task, *both) for both in zip(train, tests, strict=True)]
+    total = found[0] if len(found) == 1 else _mean(found)
+    return replace(total, warnings=_warnings(solution, total))
 
 
-def _warnings(inputs: Inputs, solved: Solved, times: Sequence[float], found: Spread) -> list[str]:
+def _mean(found: Sequence[PredictiveCovariance]) -> PredictiveCovariance:
+    matrices = [one.covariance for one in found if one.covariance is not None]
+    return PredictiveCovariance(
+        np.mean([one.variance for one in found], axis=0),
+        np.mean([one.bound for one in found], axis=0),
+        np.mean([one.rounding for one in found], axis=0),
+        np.mean(matrices, axis=0) if matrices else None,
+    )
+
+
+def _warnings(solution: Solution, found: PredictiveCovariance) -> tuple[str, ...]:
     """Where rounding exceeds the variance."""
     lost = found.rounding > found.variance
     if not lost.any():
-        return []
+        return ()
     share = lost.mean(axis=(1, 2))
     worst = int(np.argmax(share))
     remedy = (
         "kernel.dtype=float64 computes and stores tiles that are exact to 1e-16"
-        if inputs.config.store_dtype == "float32"
+        if solution.problem.kernel.matrix.dtype == np.float32
         else "a ridge (predict.ridges) mends that"
     )
-    return [
-        f"{solved.problem.name}: rounding and the storage of tiles may exceed {share[worst]:.0%} of the variances at t = "
-        f"{times[worst]:g} (see variance_bound); {remedy}."
-    ]
+    return (
+        f"{solution.name}: rounding and the storage of tiles may exceed {share[worst]:.0%} of the variances at t = "
+        f"{solution.times[worst]:g} (see variance_bound); {remedy}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -109,16 +142,21 @@ class _Kernels:
     """What batches of one part are made from.
 
     Args:
+        task: what is asked.
         part: the kernel that is solved with.
-        cross: errors of its stored test-train tiles, of any test image.
+        test: the same between test and training points.
+        cross: errors of its stored tiles, of any test point.
         prior: (p,) `K_**`, or (p, p) for full covariances.
         diagonal: (p,) of the kernel that is solved with.
+        unit: rounding of the entries.
         nngp: the train-train NNGP, its sampled rows and the errors of its test-train tiles; of ensembles alone.
         tests: products with the test-train kernels, of full covariances alone.
         dominance: the NNGP is at most so many times the NTK.
     """
 
+    task: _Task
     part: Part
+    test: TestKernel
     cross: TestErrors
     prior: np.ndarray
     diagonal: np.ndarray
@@ -130,42 +168,48 @@ class _Kernels:
     tests: RectangularOperator | None = None
     dominance: float = 1.0
 
-    def columns(self, kernel: Kernel, rows: slice) -> np.ndarray:
-        """(n, k): the kernel between the training images and a batch of test images."""
-        matrix = self.part.inputs.matrix(kernel, "test", self.part.gram)
-        return self.part.inputs.copies.average(
-            np.ascontiguousarray(read_rows(matrix, np.arange(rows.start, rows.stop)).T)
-        )
+    def columns(self, test: TestKernel, rows: slice) -> np.ndarray:
+        """(n, k): a kernel between the training points and a batch of test points."""
+        found = read_rows(test.matrix, np.arange(rows.start, rows.stop))
+        return self.part.kernel.copies.average(np.ascontiguousarray(found.T))
 
     def own(self, rows: slice) -> np.ndarray:
         """(k,) `K_**`."""
         return (np.diagonal(self.prior) if self.prior.ndim == 2 else self.prior)[rows]
 
 
-def _of_part(
-    inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float, ...], executor: Executor, tell: Tell
-) -> Spread:
-    """As `spread`, of the kernel in one store."""
-    problem, p, full = solved.problem, inputs.n_test, inputs.config.predict.covariance == "full"
-    batches = BatchStore(inputs, gram, problem, times)
-    chosen = batch_columns(inputs.config, inputs.n_train, p, len(times), inputs.memory_bytes, inputs.workers)
-    step = batches.columns(chosen, fixed=inputs.config.predict.covariance_batch is not None)
+def _of_part(task: _Task, kernel: TrainKernel, test: TestKernel) -> PredictiveCovariance:
+    """As `predictive_covariance`, of one part of the kernel."""
+    solution, p = task.solution, test.shape[0]
+    batches = BatchStore(task.workspace.store, batches_key(solution, kernel, test, full=task.full))
+    step = task.step(p, batches)
     slices = [slice(start, min(start + step, p)) for start in range(0, p, step)]
-    groups = ridge_groups(inputs.config.solver.kind, problem.ridges)
+    groups = solution.ridge_groups()
     found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     for g in range(len(groups)):
         for rows in slices:
             if (arrays := batches.load(_name(g, rows))) is not None:
                 found[g, rows.start] = arrays
     if len(found) < len(groups) * len(slices):
-        with _open(inputs, gram, solved, times, executor, step) as kernels:
+        with _open(task, kernel, test, step) as kernels:
             for g, ridges in enumerate(groups):
                 missing = [rows for rows in slices if (g, rows.start) not in found]
                 if missing:
-                    _fill(kernels, batches, g, ridges, slices, missing, found, tell)
-    shape = (len(times), len(problem.ridges))
+                    _fill(kernels, batches, g, ridges, slices, missing, found)
+    return _assembled(task, groups, slices, found, p)
+
+
+def _assembled(
+    task: _Task,
+    groups: Sequence[tuple[float, ...]],
+    slices: Sequence[slice],
+    found: dict[tuple[int, int], dict[str, np.ndarray]],
+    p: int,
+) -> PredictiveCovariance:
+    """All batches as one."""
+    shape = (len(task.solution.times), len(task.solution.problem.ridges))
     values, bounds, rounding = (np.empty((*shape, p)) for _ in range(3))
-    out = Spread(values, bounds, rounding, np.empty((*shape, p, p)) if full else None)
+    out = PredictiveCovariance(values, bounds, rounding, np.empty((*shape, p, p)) if task.full else None)
     first = 0
     for g, ridges in enumerate(groups):
         these = slice(first, first + len(ridges))
@@ -191,63 +235,63 @@ def _name(group: int, rows: slice) -> str:
 
 
 @contextlib.contextmanager
-def _open(inputs: Inputs, gram: KernelSource, solved: Solved, times: tuple[float, ...], executor: Executor, step: int):
+def _open(task: _Task, kernel: TrainKernel, test: TestKernel, step: int) -> Iterator[_Kernels]:
     """Everything that the batches share, opened once."""
-    config, problem, n = inputs.config, solved.problem, inputs.n_train
-    ensemble, full = problem.name == "ntk", config.predict.covariance == "full"
-    need = variance_memory(config, n, len(times))
-    room = variance_room(config, inputs.memory_bytes, inputs.workers)
-    room = max(0, room - need.fixed - step * need.per_column)
-    prior_kernel: Kernel = "nngp" if problem.name == "ntk" else problem.source
-    own = gram == inputs.gram
-    view = inputs if own else dataclasses.replace(inputs, gram=gram, exact={})
-    exact, units = exact_rows(view, "train", executor), sampled_units(view)
-    unit = float(np.finfo(config.kernel.dtype).eps)
+    solution, executor = task.solution, task.workspace.executor
+    settings, batches = solution.solver.config(), task.batches
+    room = max(0, batches.room(task.workspace.room) - batches.memory.fixed - step * batches.memory.per_column)
+    own = kernel.key == solution.problem.kernel.key
+    prior_test = test.companion("nngp") if task.ensemble else test
+    units = unit_vectors(test.sampled(settings.sample_rows), kernel.n)
+    unit = float(np.finfo(kernel.precision).eps)
 
-    def errors(kernel: Kernel, rows: KernelRows) -> TestErrors:
-        stored = rectangular_product(inputs.matrix(kernel, "test", gram), executor, units, "float64")
-        return test_errors(view, kernel, stored, rows.systematic, executor)
-
-    def rows(kernel: Kernel, operator: AnyOperator) -> tuple[KernelRows, float]:
-        stored = operator.rows(exact.indices)
-        found = tile_errors(view, kernel, stored, executor)
-        return KernelRows(exact.indices, stored, exact.kernels[kernel], found.systematic), found.noise
+    def errors(one: TestKernel, rows: KernelRows) -> TestErrors:
+        stored = rectangular_product(one.matrix, executor, units, "float64")
+        return one.measure(stored, rows.systematic, executor, settings.sample_rows)
 
     with contextlib.ExitStack() as stack:
-        matrix = inputs.matrix(problem.source, "train", gram)
+        matrix = kernel.matrix
         # Most passes are over the kernel that is solved with: what it leaves is for the other.
-        item = min(matrix.dtype.itemsize, 4 if config.solver.products == "float32" else 8)
+        item = min(matrix.dtype.itemsize, 4 if settings.products == "float32" else 8)
         held = min(room, sum(math.prod(tile.shape) for tile in matrix.grid) * item)
-        products = config.solver.products if config.solver.kind in ("krylov", "cg") else "float64"
+        products = solution.solver.pass_products
         tiles = stack.enter_context(tile_operator(matrix, executor, products=products, memory_bytes=held))
-        operator = merged(tiles, inputs.copies)
-        prior = test_test(inputs, gram, prior_kernel, executor) if full else inputs.diagonal(prior_kernel, "test", gram)
-        largest = float((np.diagonal(prior) if full else prior).max())
-        sample, noise = rows(problem.source, operator)
-        ceiling = ceiling_of(solved.facts) if own else operator.pair_bound()
-        part = Part(inputs, gram, solved, times, operator, sample, largest, executor, full, noise, ceiling)
+        operator = merged(tiles, kernel.copies)
+        prior = prior_test.own(executor) if task.full else prior_test.diagonal()
+        largest = float((np.diagonal(prior) if task.full else prior).max())
+        sample = kernel.measure(operator, executor, settings.sample_rows)
+        ceiling = solution.ceiling if own else operator.pair_bound()
+        part = Part(
+            kernel,
+            own,
+            solution.times,
+            operator,
+            sample.rows(),
+            largest,
+            task.full,
+            sample.noise,
+            ceiling,
+            task.workspace,
+        )
         extra: dict[str, Any] = {}
-        if ensemble:
-            other = inputs.matrix("nngp", "train", gram)
+        if task.ensemble:
+            other = kernel.companion("nngp")
             others = stack.enter_context(
-                tile_operator(other, executor, products="float64", memory_bytes=max(0, room - held))
+                tile_operator(other.matrix, executor, products="float64", memory_bytes=max(0, room - held))
             )
-            nngp = merged(others, inputs.copies)
-            nngp_rows, _ = rows("nngp", nngp)
+            nngp = merged(others, kernel.copies)
+            rows = other.measure(nngp, executor, settings.sample_rows).rows()
+            trace = float(nngp.diagonal().sum())
             extra = {
                 "nngp": nngp,
-                "nngp_rows": nngp_rows,
-                "nngp_cross": errors("nngp", nngp_rows),
-                "nngp_trace": float(nngp.diagonal().sum()),
-                "dominance": dominance(inputs.spec, float(nngp.diagonal().sum()), solved.facts["smallest"]),
+                "nngp_rows": rows,
+                "nngp_cross": errors(prior_test, rows),
+                "nngp_trace": trace,
+                "dominance": test.dominance(trace, solution.smallest),
             }
-        if full:
-            tests = rectangular_operator(
-                inputs.matrix("nngp" if ensemble else problem.source, "test", gram), executor, products="float64"
-            )
-            extra["tests"] = stack.enter_context(tests)
-        diagonal = inputs.diagonal(problem.source, "test", gram)
-        yield _Kernels(part, errors(problem.source, sample), prior, diagonal, unit, **extra)
+        if task.full:
+            extra["tests"] = stack.enter_context(rectangular_operator(prior_test.matrix, executor, products="float64"))
+        yield _Kernels(task, part, test, errors(test, part.rows), prior, test.diagonal(), unit, **extra)
 
 
 def _fill(
@@ -258,18 +302,16 @@ def _fill(
     slices: list[slice],
     missing: list[slice],
     found: dict[tuple[int, int], dict[str, np.ndarray]],
-    tell: Tell,
 ) -> None:
     """Make the missing batches of a set of ridges, and keep each."""
-    name, began = kernels.part.problem.name, time.monotonic()
-    ensemble, full = name == "ntk", kernels.prior.ndim == 2
+    task, began = kernels.task, time.monotonic()
 
     def progress(done: int, of: int, what: str) -> None:
         left = (time.monotonic() - began) / done * (of - done)
-        tell(f"{name}: {what} {done} of {of}, about {human_seconds(left)} left")
+        task.tell(f"{what} {done} of {of}, about {human_seconds(left)} left")
 
-    with open_filters(kernels.part, ridges) as filters:
-        if not (ensemble and full):
+    with task.solution.filters(kernels.part, ridges) as filters:
+        if not (task.ensemble and task.full):
             for k, rows in enumerate(missing):
                 found[group, rows.start] = arrays = _batch(kernels, filters, rows)
                 batches.keep(_name(group, rows), arrays)
@@ -290,9 +332,9 @@ def _fill(
 
 def _batch(kernels: _Kernels, filters: Filters, rows: slice) -> dict[str, np.ndarray]:
     """Variances of a batch; of a posterior also its columns of the full covariance."""
-    if kernels.part.problem.name == "ntk":
+    if kernels.task.ensemble:
         return _ensemble(kernels, filters, rows)[0]
-    columns = kernels.columns(kernels.part.problem.source, rows)
+    columns = kernels.columns(kernels.test, rows)
     quadratic = filters.posterior(columns)
     made = variance.posterior_variances(kernels.own(rows), quadratic, kernels.cross, unit=kernels.unit)
     arrays = _arrays(made)
@@ -305,8 +347,8 @@ def _ensemble(kernels: _Kernels, filters: Filters, rows: slice) -> tuple[dict[st
     assert kernels.nngp is not None
     assert kernels.nngp_rows is not None
     assert kernels.nngp_cross is not None
-    made = filters.ensemble(kernels.columns("ntk", rows))
-    cross = kernels.columns("nngp", rows)
+    made = filters.ensemble(kernels.columns(kernels.test, rows))
+    cross = kernels.columns(kernels.test.companion("nngp"), rows)
     inner = made.weights.inner(kernels.nngp.matmul(made.weights.span()))
     variances = variance.ensemble_variances(
         kernels.own(rows),
@@ -342,7 +384,7 @@ def _covariance_columns(
     weights = DirectWeights(stored["weights"])
     t, r, k = weights.shape
     product = kernels.nngp.matmul(weights.columns()).reshape(-1, t, r, k).transpose(1, 2, 0, 3)
-    pulled = product - kernels.columns("nngp", rows)
+    pulled = product - kernels.columns(kernels.test.companion("nngp"), rows)
     out = kernels.prior[:, rows] - _test_products(kernels.tests, weights)
     for others in slices:
         b = _required(batches.load(f"{_name(group, others)}-weights"))["weights"]
@@ -365,3 +407,10 @@ def _required(arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         "the weights of a batch went away while covariances were made: run the same command again"
     )
     return arrays
+
+
+def unit_vectors(rows: np.ndarray, n: int) -> np.ndarray:
+    """(n, k) unit vectors: a kernel times them is its columns `rows` (k,) as they are stored."""
+    units = np.zeros((n, len(rows)))
+    units[rows, np.arange(len(rows))] = 1.0
+    return units

@@ -1,0 +1,100 @@
+"""A run's systems: from its configuration to a solver and a problem, and what is kept of a solution in the run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.errors import IncompleteError
+from ntkpipe.limits import free_memory
+from ntkpipe.planning.memory import driver_memory
+from ntkpipe.run.context import Inputs
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.solvers.from_config import from_config
+from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
+from ntkpipe.solvers.solution import Saved, Solution, read_arrays, write_arrays
+from ntkpipe.solvers.workspace import Tell, Workspace, silent
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.serial import SerialExecutor
+
+# Names of facts in receipts of earlier versions.
+_RENAMED = {"logdet_error": "logdet_standard_error"}
+
+
+def workspace_of(inputs: Inputs, executor: Executor, tell: Tell = silent) -> Workspace:
+    """Where a run's systems are solved."""
+    config, budget = inputs.config, inputs.memory_bytes
+    return Workspace(
+        executor,
+        inputs.store,
+        memory_bytes=budget,
+        driver_bytes=driver_memory(config, budget, free_memory()) if config.cluster.kind == "ray" else None,
+        workers=inputs.workers,
+        holder=f"ntkpipe solve of {config.run_dir}",
+        tell=tell,
+    )
+
+
+def problem_of(inputs: Inputs, name: str) -> Problem:
+    """The linear algebra of one kernel of the run."""
+    p, labels = inputs.config.predict, inputs.images
+    return make_problem(
+        inputs.kernels.train(name),
+        labels.labels().y_train[: inputs.n_train],
+        times=p.times,
+        ridges=p.ridges,
+        ridge_scale=p.ridge_scale,
+        dynamics=Dynamics(p.dynamics, p.learning_rate, p.momentum),
+        targets_key=labels.labels_key,  # a hash of their content
+    )
+
+
+def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solution:
+    """Solve one kernel, or take up a solve where it stopped; raises what `Solver.solve` does."""
+    return from_config(inputs.config.solver).answer(problem_of(inputs, name), workspace_of(inputs, executor, tell))
+
+
+def restore(inputs: Inputs, name: str, run: RunDir) -> Solution:
+    """What an earlier process solved: the basis from the store, the rest from the run's folder; no pass is made.
+
+    Raises:
+        IncompleteError: if some of it is gone or damaged; `ntkpipe solve` makes what is missing.
+    """
+    facts = {str(_RENAMED.get(key, key)): value for key, value in run.require("solve")["kernels"][name].items()}
+    saved = Saved(facts, load_saved(name, run))
+    workspace = workspace_of(inputs, SerialExecutor())
+    try:
+        return from_config(inputs.config.solver).restore(problem_of(inputs, name), saved, workspace)
+    except IncompleteError as error:
+        raise IncompleteError(f"{error}: ntkpipe solve run_dir={run.path}") from error
+
+
+def load_saved(name: str, run: RunDir) -> dict[str, np.ndarray]:
+    """The small arrays that `save` has kept: enough for a report, without the basis.
+
+    Raises:
+        IncompleteError: if they are gone or damaged.
+    """
+    saved = saved_file(name, run)
+    remedy = f"ntkpipe predict run_dir={run.path}"
+    if any(str(saved) in text for text in run.damaged_files("solve")):
+        raise IncompleteError(f"{saved} cannot be read (it is not what was kept): {remedy}")
+    try:
+        return read_arrays(saved)
+    except IncompleteError as error:
+        raise IncompleteError(f"{error}: {remedy}") from error
+
+
+def saved_file(name: str, run: RunDir) -> Path:
+    """Where `save` keeps a kernel's arrays."""
+    return run.path / "solve" / f"{name}.npz"
+
+
+def save(solution: Solution, run: RunDir) -> None:
+    """Keep in the run's folder what `restore` needs besides the basis."""
+    target = saved_file(solution.name, run)
+    target.parent.mkdir(exist_ok=True)
+    arrays: dict[str, Any] = solution.arrays()
+    write_arrays(target, arrays)

@@ -1,0 +1,187 @@
+"""Predictions of one kernel: one pass over the test-train tiles serves every time and ridge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ntkpipe.dynamics.bounds import ErrorBudget
+from ntkpipe.dynamics.gains import ESTIMATE, RIGOROUS
+from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
+from ntkpipe.errors import ConfigError, DataError, NumericalError
+from ntkpipe.linalg.eigh import null_cutoff
+from ntkpipe.linalg.operator import rectangular_operator
+from ntkpipe.sources.kernels import TestKernel
+from ntkpipe.uncertainty.covariance import PredictiveCovariance, predictive_covariance, unit_vectors
+
+if TYPE_CHECKING:
+    from ntkpipe.solvers.solution import Solution
+    from ntkpipe.solvers.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class KernelPredictions:
+    """Predictions of p test points by one kernel, in the order of the test kernel's rows.
+
+    Args:
+        name: of the kernel.
+        times: T in steps.
+        ridges: R, as they were asked for.
+        absolute_ridges: R, as they are added to the diagonal.
+        ridge_scale: of `ridges`.
+        mean: (T, R, p, c) float64.
+        budget: bounds on their errors by origin.
+        test_diagonal: (p,) `k(x, x)`.
+        estimates_diagonal: whether that was estimated.
+        covariance: variances, and covariances where asked for, over networks; else None.
+        warnings: what the user should know.
+    """
+
+    name: str
+    times: tuple[float, ...]
+    ridges: tuple[float, ...]
+    absolute_ridges: tuple[float, ...]
+    ridge_scale: str
+    mean: np.ndarray
+    budget: ErrorBudget
+    test_diagonal: np.ndarray
+    estimates_diagonal: bool
+    covariance: PredictiveCovariance | None
+    warnings: tuple[str, ...]
+
+    @property
+    def bound(self) -> np.ndarray:
+        """(T, R, p, c), bounds on the errors of `mean`; inf where none is known."""
+        found = self.budget.bound(self.test_diagonal)
+        return np.nan_to_num(found, nan=np.inf, posinf=np.inf)
+
+    @property
+    def bound_kind(self) -> np.ndarray:
+        """(T, R) of str, see `ErrorBudget`; none is rigorous where the diagonal was estimated."""
+        kind = self.budget.kind
+        return np.where(kind == RIGOROUS, ESTIMATE, kind) if self.estimates_diagonal else kind
+
+    @property
+    def variance(self) -> np.ndarray | None:
+        """(T, R, p) over networks, if asked for."""
+        return None if self.covariance is None else self.covariance.variance
+
+
+def predict(
+    solution: Solution, test: TestKernel, *, covariance: str, batch: int | None, workspace: Workspace
+) -> KernelPredictions:
+    """See `Solution.predict`; at the times and ridges of the solution.
+
+    Raises:
+        ConfigError: on an impossible setting.
+        DataError: for a kernel with other training points.
+        NumericalError: if a prediction is no number.
+    """
+    problem, times = solution.problem, solution.times
+    if covariance not in ("none", "diagonal", "full"):
+        raise ConfigError(f"covariance={covariance!r} is not one of none, diagonal, full")
+    if test.shape[1] != problem.kernel.n:
+        raise DataError(
+            f"the test kernel has {test.shape[1]} columns, and {problem.kernel.n} training points were solved for: give a row per "
+            "test point and a column per training point"
+        )
+    means, tests = _means(solution, test, workspace)
+    _require_numbers(solution, means)
+    budget, found = solution.budget(tests), None
+    if covariance != "none":
+        found = predictive_covariance(solution, test, full=covariance == "full", batch=batch, workspace=workspace)
+    return KernelPredictions(
+        name=solution.name,
+        times=times,
+        ridges=problem.asked_ridges,
+        absolute_ridges=problem.ridges,
+        ridge_scale=problem.ridge_scale,
+        mean=means,
+        budget=budget,
+        test_diagonal=test.diagonal(),
+        estimates_diagonal=test.estimates_diagonal,
+        covariance=found,
+        warnings=(*warnings_of(solution), *(() if found is None else found.warnings)),
+    )
+
+
+def _means(solution: Solution, test: TestKernel, workspace: Workspace) -> tuple[np.ndarray, TestErrors]:
+    """Means (T, R, p, c) from one pass over the test-train tiles, and what errors of these tiles and of the products do to them.
+
+    The same pass multiplies unit vectors: columns of the tiles as they are stored.
+    """
+    settings = solution.solver.config()
+    weights, means_of = solution.factors()
+    p, n = test.shape
+    units = unit_vectors(test.sampled(settings.sample_rows), n)
+    rows = sample_indices(p, units.shape[1]) if settings.products == "float32" else np.zeros(0, np.int64)
+    with rectangular_operator(test.matrix, workspace.executor, products=settings.products) as operator:
+        made = operator.matmul(np.concatenate([weights, units], axis=1))
+        stored = operator.rows(rows) if len(rows) else np.zeros((0, n))
+    product, columns = made[:, : weights.shape[1]], made[:, weights.shape[1] :]
+    errors = test.measure(columns, solution.sample.systematic, workspace.executor, settings.sample_rows)
+    means = means_of(product)
+    if len(rows):
+        off = np.abs(means[:, :, rows] - means_of(stored @ weights))
+        root = np.sqrt(np.maximum(test.diagonal()[rows], np.finfo(np.float64).tiny))
+        errors = replace(errors, product=largest_of_all(off / root[:, None], p))
+    return means, errors
+
+
+def _require_numbers(solution: Solution, means: np.ndarray) -> None:
+    """Refuse means that are no numbers, unless training diverges, which a warning says and metrics leave out.
+
+    Raises:
+        NumericalError: with the sizes that overflow comes from.
+    """
+    problem = solution.problem
+    bad = ~np.isfinite(means).all(axis=(2, 3))
+    may_diverge = problem.dynamics.name != "gradient_flow"
+    if not bad.any() or (may_diverge and problem.filter.instability(solution.largest + max(problem.ridges))):
+        return
+    t, r = (int(k) for k in np.argwhere(bad)[0])
+    targets = float(np.abs(problem.targets).max())
+    raise NumericalError(
+        f"{problem.name}: predictions at t={solution.times[t]:g}, ridge {problem.ridges[r]:g} are not finite, with targets of up to "
+        f"{targets:.3g} and eigenvalues from {solution.smallest:.3g} to {solution.largest:.3g}. Where targets or "
+        "eigenvalues are beyond 1e150, scale them (kernel.w_std scales the kernel); where they are not, ntkpipe verify looks for "
+        "damaged tiles"
+    )
+
+
+def warnings_of(solution: Solution) -> list[str]:
+    """What the user should know: singular kernels, unstable learning rates."""
+    found = []
+    problem = solution.problem
+    text = problem.filter.instability(solution.largest + min(problem.ridges))
+    if text:
+        found.append(f"{problem.name}: {text}")
+    lost = solution.left_out()
+    if lost is not None and lost.max(initial=0) > 0:
+        found.append(_left_out(solution, lost))
+        return found
+    if not solution.smallest > 0 and 0.0 in problem.ridges:
+        found.append(
+            f"{problem.name}: no smallest eigenvalue is known that errors of the tiles could not have made, and without a ridge "
+            "nothing bounds the predictions at t = inf: add one (predict.ridges)."
+        )
+    return found
+
+
+def _left_out(solution: Solution, lost: np.ndarray) -> str:
+    """Which directions are left out, why, and what to do."""
+    kernel = solution.problem.kernel
+    first = solution.times[int(np.flatnonzero(lost.max(axis=1))[0])]
+    noise, rounding = solution.noise, null_cutoff(kernel.n, solution.largest)
+    narrow = kernel.matrix.dtype == np.float32 and noise > rounding
+    remedy = "Set a ridge (predict.ridges)"
+    if narrow:
+        remedy += ", or give a float64 matrix" if kernel.is_given else ", or kernel.dtype=float64"
+    return (
+        f"{solution.name}: {int(lost.max())} directions have eigenvalues below {max(noise, rounding):.1e}, which "
+        f"{'float32 tiles' if narrow else 'float64 arithmetic'} cannot tell from zero. From t = {first:g} on they are left out: "
+        "these are the predictions of least norm, and nothing bounds their error (bound_kind minimum_norm). A kernel of "
+        f"rank below {kernel.n:,} does this, or points that nearly equal each other. {remedy}."
+    )

@@ -1,0 +1,422 @@
+"""What every solver returns: one concept, whose methods answer or say what does."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
+from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
+from ntkpipe.dynamics.restarted import RestartedSolution
+from ntkpipe.dynamics.sampling import RowSample, TestErrors
+from ntkpipe.dynamics.times import default_times
+from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.solvers.prediction import KernelPredictions, predict
+from ntkpipe.solvers.problem import Problem
+from ntkpipe.solvers.workspace import Workspace
+from ntkpipe.sources.kernels import KernelSample, TestKernel
+from ntkpipe.uncertainty.filters import Filters, Part
+
+if TYPE_CHECKING:
+    from ntkpipe.solvers.solver import Solver
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is kept of a solve besides what lies in the store.
+
+    Args:
+        facts: see `Solution`.
+        arrays: as `Solution.arrays`, with or without `Solution.state`.
+    """
+
+    facts: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def sample(self) -> RowSample:
+        """See `Solution.sample`."""
+        systematic = self.facts.get("systematic", 0.0)
+        return RowSample(self.arrays["indices"], self.arrays["stored"], self.arrays["exact"], systematic)
+
+    @property
+    def history(self) -> tuple[tuple[int, int, float], ...]:
+        """See `Solution.history`."""
+        return tuple((int(a), int(b), float(c)) for a, b, c in self.arrays["history"])
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Errors of predictions of training points from all the others, at t = inf.
+
+    Args:
+        residuals: (R, s, c), target less prediction; NaN where none is defined.
+        rows: (s,) of which points: all, or a sample.
+        exact: whether of all.
+    """
+
+    residuals: np.ndarray
+    rows: np.ndarray
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Solution(ABC):
+    """A solved problem.
+
+    Args:
+        problem: that was solved.
+        solver: with its settings.
+        workspace: where it was solved; methods that make passes over tiles run there, unless told otherwise.
+        sample: sampled rows, stored and recomputed, times the basis; where there is none the rows themselves.
+        facts: JSON-ready: steps, reason, residual, extreme eigenvalues, errors of the tiles, seconds.
+        history: (block steps, vectors, bound) at every check.
+    """
+
+    problem: Problem
+    solver: Solver
+    workspace: Workspace
+    sample: RowSample
+    facts: dict[str, Any]
+    history: tuple[tuple[int, int, float], ...] = field(default=(), kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """Of the kernel."""
+        return self.problem.name
+
+    @property
+    def largest(self) -> float:
+        """Largest eigenvalue of the kernel, without ridge."""
+        return self.facts["largest"]
+
+    @property
+    def smallest(self) -> float:
+        """Estimate of the smallest eigenvalue that is not null, without ridge; 0 if none is known."""
+        return self.facts["smallest"]
+
+    @property
+    def noise(self) -> float:
+        """Norm of the errors of the stored tiles."""
+        return self.facts.get("noise", 0.0)
+
+    @property
+    def ceiling(self) -> float:
+        """An upper bound on the smallest eigenvalue; inf of a solve that looked at no pairs of points."""
+        return float(self.facts.get("ceiling", math.inf))
+
+    @property
+    @abstractmethod
+    def times(self) -> tuple[float, ...]:
+        """At which it answers if it is not told: those asked for, or a grid over all of training and inf."""
+
+    @abstractmethod
+    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+        """The same solution for other times and ridges; None leaves them as they were asked for.
+
+        Args:
+            times: in steps.
+            ridges: in the scale of the problem.
+
+        Raises:
+            ConfigError: if it has no answer there; the text says what has.
+        """
+
+    @abstractmethod
+    def spectrum(self) -> np.ndarray:
+        """(m,) eigenvalues of the kernel, or of what it is in a Krylov space (Ritz values), ascending, without ridge.
+
+        Raises:
+            ConfigError: if the solver finds none.
+        """
+
+    @abstractmethod
+    def dual_weights(self) -> tuple[np.ndarray, Shape]:
+        """Weights of the training points, (n, T R c) in C order of (T, R, c), and that shape."""
+
+    @abstractmethod
+    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
+        """Bounds on the errors of predictions, by origin.
+
+        Args:
+            tests: errors of the test-train kernel; None leaves them out.
+        """
+
+    @abstractmethod
+    def left_out(self) -> np.ndarray | None:
+        """(T, R) null directions of the kernel that predictions leave out; None if the solver does not tell."""
+
+    @abstractmethod
+    def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
+        """Errors of predictions of training points from all the others at t = inf: of all, or of a sample where that is dear."""
+
+    @abstractmethod
+    def filters(self, part: Part, ridges: tuple[float, ...]) -> AbstractContextManager[Filters]:
+        """What variances are made with: the solver's filters, applied to columns of a part of the kernel."""
+
+    def ridge_groups(self) -> list[tuple[float, ...]]:
+        """Ridges that are served together by `filters`: all of them, or one by one where each takes a factor of its own."""
+        return [self.problem.ridges]
+
+    def factors(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Columns (n, q) that a kernel is to be multiplied with, and what makes means (T, R, p, c) of the product (p, q)."""
+        weights, shape = self.dual_weights()
+        return weights, lambda product: means_from_weights(product, shape)
+
+    def predict(
+        self,
+        test: TestKernel,
+        times: Sequence[float] | None = None,
+        ridges: Sequence[float] | None = None,
+        *,
+        covariance: str = "none",
+        batch: int | None = None,
+        workspace: Workspace | None = None,
+    ) -> KernelPredictions:
+        """Means of test points, bounds on their errors, and variances.
+
+        Args:
+            test: the kernel between p test points and the training points.
+            times: T in steps; None are `times`.
+            ridges: R in the scale of the problem; None are those that were solved for.
+            covariance: `none`, `diagonal` (variances) or `full`.
+            batch: test points whose variances are made together; None is chosen from the memory.
+            workspace: where it runs; None is where it was solved.
+
+        Raises:
+            ConfigError: if it has no answer at a time or ridge.
+            NumericalError: if a prediction is no number.
+        """
+        one = self.at(self.times if times is None else times, ridges)
+        return predict(one, test, covariance=covariance, batch=batch, workspace=workspace or self.workspace)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `Solver.restore` needs besides the workspace's store."""
+        sample = self.sample
+        return {
+            "indices": sample.indices,
+            "stored": sample.stored,
+            "exact": sample.stored if sample.exact is None else sample.exact,
+            "history": np.array(self.history, dtype=np.float64).reshape(-1, 3),
+            "spectrum": np.zeros(0),
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What `Solver.restore` needs instead of the workspace's store."""
+        return {}
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one `.npz` that `Solver.load` reads; variances may need the workspace's store besides."""
+        about = {
+            "solver": self.solver.kind,
+            "problem": self.problem.solve_key(""),
+            "facts": self.facts,
+            "times": None if self.problem.times is None else [float(t) for t in self.problem.times],
+            "ridges": list(self.problem.asked_ridges),
+            "ridge_scale": self.problem.ridge_scale,
+            "dynamics": vars(self.problem.dynamics),
+        }
+        packed = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        write_arrays(Path(path), {**self.arrays(), **self.state(), "about": packed})
+
+    def of_copies(self, residuals: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Without ridge a point is predicted from those that equal it alone: their targets' mean. Residuals (R, s, c) of `rows`."""
+        problem, copies = self.problem, self.problem.kernel.copies
+        if not copies.count:
+            return residuals
+        own, sizes = problem.own_targets, copies.sizes
+        several = sizes[rows] > 1
+        picked = rows[several]
+        # A mean without one of its m members is off by m / (m - 1) times as much as the mean with it.
+        share = sizes[picked] / (sizes[picked] - 1.0)
+        for j, ridge in enumerate(problem.ridges):
+            if ridge == 0:
+                residuals[j][several] = (own[picked] - problem.targets[picked]) * share[:, None]
+        return residuals
+
+
+@dataclass(frozen=True)
+class SpectralSolution(Solution):
+    """One that answers every time and ridge, or those that it was made for.
+
+    Args:
+        space: a basis with its small problem, or restarted weights.
+    """
+
+    space: KrylovSolution | RestartedSolution
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """See `Solution.times`."""
+        return self.problem.times or grid_of_times([self])
+
+    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+        """See `Solution.at`."""
+        return replace(self, problem=self.problem.at(times, ridges))
+
+    def spectrum(self) -> np.ndarray:
+        """See `Solution.spectrum`."""
+        return self.space.values
+
+    def dual_weights(self) -> tuple[np.ndarray, Shape]:
+        """See `Solution.dual_weights`."""
+        weights = self.space.dual_weights(self.problem.filter, self.times, self.problem.ridges)
+        return weights, (len(self.times), len(self.problem.ridges), self.space.c)
+
+    def factors(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """See `Solution.factors`."""
+        return self.space.factors(self.problem.filter, self.times, self.problem.ridges)
+
+    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
+        """See `Solution.budget`."""
+        problem = self.problem
+        return error_budget(self.space, problem.filter, self.times, problem.ridges, rows=self.sample, tests=tests)
+
+    def left_out(self) -> np.ndarray:
+        """See `Solution.left_out`."""
+        return self.space.unlearnt(self.problem.filter, self.times, self.problem.ridges)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Solution.arrays`."""
+        return {**super().arrays(), "spectrum": self.space.values}
+
+
+@dataclass(frozen=True)
+class ConvergedSolution(Solution):
+    """One at t = inf, for the ridges that were solved for.
+
+    Args:
+        weights: (R, n, c).
+    """
+
+    weights: np.ndarray
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """See `Solution.times`."""
+        return (math.inf,)
+
+    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+        """See `Solution.at`."""
+        problem = self.problem.at(times, ridges)
+        require_the_end(problem, self.solver.kind)
+        unknown = [
+            r for r, one in zip(problem.asked_ridges, problem.ridges, strict=True) if one not in self.problem.ridges
+        ]
+        if unknown:
+            raise ConfigError(
+                f"ridges={unknown} were not solved for, and {self.solver.kind} has weights for {list(self.problem.asked_ridges)} "
+                "alone: solve with them, or with krylov or eigh, which answer every ridge"
+            )
+        picked = [self.problem.ridges.index(ridge) for ridge in problem.ridges]
+        return replace(self, problem=problem, weights=self.weights[picked])
+
+    def spectrum(self) -> np.ndarray:
+        """See `Solution.spectrum`."""
+        raise ConfigError(
+            f"{self.solver.kind} finds no spectrum, only its ends (largest, smallest): use krylov or eigh"
+        )
+
+    def dual_weights(self) -> tuple[np.ndarray, Shape]:
+        """See `Solution.dual_weights`."""
+        r, n, c = self.weights.shape
+        return self.weights.transpose(1, 0, 2).reshape(n, r * c), (1, r, c)
+
+    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
+        """See `Solution.budget`."""
+        assert self.sample.exact is not None
+        return direct_budget(
+            self.weights,
+            self.problem.targets,
+            self.problem.ridges,
+            self.sample.indices,
+            self.sample.exact,
+            smallest=self.smallest,
+            largest=self.largest,
+            rows_stored=self.sample.stored,
+            systematic=self.sample.systematic,
+            tests=tests,
+        )
+
+    def left_out(self) -> None:
+        """See `Solution.left_out`."""
+        return
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Solution.arrays`."""
+        return {**super().arrays(), "weights": self.weights}
+
+
+def require_the_end(problem: Problem, kind: str) -> None:
+    """Refuse finite times for a solver that knows t = inf alone.
+
+    Raises:
+        ConfigError: naming those that know them.
+    """
+    if problem.times not in (None, (math.inf,)):
+        raise ConfigError(
+            f"{kind} answers t = inf alone, and times={list(problem.times or ())} were asked for: use krylov or eigh for finite times"
+        )
+
+
+def grid_of_times(solutions: Sequence[Solution]) -> tuple[float, ...]:
+    """A grid over all of training of all these kernels, and inf."""
+    largest = max(one.largest + max(one.problem.ridges) for one in solutions)
+    smallest = min(one.smallest + min(one.problem.ridges) for one in solutions)
+    return default_times(solutions[0].problem.filter, largest, smallest)
+
+
+def error_facts(measured: KernelSample, ceiling: float = math.inf) -> dict[str, float]:
+    """What is kept of the errors of the tiles, and of the upper bound on the smallest eigenvalue."""
+    found = {"noise": measured.noise, "systematic": measured.systematic}
+    return found if math.isinf(ceiling) else {**found, "ceiling": ceiling}
+
+
+def spectrum_facts(problem: Problem, largest: float, smallest: float) -> dict[str, Any]:
+    """What a report says of the spectrum."""
+    rate = problem.filter.max_learning_rate(largest + min(problem.ridges))
+    return {"largest": largest, "smallest": smallest, "max_learning_rate": rate}
+
+
+def relative_residual(residual: np.ndarray, targets: np.ndarray) -> float:
+    """The largest norm of a column of `residual` (n, c), in units of that of the targets (n, c)."""
+    norms = np.linalg.norm(targets, axis=0)
+    return float((np.linalg.norm(residual, axis=0) / np.where(norms > 0, norms, 1.0)).max())
+
+
+def write_arrays(target: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays as one `.npz`, whole or not at all."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    os.replace(partial, target)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` that a solution has written.
+
+    Raises:
+        IncompleteError: if it is gone or damaged.
+    """
+    try:
+        # Opened here, because np.load leaves its own file open when it fails.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        if missing := {"indices", "stored", "exact", "history", "spectrum"} - set(arrays):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise IncompleteError(f"{path} cannot be read: {error}") from error
+    return arrays
