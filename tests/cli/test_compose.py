@@ -156,7 +156,7 @@ def test_misspelt_flag(command):
 
 
 @pytest.mark.parametrize(("line", "offered"), [("run solver=", "solver=krylov"), ("plan kernel.de", "kernel.depth=")])
-@pytest.mark.parametrize("program", ["ntkpipe", "/usr/bin/ntkpipe"])
+@pytest.mark.parametrize("program", ["ntkpipe", pytest.param("/usr/bin/ntkpipe", marks=pytest.mark.slow)])
 def test_shell_completion(line, offered, program):
     line = f"{program} {line}"
     environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}

@@ -45,7 +45,9 @@ def finished(folder):
     return {path.stem for path in folder.glob("*/stages/*.json")}
 
 
-@pytest.mark.parametrize("back_end", ["module://matplotlib_inline.backend_inline", "nonsense"])
+@pytest.mark.parametrize(
+    "back_end", [pytest.param("module://matplotlib_inline.backend_inline", marks=pytest.mark.slow), "nonsense"]
+)
 def test_neither_a_back_end_nor_a_style_nor_a_home_that_is_not_there_changes_a_report(folder, back_end):
     nowhere = {"HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none", "XDG_CACHE_HOME": "/proc/none"}
     done = run(folder, "", "run_dir=r", MPLBACKEND=back_end, **nowhere)
@@ -53,7 +55,14 @@ def test_neither_a_back_end_nor_a_style_nor_a_home_that_is_not_there_changes_a_r
     assert (folder / "r" / "report" / "figures" / "training_curves.svg").exists()
 
 
-@pytest.mark.parametrize("redirection", ["<&- >&-", "<&- >&- 2>&-", ">/dev/full 2>&1"])
+@pytest.mark.parametrize(
+    "redirection",
+    [
+        pytest.param("<&- >&-", marks=pytest.mark.slow),
+        "<&- >&- 2>&-",
+        pytest.param(">/dev/full 2>&1", marks=pytest.mark.slow),
+    ],
+)
 def test_nobody_has_to_listen(folder, redirection):
     done = run(folder, redirection, "run_dir=r")
     assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (0, "", False), done.stderr
@@ -67,6 +76,7 @@ def test_a_run_goes_on_when_its_reader_has_seen_enough(folder):
     assert finished(folder) == STAGES
 
 
+@pytest.mark.slow
 def test_any_locale_will_do(folder):
     ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = run(folder, "", "run_dir=r", **ascii_only)
@@ -99,6 +109,7 @@ def test_what_cannot_be_drawn_spoils_no_prediction_and_is_drawn_later(folder):
     assert (folder / "r" / "learning_curve.html").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_named_and_no_traceback(folder):
     for stage in ("gram", "solve", "predict"):
         words = [*RUN[:3], stage, *RUN[4:], "run_dir=r"]

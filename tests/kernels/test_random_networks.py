@@ -67,16 +67,26 @@ WEIGHTLESS_SUM_LAST = [
 ]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    network=networks(),
-    seed=st.integers(0, 9),
-    special=st.sampled_from(("", "", "", "zero image", "zero pixel")),
-    block_bytes=st.sampled_from((LARGE_BLOCKS, ONE_CLASS_AT_A_TIME)),
-)
+SMALL = {
+    "network": networks(),
+    "seed": st.integers(0, 9),
+    "special": st.sampled_from(("", "", "", "zero image", "zero pixel")),
+    "block_bytes": st.sampled_from((LARGE_BLOCKS, ONE_CLASS_AT_A_TIME)),
+}
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@given(**SMALL)
 @example((NESTED, (7, 6, 2)), 0, "", ONE_CLASS_AT_A_TIME)
 @example((WEIGHTLESS_SUM_LAST, (3, 3, 1)), 0, "zero pixel", LARGE_BLOCKS)
 def test_any_network(network, seed, special, block_bytes):
+    check(network, seed, special, block_bytes)
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(**SMALL)
+def test_twenty_networks(network, seed, special, block_bytes):
     check(network, seed, special, block_bytes)
 
 

@@ -152,6 +152,7 @@ IMAGE_NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
 def test_images_meet_the_diagonal_at_a_steady_rate(name):
     arch = Architecture.from_spec(IMAGE_NETWORKS[name])
@@ -165,6 +166,7 @@ def test_images_meet_the_diagonal_at_a_steady_rate(name):
             np.testing.assert_allclose(made, want, rtol=4e-7)
 
 
+@pytest.mark.slow
 def test_images_after_a_pool_are_off_by_the_root_of_rounding_at_most():
     """A pool mixes pixels: distances after it are differences of covariances in float64, and angles off by their root, 1e-8."""
     pool = {"op": "avg_pool", "window": [2, 2], "strides": [2, 2], "padding": "VALID"}
