@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ntkpipe.dynamics.learning_theory import learning_theory
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
+    from ntkpipe.planning.plan import RunPlan
     from ntkpipe.predictions.schema import Predictions
     from ntkpipe.propagation.phase import phase
     from ntkpipe.sources.gram import Gram
@@ -33,6 +34,7 @@ _PUBLIC = {
     "Gram": "ntkpipe.sources.gram",
     "LocalExecutor": "ntkpipe.cluster.local",
     "Predictions": "ntkpipe.predictions.schema",
+    "RunPlan": "ntkpipe.planning.plan",
     "SerialExecutor": "ntkpipe.tasks.serial",
     "learning_theory": "ntkpipe.dynamics.learning_theory",
     "load_dataset": "ntkpipe.data.points",
@@ -47,6 +49,7 @@ __all__ = [
     "Gram",
     "LocalExecutor",
     "Predictions",
+    "RunPlan",
     "SerialExecutor",
     "__version__",
     "inf",

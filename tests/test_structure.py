@@ -35,7 +35,10 @@ HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "m
     ("modules", "blocked"),
     [
         (("ntkpipe",), (*HEAVY, "jax", "scipy", "numpy")),
-        (("ntkpipe.config", "ntkpipe.errors", "ntkpipe.tiles.grid", "ntkpipe.gram.plan"), (*HEAVY, "jax", "scipy")),
+        (
+            ("ntkpipe.config", "ntkpipe.errors", "ntkpipe.tiles.grid", "ntkpipe.gram.plan", "ntkpipe.planning.tiles"),
+            (*HEAVY, "jax", "scipy"),
+        ),
         (("ntkpipe.tasks",), (*HEAVY, "jax", "scipy")),
         (("ntkpipe.kernels", "ntkpipe.gram.worker"), HEAVY),
         (("ntkpipe.propagation",), HEAVY),

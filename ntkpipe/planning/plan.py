@@ -175,6 +175,8 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
     Raises:
         ResourceError: if the solver does not fit into the memory.
     """
+    if config.kernel.kind != "gram":  # a function: one kernel, as a matrix is
+        config = dataclasses.replace(config, predict=dataclasses.replace(config.predict, kernels=("ntk",)))
     cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), {name: Figure(0.0, "given") for name in _DTYPES}
     tiles = _tiles(
         config,
@@ -190,9 +192,7 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
     )
     work = _work(config, shapes, machine, place, tiles, free, None)
     made = _finished(config, shapes, machine, place, work, (), None)
-    kept = tuple(
-        dataclasses.replace(stage, stored=0.0) for stage in made.stages if stage.name not in ("images", "gram")
-    )
+    kept = tuple(stage for stage in made.stages if stage.name not in ("images", "gram"))
     return dataclasses.replace(made, stages=kept)
 
 

@@ -30,7 +30,6 @@ class Storing:
         recomputed_seconds: likewise if they are computed whenever they are read.
         nbytes: that stored tiles take.
         held: share of a kernel's tiles that stays in memory between passes, in the way that is chosen.
-        passes: most that are expected over the tiles of a kernel.
     """
 
     stored: bool
@@ -39,7 +38,6 @@ class Storing:
     recomputed_seconds: float
     nbytes: int
     held: float
-    passes: int
 
 
 def choose_storing(
@@ -75,8 +73,8 @@ def choose_storing(
         why = f"store.gram=auto: {why}"
     way = ways[chosen]
     if not isinstance(way, Work):
-        return Storing(chosen, why, seconds[True], seconds[False], nbytes, 0.0, 0)
-    return Storing(chosen, why, seconds[True], seconds[False], nbytes, way.held, max(way.sizes.passes.values()))
+        return Storing(chosen, why, seconds[True], seconds[False], nbytes, 0.0)
+    return Storing(chosen, why, seconds[True], seconds[False], nbytes, way.held)
 
 
 def _seconds(way: Work) -> float:

@@ -134,7 +134,8 @@ def _iterations(plan: RunPlan) -> list[str]:
     )
     if config.solver.kind == "cg":
         return [f"solver      cg: {pass_}", f"            {_describe_preconditioner(plan)}"]
-    passes = ", ".join(f"{work.sizes.passes[kernel]:,} ({kernel})" for kernel in work.kernels)
+    names = {kernel: kernel if plan.stores else "gram" for kernel in work.kernels}
+    passes = ", ".join(f"{work.sizes.passes[kernel]:,} ({name})" for kernel, name in names.items())
     vectors, wanted = work.sizes.budget.basis, c * max(work.sizes.passes.values())
     basis = f"basis {human_bytes(8 * n * min(wanted, vectors))}"
     if vectors < wanted:

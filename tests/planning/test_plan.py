@@ -12,7 +12,7 @@ from ntkpipe.errors import ResourceError
 from ntkpipe.gram.plan import Rate
 from ntkpipe.planning import memory
 from ntkpipe.planning.machine import FIGURES
-from ntkpipe.planning.plan import make_run_plan
+from ntkpipe.planning.plan import make_run_plan, plan_given
 from ntkpipe.planning.probes import PairSpeed
 from ntkpipe.planning.shapes import Place, Shapes
 from ntkpipe.planning.surroundings import plan_here, this_machine
@@ -197,6 +197,24 @@ def test_tiles_that_are_there_take_no_time(store) -> None:
     seconds = [plan.stage("gram").seconds - machine.first_tile.value for plan in (new, half, done)]
     assert seconds[1] == pytest.approx(seconds[0] / 2, rel=0.05)
     assert seconds[2] < 0.02 * seconds[0]
+
+
+def test_matrices_that_were_given_are_solved_with_alone(store) -> None:
+    shapes = dataclasses.replace(LARGE, image=(0, 0, 0))
+    plan = plan_given(
+        dataclasses.replace(POOLED, kernel=KernelConfig()),
+        shapes,
+        this_machine(POOLED, store),
+        Place(free_memory=64 << 30),
+        dtype="float32",
+        edge=2048,
+    )
+    assert [stage.name for stage in plan.stages] == ["start", "solve", "predict", "report"]
+    assert (plan.stores, plan.storing) == ((), None)
+    text = str(plan)
+    assert "147 (gram)" in text
+    assert "nngp" not in text.lower()
+    assert plan._repr_html_().count("<tr>") == 6
 
 
 def test_a_plan_says_where_its_figures_come_from(store) -> None:
