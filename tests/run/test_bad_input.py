@@ -80,7 +80,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("prepared", [False, True], ids=["fresh", "prepared"])
+@pytest.mark.parametrize("prepared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fresh", "prepared"])
 @pytest.mark.parametrize("case", sorted(SETTINGS))
 def test_bad_settings(work, case, prepared):
     words, code, text = SETTINGS[case]

@@ -54,6 +54,7 @@ def delete(path):
 
 
 DAMAGES = {f.__name__: f for f in (flip, truncate, swap, delete)}
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("truncate", "delete")]
 
 
 def forget(work, *stages):
@@ -132,7 +133,7 @@ def test_verify_repairs_tiles(copy, damage):
     np.testing.assert_array_equal(values(copy), before)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("damage", ["flip", *OTHERS])
 def test_damaged_images(copy, damage):
     chunk = next(p for p in copy.objects("data/*/train/c/**/*"))
     good = chunk.read_bytes()
@@ -186,7 +187,7 @@ def test_damaged_predictions(copy):
     np.testing.assert_array_equal(values(copy), before)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("damage", ["flip", *OTHERS])
 def test_damaged_basis(copy, damage):
     before = values(copy)
     for path in copy.objects("krylov/**/*"):
@@ -197,7 +198,7 @@ def test_damaged_basis(copy, damage):
     np.testing.assert_array_equal(values(copy), before)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+@pytest.mark.parametrize("damage", ["flip", *OTHERS])
 @pytest.mark.parametrize("solver", ["eigh", "cholesky"])
 def test_damaged_dense_solution(work, solver, damage):
     words = (*work.quick, "run_dir=a", f"solver={solver}", "predict.times=[inf]")
