@@ -89,12 +89,13 @@ def divide(config: RunConfig, plan: GramPlan, n: int, c: int, free: int) -> Budg
     """
     total = memory_budget(config, free)
     driver, solving = driver_memory(config, total, free), solver_memory(plan, total)
+    room, known = Room.of(config, solving, plan.workers, driver), answers(config)
     return Budget(
         solving,
         driver,
-        tile_memory(config, n, c, solving, plan.workers, driver),
+        held_memory(config.solver, n, c, known, room),
         factor_memory(solving, plan.workers),
-        basis_vectors(config, n, c, solving, plan.workers, driver),
+        basis_capacity(config.solver, n, c, known, room),
     )
 
 
@@ -149,16 +150,6 @@ class Room:
 def answers(config: RunConfig) -> int:
     """Times and ridges that are known before a solve, multiplied."""
     return len(config.predict.times or ()) * len(config.predict.ridges)
-
-
-def tile_memory(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
-    """As `held_memory`, of a run."""
-    return held_memory(config.solver, n, c, answers(config), Room.of(config, budget, workers, driver))
-
-
-def basis_vectors(config: RunConfig, n: int, c: int, budget: int, workers: int, driver: int) -> int:
-    """As `basis_capacity`, of a run."""
-    return basis_capacity(config.solver, n, c, answers(config), Room.of(config, budget, workers, driver))
 
 
 def held_memory(solver: SolverConfig, n: int, c: int, answers: int, room: Room) -> int:
@@ -393,25 +384,3 @@ class Batches:
     def processes(self, workers: int) -> int:
         """Processes that run meanwhile: the driver and a pool for each matrix that is multiplied with."""
         return 1 + workers * (1 + self.ensemble + self.full)
-
-
-def variance_memory(config: RunConfig, n: int, times: int) -> VarianceMemory:
-    """What variances of one kernel of a run take besides tiles."""
-    return Batches.of(config, n, times).memory
-
-
-def batch_columns(config: RunConfig, n: int, p: int, times: int, budget: int, workers: int) -> int:
-    """Test images that go together in a run: as set, or as `Batches.columns` has it."""
-    if config.predict.covariance_batch is not None:
-        return min(p, config.predict.covariance_batch)
-    return Batches.of(config, n, times).columns(p, Room(budget, workers))
-
-
-def variance_room(config: RunConfig, budget: int, workers: int) -> int:
-    """As `Batches.room`, of a run."""
-    return Batches.of(config, 1, 1).room(Room(budget, workers))
-
-
-def variance_processes(config: RunConfig, workers: int) -> int:
-    """As `Batches.processes`, of a run."""
-    return Batches.of(config, 1, 1).processes(workers)

@@ -262,7 +262,9 @@ def _work(
     times = _TIMES if config.predict.times is None else len(config.predict.times)
     batch = 0
     if config.predict.covariance != "none":
-        batch = memory.batch_columns(config, n, p, times, budget.solving, tiles.workers)
+        batch = config.predict.covariance_batch
+        if batch is None:
+            batch = memory.Batches.of(config, n, times).columns(p, memory.Room(budget.solving, tiles.workers))
     factors = None
     if config.solver.kind == "cholesky":
         factors = memory.plan_factors(config, tiles, n, budget.factors)
@@ -276,7 +278,7 @@ def _work(
         pair_seconds=measured,
         budget=budget,
         times=times,
-        batch=batch,
+        batch=min(p, batch),
         factors=factors,
         prepared=shapes.prepared,
         there=min(1.0, place.stored_bytes / max(1, tiles.disk_bytes)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ntkpipe.gram.plan import ITEM_BYTES, KERNELS, GramPlan, human_bytes, human_seconds
 from ntkpipe.linalg.preconditioner import largest_rank
-from ntkpipe.planning.memory import Peak, cg_bytes, variance_memory
+from ntkpipe.planning.memory import Batches, Peak, cg_bytes
 from ntkpipe.planning.solving import batch_flops, batches, pass_seconds, variances
 from ntkpipe.planning.storing import Storing
 
@@ -181,7 +181,7 @@ def describe_covariance(plan: RunPlan) -> list[str]:
     work, predict = plan.work, plan.config.predict
     if not work.sizes.batch:
         return []
-    need = variance_memory(plan.config, work.n, work.sizes.times)
+    need = Batches.of(plan.config, work.n, work.sizes.times).memory
     size = human_bytes(work.sizes.batch * need.per_column + need.fixed)
     lines = [
         f"covariance  {predict.covariance}, {batches(work):,} batches of {work.sizes.batch} test images per kernel, {size} each"

@@ -115,8 +115,10 @@ def test_the_driver_has_the_memory_of_its_own_machine(store) -> None:
     drivers = {one.cluster.kind: memory.driver_memory(one, budget, free) for one in (local, config)}
     assert drivers == {"local": budget, "ray": pytest.approx(8 << 30)}
     # A basis fits into what the driver's machine has.
-    assert memory.basis_vectors(config, 50_000, 10, budget, 128, drivers["ray"]) * 8 * 50_000 <= 8 << 30
-    assert memory.basis_vectors(local, 50_000, 10, budget, 128, drivers["local"]) * 8 * 50_000 > 1000 << 30
+    rooms = [memory.Room.of(one, budget, 128, drivers[one.cluster.kind]) for one in (config, local)]
+    bases = [8 * 50_000 * memory.basis_capacity(config.solver, 50_000, 10, 0, room) for room in rooms]
+    assert bases[0] <= 8 << 30
+    assert bases[1] > 1000 << 30
 
     def plan(config: RunConfig, free: int = free):
         return make_run_plan(config, LARGE, this_machine(config, store), Place(free_memory=free))
