@@ -118,7 +118,9 @@ def predict_in_memory(
     added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
     system = Eigensystem.of(gram)
     largest = float(system.values[-1]) + added
-    _warn(spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel)
+    warn_of_doubt(
+        spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel
+    )
 
     mean = gp.means(system, cross, targets, spectral_filter, times, [added])[:, 0]
     spread, eps = None, float(np.finfo(dtype).eps)
@@ -180,7 +182,14 @@ def _targets(y: np.ndarray, n: int, classes: int | None) -> np.ndarray:
     return encode_labels(labels, len(names), "centered")
 
 
-def _warn(instability: str | None, unlearnt: int, kernel: str) -> None:
+def warn_of_doubt(instability: str | None, unlearnt: int, kernel: str) -> None:
+    """Warn the caller's caller of what makes predictions doubtful.
+
+    Args:
+        instability: a text of a learning rate that is too large, or None.
+        unlearnt: null directions of the kernel that stay unlearnt.
+        kernel: its name.
+    """
     if instability:
         warnings.warn(instability, stacklevel=3)
     if unlearnt:

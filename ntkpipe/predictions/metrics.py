@@ -148,16 +148,39 @@ def class_confidence(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64,
     Returns:
         (p,) probabilities.
     """
+    top = mean.argmax(1)
+    return _largest(mean, variance, top, nodes, block)
+
+
+def class_probabilities(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64, block: int = 1024) -> np.ndarray:
+    """Probability of every class that its output is the largest, (p, c); see `class_confidence`. Rows sum to 1.
+
+    Args:
+        mean: (p, c).
+        variance: (p,); where it is 0, the largest mean's class is certain.
+        nodes: of the quadrature.
+        block: test points taken at once.
+    """
+    # As narrow as float64 tells apart: equal means share their probability.
+    least = np.square(np.finfo(np.float64).eps * np.maximum(np.abs(mean).max(axis=1), 1.0))
+    classes = range(mean.shape[1])
+    made = [_largest(mean, np.maximum(variance, least), np.full(len(mean), k), nodes, block) for k in classes]
+    probabilities = np.stack(made, axis=1)
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def _largest(mean: np.ndarray, variance: np.ndarray, chosen: np.ndarray, nodes: int, block: int) -> np.ndarray:
+    """Probability that the output of each point's chosen class is the largest, (p,)."""
     z, weights = np.polynomial.hermite_e.hermegauss(nodes)
     weights = weights / weights.sum()
-    confidence = np.empty(len(mean))
+    made = np.empty(len(mean))
     for start in range(0, len(mean), block):
         m = mean[start : start + block]
-        top = m.argmax(1)[:, None]
+        top = chosen[start : start + block, None]
         gaps = (np.take_along_axis(m, top, 1) - m) / np.sqrt(variance[start : start + block])[:, None]
         np.put_along_axis(gaps, top, np.inf, 1)
-        confidence[start : start + block] = np.exp(log_ndtr(gaps[:, :, None] + z).sum(1)) @ weights
-    return confidence
+        made[start : start + block] = np.exp(log_ndtr(gaps[:, :, None] + z).sum(1)) @ weights
+    return made
 
 
 def calibration_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:

@@ -1,0 +1,207 @@
+"""Kernels and eigensystems that were computed before, found by the content of rows: for searches that ask for the same again.
+
+A search over ridges and times on k folds asks for the same kernels many times, and its folds share most of their rows. Every
+pair of rows is evaluated once, in memory of a bounded size; what does not fit is evaluated when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.dynamics.gaussian_process import Eigensystem
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.state import Kernels
+
+# Of all pools and eigensystems of one process together.
+LIMIT_BYTES = 512 << 20
+# Rectangles that missing entries are evaluated in; more of them take longer than what they save.
+_MOST_RECTANGLES = 16
+# A pair in a pool: both kernels in float64, and whether they are known.
+_PAIR_BYTES = 17
+
+
+class SharedKernels:
+    """Both kernels of rows, each pair evaluated once.
+
+    Entries are those of `Architecture.__call__` on some block that holds the pair, in float64. Safe to share between threads.
+
+    Args:
+        limit_bytes: of everything that is kept; the pool used longest ago goes first.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._limit = limit_bytes
+        self._pools: OrderedDict[int, _Pool] = OrderedDict()
+        self._systems: OrderedDict[tuple[Any, ...], Eigensystem] = OrderedDict()
+        self._lock = threading.RLock()
+        self._made = 0
+        self.evaluated = 0
+        """Pairs that were evaluated so far."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._pools.clear()
+            self._systems.clear()
+
+    def kernels(self, architecture: Architecture, x1: np.ndarray, x2: np.ndarray | None = None) -> Kernels:
+        """Both kernels `(n1, n2)` float64; None for `x2` pairs `x1` with itself.
+
+        Args:
+            architecture: of the network.
+            x1: `(n1, ...)` of the dtype to compute in.
+            x2: `(n2, ...)` likewise.
+        """
+        with self._lock:
+            pool, rows = self._entered(architecture, (x1,) if x2 is None else (x2, x1))
+            if pool is None:
+                made = architecture(x1, x2, layout="NHWC")
+                self.evaluated += made.ntk.size
+                return Kernels(*(np.asarray(k, np.float64) for k in made))
+            made, count = pool.block(rows[-1], rows[0])
+            self.evaluated += count
+            self._settle()
+            return made
+
+    def eigensystem(self, architecture: Architecture, x: np.ndarray, name: str) -> Eigensystem:
+        """Of the kernel `nngp` or `ntk` of rows with themselves."""
+        key = (architecture.fingerprint, name, x.shape, x.dtype.str, _digest(x))
+        with self._lock:
+            system = self._systems.pop(key, None)
+            if system is None:
+                system = Eigensystem.of(getattr(self.kernels(architecture, x), name))
+            self._systems[key] = system
+            self._settle()
+            return system
+
+    def _entered(self, architecture: Architecture, blocks: tuple[np.ndarray, ...]) -> tuple[_Pool | None, list[Any]]:
+        """The pool that knows most of the first block's rows, if half of them, with all blocks' rows; None if they do not fit."""
+        count, width = sum(map(len, blocks)), blocks[0].nbytes // max(len(blocks[0]), 1)
+        if count * (_PAIR_BYTES * count + width) > self._limit or _is_random(architecture.to_spec()):
+            return None, []
+        digests = [[_digest(row) for row in block] for block in blocks]
+        kind = (architecture.fingerprint, blocks[0].shape[1:], blocks[0].dtype)
+        fitting = [(key, pool) for key, pool in self._pools.items() if pool.kind == kind]
+        key, pool = max(fitting, key=lambda item: item[1].known_of(digests[0]), default=(-1, None))
+        grown = 0 if pool is None else pool.size + sum(len(set(d) - pool.index.keys()) for d in digests)
+        if pool is None or 2 * pool.known_of(digests[0]) < len(blocks[0]) or grown**2 * _PAIR_BYTES > self._limit:
+            if pool is not None and 2 * pool.known_of(digests[0]) >= len(blocks[0]):
+                del self._pools[key]  # outgrown
+            self._made += 1
+            key, pool = self._made, _Pool(architecture, kind)
+            self._pools[key] = pool
+        self._pools.move_to_end(key)
+        return pool, [pool.enter(block, names) for block, names in zip(blocks, digests, strict=True)]
+
+    def _settle(self) -> None:
+        """Forget what was used longest ago, until the rest fits; the newest pool and eigensystem stay."""
+        while self._bytes() > self._limit and len(self._systems) > 1:
+            self._systems.popitem(last=False)
+        while self._bytes() > self._limit and len(self._pools) > 1:
+            self._pools.popitem(last=False)
+
+    def _bytes(self) -> int:
+        systems = sum(s.values.nbytes + s.vectors.nbytes for s in self._systems.values())
+        return systems + sum(pool.bytes for pool in self._pools.values())
+
+
+class _Pool:
+    """Rows, and the kernels of those pairs of them that were asked for."""
+
+    def __init__(self, architecture: Architecture, kind: tuple[Any, ...]) -> None:
+        self.kind = kind
+        self.index: dict[bytes, int] = {}
+        self._architecture = architecture
+        self._rows = np.empty((0, *kind[1]), kind[2])
+        self._kernels = [np.empty((0, 0)) for _ in Kernels._fields]
+        self._known = np.empty((0, 0), bool)
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return len(self.index)
+
+    @property
+    def bytes(self) -> int:
+        """Of all arrays."""
+        return self._rows.nbytes + self._known.nbytes + sum(k.nbytes for k in self._kernels)
+
+    def known_of(self, digests: list[bytes]) -> int:
+        """How many rows it has of these."""
+        return sum(digest in self.index for digest in digests)
+
+    def enter(self, block: np.ndarray, digests: list[bytes]) -> np.ndarray:
+        """Positions of the rows, new ones added."""
+        before = self.size
+        for digest in digests:
+            self.index.setdefault(digest, len(self.index))
+        positions = np.array([self.index[digest] for digest in digests])
+        if self.size > before:
+            self._grow(self.size)
+            self._rows[positions] = block
+        return positions
+
+    def _grow(self, size: int) -> None:
+        old = len(self._known)
+        if size <= old:
+            return
+        rows, known = np.zeros((size, *self._rows.shape[1:]), self._rows.dtype), np.zeros((size, size), bool)
+        rows[:old], known[:old, :old] = self._rows, self._known
+        kernels = [np.zeros((size, size)) for _ in self._kernels]
+        for new, kernel in zip(kernels, self._kernels, strict=True):
+            new[:old, :old] = kernel
+        self._rows, self._known, self._kernels = rows, known, kernels
+
+    def block(self, rows: np.ndarray, columns: np.ndarray) -> tuple[Kernels, int]:
+        """Kernels of rows with columns, and how many pairs were evaluated for them."""
+        count = 0
+        for some_rows, some_columns in _rectangles(~self._known, np.unique(rows), np.unique(columns)):
+            at = np.ix_(some_rows, some_columns)
+            if self._known[at].all():  # by a rectangle before, mirrored
+                continue
+            same = len(some_rows) == len(some_columns) and bool((some_rows == some_columns).all())
+            x2 = None if same else self._rows[some_columns]
+            made = self._architecture(self._rows[some_rows], x2, layout="NHWC")
+            for kernel, values in zip(self._kernels, made, strict=True):
+                kernel[at] = values
+                kernel[at[1].T, at[0].T] = np.asarray(values).T
+            self._known[at] = self._known[at[1].T, at[0].T] = True
+            count += len(some_rows) * len(some_columns)
+        whole = np.ix_(rows, columns)
+        return Kernels(*(kernel[whole] for kernel in self._kernels)), count
+
+
+def _rectangles(missing: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of blocks that cover the missing entries: rows that miss the same columns together."""
+    asked = missing[np.ix_(rows, columns)]
+    rows, asked = rows[asked.any(axis=1)], asked[asked.any(axis=1)]
+    if not len(rows):
+        return
+    patterns, group = np.unique(np.packbits(asked, axis=1), axis=0, return_inverse=True)
+    if len(patterns) > _MOST_RECTANGLES:
+        yield rows, columns[asked.any(axis=0)]
+        return
+    for k in range(len(patterns)):
+        members = np.flatnonzero(group.ravel() == k)
+        yield rows[members], columns[asked[members[0]]]
+
+
+def _digest(rows: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(rows).tobytes(), digest_size=16).digest()
+
+
+def _is_random(layers: list[dict[str, Any]]) -> bool:
+    """Dropout: the kernel of a point with itself is not that with an equal one, so that content does not tell."""
+    return any(
+        layer["op"] == "dropout" or any(_is_random(branch) for branch in layer.get("branches", ())) for layer in layers
+    )
+
+
+shared_kernels = SharedKernels()
+"""What the estimators of `ntkpipe.sklearn` share in one process."""

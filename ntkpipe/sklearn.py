@@ -1,0 +1,275 @@
+"""Infinitely wide networks as estimators of scikit-learn, for problems of up to a few thousand points, in memory.
+
+    from ntkpipe.sklearn import NTKClassifier
+
+    NTKClassifier("fcn", ridge=1e-3).fit(X_train, y_train).score(X_test, y_test)
+
+They work in pipelines and searches. Estimators of one process share what they computed: see `ntkpipe.dynamics.shared`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, cast
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ntkpipe.data.labels import encode_labels
+from ntkpipe.dynamics import gaussian_process as gp
+from ntkpipe.dynamics.filters import absolute_ridge, make_filter
+from ntkpipe.dynamics.in_memory import warn_of_doubt
+from ntkpipe.dynamics.shared import shared_kernels
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.zoo import FAMILIES
+from ntkpipe.predictions.metrics import class_probabilities
+
+ArchitectureLike = str | Architecture | Sequence[Mapping[str, Any]]
+
+
+class _InfiniteNetwork(BaseEstimator):
+    """What both estimators do with coded targets."""
+
+    def __init__(
+        self,
+        architecture: ArchitectureLike = "fcn",
+        *,
+        architecture_args: Mapping[str, Any] | None = None,
+        image_shape: Sequence[int] | None = None,
+        kernel: str = "ntk",
+        time: float = math.inf,
+        ridge: float = 0.0,
+        ridge_scale: str = "relative",
+        learning_rate: float = 1.0,
+        dtype: str = "float64",
+    ) -> None:
+        self.architecture = architecture
+        self.architecture_args = architecture_args
+        self.image_shape = image_shape
+        self.kernel = kernel
+        self.time = time
+        self.ridge = ridge
+        self.ridge_scale = ridge_scale
+        self.learning_rate = learning_rate
+        self.dtype = dtype
+
+    def _points(self, x: np.ndarray) -> np.ndarray:
+        """Checked rows as the network takes them."""
+        x = np.ascontiguousarray(x, dtype=self.dtype)
+        if self.image_shape is not None:
+            shape = tuple(self.image_shape)
+            if len(shape) != 3 or math.prod(shape) != math.prod(x.shape[1:]):
+                raise ConfigError(
+                    f"image_shape={self.image_shape!r} must be (height, width, channels) of {math.prod(x.shape[1:])} values"
+                )
+            return x.reshape(len(x), *shape)
+        return x[..., None] if x.ndim == 3 else x
+
+    def _network(self, shape: tuple[int, ...]) -> Architecture:
+        chosen, options = self.architecture, dict(self.architecture_args or {})
+        if isinstance(chosen, str):
+            if chosen not in FAMILIES:
+                raise ConfigError(f"architecture={chosen!r} is not one of {', '.join(FAMILIES)}")
+            family = FAMILIES[chosen]
+            unknown = sorted(set(options) - set(family.takes))
+            if unknown:
+                raise ConfigError(
+                    f"architecture_args: {chosen} has no {', '.join(unknown)}; known: {', '.join(family.takes)}"
+                )
+            return Architecture.from_spec(family(shape, **options))
+        if options:
+            raise ConfigError(
+                "architecture_args belong to a family's name, and architecture is a network: leave them out"
+            )
+        return chosen if isinstance(chosen, Architecture) else Architecture.from_spec(chosen)
+
+    def _fit(self, x: np.ndarray, targets: np.ndarray) -> None:
+        if self.kernel not in ("ntk", "nngp"):
+            raise ConfigError(f"kernel={self.kernel!r} is not one of ntk, nngp")
+        if self.dtype not in ("float32", "float64"):
+            raise ConfigError(f"dtype={self.dtype!r} is not one of float32, float64")
+        self.X_fit_ = self._points(x)
+        self.network_ = self._network(self.X_fit_.shape[1:])
+        self.filter_ = make_filter("gradient_flow", *targets.shape, learning_rate=self.learning_rate, momentum=0.0)
+        self.filter_.check_time(self.time)
+        gram = getattr(shared_kernels.kernels(self.network_, self.X_fit_), self.kernel)
+        self.ridge_ = absolute_ridge(self.ridge, np.diagonal(gram), self.ridge_scale)
+        system = self._system()
+        values, cutoff = system.shifted(self.ridge_)
+        warn_of_doubt(
+            self.filter_.instability(float(values[-1])),
+            gp.count_unlearnt(system, self.filter_, (self.time,), self.ridge_),
+            self.kernel,
+        )
+        weights = self.filter_.weights(values, self.time, cutoff=cutoff)
+        self.dual_coef_ = system.vectors @ (weights[:, None] * (system.vectors.T @ targets))
+
+    def _system(self) -> gp.Eigensystem:
+        return shared_kernels.eigensystem(self.network_, self.X_fit_, self.kernel)
+
+    def _means(self, x: np.ndarray) -> np.ndarray:
+        cross = shared_kernels.kernels(self.network_, x, self.X_fit_)
+        return getattr(cross, self.kernel) @ self.dual_coef_
+
+    def _variances(self, x: np.ndarray) -> np.ndarray:
+        """(p,), over networks that differ in their initial weights; equal for all outputs."""
+        cross = shared_kernels.kernels(self.network_, x, self.X_fit_)
+        own = np.asarray(self.network_.diagonal(x, layout="NHWC").nngp, np.float64)
+        system, eps = self._system(), float(np.finfo(self.dtype).eps)
+        if self.kernel == "nngp":
+            return gp.nngp_covariance(system, cross.nngp, own, self.filter_, self.time, self.ridge_, eps)
+        train = shared_kernels.kernels(self.network_, self.X_fit_).nngp
+        return gp.ntk_covariance(system, cross.ntk, train, cross.nngp, own, self.filter_, self.time, self.ridge_, eps)
+
+    def _new(self, x: Any) -> np.ndarray:
+        check_is_fitted(self)
+        return self._points(validate_data(self, x, reset=False, dtype="numeric", allow_nd=True))
+
+
+class NTKClassifier(ClassifierMixin, _InfiniteNetwork):
+    """The ensemble of infinitely wide networks trained on squared loss to the classes, coded as one-hot minus 1 / classes.
+
+    Args:
+        architecture: name of a family (`fcn`, `cnn_gap`, `myrtle10`, ...; docs/architectures.md), a list of layers, or an
+            `Architecture`.
+        architecture_args: of a family, such as `{"depth": 5, "activation": "erf"}`.
+        image_shape: `(height, width, channels)` of images that come as rows of features; None takes the shape of `X`.
+        kernel: `ntk` (all layers trained) or `nngp` (the readout trained; at `time=inf` the Bayesian posterior).
+        time: of training by gradient flow, in steps; `inf` is the end.
+        ridge: added to the kernel's diagonal.
+        ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
+        learning_rate: of gradient descent on `||f - y||^2 / (2 n c)`.
+        dtype: of the kernels; all else is float64.
+
+    Attributes:
+        classes_: labels, sorted.
+        n_features_in_: features of a row.
+        network_: the `Architecture`.
+        X_fit_: training points.
+        dual_coef_: (n, c) weights of the training points' kernels.
+        ridge_: absolute.
+
+    Warns:
+        UserWarning: in `fit`, of a singular kernel whose null directions stay unlearnt.
+    """
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on `X` (n, features), or images (n, height, width, channels), and labels `y` (n,)."""
+        x, y = cast(tuple[Any, Any], validate_data(self, X, y, dtype="numeric", allow_nd=True))
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ConfigError(f"y holds one class, {self.classes_[0]!r}: a classifier needs samples of two classes")
+        self._fit(x, encode_labels(labels, len(self.classes_), "centered"))
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Mean outputs (p, c); of two classes the second less the first, (p,)."""
+        mean = self._means(self._new(X))
+        return mean[:, 1] - mean[:, 0] if mean.shape[1] == 2 else mean
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Classes of the largest mean outputs, (p,)."""
+        x = self._new(X)
+        return self.classes_[self._means(x).argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class that its output is the largest in a network of the ensemble, (p, c)."""
+        x = self._new(X)
+        return class_probabilities(self._means(x), self._variances(x))
+
+
+class NTKRegressor(RegressorMixin, _InfiniteNetwork):
+    """The ensemble of infinitely wide networks trained on squared loss.
+
+    Args:
+        architecture: see `NTKClassifier`, as for all others.
+        architecture_args: of a family.
+        image_shape: of images.
+        kernel: `ntk` or `nngp`.
+        time: of training.
+        ridge: added to the diagonal.
+        ridge_scale: `relative` or `absolute`.
+        learning_rate: of gradient descent.
+        dtype: of the kernels.
+        normalize_y: train on targets of mean 0 and variance 1; predictions and deviations are of `y` itself.
+
+    Attributes:
+        n_features_in_: features of a row.
+        network_: the `Architecture`.
+        X_fit_: training points.
+        dual_coef_: (n, c) weights of the training points' kernels.
+        ridge_: absolute.
+    """
+
+    def __init__(
+        self,
+        architecture: ArchitectureLike = "fcn",
+        *,
+        architecture_args: Mapping[str, Any] | None = None,
+        image_shape: Sequence[int] | None = None,
+        kernel: str = "ntk",
+        time: float = math.inf,
+        ridge: float = 0.0,
+        ridge_scale: str = "relative",
+        learning_rate: float = 1.0,
+        dtype: str = "float64",
+        normalize_y: bool = True,
+    ) -> None:
+        super().__init__(
+            architecture,
+            architecture_args=architecture_args,
+            image_shape=image_shape,
+            kernel=kernel,
+            time=time,
+            ridge=ridge,
+            ridge_scale=ridge_scale,
+            learning_rate=learning_rate,
+            dtype=dtype,
+        )
+        self.normalize_y = normalize_y
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = True
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on `X` (n, features), or images (n, height, width, channels), and targets `y` (n,) or (n, c)."""
+        x, y = cast(
+            tuple[Any, Any],
+            validate_data(self, X, y, dtype="numeric", allow_nd=True, multi_output=True, y_numeric=True),
+        )
+        y = np.asarray(y, np.float64)
+        targets = y.reshape(len(y), -1)
+        self.y_mean_, self.y_scale_ = np.zeros(targets.shape[1]), np.ones(targets.shape[1])
+        if self.normalize_y:
+            self.y_mean_, scale = targets.mean(axis=0), targets.std(axis=0)
+            self.y_scale_ = np.where(scale > 0, scale, 1.0)
+        self._flat = y.ndim == 1
+        self._fit(x, (targets - self.y_mean_) / self.y_scale_)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Means of the ensemble.
+
+        Args:
+            X: (p, ...) points.
+            return_std: their standard deviations as well, over networks: of what data and training leave open, without noise.
+
+        Returns:
+            (p,) or (p, c) means, or these and deviations of the same shape.
+        """
+        x = self._new(X)
+        mean = self._means(x) * self.y_scale_ + self.y_mean_
+        if self._flat:
+            mean = mean[:, 0]
+        if not return_std:
+            return mean
+        deviation = np.sqrt(self._variances(x))[:, None] * self.y_scale_
+        return mean, deviation[:, 0] if self._flat else deviation

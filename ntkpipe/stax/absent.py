@@ -1,0 +1,43 @@
+"""What the peer has and this does not: each raises a `ConfigError` that names the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ntkpipe.errors import ConfigError
+
+
+def _without(name: str, reason: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ConfigError(f"stax.{name} has no layer here: {reason}")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    refuse.__doc__ = f"Refused: {reason}."
+    return refuse
+
+
+_PLACES = "the kernel would differ from pixel to pixel, and layers here share what they do between pixels"
+
+ConvLocal = _without("ConvLocal", f"weights that are not shared between pixels are not among the layers; {_PLACES}")
+ConvTranspose = _without("ConvTranspose", "no layer enlarges images")
+ImageResize = _without("ImageResize", "no layer interpolates images; resize them before")
+Index = _without("Index", f"no layer picks pixels; {_PLACES}")
+DotGeneral = _without("DotGeneral", "no layer multiplies activations by a given array; multiply the inputs before")
+Aggregate = _without("Aggregate", "no layer takes a graph beside its inputs")
+FanInConcat = _without("FanInConcat", "branches are added, not concatenated; FanInSum does that")
+FanInProd = _without("FanInProd", "branches are added, not multiplied; FanInSum does that")
+
+_OWN = "layers of one's own are formulas, stax.Elementwise('x * sigmoid(x)')"
+layer = _without("layer", _OWN)
+requires = _without("requires", _OWN)
+supports_masking = _without("supports_masking", "there are no masks")
+unmask_fn = _without("unmask_fn", "there are no masks")
+
+
+class _Slices:
+    def __getitem__(self, _: Any) -> NoReturn:
+        Index()
+
+
+Slice = _Slices()

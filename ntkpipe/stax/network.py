@@ -1,0 +1,217 @@
+"""Layers in series and in branches: from pieces to networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.state import Array
+from ntkpipe.stax.values import whole
+
+_Spec = list[dict[str, Any]]
+
+
+class Network(Architecture):
+    """An architecture that also unpacks as the peer's networks do, `init_fn, apply_fn, kernel_fn = network`."""
+
+    def kernel_fn(self, x1: Array, x2: Array | None = None, get: str | Sequence[str] | None = None, **more: Any) -> Any:
+        """The kernels of all pairs, as the peer's `kernel_fn` gives them.
+
+        Args:
+            x1: see `Architecture.__call__`.
+            x2: likewise; None pairs `x1` with itself.
+            get: `nngp` or `ntk` for one array; several for a named tuple of them; None for both.
+            more: the peer's further arguments; any that is not None is refused.
+
+        Raises:
+            ConfigError: if `get` names something else, or `x1` is a kernel: compose networks by `serial` instead.
+        """
+        for name, value in more.items():
+            if value is not None:
+                raise ConfigError(f"kernel_fn has no {name} here: see docs/migrating.md")
+        names = ("nngp", "ntk") if get is None else (get,) if isinstance(get, str) else tuple(get)
+        for name in names:
+            if name not in ("nngp", "ntk"):
+                raise ConfigError(f"get={name!r} is not one of nngp, ntk: no other part of a kernel is kept")
+        if not hasattr(x1, "shape"):
+            raise ConfigError(
+                "kernel_fn takes arrays: to apply a network to another one's kernel, compose them by stax.serial"
+            )
+        kernels = self(x1, x2)
+        if isinstance(get, str):
+            return getattr(kernels, get)
+        made = NamedTuple("Kernels", [(name, Any) for name in names])
+        return made(*(getattr(kernels, name) for name in names))
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        yield _no_finite_network
+        yield _no_finite_network
+        yield self.kernel_fn
+
+
+def _no_finite_network(*_: Any, **__: Any) -> NoReturn:
+    raise ConfigError(
+        "this network has infinite width: init_fn and apply_fn are those of a finite one, which is not made here. Use "
+        "kernel_fn, or write the finite network with a library of networks such as Flax"
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Layers in series that are part of a network; `serial` makes networks of them.
+
+    Args:
+        parts: layers by name and parameters, and the joints of branches between them.
+    """
+
+    parts: tuple[Any, ...] = field(repr=False)
+
+    def __repr__(self) -> str:
+        names = [part["op"] if isinstance(part, dict) else type(part).__name__.strip("_") for part in self.parts]
+        return f"Piece({', '.join(names)})"
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        """A piece has no kernel; the error says what it lacks."""
+        self._lacking()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._lacking()
+
+    def _lacking(self) -> NoReturn:
+        Network.from_spec(_resolve(self.parts))
+        raise ConfigError(f"{self!r} is a layer: make a network of it by stax.serial")
+
+
+@dataclass(frozen=True)
+class _FanOut:
+    number: int
+
+
+@dataclass(frozen=True)
+class _Parallel:
+    branches: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class _FanInSum:
+    pass
+
+
+def _parts(layer: Any) -> tuple[Any, ...]:
+    if isinstance(layer, Piece):
+        return layer.parts
+    if isinstance(layer, Architecture):
+        return tuple(layer.to_spec())
+    hint = f": write stax.{layer.__name__}()" if callable(layer) and hasattr(layer, "__name__") else ""
+    raise ConfigError(f"{type(layer).__name__} is no layer{hint}; layers are made by the functions of ntkpipe.stax")
+
+
+def serial(*layers: Any) -> Any:
+    """Layers one after another.
+
+    Args:
+        layers: pieces and networks.
+
+    Returns:
+        A `Network`; or a `Piece`, if the layers are none by themselves, such as a residual block that begins with `Relu`. Calling
+        it raises the reason.
+    """
+    parts = tuple(part for layer in layers for part in _parts(layer))
+    try:
+        return Network.from_spec(_resolve(parts))
+    except ConfigError:
+        return Piece(parts)
+
+
+def repeat(layer: Any, n: int) -> Any:
+    """A layer n times in series, with weights of its own each time."""
+    return serial(*([layer] * whole("n", n, 0)))
+
+
+def parallel(*layers: Any) -> Piece:
+    """Layers side by side, between `FanOut` and `FanInSum`."""
+    return Piece((_Parallel(tuple(_parts(layer) for layer in layers)),))
+
+
+def FanOut(num: int) -> Piece:
+    """The activations, `num` times, for as many branches."""
+    return Piece((_FanOut(whole("num", num, 1)),))
+
+
+def FanInSum() -> Piece:
+    """The sum of all branches."""
+    return Piece((_FanInSum(),))
+
+
+def _resolve(parts: Sequence[Any]) -> _Spec:
+    """The list of layers that parts stand for."""
+    return _on_pixels(_joined(parts), False)[0]
+
+
+def _joined(parts: Sequence[Any]) -> _Spec:
+    """Branches between their joints, as residual sums."""
+    made: _Spec = []
+    branches: list[list[Any]] | None = None
+    for part in parts:
+        if isinstance(part, dict):
+            if branches is not None:
+                raise ConfigError(
+                    f"{part['op']} meets {len(branches)} branches: put FanInSum before it, or it into parallel"
+                )
+            made.append(part)
+        elif isinstance(part, _FanOut):
+            if branches is not None:
+                raise ConfigError("FanOut of branches: put it into one branch of parallel, together with its FanInSum")
+            branches = [[] for _ in range(part.number)]
+        elif branches is None:
+            raise ConfigError(f"{type(part).__name__.strip('_')} needs branches: put FanOut before it")
+        elif isinstance(part, _Parallel):
+            if len(part.branches) != len(branches):
+                raise ConfigError(f"parallel has {len(part.branches)} layers for {len(branches)} branches of FanOut")
+            for branch, more in zip(branches, part.branches, strict=True):
+                branch += more
+        else:
+            specs = [_joined(branch) for branch in branches]
+            made += specs[0] if len(specs) == 1 else [{"op": "residual_sum", "branches": specs}]
+            branches = None
+    if branches is not None:
+        raise ConfigError(f"{len(branches)} branches are left: end them with FanInSum")
+    return made
+
+
+_OF_IMAGES = {"conv", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool", "global_self_attention", "flatten"}
+_FLATTENING = {"flatten", "global_avg_pool", "global_sum_pool"}
+
+
+def _on_pixels(layers: Sequence[Mapping[str, Any]], image: bool) -> tuple[_Spec, bool]:
+    """The same layers; a dense layer among those of images acts on every pixel by itself, which is a 1 x 1 convolution.
+
+    Args:
+        layers: with dense layers anywhere.
+        image: whether images must leave the last of them.
+
+    Returns:
+        The layers, and whether images must enter the first.
+    """
+    made: _Spec = []
+    for layer in reversed(layers):
+        layer = dict(layer)
+        if layer["op"] in _FLATTENING:
+            image = False
+        if layer["op"] == "dense" and image:
+            layer |= {"op": "conv", "filter": [1, 1], "strides": [1, 1], "padding": "VALID"}
+        elif layer["op"] == "residual_sum":
+            branches = [_on_pixels(branch, image) for branch in layer["branches"]]
+            layer["branches"] = [branch for branch, _ in branches]
+            image = image or any(needed for _, needed in branches)
+        image = image or layer["op"] in _OF_IMAGES
+        made.append(layer)
+    return made[::-1], image
+
+
+def layer_piece(op: str, **parameters: Any) -> Piece:
+    """One layer."""
+    return Piece(({"op": op, **parameters},))
