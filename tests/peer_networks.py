@@ -168,6 +168,8 @@ def networks(stax: Any) -> dict[str, tuple[Callable[[], Any], str]]:
         "dropout": (lambda: s.serial(s.Dense(8, 1.3), s.Relu(), s.Dropout(0.7), s.Dense(1)), "points"),
         "hermite": (lambda: s.serial(s.Dense(8), s.Hermite(3), s.Dense(1)), "unit"),
     }
+    # One layer of it: behind another the peer's values are NaN.
+    made["rectified_monomial"] = (lambda: s.serial(s.Dense(8, 1.3, 0.2), s.RectifiedMonomial(2), s.Dense(1)), "points")
     phis = {
         "relu": s.Relu,
         "leaky_relu": lambda: s.LeakyRelu(0.3),
@@ -184,7 +186,6 @@ def networks(stax: Any) -> dict[str, tuple[Callable[[], Any], str]]:
         "rbf": lambda: s.Rbf(0.6),
         "exp_normalized": lambda: s.ExpNormalized(1.2, -0.5),
         "monomial": lambda: s.Monomial(3),
-        "rectified_monomial": lambda: s.RectifiedMonomial(2),
         "polynomial": lambda: s.Polynomial([0.3, 0.5, -0.2, 0.1]),
         "sigmoid_like": s.Sigmoid_like,
     }
