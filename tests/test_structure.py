@@ -25,7 +25,8 @@ import importlib, pkgutil
 for name in {modules!r}:
     module = importlib.import_module(name)
     for found in pkgutil.iter_modules(getattr(module, "__path__", []), name + "."):
-        importlib.import_module(found.name)
+        if found.name not in ("ntkpipe.sklearn", "ntkpipe.stax"):  # asked for by name alone
+            importlib.import_module(found.name)
 """
 
 HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "matplotlib", "sklearn", "xarray", "PIL")
