@@ -1,4 +1,4 @@
-"""Commands over a configuration that Hydra composes: `run`, `plan`, `describe`, `gram`, `solve`, `predict`, and sweeps of them."""
+"""Commands over a configuration that Hydra composes: `run`, `plan`, `describe`, `phase`, `gram`, `solve`, `predict`, and sweeps of them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _run_job(
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / job_folder(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
-        elif command not in ("launch", "plan", "describe", "calibrate"):
+        elif command not in ("launch", "plan", "describe", "phase", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         COMMANDS[command](config, session, **own)
     except RequeueError as error:

@@ -11,6 +11,7 @@ from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.kernels.spec import dump_spec
 from ntkpipe.planning.network import describe_kernel
 from ntkpipe.planning.shapes import spec_for
+from ntkpipe.propagation.summary import summary
 from ntkpipe.run.context import look_at
 from ntkpipe.run.sweep import sweep_runs
 
@@ -45,6 +46,8 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
         spec = kernel_spec(config.kernel, shape)
     if format == "table":
         print(describe_kernel(spec, shape, config.kernel.dtype))
+        for position, line in enumerate(summary(spec, config.kernel.dtype)):
+            print(f"{'' if position else 'signals':<11}  {line}")
     else:
         print(dump_spec(spec, format), end="")
 

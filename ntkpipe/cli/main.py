@@ -20,6 +20,7 @@ COMPOSED = {
     "plan": "tiles, flops, bytes, memory and projected time of a run, here or on a cluster; computes nothing",
     "calibrate": "measure this machine for plans; takes a minute",
     "describe": "the kernel's layers, or its spec as a file: [image_shape=[32,32,3]] [format=table|json|yaml]",
+    "phase": "signals through the layers: [format=text|json], or a figure: phase.w_std=[0.5,3,60] phase.b_std=[0,0.7,40] [path=FOLDER]",
     "gram": "the Gram tiles",
     "solve": "the solver's stage, on stored tiles",
     "predict": "predictions and metrics, from a finished solve",

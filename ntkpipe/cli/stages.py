@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ntkpipe.cli import describe as describing
 from ntkpipe.cli import launch as launching
+from ntkpipe.cli import phase as phases
 from ntkpipe.cli import projecting
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
@@ -141,11 +142,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "calibrate": calibrate,
     "describe": describing.describe,
+    "phase": phases.show_phase,
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),
     "launch": launching.launch,
 }
 
-OWN_SETTINGS = {"launch": launching.SETTINGS, "describe": describing.SETTINGS, "plan": projecting.SETTINGS}
+OWN_SETTINGS = {
+    "launch": launching.SETTINGS,
+    "describe": describing.SETTINGS,
+    "phase": phases.SETTINGS,
+    "plan": projecting.SETTINGS,
+}
 """What a command takes besides the configuration of a run: keyword arguments of its function."""

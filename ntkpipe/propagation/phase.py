@@ -54,10 +54,9 @@ class Phase:
     fixed_points: tuple[FixedPoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, in which null stands for an infinite number."""
-        made = {name: _finite(value) for name, value in asdict(self).items() if name != "fixed_points"}
-        points = [{"q": p.q, "slope": _finite(p.slope), "stable": p.is_stable} for p in self.fixed_points]
-        return made | {"fixed_points": points}
+        """Nested plain values."""
+        points = [{"q": p.q, "slope": p.slope, "stable": p.is_stable} for p in self.fixed_points]
+        return asdict(self) | {"fixed_points": points}
 
 
 def phase(
@@ -149,7 +148,3 @@ def _check_settled(
         f"{maps.name} with w_std={w_std:.10g}, b_std={b_std:.10g}: the variance {what} with depth, so that there is no "
         f"q_star and no phase ({way}).{other}"
     )
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,298 @@
+"""`ntkpipe phase`: how signals travel through the configured network, as text, JSON, or a phase diagram with its numbers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.cli.session import Session
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.gram.from_config import check_kernel, kernel_spec
+from ntkpipe.propagation.block import block_map
+from ntkpipe.propagation.convolution import averaging_modes, mode_depths
+from ntkpipe.propagation.critical import CriticalLine, critical_line
+from ntkpipe.propagation.depth import Depths, depth_that_loses, depth_that_splits, depths
+from ntkpipe.propagation.diagram import PhaseDiagram, phase_diagram
+from ntkpipe.propagation.isometry import isometry
+from ntkpipe.propagation.maps import activation_maps
+from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
+from ntkpipe.propagation.phase import Phase, phase
+from ntkpipe.propagation.summary import describe_depth, precision_warning
+from ntkpipe.report.phase_figure import PhasePicture, write_phase_figure
+from ntkpipe.run.sweep import sweep_runs
+from ntkpipe.storage.plain import json_ready
+
+SETTINGS: dict[str, str | None] = {
+    "format": "text",
+    "path": "./phase",
+    "image_shape": "[32,32,3]",
+    "phase.w_std": None,
+    "phase.b_std": None,
+    "phase.block": None,
+    "phase.repetitions": "100",
+    "phase.input_variance": "1",
+}
+"""Settings of this command alone, and their defaults."""
+
+_STARTS = (0.0, 0.5, 0.9, 0.99)
+# Layers that curves go down at least, and at most.
+_SHOWN = (100, 10_000)
+
+
+def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
+    """Print, or draw and write; reads no data.
+
+    Args:
+        config: of which the kernel counts (of several depths the deepest).
+        session: not used.
+        own: see `SETTINGS`.
+
+    Raises:
+        ConfigError: if a setting is none, or signals do not settle.
+    """
+    del session
+    if own["format"] not in ("text", "json"):
+        raise ConfigError(f"format={own['format']} is not one of text, json")
+    config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
+    check_kernel(config.kernel)
+    if config.kernel.kind == "gram":
+        raise ConfigError("kernel=gram is a matrix: it has no layers that signals could pass")
+    shape = _numbers("image_shape", own["image_shape"])
+    spec = kernel_spec(config.kernel, [int(n) for n in shape])
+    network = plain_network(spec)
+    if network is None or own["phase.block"] is not None:
+        _show_block(spec, own)
+        return
+    variance = _numbers("phase.input_variance", f"[{own['phase.input_variance']}]", 1)[0]
+    grid = [own["phase.w_std"], own["phase.b_std"]]
+    if any(grid):
+        _write_diagram(network, config.kernel.dtype, variance, *grid, Path(own["path"] or "."))
+        return
+    made = phase(network.activation, w_std=network.w_std, b_std=network.b_std, input_variance=variance)
+    record = made.to_dict() | _beyond(made, network, shape)
+    if own["format"] == "json":
+        print(json.dumps(json_ready(record), indent=1, allow_nan=False))
+    else:
+        print("\n".join(_text(made, network, config.kernel.dtype, record)))
+
+
+def _beyond(made: Phase, network: PlainNetwork, shape: list[float]) -> dict[str, Any]:
+    """What follows from the phase: depths that precision holds, singular values, and modes of convolutions."""
+    record: dict[str, Any] = {
+        "depth": network.depth,
+        "lost_depth": {dtype: depth_that_loses(made.xi_c, dtype) for dtype in ("float32", "float64")},
+        "split_depth": {dtype: depth_that_splits(made.chi_1, dtype) for dtype in ("float32", "float64")},
+    }
+    try:
+        values = isometry(network.activation, w_std=network.w_std, q_star=made.q_star, depth=network.depth)
+        record["isometry"] = {
+            "mean": values.mean,
+            "variance_gaussian": values.variance_gaussian,
+            "variance_orthogonal": values.variance_orthogonal,
+        }
+    except ConfigError:
+        record["isometry"] = None
+    if network.filters:
+        window = max(network.filters, key=math.prod)
+        extent = [int(n) for n in shape[:2]]
+        modes = averaging_modes(extent, window)
+        lengths = mode_depths(modes, made.chi_c_star)
+        record["modes"] = {
+            "extent": extent,
+            "filter": list(window),
+            "along_height": modes[:, 0].tolist(),
+            "depth_scales_along_height": lengths[:, 0].tolist(),
+        }
+    return record
+
+
+def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]) -> list[str]:
+    def row(name: str, value: float | None, meaning: str) -> str:
+        return f"  {name:<15} {'none' if value is None else f'{value:.10g}':<17} {meaning}"
+
+    lines = [
+        f"{made.activation}, w_std={made.w_std:.10g}, b_std={made.b_std:.10g}: {made.phase}",
+        row("q_star", made.q_star, "variance that inputs lead to"),
+        row("chi_1", made.chi_1, "slope of the correlation map at 1; squared gradients change by it in each layer"),
+        row("c_star", made.c_star, "correlation that any two inputs lead to"),
+        row("chi_c_star", made.chi_c_star, "slope there"),
+        row("xi_q", made.xi_q, "layers in which deviations of the variance fall to 1/e"),
+        row("xi_c", made.xi_c, "layers in which deviations of the correlation do"),
+        row("critical_w_std", made.critical_w_std, "at this b_std"),
+    ]
+    if len(made.fixed_points) > 1:
+        listed = ", ".join(f"{p.q:.6g} ({'stable' if p.is_stable else 'unstable'})" for p in made.fixed_points)
+        lines.append(f"  variances that layers keep: {listed}")
+    if made.quadrature_error > 1e-9:
+        lines.append(
+            f"  numerical integrals are off by about {made.quadrature_error:.1g}: the function has a kink beside 0"
+        )
+    if (values := record["isometry"]) is not None:
+        lines.append(
+            f"  squared singular values of the Jacobian of {network.depth} layers: mean {values['mean']:.4g}, variance "
+            f"{values['variance_gaussian']:.4g} with Gaussian and {values['variance_orthogonal']:.4g} with orthogonal weights"
+        )
+    if (modes := record.get("modes")) is not None and len(modes["depth_scales_along_height"]) > 1:
+        lines.append(
+            f"  filter {modes['filter'][0]} x {modes['filter'][1]}: the slowest pattern over {modes['extent'][0]} pixels lasts "
+            f"{modes['depth_scales_along_height'][1]:.4g} layers"
+        )
+    return [*lines, *describe_depth(made, network.depth)[1:], *precision_warning(made, network, dtype)]
+
+
+def _show_block(spec: Spec, own: dict[str, str | None]) -> None:
+    if own["phase.w_std"] is not None or own["phase.b_std"] is not None:
+        raise ConfigError(
+            "a phase diagram is of plain networks: one nonlinearity, equal w_std and b_std, no residual sums, attention or "
+            "layer_norm. Leave phase.w_std and phase.b_std out for what a block does"
+        )
+    stated = own["phase.block"]
+    block = (
+        repeated_block(spec)
+        if stated is None
+        else tuple(_whole("phase.block", n) for n in _numbers("phase.block", stated, 2))
+    )
+    repetitions = _whole("phase.repetitions", _numbers("phase.repetitions", f"[{own['phase.repetitions']}]", 1)[0])
+    variance = _numbers("phase.input_variance", f"[{own['phase.input_variance']}]", 1)[0]
+    made = block_map(spec, (block[0], block[1]), repetitions=repetitions, variance=variance)
+    if own["format"] == "json":
+        record = {
+            "block": list(block),
+            "variance": made.variance.tolist(),
+            "slope_at_1": made.slope.tolist(),
+            "gradient": made.gradient.tolist(),
+        }
+        print(json.dumps(json_ready(record), indent=1, allow_nan=False))
+        return
+    print(f"block of layers {block[0]} to {block[1] - 1}, repeated\n")
+    print(f"{'repetition':>10}  {'variance before':>16}  {'slope at c = 1':>16}  {'squared gradients':>18}")
+    for k in sorted({0, 1, 2, 4, 9, 19, 49, repetitions - 1}):
+        if k < repetitions:
+            print(f"{k + 1:>10}  {made.variance[k]:>16.8g}  {made.slope[k]:>16.10g}  {made.gradient[k]:>18.10g}")
+    kept = float(np.exp(np.sum(np.log(np.abs(made.slope)))))
+    print(f"\nafter {repetitions} repetitions inputs that were nearly equal keep {kept:.3g} of their distance 1 - c")
+
+
+def _write_diagram(
+    network: PlainNetwork, dtype: str, variance: float, w_text: str | None, b_text: str | None, folder: Path
+) -> None:
+    if w_text is None or b_text is None:
+        raise ConfigError("a phase diagram needs both axes: phase.w_std=[low,high,count] phase.b_std=[low,high,count]")
+    w_std, b_std = _axis("phase.w_std", w_text, above=True), _axis("phase.b_std", b_text, above=False)
+    maps = activation_maps(network.activation)
+    diagram = phase_diagram(maps, w_std, b_std, variance)
+    line = critical_line(maps)
+    record: dict[str, Any] = {"activation": maps.name, "network": None, "remark": ""}
+    curves: dict[float, Depths] = {}
+    try:
+        made = phase(network.activation, w_std=network.w_std, b_std=network.b_std, input_variance=variance)
+        record["network"] = made.to_dict()
+        shown = int(np.clip(3 * made.xi_c if math.isfinite(made.xi_c) else _SHOWN[1], *_SHOWN))
+        curves = {c: depths(maps, network.w_std, made.q_star, c, max(shown, network.depth)) for c in _STARTS}
+    except ConfigError as error:  # the diagram is of other networks too
+        made, record["remark"] = None, str(error)
+    stretches = _stretches(line)
+    picture = PhasePicture(
+        title=maps.name,
+        w_std=w_std,
+        b_std=b_std,
+        xi_c=diagram.xi_c,
+        line=stretches,
+        point=(network.w_std, network.b_std),
+        correlations={c: one.correlation for c, one in curves.items()},
+        condition=curves[_STARTS[1]].condition(100) if curves else np.empty(0),
+        remark=record["remark"],
+    )
+    png, _ = write_phase_figure(picture, folder)
+    inside = (line.w_std >= w_std[0]) & (line.w_std <= w_std[-1]) & (line.b_std <= b_std[-1]) & line.is_stable
+    record |= {
+        "w_std": w_std.tolist(),
+        "b_std": b_std.tolist(),
+        "q_star": diagram.q_star.tolist(),
+        "chi_1": diagram.chi_1.tolist(),
+        "c_star": diagram.c_star.tolist(),
+        "xi_c": diagram.xi_c.tolist(),
+        "critical": {
+            "is_point": line.is_point,
+            "w_std": line.w_std[inside].tolist(),
+            "b_std": line.b_std[inside].tolist(),
+        },
+    }
+    (folder / "phase.json").write_text(json.dumps(json_ready(record), allow_nan=False) + "\n", encoding="utf-8")
+    _write_diagram_table(diagram, folder / "phase.csv")
+    if curves:
+        _write_depths(curves, folder / "depth.csv")
+    if made is not None:
+        print("\n".join([*describe_depth(made, network.depth), *precision_warning(made, network, dtype)]))
+    else:
+        print(record["remark"])
+    print(f"figure       {png}   (numbers beside it: phase.json, phase.csv{', depth.csv' if curves else ''})")
+
+
+def _stretches(line: CriticalLine) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The stable parts of a line, each of consecutive points."""
+    if line.is_point:
+        return [(line.w_std, line.b_std)]
+    places = np.flatnonzero(line.is_stable)
+    if not len(places):
+        return []
+    return [(line.w_std[part], line.b_std[part]) for part in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)]
+
+
+def _write_diagram_table(diagram: PhaseDiagram, path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["w_std", "b_std", "q_star", "chi_1", "c_star", "xi_c"])
+        for j, b_std in enumerate(diagram.b_std):
+            for i, w_std in enumerate(diagram.w_std):
+                values = (diagram.q_star[j, i], diagram.chi_1[j, i], diagram.c_star[j, i], diagram.xi_c[j, i])
+                rows.writerow([repr(float(value)) for value in (w_std, b_std, *values)])
+
+
+def _write_depths(curves: dict[float, Depths], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["first_correlation", "layer", "correlation", "one_minus_correlation", "ntk", "ntk_ratio", "condition_100"]
+        )
+        for start, made in curves.items():
+            condition = made.condition(100)
+            for k in range(len(made.gap)):
+                values = (made.correlation[k], made.gap[k], made.ntk[k], made.ntk_ratio[k], condition[k])
+                rows.writerow([start, k + 1, *(repr(float(value)) for value in values)])
+
+
+def _axis(name: str, text: str, *, above: bool) -> np.ndarray:
+    low, high, count = _numbers(name, text, 3)
+    if count != int(count) or count < 2:
+        raise ConfigError(
+            f"{name}={text} is a grid of {count:g} points: the third number must be a whole one, at least 2"
+        )
+    if low < 0.0 or (above and low == 0.0) or not high > low:
+        bound = "above 0" if above else "at least 0"
+        raise ConfigError(f"{name}={text} must be [low,high,count] with low {bound} and high above low")
+    return np.linspace(low, high, int(count))
+
+
+def _numbers(name: str, text: str | None, count: int | None = None) -> list[float]:
+    try:
+        values = json.loads(text or "")
+    except ValueError:
+        values = None
+    numbers = isinstance(values, list) and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in values)
+    if not isinstance(values, list) or not numbers or (count is not None and len(values) != count) or not values:
+        form = {1: "a number", 2: "[first,end]", 3: "[low,high,count]", None: "[height,width,channels]"}[count]
+        raise ConfigError(f"{name}={(text or '').strip('[]') if count == 1 else text} must be {form}")
+    return [float(n) for n in values]
+
+
+def _whole(name: str, value: float) -> int:
+    if value != int(value):
+        raise ConfigError(f"{name}: {value:g} must be a whole number")
+    return int(value)

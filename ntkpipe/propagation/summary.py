@@ -1,0 +1,76 @@
+"""What signal propagation says of a network, in a few lines."""
+
+from __future__ import annotations
+
+import math
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.propagation.block import block_map
+from ntkpipe.propagation.depth import depth_that_loses, depth_that_splits
+from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
+from ntkpipe.propagation.phase import Phase, phase
+
+_REPETITIONS = 20
+
+
+def summary(spec: Spec, dtype: str = "float64") -> list[str]:
+    """At most three lines; none of networks that repeat nothing, such as kernels of distances.
+
+    Args:
+        spec: the layers.
+        dtype: of the computation: depths beyond which it cannot hold the answer are named.
+    """
+    network = plain_network(spec)
+    if network is None:
+        return _of_block(spec)
+    try:
+        made = phase(network.activation, w_std=network.w_std, b_std=network.b_std)
+    except ConfigError as error:
+        return [str(error)]
+    return [*describe_depth(made, network.depth), *precision_warning(made, network, dtype)]
+
+
+def describe_depth(made: Phase, depth: int) -> list[str]:
+    """Phase and criticality, and what a depth of so many hidden layers means."""
+    critical = "" if made.critical_w_std is None else f"; critical w_std at this b_std is {made.critical_w_std:.5g}"
+    if made.critical_w_std is None:
+        critical = "; no w_std is critical at this b_std"
+    lines = [f"{made.phase}: q_star {made.q_star:.5g}, chi_1 {made.chi_1:.5g}, c_star {made.c_star:.5g}{critical}"]
+    if math.isinf(made.xi_c):
+        return [*lines, f"depth {depth}: correlations go to 1 as a power of depth, not exponentially"]
+    lengths = depth / made.xi_c if made.xi_c > 0.0 else math.inf
+    kept = math.exp(-lengths)
+    scale = f"{lengths:.2g} correlation lengths ({made.xi_c:.3g} layers)"
+    return [*lines, f"depth {depth} is {scale}: deviations of correlations keep {100 * kept:.2g}%"]
+
+
+def precision_warning(made: Phase, network: PlainNetwork, dtype: str) -> list[str]:
+    """A line where so many layers are more than a dtype holds."""
+    lost, split = depth_that_loses(made.xi_c, dtype), depth_that_splits(made.chi_1, dtype)
+    if network.depth >= split:
+        return [
+            f"warning: from depth {math.ceil(split)} on {dtype} tells equal images apart that stand at different indices "
+            f"(rounding grows by chi_1 in every layer){_remedy(dtype)}"
+        ]
+    if network.depth >= lost > 0.0:
+        return [
+            f"warning: from depth {math.ceil(lost)} on {dtype} has lost what correlations say of the images{_remedy(dtype)}"
+        ]
+    return []
+
+
+def _remedy(dtype: str) -> str:
+    return ": set kernel.dtype=float64, or fewer layers" if dtype == "float32" else ": set fewer layers"
+
+
+def _of_block(spec: Spec) -> list[str]:
+    try:
+        low, high = repeated_block(spec)
+        made = block_map(spec, (low, high), repetitions=_REPETITIONS)
+    except ConfigError:
+        return []
+    growth = made.variance[-1] / made.variance[-2]
+    return [
+        f"block of layers {low} to {high - 1}: each repetition changes the variance by {growth:.4g}, and deviations from "
+        f"correlation 1 by {made.slope[-1]:.4g} (after {_REPETITIONS} repetitions)"
+    ]
