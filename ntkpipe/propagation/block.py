@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -85,11 +86,8 @@ def _through(steps: tuple[Step, ...], q: float) -> tuple[float, float]:
     """The variance after a block, and by what it multiplies an NTK."""
 
     def ends(ntk: float) -> tuple[float, float]:
-        shape = (1, 1, 1, 1, 1)
-        state = KernelState(jnp.full(shape, q), jnp.full(shape, ntk), steps[0].incoming, is_own=True)
-        made, _ = fold_own(steps, state)
-        assert made.ntk is not None
-        return float(jnp.ravel(made.nngp)[0]), float(jnp.ravel(made.ntk)[0])
+        made = _folded(steps, jnp.asarray(q), jnp.asarray(ntk))
+        return float(made[0]), float(made[1])
 
     # Linear in the incoming NTK; the block's own gradients are the constant. A large one drowns them.
     scale = 1e8 * max(q, 1.0)
@@ -97,16 +95,27 @@ def _through(steps: tuple[Step, ...], q: float) -> tuple[float, float]:
     return after, (with_one - ends(0.0)[1]) / scale
 
 
+@jax.jit(static_argnums=0)
+def _folded(steps: tuple[Step, ...], q: jax.Array, ntk: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both kernels of a pixel with itself after the steps."""
+    shape = (1, 1, 1, 1, 1)
+    state = KernelState(jnp.full(shape, q), jnp.full(shape, ntk), steps[0].incoming, is_own=True)
+    made, _ = fold_own(steps, state)
+    assert made.ntk is not None
+    return jnp.ravel(made.nngp)[0], jnp.ravel(made.ntk)[0]
+
+
 def _steps(layers: Sequence[Mapping[str, Any]], first: int) -> tuple[Step, ...]:
+    kept = _on_one_pixel(layers)
+    if not kept:
+        raise ConfigError(f"phase.block=[{first},{first + len(layers)}] has no layer that changes a single pixel")
     try:
-        made = [build_layer(layer) for layer in canonical_spec(_on_one_pixel(layers))]
+        made = [build_layer(layer) for layer in canonical_spec(kept)]
         steps = resolve(made, Signature((1, 1), 1, is_gaussian=True), wanted=((0,), (0,)), own=True)
     except PlaceError as error:
         raise ConfigError(
             f"the layers of phase.block=[{first},{first + len(layers)}] do not follow each other: {error}"
         ) from None
-    if not steps:
-        raise ConfigError(f"phase.block=[{first},{first + len(layers)}] has no layer that changes a single pixel")
     if not steps[-1].outgoing.is_gaussian:
         raise ConfigError(
             f"phase.block=[{first},{first + len(layers)}] must begin after a linear layer and end with one, as residual sums and "

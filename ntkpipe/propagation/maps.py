@@ -22,7 +22,7 @@ from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise
 from ntkpipe.kernels.layers.nonlinear.piecewise import ABRelu
-from ntkpipe.kernels.parameters import ACTIVATIONS, LARGEST_DEGREE
+from ntkpipe.kernels.parameters import ACTIVATIONS, LARGEST_DEGREE, LAYERS
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec
 
@@ -135,7 +135,13 @@ def activation_maps(activation: str | Mapping[str, Any], arguments: Mapping[str,
     if layer.get("op") not in ACTIVATIONS:
         raise ConfigError(f"activation {layer.get('op')!r} is not one of {', '.join(ACTIVATIONS)}")
     (canonical,) = canonical_spec([layer])
-    stated = {key: value for key, value in layer.items() if key not in ("op", "degree", "nodes")}
+    defaults = {p.name: p.default for p in LAYERS[layer["op"]]} | {
+        "degree": canonical.get("degree"),
+        "nodes": canonical.get("nodes"),
+    }
+    if layer["op"] in ("monomial", "rectified_monomial", "hermite"):
+        del defaults["degree"]
+    stated = {key: value for key, value in canonical.items() if key != "op" and value != defaults.get(key)}
     name = layer["op"] + (f"({', '.join(f'{key}={value}' for key, value in stated.items())})" if stated else "")
     return _maps(name, tuple(canonical.items()))
 
