@@ -58,7 +58,8 @@ _spent: dict[str, float] = defaultdict(float)
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A file is run by one worker, those that took longest the last time first; tests of the common cluster are one file's."""
-    known = config.cache.get(_SECONDS, {}) if config.cache else {}
+    cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
+    known = cache.get(_SECONDS, {}) if cache else {}
 
     def group(item: pytest.Item) -> str:
         return "ray" if "session" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
@@ -76,5 +77,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.config.cache and not hasattr(session.config, "workerinput"):
-        session.config.cache.set(_SECONDS, {**session.config.cache.get(_SECONDS, {}), **_spent})
+    cache = getattr(session.config, "cache", None)
+    if cache and not hasattr(session.config, "workerinput"):
+        cache.set(_SECONDS, {**cache.get(_SECONDS, {}), **_spent})
