@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from ntkpipe.planning.plan import RunPlan
     from ntkpipe.predictions.schema import Predictions
     from ntkpipe.propagation.phase import phase
+    from ntkpipe.solvers.cg import ConjugateGradients
+    from ntkpipe.solvers.cholesky import Cholesky
+    from ntkpipe.solvers.eigh import Eigh
+    from ntkpipe.solvers.krylov import Krylov
+    from ntkpipe.solvers.problem import Dynamics
+    from ntkpipe.solvers.solution import Solution
+    from ntkpipe.solvers.workspace import Workspace
     from ntkpipe.sources.gram import Gram
     from ntkpipe.tasks.serial import SerialExecutor
 
@@ -29,6 +36,13 @@ inf = math.inf
 
 # Lazy (PEP 562): importing the package must not drag in JAX, Ray, Zarr or Hydra.
 _PUBLIC = {
+    "Cholesky": "ntkpipe.solvers.cholesky",
+    "ConjugateGradients": "ntkpipe.solvers.cg",
+    "Dynamics": "ntkpipe.solvers.problem",
+    "Eigh": "ntkpipe.solvers.eigh",
+    "Krylov": "ntkpipe.solvers.krylov",
+    "Solution": "ntkpipe.solvers.solution",
+    "Workspace": "ntkpipe.solvers.workspace",
     "Architecture": "ntkpipe.kernels.architecture",
     "Dataset": "ntkpipe.data.points",
     "Gram": "ntkpipe.sources.gram",
@@ -45,12 +59,19 @@ _MODULES = {"zoo": "ntkpipe.kernels.networks"}
 
 __all__ = [
     "Architecture",
+    "Cholesky",
+    "ConjugateGradients",
     "Dataset",
+    "Dynamics",
+    "Eigh",
     "Gram",
+    "Krylov",
     "LocalExecutor",
     "Predictions",
     "RunPlan",
     "SerialExecutor",
+    "Solution",
+    "Workspace",
     "__version__",
     "inf",
     "learning_theory",

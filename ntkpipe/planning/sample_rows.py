@@ -9,7 +9,7 @@ from ntkpipe.gram.plan import GramPlan
 
 # Rows of a sample, unless set: as many as make its safety factor small (2.2), or, where pairs take long, as few as keep it
 # below 10 (`sampling.norm_safety`) and recomputing them, which takes three times as long a pair, to 2% of the tiles' time.
-_SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
+SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
 SAMPLE_SHARE, FLOAT64_COST = 0.02, 3.0
 
 
@@ -21,6 +21,6 @@ def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
 def affordable_rows(plan: GramPlan, n: int) -> int:
     """As many rows as the time of the tiles allows."""
     if plan.cost.input_entries == 1:
-        return _SAMPLE_ROWS
+        return SAMPLE_ROWS
     affordable = SAMPLE_SHARE * plan.pairs / (2 * n * FLOAT64_COST)  # of both blocks
-    return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, _SAMPLE_ROWS))
+    return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, SAMPLE_ROWS))

@@ -16,6 +16,7 @@ from ntkpipe.errors import IdentityError, IncompleteError
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
 from ntkpipe.solvers.solution import Saved, Solution, read_arrays
 from ntkpipe.solvers.workspace import Workspace
+from ntkpipe.sources.arrays import ArrayKernel
 from ntkpipe.sources.kernels import TrainKernel
 
 
@@ -53,7 +54,7 @@ class Solver(ABC):
 
     def solve(
         self,
-        kernel: TrainKernel,
+        kernel: TrainKernel | np.ndarray,
         targets: np.ndarray,
         *,
         times: Sequence[float] | None = None,
@@ -65,7 +66,7 @@ class Solver(ABC):
         """Solve, or take up a solve where it stopped.
 
         Args:
-            kernel: among the n training points.
+            kernel: among the n training points: as `Gram.train` gives it, or a plain (n, n) array.
             targets: (n, c) or (n,), real.
             times: training times in steps, `inf` allowed; None decides later, from the spectrum.
             ridges: added to the diagonal.
@@ -79,7 +80,9 @@ class Solver(ABC):
             IncompleteError: if it runs out of steps; what it has is kept in the workspace's store.
             NumericalError: for an indefinite kernel.
         """
-        problem = make_problem(kernel, targets, times=times, ridges=ridges, ridge_scale=ridge_scale, dynamics=dynamics)
+        problem = make_problem(
+            as_kernel(kernel), targets, times=times, ridges=ridges, ridge_scale=ridge_scale, dynamics=dynamics
+        )
         return self.answer(problem, workspace or Workspace())
 
     @abstractmethod
@@ -97,7 +100,7 @@ class Solver(ABC):
     def load(
         self,
         path: str | Path,
-        kernel: TrainKernel,
+        kernel: TrainKernel | np.ndarray,
         targets: np.ndarray,
         *,
         workspace: Workspace | None = None,
@@ -119,9 +122,18 @@ class Solver(ABC):
             raise IncompleteError(f"{path} does not say what was solved: save the solution again")
         about = json.loads(arrays.pop("about").tobytes())
         asked = {"ridges": about["ridges"], "ridge_scale": about["ridge_scale"], "times": about["times"]}
-        problem = make_problem(kernel, targets, dynamics=Dynamics(**about["dynamics"]), **asked)
+        problem = make_problem(as_kernel(kernel), targets, dynamics=Dynamics(**about["dynamics"]), **asked)
         if about["solver"] != self.kind:
             raise IdentityError(f"{path} was solved by {about['solver']}: load it with that solver")
         if about["problem"] != problem.solve_key(""):
             raise IdentityError(f"{path} is the solution for another kernel or other targets: solve again")
         return self.restore(problem, Saved(about["facts"], arrays), workspace or Workspace())
+
+
+def as_kernel(kernel: TrainKernel | np.ndarray) -> TrainKernel:
+    """The kernel itself; a plain array is wrapped.
+
+    Raises:
+        DataError: if it is no square array of finite floats.
+    """
+    return ArrayKernel(kernel) if isinstance(kernel, np.ndarray) else kernel
