@@ -23,6 +23,7 @@ import numpy as np
 from ntkpipe.cli.main import main
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import NtkpipeError
+from ntkpipe.events.lines import plain_lines
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.stages import Job
@@ -187,7 +188,7 @@ def go_on(folder: Path, config: RunConfig, stages: Sequence[str]) -> tuple[int, 
 
     try:
         with _inside(folder):
-            job = Job(RunDir.create(config), SerialExecutor, echo)
+            job = Job(RunDir.create(config), SerialExecutor, plain_lines(echo))
             with job.at_work():
                 for stage in stages:
                     getattr(job, stage)()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ntkpipe.cli.session import Session
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
+from ntkpipe.events.event import silent
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
 from ntkpipe.run.calibrate import ProcessorSeconds, calibrate
@@ -62,7 +63,7 @@ def run(config: RunConfig, session: Session) -> tuple[dict[str, float], dict[str
             return made
 
         executor = timed("start", lambda: session.executor(config))
-        job = Job(RunDir.create(config), lambda: executor, lambda line: None)
+        job = Job(RunDir.create(config), lambda: executor, silent)
         with job.run.held():
             timed("images", job.inputs)
             for stage in ("gram", "solve", "predict", "report"):

@@ -42,6 +42,7 @@ from exact_answers import Answer, Kernel, answer, distances, exact_kernels, stor
 from random_problems import KINDS, Drawn, draw
 
 from ntkpipe.errors import NtkpipeError
+from ntkpipe.events.event import silent
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import Inputs
@@ -60,7 +61,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 def run(drawn: Drawn) -> tuple[Inputs, Predictions]:
     """The pipeline, without figures and in this process."""
-    job = Job(RunDir.create(drawn.config), lambda: SerialExecutor(1), lambda line: None)
+    job = Job(RunDir.create(drawn.config), lambda: SerialExecutor(1), silent)
     with job.at_work():
         inputs = job.inputs()
         job.gram()

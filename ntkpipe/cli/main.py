@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ntkpipe import __version__, limits
 from ntkpipe.cli import streams
@@ -110,7 +111,7 @@ def _run(command: str, rest: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
     """Show what the rooms log (dropped images, downloads, replaced workers) as lines like those of the stages."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_Lines())
     logger = logging.getLogger("ntkpipe")
     level = logger.level
@@ -121,6 +122,14 @@ def _log_on_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the moment: a line of progress that is updated in place stays below what is logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 class _Lines(logging.Formatter):

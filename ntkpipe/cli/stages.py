@@ -14,6 +14,8 @@ from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError, ReportError
+from ntkpipe.events.event import PROGRESS, Emit, Event
+from ntkpipe.events.lines import for_people
 from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.surroundings import plan_given_here
@@ -36,6 +38,18 @@ def echo(line: str) -> None:
     stopping.check()
 
 
+def listener() -> Emit:
+    """Events as lines on the standard error; in a terminal, progress as one line that is updated in place. Safe points."""
+    shown = for_people(echo)
+
+    def emit(event: Event) -> None:
+        shown(event)
+        if event.kind in PROGRESS:
+            stopping.check()
+
+    return emit
+
+
 def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     """The jobs that a configuration stands for, one for each of `kernel.readout_depths`; hold each while it is at work.
 
@@ -56,7 +70,7 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
         if len(runs) > 1:
             echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
         siblings = runs[k + 1 :] if axis == "depth" else ()
-        yield Job(RunDir.create(one), lambda: session.executor(config), echo, siblings)
+        yield Job(RunDir.create(one), lambda: session.executor(config), listener(), siblings)
 
 
 def run(config: RunConfig, session: Session) -> None:

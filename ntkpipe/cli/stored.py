@@ -14,7 +14,7 @@ from pathlib import Path
 from ntkpipe.cli import streams
 from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
-from ntkpipe.cli.stages import echo, summarise
+from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
 from ntkpipe.run import maintenance
 from ntkpipe.run.context import reopen
@@ -118,7 +118,7 @@ def _report(arguments: Sequence[str]) -> int:
                 echo(f"report   {write_report(run, reopen(run), folder if sweep is None else folder / run.path.name)}")
                 continue
             with run.held():
-                Job(run, lambda run=run: session.executor(run.config), echo).report()
+                Job(run, lambda run=run: session.executor(run.config), listener()).report()
     if sweep is not None:
         print("\n".join(summarise(sweep, folder)))
     return 0
@@ -172,7 +172,7 @@ def _verify(arguments: Sequence[str]) -> int:
         stages = ("gram", "solve", "predict", "report")
         had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
         maintenance.discard_damaged(run, inputs, found)
-        job = Job(run, lambda: session.executor(run.config), echo)
+        job = Job(run, lambda: session.executor(run.config), listener())
         for stage in had or ["gram"]:
             getattr(job, stage)()
         left = maintenance.verify(run, maintenance.try_reopen(run)).damaged

@@ -21,6 +21,7 @@ import psutil
 
 from ntkpipe.config import DataConfig, GridConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.errors import ReportError
+from ntkpipe.events.event import Event
 from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.linalg.operator import rectangular_operator
@@ -226,11 +227,11 @@ def _small_run(
                 at_work = timed("start", executor)
             ended: list[float] = []
 
-            def echo(line: str) -> None:
-                if ": done" in line:
+            def listen(event: Event) -> None:
+                if ": done" in event.text:
                     ended.append(time.process_time())
 
-            job = Job(RunDir.create(small), lambda: at_work, echo)
+            job = Job(RunDir.create(small), lambda: at_work, listen)
             with job.run.held():
                 job.inputs()
                 timed("first_tile", job.gram)

@@ -253,9 +253,8 @@ class RunDir:
         return found
 
     def finish(self, stage: str, seconds: float, files: Iterable[Path] = (), **facts: Any) -> dict[str, Any]:
-        """Write the receipt of a stage, with the checksums of the files that it has made in the run's folder, and log it."""
+        """Write the receipt of a stage, with the checksums of the files that it has made in the run's folder."""
         receipt = {"stage": stage, "finished": now(), "seconds": round(seconds, 3), **facts}
-        self.log("stage finished", **receipt)
         receipt["files"] = {
             str(file.relative_to(self.path)): crc32c(file.read_bytes())
             for file in sorted(files)
@@ -358,44 +357,3 @@ def _strangers(path: Path, url: str) -> list[str]:
     others = [p for p in names if not is_foreign_name(p.name)]
     store = local_folder(url)
     return sorted(p.name for p in others if store is None or not Path(store).resolve().is_relative_to(p.resolve()))
-
-
-@dataclasses.dataclass
-class Progress:
-    """Tells the terminal, `progress.json` and whoever watches how a stage goes, at most once in `every` seconds."""
-
-    run: RunDir
-    stage: str
-    echo: Any
-    watch: Any = None
-    every: float = 2.0
-    _last: float = 0.0
-    _line: str = ""
-    _started: float = dataclasses.field(default_factory=time.monotonic)
-
-    def __call__(self, line: str, *, final: bool = False, **facts: Any) -> None:
-        """Report; `facts` are JSON-ready (done, total, rate, remaining seconds, ...)."""
-        elapsed = time.monotonic() - self._started
-        if not final and time.monotonic() - self._last < self.every:
-            return
-        self._last = time.monotonic()
-        if self.watch is not None:
-            facts |= self.watch.asked()
-        self.run.write_json(
-            "progress.json",
-            {
-                "stage": self.stage,
-                "time": now(),
-                "pid": os.getpid(),
-                "elapsed": round(elapsed, 1),
-                "line": line,
-                "final": final,
-                **facts,
-            },
-        )
-        if self.watch is not None:
-            others = {name: value for name, value in facts.items() if name != "stage"}
-            self.watch.progress(self.stage, line, elapsed=elapsed, **others)
-        if line != self._line:
-            self.echo(f"{self.stage:<8} {line}")
-        self._line = line

@@ -12,7 +12,8 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.config import RunConfig
-from ntkpipe.errors import CorruptionError, DataError, IncompleteError, ReportError
+from ntkpipe.errors import CorruptionError, DataError, IncompleteError
+from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, teller, to_all
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
@@ -24,19 +25,17 @@ from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
 from ntkpipe.run.context import Inputs, damaged_images, forget_images, prepare, same_source
+from ntkpipe.run.listeners import ProgressFile, RunLog
 from ntkpipe.run.report_inputs import write_report
-from ntkpipe.run.run_dir import STAGES, Progress, RunDir
+from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.watching import Watch, watching
 from ntkpipe.solvers.solution import Solution, write_arrays
-from ntkpipe.solvers.workspace import Tell
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 
 # Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
 _REPAIRS = 3
-
-Echo = Callable[[str], None]
 
 
 @dataclass
@@ -46,17 +45,26 @@ class Job:
     Args:
         run: its folder.
         executor: makes the executor when a stage first needs one: bad input is refused before anything starts.
-        echo: receives lines for people.
+        listener: receives the events of the run; see `ntkpipe.events`.
         siblings: runs of other networks on the same images, whose missing tiles come out of the same evaluations.
     """
 
     run: RunDir
     executor: Callable[[], Executor]
-    echo: Echo
+    listener: Emit
     siblings: tuple[RunConfig, ...] = ()
     _inputs: Inputs | None = None
     _solved: dict[str, Solution] | None = None
-    _watch: Watch | None = None
+    _emit: Emit = silent
+
+    def __post_init__(self) -> None:
+        self._emit = self._listeners()
+
+    def _listeners(self, watch: Watch | None = None) -> Emit:
+        """All who listen. Lines for people come last: what they tell has been kept by then."""
+        if watch is None:
+            return to_all(RunLog(self.run), Paced(ProgressFile(self.run)), self.listener)
+        return to_all(RunLog(self.run), Paced(to_all(ProgressFile(self.run, watch.asked), watch)), self.listener)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[Job]:
@@ -81,10 +89,25 @@ class Job:
         self.run.require_store()  # before anybody is told there how the run goes
         self.executor = executor
         try:
-            with self.run.held(), watching(self.run, publish) as self._watch:
+            with self.run.held(), watching(self.run, publish) as watch:
+                self._emit = self._listeners(watch)
                 yield self
         finally:
-            self.executor, self._watch = make, None
+            self.executor, self._emit = make, self._listeners()
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, kind: Kind = Kind.PROGRESS) -> Iterator[Tell]:
+        """Say that a stage begins, and that it stops if it does; gives what its progress is told to."""
+        self._emit(Event(Kind.STAGE_BEGUN, name))
+        try:
+            yield teller(self._emit, name, kind)
+        except BaseException as error:
+            self._emit(Event(Kind.STAGE_STOPPED, name, str(error), {"error": type(error).__name__}))
+            raise
+
+    def _note(self, stage: str, text: str) -> None:
+        """A line for people alone."""
+        self._emit(Event(Kind.NOTE, stage, text))
 
     def inputs(self) -> Inputs:
         """The prepared images, the plan and the Gram store; made by the first call."""
@@ -96,7 +119,9 @@ class Job:
             # wherever it lies now.
             source = receipt["source"] if receipt is not None and _has_prepared(self.run.config, receipt) else None
             begun = None if receipt is None else receipt.get("tiles_stored")
-            found = prepare(self.run.config, self.echo, source=source, siblings=self.siblings, begun=begun)
+            found = prepare(
+                self.run.config, lambda line: self._note("", line), source=source, siblings=self.siblings, begun=begun
+            )
             facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
@@ -124,8 +149,7 @@ class Job:
 
     def warn(self, text: str) -> None:
         """Tell and log a warning."""
-        self.echo(f"warning  {text}")
-        self.run.log("warning", text=text)
+        self._emit(Event(Kind.WARNING, "", text))
 
     def gram(self) -> None:
         """Compute the missing tiles; the diagonals alone, if tiles are not stored."""
@@ -135,7 +159,7 @@ class Job:
             if self.run.receipt("gram") is None:
                 inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, self.executor())
                 self._finish("gram", 0.0, store=store.where, tiles=0, computed=0, reused=0, given=True)
-            self.echo(f"gram     given: {store.where}")
+            self._note("gram", f"given: {store.where}")
             return
         # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
         # checksums whenever a tile is read.
@@ -154,10 +178,10 @@ class Job:
         ):
             if self.run.receipt("gram") is None:
                 self._finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
-            self.echo(f"gram     {what}: {store.where}")
+            self._note("gram", f"{what}: {store.where}")
             return
         for line in filter(None, describe_tiles(plan).splitlines()):
-            self.echo(f"plan     {line}")
+            self._note("plan", line)
         executor = self.executor()
         try:
             inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
@@ -167,8 +191,6 @@ class Job:
             inputs = self.inputs()
             job = inputs.job or job
             inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
-        progress = Progress(self.run, "gram", self.echo, self._watch)
-
         mine: list[Lease] = []
 
         def tell(p: GramProgress) -> None:
@@ -176,10 +198,14 @@ class Job:
                 lease.check()  # another run has taken over: it does the work now
             if not plan.stored:
                 return  # of diagonals there is nothing to count
-            progress(p.line().removeprefix("gram: "), final=p.done >= p.total, **p.record())
+            nonlocal again
+            if p.retries > again:
+                self._emit(Event(Kind.RETRY, "gram", facts={"tasks": p.retries - again}))
+                again = p.retries
+            progress(p.line().removeprefix("gram: "), force=p.done >= p.total, **p.record())
 
-        began = time.monotonic()
-        with contextlib.ExitStack() as leases:
+        began, again = time.monotonic(), 0
+        with self._stage("gram", Kind.TILES_DONE) as progress, contextlib.ExitStack() as leases:
             for held in inputs.stores:
                 mine.append(leases.enter_context(held.lease(f"ntkpipe gram of {self.run.path}")))
             try:
@@ -205,12 +231,13 @@ class Job:
             second_copies=report.copies,
         )
         if not plan.stored:
-            self.echo(f"gram     {what}; diagonals stored in {human_seconds(seconds)}: {store.where}")
+            self._note("gram", f"{what}; diagonals stored in {human_seconds(seconds)}: {store.where}")
             return
         rate = report.pairs / seconds if seconds > 0 else 0.0
-        self.echo(
-            f"gram     {report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, "
-            f"{rate:.3g} pairs/s, {human_bytes(plan.disk_bytes)} in {', '.join(held.where for held in inputs.stores)}"
+        self._note(
+            "gram",
+            f"{report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, "
+            f"{rate:.3g} pairs/s, {human_bytes(plan.disk_bytes)} in {', '.join(held.where for held in inputs.stores)}",
         )
 
     def solve(self) -> None:
@@ -221,21 +248,20 @@ class Job:
         if (receipt := self.run.receipt("solve")) is not None:
             damage = self.run.damaged_files("solve")
             if not damage:
-                self.echo(f"solve    finished {receipt['finished']}")
+                self._note("solve", f"finished {receipt['finished']}")
                 return
             for text in damage:
                 self.warn(f"{text}; solving again")
             self.run.forget("solve")
-        progress = Progress(self.run, "solve", self.echo, self._watch)
-
-        self._solved = {}
-        for name in inputs.config.predict.kernels:
-            solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), _teller(progress)))
-            solving.save(solved, self.run)
-            self._solved[name] = solved
-        facts = {name: solved.facts for name, solved in self._solved.items()}
-        files = [solving.saved_file(name, self.run) for name in facts]
-        self._finish("solve", time.monotonic() - began, files=files, kernels=facts)
+        with self._stage("solve") as tell:
+            self._solved = {}
+            for name in inputs.config.predict.kernels:
+                solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), tell))
+                solving.save(solved, self.run)
+                self._solved[name] = solved
+            facts = {name: solved.facts for name, solved in self._solved.items()}
+            files = [solving.saved_file(name, self.run) for name in facts]
+            self._finish("solve", time.monotonic() - began, files=files, kernels=facts)
 
     def predict(self) -> None:
         """Means, bounds and variances of every kernel, time and ridge; metrics."""
@@ -244,7 +270,7 @@ class Job:
         if (receipt := self.run.receipt("predict")) is not None:
             damage = verify_predictions(target) + self.run.damaged_files("predict")
             if not damage:
-                self.echo(f"predict  finished {receipt['finished']}: {target}")
+                self._note("predict", f"finished {receipt['finished']}: {target}")
                 return
             for text in damage:
                 self.warn(f"{text}; predicting again")
@@ -255,37 +281,35 @@ class Job:
         names = inputs.config.predict.kernels
         solved = [self._solution(name) for name in names]
         times = prediction.resolve_times(inputs, solved)
-        progress = Progress(self.run, "predict", self.echo, self._watch)
-        parts, warnings = [], list(inputs.warnings)
-        for one in solved:
-            progress(f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images")
-            part = self._repairing(
-                lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), _teller(progress))
+        with self._stage("predict") as progress:
+            parts, warnings = [], list(inputs.warnings)
+            for one in solved:
+                progress(f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images")
+                part = self._repairing(
+                    lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), progress)
+                )
+                parts.append(part)
+                for text in part.warnings:
+                    self.warn(text)
+                    warnings.append(text)
+            selection = self._select(solved, times, progress)
+            predictions = prediction.collect(inputs, solved, parts, times, warnings, selection)
+            self._solved = None  # a basis of a gigabyte is not needed any more
+            write_predictions(predictions, target, overwrite=True)
+            metrics = compute_metrics(predictions)
+            write_metrics(metrics, self.run.path / "metrics.json")
+            residuals = self.run.path / "leave_one_out.npz"
+            self._finish(
+                "predict",
+                time.monotonic() - began,
+                files=[self.run.path / "metrics.json", *([residuals] if residuals.exists() else [])],
+                fingerprint=predictions.fingerprint(),
+                max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
             )
-            parts.append(part)
-            for text in part.warnings:
-                self.warn(text)
-                warnings.append(text)
-        selection = self._select(solved, times, progress)
-        predictions = prediction.collect(inputs, solved, parts, times, warnings, selection)
-        self._solved = None  # a basis of a gigabyte is not needed any more
-        write_predictions(predictions, target, overwrite=True)
-        metrics = compute_metrics(predictions)
-        write_metrics(metrics, self.run.path / "metrics.json")
-        residuals = self.run.path / "leave_one_out.npz"
-        self._finish(
-            "predict",
-            time.monotonic() - began,
-            files=[self.run.path / "metrics.json", *([residuals] if residuals.exists() else [])],
-            fingerprint=predictions.fingerprint(),
-            max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
-        )
         for line in [*summary(metrics), *chosen_lines(metrics)]:
-            self.echo(f"predict  {line}")
+            self._note("predict", line)
 
-    def _select(
-        self, solved: Sequence[Solution], times: tuple[float, ...], progress: Progress
-    ) -> dict[str, Any] | None:
+    def _select(self, solved: Sequence[Solution], times: tuple[float, ...], tell: Tell) -> dict[str, Any] | None:
         """The time and ridge that training images choose, of every kernel; None where none are to be chosen."""
         method = self.run.config.predict.selection
         if method == "none":
@@ -313,10 +337,11 @@ class Job:
         self.run.require("predict")
         if self.run.damaged_files("solve"):
             self.solve()
-        page = write_report(self.run, self.inputs())
-        files = [file for file in page.parent.rglob("*") if file.is_file()]
-        self._finish("report", time.monotonic() - began, files=files, page=str(page))
-        self.echo(f"report   {page}")
+        with self._stage("report"):
+            page = write_report(self.run, self.inputs())
+            files = [file for file in page.parent.rglob("*") if file.is_file()]
+            self._finish("report", time.monotonic() - began, files=files, page=str(page))
+        self._note("report", str(page))
 
     def all(self) -> bool:
         """Every stage that is not finished.
@@ -328,32 +353,24 @@ class Job:
             ReportError: if all but the report is finished, and that could not be made.
         """
         if is_finished(self.run):
-            self.echo(
+            self._note(
+                "",
                 f"nothing to do: {self.run.path} finished {(self.run.receipt('report') or {})['finished']} with this very "
-                "configuration"
+                "configuration",
             )
             return False
         self.inputs()
-        self.run.log("run started", pid=os.getpid(), ntkpipe=ntkpipe.__version__)
+        self._emit(Event(Kind.RUN_BEGUN, facts={"pid": os.getpid(), "ntkpipe": ntkpipe.__version__}))
         self.gram()
         self.solve()
         self.predict()
-        try:
-            self.report()
-        except ReportError as error:
-            self.run.log("report failed", text=str(error))
-            if self._watch is not None:
-                self._watch.predicted(self.run)
-            raise
-        self.run.log("run finished")
-        if self._watch is not None:
-            self._watch.results(self.run)
+        self.report()
+        self._emit(Event(Kind.RUN_DONE))
         return True
 
     def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
         receipt = self.run.finish(stage, seconds, **facts)
-        if self._watch is not None:
-            self._watch.finished(stage, receipt)
+        self._emit(Event(Kind.STAGE_DONE, stage, facts=receipt, elapsed=seconds))
 
     def _solution(self, name: str) -> Solution:
         """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
@@ -409,13 +426,6 @@ class Job:
         for store in self.inputs().stores:
             for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
                 self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
-
-
-def _teller(progress: Progress) -> Tell:
-    def tell(line: str, *, force: bool = False, **facts: Any) -> None:
-        progress(line, final=force, **facts)
-
-    return tell
 
 
 def is_finished(run: RunDir) -> bool:

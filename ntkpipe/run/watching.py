@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ntkpipe.config import to_dict
+from ntkpipe.events.event import PROGRESS, Event, Kind
 from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.trackers.protocol import Reporters, open_reporters
@@ -20,21 +21,46 @@ _TOLD = ("retries", "speculative", "failed")
 
 
 class Watch:
-    """Tells everyone how the run goes; never fails a run, and never waits for a store or a server.
+    """Listens for everyone who follows a run from elsewhere; never fails a run, and never waits for a store or a server.
 
     Args:
+        run: its folder.
         board: rewrites the run's object in the store.
         reporters: experiment trackers.
         publish: of the executor, once there is one; see `Executor.publish`.
     """
 
     def __init__(
-        self, board: Board, reporters: Reporters, publish: Callable[[str, Mapping[str, float]], None] | None
+        self,
+        run: RunDir,
+        board: Board,
+        reporters: Reporters,
+        publish: Callable[[str, Mapping[str, float]], None] | None,
     ) -> None:
+        self._run = run
         self._board, self._reporters, self._publish = board, reporters, publish
 
-    def progress(self, stage: str, line: str, *, elapsed: float, **facts: Any) -> None:
-        """How a stage goes."""
+    def __call__(self, event: Event) -> None:
+        """Tell an event. Put progress behind `Paced`."""
+        if event.kind in PROGRESS:
+            self._progress(event.stage, event.text, event.elapsed, {**event.facts, **self.asked()})
+        elif event.kind is Kind.STAGE_DONE:
+            receipt = event.facts
+            line = f"{event.stage} finished"
+            self._board.tell(stage=event.stage, line=line, elapsed=receipt["seconds"], **self.asked())
+            self._reporters.finished(event.stage, receipt)
+        elif event.kind is Kind.STAGE_STOPPED and event.facts.get("error") == "ReportError":
+            self._metrics()  # there, though nothing shows them
+        elif event.kind is Kind.RUN_DONE:
+            self._board.tell(stage="report", line="finished", final=True, **self.asked())
+            self._metrics()
+            page = self._run.path / "report"
+            for path in [*sorted(page.rglob("*.png")), page / "report.html"]:
+                if path.exists():
+                    self._reporters.file(path)
+
+    def _progress(self, stage: str, line: str, elapsed: float, told: Mapping[str, Any]) -> None:
+        facts = {name: value for name, value in told.items() if name != "stage"}
         self._board.tell(stage=stage, line=line, elapsed=round(elapsed, 1), **facts)
         self._reporters.progress(stage, {"elapsed": elapsed, **facts})
         if self._publish is not None:
@@ -45,22 +71,8 @@ class Watch:
             }
             self._publish(stage, numbers)
 
-    def finished(self, stage: str, receipt: Mapping[str, Any]) -> None:
-        """A stage has its receipt."""
-        self._board.tell(stage=stage, line=f"{stage} finished", elapsed=receipt["seconds"], **self.asked())
-        self._reporters.finished(stage, receipt)
-
-    def results(self, run: RunDir) -> None:
-        """The run is finished: its metrics, its page and its figures."""
-        self._board.tell(stage="report", line="finished", final=True, **self.asked())
-        self.predicted(run)
-        for path in [*sorted((run.path / "report").rglob("*.png")), run.path / "report" / "report.html"]:
-            if path.exists():
-                self._reporters.file(path)
-
-    def predicted(self, run: RunDir) -> None:
-        """The metrics of a run, whose report may be missing."""
-        self._reporters.metrics(run.read_json("metrics.json") or {"entries": []})
+    def _metrics(self) -> None:
+        self._reporters.metrics(self._run.read_json("metrics.json") or {"entries": []})
 
     def asked(self) -> dict[str, int]:
         """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `told_of_store`."""
@@ -87,7 +99,7 @@ def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | 
     try:
         with Board(open_store(config.store.url), run.path, every=config.watch.every) as board:
             try:
-                yield Watch(board, reporters, publish)
+                yield Watch(run, board, reporters, publish)
                 ok = True
             except BaseException as error:
                 if run.begun:  # one that was refused leaves nothing in the store

@@ -1,0 +1,200 @@
+"""Events as lines for people: plain ones, or one that is updated in place in a terminal or a notebook."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from ntkpipe.events.event import PROGRESS, Emit, Event, Kind, Paced
+
+Echo = Callable[[str], None]
+
+_BAR = 20  # characters
+
+
+class Lines:
+    """Every event that has something to say as a line, `stage    text`; the same progress is not told twice in a row.
+
+    Args:
+        echo: receives the lines.
+    """
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+        self._last: dict[str, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Tell an event."""
+        if event.kind is Kind.STAGE_BEGUN:
+            self._last.pop(event.stage, None)
+        if event.kind is Kind.STAGE_STOPPED or not event.text:
+            return  # the error has a line of its own
+        if event.kind in PROGRESS:
+            if self._last.get(event.stage) == event.text:
+                return
+            self._last[event.stage] = event.text
+        self._echo(line_of(event))
+
+
+def line_of(event: Event) -> str:
+    """An event as one line for people."""
+    head = "warning" if event.kind is Kind.WARNING else event.stage
+    return f"{head:<8} {event.text}" if head else event.text
+
+
+def plain_lines(echo: Echo, every: float = 2.0) -> Emit:
+    """Lines for a pipe or a log file: progress every few seconds."""
+    return Paced(Lines(echo), every)
+
+
+class Surface(Protocol):
+    """Where one line can be shown and updated in place."""
+
+    def show(self, stage: str, text: str, done: float | None, total: float | None) -> None:
+        """Show progress in place of what is shown; `done` and `total` are None where the amount of work is not known."""
+        ...
+
+    def close(self) -> None:
+        """Take the line away, if there is one."""
+        ...
+
+
+class LiveLine:
+    """Progress of a stage as one line that is updated in place, with a bar where the amount of work is known.
+
+    Everything else is a plain line above it. The line is gone when its stage ends.
+
+    Args:
+        surface: shows the line.
+        echo: receives the plain lines.
+        every: seconds between two updates.
+    """
+
+    def __init__(self, surface: Surface, echo: Echo, every: float = 0.2) -> None:
+        self._surface, self._lines = surface, Lines(echo)
+        self._paced = Paced(self._show, every)
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        self._paced(event)
+
+    def _show(self, event: Event) -> None:
+        if event.kind in PROGRESS and not event.prompt:
+            done, total = event.facts.get("done"), event.facts.get("total")
+            known = isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0
+            self._surface.show(event.stage, event.text, done if known else None, total if known else None)
+            return
+        if event.kind in (Kind.STAGE_BEGUN, Kind.STAGE_DONE, Kind.STAGE_STOPPED, Kind.RUN_DONE):
+            self._surface.close()
+        self._lines(event)
+
+
+class TerminalLine:
+    """The last line of a terminal. Lines that are printed to `sys.stderr` meanwhile appear above it.
+
+    Args:
+        file: the terminal.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._bar: Any = None
+        self._task: Any = None
+
+    def show(self, stage: str, text: str, done: float | None, total: float | None) -> None:
+        """See `Surface.show`."""
+        if self._bar is None:
+            self._bar = _rich_bar(self._file)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, stage=stage, text=text)
+        self._bar.update(self._task, stage=stage, text=text, total=total, completed=done or 0)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """See `Surface.close`."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _rich_bar(file: TextIO) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task
+    from rich.table import Column
+    from rich.text import Text
+
+    class Stage(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.fields['stage']:<8}", no_wrap=True)
+
+    class Said(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["text"], overflow="ellipsis", no_wrap=True)
+
+    class Bar(BarColumn):
+        def render(self, task: Task) -> Any:
+            return Text("") if task.total is None else super().render(task)
+
+    return Progress(
+        Stage(),
+        Bar(bar_width=_BAR),
+        Said(table_column=Column(ratio=1, no_wrap=True)),
+        console=Console(file=file, force_terminal=True),
+        auto_refresh=False,  # no thread of its own in a process that forks
+        transient=True,
+        expand=True,
+        redirect_stdout=False,  # may be a file
+    )
+
+
+class NotebookLine:
+    """A line of text in the output of a notebook's cell; empty when it is closed."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, stage: str, text: str, done: float | None, total: float | None) -> None:
+        """See `Surface.show`."""
+        bar = ""
+        if done is not None and total:
+            full = round(_BAR * min(done / total, 1.0))
+            bar = "█" * full + "░" * (_BAR - full) + " "
+        self._put(f"{stage:<8} {bar}{text}")
+
+    def close(self) -> None:
+        """See `Surface.close`."""
+        if self._handle is not None:
+            self._put("")
+            self._handle = None
+
+    def _put(self, line: str) -> None:
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        if self._handle is None:
+            self._handle = display({"text/plain": line}, raw=True, display_id=True)
+        else:
+            self._handle.update({"text/plain": line}, raw=True)
+
+
+def for_people(echo: Echo, terminal: TextIO | None = None) -> Emit:
+    """What suits where this process shows things: a line that is updated in place, or plain lines.
+
+    Args:
+        echo: receives plain lines.
+        terminal: where people look, if it is a terminal; None is the standard error.
+    """
+    if _is_notebook():
+        return LiveLine(NotebookLine(), echo)
+    file = sys.stderr if terminal is None else terminal
+    if file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        return LiveLine(TerminalLine(file), echo)
+    return plain_lines(echo)
+
+
+def _is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    module = sys.modules.get("IPython")
+    shell = None if module is None else module.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
