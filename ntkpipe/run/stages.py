@@ -317,7 +317,7 @@ class Job:
 
         found = {
             one.name: self._repairing(
-                lambda one=one: prediction.select(self.inputs(), one, times, self.executor(), _teller(progress))
+                lambda one=one: prediction.select(self.inputs(), one, times, self.executor(), tell)
             )
             for one in solved
         }
