@@ -32,7 +32,7 @@ import numpy as np
 
 from ntkpipe.cli.folder import profiles
 from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
-from ntkpipe.gram.plan import batch_size, human_seconds
+from ntkpipe.gram.plan import batch_size
 from ntkpipe.linalg.operator import balanced_shares
 from ntkpipe.planning.allreduce_cost import allreduce_cost, at_the_driver
 from ntkpipe.planning.machine import Machine, load_profile
@@ -42,6 +42,7 @@ from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import on_profile
 from ntkpipe.tiles.segment import SEGMENT
+from ntkpipe.units import human_seconds
 
 FLIGHT = 3  # tasks per worker, `cluster/ray_executor.py`
 DETECTED, BACK = 30.0, 600.0  # seconds until a lost node is noticed, and until another takes its place

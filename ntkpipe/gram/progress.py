@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from ntkpipe.gram.plan import human_seconds
+from ntkpipe.units import human_seconds
 
 WINDOW_SECONDS = 120.0
 """The rate is that of the last so many seconds: it follows a machine that slows down, and forgets the start-up."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import CorruptionError
-from ntkpipe.gram.plan import human_bytes
 from ntkpipe.planning.machine import FIGURES, Figure
 from ntkpipe.planning.probes import circumstances
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tiles.record import seal, unseal
+from ntkpipe.units import human_bytes
 
 RATES = {
     "gemm_float32": "matrix_float32",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ntkpipe.gram.plan import ITEM_BYTES, human_bytes
+from ntkpipe.gram.plan import ITEM_BYTES
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import LayerCost, input_cost, kernel_cost, layer_costs
 from ntkpipe.kernels.parameters import LAYERS
 from ntkpipe.kernels.spec import canonical_spec, fingerprint
+from ntkpipe.units import human_bytes
 
 Row = tuple[str, str, str, str, str]
 

@@ -14,7 +14,7 @@ from typing import Any
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ResourceError
 from ntkpipe.gram.from_config import pair_cost
-from ntkpipe.gram.plan import GramPlan, Rate, human_bytes
+from ntkpipe.gram.plan import GramPlan, Rate
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.linalg.factor.plan import FactorPlan
@@ -29,6 +29,7 @@ from ntkpipe.planning.solving import notes, project
 from ntkpipe.planning.storing import Storing, choose_storing
 from ntkpipe.planning.text import as_html, describe
 from ntkpipe.planning.tiles import pair_rate, pair_seconds, plan_gram
+from ntkpipe.units import human_bytes
 
 # Times of the default grid, where none are given.
 _TIMES = 20

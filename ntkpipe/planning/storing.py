@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ResourceError
-from ntkpipe.gram.plan import human_bytes
 from ntkpipe.planning.model import Work
 from ntkpipe.planning.solving import predict, solve
+from ntkpipe.units import human_bytes
 
 # Stored tiles serve other runs too: `auto` recomputes only where that is faster by so much.
 _WORTH = 0.8

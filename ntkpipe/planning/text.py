@@ -5,11 +5,12 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ntkpipe.gram.plan import ITEM_BYTES, KERNELS, GramPlan, human_bytes, human_seconds
+from ntkpipe.gram.plan import ITEM_BYTES, KERNELS, GramPlan
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.planning.memory import Batches, Peak, cg_bytes
 from ntkpipe.planning.solving import batch_flops, batches, pass_seconds, variances
 from ntkpipe.planning.storing import Storing
+from ntkpipe.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from ntkpipe.planning.plan import RunPlan  # which prints itself by what is here

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from ntkpipe.errors import ConfigError, ResourceError
-from ntkpipe.gram.plan import ITEM_BYTES, Block, BlockPlan, GramPlan, Rate, human_bytes
+from ntkpipe.gram.plan import ITEM_BYTES, Block, BlockPlan, GramPlan, Rate
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.planning.machine import Machine, assumed_machine
 from ntkpipe.tiles.grid import TileGrid
+from ntkpipe.units import human_bytes
 
 LARGEST_EDGE = 2048
 """Rows of a default tile: past it products gain nothing, below it the receipts of a large matrix multiply."""

@@ -11,7 +11,6 @@ from typing import Any
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import prepared_prefixes
 from ntkpipe.errors import ConfigError, IdentityError, NtkpipeError, StoreError
-from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.linalg.checkpoint import damaged_entries
 from ntkpipe.predictions.read import read_predictions, verify_predictions
@@ -29,6 +28,7 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.tiles.store import GramStore
+from ntkpipe.units import human_bytes, human_seconds
 
 # Of what solvers keep in the store, all but the tiles of factors.
 _CHECKPOINTS = tuple(prefix for prefix in SOLVES if prefix != "cholesky/")

@@ -14,7 +14,6 @@ import ntkpipe
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
 from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, teller, to_all
-from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.gram.progress import Progress as GramProgress
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.planning.text import describe_tiles
@@ -33,6 +32,7 @@ from ntkpipe.solvers.solution import Solution, write_arrays
 from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
+from ntkpipe.units import human_bytes, human_seconds
 
 # Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
 _REPAIRS = 3

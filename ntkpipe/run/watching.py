@@ -9,12 +9,12 @@ from typing import Any
 
 from ntkpipe.config import to_dict
 from ntkpipe.events.event import PROGRESS, Event, Kind
-from ntkpipe.gram.plan import human_bytes, human_seconds
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.trackers.protocol import Reporters, open_reporters
 from ntkpipe.storage.board import Board, is_running, read_boards
 from ntkpipe.storage.statistics import heard
 from ntkpipe.storage.store import ObjectStore, open_store
+from ntkpipe.units import human_bytes, human_seconds
 
 # Of a line that is shown again and again: those that help to see whether a run is well.
 _TOLD = ("retries", "speculative", "failed")

@@ -13,7 +13,6 @@ import numpy as np
 
 from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.errors import IncompleteError, NumericalError
-from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.cg import CgSolution, block_cg
 from ntkpipe.linalg.cg_recurrence import CgStep
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
@@ -39,6 +38,7 @@ from ntkpipe.solvers.workspace import Workspace, exclusive, silent
 from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.storage.checksum import digest
 from ntkpipe.uncertainty.filters import BatchWeights, Filters, Part, WeightFilters, residuals
+from ntkpipe.units import human_seconds
 
 # Of the products' kinds, what one rounds by.
 ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}

@@ -17,7 +17,6 @@ from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.dynamics.stopping import StopRule, resolved, stop_rule
 from ntkpipe.errors import IncompleteError
-from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
@@ -42,6 +41,7 @@ from ntkpipe.solvers.stochastic import sampled_leave_one_out
 from ntkpipe.solvers.workspace import Workspace, exclusive
 from ntkpipe.sources.kernels import KernelSample
 from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
+from ntkpipe.units import human_seconds
 
 # Stopping is asked at steps that grow so much: each time an eigendecomposition of the projected kernel, of some hundred
 # to some thousand rows, is made. They cost 1.6 times the last together, and a tenth of the steps may be wasted.

@@ -18,9 +18,9 @@ from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
 from ntkpipe.errors import DataError, NtkpipeError, StoreError
-from ntkpipe.gram.plan import human_bytes
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.storage.store import ObjectStore
+from ntkpipe.units import human_bytes
 
 
 @dataclass(frozen=True)

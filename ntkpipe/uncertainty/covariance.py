@@ -15,7 +15,6 @@ from ntkpipe.dynamics import variance
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows, Variances
 from ntkpipe.dynamics.weights import DirectWeights, Weights
-from ntkpipe.gram.plan import human_seconds
 from ntkpipe.linalg.assemble import read_rows
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.operator import RectangularOperator, rectangular_operator, rectangular_product, tile_operator
@@ -23,6 +22,7 @@ from ntkpipe.planning.memory import Batches
 from ntkpipe.sources.kernels import TestKernel, TrainKernel
 from ntkpipe.uncertainty.batches import BatchStore, batches_key
 from ntkpipe.uncertainty.filters import Filters, Part
+from ntkpipe.units import human_seconds
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution

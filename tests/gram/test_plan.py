@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.gram.plan import BATCH_SECONDS, batch_size, batches, human_bytes, human_seconds
+from ntkpipe.gram.plan import BATCH_SECONDS, batch_size, batches
 from ntkpipe.gram.progress import WINDOW_SECONDS, Progress
 from ntkpipe.tiles.grid import TileGrid
+from ntkpipe.units import human_bytes, human_seconds
 
 
 @settings(deadline=None, max_examples=60)
