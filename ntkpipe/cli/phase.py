@@ -70,9 +70,9 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
         _show_block(spec, own)
         return
     variance = _numbers("phase.input_variance", f"[{own['phase.input_variance']}]", 1)[0]
-    grid = [own["phase.w_std"], own["phase.b_std"]]
-    if any(grid):
-        _write_diagram(network, config.kernel.dtype, variance, *grid, Path(own["path"] or "."))
+    w_text, b_text = own["phase.w_std"], own["phase.b_std"]
+    if w_text or b_text:
+        _write_diagram(network, config.kernel.dtype, variance, w_text, b_text, Path(own["path"] or "."))
         return
     made = phase(network.activation, w_std=network.w_std, b_std=network.b_std, input_variance=variance)
     record = made.to_dict() | _beyond(made, network, shape)

@@ -25,6 +25,7 @@ from ntkpipe.kernels.layers.nonlinear.piecewise import ABRelu
 from ntkpipe.kernels.parameters import ACTIVATIONS, LARGEST_DEGREE, LAYERS
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec
+from ntkpipe.kernels.state import Array
 
 # All variances at which maps are tabulated: dense where networks live, sparse beyond.
 VARIANCES = np.concatenate(
@@ -162,13 +163,13 @@ def _maps(name: str, canonical: tuple[tuple[str, Any], ...]) -> Maps:
 
 
 @jax.jit(static_argnums=0)
-def _squares(layer: Nonlinearity, q: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _squares(layer: Nonlinearity, q: jax.Array) -> tuple[Array, Array, Array]:
     (value, dot), (slope, _) = jax.jvp(layer.same, (q,), (jnp.ones_like(q),))
     return value, dot, slope
 
 
 @jax.jit(static_argnums=0)
-def _near(layer: Nonlinearity, q: jax.Array, gap: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _near(layer: Nonlinearity, q: jax.Array, gap: jax.Array) -> tuple[Array, Array]:
     value, _ = layer.same(q)
     upper, _, dot = layer.near(Apart(q, q, q * gap, q * (2.0 - gap)), value, value)
     return upper, dot
@@ -180,7 +181,7 @@ def _coefficients(layer: Elementwise, q: jax.Array) -> tuple[jax.Array, jax.Arra
         jnp.concatenate([jnp.square(f.coefficients), jnp.square(f.even)[None], jnp.square(f.odd)[None]])
         for f in layer.expand(q)
     ]
-    return made[0], made[1]
+    return jnp.asarray(made[0]), jnp.asarray(made[1])
 
 
 class _Closed:

@@ -54,7 +54,7 @@ def write_phase_figure(picture: PhasePicture, folder: Path, name: str = "phase")
 
 def _draw(picture: PhasePicture) -> Figure:
     figure = Figure(figsize=(PAGE_WIDTH, 3.5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.35, 1.0))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.35, 1.0)))
     _diagram(left.subplots(), picture)
     upper, lower = right.subplots(2, 1, sharex=True)
     _curves(upper, lower, picture)
@@ -101,7 +101,7 @@ def _diagram(axes: Axes, picture: PhasePicture) -> None:
 
 
 def _curves(upper: Axes, lower: Axes, picture: PhasePicture) -> None:
-    for axes, text in ((upper, "correlation c"), (lower, f"NTK condition, {picture.inputs} inputs")):
+    for axes, text in ((upper, "correlation c"), (lower, f"NTK condition\nof {picture.inputs} inputs")):
         axes.set_ylabel(text)
     lower.set_xlabel("linear layers")
     if not len(picture.condition):
