@@ -11,10 +11,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ntkpipe import finite
     from ntkpipe.cluster.local import LocalExecutor
     from ntkpipe.data.points import Dataset, load_dataset
     from ntkpipe.dynamics.in_memory import predict_in_memory
     from ntkpipe.dynamics.learning_theory import learning_theory
+    from ntkpipe.finite.two_layers import catapult
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
     from ntkpipe.planning.plan import RunPlan
@@ -50,12 +52,13 @@ _PUBLIC = {
     "Predictions": "ntkpipe.predictions.schema",
     "RunPlan": "ntkpipe.planning.plan",
     "SerialExecutor": "ntkpipe.tasks.serial",
+    "catapult": "ntkpipe.finite.two_layers",
     "learning_theory": "ntkpipe.dynamics.learning_theory",
     "load_dataset": "ntkpipe.data.points",
     "phase": "ntkpipe.propagation.phase",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
 }
-_MODULES = {"zoo": "ntkpipe.kernels.networks"}
+_MODULES = {"finite": "ntkpipe.finite", "zoo": "ntkpipe.kernels.networks"}
 
 __all__ = [
     "Architecture",
@@ -73,6 +76,8 @@ __all__ = [
     "Solution",
     "Workspace",
     "__version__",
+    "catapult",
+    "finite",
     "inf",
     "learning_theory",
     "load_dataset",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Shapes and dtypes of these rooms are checked at every call of their own tests: in those of others the checks took a third of
 # the time. Before anything imports the rooms.
-TYPED = ("kernels", "linalg", "dynamics")
+TYPED = ("kernels", "finite", "linalg", "dynamics")
 jaxtyping.install_import_hook([f"ntkpipe.{room}" for room in TYPED], "strict_typing.check")
 
 # Ray reads these once, on import; loopback only, and no warning about accelerator variables of the future.

@@ -43,6 +43,7 @@ HEAVY = ("ray", "zarr", "hydra", "omegaconf", "obstore", "pandas", "pyarrow", "m
         (("ntkpipe.tasks",), (*HEAVY, "jax", "scipy")),
         (("ntkpipe.kernels", "ntkpipe.gram.worker"), HEAVY),
         (("ntkpipe.propagation",), HEAVY),
+        (("ntkpipe.finite",), HEAVY),
         (("ntkpipe.linalg",), HEAVY),
         (("ntkpipe.dynamics", "ntkpipe.stax"), HEAVY),
         (("ntkpipe.sklearn",), ("ray", "zarr", "hydra", "omegaconf", "obstore", "matplotlib", "xarray")),

@@ -34,6 +34,9 @@ STORED = {
     "verify": "check every stored object, recompute random tiles and residuals, mend: run_dir=DIR [repair=false] [tiles=3] [rows=16]",
     "clean": "list Gram stores and litter, and reclaim them: store.url=DIR [delete=KEY|unfinished|solves|compiled|litter]",
 }
+ALONE = {
+    "catapult": "two linear layers at large rates: [width=512] [rate=2.5] [f0=0.8] [lambda0=2] [target=0] [format=json]",
+}
 EXIT_CODES = """\
 exit codes
   0  done
@@ -52,7 +55,7 @@ exit codes
 
 def usage() -> str:
     """The help text."""
-    rows = "\n".join(f"  {name:<8} {text}" for name, text in {**COMPOSED, **STORED}.items())
+    rows = "\n".join(f"  {name:<8} {text}" for name, text in {**COMPOSED, **STORED, **ALONE}.items())
     return (
         f"ntkpipe {__version__}: exact predictions of infinitely wide neural networks\n\n"
         f"usage: ntkpipe COMMAND [group=choice ...] [setting=value ...]\n\ncommands\n{rows}\n\n"
@@ -96,7 +99,13 @@ def _run(command: str, rest: Sequence[str]) -> int:
             from ntkpipe.cli.stored import run_stored
 
             return run_stored(command, rest)
-        raise ConfigError(f"no command {command!r}: ntkpipe has {', '.join({**COMPOSED, **STORED})} (ntkpipe --help)")
+        if command in ALONE:
+            from ntkpipe.cli.finite import run_catapult
+
+            return run_catapult(rest)
+        raise ConfigError(
+            f"no command {command!r}: ntkpipe has {', '.join({**COMPOSED, **STORED, **ALONE})} (ntkpipe --help)"
+        )
     except RequeueError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import ntkpipe
-from ntkpipe.cli.main import COMPOSED, STORED, usage
+from ntkpipe.cli.main import ALONE, COMPOSED, STORED, usage
 from ntkpipe.errors import NtkpipeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,13 +19,13 @@ def test_help_version_and_unknown_commands(command):
     for word in ("--help", "-h", "help"):
         code, out, _ = command(word)
         assert code == 0
-        assert all(f"  {name} " in out for name in (*COMPOSED, *STORED))
+        assert all(f"  {name} " in out for name in (*COMPOSED, *STORED, *ALONE))
     code, out, _ = command()
     assert code == 2
     assert "usage" in out
     code, _, err = command("rum")
     assert code == 2
-    assert all(name in err for name in (*COMPOSED, *STORED))
+    assert all(name in err for name in (*COMPOSED, *STORED, *ALONE))
 
 
 def test_every_exit_code_is_documented():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
-from finite_networks import empirical_kernels
 
+from ntkpipe.finite.monte_carlo import kernels_of_networks
 from ntkpipe.kernels.architecture import Architecture
 
 WIDTH = 128
@@ -141,7 +142,8 @@ def images():
 
 def draws(spec, count, seed=0):
     """`(count, 2, 3)`: both kernels of the pairs."""
-    made = empirical_kernels(spec, images(), count, seed)
+    each = itertools.islice(kernels_of_networks(spec, images(), seed=seed), count)
+    made = [np.stack(kernels) for kernels in zip(*each, strict=True)]
     return np.stack([np.stack([kernel[:, i, j] for i, j in PAIRS], axis=-1) for kernel in made], axis=1)
 
 

@@ -1,0 +1,51 @@
+"""Commands about finite networks that need neither data nor a run: `ntkpipe catapult`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+from ntkpipe.cli.arguments import settings
+from ntkpipe.errors import ConfigError
+from ntkpipe.finite.two_layers import catapult
+
+_DEFAULTS: dict[str, str | None] = {
+    "width": "512",
+    "rate": "2.5",
+    "f0": "0.8",
+    "lambda0": "2",
+    "target": "0",
+    "max_steps": "1000000",
+    "format": "table",
+}
+
+
+def run_catapult(arguments: Sequence[str]) -> int:
+    """Train the two-layer model and print how it ended; returns the exit code.
+
+    Raises:
+        ConfigError: if a setting is unknown or out of range.
+    """
+    values = settings(arguments, _DEFAULTS, "catapult")
+    form = values.pop("format")
+    if form not in ("table", "json"):
+        raise ConfigError(f"format={form} is not one of table, json")
+    counts = {name: _number(name, values[name], int) for name in ("width", "max_steps")}
+    reals = {name: _number(name, values[name], float) for name in ("rate", "f0", "lambda0", "target")}
+    made = dataclasses.asdict(catapult(**counts, **reals))
+    if form == "json":
+        # JSON has no infinity: null stands for what grew without bound.
+        print(json.dumps({name: None if value == math.inf else value for name, value in made.items()}))
+    else:
+        for name, value in made.items():
+            print(f"{name:<12}{value:.10g}" if isinstance(value, float) else f"{name:<12}{value}")
+    return 0
+
+
+def _number(name: str, text: str | None, kind: type) -> float:
+    try:
+        return kind(text)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name}={text} must be {'a whole number' if kind is int else 'a number'}") from None

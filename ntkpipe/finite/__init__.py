@@ -1,0 +1,52 @@
+"""Networks of finite width from the spec of an infinite one: passes, empirical kernels, large rates."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntkpipe.finite.empirical import Prepared, empirical_kernel, prepare, tile
+    from ntkpipe.finite.initialisers import count_parameters, draw_masks, init, widened
+    from ntkpipe.finite.monte_carlo import Estimate, monte_carlo_kernel
+    from ntkpipe.finite.network import apply
+    from ntkpipe.finite.two_layers import Catapult, catapult
+
+__all__ = [
+    "Catapult",
+    "Estimate",
+    "Prepared",
+    "apply",
+    "catapult",
+    "count_parameters",
+    "draw_masks",
+    "empirical_kernel",
+    "init",
+    "monte_carlo_kernel",
+    "prepare",
+    "tile",
+    "widened",
+]
+
+# Lazy (PEP 562): the package's own __init__ names this room, and must not drag in JAX.
+_PUBLIC = {
+    "Catapult": "two_layers",
+    "Estimate": "monte_carlo",
+    "Prepared": "empirical",
+    "apply": "network",
+    "catapult": "two_layers",
+    "count_parameters": "initialisers",
+    "draw_masks": "initialisers",
+    "empirical_kernel": "empirical",
+    "init": "initialisers",
+    "monte_carlo_kernel": "monte_carlo",
+    "prepare": "empirical",
+    "tile": "empirical",
+    "widened": "initialisers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"ntkpipe.finite.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

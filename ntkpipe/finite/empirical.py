@@ -1,0 +1,221 @@
+"""Empirical kernels: the neural tangent kernel and the NNGP of one finite network, exactly, in tiles (arXiv:2206.08720).
+
+The NTK of outputs a and b of images x and x' is the inner product of their gradients by all parameters. What depends on one image is
+made once, by `prepare`; `tile` multiplies two blocks of prepared images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.finite.network import Network, Spec, Weights, as_inputs, network
+from ntkpipe.finite.products import OUTPUTS, MapPlan, contribution, keep, plan_maps
+from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.kernels.state import Array, Kernels
+
+# Activations, signals and what is made of them, of the images that are prepared at once.
+_PREPARED_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A block of images, and what an empirical kernel takes of each.
+
+    Args:
+        key: canonical spec, shape of an image and kind of outputs: two blocks must agree in it.
+        dtype: of the computation.
+        functions: outputs of the network, `(n, c)`.
+        parts: arrays over images, of every linear map.
+    """
+
+    key: tuple[str, tuple[int, ...], str]
+    dtype: np.dtype
+    functions: jax.Array
+    parts: tuple[tuple[jax.Array, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of everything that is kept."""
+        return self.functions.nbytes + sum(x.nbytes for part in self.parts for x in part)
+
+
+def prepare(
+    spec: Spec,
+    weights: Weights,
+    x: Array,
+    *,
+    outputs: str = "trace",
+    masks: Sequence[Any] | None = None,
+    layout: str | None = None,
+) -> Prepared:
+    """Activations, signals and gradients of a block of images, to be multiplied with other blocks' by `tile`.
+
+    Args:
+        spec: list of layers.
+        weights: see `network.Weights`.
+        x: images, float32 or float64: the dtype of the computation.
+        outputs: `full`, `trace` or `pseudo`; see `empirical_kernel`.
+        masks: of dropout, see `draw_masks`.
+        layout: order of four axes, `NHWC` or `NCHW`.
+
+    Raises:
+        ConfigError: naming the layer that has no finite form, or a kind of outputs that there is not.
+        DataError: if the images or the weights are of another shape or kind.
+    """
+    if outputs not in OUTPUTS:
+        raise ConfigError(f"outputs={outputs!r} is not one of {', '.join(OUTPUTS)}")
+    x = as_inputs("x", x, layout)
+    made = network(spec, x.shape[1:])
+    key = canonical_json(spec), tuple(x.shape[1:]), outputs
+    with precision_context(x.dtype):
+        given = made.check_weights(weights, x.dtype)
+        dropped = made.check_masks(masks, len(x), x.dtype)
+        size = block_images(made, outputs, np.dtype(x.dtype).itemsize)
+        run = _compiled(*key).prepare
+        blocks = [
+            run(given, jnp.asarray(x[start : start + size]), [m[start : start + size] for m in dropped])
+            for start in range(0, max(len(x), 1), size)
+        ]
+        functions, parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks) if blocks[1:] else blocks[0]
+    return Prepared(key, np.dtype(x.dtype), functions, parts)
+
+
+def block_images(made: Network, outputs: str, itemsize: int) -> int:
+    """Images that `prepare` takes at once: what it holds of them stays near 256 MiB."""
+    rows = 1 if outputs == "pseudo" else made.outputs
+    passed = sum(
+        3 * int(np.prod(h)) + 3 * rows * int(np.prod(z)) for h, z in zip(made.inputs, made.signals, strict=True)
+    )
+    floats = passed + sum(2 * plan.floats for plan in plan_maps(made, outputs))
+    return max(1, _PREPARED_BYTES // (itemsize * max(floats, 1)))
+
+
+def tile(rows: Prepared, columns: Prepared) -> Kernels:
+    """Both kernels of every pair of two blocks' images.
+
+    Args:
+        rows: n1 prepared images.
+        columns: n2 images, prepared with the same network and weights.
+
+    Returns:
+        `nngp` `(n1, n2)`, and `ntk` `(n1, n2)`, of full outputs `(n1, n2, c, c)`.
+
+    Raises:
+        DataError: if the blocks disagree in spec, shape, kind of outputs or dtype.
+    """
+    if rows.key != columns.key or rows.dtype != columns.dtype:
+        raise DataError(
+            "both blocks must be prepared with one spec, images of one shape, and the same outputs and dtype"
+        )
+    with precision_context(rows.dtype):
+        return Kernels(*_compiled(*rows.key).tile((rows.functions, rows.parts), (columns.functions, columns.parts)))
+
+
+def empirical_kernel(
+    spec: Spec,
+    weights: Weights,
+    x1: Array,
+    x2: Array | None = None,
+    outputs: str = "full",
+    *,
+    layout: str | None = None,
+) -> Kernels:
+    """Neural tangent kernel and NNGP of one finite network with given weights.
+
+    Args:
+        spec: list of layers, as `Architecture.from_spec` takes it.
+        weights: list of `(W, b)`, see `network.Weights`.
+        x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64: the dtype of the
+            computation.
+        x2: `(n2, ...)` of the same shape and dtype; None pairs `x1` with itself, and both kernels are then exactly symmetric.
+        outputs: `full`, every pair of the c outputs (what this network's linearisation needs); `trace`, the mean over equal ones;
+            `pseudo`, of the sum of the outputs divided by sqrt(c) (arXiv:2206.12543), which costs c times less.
+        layout: order of four axes, `NHWC` or `NCHW`.
+
+    Returns:
+        `ntk`: `(n1, n2, c, c)` of `full`, else `(n1, n2)`. `nngp`: `(n1, n2)`, covariance of an output given all layers before a
+        dense readout, over which it is integrated; without a readout the mean product of outputs. NumPy arrays for NumPy arrays, JAX arrays
+        otherwise.
+
+    Raises:
+        ConfigError: naming the layer that has no finite form or that images of this shape cannot pass.
+        DataError: if the images or the weights are of another shape or kind, or a weight is not finite.
+    """
+    x1 = as_inputs("x1", x1, layout)
+    rows = prepare(spec, weights, x1, outputs=outputs, layout="NHWC")
+    if x2 is None:
+        made = tile(rows, rows)
+        with precision_context(rows.dtype):
+            made = Kernels(*(0.5 * (k + k.transpose(1, 0, *((3, 2) if k.ndim == 4 else ()))) for k in made))
+    else:
+        x2 = as_inputs("x2", x2, layout)
+        if x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype:
+            raise DataError(
+                f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
+            )
+        made = tile(rows, prepare(spec, weights, x2, outputs=outputs, layout="NHWC"))
+    return made if isinstance(x1, jax.Array) else Kernels(*(np.asarray(k) for k in made))
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    prepare: Callable[..., Any]
+    tile: Callable[..., Any]
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str, shape: tuple[int, ...], outputs: str) -> _Compiled:
+    made = network(json.loads(text), shape)
+    plans = plan_maps(made, outputs)
+
+    def prepare(weights: Any, x: Any, masks: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return _prepared(made, plans, outputs, weights, x, masks)
+
+    def tile(rows: Any, columns: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return _tile(made, plans, outputs, rows, columns)
+
+    return _Compiled(jax.jit(prepare), jax.jit(tile))
+
+
+def _prepared(
+    made: Network, plans: Sequence[MapPlan], outputs: str, weights: Any, x: Any, masks: Any
+) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
+    c = made.outputs
+    shifts = [jnp.zeros((len(x), *shape), x.dtype) for shape in made.signals]
+    functions, backward, inputs = jax.vjp(lambda s: made.forward(weights, x, masks, s), shifts, has_aux=True)
+    # One direction of the outputs each; images do not meet, so that all are differentiated at once.
+    directions = jnp.full((1, c), c**-0.5) if outputs == "pseudo" else jnp.eye(c)
+    scale = c**-0.5 if outputs == "trace" else 1.0
+    directions = jnp.broadcast_to((scale * directions)[:, None], (len(directions), len(x), c)).astype(x.dtype)
+    (signals,) = jax.vmap(backward)(directions)
+    each = zip(plans, inputs, signals, strict=True)
+    return functions, tuple(keep(plan, h, jnp.moveaxis(d, 0, 1)) for plan, h, d in each)
+
+
+def _tile(made: Network, plans: Sequence[MapPlan], outputs: str, rows: Any, columns: Any) -> tuple[Any, Any]:
+    (of_rows, own), (of_columns, others) = rows, columns
+    each = zip(plans, own, others, strict=True)
+    full = (made.outputs, made.outputs) if outputs == "full" else ()
+    none = jnp.zeros((len(of_rows), len(of_columns), *full), of_rows.dtype)
+    ntk = sum((contribution(plan, a, b) for plan, a, b in each), start=none)
+    if not made.has_readout:
+        return of_rows @ of_columns.T / made.outputs, ntk
+    readout = plans[-1].map
+    # In the standard parameterisation the weights are in the pass as they are, and so are the inputs.
+    factor = readout.w_std**2 / (readout.fan_in * readout.scale**2)
+    return factor * (own[-1][0] @ others[-1][0].T) + (readout.b_std or 0.0) ** 2, ntk

@@ -1,0 +1,141 @@
+"""Weights of finite networks at initialisation, their number, and specs of other widths."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.finite.network import LinearMap, Spec, network
+from ntkpipe.kernels.spec import canonical_spec, name_layer
+
+INITIALISERS = ("gaussian", "orthogonal", "delta_orthogonal")
+_WIDTHS = ("features", "n_heads", "n_chan_key", "n_chan_val", "n_chan_out")
+_WEIGHTED = ("dense", "conv", "global_self_attention")
+
+
+def init(
+    spec: Spec, shape: Sequence[int], seed: int = 0, *, initialiser: str = "gaussian", dtype: Any = np.float32
+) -> list[tuple[Any, Any]]:
+    """Weights of one random network, as `apply` takes them.
+
+    Args:
+        spec: list of layers.
+        shape: of one image, `(height, width, channels)` or `(features,)`.
+        seed: equal seeds give equal weights, in any dtype up to rounding.
+        initialiser: `gaussian`; `orthogonal`, matrices with orthonormal rows or columns times sqrt(max(in, out)) (of a
+            convolution the filter's taps count as inputs), so that entries have the same variance; `delta_orthogonal`, the same at the
+            filter's centre and zero elsewhere (arXiv:1806.05393). Biases are Gaussian.
+        dtype: float32 or float64.
+
+    Returns:
+        List of `(W, b)` in the order of the layers that have weights, NumPy arrays.
+
+    Raises:
+        ConfigError: naming the layer that has no finite form, or the initialiser that there is not.
+    """
+    if initialiser not in INITIALISERS:
+        raise ConfigError(f"initialiser={initialiser!r} is not one of {', '.join(INITIALISERS)}")
+    rng = np.random.default_rng(seed)
+    drawn: list[list[np.ndarray]] = []
+    biases: list[np.ndarray | None] = []
+    for one in network(spec, shape).maps:
+        deviation, of_bias = one.deviations
+        matrix = (deviation * _DRAW[initialiser](rng, one)).astype(dtype)
+        if one.entry == len(drawn):
+            drawn.append([])
+            biases.append(None)
+        drawn[-1].append(matrix)
+        if one.b_std is not None:
+            biases[-1] = (of_bias * rng.standard_normal(one.outputs)).astype(dtype)
+    return [(w[0] if len(w) == 1 else tuple(w), b) for w, b in zip(drawn, biases, strict=True)]
+
+
+def _gaussian(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
+    return rng.standard_normal(one.shape)
+
+
+def _orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
+    if one.filter is None and len(one.shape) == 3:  # heads of an attention, each by itself
+        return np.stack([_orthonormal(rng, *one.shape[1:]) for _ in range(one.shape[0])])
+    return _orthonormal(rng, math.prod(one.shape[:-1]), one.shape[-1]).reshape(one.shape)
+
+
+def _delta_orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
+    if one.filter is None:
+        return _orthogonal(rng, one)
+    made = np.zeros(one.shape)
+    # Of unit variance per tap in the mean: all of the filter's variance is at its centre.
+    taps = one.shape[0] * one.shape[1]
+    centre = one.shape[0] // 2, one.shape[1] // 2
+    made[centre] = math.sqrt(taps) * _orthonormal(rng, *one.shape[2:])
+    return made
+
+
+def _orthonormal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
+    """Uniformly distributed, with entries of unit variance."""
+    larger, smaller = max(inputs, outputs), min(inputs, outputs)
+    q, r = np.linalg.qr(rng.standard_normal((larger, smaller)))
+    # The sign of R's diagonal makes it uniform (Mezzadri 2007).
+    q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0) * math.sqrt(larger)
+    return q if inputs >= outputs else q.T
+
+
+_DRAW = {"gaussian": _gaussian, "orthogonal": _orthogonal, "delta_orthogonal": _delta_orthogonal}
+
+
+def draw_masks(spec: Spec, shape: Sequence[int], n: int, seed: int = 0, *, dtype: Any = np.float32) -> list[np.ndarray]:
+    """Dropout's masks of `n` images: ones with the layer's rate, independent for every image, pixel and channel."""
+    rng = np.random.default_rng(seed)
+    return [(rng.random((n, *of_one)) < rate).astype(dtype) for of_one, rate in network(spec, shape).masks]
+
+
+def count_parameters(spec: Spec, shape: Sequence[int]) -> dict[str, int]:
+    """Number of weights and biases of every layer that has them, by its name, such as `layer 1 (dense)`."""
+    made: dict[str, int] = {}
+    for one in network(spec, shape).maps:
+        made[one.layer] = made.get(one.layer, 0) + one.parameters
+    return made
+
+
+def widened(spec: Spec, factor: float) -> list[dict[str, Any]]:
+    """The same network with all hidden widths times a factor; the number of outputs stays.
+
+    Args:
+        spec: list of layers.
+        factor: above 0; widths are rounded to whole numbers.
+
+    Raises:
+        ConfigError: if a width would be below 1, naming the layer.
+    """
+    if not (math.isfinite(factor) and factor > 0):
+        raise ConfigError(f"a factor of widths must be finite and above 0, got {factor!r}")
+    made = copy.deepcopy(canonical_spec(spec))
+    _widen(made, factor, is_end=True, place="")
+    return made
+
+
+def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: str) -> bool:
+    """Widen in place, from the last layer on; True if no readout was met yet."""
+    for index in range(len(layers) - 1, -1, -1):
+        layer, name = layers[index], place + name_layer(index, layers[index])
+        if layer["op"] == "residual_sum":
+            ends = [
+                _widen(branch, factor, is_end=is_end, place=f"{name}, branch {n}, ")
+                for n, branch in enumerate(layer["branches"])
+            ]
+            is_end = any(ends)
+        elif layer["op"] in _WEIGHTED:
+            for key in (key for key in _WIDTHS if key in layer):
+                if is_end and key in ("features", "n_chan_out"):
+                    continue
+                width = round(layer[key] * factor)
+                if width < 1:
+                    raise ConfigError(f"{name}: {key}={layer[key]} times {factor:g} is below 1: take a larger factor")
+                layer[key] = width
+            is_end = False
+    return is_end

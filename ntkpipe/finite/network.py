@@ -1,0 +1,469 @@
+"""A network of finite width from the spec of an infinite one: its weights' shapes, and its pass over images.
+
+Parameterisation `ntk`: weights and biases of unit variance, multiplied by w_std / sqrt(fan_in) and b_std in the pass. `standard`:
+those factors are in the weights. All weights belong to linear maps `z = scale * (h lin W) + bias_scale * b`: dense layers,
+convolutions, and the three products with weights of an attention. Of every map the pass can tell its input `h` and take a
+perturbation of `z`; the gradient by W follows from both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.finite.activations import activation
+from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool, window_outputs
+from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.kernels.spec import canonical_json, canonical_spec, name_layer
+from ntkpipe.kernels.state import Array
+
+Spec = Sequence[Mapping[str, Any]]
+Weights = Sequence[tuple[Any, Any]]
+"""Of every layer that has them, in the layers' order (branches one after another): `(W, b)`, b None without a bias.
+
+W is (in, out) of a dense layer, (height, width, in, out) of a convolution, and of an attention three arrays: queries and keys
+(heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out).
+"""
+
+# Batch statistics tie the images of a batch: there is no Jacobian of one image.
+_BATCHED = ("batch_norm", "batchnorm", "batch_normalization")
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """One product with weights.
+
+    Args:
+        layer: of the network, such as `layer 2 (conv)`.
+        entry: of the list of weights.
+        shape: of W.
+        fan_in: number of inputs that one output sums.
+        w_std: standard deviation of one output for inputs of unit variance.
+        b_std: of the bias; None has none.
+        parameterization: `ntk` or `standard`.
+        filter: height and width of a convolution; None of any other map.
+        strides: of a convolution.
+        padding: of a convolution.
+    """
+
+    layer: str
+    entry: int
+    shape: tuple[int, ...]
+    fan_in: int
+    w_std: float
+    b_std: float | None
+    parameterization: str = "ntk"
+    filter: tuple[int, int] | None = None
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "VALID"
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product in the pass."""
+        return self.w_std / math.sqrt(self.fan_in) if self.parameterization == "ntk" else 1.0
+
+    @property
+    def bias_scale(self) -> float:
+        """Factor of the bias in the pass; 0 without one."""
+        if self.b_std is None:
+            return 0.0
+        return self.b_std if self.parameterization == "ntk" else 1.0
+
+    @property
+    def deviations(self) -> tuple[float, float]:
+        """Standard deviations of the weights and of the bias at initialisation."""
+        if self.parameterization == "ntk":
+            return 1.0, 1.0
+        return self.w_std / math.sqrt(self.fan_in), self.b_std or 0.0
+
+    @property
+    def parameters(self) -> int:
+        """How many, the bias included."""
+        return math.prod(self.shape) + (0 if self.b_std is None else self.outputs)
+
+    @property
+    def outputs(self) -> int:
+        """Length of the bias."""
+        return self.shape[-1]
+
+
+class Recorder:
+    """Shapes of what a pass asks for."""
+
+    def __init__(self) -> None:
+        self.maps: list[LinearMap] = []
+        self.inputs: list[tuple[int, ...]] = []
+        self.signals: list[tuple[int, ...]] = []
+        self.masks: list[tuple[tuple[int, ...], float]] = []
+        self._entry = -1
+
+    def begin(self) -> None:
+        """The weights of another layer."""
+        self._entry += 1
+
+    def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
+        """Remember the map; zeros of the shape of its output."""
+        made = LinearMap(entry=self._entry, **settings)
+        self.maps.append(made)
+        z = product(x, jnp.zeros(made.shape, x.dtype))
+        self.inputs.append(x.shape[1:])
+        self.signals.append(z.shape[1:])
+        return z
+
+    def mask(self, shape: tuple[int, ...], rate: float) -> Any:
+        """Remember the mask."""
+        self.masks.append((shape, rate))
+        return jnp.ones((1, *shape))
+
+
+class Given:
+    """Weights, masks and perturbations, in the order in which a pass asks for them; keeps the inputs of all maps."""
+
+    def __init__(self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any) -> None:
+        flat = [(w, entry[1]) for entry in weights for w in _arrays(entry[0])]
+        self._flat: Iterator[Any] = iter(zip(maps, flat, [None] * len(flat) if shifts is None else shifts, strict=True))
+        self._masks = iter(masks)
+        self.inputs: list[Any] = []
+
+    def begin(self) -> None:
+        """Nothing: weights come in order."""
+
+    def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
+        """`scale * product + bias_scale * b`, and the perturbation."""
+        del settings
+        made, (w, b), shift = next(self._flat)
+        self.inputs.append(x)
+        z = made.scale * product(x, w)
+        if made.b_std is not None:
+            z = z + made.bias_scale * b
+        return z if shift is None else z + shift
+
+    def mask(self, shape: tuple[int, ...], rate: float) -> Any:
+        """The next one."""
+        del shape, rate
+        return next(self._masks)
+
+
+def _arrays(w: Any) -> tuple[Any, ...]:
+    return tuple(w) if isinstance(w, (tuple, list)) else (w,)
+
+
+class Network:
+    """A spec at an image's shape; make one with `network`.
+
+    Args:
+        spec: canonical.
+        shape: of one image, `(height, width, channels)` or `(features,)`.
+
+    Raises:
+        ConfigError: naming the layer that has no finite form, or that images of this shape cannot pass.
+    """
+
+    def __init__(self, spec: list[dict[str, Any]], shape: tuple[int, ...]) -> None:
+        self.spec, self.shape = spec, shape
+        recorder = Recorder()
+        made = jax.eval_shape(
+            lambda x: _run(spec, x, recorder, ""), jax.ShapeDtypeStruct((1, *shape), np.dtype("float32"))
+        )
+        if len(made.shape) != 2:
+            raise ConfigError(
+                f"the network ends with an image of shape {list(made.shape[1:])}, not with one row of outputs: end it with "
+                '{"op": "flatten"} or {"op": "global_avg_pool"}, and {"op": "dense"}'
+            )
+        self.outputs = int(made.shape[1])
+        self.maps, self.masks = tuple(recorder.maps), tuple(recorder.masks)
+        self.inputs, self.signals = tuple(recorder.inputs), tuple(recorder.signals)
+
+    @property
+    def parameters(self) -> int:
+        """How many in all."""
+        return sum(m.parameters for m in self.maps)
+
+    @property
+    def has_readout(self) -> bool:
+        """True if the last layer is dense: given all others, outputs are then Gaussian."""
+        return self.spec[-1]["op"] == "dense"
+
+    def forward(self, weights: Any, x: Any, masks: Any = (), shifts: Any = None) -> tuple[Any, list[Any]]:
+        """Outputs `(n, c)` and the input of every linear map; to be traced, checks nothing."""
+        given = Given(self.maps, weights, masks, shifts)
+        return _run(self.spec, x, given, ""), given.inputs
+
+    def shapes(self) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]]:
+        """Of every entry of the weights: its layer, the shapes of W (one, of attention three) and that of b or None."""
+        made: list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]] = []
+        for entry in range(1 + max((m.entry for m in self.maps), default=-1)):
+            maps = [m for m in self.maps if m.entry == entry]
+            bias = None if maps[-1].b_std is None else (maps[-1].outputs,)
+            made.append((maps[0].layer, tuple(m.shape for m in maps), bias))
+        return made
+
+    def describe_weights(self) -> str:
+        """The shapes of all weights, a line for each layer that has them."""
+        rows = [
+            f"  {n}: {layer}: W {' and '.join(map(str, shapes))}, b {bias}"
+            for n, (layer, shapes, bias) in enumerate(self.shapes())
+        ]
+        return "\n".join(rows)
+
+    def check_weights(self, weights: Any, dtype: Any) -> list[tuple[Any, Any]]:
+        """The weights in this network's form and `dtype`.
+
+        Raises:
+            DataError: if their number or a shape is another, with the list of right ones; or if one is not finite.
+        """
+        shapes = self.shapes()
+        try:
+            pairs = [tuple(entry) for entry in weights]
+        except TypeError:
+            pairs = []
+        if len(pairs) != len(shapes) or any(len(pair) != 2 for pair in pairs):
+            raise DataError(
+                f"weights must be a list of {len(shapes)} pairs (W, b), got {_kind(weights)}:\n{self.describe_weights()}"
+            )
+        made = []
+        for n, ((w, b), (layer, right, bias)) in enumerate(zip(pairs, shapes, strict=True)):
+            found = [_checked(a, f"weights[{n}] of {layer}", dtype) for a in (_arrays(w) if len(right) > 1 else (w,))]
+            offset = None if b is None else _checked(b, f"the bias of weights[{n}] of {layer}", dtype)
+            got = [tuple(a.shape) for a in found], None if offset is None else tuple(offset.shape)
+            if got != (list(right), bias):
+                text = f"W {' and '.join(map(str, got[0]))} and b {got[1]}"
+                raise DataError(f"weights[{n}] of {layer} has {text}; right are\n{self.describe_weights()}")
+            made.append((found[0] if len(right) == 1 else tuple(found), offset))
+        return made
+
+    def check_masks(self, masks: Sequence[Any] | None, n: int, dtype: Any) -> list[Any]:
+        """Masks of dropout of `n` images.
+
+        Raises:
+            ConfigError: if there are none and the network drops activations.
+            DataError: if their number or a shape is another.
+        """
+        right = [(n, *shape) for shape, _ in self.masks]
+        if masks is None and right:
+            raise ConfigError(
+                "dropout with a rate below 1 multiplies activations by random masks: give masks=finite.draw_masks(...), take "
+                "finite.monte_carlo_kernel, or set rate to 1"
+            )
+        made = [jnp.asarray(m, dtype) for m in masks or ()]
+        if [tuple(m.shape) for m in made] != right:
+            raise DataError(f"masks must have the shapes {right}, got {[tuple(m.shape) for m in made]}")
+        return made
+
+
+def _kind(weights: Any) -> str:
+    return f"{len(weights)} entries" if isinstance(weights, (list, tuple)) else type(weights).__name__
+
+
+def _checked(array: Any, name: str, dtype: Any) -> jax.Array:
+    try:
+        host = np.asarray(array)
+    except ValueError:
+        raise DataError(f"{name} must be one array, got {type(array).__name__}") from None
+    if host.dtype.kind not in "fiu":
+        raise DataError(f"{name} must be an array of real numbers, got {host.dtype}")
+    if not np.isfinite(host).all():
+        raise DataError(f"{name} holds {int((~np.isfinite(host)).sum())} non-finite values")
+    return jnp.asarray(host, dtype)
+
+
+def network(spec: Spec, shape: Sequence[int]) -> Network:
+    """The network of a spec for images of a shape; the same object for the same arguments.
+
+    Raises:
+        ConfigError: naming the layer that is unknown, has no finite form, or that images of this shape cannot pass.
+    """
+    shape = tuple(int(size) for size in shape)
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
+    _refuse_batches(spec)
+    return _network(canonical_json(spec), shape)
+
+
+def _refuse_batches(layers: Any) -> None:
+    for index, layer in enumerate(layers if isinstance(layers, (list, tuple)) else ()):
+        if isinstance(layer, Mapping) and layer.get("op") in _BATCHED:
+            raise ConfigError(
+                f"{name_layer(index, layer)}: batch statistics mix the images of a batch, so that no image has a Jacobian of "
+                "its own: use layer_norm"
+            )
+        for branch in layer.get("branches", ()) if isinstance(layer, Mapping) else ():
+            _refuse_batches(branch)
+
+
+@lru_cache(maxsize=64)
+def _network(text: str, shape: tuple[int, ...]) -> Network:
+    return Network(canonical_spec(json.loads(text)), shape)
+
+
+def as_inputs(name: str, x: Any, layout: str | None) -> Any:
+    """Images in the standard layout.
+
+    Raises:
+        DataError: if they are not float32 or float64, or of another shape.
+    """
+    if not isinstance(x, (np.ndarray, jax.Array)) or x.dtype not in (np.float32, np.float64):
+        kind = getattr(x, "dtype", type(x).__name__)
+        raise DataError(f"{name} must be an array of float32 or float64, the dtype of the computation, got {kind}")
+    return as_images(name, x, layout)
+
+
+def apply(
+    spec: Spec, weights: Weights, x: Array, *, masks: Sequence[Any] | None = None, layout: str | None = None
+) -> Float[Array, "n c"]:
+    """Outputs of one finite network.
+
+    Args:
+        spec: list of layers, as `Architecture.from_spec` takes it.
+        weights: see `Weights`.
+        x: `(n, height, width, channels)`, `(n, height, width)` or `(n, features)`, float32 or float64: the dtype of the
+            computation.
+        masks: of dropout, see `draw_masks`.
+        layout: order of four axes, `NHWC` or `NCHW`.
+
+    Returns:
+        `(n, c)`.
+
+    Raises:
+        ConfigError: naming the layer that has no finite form or that images of this shape cannot pass.
+        DataError: if the images or the weights are of another shape or kind, or a weight is not finite.
+    """
+    x = as_inputs("x", x, layout)
+    made = network(spec, x.shape[1:])
+    with precision_context(x.dtype):
+        given = made.check_weights(weights, x.dtype)
+        dropped = made.check_masks(masks, len(x), x.dtype)
+        return _forward(canonical_json(spec), tuple(x.shape[1:]))(given, jnp.asarray(x), dropped)
+
+
+@lru_cache(maxsize=64)
+def _forward(text: str, shape: tuple[int, ...]) -> Callable[..., Any]:
+    made = _network(text, shape)
+
+    @jax.jit
+    def run(weights: Any, x: Any, masks: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return made.forward(weights, x, masks)[0]
+
+    return run
+
+
+def _run(layers: Sequence[Mapping[str, Any]], x: Any, source: Any, place: str) -> Any:
+    for index, layer in enumerate(layers):
+        name = place + name_layer(index, layer)
+        try:
+            x = _layer(layer, x, source, name)
+        except _PlacedError:
+            raise
+        except ConfigError as error:
+            raise _PlacedError(f"{name} {error}") from None
+    return x
+
+
+class _PlacedError(ConfigError):
+    """An error whose text begins with the layer's position."""
+
+
+def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    op = layer["op"]
+    if op in ACTIVATIONS:
+        return activation(layer)(x)
+    if op == "stationary":
+        raise ConfigError("is a kernel without a network: it has no finite form")
+    if op == "flatten":
+        return x.reshape(x.shape[0], -1)
+    if op == "residual_sum":
+        return _residual(layer, x, source, name)
+    if op == "layer_norm":
+        return normalised(layer, x)
+    if op == "dropout":
+        return x if layer["rate"] == 1.0 else x * source.mask(x.shape[1:], layer["rate"]) / layer["rate"]
+    if op == "dense":
+        if x.ndim != 2:
+            raise ConfigError(
+                f'acts on flat activations, got images of shape {list(x.shape[1:])}: put {{"op": "flatten"}} or '
+                '{"op": "global_avg_pool"} first'
+            )
+        source.begin()
+        shape = (x.shape[-1], layer["features"])
+        return source.linear(_product, x, layer=name, shape=shape, fan_in=shape[0], **_scales(layer))
+    if x.ndim != 4:
+        raise ConfigError("acts on images [height, width, channels], but activations are flat here")
+    if op == "conv":
+        return _conv(layer, x, source, name)
+    if op in ("global_avg_pool", "global_sum_pool"):
+        return global_pool(layer, x)
+    if op in ("avg_pool", "sum_pool"):
+        return pool(layer, x)
+    assert op == "global_self_attention", op
+    return _attention(layer, x, source, name)
+
+
+def _product(x: Any, w: Any) -> Any:
+    return x @ w
+
+
+def _scales(layer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: layer[name] for name in ("w_std", "b_std", "parameterization")}
+
+
+def _residual(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    made = [_run(branch, x, source, f"{name}, branch {n}, ") for n, branch in enumerate(layer["branches"])]
+    if len({one.shape for one in made}) > 1:
+        shapes = " and ".join(str(list(one.shape[1:])) for one in made)
+        raise ConfigError(f"adds branches of different shapes, {shapes}: give them the same features and strides")
+    return sum(made[1:], start=made[0])
+
+
+def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    size, strides, padding = tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"]
+    window_outputs(x.shape[1:3], size, strides, padding)
+    shape = (*size, x.shape[-1], layer["features"])
+    source.begin()
+
+    def product(x: Any, w: Any) -> Any:
+        return convolve(pad(x, size, strides, padding), w, strides)
+
+    window = {"filter": size, "strides": strides, "padding": padding}
+    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:3]), **window, **_scales(layer))
+
+
+def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    """Queries and keys share weights, scores are divided by their number (the linear scaling of arXiv:2006.10540)."""
+    n, h, w, channels = x.shape
+    pixels = x.reshape(n, h * w, channels)
+    heads, keys, values = layer["n_heads"], layer["n_chan_key"], layer["n_chan_val"]
+    features = layer["n_chan_out"]
+    source.begin()
+
+    def to_heads(x: Any, w: Any) -> Any:
+        """`(n, p, channels)` and `(heads, channels, k)` to `(n, p, heads k)`, heads together."""
+        return jnp.einsum("npc,hck->nphk", x, w).reshape(*x.shape[:2], -1)
+
+    def from_heads(x: Any, w: Any) -> Any:
+        return x @ w.reshape(-1, features)
+
+    def linear(product: Any, x: Any, shape: tuple[int, ...], fan_in: int, w_std: float, b_std: float | None) -> Any:
+        return source.linear(product, x, layer=name, shape=shape, fan_in=fan_in, w_std=w_std, b_std=b_std)
+
+    shared = linear(to_heads, pixels, (heads, channels, keys), channels, 1.0, None)
+    shared = shared.reshape(n, h * w, heads, keys)
+    scores = jnp.einsum("nphk,nqhk->nhpq", shared, shared) * (layer["w_query_std"] * layer["w_key_std"] / keys)
+    mechanism = {"SOFTMAX": jax.nn.softmax, "IDENTITY": lambda s: s, "RELU": jax.nn.relu}[layer["mechanism"]]
+    value = linear(to_heads, pixels, (heads, channels, values), channels, layer["w_value_std"], None)
+    mixed = jnp.einsum("nhpq,nqhv->nphv", mechanism(scores), value.reshape(n, h * w, heads, values))
+    mixed = mixed.reshape(n, h * w, heads * values)
+    made = linear(from_heads, mixed, (heads, values, features), heads * values, layer["w_out_std"], layer["b_std"])
+    return made.reshape(n, h, w, features)

@@ -1,0 +1,102 @@
+"""Small networks that have every kind of layer, for tests of finite networks."""
+
+from __future__ import annotations
+
+GAP, FLATTEN = {"op": "global_avg_pool"}, {"op": "flatten"}
+STANDARD = {"parameterization": "standard"}
+
+
+def dense(features=3, w_std=1.3, b_std=0.2, **more):
+    return {"op": "dense", "features": features, "w_std": w_std, "b_std": b_std, **more}
+
+
+def conv(size=3, strides=1, padding="SAME", features=4, w_std=1.2, b_std=0.3, **more):
+    window = {"filter": [size, size], "strides": [strides, strides], "padding": padding}
+    return {"op": "conv", "features": features, "w_std": w_std, "b_std": b_std, **window, **more}
+
+
+def pool(op, size, strides, padding, **more):
+    return {"op": op, "window": [size, size], "strides": [strides, strides], "padding": padding, **more}
+
+
+def attention(mechanism, b_std=0.3):
+    return {
+        "op": "global_self_attention",
+        "n_heads": 2,
+        "n_chan_out": 4,
+        "n_chan_key": 3,
+        "n_chan_val": 2,
+        "mechanism": mechanism,
+        "w_key_std": 0.9,
+        "w_query_std": 1.2,
+        "b_std": b_std,
+    }
+
+
+def residual(*branches):
+    return {"op": "residual_sum", "branches": [list(branch) for branch in branches]}
+
+
+ACTIVATIONS = [
+    {"op": "relu"},
+    {"op": "leaky_relu", "alpha": 0.1},
+    {"op": "ab_relu", "a": -0.5, "b": 1.2},
+    {"op": "erf", "a": 1.3, "b": 0.7, "c": 0.4},
+    {"op": "gelu"},
+    {"op": "sin", "a": 1.2, "b": 0.8, "c": 0.3},
+    {"op": "cos", "a": 1.2, "b": 0.8, "c": 0.3},
+    {"op": "identity"},
+    {"op": "abs"},
+    {"op": "sign"},
+    {"op": "monomial", "degree": 3},
+    {"op": "rectified_monomial", "degree": 2},
+    {"op": "rectified_monomial", "degree": 0},
+    {"op": "hermite", "degree": 4},
+    {"op": "exp", "b": 0.3},
+    {"op": "rbf", "gamma": 0.4},
+    {"op": "gaussian", "b": -0.7},
+    {"op": "sigmoid_like"},
+    {"op": "elementwise", "function": "x * atan(x)"},
+    {"op": "tanh"},
+    {"op": "sigmoid"},
+    {"op": "swish", "beta": 1.2},
+    {"op": "softplus"},
+    {"op": "mish"},
+    {"op": "elu", "alpha": 0.8},
+]
+ERF = {"op": "erf"}
+# Widths at which both ways of convolutions are taken: few pixels and many channels want pairs of pixels.
+NETWORKS = {
+    "dense": [FLATTEN, dense(5), ERF, dense(4, b_std=None), ERF, dense()],
+    "dense_standard": [FLATTEN, dense(5, **STANDARD), ERF, dense(4, b_std=None, **STANDARD), ERF, dense(**STANDARD)],
+    "conv": [conv(), ERF, conv(2, b_std=None), ERF, FLATTEN, dense()],
+    "conv_standard": [conv(**STANDARD), ERF, conv(2, **STANDARD), ERF, GAP, dense(**STANDARD)],
+    "strided": [conv(3, 2), ERF, conv(3, 2), ERF, GAP, dense()],
+    "valid": [conv(2, 1, "VALID"), ERF, conv(2, 2, "VALID"), ERF, FLATTEN, dense()],
+    "circular": [conv(3, 1, "CIRCULAR"), ERF, conv(2, 3, "CIRCULAR"), ERF, GAP, dense()],
+    "wide_conv": [conv(2, 2, features=24), ERF, conv(3, features=40), ERF, conv(1, features=40), ERF, GAP, dense()],
+    "avg_pool": [conv(), ERF, pool("avg_pool", 3, 2, "SAME", normalize_edges=True), conv(2), ERF, FLATTEN, dense()],
+    "sum_pool": [conv(), ERF, pool("sum_pool", 2, 1, "CIRCULAR"), conv(2), {"op": "global_sum_pool"}, dense()],
+    "layer_norm": [
+        conv(),
+        {"op": "layer_norm", "eps": 0.1},
+        ERF,
+        conv(),
+        {"op": "layer_norm", "axis": [1, 2, 3]},
+        GAP,
+        dense(),
+    ],
+    "residual": [
+        conv(),
+        residual([ERF, conv(), ERF, conv()], []),
+        residual([ERF, conv(3, 2)], [conv(1, 2, b_std=None)]),
+        GAP,
+        dense(),
+    ],
+    "softmax": [conv(), ERF, attention("SOFTMAX"), ERF, GAP, dense()],
+    "identity_attention": [conv(), ERF, attention("IDENTITY", None), ERF, FLATTEN, dense()],
+    "relu_attention": [attention("RELU"), ERF, GAP, dense()],
+    "no_readout": [conv(), ERF, GAP],
+    "one_output": [conv(), ERF, GAP, dense(1)],
+    "no_dropping": [FLATTEN, dense(5), {"op": "dropout", "rate": 1.0}, ERF, dense()],
+}
