@@ -23,7 +23,7 @@ from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfi
 from ntkpipe.events.event import silent
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
-from ntkpipe.run.calibrate import ProcessorSeconds, calibrate
+from ntkpipe.run.calibrate import ProcessorSeconds, calibrate, compiling_anew
 from ntkpipe.run.context import look_at
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.stages import Job
@@ -104,8 +104,7 @@ def main() -> None:
                 config, shapes, calibrations, lambda config=config: session.executor(config), lambda line: None
             )
         # As on a machine that has never run this: programs are compiled, as calibration counts them.
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "compiled")
-        with Session() as session:
+        with Session() as session, compiling_anew(folder):
             load = os.getloadavg()[0]
             place, machine = look_around(config, shapes, calibrations), this_machine(config, calibrations)
             wall, cpu, passes, size = run(config, session)

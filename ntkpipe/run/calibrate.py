@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import math
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -214,7 +216,8 @@ def _small_run(
             kernel=dataclasses.replace(config.kernel, readout_depths=()),
             run_dir=str(folder / "run"),
         )
-        with ProcessorSeconds() as clock:
+        # Programs that an earlier run has compiled would count as free, and those of another size are not there.
+        with ProcessorSeconds() as clock, compiling_anew(folder):
 
             def timed(name: str, work: Callable[[], Any]) -> Any:
                 began, used = time.perf_counter(), clock.seconds
@@ -222,9 +225,7 @@ def _small_run(
                 fixed[name], cpu[name] = time.perf_counter() - began, clock.seconds - used
                 return made
 
-            # Programs that an earlier run has compiled would count as free, and those of another size are not there.
-            with _compiling_anew(folder):
-                at_work = timed("start", executor)
+            at_work = timed("start", executor)
             ended: list[float] = []
 
             def listen(event: Event) -> None:
@@ -283,17 +284,28 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 
 @contextlib.contextmanager
-def _compiling_anew(folder: Path) -> Iterator[None]:
-    """Workers that are started in the block keep compiled programs in a folder of their own."""
+def compiling_anew(folder: Path) -> Iterator[None]:
+    """In the block this process, and workers that it starts, keep compiled programs in a folder of their own."""
     name = "JAX_COMPILATION_CACHE_DIR"
     before = os.environ.get(name)
     os.environ[name] = str(folder / "compiled")
+    jax = sys.modules.get("jax")  # of a run without workers, which has read the variable when it was imported
+    own = None if jax is None else jax.config.jax_compilation_cache_dir
+    _keep_programs_in(str(folder / "compiled"))
     try:
         yield
     finally:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
+        _keep_programs_in(own)
+
+
+def _keep_programs_in(folder: str | None) -> None:
+    if (jax := sys.modules.get("jax")) is not None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        # JAX asks once, at the first compilation, whether there is a folder.
+        importlib.import_module("jax.experimental.compilation_cache.compilation_cache").reset_cache()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
+import jax
 import pytest
 
 from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
@@ -95,3 +97,11 @@ def test_damage_is_no_calibration(config: RunConfig, made: Calibration) -> None:
     with pytest.raises(CorruptionError, match="another version"):
         Calibration.from_bytes(old.to_bytes(), key)
     assert json.loads(data)["machine"]["workers"] == 1
+
+
+def test_programs_that_were_compiled_before_do_not_count_as_free(tmp_path) -> None:
+    before = jax.config.jax_compilation_cache_dir
+    with measuring.compiling_anew(tmp_path):
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+        assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "compiled")
+    assert jax.config.jax_compilation_cache_dir == before
