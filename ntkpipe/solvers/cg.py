@@ -23,15 +23,9 @@ from ntkpipe.linalg.preconditioner import Identity, LowRank, Preconditioner, nys
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import held_memory, product_memory
 from ntkpipe.solvers.factors import Factors
+from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import (
-    ConvergedSolution,
-    LeaveOneOut,
-    Saved,
-    error_facts,
-    require_the_end,
-    spectrum_facts,
-)
+from ntkpipe.solvers.solution import ConvergedSolution, LeaveOneOut, Saved, require_the_end
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import sampled_leave_one_out
 from ntkpipe.solvers.workspace import Workspace, exclusive, silent
@@ -79,6 +73,11 @@ class ConjugateGradients(Solver):
     def pass_products(self) -> str:
         """See `Solver.pass_products`."""
         return self.products
+
+    @property
+    def preconditioned_by(self) -> list[str | int | None]:
+        """See `Solver.preconditioned_by`."""
+        return [self.preconditioner, self.rank]
 
     def tightened(self, scale: float) -> ConjugateGradients:
         """See `Solver.tightened`."""

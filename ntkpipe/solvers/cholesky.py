@@ -19,15 +19,9 @@ from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import product_memory
 from ntkpipe.solvers.factors import Factors
+from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import (
-    ConvergedSolution,
-    LeaveOneOut,
-    Saved,
-    error_facts,
-    require_the_end,
-    spectrum_facts,
-)
+from ntkpipe.solvers.solution import ConvergedSolution, LeaveOneOut, Saved, require_the_end
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import own_weights
 from ntkpipe.solvers.workspace import Workspace

@@ -18,8 +18,9 @@ from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.eigh import Eigensystem, eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution, error_facts, spectrum_facts
+from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TrainKernel

@@ -26,16 +26,10 @@ from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import basis_capacity, held_memory
+from ntkpipe.solvers.facts import error_facts, relative_residual, spectrum_facts
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.restarted import Restarts
-from ntkpipe.solvers.solution import (
-    LeaveOneOut,
-    Saved,
-    SpectralSolution,
-    error_facts,
-    relative_residual,
-    spectrum_facts,
-)
+from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import sampled_leave_one_out
 from ntkpipe.solvers.workspace import Workspace, exclusive

@@ -17,8 +17,8 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.lanczos import LanczosResult
+from ntkpipe.solvers.facts import relative_residual
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import relative_residual
 from ntkpipe.storage.checksum import digest
 from ntkpipe.storage.protocol import ObjectStore
 

@@ -42,6 +42,11 @@ class Solver(ABC):
         """Precision in which the train-train kernel is multiplied while variances are made."""
         return "float64"
 
+    @property
+    def preconditioned_by(self) -> list[str | int | None] | None:
+        """What variances depend on besides the tolerances: the preconditioner and its rank; None without one."""
+        return None
+
     def tightened(self, scale: float) -> Solver:
         """With a tolerance of variances of so many times less; itself where they are exact to rounding."""
         del scale

@@ -42,7 +42,7 @@ def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, fu
             "ridges": [repr(float(r)) for r in problem.ridges],
             "covariance": "full" if full else "diagonal",
             "solver": [solver.kind, solver.products, repr(solver.tolerance), repr(solver.residual)],
-            "preconditioner": [solver.preconditioner, solver.rank] if solver.kind == "cg" else None,
+            "preconditioner": solution.solver.preconditioned_by,
             "sample": solver.sample_rows,
         }
     )
