@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.finite.network import LinearMap, Spec, network
+from ntkpipe.finite.maps import LinearMap
+from ntkpipe.finite.network import Spec, network
 from ntkpipe.kernels.spec import canonical_spec, name_layer
 
 INITIALISERS = ("gaussian", "orthogonal", "delta_orthogonal")

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +21,7 @@ from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.activations import activation
+from ntkpipe.finite.maps import Given, Recorder, arrays_of
 from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool, window_outputs
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
@@ -39,125 +39,6 @@ W is (in, out) of a dense layer, (height, width, in, out) of a convolution, and 
 
 # Batch statistics tie the images of a batch: there is no Jacobian of one image.
 _BATCHED = ("batch_norm", "batchnorm", "batch_normalization")
-
-
-@dataclass(frozen=True)
-class LinearMap:
-    """One product with weights.
-
-    Args:
-        layer: of the network, such as `layer 2 (conv)`.
-        entry: of the list of weights.
-        shape: of W.
-        fan_in: number of inputs that one output sums.
-        w_std: standard deviation of one output for inputs of unit variance.
-        b_std: of the bias; None has none.
-        parameterization: `ntk` or `standard`.
-        filter: height and width of a convolution; None of any other map.
-        strides: of a convolution.
-        padding: of a convolution.
-    """
-
-    layer: str
-    entry: int
-    shape: tuple[int, ...]
-    fan_in: int
-    w_std: float
-    b_std: float | None
-    parameterization: str = "ntk"
-    filter: tuple[int, int] | None = None
-    strides: tuple[int, int] = (1, 1)
-    padding: str = "VALID"
-
-    @property
-    def scale(self) -> float:
-        """Factor of the product in the pass."""
-        return self.w_std / math.sqrt(self.fan_in) if self.parameterization == "ntk" else 1.0
-
-    @property
-    def bias_scale(self) -> float:
-        """Factor of the bias in the pass; 0 without one."""
-        if self.b_std is None:
-            return 0.0
-        return self.b_std if self.parameterization == "ntk" else 1.0
-
-    @property
-    def deviations(self) -> tuple[float, float]:
-        """Standard deviations of the weights and of the bias at initialisation."""
-        if self.parameterization == "ntk":
-            return 1.0, 1.0
-        return self.w_std / math.sqrt(self.fan_in), self.b_std or 0.0
-
-    @property
-    def parameters(self) -> int:
-        """How many, the bias included."""
-        return math.prod(self.shape) + (0 if self.b_std is None else self.outputs)
-
-    @property
-    def outputs(self) -> int:
-        """Length of the bias."""
-        return self.shape[-1]
-
-
-class Recorder:
-    """Shapes of what a pass asks for."""
-
-    def __init__(self) -> None:
-        self.maps: list[LinearMap] = []
-        self.inputs: list[tuple[int, ...]] = []
-        self.signals: list[tuple[int, ...]] = []
-        self.masks: list[tuple[tuple[int, ...], float]] = []
-        self._entry = -1
-
-    def begin(self) -> None:
-        """The weights of another layer."""
-        self._entry += 1
-
-    def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
-        """Remember the map; zeros of the shape of its output."""
-        made = LinearMap(entry=self._entry, **settings)
-        self.maps.append(made)
-        z = product(x, jnp.zeros(made.shape, x.dtype))
-        self.inputs.append(x.shape[1:])
-        self.signals.append(z.shape[1:])
-        return z
-
-    def mask(self, shape: tuple[int, ...], rate: float) -> Any:
-        """Remember the mask."""
-        self.masks.append((shape, rate))
-        return jnp.ones((1, *shape))
-
-
-class Given:
-    """Weights, masks and perturbations, in the order in which a pass asks for them; keeps the inputs of all maps."""
-
-    def __init__(self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any) -> None:
-        flat = [(w, entry[1]) for entry in weights for w in _arrays(entry[0])]
-        self._flat: Iterator[Any] = iter(zip(maps, flat, [None] * len(flat) if shifts is None else shifts, strict=True))
-        self._masks = iter(masks)
-        self.inputs: list[Any] = []
-
-    def begin(self) -> None:
-        """Nothing: weights come in order."""
-
-    def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
-        """`scale * product + bias_scale * b`, and the perturbation."""
-        del settings
-        made, (w, b), shift = next(self._flat)
-        self.inputs.append(x)
-        z = made.scale * product(x, w)
-        if made.b_std is not None:
-            z = z + made.bias_scale * b
-        return z if shift is None else z + shift
-
-    def mask(self, shape: tuple[int, ...], rate: float) -> Any:
-        """The next one."""
-        del shape, rate
-        return next(self._masks)
-
-
-def _arrays(w: Any) -> tuple[Any, ...]:
-    return tuple(w) if isinstance(w, (tuple, list)) else (w,)
 
 
 class Network:
@@ -235,7 +116,7 @@ class Network:
             )
         made = []
         for n, ((w, b), (layer, right, bias)) in enumerate(zip(pairs, shapes, strict=True)):
-            found = [_checked(a, f"weights[{n}] of {layer}", dtype) for a in (_arrays(w) if len(right) > 1 else (w,))]
+            found = [_checked(a, f"weights[{n}] of {layer}", dtype) for a in (arrays_of(w) if len(right) > 1 else (w,))]
             offset = None if b is None else _checked(b, f"the bias of weights[{n}] of {layer}", dtype)
             got = [tuple(a.shape) for a in found], None if offset is None else tuple(offset.shape)
             if got != (list(right), bias):

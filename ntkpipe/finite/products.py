@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntkpipe.finite.network import LinearMap, Network
+from ntkpipe.finite.maps import LinearMap
+from ntkpipe.finite.network import Network
 from ntkpipe.finite.windows import pad, patches, window_outputs
 
 OUTPUTS = ("full", "trace", "pseudo")
