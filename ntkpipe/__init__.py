@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ntkpipe.planning.plan import RunPlan
     from ntkpipe.predictions.schema import Predictions
     from ntkpipe.propagation.phase import phase
+    from ntkpipe.run.opened import Run, open_run
     from ntkpipe.solvers.cg import ConjugateGradients
     from ntkpipe.solvers.cholesky import Cholesky
     from ntkpipe.solvers.eigh import Eigh
@@ -50,11 +51,13 @@ _PUBLIC = {
     "Gram": "ntkpipe.sources.gram",
     "LocalExecutor": "ntkpipe.cluster.local",
     "Predictions": "ntkpipe.predictions.schema",
+    "Run": "ntkpipe.run.opened",
     "RunPlan": "ntkpipe.planning.plan",
     "SerialExecutor": "ntkpipe.tasks.serial",
     "catapult": "ntkpipe.finite.two_layers",
     "learning_theory": "ntkpipe.dynamics.learning_theory",
     "load_dataset": "ntkpipe.data.points",
+    "open_run": "ntkpipe.run.opened",
     "phase": "ntkpipe.propagation.phase",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
 }
@@ -71,6 +74,7 @@ __all__ = [
     "Krylov",
     "LocalExecutor",
     "Predictions",
+    "Run",
     "RunPlan",
     "SerialExecutor",
     "Solution",
@@ -81,6 +85,7 @@ __all__ = [
     "inf",
     "learning_theory",
     "load_dataset",
+    "open_run",
     "phase",
     "predict_in_memory",
     "zoo",

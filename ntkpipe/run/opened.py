@@ -1,0 +1,91 @@
+"""A run's folder from Python: its configuration, how far it is, and what it has found. Only read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import IncompleteError
+from ntkpipe.predictions.metrics import read_metrics
+from ntkpipe.predictions.read import read_predictions
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run import maintenance
+from ntkpipe.run.run_dir import RunDir
+
+
+class Run:
+    """A run that is stored, finished or not. Made by `open_run`.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunDir) -> None:
+        self._folder = folder
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self._folder.path
+
+    @property
+    def config(self) -> RunConfig:
+        """Its settings, as they were checked; paths are absolute."""
+        return self._folder.config
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage is done."""
+        return maintenance.status(self._folder)[1]
+
+    def status(self) -> str:
+        """What is done and what is left, as `ntkpipe status` prints it."""
+        return "\n".join(maintenance.status(self._folder)[0])
+
+    def predictions(self) -> Predictions:
+        """Means, error bounds and variances for every kernel, time and ridge.
+
+        Raises:
+            IncompleteError: if there are none yet.
+        """
+        self._folder.require("predict")
+        return read_predictions(self.path / "predictions.zarr")
+
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` holds: accuracies, losses and bounds for every kernel, time and ridge.
+
+        Raises:
+            IncompleteError: if there are none yet.
+        """
+        self._folder.require("predict")
+        return read_metrics(self.path / "metrics.json")
+
+    @property
+    def report(self) -> Path:
+        """The page with the figures.
+
+        Raises:
+            IncompleteError: if it is not there.
+        """
+        page = self.path / "report" / "report.html"
+        if not page.exists():
+            raise IncompleteError(f"{page} is not there: ntkpipe report run_dir={self.path}")
+        return page
+
+    def __repr__(self) -> str:
+        return self.status()
+
+
+def open_run(path: str | os.PathLike[str], *, store: str | None = None) -> Run:
+    """Open the folder of a run.
+
+    Args:
+        path: of the folder.
+        store: where its Gram store is now, if it has moved.
+
+    Raises:
+        ConfigError: if the folder is not a run's.
+    """
+    return Run(RunDir.open(Path(path), store=store))
