@@ -96,7 +96,8 @@ NETWORKS = {
 OURS = """
 import json, sys
 import numpy as np
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture
 folder, network = sys.argv[1:]
 architecture = Architecture.from_spec(json.loads(open(folder + "/" + network + ".json").read()))
 x1, x2 = np.load(folder + "/x1.npy", allow_pickle=False), np.load(folder + "/x2.npy", allow_pickle=False)

@@ -33,7 +33,8 @@ from covariance_bytes import bytes_moved
 
 from ntkpipe.gram.out_of_memory import retry_smaller_on_oom
 from ntkpipe.kernels import zoo
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.cost import kernel_cost
 from ntkpipe.linalg.device_products import DeviceProducts
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ntkpipe.errors import DataError
-from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.accelerator import precision_context
 
 BlockFunction = Callable[[Any, Any], Any]
 """`k(x1, x2)`: blocks `(n1, h, w, c)` and `(n2, h, w, c)`, of tables `(n1, d)` and `(n2, d)`, to `(n1, n2)`, in their dtype."""

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from ntkpipe.gram.worker import architecture
-from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.evaluation import host, spatial
 from ntkpipe.kernels.evaluation.blocks import choose_batch
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.out_of_memory import retry_smaller_on_oom
-from ntkpipe.kernels.architecture import Architecture, Prepared, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture, Prepared
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.identity import Symmetry
 from ntkpipe.tiles.layout import PLAIN

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,6 +30,20 @@ def default_platform() -> str:
             if named
             else f"JAX has nothing to compute on ({why}): set JAX_PLATFORMS=cpu"
         ) from error
+
+
+def precision_context(dtype: Any) -> contextlib.AbstractContextManager[Any]:
+    """The JAX context in which arrays of `dtype` stay what they are; the caller's global setting is not touched.
+
+    Raises:
+        ResourceError: if the default device has no float64.
+    """
+    if np.dtype(dtype) != np.float64:
+        return contextlib.nullcontext()
+    platform = default_platform()
+    if platform not in ("cpu", "gpu", "cuda", "rocm"):
+        raise ResourceError(f"device {platform} has no float64: set kernel.dtype=float32, or JAX_PLATFORMS=cpu")
+    return jax.enable_x64(True)
 
 
 def to_host(array: jax.Array) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ntkpipe.errors import ConfigError, DataError, ResourceError
-from ntkpipe.kernels.accelerator import default_platform
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.evaluation import flat, host, near, self_pairs, spatial
 from ntkpipe.kernels.evaluation.fold import PerImageFeatures, no_features
+from ntkpipe.kernels.evaluation.mapping import map_covariances
 from ntkpipe.kernels.evaluation.readouts import Tap, share
 from ntkpipe.kernels.evaluation.resolve import Step, resolve, with_features
 from ntkpipe.kernels.images import as_images
@@ -174,6 +174,37 @@ class Architecture:
         with precision_context(x.dtype):
             made = self.diagonals(np.asarray(x))[self._deepest]
             return Kernels(convert(made.nngp), convert(made.ntk))
+
+    def map(self, k: Any, p: Any = None, q: Any = None, *, ntk: Any = None, features: int = 1) -> Kernels:
+        """Both kernels after the layers, from covariances instead of images: of a stack without pixels.
+
+        Elementwise, and a JAX function of all its arguments: jit it, differentiate it by the covariances, vmap it. Images `x, x'` of d
+        numbers have `k = x . x' / d`, `p = x . x / d` and `q = x' . x' / d`.
+
+        Args:
+            k: covariances of pairs, of any shape, float32 or float64; of points with themselves (`p` None) their variances.
+            p: variances of the first points, of a shape that broadcasts to that of `k`; None pairs every point with itself, where the
+                angle is exactly 0.
+            q: likewise of the second points; None are those of the first.
+            ntk: neural tangent kernel before the layers, of the shape of `k`; None is 0, as of images.
+            features: of what comes in, which the `standard` parameterisation takes.
+
+        Returns:
+            `nngp` and `ntk`, of the shape of `k`; NumPy arrays for NumPy arrays and numbers, JAX arrays otherwise.
+
+        Raises:
+            ConfigError: if a layer acts on pixels; the text names it.
+            DataError: if covariances are not float32 or float64, or have no variances.
+
+        Example:
+            >>> relu = Architecture.from_spec([{"op": "dense", "features": 1, "w_std": 2**0.5}, {"op": "relu"}])
+            >>> [round(float(kernel), 4) for kernel in relu.map(0.5, 1.0, 1.0)]
+            [0.609, 0.3333]
+        """
+        try:
+            return map_covariances(self._layers, k, p, q, ntk, features)
+        except PlaceError as error:
+            raise ConfigError(_located(error, self._spec)) from None
 
     def prepare(self, x: np.ndarray) -> Prepared:
         """What pairs need of each image, computed once: images, and what layers see of them.
@@ -380,17 +411,3 @@ def _located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
         assert isinstance(inner, PlaceError)
         return f"{text}, {cause.place}, {_located(inner, layer['branches'][int(str(cause.place).split()[1])])}"
     return f"{text} {cause}"
-
-
-def precision_context(dtype: Any) -> contextlib.AbstractContextManager[Any]:
-    """The JAX context in which arrays of `dtype` stay what they are; the caller's global setting is not touched.
-
-    Raises:
-        ResourceError: if the default device has no float64.
-    """
-    if np.dtype(dtype) != np.float64:
-        return contextlib.nullcontext()
-    platform = default_platform()
-    if platform not in ("cpu", "gpu", "cuda", "rocm"):
-        raise ResourceError(f"device {platform} has no float64: set kernel.dtype=float32, or JAX_PLATFORMS=cpu")
-    return jax.enable_x64(True)

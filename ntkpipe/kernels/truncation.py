@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.kernels import layout
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.evaluation.fold import added, entering
 from ntkpipe.kernels.evaluation.inner_product import Input
 from ntkpipe.kernels.evaluation.resolve import Step

@@ -10,7 +10,8 @@ from mp_networks import kernels
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import zoo
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.evaluation import host, near
 from ntkpipe.kernels.parameters import ACTIVATIONS
 

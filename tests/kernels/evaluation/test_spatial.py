@@ -11,7 +11,8 @@ from brute_force import evaluate
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import zoo
-from ntkpipe.kernels.architecture import Architecture, precision_context
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.evaluation import host
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, choose_batch
 from ntkpipe.kernels.evaluation.self_pairs import own_program
