@@ -21,7 +21,8 @@ from ntkpipe.config import RunConfig, SolverConfig
 # Passes at n = 50,000, and the power of n by which they grow.
 _AT_50_000 = {"ntk": (147.0, 0.42), "nngp": (247.0, 0.52)}
 _LEAST = 5
-_OF_A_BATCH = {"nngp": 22, "ntkgp": 18, "ntk": 27}
+# A given matrix counts as the dearest posterior.
+_OF_A_BATCH = {"nngp": 22, "ntkgp": 18, "ntk": 27, "gram": 22}
 
 
 def stored_kernel(kernel: str) -> str:
@@ -68,7 +69,7 @@ def batch_passes(solver: SolverConfig, kernel: str, n: int, columns: int, ridges
 
     Args:
         solver: `krylov` and `cg` iterate; `cholesky` solves and checks once for each ridge, `eigh` multiplies twice.
-        kernel: `nngp`, `ntk` or `ntkgp`.
+        kernel: `nngp`, `ntk`, `ntkgp`, or `gram` of a given matrix.
         n: training images in use.
         columns: test images of the batch.
         ridges: how many.

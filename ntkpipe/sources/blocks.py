@@ -127,6 +127,32 @@ class KernelBlocks:
         found = self._known[key]
         return 0.0 if found is None else found[kernel]
 
+    def series_error(self, kernel: Kernel, executor: Executor, rows: int | None = None, part: int = 0) -> float:
+        """What the end of expansions leaves of the entries with test points, in the units of `relative_error`."""
+        key = ("series", self.sample_size(rows), part)
+        if key not in self._known:
+            source, exact = self.parts[part], self.exact_columns(executor, rows, part)
+            if exact is None:
+                self._known[key] = None
+            else:
+                test, train = self._close_test_pairs(exact, rows, part)
+                self._known[key] = source.series_errors(test, train, self.n, self.p, executor)
+        found = self._known[key]
+        return 0.0 if found is None else found[kernel]
+
+    def _close_test_pairs(
+        self, exact: dict[Kernel, np.ndarray], rows: int | None, part: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Test points that are closest to the sampled training points, these, and others drawn at random."""
+        source, sampled = self.parts[part], sample_indices(self.n, self.sample_size(rows))
+        kernel: Kernel = "nngp" if "nngp" in exact else "gram"
+        diagonals = (source.diagonal(kernel, block, count) for block, count in (("test", self.p), ("train", self.n)))
+        left, right = (np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny)) for diagonal in diagonals)
+        cosine = exact[kernel] / np.outer(left, right[sampled])
+        chosen = np.sort(np.argsort(-cosine.max(axis=1), kind="stable")[: _EVALUATED[0]])
+        random = sample_indices(self.n, _EVALUATED[1] - len(chosen), seed=2)
+        return chosen, np.unique([*sampled[cosine[chosen].argmax(axis=1)], *random])
+
     def _close_pairs(self, executor: Executor, rows: int | None, part: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the sample with the closest other points, and these points with some drawn at random."""
         indices, exact = self.exact_rows("train", executor, rows, part)
@@ -348,7 +374,8 @@ class BlockTestKernel(_BlockKernel):
         exact = self.blocks.exact_columns(executor, rows, self.part)
         difference = stored - (stored if exact is None else exact[self.source])
         trace = float(self._from.diagonal(self.source, "train", self.blocks.n).sum())
-        of_row = systematic / math.sqrt(trace) if trace > 0 else 0.0
+        left = self.blocks.series_error(self.source, executor, rows, self.part)
+        of_row = max(systematic / trace, left) * math.sqrt(trace) if trace > 0 else 0.0
         return TestErrors.of_columns(difference, self.diagonal(), self.blocks.n, of_row)
 
     def own(self, executor: Executor) -> np.ndarray:

@@ -21,6 +21,7 @@ from ntkpipe.sources.recomputation import (
     recomputed_columns,
     recomputed_rows,
     recomputed_test_gram,
+    series_errors,
 )
 from ntkpipe.sources.scale import check_computed_scale
 from ntkpipe.tasks.executor import Executor
@@ -139,6 +140,23 @@ class ComputedSource(ABC):
             executor,
             self.layers,
         )
+
+    def series_errors(
+        self, rows: np.ndarray, columns: np.ndarray, n: int, p: int, executor: Executor
+    ) -> dict[Kernel, float] | None:
+        """See `KernelSource`."""
+        shorter = self.shorter_evaluation()
+        if shorter is None:
+            return None
+        scales = {
+            kernel: np.sqrt(
+                np.outer(self.diagonal(kernel, "test", p)[rows], self.diagonal(kernel, "train", n)[columns]).clip(
+                    np.finfo(np.float64).tiny
+                )
+            )
+            for kernel in self.identity.kernels
+        }
+        return series_errors(self.images, self.evaluation("float64"), shorter, rows, columns, scales, executor)
 
     def test_gram(self, kernel: Kernel, p: int, executor: Executor) -> np.ndarray:
         """See `KernelSource`."""

@@ -126,6 +126,37 @@ def evaluation_errors(
     return out
 
 
+def series_errors(
+    images: ImageSource,
+    whole: Evaluates,
+    shorter: Evaluates,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    scales: dict[Kernel, np.ndarray],
+    executor: Executor,
+) -> dict[Kernel, float]:
+    """What the end of expansions leaves of entries between test and training points, in the units of `evaluation_errors`.
+
+    A test point may lie closer to a training point than these do to each other, where series converge most slowly.
+
+    Args:
+        images: of both blocks.
+        whole: in float64.
+        shorter: in float64 with half of the terms.
+        rows: (k,) test points.
+        columns: (m,) training points.
+        scales: by kernel, (k, m), `sqrt(k(x, x) k(x', x'))`.
+        executor: where they are computed.
+    """
+    picked = Picked("test", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
+    wanted = {"whole": whole, "shorter": shorter}
+    made = dict(values_of(executor, (Task(name, pairs_task, (images, one, *picked)) for name, one in wanted.items())))
+    return {
+        kernel: _EXPANSION_SAFETY * float((np.abs(made["shorter"][kernel] - made["whole"][kernel]) / scale).max())
+        for kernel, scale in scales.items()
+    }
+
+
 def _add_distance_errors(
     out: dict[Kernel, float],
     images: ImageSource,

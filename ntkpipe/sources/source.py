@@ -102,6 +102,23 @@ class KernelSource(Protocol):
         """
         ...
 
+    def series_errors(
+        self, rows: np.ndarray, columns: np.ndarray, n: int, p: int, executor: Executor
+    ) -> dict[Kernel, float] | None:
+        """What the end of expansions leaves of entries between test and training points, in the units of `entry_errors`.
+
+        Args:
+            rows: of the first p test points.
+            columns: of the first n training points.
+            n: training points in use.
+            p: test points in use.
+            executor: where entries are computed.
+
+        Returns:
+            By kernel; None where nothing is expanded.
+        """
+        ...
+
     def test_gram(self, kernel: Kernel, p: int, executor: Executor) -> np.ndarray:
         """The kernel among the first p test points, `(p, p)` float64, which no tile holds.
 
