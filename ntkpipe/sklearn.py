@@ -121,13 +121,15 @@ class _InfiniteNetwork(BaseEstimator):
         own = np.asarray(self.network_.diagonal(x, layout="NHWC").nngp, np.float64)
         system, eps = self._system(), float(np.finfo(self.dtype).eps)
         if self.kernel == "nngp":
-            return gp.nngp_covariance(system, cross.nngp, own, self.filter_, self.time, self.ridge_, eps)
-        train = shared_kernels.kernels(self.network_, self.X_fit_).nngp
-        return gp.ntk_covariance(system, cross.ntk, train, cross.nngp, own, self.filter_, self.time, self.ridge_, eps)
+            return gp.nngp_covariance(system, np.asarray(cross.nngp), own, self.filter_, self.time, self.ridge_, eps)
+        train = np.asarray(shared_kernels.kernels(self.network_, self.X_fit_).nngp)
+        ntk, nngp = np.asarray(cross.ntk), np.asarray(cross.nngp)
+        return gp.ntk_covariance(system, ntk, train, nngp, own, self.filter_, self.time, self.ridge_, eps)
 
     def _new(self, x: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self._points(validate_data(self, x, reset=False, dtype="numeric", allow_nd=True))
+        checked: Any = validate_data(self, x, reset=False, dtype="numeric", allow_nd=True)
+        return self._points(checked)
 
 
 class NTKClassifier(ClassifierMixin, _InfiniteNetwork):

@@ -32,9 +32,9 @@ def run_catapult(arguments: Sequence[str]) -> int:
     form = values.pop("format")
     if form not in ("table", "json"):
         raise ConfigError(f"format={form} is not one of table, json")
-    counts = {name: _number(name, values[name], int) for name in ("width", "max_steps")}
+    width, max_steps = (int(_number(name, values[name], int)) for name in ("width", "max_steps"))
     reals = {name: _number(name, values[name], float) for name in ("rate", "f0", "lambda0", "target")}
-    made = dataclasses.asdict(catapult(**counts, **reals))
+    made = dataclasses.asdict(catapult(width=width, max_steps=max_steps, **reals))
     if form == "json":
         # JSON has no infinity: null stands for what grew without bound.
         print(json.dumps({name: None if value == math.inf else value for name, value in made.items()}))

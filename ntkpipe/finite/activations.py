@@ -58,7 +58,7 @@ def _hermite(layer: Hermite) -> Function:
 
 def _formula(layer: Elementwise) -> Function:
     tree = parse(layer.function, ("x",))
-    return lambda x: apply_formula(tree, x=x)
+    return lambda x: jnp.asarray(apply_formula(tree, x=x))
 
 
 _FUNCTIONS: dict[type[Nonlinearity], Callable[[Any], Function]] = {

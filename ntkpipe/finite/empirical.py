@@ -161,12 +161,12 @@ def empirical_kernel(
         with precision_context(rows.dtype):
             made = Kernels(*(0.5 * (k + k.transpose(1, 0, *((3, 2) if k.ndim == 4 else ()))) for k in made))
     else:
-        x2 = as_inputs("x2", x2, layout)
-        if x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype:
+        other = as_inputs("x2", x2, layout)
+        if x1.shape[1:] != other.shape[1:] or x1.dtype != other.dtype:
             raise DataError(
-                f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
+                f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {other.shape[1:]} {other.dtype}"
             )
-        made = tile(rows, prepare(spec, weights, x2, outputs=outputs, layout="NHWC"))
+        made = tile(rows, prepare(spec, weights, other, outputs=outputs, layout="NHWC"))
     return made if isinstance(x1, jax.Array) else Kernels(*(np.asarray(k) for k in made))
 
 

@@ -215,7 +215,7 @@ def apply(
         layout: order of four axes, `NHWC` or `NCHW`.
 
     Returns:
-        `(n, c)`.
+        `(n, c)`; a NumPy array for a NumPy array, a JAX array otherwise.
 
     Raises:
         ConfigError: naming the layer that has no finite form or that images of this shape cannot pass.
@@ -226,7 +226,8 @@ def apply(
     with precision_context(x.dtype):
         given = made.check_weights(weights, x.dtype)
         dropped = made.check_masks(masks, len(x), x.dtype)
-        return _forward(canonical_json(spec), tuple(x.shape[1:]))(given, jnp.asarray(x), dropped)
+        outputs = _forward(canonical_json(spec), tuple(x.shape[1:]))(given, jnp.asarray(x), dropped)
+    return outputs if isinstance(x, jax.Array) else np.asarray(outputs)
 
 
 @lru_cache(maxsize=64)

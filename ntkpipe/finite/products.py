@@ -75,9 +75,11 @@ def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], row
         pixels = (math.prod(signals[:-1]), 1)
         padded, taps = (*pixels, channels), 1
     else:
-        pixels = window_outputs(inputs[:2], one.filter, one.strides, one.padding)
-        image = jax.eval_shape(lambda: pad(jnp.zeros((1, *inputs)), one.filter, one.strides, one.padding))
-        padded, taps = (int(image.shape[1]), int(image.shape[2]), channels), math.prod(one.filter)
+        size = one.filter
+        height, width = window_outputs(inputs[:2], size, one.strides, one.padding)
+        pixels = (height, width)
+        image = jax.eval_shape(lambda: pad(jnp.zeros((1, *inputs)), size, one.strides, one.padding))
+        padded, taps = (int(image.shape[1]), int(image.shape[2]), channels), math.prod(size)
     count, depth, area = math.prod(pixels), taps * channels, padded[0] * padded[1]
     pairs_of_rows = rows**2 if full else rows
     ways = {

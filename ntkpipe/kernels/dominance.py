@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Linear in the kernels and without weights: what holds before them holds after them.
@@ -12,7 +12,7 @@ _LINEAR = ("dense", "conv")
 _BASELINES = ("stationary",)
 
 
-def dominance(spec: Sequence[dict[str, Any]], trace: float, smallest: float) -> float:
+def dominance(spec: Sequence[Mapping[str, Any]], trace: float, smallest: float) -> float:
     """A number with `K <= dominance T` as matrices, K the NNGP and T the NTK of the same images.
 
     After a linear layer in the `ntk` parameterisation `T = K + w_std^2 T'`, T' the NTK before it: the number is 1. In the

@@ -122,8 +122,9 @@ class KernelBlocks:
         key = ("errors", self.sample_size(rows), part)
         if key not in self._known:
             source = self.parts[part]
-            pairs = (np.zeros(0, np.int64),) * 2 if source.is_given else self._close_pairs(executor, rows, part)
-            self._known[key] = source.entry_errors(*pairs, self.n, executor)
+            nothing = np.zeros(0, np.int64)
+            first, second = (nothing, nothing) if source.is_given else self._close_pairs(executor, rows, part)
+            self._known[key] = source.entry_errors(first, second, self.n, executor)
         found = self._known[key]
         return 0.0 if found is None else found[kernel]
 
@@ -146,7 +147,7 @@ class KernelBlocks:
         """Test points that are closest to the sampled training points, these, and others drawn at random."""
         source, sampled = self.parts[part], sample_indices(self.n, self.sample_size(rows))
         kernel: Kernel = "nngp" if "nngp" in exact else "gram"
-        diagonals = (source.diagonal(kernel, block, count) for block, count in (("test", self.p), ("train", self.n)))
+        diagonals = source.diagonal(kernel, "test", self.p), source.diagonal(kernel, "train", self.n)
         left, right = (np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny)) for diagonal in diagonals)
         cosine = exact[kernel] / np.outer(left, right[sampled])
         chosen = np.sort(np.argsort(-cosine.max(axis=1), kind="stable")[: _EVALUATED[0]])

@@ -148,13 +148,14 @@ class ComputedSource(ABC):
         shorter = self.shorter_evaluation()
         if shorter is None:
             return None
-        scales = {
+        kernels: tuple[Kernel, ...] = self.identity.kernels  # type: ignore[assignment]
+        scales: dict[Kernel, np.ndarray] = {
             kernel: np.sqrt(
                 np.outer(self.diagonal(kernel, "test", p)[rows], self.diagonal(kernel, "train", n)[columns]).clip(
                     np.finfo(np.float64).tiny
                 )
             )
-            for kernel in self.identity.kernels
+            for kernel in kernels
         }
         return series_errors(self.images, self.evaluation("float64"), shorter, rows, columns, scales, executor)
 

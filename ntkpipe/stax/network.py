@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.architecture import Architecture
@@ -43,7 +44,7 @@ class Network(Architecture):
         kernels = self(x1, x2)
         if isinstance(get, str):
             return getattr(kernels, get)
-        made = NamedTuple("Kernels", [(name, Any) for name in names])
+        made = namedtuple("Kernels", names)
         return made(*(getattr(kernels, name) for name in names))
 
     def __iter__(self) -> Iterator[Callable[..., Any]]:
