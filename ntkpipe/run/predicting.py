@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 import ntkpipe
+from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import Inputs
 from ntkpipe.run.run_dir import now
 from ntkpipe.run.solving import workspace_of
-from ntkpipe.solvers.prediction import KernelPredictions
+from ntkpipe.solvers.prediction import KernelPredictions, joined
 from ntkpipe.solvers.solution import Solution, grid_of_times
 from ntkpipe.solvers.workspace import Tell
 from ntkpipe.tasks.executor import Executor
@@ -30,7 +29,7 @@ def predict_kernel(
 ) -> KernelPredictions:
     """Means, error budget and covariances of one kernel."""
     p = inputs.config.predict
-    return solution.predict(
+    return solution.evaluate(
         inputs.kernels.test(solution.name),
         times,
         covariance=p.covariance,
@@ -53,51 +52,26 @@ def collect(
     inputs: Inputs,
     solved: Sequence[Solution],
     parts: Sequence[KernelPredictions],
-    times: tuple[float, ...],
     warnings: Sequence[str],
     selection: dict[str, Any] | None = None,
 ) -> Predictions:
     """All kernels' parts as `Predictions`, test images in the order of their source."""
-    p = inputs.n_test
-    labels = inputs.images.labels()
-    order = np.argsort(labels.test_index[:p], kind="stable")
-    terms = ("krylov", "product", "storage_train", "storage_test")
-    covariance, variance, variance_bound = None, None, None
-    spreads = [part.covariance for part in parts if part.covariance is not None]
-    if spreads:
-        variance = np.stack([one.variance for one in spreads])[..., order]
-        variance_bound = np.stack([one.bound for one in spreads])[..., order]
-        matrices = [one.covariance for one in spreads if one.covariance is not None]
-        covariance = np.stack(matrices)[..., order, :][..., order] if matrices else None
-    return Predictions(
-        kernels=tuple(s.name for s in solved),
-        times=np.array(times),
-        ridges=np.array(inputs.config.predict.ridges),
-        ridge_scale=inputs.config.predict.ridge_scale,
-        test_index=labels.test_index[:p][order],
-        class_names=labels.class_names,
-        label=None if labels.labels_test is None else labels.labels_test[:p][order],
-        target=labels.y_test[:p][order],
-        mean=np.stack([part.mean for part in parts])[..., order, :],
-        error_bound=np.stack([part.bound for part in parts])[..., order, :],
-        bound_kind=np.stack([part.bound_kind for part in parts]),
-        bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
-        variance=variance,
-        variance_bound=variance_bound,
-        covariance=covariance,
-        attributes={
-            "ntkpipe": ntkpipe.__version__,
-            "created": now(),
-            "data": inputs.images.fingerprint,
-            "gram": inputs.gram.identity.to_dict(),
-            "n_train": inputs.n_train,
-            "augment": inputs.config.augment,
-            "learning_rate": inputs.config.predict.learning_rate,
-            "dynamics": inputs.config.predict.dynamics,
-            "labels": inputs.config.data.labels,
-            "solver": {s.name: s.facts for s in solved},
-            "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
-            "warnings": list(warnings),
-            **({} if selection is None else {"selection": selection}),
-        },
-    )
+    p, labels = inputs.n_test, inputs.images.labels()
+    label = None if labels.labels_test is None else labels.labels_test[:p]
+    points = TestPoints(labels.test_index[:p], labels.class_names, label, labels.y_test[:p])
+    attributes = {
+        "ntkpipe": ntkpipe.__version__,
+        "created": now(),
+        "data": inputs.images.fingerprint,
+        "gram": inputs.gram.identity.to_dict(),
+        "n_train": inputs.n_train,
+        "augment": inputs.config.augment,
+        "learning_rate": inputs.config.predict.learning_rate,
+        "dynamics": inputs.config.predict.dynamics,
+        "labels": inputs.config.data.labels,
+        "solver": {s.name: s.facts for s in solved},
+        "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
+        "warnings": list(warnings),
+        **({} if selection is None else {"selection": selection}),
+    }
+    return joined(parts, points, attributes)

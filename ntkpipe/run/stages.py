@@ -293,7 +293,7 @@ class Job:
                     self.warn(text)
                     warnings.append(text)
             selection = self._select(solved, times, progress)
-            predictions = prediction.collect(inputs, solved, parts, times, warnings, selection)
+            predictions = prediction.collect(inputs, solved, parts, warnings, selection)
             self._solved = None  # a basis of a gigabyte is not needed any more
             write_predictions(predictions, target, overwrite=True)
             metrics = compute_metrics(predictions)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.errors import ConfigError, DataError, NumericalError
 from ntkpipe.linalg.eigh import null_cutoff
 from ntkpipe.linalg.operator import rectangular_operator
+from ntkpipe.predictions.points import TestPoints
+from ntkpipe.predictions.schema import Predictions
 from ntkpipe.sources.kernels import TestKernel
 from ntkpipe.uncertainty.covariance import PredictiveCovariance, predictive_covariance, unit_vectors
 
@@ -69,10 +72,51 @@ class KernelPredictions:
         return None if self.covariance is None else self.covariance.variance
 
 
-def predict(
+def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attributes: dict[str, Any]) -> Predictions:
+    """Predictions of the same points by one or several kernels as they are exported, points in the order of their source.
+
+    Args:
+        parts: of the kernels, at the same times and ridges.
+        points: what is known of the points; None numbers them, and their targets are NaN.
+        attributes: kept beside the numbers.
+    """
+    first = parts[0]
+    p, c = first.mean.shape[2:]
+    if points is None:
+        points = TestPoints(np.arange(p), tuple(f"output_{k}" for k in range(c)), None, np.full((p, c), np.nan))
+    order = np.argsort(points.index, kind="stable")
+    terms = ("krylov", "product", "storage_train", "storage_test")
+    covariance, variance, variance_bound = None, None, None
+    spreads = [part.covariance for part in parts if part.covariance is not None]
+    if spreads:
+        variance = np.stack([one.variance for one in spreads])[..., order]
+        variance_bound = np.stack([one.bound for one in spreads])[..., order]
+        matrices = [one.covariance for one in spreads if one.covariance is not None]
+        covariance = np.stack(matrices)[..., order, :][..., order] if matrices else None
+    return Predictions(
+        kernels=tuple(part.name for part in parts),
+        times=np.array(first.times),
+        ridges=np.array(first.ridges),
+        ridge_scale=first.ridge_scale,
+        test_index=points.index[order],
+        class_names=points.class_names,
+        label=None if points.label is None else points.label[order],
+        target=points.target[order],
+        mean=np.stack([part.mean for part in parts])[..., order, :],
+        error_bound=np.stack([part.bound for part in parts])[..., order, :],
+        bound_kind=np.stack([part.bound_kind for part in parts]),
+        bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
+        variance=variance,
+        variance_bound=variance_bound,
+        covariance=covariance,
+        attributes=attributes,
+    )
+
+
+def evaluate(
     solution: Solution, test: TestKernel, *, covariance: str, batch: int | None, workspace: Workspace
 ) -> KernelPredictions:
-    """See `Solution.predict`; at the times and ridges of the solution.
+    """See `Solution.evaluate`; at the times and ridges of the solution.
 
     Raises:
         ConfigError: on an impossible setting.
@@ -80,6 +124,10 @@ def predict(
         NumericalError: if a prediction is no number.
     """
     problem, times = solution.problem, solution.times
+    if isinstance(test, np.ndarray):
+        raise ConfigError(
+            "a test kernel comes from a Gram: of matrices that you have, nk.Gram.from_arrays(train, test).test()"
+        )
     if covariance not in ("none", "diagonal", "full"):
         raise ConfigError(f"covariance={covariance!r} is not one of none, diagonal, full")
     if test.shape[1] != problem.kernel.n:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+import ntkpipe
 from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
 from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import ConfigError, IncompleteError
-from ntkpipe.solvers.prediction import KernelPredictions, predict
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TestKernel
+from ntkpipe.storage.replace import replacing
 from ntkpipe.uncertainty.filters import Filters, Part
 
 if TYPE_CHECKING:
@@ -185,23 +188,55 @@ class Solution(ABC):
         covariance: str = "none",
         batch: int | None = None,
         workspace: Workspace | None = None,
-    ) -> KernelPredictions:
-        """Means of test points, bounds on their errors, and variances.
+    ) -> Predictions:
+        """Means of test points, bounds on their errors, and variances: as a run exports them.
 
         Args:
-            test: the kernel between p test points and the training points.
+            test: the kernel between p test points and the training points, as `Gram.test` gives it.
             times: T in steps; None are `times`.
             ridges: R in the scale of the problem; None are those that were solved for.
             covariance: `none`, `diagonal` (variances) or `full`.
             batch: test points whose variances are made together; None is chosen from the memory.
             workspace: where it runs; None is where it was solved.
 
+        Warns:
+            UserWarning: for what makes predictions doubtful, such as directions that are left out.
+
         Raises:
             ConfigError: if it has no answer at a time or ridge.
             NumericalError: if a prediction is no number.
         """
-        one = self.at(self.times if times is None else times, ridges)
-        return predict(one, test, covariance=covariance, batch=batch, workspace=workspace or self.workspace)
+        part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=workspace)
+        for text in part.warnings:
+            warnings.warn(text, stacklevel=2)
+        return joined([part], test.points, self.attributes(part))
+
+    def evaluate(
+        self,
+        test: TestKernel,
+        times: Sequence[float] | None = None,
+        ridges: Sequence[float] | None = None,
+        *,
+        covariance: str = "none",
+        batch: int | None = None,
+        workspace: Workspace | None = None,
+    ) -> KernelPredictions:
+        """As `predict`, in the order of the test kernel's rows, with the bounds by origin; warnings are among the results."""
+        one = self.at(self.times if times is None else tuple(sorted(times)), ridges)
+        return evaluate(one, test, covariance=covariance, batch=batch, workspace=workspace or self.workspace)
+
+    def attributes(self, part: KernelPredictions) -> dict[str, Any]:
+        """What is kept beside predictions: sizes, dynamics, and how they were solved for."""
+        dynamics = self.problem.dynamics
+        return {
+            "ntkpipe": ntkpipe.__version__,
+            "n_train": self.problem.kernel.n,
+            "learning_rate": dynamics.learning_rate,
+            "dynamics": dynamics.name,
+            "solver": {self.name: self.facts},
+            "absolute_ridges": {self.name: list(part.absolute_ridges)},
+            "warnings": list(part.warnings),
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `Solver.restore` needs besides the workspace's store."""
@@ -381,10 +416,8 @@ def grid_of_times(solutions: Sequence[Solution]) -> tuple[float, ...]:
 
 def write_arrays(target: Path, arrays: dict[str, Any]) -> None:
     """Write arrays as one `.npz`, whole or not at all."""
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with replacing(target) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    os.replace(partial, target)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -88,7 +88,7 @@ class SolverConformance:
 
     def test_predicts_within_its_bound_at_every_ridge(self, problem: Problem) -> None:
         solution = self.solve(problem)
-        found = solution.predict(problem.gram.test("gram"))
+        found = solution.evaluate(problem.gram.test("gram"))
         assert found.mean.shape == (1, len(RIDGES), P, C)
         for r, ridge in enumerate(RIDGES):
             error = np.abs(found.mean[0, r] - problem.means(ridge))
@@ -97,7 +97,7 @@ class SolverConformance:
         assert found.absolute_ridges == pytest.approx([problem.absolute(ridge) for ridge in RIDGES])
 
     def test_variances_lie_within_their_bounds(self, problem: Problem) -> None:
-        found = self.solve(problem).predict(problem.gram.test("gram"), covariance="diagonal", batch=4)
+        found = self.solve(problem).evaluate(problem.gram.test("gram"), covariance="diagonal", batch=4)
         assert found.covariance is not None
         for r, ridge in enumerate(RIDGES):
             error = np.abs(found.covariance.variance[0, r] - problem.variances(ridge))
@@ -105,7 +105,7 @@ class SolverConformance:
 
     def test_one_ridge_is_chosen_of_several(self, plain: Problem) -> None:
         solution, test = self.solve(plain), plain.gram.test("gram")
-        both, one = solution.predict(test), solution.predict(test, ridges=RIDGES[1:])
+        both, one = solution.evaluate(test), solution.predict(test, ridges=RIDGES[1:])
         np.testing.assert_allclose(one.mean[:, 0], both.mean[:, 1], rtol=1e-12, atol=1e-12)
         assert one.ridges == RIDGES[1:]
 
@@ -140,7 +140,7 @@ class SolverConformance:
         solution.save(tmp_path / "a.npz")
         again = self.solver.load(tmp_path / "a.npz", kernel, plain.targets)
         test = plain.gram.test("gram")
-        before, after = solution.predict(test), again.predict(test)
+        before, after = solution.evaluate(test), again.predict(test)
         np.testing.assert_array_equal(after.mean, before.mean)
         np.testing.assert_array_equal(after.bound, before.bound)
         with pytest.raises(IdentityError, match="another kernel or other targets"):
@@ -162,15 +162,15 @@ class SolverConformance:
 
     def test_finite_times_are_answered_or_refused(self, plain: Problem) -> None:
         if self.every_time:
-            found = self.solve(plain, times=(1.0, math.inf)).predict(plain.gram.test("gram"), times=[1.0])
+            found = self.solve(plain, times=(1.0, math.inf)).evaluate(plain.gram.test("gram"), times=[1.0])
             assert found.times == (1.0,)
             return
         with pytest.raises(ConfigError, match="krylov or eigh"):
             self.solve(plain, times=(1.0, math.inf))
         with pytest.raises(ConfigError, match="krylov or eigh"):
-            self.solve(plain).predict(plain.gram.test("gram"), times=[1.0])
+            self.solve(plain).evaluate(plain.gram.test("gram"), times=[1.0])
         with pytest.raises(ConfigError, match="krylov or eigh"):
-            self.solve(plain).predict(plain.gram.test("gram"), ridges=[0.5])
+            self.solve(plain).evaluate(plain.gram.test("gram"), ridges=[0.5])
         with pytest.raises(ConfigError, match="krylov or eigh"):
             self.solve(plain).spectrum()
 
@@ -192,7 +192,7 @@ class SolverConformance:
         with pytest.raises(ConfigError, match="ridges"):
             self.solve(plain, ridges=())
         with pytest.raises(ConfigError, match="covariance"):
-            self.solve(plain).predict(plain.gram.test("gram"), covariance="some")
+            self.solve(plain).evaluate(plain.gram.test("gram"), covariance="some")
 
     def test_settings_are_checked_and_come_from_a_configuration(self) -> None:
         assert type(self.solver).of(self.solver.config()) == self.solver
