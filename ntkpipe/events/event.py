@@ -25,7 +25,6 @@ class Kind(enum.StrEnum):
     PROGRESS = "progress"
     TILES_DONE = "tiles done"
     NOTE = "note"
-    CHECK = "check"
     WARNING = "warning"
     RETRY = "retry"
     STAGE_DONE = "stage done"
@@ -85,6 +84,10 @@ class Tell(Protocol):
 
 def silent(event: Event) -> None:
     """A listener that tells nobody."""
+
+
+def tell_nobody(line: str, *, force: bool = False, **facts: Any) -> None:
+    """The short form that tells nobody."""
 
 
 def to_all(*listeners: Emit) -> Emit:

@@ -57,7 +57,7 @@ class RunLog:
         """Append the event."""
         if event.kind in _NAMES:
             self._run.log(_NAMES[event.kind], **{k: v for k, v in event.facts.items() if k != "files"})
-        elif event.kind in (Kind.WARNING, Kind.CHECK, Kind.RETRY):
+        elif event.kind in (Kind.WARNING, Kind.RETRY):
             self._run.log(str(event.kind), text=event.text, **event.facts)
         elif event.kind is Kind.STAGE_STOPPED and event.facts.get("error") == "ReportError":
             self._run.log(f"{event.stage} failed", text=event.text)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ntkpipe
+from ntkpipe.events.event import Tell
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import Inputs
@@ -13,7 +14,6 @@ from ntkpipe.run.run_dir import now
 from ntkpipe.run.solving import workspace_of
 from ntkpipe.solvers.prediction import KernelPredictions, joined
 from ntkpipe.solvers.solution import Solution, grid_of_times
-from ntkpipe.solvers.workspace import Tell
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_out, select_leave_one_out
 

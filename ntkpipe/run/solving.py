@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.errors import IncompleteError
+from ntkpipe.events.event import Tell, tell_nobody
 from ntkpipe.limits import free_memory
 from ntkpipe.planning.memory import driver_memory
 from ntkpipe.run.context import Inputs
@@ -15,7 +16,7 @@ from ntkpipe.run.run_dir import RunDir
 from ntkpipe.solvers.from_config import from_config
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
 from ntkpipe.solvers.solution import Saved, Solution, read_arrays, write_arrays
-from ntkpipe.solvers.workspace import Tell, Workspace, silent
+from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 
@@ -23,7 +24,7 @@ from ntkpipe.tasks.serial import SerialExecutor
 _RENAMED = {"logdet_error": "logdet_standard_error"}
 
 
-def workspace_of(inputs: Inputs, executor: Executor, tell: Tell = silent) -> Workspace:
+def workspace_of(inputs: Inputs, executor: Executor, tell: Tell = tell_nobody) -> Workspace:
     """Where a run's systems are solved."""
     config, budget = inputs.config, inputs.memory_bytes
     return Workspace(

@@ -13,6 +13,7 @@ import numpy as np
 
 from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.errors import IncompleteError, NumericalError
+from ntkpipe.events.event import tell_nobody
 from ntkpipe.linalg.cg import CgSolution, block_cg
 from ntkpipe.linalg.cg_recurrence import CgStep
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
@@ -28,7 +29,7 @@ from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.solution import ConvergedSolution, LeaveOneOut, Saved, require_the_end
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import sampled_leave_one_out
-from ntkpipe.solvers.workspace import Workspace, exclusive, silent
+from ntkpipe.solvers.workspace import Workspace, exclusive
 from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.storage.checksum import digest
 from ntkpipe.uncertainty.filters import BatchWeights, Filters, Part, WeightFilters, residuals
@@ -156,7 +157,7 @@ class IterativeSolution(ConvergedSolution):
     def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
         """See `Solution.filters`."""
         settings = self.solver
-        sketch = Sketch(settings, self.problem, part.kernel, replace(part.workspace, tell=silent))
+        sketch = Sketch(settings, self.problem, part.kernel, replace(part.workspace, tell=tell_nobody))
         # The one that the solve has left in the store; of an odd part under flips it is made here.
         make, _ = sketch.preconditioner(part.operator, min(ridges))
         made = {ridge: make(ridge) for ridge in ridges}

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ntkpipe.events.event import Tell, tell_nobody
 from ntkpipe.limits import free_memory
 from ntkpipe.planning.memory import Room, free_share
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
-
-Tell = Callable[..., None]
-"""`tell(line, *, force=False, **facts)`: a line for people, told at once if `force`, and facts about it."""
-
-
-def silent(*_: Any, **__: Any) -> None:
-    """Tells nobody."""
 
 
 def _memory_store() -> ObjectStore:
@@ -39,7 +33,7 @@ class Workspace:
         driver_bytes: of it, what the driver may take; None is all.
         workers: processes that compute; None is as the executor has.
         holder: told to whoever wants the same solve at the same time.
-        tell: receives lines for people; see `Tell`.
+        tell: receives lines for people; see `events.Tell`.
     """
 
     executor: Executor = field(default_factory=SerialExecutor)
@@ -48,7 +42,7 @@ class Workspace:
     driver_bytes: int | None = None
     workers: int | None = None
     holder: str = "ntkpipe"
-    tell: Tell = silent
+    tell: Tell = tell_nobody
 
     @property
     def room(self) -> Room:
@@ -66,8 +60,8 @@ def exclusive(workspace: Workspace, prefix: str) -> Iterator[Workspace]:
     """
     with workspace.store.lease(prefix, holder=workspace.holder) as lease:
 
-        def tell(*line: Any, **facts: Any) -> None:
+        def tell(line: str, *, force: bool = False, **facts: Any) -> None:
             lease.check()
-            workspace.tell(*line, **facts)
+            workspace.tell(line, force=force, **facts)
 
         yield replace(workspace, tell=tell)
