@@ -75,3 +75,11 @@ def test_every_launcher_has_its_template() -> None:
         str(path.relative_to(ROOT / "jobs")) for path in (ROOT / "jobs").rglob("*.*") if "__pycache__" not in path.parts
     }
     assert found == {*TEMPLATES.values(), "ntkpipe_job.py"}
+
+
+def test_no_command_imports_matplotlib_before_it_draws():
+    """Its import fails where the environment names a back end that is not there, as notebooks do."""
+    code = (
+        "import sys, ntkpipe.cli.compose, ntkpipe.cli.stored, ntkpipe.cli.main; sys.exit('matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

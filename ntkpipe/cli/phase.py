@@ -24,7 +24,7 @@ from ntkpipe.propagation.maps import activation_maps
 from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
 from ntkpipe.propagation.phase import Phase, phase
 from ntkpipe.propagation.summary import describe_depth, precision_warning
-from ntkpipe.report.phase_figure import PhasePicture, write_phase_figure
+from ntkpipe.report.drawing import drawing
 from ntkpipe.run.sweep import sweep_runs
 from ntkpipe.storage.plain import json_ready
 
@@ -198,18 +198,21 @@ def _write_diagram(
     except ConfigError as error:  # the diagram is of other networks too
         made, record["remark"] = None, str(error)
     stretches = _stretches(line)
-    picture = PhasePicture(
-        title=maps.name,
-        w_std=w_std,
-        b_std=b_std,
-        xi_c=diagram.xi_c,
-        line=stretches,
-        point=(network.w_std, network.b_std),
-        correlations={c: one.correlation for c, one in curves.items()},
-        condition=curves[_STARTS[1]].condition(100) if curves else np.empty(0),
-        remark=record["remark"],
-    )
-    png, _ = write_phase_figure(picture, folder)
+    with drawing("the same command"):
+        from ntkpipe.report.phase_figure import PhasePicture, write_phase_figure
+
+        picture = PhasePicture(
+            title=maps.name,
+            w_std=w_std,
+            b_std=b_std,
+            xi_c=diagram.xi_c,
+            line=stretches,
+            point=(network.w_std, network.b_std),
+            correlations={c: one.correlation for c, one in curves.items()},
+            condition=curves[_STARTS[1]].condition(100) if curves else np.empty(0),
+            remark=record["remark"],
+        )
+        png, _ = write_phase_figure(picture, folder)
     inside = (line.w_std >= w_std[0]) & (line.w_std <= w_std[-1]) & (line.b_std <= b_std[-1]) & line.is_stable
     record |= {
         "w_std": w_std.tolist(),

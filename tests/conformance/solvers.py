@@ -105,7 +105,7 @@ class SolverConformance:
 
     def test_one_ridge_is_chosen_of_several(self, plain: Problem) -> None:
         solution, test = self.solve(plain), plain.gram.test("gram")
-        both, one = solution.evaluate(test), solution.predict(test, ridges=RIDGES[1:])
+        both, one = solution.evaluate(test), solution.evaluate(test, ridges=RIDGES[1:])
         np.testing.assert_allclose(one.mean[:, 0], both.mean[:, 1], rtol=1e-12, atol=1e-12)
         assert one.ridges == RIDGES[1:]
 
@@ -140,7 +140,7 @@ class SolverConformance:
         solution.save(tmp_path / "a.npz")
         again = self.solver.load(tmp_path / "a.npz", kernel, plain.targets)
         test = plain.gram.test("gram")
-        before, after = solution.evaluate(test), again.predict(test)
+        before, after = solution.evaluate(test), again.evaluate(test)
         np.testing.assert_array_equal(after.mean, before.mean)
         np.testing.assert_array_equal(after.bound, before.bound)
         with pytest.raises(IdentityError, match="another kernel or other targets"):
