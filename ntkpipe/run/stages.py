@@ -177,7 +177,10 @@ class Job:
             )
         ):
             if self.run.receipt("gram") is None:
-                self._finish("gram", 0.0, store=store.where, tiles=tiles, computed=0, reused=tiles)
+                stores = [held.where for held in inputs.stores]
+                self._finish(
+                    "gram", 0.0, store=store.where, stores=stores, tiles=tiles, computed=0, reused=tiles, pairs=0
+                )
             self._note("gram", f"{what}: {store.where}")
             return
         for line in filter(None, describe_tiles(plan).splitlines()):

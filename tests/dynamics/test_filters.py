@@ -17,9 +17,9 @@ from ntkpipe.dynamics.filters import (
     absolute_ridge,
     make_filter,
     max_learning_rate,
-    null_cutoff,
 )
 from ntkpipe.errors import ConfigError
+from ntkpipe.linalg.eigh import null_cutoff
 
 EPS = np.finfo(float).eps
 FILTERS = [GradientFlow(20, 5, 0.7), GradientDescent(20, 5, 0.7), Momentum(20, 5, 0.7, 0.9), Momentum(20, 5, 0.7, 0.0)]
