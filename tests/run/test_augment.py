@@ -143,8 +143,8 @@ def test_means_store_the_even_part_alone_and_variances_add_the_odd_one(lab, dens
     mean_only = lab.receipt("single", "gram")
     assert len(lab.receipt("dense-flips", "gram")["stores"]) == 2
     assert len(mean_only["stores"]) == 1
-    # Pairs are those of the images, not of the doubled set; each is evaluated twice.
-    assert lab.receipt("dense-doubled", "gram")["pairs"] > 3 * mean_only["pairs"]
+    # Tiles are those of the images, not of the doubled set.
+    assert lab.receipt("dense-doubled", "gram")["tiles"] > 2 * mean_only["tiles"]
 
 
 def test_an_odd_part_that_is_missing_is_added_to_an_even_one(lab):
