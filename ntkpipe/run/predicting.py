@@ -7,7 +7,6 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.events.event import Tell
-from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import Inputs
 from ntkpipe.run.run_dir import now
@@ -56,9 +55,6 @@ def collect(
     selection: dict[str, Any] | None = None,
 ) -> Predictions:
     """All kernels' parts as `Predictions`, test images in the order of their source."""
-    p, labels = inputs.n_test, inputs.images.labels()
-    label = None if labels.labels_test is None else labels.labels_test[:p]
-    points = TestPoints(labels.test_index[:p], labels.class_names, label, labels.y_test[:p])
     attributes = {
         "ntkpipe": ntkpipe.__version__,
         "created": now(),
@@ -74,4 +70,4 @@ def collect(
         "warnings": list(warnings),
         **({} if selection is None else {"selection": selection}),
     }
-    return joined(parts, points, attributes)
+    return joined(parts, inputs.kernels.points, attributes)
