@@ -43,19 +43,17 @@ def status(run: RunDir) -> tuple[list[str], bool]:
     Returns:
         Lines for people, and whether the run is finished.
     """
-    lines = [f"{run.path}: {_state(run)}"]
-    done = 0
-    for stage in STAGES:
-        receipt = run.receipt(stage)
-        if receipt is None:
-            continue
-        done += 1
-        lines.append(
-            f"  {stage:<8} done {receipt['finished']}, {human_seconds(receipt['seconds'])}{_detail(stage, receipt)}"
-        )
+    # Each receipt is read once: a run at work writes the next one meanwhile, and all lines must tell of one moment.
+    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    finished = all(receipts.values())
+    lines = [f"{run.path}: {_state(run, receipts)}"]
+    for stage, receipt in receipts.items():
+        if receipt is not None:
+            took = human_seconds(receipt["seconds"])
+            lines.append(f"  {stage:<8} done {receipt['finished']}, {took}{_detail(stage, receipt)}")
     progress = run.read_json("progress.json") or {}
-    for stage in STAGES:
-        if run.receipt(stage) is None:
+    for stage, receipt in receipts.items():
+        if receipt is None:
             known = progress.get("stage") == stage
             now = f"{progress.get('line')} ({progress.get('time')})" if known else "to do"
             lines.append(f"  {stage:<8} {now}")
@@ -64,19 +62,19 @@ def status(run: RunDir) -> tuple[list[str], bool]:
     try:
         if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
             run.require_store()
-        if run.receipt("gram") is None and run.receipt("data") is not None:
+        if receipts["gram"] is None and receipts["data"] is not None:
             lines += [f"  {text}" for text in _tiles(run)]
     except StoreError as error:
         lines.append(f"  store    {error}")
-    return lines, done == len(STAGES)
+    return lines, finished
 
 
-def _state(run: RunDir) -> str:
-    if all(run.receipt(stage) for stage in STAGES):
+def _state(run: RunDir, receipts: Mapping[str, dict[str, Any] | None]) -> str:
+    if all(receipts.values()):
         return "finished"  # though its process may not have let go yet
     if (who := run.holder()) is not None:
         return f"running ({who})"
-    return "finished" if run.receipt("report") else "not running; the same command goes on where it stopped"
+    return "finished" if receipts["report"] else "not running; the same command goes on where it stopped"
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
