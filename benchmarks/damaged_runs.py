@@ -26,7 +26,7 @@ from ntkpipe.errors import NtkpipeError
 from ntkpipe.events.lines import plain_lines
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import Job
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.catalogue import list_gram_stores
@@ -188,7 +188,7 @@ def go_on(folder: Path, config: RunConfig, stages: Sequence[str]) -> tuple[int, 
 
     try:
         with _inside(folder):
-            job = Job(RunDir.create(config), SerialExecutor, plain_lines(echo))
+            job = RunAtWork(RunDir.create(config), SerialExecutor, plain_lines(echo))
             with job.at_work():
                 for stage in stages:
                     getattr(job, stage)()

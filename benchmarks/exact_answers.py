@@ -12,7 +12,7 @@ from exact_kernels import kernels as exact_kernels_of
 from exact_predictions import Dynamics, Spectrum, ensemble_variances, is_reached, predictions, spectrum, variances
 from flint import arb
 
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 
 # Of kernels integrated in float64, relative to the root of both variances: what their reference may be off by.
 _INTEGRATED = 6e-16
@@ -53,7 +53,7 @@ class Answer:
     variance_slack: np.ndarray
 
 
-def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
+def exact_kernels(inputs: RunContext) -> dict[str, Kernel]:
     """Every kernel of a run, from its prepared points or its files."""
     n, p = inputs.n_train, inputs.n_test
     given = inputs.config.kernel
@@ -88,7 +88,7 @@ def exact_kernels(inputs: Inputs) -> dict[str, Kernel]:
     return found
 
 
-def stored_kernels(inputs: Inputs) -> dict[str, Kernel]:
+def stored_kernels(inputs: RunContext) -> dict[str, Kernel]:
     """The same as the solver reads it: differences from `exact_kernels` are those of evaluation and storage."""
     found = {}
     for name in ("gram",) if inputs.config.kernel.kind == "gram" else ("nngp", "ntk"):
@@ -105,7 +105,7 @@ def stored_kernels(inputs: Inputs) -> dict[str, Kernel]:
     return found
 
 
-def answer(inputs: Inputs, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
+def answer(inputs: RunContext, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
     """The predictions of one kernel of a run, and variances where the run has them, from its `exact_kernels` or others."""
     kernel = kernels["ntk" if name == "ntkgp" else name]
     config = inputs.config.predict

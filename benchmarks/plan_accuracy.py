@@ -24,9 +24,9 @@ from ntkpipe.events.event import silent
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
 from ntkpipe.run.calibrate import ProcessorSeconds, calibrate, compiling_anew
-from ntkpipe.run.context import look_at
+from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import Job
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.storage.store import open_store
 
 # Stages that take at least so many seconds are held against the aim: wall and processor seconds within a quarter.
@@ -63,7 +63,7 @@ def run(config: RunConfig, session: Session) -> tuple[dict[str, float], dict[str
             return made
 
         executor = timed("start", lambda: session.executor(config))
-        job = Job(RunDir.create(config), lambda: executor, silent)
+        job = RunAtWork(RunDir.create(config), lambda: executor, silent)
         with job.run.held():
             timed("images", job.inputs)
             for stage in ("gram", "solve", "predict", "report"):
@@ -98,7 +98,7 @@ def main() -> None:
             store=StoreConfig(url=str(folder / "store")),
             run_dir=str(folder / "run"),
         )
-        shapes, _ = look_at(config)
+        shapes, _ = read_shapes(config)
         with Session() as session:
             made = calibrate(
                 config, shapes, calibrations, lambda config=config: session.executor(config), lambda line: None

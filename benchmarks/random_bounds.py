@@ -45,9 +45,9 @@ from ntkpipe.errors import NtkpipeError
 from ntkpipe.events.event import silent
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import Job
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.tasks.serial import SerialExecutor
 
 RECORD = "bounds.jsonl"
@@ -59,9 +59,9 @@ _TOUCH = 1e-9
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
-def run(drawn: Drawn) -> tuple[Inputs, Predictions]:
+def run(drawn: Drawn) -> tuple[RunContext, Predictions]:
     """The pipeline, without figures and in this process."""
-    job = Job(RunDir.create(drawn.config), lambda: SerialExecutor(1), silent)
+    job = RunAtWork(RunDir.create(drawn.config), lambda: SerialExecutor(1), silent)
     with job.at_work():
         inputs = job.inputs()
         job.gram()
@@ -70,7 +70,7 @@ def run(drawn: Drawn) -> tuple[Inputs, Predictions]:
     return inputs, read_predictions(job.run.path / "predictions.zarr")
 
 
-def compare(inputs: Inputs, found: Predictions) -> dict[str, Any]:
+def compare(inputs: RunContext, found: Predictions) -> dict[str, Any]:
     """What the record says of one finished run."""
     exact = exact_kernels(inputs)
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
@@ -186,7 +186,7 @@ def _violation(found: Predictions, at: tuple[int, ...], error: float, size: floa
 
 
 def _origin(
-    inputs: Inputs, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
+    inputs: RunContext, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
 ) -> dict[str, Any]:
     """Which part of the error is whose: the exact answer to the stored tiles lies between."""
     k, i, j, test, output = at

@@ -22,14 +22,14 @@ from processes import Sampler
 
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
-from ntkpipe.run.context import look_at
+from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.run_dir import RunDir
 
 
 def planned(run: RunDir) -> dict[str, int]:
     """Peaks of the stages in bytes, as the plan has them, with the passes that were made."""
     config = run.config
-    shapes, store = look_at(config)
+    shapes, store = read_shapes(config)
     facts = run.require("solve")["kernels"]
     passes = {} if config.solver.kind in ("cholesky", "eigh") else {name: f["steps"] for name, f in facts.items()}
     plan = make_run_plan(config, shapes, this_machine(config, store), look_around(config, shapes, store), passes=passes)

@@ -23,7 +23,7 @@ from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
-from ntkpipe.cli.told import settings_told
+from ntkpipe.cli.told import find_given_settings
 from ntkpipe.cli.typed import as_typed, job_folder
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
@@ -63,7 +63,7 @@ def _run_job(
     overrides = list(state.overrides.task)
     try:
         with _composing():
-            config, told = to_run_config(composed), settings_told()
+            config, told = to_run_config(composed), find_given_settings()
         # What is launched runs on the cluster that it is launched on.
         check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):

@@ -12,7 +12,7 @@ from ntkpipe.kernels.spec import dump_spec
 from ntkpipe.planning.network import describe_kernel
 from ntkpipe.planning.shapes import spec_for
 from ntkpipe.propagation.summary import summary
-from ntkpipe.run.context import look_at
+from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.sweep import sweep_runs
 
 SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
@@ -39,7 +39,7 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
     if config.kernel.kind == "gram":
         raise ConfigError("kernel=gram is a matrix: it has no layers. ntkpipe plan shows what is known of its files")
     if image_shape is None:
-        shapes = look_at(config)[0]
+        shapes = read_shapes(config)[0]
         shape, spec = shapes.image, spec_for(config.kernel, shapes)
     else:
         shape = _parsed(image_shape)

@@ -23,7 +23,7 @@ class Session:
     def executor(self, config: RunConfig) -> Executor:
         """The executor for a run, started on the first call."""
         cluster = config.cluster
-        # What `settled` fills in makes no other cluster.
+        # What `complete_config` fills in makes no other cluster.
         plain = dataclasses.replace(cluster, workers=None, memory_gib=None) if cluster.kind == "ray" else cluster
         key = (plain, config.store.url if cluster.kind == "ray" else "")
         if key not in self._executors:
@@ -32,7 +32,7 @@ class Session:
             self._executors[key] = self._stack.enter_context(open_executor(plain, open_store(config.store.url)))
         return self._executors[key]
 
-    def settled(self, config: RunConfig) -> RunConfig:
+    def join_cluster(self, config: RunConfig) -> RunConfig:
         """The configuration with what plans need to know of a cluster; joins it. Of other kinds as it is."""
         if config.cluster.kind != "ray":
             return config
@@ -40,7 +40,7 @@ class Session:
         from ntkpipe.cluster.joined import JoinedExecutor
 
         assert isinstance(executor, JoinedExecutor)
-        return dataclasses.replace(config, cluster=executor.settled())
+        return dataclasses.replace(config, cluster=executor.complete_config())
 
     def __enter__(self) -> Session:
         return self

@@ -20,13 +20,13 @@ from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.surroundings import plan_given_here
 from ntkpipe.run import calibrate as calibrating
-from ntkpipe.run.context import look_at
 from ntkpipe.run.learning_curve import write_learning_curve
 from ntkpipe.run.places import anchored
+from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import Job
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.run.sweep import Sweep, sweep_axis, sweep_runs, write_table
-from ntkpipe.sources.precomputed import describe_given, look_at_given
+from ntkpipe.sources.precomputed import describe_given, read_given_shapes
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
 from ntkpipe.tiles.layout import check_name
@@ -50,7 +50,7 @@ def listener() -> Emit:
     return emit
 
 
-def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
+def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
     """The jobs that a configuration stands for, one for each of `kernel.readout_depths`; hold each while it is at work.
 
     The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
@@ -63,14 +63,14 @@ def jobs(config: RunConfig, session: Session) -> Iterator[Job]:
     open_store(config.store.url)
     if config.store.name is not None:
         check_name(config.store.name)
-    runs, axis = sweep_runs(session.settled(config)), sweep_axis(config)
+    runs, axis = sweep_runs(session.join_cluster(config)), sweep_axis(config)
     if axis is not None:
         Sweep.begin(config)
     for k, one in enumerate(runs):
         if len(runs) > 1:
             echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
         siblings = runs[k + 1 :] if axis == "depth" else ()
-        yield Job(RunDir.create(one), lambda: session.executor(config), listener(), siblings)
+        yield RunAtWork(RunDir.create(one), lambda: session.executor(config), listener(), siblings)
 
 
 def run(config: RunConfig, session: Session) -> None:
@@ -118,11 +118,11 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
         *others, first = sweep_runs(config)  # the largest has the tiles of all
         print(f"sizes       {', '.join(f'{n:,}' for n in sizes)}: the largest alone")
     if first.kernel.kind == "gram":
-        gram, shapes = look_at_given(first)
+        gram, shapes = read_given_shapes(first)
         print(describe_given(gram, shapes))
         print(plan_given_here(first, shapes, open_store(first.store.url), dtype=gram.dtype, edge=gram.edge))
         return
-    shapes, store = look_at(first)
+    shapes, store = read_shapes(first)
     depths = [] if sizes else others
     if depths:
         print(f"depths      {len(depths) + 1}: solver and variances of the first")
@@ -136,7 +136,7 @@ def calibrate(config: RunConfig, session: Session) -> None:
         raise ConfigError(
             "kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel"
         )
-    shapes, store = look_at(first)
+    shapes, store = read_shapes(first)
     made = calibrating.calibrate(first, shapes, store, lambda: session.executor(first), echo)
     print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")
 

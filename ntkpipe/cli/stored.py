@@ -16,12 +16,12 @@ from ntkpipe.cli.arguments import settings, truth, whole
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
-from ntkpipe.run import maintenance
-from ntkpipe.run.context import reopen
+from ntkpipe.run import clean, status, verify
 from ntkpipe.run.exports import export
+from ntkpipe.run.prepare import reopen
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import Job, load_predictions
+from ntkpipe.run.stages import RunAtWork, load_predictions
 from ntkpipe.run.sweep import Sweep
 from ntkpipe.run.watching import watched_runs
 from ntkpipe.storage.store import open_store
@@ -50,7 +50,7 @@ def _status(arguments: Sequence[str]) -> int:
     if (sweep := _sweep(values)) is not None:
         return _watched(lambda: _of_sweep(sweep, values["store.url"]), values)
     run = _open(values, "status")
-    return _watched(lambda: maintenance.status(run), values)
+    return _watched(lambda: status.status(run), values)
 
 
 def _sweep(values: dict[str, str | None]) -> Sweep | None:
@@ -64,7 +64,7 @@ def _of_sweep(sweep: Sweep, store: str | None) -> tuple[list[str], bool]:
         if not (path / "run.json").exists():
             lines.append(f"{path}: to do")
             continue
-        of_run, is_finished = maintenance.status(RunDir.open(path, store=store))
+        of_run, is_finished = status.status(RunDir.open(path, store=store))
         lines += of_run
         finished += is_finished
     count = len(sweep.runs)
@@ -118,7 +118,7 @@ def _report(arguments: Sequence[str]) -> int:
                 echo(f"report   {write_report(run, reopen(run), folder if sweep is None else folder / run.path.name)}")
                 continue
             with run.held():
-                Job(run, lambda run=run: session.executor(run.config), listener()).report()
+                RunAtWork(run, lambda run=run: session.executor(run.config), listener()).report()
     if sweep is not None:
         print("\n".join(summarise(sweep, folder)))
     return 0
@@ -146,12 +146,12 @@ def _verify(arguments: Sequence[str]) -> int:
     if not mend and (who := run.holder()) is not None:
         raise HeldError(who)  # what is half written would look damaged
     with Session() as session, run.held() if mend else contextlib.nullcontext():
-        inputs = maintenance.try_reopen(run)
-        found = maintenance.verify(run, inputs)
+        inputs = verify.try_reopen(run)
+        found = verify.verify(run, inputs)
         if inputs is not None and not found.damaged and (tiles or rows):
             # Another choice every time, unless one is asked for: many looks see much.
             try:
-                maintenance.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
+                verify.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
             except CorruptionError as error:  # what is read there was whole a moment ago
                 raise CorruptionError(without_advice(str(error))) from error
         for name in found.checked:
@@ -171,11 +171,11 @@ def _verify(arguments: Sequence[str]) -> int:
         # Only stages that the run had finished are made again.
         stages = ("gram", "solve", "predict", "report")
         had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
-        maintenance.discard_damaged(run, inputs, found)
-        job = Job(run, lambda: session.executor(run.config), listener())
+        verify.discard_damaged(run, inputs, found)
+        job = RunAtWork(run, lambda: session.executor(run.config), listener())
         for stage in had or ["gram"]:
             getattr(job, stage)()
-        left = maintenance.verify(run, maintenance.try_reopen(run)).damaged
+        left = verify.verify(run, verify.try_reopen(run)).damaged
         for text in left:
             print(f"still damaged  {without_advice(text)}")
         print("repaired" if not left else "not everything could be repaired", file=sys.stdout)
@@ -189,5 +189,5 @@ def without_advice(text: str) -> str:
 
 def _clean(arguments: Sequence[str]) -> int:
     values = settings(arguments, {"store.url": "./store", "delete": None}, "clean")
-    maintenance.clean(open_store(values["store.url"] or "./store"), values["delete"], print)
+    clean.clean(open_store(values["store.url"] or "./store"), values["delete"], print)
     return 0

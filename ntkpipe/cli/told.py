@@ -15,7 +15,7 @@ from ntkpipe.cli.schema import blank_schema
 from ntkpipe.run.meanings import settings
 
 
-def settings_told() -> set[str]:
+def find_given_settings() -> set[str]:
     """Dotted names of the settings that the words and files of the job which Hydra runs have given.
 
     The configuration is composed once more, over a schema without defaults: what has a value then was given by someone. What

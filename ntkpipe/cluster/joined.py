@@ -53,7 +53,7 @@ class JoinedExecutor(RayExecutor):
         self._live = capacity
         self._config = config
 
-    def settled(self) -> ClusterConfig:
+    def complete_config(self) -> ClusterConfig:
         """The configuration with `workers` and `memory_gib` as the cluster has them now."""
         workers = self.workers
         each = self._config.memory_per_task

@@ -35,9 +35,10 @@ from ntkpipe.planning.sample_rows import sample_rows
 from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.surroundings import worker_threads
 from ntkpipe.planning.tiles import choose_edge
-from ntkpipe.run.context import Inputs, prepare
+from ntkpipe.run.context import RunContext
+from ntkpipe.run.prepare import prepare
 from ntkpipe.run.run_dir import RunDir, now
-from ntkpipe.run.stages import Job
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import Task
@@ -232,7 +233,7 @@ def _small_run(
                 if ": done" in event.text:
                     ended.append(time.process_time())
 
-            job = Job(RunDir.create(small), lambda: at_work, listen)
+            job = RunAtWork(RunDir.create(small), lambda: at_work, listen)
             with job.run.held():
                 job.inputs()
                 timed("first_tile", job.gram)
@@ -264,7 +265,7 @@ def _small_run(
     return fixed, cpu, latency, task
 
 
-def _open_pool(inputs: Inputs, executor: Executor) -> float:
+def _open_pool(inputs: RunContext, executor: Executor) -> float:
     """Start workers that hold tiles; seconds of a call to all of them, the shortest of a few: others only lengthen it."""
     with rectangular_operator(inputs.matrix("nngp", "test"), executor) as operator:
         operator.kept()

@@ -15,11 +15,11 @@ class ProgressFile:
 
     Args:
         run: whose.
-        asked: what the store was asked for, added to the facts.
+        traffic: what the store was asked for, added to the facts.
     """
 
-    def __init__(self, run: RunDir, asked: Callable[[], Mapping[str, Any]] = dict) -> None:
-        self._run, self._asked = run, asked
+    def __init__(self, run: RunDir, traffic: Callable[[], Mapping[str, Any]] = dict) -> None:
+        self._run, self._traffic = run, traffic
 
     def __call__(self, event: Event) -> None:
         """Write it anew, if the event is progress."""
@@ -35,7 +35,7 @@ class ProgressFile:
                 "line": event.text,
                 "final": event.prompt,
                 **event.facts,
-                **self._asked(),
+                **self._traffic(),
             },
         )
 

@@ -11,7 +11,7 @@ from ntkpipe.errors import IncompleteError
 from ntkpipe.predictions.metrics import read_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.run import maintenance
+from ntkpipe.run import status as told
 from ntkpipe.run.run_dir import RunDir
 
 
@@ -38,11 +38,11 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether every stage is done."""
-        return maintenance.status(self._folder)[1]
+        return told.status(self._folder)[1]
 
     def status(self) -> str:
         """What is done and what is left, as `ntkpipe status` prints it."""
-        return "\n".join(maintenance.status(self._folder)[0])
+        return "\n".join(told.status(self._folder)[0])
 
     def predictions(self) -> Predictions:
         """Means, error bounds and variances for every kernel, time and ridge.

@@ -101,7 +101,7 @@ def chosen(found: Choices, store: str) -> dict[str, str]:
     return paths
 
 
-def settled(
+def resolve_paths(
     config: RunConfig, seen: Mapping[str, str] | None, folder: Path, rank: Callable[[str], int]
 ) -> tuple[RunConfig, Choices]:
     """A stored configuration with its paths as they are now, and where else they may be.

@@ -8,7 +8,7 @@ from typing import Any
 import ntkpipe
 from ntkpipe.events.event import Tell
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import now
 from ntkpipe.run.solving import workspace_of
 from ntkpipe.solvers.prediction import KernelPredictions, joined
@@ -17,14 +17,14 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_out, select_leave_one_out
 
 
-def resolve_times(inputs: Inputs, solved: Sequence[Solution]) -> tuple[float, ...]:
+def resolve_times(inputs: RunContext, solved: Sequence[Solution]) -> tuple[float, ...]:
     """The times asked for, ascending; by default a grid over all of training of all kernels, and inf."""
     times = inputs.config.predict.times
     return grid_of_times(solved) if times is None else tuple(sorted(times))
 
 
 def predict_kernel(
-    inputs: Inputs, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
+    inputs: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> KernelPredictions:
     """Means, error budget and covariances of one kernel."""
     p = inputs.config.predict
@@ -37,7 +37,7 @@ def predict_kernel(
     )
 
 
-def select(inputs: Inputs, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
+def select(inputs: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
     """The time and ridge that training images choose for one kernel."""
     p, labels = inputs.config.predict, inputs.images.labels().labels_train
     workspace = workspace_of(inputs, executor, tell)
@@ -48,7 +48,7 @@ def select(inputs: Inputs, solution: Solution, times: tuple[float, ...], executo
 
 
 def collect(
-    inputs: Inputs,
+    inputs: RunContext,
     solved: Sequence[Solution],
     parts: Sequence[KernelPredictions],
     warnings: Sequence[str],

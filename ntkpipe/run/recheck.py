@@ -17,7 +17,7 @@ from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
 from ntkpipe.gram.task import evaluate_tile, evaluation_of
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 from ntkpipe.solvers.solution import Solution
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.audit import Problem
@@ -47,7 +47,7 @@ class Checked:
     problem: Problem | None = None
 
 
-def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
+def recheck_tiles(inputs: RunContext, count: int, seed: int) -> Iterator[Checked]:
     """Compute up to `count` random stored tiles of every Gram store of the run again and compare both kernels."""
     rng, job = np.random.default_rng(seed), inputs.job
     if job is None:
@@ -84,7 +84,7 @@ def recheck_tiles(inputs: Inputs, count: int, seed: int) -> Iterator[Checked]:
 
 
 def recheck_answers(
-    inputs: Inputs, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
+    inputs: RunContext, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
 ) -> Iterator[Checked]:
     """Residuals at random training images and predictions of random test images, from float64 rows of the kernel.
 
@@ -117,14 +117,16 @@ def recheck_answers(
     )
 
 
-def _new_rows(inputs: Inputs, solved: Solution, block: Block, indices: np.ndarray, executor: Executor) -> np.ndarray:
+def _new_rows(
+    inputs: RunContext, solved: Solution, block: Block, indices: np.ndarray, executor: Executor
+) -> np.ndarray:
     """(k, n) rows of the kernel, computed now in float64."""
     source = inputs.kernels.source
     return source.exact_rows(block, indices, inputs.n_train, executor, inputs.workers)[solved.problem.kernel.source]
 
 
 def _residuals(
-    inputs: Inputs,
+    inputs: RunContext,
     solved: Solution,
     predictions: Predictions,
     weights: np.ndarray,

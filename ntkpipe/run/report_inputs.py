@@ -16,12 +16,12 @@ from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.solving import load_saved
 
 
-def write_report(run: RunDir, inputs: Inputs, folder: Path | None = None) -> Path:
+def write_report(run: RunDir, inputs: RunContext, folder: Path | None = None) -> Path:
     """Figures (PNG and SVG) and one self-contained page.
 
     Args:
@@ -62,7 +62,7 @@ def write_report(run: RunDir, inputs: Inputs, folder: Path | None = None) -> Pat
         return page.write_report(made, folder or run.path / "report")
 
 
-def _pictures(inputs: Inputs) -> np.ndarray | None:
+def _pictures(inputs: RunContext) -> np.ndarray | None:
     """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
     p, h, w, c = inputs.n_test, *inputs.images.shape("test")[1:]
     if inputs.job is None or min(h, w) < 2 or c not in (1, 3):
@@ -82,7 +82,7 @@ def _pictures(inputs: Inputs) -> np.ndarray | None:
     return np.clip(x[order], 0.0, 1.0)
 
 
-def _summary(run: RunDir, inputs: Inputs, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def _summary(run: RunDir, inputs: RunContext, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
     d, k = run.config.data, run.config.kernel
     source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
     network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or k.kind).name

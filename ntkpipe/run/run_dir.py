@@ -158,7 +158,7 @@ class RunDir:
         stored = _stored(path)
         raw = from_dict(RunConfig, stored["config"])
         found = RunDir(path, raw)
-        config, choices = places.settled(raw, stored.get("beside"), path, found._rank)
+        config, choices = places.resolve_paths(raw, stored.get("beside"), path, found._rank)
         if store is not None:
             config = places.with_paths(config, {places.STORE: store})
             config = dataclasses.replace(places.anchored(config), run_dir=raw.run_dir)

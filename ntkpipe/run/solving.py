@@ -11,7 +11,7 @@ from ntkpipe.errors import IncompleteError
 from ntkpipe.events.event import Tell, tell_nobody
 from ntkpipe.limits import free_memory
 from ntkpipe.planning.memory import driver_memory
-from ntkpipe.run.context import Inputs
+from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.solvers.from_config import from_config
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
@@ -24,7 +24,7 @@ from ntkpipe.tasks.serial import SerialExecutor
 _RENAMED = {"logdet_error": "logdet_standard_error"}
 
 
-def workspace_of(inputs: Inputs, executor: Executor, tell: Tell = tell_nobody) -> Workspace:
+def workspace_of(inputs: RunContext, executor: Executor, tell: Tell = tell_nobody) -> Workspace:
     """Where a run's systems are solved."""
     config, budget = inputs.config, inputs.memory_bytes
     return Workspace(
@@ -38,7 +38,7 @@ def workspace_of(inputs: Inputs, executor: Executor, tell: Tell = tell_nobody) -
     )
 
 
-def problem_of(inputs: Inputs, name: str) -> Problem:
+def problem_of(inputs: RunContext, name: str) -> Problem:
     """The linear algebra of one kernel of the run."""
     p, labels = inputs.config.predict, inputs.images
     return make_problem(
@@ -52,12 +52,12 @@ def problem_of(inputs: Inputs, name: str) -> Problem:
     )
 
 
-def solve(inputs: Inputs, name: str, executor: Executor, tell: Tell) -> Solution:
+def solve(inputs: RunContext, name: str, executor: Executor, tell: Tell) -> Solution:
     """Solve one kernel, or take up a solve where it stopped; raises what `Solver.solve` does."""
     return from_config(inputs.config.solver).answer(problem_of(inputs, name), workspace_of(inputs, executor, tell))
 
 
-def restore(inputs: Inputs, name: str, run: RunDir) -> Solution:
+def restore(inputs: RunContext, name: str, run: RunDir) -> Solution:
     """What an earlier process solved: the basis from the store, the rest from the run's folder; no pass is made.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.config import RunConfig
+from ntkpipe.data.source_records import same_source
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
 from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, teller, to_all
 from ntkpipe.gram.progress import Progress as GramProgress
@@ -23,8 +24,9 @@ from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
-from ntkpipe.run.context import Inputs, damaged_images, forget_images, prepare, same_source
+from ntkpipe.run.context import RunContext
 from ntkpipe.run.listeners import ProgressFile, RunLog
+from ntkpipe.run.prepare import damaged_images, forget_images, prepare
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.watching import Watch, watching
@@ -39,7 +41,7 @@ _REPAIRS = 3
 
 
 @dataclass
-class Job:
+class RunAtWork:
     """A run at work.
 
     Args:
@@ -53,7 +55,7 @@ class Job:
     executor: Callable[[], Executor]
     listener: Emit
     siblings: tuple[RunConfig, ...] = ()
-    _inputs: Inputs | None = None
+    _inputs: RunContext | None = None
     _solved: dict[str, Solution] | None = None
     _emit: Emit = silent
 
@@ -64,10 +66,12 @@ class Job:
         """All who listen. Lines for people come last: what they tell has been kept by then."""
         if watch is None:
             return to_all(RunLog(self.run), Paced(ProgressFile(self.run)), self.listener)
-        return to_all(RunLog(self.run), Paced(to_all(ProgressFile(self.run, watch.asked), watch)), self.listener)
+        return to_all(
+            RunLog(self.run), Paced(to_all(ProgressFile(self.run, watch.count_traffic), watch)), self.listener
+        )
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[Job]:
+    def at_work(self) -> Iterator[RunAtWork]:
         """Hold the run, and let whoever follows it know how it goes.
 
         Raises:
@@ -109,7 +113,7 @@ class Job:
         """A line for people alone."""
         self._emit(Event(Kind.NOTE, stage, text))
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> RunContext:
         """The prepared images, the plan and the Gram store; made by the first call."""
         if self._inputs is None:
             began = time.monotonic()

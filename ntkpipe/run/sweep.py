@@ -113,7 +113,7 @@ class Sweep:
             return Sweep(folder, None, below) if below else None
         try:
             record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            config, _ = places.settled(
+            config, _ = places.resolve_paths(
                 from_dict(RunConfig, record["config"]), record.get("beside"), folder, places.rank_of_any
             )
             names = [str(name) for name in record["runs"]]

@@ -43,16 +43,16 @@ class Watch:
     def __call__(self, event: Event) -> None:
         """Tell an event. Put progress behind `Paced`."""
         if event.kind in PROGRESS:
-            self._progress(event.stage, event.text, event.elapsed, {**event.facts, **self.asked()})
+            self._progress(event.stage, event.text, event.elapsed, {**event.facts, **self.count_traffic()})
         elif event.kind is Kind.STAGE_DONE:
             receipt = event.facts
             line = f"{event.stage} finished"
-            self._board.tell(stage=event.stage, line=line, elapsed=receipt["seconds"], **self.asked())
+            self._board.tell(stage=event.stage, line=line, elapsed=receipt["seconds"], **self.count_traffic())
             self._reporters.finished(event.stage, receipt)
         elif event.kind is Kind.STAGE_STOPPED and event.facts.get("error") == "ReportError":
             self._metrics()  # there, though nothing shows them
         elif event.kind is Kind.RUN_DONE:
-            self._board.tell(stage="report", line="finished", final=True, **self.asked())
+            self._board.tell(stage="report", line="finished", final=True, **self.count_traffic())
             self._metrics()
             page = self._run.path / "report"
             for path in [*sorted(page.rglob("*.png")), page / "report.html"]:
@@ -74,8 +74,8 @@ class Watch:
     def _metrics(self) -> None:
         self._reporters.metrics(self._run.read_json("metrics.json") or {"entries": []})
 
-    def asked(self) -> dict[str, int]:
-        """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `told_of_store`."""
+    def count_traffic(self) -> dict[str, int]:
+        """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `describe_traffic`."""
         asked = self._board.store.statistics() + heard()
         if not asked.requests:
             return {}
@@ -119,8 +119,8 @@ def watched_runs(url: str, name: str | None = None) -> list[str]:
     return lines
 
 
-def told_of_store(news: Mapping[str, Any]) -> list[str]:
-    """What `Watch.asked` has put into `news`, for people; nothing of a store on disk."""
+def describe_traffic(news: Mapping[str, Any]) -> list[str]:
+    """What `Watch.count_traffic` has put into `news`, for people; nothing of a store on disk."""
     told = []
     if news.get("store_retries"):
         told.append(f"{news['store_retries']:,} requests to the store repeated")
@@ -134,7 +134,7 @@ def _lines(store: ObjectStore, key: str, news: Mapping[str, Any]) -> Iterator[st
     yield f"{key.removeprefix('runs/').removesuffix('.json')}: {state}, {news.get('host')}:{news.get('run_dir')}"
     line = f"  {news.get('stage', ''):<8} {news.get('line', '')} ({news.get('time')})"
     counted = [f"{news[name]} {name}" for name in _TOLD if news.get(name)]
-    counted += told_of_store(news)
+    counted += describe_traffic(news)
     if isinstance(news.get("elapsed"), (int, float)):
         counted.append(f"{human_seconds(float(news['elapsed']))} in this stage")
     yield line + (f"; {', '.join(counted)}" if counted else "")

@@ -96,7 +96,7 @@ def given_shapes(config: RunConfig, given: Given) -> Shapes:
     return Shapes(given.gram.content, n, p, train, test, (0, 0, 0), outputs)
 
 
-def look_at_given(config: RunConfig) -> tuple[GivenGram, Shapes]:
+def read_given_shapes(config: RunConfig) -> tuple[GivenGram, Shapes]:
     """For a plan: headers and labels alone are read, and nothing is written."""
     gram = open_files(config)
     labels = load_given_labels(config.data, gram.train.shape[0], gram.test.shape[0])

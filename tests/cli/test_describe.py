@@ -53,7 +53,7 @@ def test_without_a_shape_the_data_set_is_looked_at(command, tmp_path):
 
 
 def test_with_a_shape_no_data_is_loaded_and_no_ray_started(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntkpipe.run.context.load_dataset", None)
+    monkeypatch.setattr("ntkpipe.run.prepare.load_dataset", None)
     monkeypatch.setitem(sys.modules, "ray", None)
     code, table, _ = command("describe", "data=npz", "data.path=nowhere.npz", "kernel=cntk", "image_shape=[32,32,3]")
     assert code == 0

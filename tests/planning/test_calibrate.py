@@ -18,7 +18,7 @@ from ntkpipe.planning.surroundings import plan_here
 from ntkpipe.planning.text import describe_tiles
 from ntkpipe.run import calibrate as measuring
 from ntkpipe.run.calibrate import Effort, ProcessorSeconds, calibrate
-from ntkpipe.run.context import look_at
+from ntkpipe.run.prepare import read_shapes
 from ntkpipe.tasks.serial import SerialExecutor
 
 TINY = Effort(size=64, seconds=0.01, objects=1, tasks=3, images=24)
@@ -44,7 +44,7 @@ def made(config: RunConfig, monkeypatch) -> Calibration:
 
     monkeypatch.setattr(measuring, "measure_pairs", measure)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    shapes, store = look_at(config)
+    shapes, store = read_shapes(config)
     told: list[str] = []
     with ProcessorSeconds() as clock:
         found = calibrate(config, shapes, store, lambda: SerialExecutor(1), told.append, TINY)
@@ -55,7 +55,7 @@ def made(config: RunConfig, monkeypatch) -> Calibration:
 
 def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    shapes, store = look_at(config)
+    shapes, store = read_shapes(config)
     assert find_calibration(config, store) == made
     may_be_zero = {"start", "first_tile", "first_solve", "pool", "step", "latency"}
     assert all(value > 0 or name in may_be_zero for name, value in made.figures.items())
@@ -85,7 +85,7 @@ def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -
 
 
 def test_damage_is_no_calibration(config: RunConfig, made: Calibration) -> None:
-    _, store = look_at(config)
+    _, store = read_shapes(config)
     key, data = calibration_key(config), made.to_bytes()
     assert Calibration.from_bytes(data, key) == made
     store.put(key, data.replace(b'"busy": ', b'"busy": 1'), overwrite=True)

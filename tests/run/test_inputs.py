@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntkpipe.config import DataConfig, RunConfig
-from ntkpipe.run.context import same_source, source_key
+from ntkpipe.data.source_records import same_source, source_key
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.storage.checksum import sealed, unsealed
 
@@ -28,7 +28,7 @@ def save(path, shape=(4, 4, 1), classes=2, **changes) -> None:
 
 def reread(work, monkeypatch) -> None:
     """Make the store and the run look as if an earlier version had read the data."""
-    import ntkpipe.run.context as inputs
+    import ntkpipe.data.source_records as inputs
 
     monkeypatch.setattr(inputs, "_READING", {})
     monkeypatch.setattr("ntkpipe.kernels.images._refuse_another", lambda name, shape: None)

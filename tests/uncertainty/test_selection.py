@@ -10,7 +10,7 @@ from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.run import stages
-from ntkpipe.run.context import reopen
+from ntkpipe.run.prepare import reopen
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.solvers import stochastic
 from ntkpipe.tiles.layout import Kernel

@@ -1,0 +1,123 @@
+"""Reclaiming space: what a store holds, and what of it may go."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+from ntkpipe.data.prepared import prepared_prefixes
+from ntkpipe.errors import ConfigError
+from ntkpipe.run.places import SOLVES, is_store
+from ntkpipe.storage.board import is_running, read_boards
+from ntkpipe.storage.store import ObjectStore, local_folder
+from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
+from ntkpipe.units import human_bytes
+
+# Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
+# (`cluster/store_probe.py`): removed at the end of a run, and left by one that was killed.
+_COMPILED, _MARKS = ".compiled/", ".probe/"
+
+
+def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:
+    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, compiled programs, or litter.
+
+    Args:
+        store: to look after.
+        delete: a Gram store's key, `unfinished`, `solves`, `compiled`, `litter`, or None to list only.
+        tell: receives lines for people.
+
+    Raises:
+        ConfigError: if there is no such Gram store, or no store at all.
+        HeldError: if a living run writes to it.
+    """
+    if not is_store(store):
+        raise ConfigError(
+            f"there is no store of ntkpipe at {store.url}: {_lies(store)}. Name the folder or bucket of one"
+        )
+    if delete is None:
+        _list(store, tell)
+        return
+    if delete == "litter":
+        gone = store.sweep(older_than=60.0)
+        tell(f"{len(gone)} leftovers of killed writers removed")
+        _forget_marks(store, tell)
+        return
+    if delete == "compiled":
+        tell(
+            f"compiled programs removed, {human_bytes(_remove(store, _COMPILED))} freed: the next run compiles them again"
+        )
+        return
+    if delete == "solves":
+        for prefix in SOLVES:
+            for key in list(store.list(prefix)):
+                store.delete(key)
+        tell("bases, eigenvectors and vectors of cg removed; predictions that were made from them stay")
+        return
+    infos = list(list_gram_stores(store))
+    chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
+    if not chosen and delete != "unfinished":
+        known = ", ".join(i.name for i in infos) or "none"
+        raise ConfigError(
+            f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, compiled, litter)"
+        )
+    for info in chosen:
+        freed = delete_gram_store(store, info.name)
+        tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
+
+
+def _lies(store: ObjectStore) -> str:
+    """What is at an address where there is no store, in words."""
+    folder = local_folder(store.url)
+    if folder is None:
+        names = store.folders()
+    elif not os.path.isdir(folder):
+        return "nothing is there"
+    else:
+        names = sorted(os.listdir(folder))
+    return f"it holds {', '.join(names[:4])}{', ...' * (len(names) > 4)}" if names else "it is empty"
+
+
+def _remove(store: ObjectStore, prefix: str) -> int:
+    """Delete all objects below; their bytes."""
+    found = dict(store.sizes(prefix))
+    store.delete_all(found)
+    return sum(found.values())
+
+
+def _forget_marks(store: ObjectStore, tell: Callable[[str], None]) -> None:
+    """Remove the marks of killed runs. A node that joins a run looks for its mark: while one is at work, all stay."""
+    marks = list(store.list(_MARKS))
+    if not marks:
+        return
+    if any(is_running(store, key) for key, _ in read_boards(store)):
+        tell(f"{len(marks)} marks of runs on clusters stay: a run is at work")
+        return
+    store.delete_all(marks)
+    tell(f"{len(marks)} marks of killed runs on clusters removed")
+
+
+def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
+    tell(f"Gram stores in {store.url}")
+    for info in list_gram_stores(store):
+        what = "damaged manifest"
+        if info.identity is not None:
+            i = info.identity
+            layers = json.dumps(i.spec)
+            part = "" if i.symmetry == "none" else f", {i.symmetry} part under flips"
+            what = f"{i.n_train:,} + {i.n_test:,} images{part}, {i.stored_dtype}, tile {i.edge}, "
+            what += layers[:60] + "..." * (len(layers) > 60)
+        tell(
+            f"  {info.name}  {human_bytes(info.nbytes):>8}  {info.tiles_done:,} of {info.tiles_total:,} tiles  last used "
+            f"{info.last_used or 'unknown'}  {what}"
+        )
+    sizes = {
+        "prepared images": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
+        "solver states": sum(size for prefix in SOLVES for _, size in store.sizes(prefix)),
+        "compiled programs": sum(size for _, size in store.sizes(_COMPILED)),
+    }
+    for name, size in sizes.items():
+        tell(f"  {name}: {human_bytes(size)}")
+    if foreign := store.foreign():
+        tell(f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; they are neither read nor removed")
+    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, compiled, litter)")

@@ -1,0 +1,81 @@
+"""How far a run is: what is done, what is left, and how long that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ntkpipe.errors import StoreError
+from ntkpipe.run.prepare import reopen
+from ntkpipe.run.run_dir import STAGES, RunDir
+from ntkpipe.run.watching import describe_traffic
+from ntkpipe.storage.store import local_folder
+from ntkpipe.units import human_seconds
+
+
+def status(run: RunDir) -> tuple[list[str], bool]:
+    """What is done, what is left, the rate and the time remaining.
+
+    Returns:
+        Lines for people, and whether the run is finished.
+    """
+    # Each receipt is read once: a run at work writes the next one meanwhile, and all lines must tell of one moment.
+    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    finished = all(receipts.values())
+    lines = [f"{run.path}: {_state(run, receipts)}"]
+    for stage, receipt in receipts.items():
+        if receipt is not None:
+            took = human_seconds(receipt["seconds"])
+            lines.append(f"  {stage:<8} done {receipt['finished']}, {took}{_detail(stage, receipt)}")
+    progress = run.read_json("progress.json") or {}
+    for stage, receipt in receipts.items():
+        if receipt is None:
+            known = progress.get("stage") == stage
+            now = f"{progress.get('line')} ({progress.get('time')})" if known else "to do"
+            lines.append(f"  {stage:<8} {now}")
+    if told := describe_traffic(progress):
+        lines.append(f"  store    {', '.join(told)} since the last start")
+    try:
+        if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
+            run.require_store()
+        if receipts["gram"] is None and receipts["data"] is not None:
+            lines += [f"  {text}" for text in _tiles(run)]
+    except StoreError as error:
+        lines.append(f"  store    {error}")
+    return lines, finished
+
+
+def _state(run: RunDir, receipts: Mapping[str, dict[str, Any] | None]) -> str:
+    if all(receipts.values()):
+        return "finished"  # though its process may not have let go yet
+    if (who := run.holder()) is not None:
+        return f"running ({who})"
+    return "finished" if receipts["report"] else "not running; the same command goes on where it stopped"
+
+
+def _detail(stage: str, receipt: dict[str, Any]) -> str:
+    if stage == "gram" and receipt.get("given"):
+        return f", given: {receipt['store']}"
+    if stage == "gram" and not receipt["tiles"]:
+        return ", diagonals alone: tiles are computed when they are read"
+    if stage == "gram":
+        return f", {receipt['tiles']:,} tiles ({receipt['computed']:,} computed, {receipt['reused']:,} reused)"
+    if stage == "solve":
+        parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
+        return ", " + "; ".join(parts)
+    if stage == "predict":
+        return f", largest error bound {receipt['max_error_bound']:.1e}"
+    return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} images"
+
+
+def _tiles(run: RunDir) -> Iterator[str]:
+    inputs = reopen(run)
+    if inputs.job is None:
+        yield f"the kernel is given: {inputs.gram.where}"
+        return
+    if not inputs.plan.stored:
+        yield f"tiles are computed when they are read; diagonals are stored in {inputs.gram.where}"
+        return
+    for block in inputs.plan.blocks:
+        left = sum(1 for _ in inputs.job.missing(block.block, block.used))
+        yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
