@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from ntkpipe.config.values import converted
 from ntkpipe.errors import ConfigError
 
 # Hydra's flags that take a value as the next word.
@@ -87,8 +89,10 @@ def settings(arguments: Sequence[str], known: dict[str, str | None], command: st
         if not equals:
             raise ConfigError(f"ntkpipe {command} takes key=value settings ({', '.join(known)}), not {word!r}")
         if key not in known:
+            close = difflib.get_close_matches(key, list(known), n=1)
+            hint = f" Did you mean {close[0]}={value}?" if close else ""
             raise ConfigError(
-                f"ntkpipe {command} has no setting {key!r}; it has {', '.join(known)}. "
+                f"ntkpipe {command} has no setting {key!r}; it has {', '.join(known)}.{hint} "
                 "A stored run keeps its own configuration."
             )
         values[key] = value
@@ -99,19 +103,36 @@ def truth(name: str, value: str | None) -> bool:
     """A boolean setting.
 
     Raises:
-        ConfigError: unless it is `true` or `false`.
+        ConfigError: unless it is one.
     """
-    if value not in ("true", "false"):
-        raise ConfigError(f"{name}={value} must be true or false")
-    return value == "true"
+    return converted(name, bool, value, True)
 
 
 def whole(name: str, value: str | None) -> int:
-    """A whole number of at least 0.
+    """A whole number of at least 0, also as `1e3` or `2**10`.
 
     Raises:
         ConfigError: if it is none.
     """
-    if value is None or not value.isdecimal():
-        raise ConfigError(f"{name}={value} must be a whole number")
-    return int(value)
+    found = converted(name, int, value)
+    if found < 0:
+        raise ConfigError(f"{name}={value} must be a whole number, at least 0")
+    return found
+
+
+def number(name: str, value: str | None) -> float:
+    """A number, also as `sqrt(2)`.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    return converted(name, float, value)
+
+
+def numbers(name: str, value: str | None) -> tuple[float, ...]:
+    """Numbers in brackets, or one without.
+
+    Raises:
+        ConfigError: if they are none.
+    """
+    return converted(name, tuple[float, ...], value)

@@ -18,13 +18,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
-from ntkpipe.cli.explain import check_group, explain
+from ntkpipe.cli.explain import explain
 from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
 from ntkpipe.cli.told import find_given_settings
 from ntkpipe.cli.typed import as_typed, job_folder
+from ntkpipe.cli.words import checked
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.run.meanings import check_meanings
@@ -40,8 +41,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     """
     own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
     words = [as_typed(_open_mapping(word)) for word in flags_first(others)]
-    for word in words:
-        check_group(word, config_folder())
+    words = checked(words, config_folder(), OWN_SETTINGS.get(command, {}))
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)

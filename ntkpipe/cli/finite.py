@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from ntkpipe.cli.arguments import settings
+from ntkpipe.cli.arguments import number, settings, whole
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.two_layers import catapult
 
@@ -32,8 +32,8 @@ def run_catapult(arguments: Sequence[str]) -> int:
     form = values.pop("format")
     if form not in ("table", "json"):
         raise ConfigError(f"format={form} is not one of table, json")
-    width, max_steps = (int(_number(name, values[name], int)) for name in ("width", "max_steps"))
-    reals = {name: _number(name, values[name], float) for name in ("rate", "f0", "lambda0", "target")}
+    width, max_steps = (whole(name, values[name]) for name in ("width", "max_steps"))
+    reals = {name: number(name, values[name]) for name in ("rate", "f0", "lambda0", "target")}
     made = dataclasses.asdict(catapult(width=width, max_steps=max_steps, **reals))
     if form == "json":
         # JSON has no infinity: null stands for what grew without bound.
@@ -42,10 +42,3 @@ def run_catapult(arguments: Sequence[str]) -> int:
         for name, value in made.items():
             print(f"{name:<12}{value:.10g}" if isinstance(value, float) else f"{name:<12}{value}")
     return 0
-
-
-def _number(name: str, text: str | None, kind: type) -> float:
-    try:
-        return kind(text)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}={text} must be {'a whole number' if kind is int else 'a number'}") from None

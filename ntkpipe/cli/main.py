@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
 import os
 import sys
@@ -103,9 +104,13 @@ def _run(command: str, rest: Sequence[str]) -> int:
             from ntkpipe.cli.finite import run_catapult
 
             return run_catapult(rest)
-        raise ConfigError(
-            f"no command {command!r}: ntkpipe has {', '.join({**COMPOSED, **STORED, **ALONE})} (ntkpipe --help)"
-        )
+        known = {**COMPOSED, **STORED, **ALONE}
+        close = difflib.get_close_matches(command, list(known), n=1)
+        if "=" in command:
+            hint = f"a command comes first, such as ntkpipe run {command}"
+        else:
+            hint = f"did you mean ntkpipe {close[0]}?" if close else f"ntkpipe has {', '.join(known)}"
+        raise ConfigError(f"no command {command!r}: {hint} (ntkpipe help)")
     except RequeueError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return error.exit_code

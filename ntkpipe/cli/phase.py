@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.cli.arguments import numbers
 from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
@@ -69,7 +70,7 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
     if network is None or own["phase.block"] is not None:
         _show_block(spec, own)
         return
-    variance = _numbers("phase.input_variance", f"[{own['phase.input_variance']}]", 1)[0]
+    variance = _numbers("phase.input_variance", own["phase.input_variance"], 1)[0]
     w_text, b_text = own["phase.w_std"], own["phase.b_std"]
     if w_text or b_text:
         _write_diagram(network, config.kernel.dtype, variance, w_text, b_text, Path(own["path"] or "."))
@@ -158,8 +159,8 @@ def _show_block(spec: Spec, own: dict[str, str | None]) -> None:
         if stated is None
         else tuple(_whole("phase.block", n) for n in _numbers("phase.block", stated, 2))
     )
-    repetitions = _whole("phase.repetitions", _numbers("phase.repetitions", f"[{own['phase.repetitions']}]", 1)[0])
-    variance = _numbers("phase.input_variance", f"[{own['phase.input_variance']}]", 1)[0]
+    repetitions = _whole("phase.repetitions", _numbers("phase.repetitions", own["phase.repetitions"], 1)[0])
+    variance = _numbers("phase.input_variance", own["phase.input_variance"], 1)[0]
     made = block_map(spec, (block[0], block[1]), repetitions=repetitions, variance=variance)
     if own["format"] == "json":
         record = {
@@ -285,14 +286,13 @@ def _axis(name: str, text: str, *, above: bool) -> np.ndarray:
 
 def _numbers(name: str, text: str | None, count: int | None = None) -> list[float]:
     try:
-        values = json.loads(text or "")
-    except ValueError:
-        values = None
-    numbers = isinstance(values, list) and all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in values)
-    if not isinstance(values, list) or not numbers or (count is not None and len(values) != count) or not values:
+        values = numbers(name, text)
+    except ConfigError:
+        values = ()
+    if not values or (count is not None and len(values) != count) or not all(map(math.isfinite, values)):
         form = {1: "a number", 2: "[first,end]", 3: "[low,high,count]", None: "[height,width,channels]"}[count]
-        raise ConfigError(f"{name}={(text or '').strip('[]') if count == 1 else text} must be {form}")
-    return [float(n) for n in values]
+        raise ConfigError(f"{name}={text} must be {form}")
+    return list(values)
 
 
 def _whole(name: str, value: float) -> int:

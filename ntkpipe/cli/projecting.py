@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
+from ntkpipe.cli.arguments import number, numbers
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.planning.machine import FIGURES, load_profile
@@ -48,9 +47,9 @@ def lines(
         ConfigError: on a profile, size or figure that is none.
     """
     name = own["cluster.profile"] or own["cluster/profile"]
-    figures = {key: _number(f"profile.{key}", own[f"profile.{key}"]) for key in FIGURES if own[f"profile.{key}"]}
+    figures = {key: number(f"profile.{key}", own[f"profile.{key}"]) for key in FIGURES if own[f"profile.{key}"]}
     sizes = _sizes(own["plan.sizes"])
-    passes = None if own["plan.passes"] is None else _count("plan.passes", own["plan.passes"])
+    passes = None if (text := own["plan.passes"]) is None else _count("plan.passes", number("plan.passes", text), text)
     if name is None and (figures or sizes):
         raise ConfigError("plan.sizes and profile.* need a machine: cluster.profile=NAME, or a file of your own")
     here = plan_here(config, shapes, store, siblings, passes=passes)
@@ -76,24 +75,15 @@ def _sizes(text: str | None) -> list[int]:
     if text is None:
         return []
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        found = None
-    found = [found] if isinstance(found, (int, float)) else found
-    if not isinstance(found, list) or not found:
+        found = numbers("plan.sizes", text)
+    except ConfigError:
+        found = ()
+    if not found:
         raise ConfigError(f"plan.sizes={text} must be a list of numbers, such as [50000,1000000]")
-    return [_count("plan.sizes", str(one)) for one in found]
+    return [_count("plan.sizes", one, text) for one in found]
 
 
-def _count(name: str, text: str | None) -> int:
-    number = _number(name, text)
-    if number < 1 or number != int(number):
+def _count(name: str, value: float, text: str) -> int:
+    if value < 1 or value != int(value):
         raise ConfigError(f"{name}={text} must be a whole number above 0")
-    return int(number)
-
-
-def _number(name: str, text: str | None) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        raise ConfigError(f"{name}={text} must be a number") from None
+    return int(value)

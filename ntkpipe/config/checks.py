@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 from ntkpipe.errors import ConfigError
@@ -10,7 +11,9 @@ from ntkpipe.errors import ConfigError
 def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """`ConfigError` unless the setting `name` has one of the allowed values."""
     if value not in allowed:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}")
+        close = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=1)
+        hint = f". Did you mean {name}={close[0]}?" if close else ""
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, allowed))}{hint}")
 
 
 def at_least(

@@ -40,6 +40,7 @@ class RunConfig:
 
     Args:
         augment: `hflip` trains on every prepared image and its mirror image, exactly; `none` on the images alone.
+        run_dir: folder of the run's results, and of what its stages have finished.
     """
 
     data: DataConfig = field(default_factory=DataConfig)

@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any
 
+from ntkpipe.config.arithmetic import evaluated
 from ntkpipe.errors import ConfigError
 
 _NONE = ("none", "null", "~")
@@ -19,8 +20,8 @@ _EXAMPLES = {int: "100", float: "0.1", bool: "true", str: "NAME"}
 def converted(name: str, hint: Any, value: Any, default: Any = None) -> Any:
     """The value of a setting in its own type.
 
-    A list of one may be given as that one, a whole number as `1e3`, infinity as `inf`, `.inf` or `infinity`, and no value as
-    `null` or `None`.
+    A list of one may be given as that one, a list as text in brackets, a number as `sqrt(2)`, `2**0.5` or `1e3` (a whole one
+    too), infinity as `inf`, `.inf` or `infinity`, and no value as `null` or `None`.
 
     Args:
         name: of the setting, whole, for messages.
@@ -39,9 +40,32 @@ def converted(name: str, hint: Any, value: Any, default: Any = None) -> Any:
         return _of_kind(kind, value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(
-            f"{name}={shown(value)} must be {_described(kind)}{', or null for none' if optional else ''}, such as "
-            f"{name}={_example(kind, default)}"
+            f"{name}={shown(value)} must be {described(hint)}, such as {name}={example(hint, default)}"
         ) from None
+
+
+def described(hint: Any) -> str:
+    """A type in words, such as `a whole number, or null for none`."""
+    kind, optional = _without_none(hint)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        words = f"a list of {_PLURALS[arguments[0]]}"
+    elif origin is dict:
+        words = "a mapping of names to " + ("values" if arguments[1] is Any else _PLURALS[arguments[1]])
+    else:
+        words = _WORDS[kind]
+    return f"{words}, or null for none" if optional else words
+
+
+def example(hint: Any, default: Any = None) -> str:
+    """A value of a type: the default, if that is one."""
+    if default not in (None, (), {}):
+        return shown(default)
+    kind, _ = _without_none(hint)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        return f"[{_EXAMPLES[arguments[0]]}]"
+    return "{NAME:1}" if origin is dict else _EXAMPLES[kind]
 
 
 def shown(value: Any) -> str:
@@ -70,6 +94,8 @@ def _of_kind(kind: Any, value: Any) -> Any:
         if isinstance(value, dict) or value is None:
             raise TypeError
         one = typing.get_args(kind)[0]
+        if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
+            value = [part.strip() for part in value[1:-1].split(",")] if value[1:-1].strip() else []
         return tuple(_of_kind(one, v) for v in (value if isinstance(value, (list, tuple)) else (value,)))
     if origin is dict:
         if not isinstance(value, dict):
@@ -85,10 +111,17 @@ def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError
     # YAML's spelling of infinity. What is no number is no value of any setting.
-    found = float(value.lower().replace(".inf", "inf") if isinstance(value, str) else value)
+    found = _read(value) if isinstance(value, str) else float(value)
     if math.isnan(found):
         raise ValueError
     return found
+
+
+def _read(text: str) -> float:
+    try:
+        return float(text.lower().replace(".inf", "inf"))
+    except ValueError:
+        return evaluated(text)
 
 
 def _whole(value: Any) -> int:
@@ -111,21 +144,3 @@ def _truth(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else shown(value)
-
-
-def _described(kind: Any) -> str:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return f"a list of {_PLURALS[arguments[0]]}"
-    if origin is dict:
-        return "a mapping of names to " + ("values" if arguments[1] is Any else _PLURALS[arguments[1]])
-    return _WORDS[kind]
-
-
-def _example(kind: Any, default: Any) -> str:
-    if default not in (None, (), {}):
-        return shown(default)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        return f"[{_EXAMPLES[arguments[0]]}]"
-    return "{NAME:1}" if origin is dict else _EXAMPLES[kind]

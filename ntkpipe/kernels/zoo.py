@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
@@ -46,7 +47,9 @@ class _Parts:
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"kernel.activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+            close = get_close_matches(str(self.activation), ACTIVATIONS, n=1)
+            hint = f". Did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"kernel.activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}{hint}")
 
     @property
     def phi(self) -> dict[str, Any]:

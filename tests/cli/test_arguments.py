@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.cli.arguments import constant_overrides, flags_first, truth
+from ntkpipe.cli.arguments import constant_overrides, flags_first, truth, whole
 from ntkpipe.cli.arguments import settings as parse
 from ntkpipe.errors import ConfigError
 
@@ -43,5 +43,9 @@ def test_settings_of_stored_commands():
     with pytest.raises(ConfigError, match="key=value"):
         parse(["runs/a"], known, "export")
     assert truth("repair", "true")
+    assert not truth("repair", "no")
+    assert whole("tiles", "2**10") == whole("tiles", "1024.0") == 1024
+    with pytest.raises(ConfigError, match="tiles=-1 must be a whole number, at least 0"):
+        whole("tiles", "-1")
     with pytest.raises(ConfigError, match="must be true or false"):
-        truth("repair", "yes")
+        truth("repair", "perhaps")

@@ -35,7 +35,7 @@ def test_the_table_has_a_line_per_number(command):
         ("width=0", "width=0"),
         ("width=a", "whole number"),
         ("rate=-1", "rate=-1.0"),
-        ("rate=nan", "finite"),
+        ("rate=nan", "rate=nan must be a number"),
         ("f0=1000", "no network of width 512"),
         ("format=xml", "table, json"),
         ("depth=3", "no setting 'depth'"),

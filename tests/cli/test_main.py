@@ -23,9 +23,24 @@ def test_help_version_and_unknown_commands(command):
     code, out, _ = command()
     assert code == 2
     assert "usage" in out
-    code, _, err = command("rum")
+    code, _, err = command("compute")
     assert code == 2
     assert all(name in err for name in (*COMPOSED, *STORED, *ALONE))
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("runn",), "did you mean ntkpipe run?"),
+        (("statsu",), "did you mean ntkpipe status?"),
+        (("kernel.depth=3",), "a command comes first, such as ntkpipe run kernel.depth=3"),
+        (("status", "run_dri=x"), "Did you mean run_dir=x?"),
+        (("verify", "run_dir=x", "tiles=many"), "is not a run"),
+    ],
+)
+def test_what_a_misspelt_command_was_meant_for(command, words, hint):
+    code, _, err = command(*words)
+    assert (code, hint in err) == (2, True), err
 
 
 def test_every_exit_code_is_documented():
