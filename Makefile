@@ -2,12 +2,13 @@
 # make test   set up, pass the tests that every change needs
 # make test-all   also those of clusters, kills, faults of networks and whatever else is slow
 # make check  lint, types and import rules
+# make docs   docs/settings.md anew, from the texts of the configuration
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-rest test-all check bench clean
+.PHONY: run test test-rest test-all check docs bench clean
 .DEFAULT_GOAL := run
 
 $(READY): pyproject.toml constraints.txt
@@ -38,6 +39,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/ntkpipe help format=markdown > docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

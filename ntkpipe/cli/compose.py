@@ -18,11 +18,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
+from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.explain import explain
 from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
-from ntkpipe.cli.stages import COMMANDS, OWN_SETTINGS
+from ntkpipe.cli.stages import FUNCTIONS
 from ntkpipe.cli.told import find_given_settings
 from ntkpipe.cli.typed import as_typed, job_folder
 from ntkpipe.cli.words import checked
@@ -39,9 +40,9 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     Returns:
         The exit code; of a sweep, the largest of its jobs'.
     """
-    own, others = take_own(arguments, OWN_SETTINGS.get(command, {}))
+    own, others = take_own(arguments, COMMANDS[command].defaults())
     words = [as_typed(_open_mapping(word)) for word in flags_first(others)]
-    words = checked(words, config_folder(), OWN_SETTINGS.get(command, {}))
+    words = checked(words, config_folder(), COMMANDS[command].own)
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)
@@ -72,7 +73,7 @@ def _run_job(
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
         elif command not in ("launch", "plan", "describe", "phase", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
-        COMMANDS[command](config, session, **own)
+        FUNCTIONS[command](config, session, **own)
     except RequeueError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return error.exit_code
@@ -143,15 +144,3 @@ def _hydra(job: Any, words: Sequence[str]) -> None:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = before[1]
-
-
-def complete(words: Sequence[str]) -> int:
-    """Shell completion: hand Hydra the command line without the subcommand."""
-    line = os.environ.get("COMP_LINE", "")
-    point = int(os.environ.get("COMP_POINT", len(line)))
-    if match := re.match(rf"(\S+\s+)({'|'.join(COMMANDS)})\s+", line):
-        cut = len(match.group(0)) - len(match.group(1))
-        os.environ["COMP_LINE"] = match.group(1) + line[match.end() :]
-        os.environ["COMP_POINT"] = str(max(point - cut, 0))
-    _hydra(lambda composed: None, [w for w in words if w not in COMMANDS])
-    return 0

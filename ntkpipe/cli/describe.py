@@ -15,9 +15,6 @@ from ntkpipe.propagation.summary import summary
 from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.sweep import sweep_runs
 
-SETTINGS: dict[str, str | None] = {"image_shape": None, "format": "table"}
-"""Settings of this command alone, and their defaults."""
-
 
 def describe(config: RunConfig, session: Session, *, image_shape: str | None, format: str | None) -> None:
     """Print the layers of the configured kernel; computes nothing and starts nothing.

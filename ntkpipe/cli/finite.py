@@ -8,18 +8,9 @@ import math
 from collections.abc import Sequence
 
 from ntkpipe.cli.arguments import number, settings, whole
+from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.two_layers import catapult
-
-_DEFAULTS: dict[str, str | None] = {
-    "width": "512",
-    "rate": "2.5",
-    "f0": "0.8",
-    "lambda0": "2",
-    "target": "0",
-    "max_steps": "1000000",
-    "format": "table",
-}
 
 
 def run_catapult(arguments: Sequence[str]) -> int:
@@ -28,7 +19,7 @@ def run_catapult(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: if a setting is unknown or out of range.
     """
-    values = settings(arguments, _DEFAULTS, "catapult")
+    values = settings(arguments, COMMANDS["catapult"].defaults(), "catapult")
     form = values.pop("format")
     if form not in ("table", "json"):
         raise ConfigError(f"format={form} is not one of table, json")

@@ -13,9 +13,6 @@ from ntkpipe.cluster.launch import submit as submit_to
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 
-SETTINGS: dict[str, str | None] = {"submit": "false"}
-"""Settings of this command alone, and their defaults."""
-
 
 def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
     """Show and write the file; submit it if told to.

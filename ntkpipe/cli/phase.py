@@ -29,18 +29,6 @@ from ntkpipe.report.drawing import drawing
 from ntkpipe.run.sweep import sweep_runs
 from ntkpipe.storage.plain import json_ready
 
-SETTINGS: dict[str, str | None] = {
-    "format": "text",
-    "path": "./phase",
-    "image_shape": "[32,32,3]",
-    "phase.w_std": None,
-    "phase.b_std": None,
-    "phase.block": None,
-    "phase.repetitions": "100",
-    "phase.input_variance": "1",
-}
-"""Settings of this command alone, and their defaults."""
-
 _STARTS = (0.0, 0.5, 0.9, 0.99)
 # Layers that curves go down at least, and at most.
 _SHOWN = (100, 10_000)
@@ -52,7 +40,7 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
     Args:
         config: of which the kernel counts (of several depths the deepest).
         session: not used.
-        own: see `SETTINGS`.
+        own: settings of this command alone, see `commands`.
 
     Raises:
         ConfigError: if a setting is none, or signals do not settle.

@@ -14,16 +14,6 @@ from ntkpipe.planning.surroundings import on_profile, plan_here
 from ntkpipe.planning.text import compare_ways, describe_origins, describe_stages
 from ntkpipe.storage.store import ObjectStore
 
-SETTINGS: dict[str, str | None] = {
-    "cluster.profile": None,
-    "cluster/profile": None,
-    "plan.sizes": None,
-    "plan.passes": None,
-    "plan.figures": "false",
-    **{f"profile.{name}": None for name in FIGURES},
-}
-"""Settings of `plan` alone, and their defaults: what a run is planned on is no part of the run."""
-
 
 def lines(
     config: RunConfig,
@@ -40,7 +30,7 @@ def lines(
         shapes: of its images.
         store: that may hold a calibration.
         siblings: configurations of other depths.
-        own: see `SETTINGS`.
+        own: settings of this command alone, see `commands`.
         folder: of profiles.
 
     Raises:

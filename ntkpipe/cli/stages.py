@@ -151,7 +151,7 @@ def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     return command
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+FUNCTIONS: dict[str, Callable[..., None]] = {
     "run": run,
     "plan": plan,
     "calibrate": calibrate,
@@ -162,11 +162,4 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": _stage("predict"),
     "launch": launching.launch,
 }
-
-OWN_SETTINGS = {
-    "launch": launching.SETTINGS,
-    "describe": describing.SETTINGS,
-    "phase": phases.SETTINGS,
-    "plan": projecting.SETTINGS,
-}
-"""What a command takes besides the configuration of a run: keyword arguments of its function."""
+"""What runs a command: of a configuration, a session, and the command's own settings as keyword arguments."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ntkpipe.cli import streams
 from ntkpipe.cli.arguments import settings, truth, whole
+from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
@@ -42,8 +43,7 @@ def _open(values: dict[str, str | None], command: str) -> RunDir:
 
 def _status(arguments: Sequence[str]) -> int:
     words = ["watch=true" if word == "--watch" else word for word in arguments]
-    known = {"run_dir": None, "store.url": None, "run": None, "watch": "false", "every": "5"}
-    values = settings(words, known, "status")
+    values = settings(words, COMMANDS["status"].defaults(), "status")
     if values["run_dir"] is None and values["store.url"] is not None:
         url = values["store.url"]
         return _watched(lambda: _of_store(url, values["run"]), values)
@@ -94,8 +94,7 @@ def _watched(look: Callable[[], tuple[list[str], bool]], values: dict[str, str |
 
 
 def _export(arguments: Sequence[str]) -> int:
-    known = {"run_dir": None, "format": "parquet", "path": None, "overwrite": "false"}
-    values = settings(arguments, known, "export")
+    values = settings(arguments, COMMANDS["export"].defaults(), "export")
     run = _open(values, "export")
     path, form = values["path"], values["format"] or "parquet"
     if path is None:
@@ -105,7 +104,7 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    values = settings(arguments, {"run_dir": None, "store.url": None, "path": None}, "report")
+    values = settings(arguments, COMMANDS["report"].defaults(), "report")
     sweep = _sweep(values)
     folder = None if values["path"] is None else _folder(values["path"])
     with Session() as session:
@@ -137,8 +136,7 @@ def _folder(path: str) -> Path:
 
 
 def _verify(arguments: Sequence[str]) -> int:
-    known = {"run_dir": None, "store.url": None, "repair": "true", "tiles": "3", "rows": "16", "seed": None}
-    values = settings(arguments, known, "verify")
+    values = settings(arguments, COMMANDS["verify"].defaults(), "verify")
     run = _open(values, "verify")
     mend = truth("repair", values["repair"])
     tiles, rows = whole("tiles", values["tiles"]), whole("rows", values["rows"])
@@ -188,6 +186,6 @@ def without_advice(text: str) -> str:
 
 
 def _clean(arguments: Sequence[str]) -> int:
-    values = settings(arguments, {"store.url": "./store", "delete": None}, "clean")
+    values = settings(arguments, COMMANDS["clean"].defaults(), "clean")
     clean.clean(open_store(values["store.url"] or "./store"), values["delete"], print)
     return 0

@@ -7,9 +7,6 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from ntkpipe.config.arithmetic import evaluated
 from ntkpipe.config.reference import Setting, groups, reference
 from ntkpipe.errors import ConfigError
@@ -163,6 +160,9 @@ def _numbers(value: str) -> str:
 
 
 def _check_value(setting: Setting, value: str, sweep: bool) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # takes as long as all of `ntkpipe help`
+    from hydra.errors import HydraException
+
     word = f"{setting.name}={value}"
     try:
         override = OverridesParser.create().parse_override(word)

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -182,14 +179,3 @@ def test_files_of_ones_own_are_choices_too(command, tmp_path):
     (tmp_path / "mine" / "experiment" / "small.yaml").write_text("# @package _global_\nkernel:\n  depth: 7\n")
     code, out, err = command("run", "experiment=small", "--config-dir", "mine", "--cfg", "job")
     assert (code, "depth: 7" in out) == (0, True), err
-
-
-@pytest.mark.parametrize(("line", "offered"), [("run solver=", "solver=krylov"), ("plan kernel.de", "kernel.depth=")])
-@pytest.mark.parametrize("program", ["ntkpipe", pytest.param("/usr/bin/ntkpipe", marks=pytest.mark.slow)])
-def test_shell_completion(line, offered, program):
-    line = f"{program} {line}"
-    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(
-        [sys.executable, "-m", "ntkpipe", "-sc", "query=bash"], env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, offered in done.stdout.split()) == (0, True), done.stderr

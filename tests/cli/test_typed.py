@@ -117,7 +117,7 @@ def test_a_run_in_a_folder_that_is_a_number(command, tmp_path):
 def test_jobs_of_a_sweep_that_differ_by_a_slash(command, tmp_path, monkeypatch):
     found = []
     monkeypatch.setitem(
-        __import__("ntkpipe.cli.stages", fromlist=["COMMANDS"]).COMMANDS,
+        __import__("ntkpipe.cli.stages", fromlist=["FUNCTIONS"]).FUNCTIONS,
         "gram",
         lambda config, session: found.append(config.run_dir),
     )

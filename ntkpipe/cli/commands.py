@@ -1,0 +1,169 @@
+"""Every command: what it does, and the settings that are its own and no run's. Help, completion and the commands read this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ntkpipe.planning.machine import FIGURES
+
+
+@dataclass(frozen=True)
+class Own:
+    """A setting of a command alone.
+
+    Args:
+        text: what it means.
+        default: where nothing is said; None is none.
+    """
+
+    text: str
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word after `ntkpipe`.
+
+    Args:
+        text: what it does, a line.
+        example: words that it is called with.
+        own: settings of the command alone.
+        composes: whether it takes the settings of a run as well.
+    """
+
+    text: str
+    example: str = ""
+    own: Mapping[str, Own] = field(default_factory=dict)
+    composes: bool = False
+
+    def defaults(self) -> dict[str, str | None]:
+        """Of its own settings."""
+        return {name: own.default for name, own in self.own.items()}
+
+
+_RUN_DIR = Own("folder of the run, or of several")
+_STORE = Own("where the run's store is, if it is not where the run left it")
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        "all stages: data in, predictions, figures and a report out", "experiment=digits_fcn", composes=True
+    ),
+    "plan": Command(
+        "tiles, flops, bytes, memory and projected time of a run, here or on a cluster; computes nothing",
+        "experiment=digits_fcn",
+        {
+            "cluster.profile": Own(
+                "machines to plan on: a name, or a YAML file of one's own; `cluster/profile` is the same"
+            ),
+            "cluster/profile": Own("the same"),
+            "plan.sizes": Own("numbers of training points to plan for, such as [50000,1000000]; needs a profile"),
+            "plan.passes": Own("passes over the matrix that the solver takes; none is estimated"),
+            "plan.figures": Own("list every figure that the plan rests on, and its origin", "false"),
+            **{f"profile.{name}": Own("a number in place of the profile's") for name in FIGURES},
+        },
+        composes=True,
+    ),
+    "calibrate": Command("measure this machine for plans; takes a minute", "experiment=digits_fcn", composes=True),
+    "describe": Command(
+        "the kernel's layers, or its spec as a file",
+        "kernel=myrtle10 image_shape=[32,32,3]",
+        {
+            "image_shape": Own("[height,width,channels] or [features]; none looks at the data set"),
+            "format": Own(
+                "`table`, or `json` or `yaml`: the layers as `kernel=spec kernel.path=FILE` reads them", "table"
+            ),
+        },
+        composes=True,
+    ),
+    "phase": Command(
+        "signals through the layers as text, or a phase diagram as a figure with its numbers",
+        "kernel.activation=tanh phase.w_std=[0.5,3,60] phase.b_std=[0,0.7,40]",
+        {
+            "format": Own("`text` or `json`", "text"),
+            "path": Own("folder of the figure", "./phase"),
+            "image_shape": Own("[height,width,channels]", "[32,32,3]"),
+            "phase.w_std": Own("horizontal axis of a diagram: [low,high,count]"),
+            "phase.b_std": Own("its vertical axis: [low,high,count]"),
+            "phase.block": Own("[first,end]: layers that are repeated, for networks that are not plain"),
+            "phase.repetitions": Own("of the block", "100"),
+            "phase.input_variance": Own("of the inputs", "1"),
+        },
+        composes=True,
+    ),
+    "gram": Command("the Gram tiles", "experiment=digits_fcn", composes=True),
+    "solve": Command("the solver's stage, on stored tiles", "experiment=digits_fcn", composes=True),
+    "predict": Command("predictions and metrics, from a finished solve", "experiment=digits_fcn", composes=True),
+    "launch": Command(
+        "a file for a scheduler, with this configuration",
+        "experiment=digits_fcn cluster/launch=slurm cluster.launch.nodes=4",
+        {"submit": Own("submit it as well", "false")},
+        composes=True,
+    ),
+    "status": Command(
+        "what is done, what is left, rate and time remaining",
+        "run_dir=DIR",
+        {
+            "run_dir": _RUN_DIR,
+            "store.url": Own("the store alone: every run that writes there"),
+            "run": Own("name of one of them"),
+            "watch": Own("print what changes, until the run is finished", "false"),
+            "every": Own("seconds between two looks", "5"),
+        },
+    ),
+    "export": Command(
+        "predictions as a file",
+        "run_dir=DIR format=csv path=FILE",
+        {
+            "run_dir": _RUN_DIR,
+            "format": Own("`parquet`, `csv`, `npz` or `zarr`", "parquet"),
+            "path": Own("of the file; none is predictions.FORMAT in the run's folder"),
+            "overwrite": Own("replace a file that is there", "false"),
+        },
+    ),
+    "report": Command(
+        "figures and one HTML page",
+        "run_dir=DIR",
+        {
+            "run_dir": _RUN_DIR,
+            "store.url": _STORE,
+            "path": Own("folder for them; none is `report` in the run's folder"),
+        },
+    ),
+    "verify": Command(
+        "check every stored object, recompute random tiles and residuals, mend",
+        "run_dir=DIR repair=false",
+        {
+            "run_dir": _RUN_DIR,
+            "store.url": _STORE,
+            "repair": Own("make anew what is damaged", "true"),
+            "tiles": Own("how many tiles are computed again", "3"),
+            "rows": Own("how many rows of residuals and predictions are", "16"),
+            "seed": Own("of the random choice; none draws one"),
+        },
+    ),
+    "clean": Command(
+        "list Gram stores and litter, and reclaim them",
+        "store.url=DIR",
+        {
+            "store.url": Own("folder or bucket", "./store"),
+            "delete": Own("KEY of a store, or `unfinished`, `solves`, `compiled`, `litter`"),
+        },
+    ),
+    "catapult": Command(
+        "two linear layers at large learning rates",
+        "width=512 rate=2.5",
+        {
+            "width": Own("hidden units", "512"),
+            "rate": Own("learning rate times the curvature at the start: lazy below 2, catapult from 2 to 4", "2.5"),
+            "f0": Own("output at the start", "0.8"),
+            "lambda0": Own("curvature at the start", "2"),
+            "target": Own("of the training point", "0"),
+            "max_steps": Own("after which it stops", "1000000"),
+            "format": Own("`table` or `json`", "table"),
+        },
+    ),
+    "help": Command("what a command, a group of settings or a setting means", "kernel.depth", {}),
+    "completion": Command("a script that has a shell complete commands, settings and choices with TAB", "bash"),
+}
+"""By name, in the order of the help text."""
