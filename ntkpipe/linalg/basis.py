@@ -7,8 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-# Columns (images) worked on at a time where a basis is rotated in place.
-_CHUNK = 4096
+from ntkpipe.linalg.lanes import Lanes
+
+# Columns (images), and vectors, that are worked on at a time.
+_CHUNK, _VECTORS = 4096, 128
 
 
 @runtime_checkable
@@ -74,6 +76,7 @@ class MemoryBasis:
 
     def __init__(self, n: int, limit: int = 0) -> None:
         self._count = 0
+        self._lanes = Lanes()
         self._limit = limit
         self._storage = _reserve(limit, n)
 
@@ -108,10 +111,19 @@ class MemoryBasis:
 
     def remove(self, w: np.ndarray) -> np.ndarray:
         """See `Basis.remove`."""
-        # Going through the vectors in panels that stay in the cache is slower: 24 GF/s against 31 at (1300, 50000) x 9.
         vectors = self.array()
-        coefficients = vectors @ w.T
-        w -= coefficients.T @ vectors
+        coefficients = np.empty((len(vectors), len(w)))
+
+        def project(part: slice) -> None:
+            coefficients[part] = vectors[part] @ w.T
+
+        def subtract(part: slice) -> None:
+            w[:, part] -= coefficients.T @ vectors[:, part]
+
+        # Two trips to memory, each in parts of a fixed size: rounding does not depend on the number of threads.
+        with self._lanes.open():
+            self._lanes.each(project, _parts(len(vectors), _VECTORS))
+            self._lanes.each(subtract, _parts(self.n, _CHUNK))
         return coefficients
 
     def combine(self, coefficients: np.ndarray) -> np.ndarray:
@@ -139,6 +151,10 @@ class MemoryBasis:
 
     def close(self) -> None:
         """Nothing is held elsewhere."""
+
+
+def _parts(count: int, step: int) -> list[slice]:
+    return [slice(low, min(low + step, count)) for low in range(0, count, step)]
 
 
 def _reserve(rows: int, n: int, at_least: int = 0) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from ntkpipe.linalg.cg_recurrence import CgRecurrence, CgStep
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.preconditioner import Identity, Preconditioner
 from ntkpipe.linalg.solution import Reason, Solution
@@ -113,6 +114,8 @@ def block_cg(
         run.begin(start)
     saved = run.steps
 
+    lanes = Lanes()
+
     def keep() -> None:
         nonlocal saved
         if checkpoint is not None and run.steps > saved:
@@ -126,7 +129,7 @@ def block_cg(
             keep()
         if done:
             return _solution(run, reason)
-        take_step(run, functools.partial(run.advance, tolerance), on_step, keep)
+        take_step(run, functools.partial(run.advance, tolerance), on_step, keep, lanes)
 
 
 def _solution(run: CgRecurrence, reason: Reason) -> CgSolution:

@@ -22,6 +22,7 @@ from jaxtyping import Float64
 
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.recurrence import Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
@@ -154,7 +155,7 @@ def block_lanczos(
             checkpoint.append(saved, run.steps, run.since(saved))
             saved = run.steps
 
-    check_at = 1
+    check_at, lanes = 1, Lanes()
     while True:
         step = run.steps
         # Asked on the schedule alone, also right after a restore: a resumed run then ends at the same step.
@@ -178,7 +179,7 @@ def block_lanczos(
             keep()
         if done:
             return replace(_snapshot(run), reason=reason)
-        take_step(run, run.advance, on_step, keep)
+        take_step(run, run.advance, on_step, keep, lanes)
 
 
 def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_steps: int = 300, seed: int = 0) -> float:

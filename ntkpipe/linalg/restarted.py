@@ -24,6 +24,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.lanczos import LanczosResult
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.recurrence import Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
@@ -153,6 +154,8 @@ def restarted_lanczos(
         )
     saved, check_at = run.steps, run.steps
 
+    lanes = Lanes()
+
     def keep() -> None:
         nonlocal saved
         if checkpoint is not None and run.steps > saved:
@@ -182,7 +185,7 @@ def restarted_lanczos(
             return Reason.MAX_STEPS, run.steps
         if run.steps - saved >= checkpoint_every:
             keep()
-        take_step(run, run.advance, on_step, keep)
+        take_step(run, run.advance, on_step, keep, lanes)
 
 
 def _cycle(run: Recurrence) -> Cycle:

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from ntkpipe.errors import RequeueError
+from ntkpipe.linalg.lanes import Lanes
 
 Record = TypeVar("Record")
 
@@ -33,7 +34,11 @@ class Stepping(Protocol):
 
 
 def take_step(
-    run: Stepping, advance: Callable[[], Record], on_step: Callable[[Record], None] | None, keep: Callable[[], None]
+    run: Stepping,
+    advance: Callable[[], Record],
+    on_step: Callable[[Record], None] | None,
+    keep: Callable[[], None],
+    lanes: Lanes,
 ) -> None:
     """Take a step of `run`, and keep what there is where it is told to stop meanwhile, or the cluster is gone.
 
@@ -42,13 +47,15 @@ def take_step(
         advance: takes the step; what it returns is for `on_step`.
         on_step: called after the step.
         keep: appends to the checkpoint what it lacks; called if the last step that was counted is whole.
+        lanes: threads of this process that share the step's products.
 
     Raises:
         RequeueError: that `advance` or `on_step` has raised.
     """
     whole = run.steps
     try:
-        record = advance()
+        with lanes.open():
+            record = advance()
         whole = run.steps
         if on_step is not None:
             on_step(record)

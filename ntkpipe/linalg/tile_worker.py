@@ -7,11 +7,13 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.linalg.assemble import read_tile
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.linalg.pairs import pair_bound
 from ntkpipe.linalg.products import accumulator
 from ntkpipe.tiles.matrix import TileMatrix
@@ -58,6 +60,7 @@ class TileWorker:
         self._kept_dtype = np.dtype(np.float32) if products == "float32" else matrix.dtype
         self._keep = self._choose(cache_bytes)
         self._cache: dict[Address, Any] = {}
+        self._lanes = Lanes()
 
     def multiply(self, x: np.ndarray, products: str | None = None) -> np.ndarray:
         """The part of `A x` that comes from these tiles.
@@ -71,10 +74,11 @@ class TileWorker:
             `(rows, k)` float64; the parts of all workers sum to `A x`.
         """
         products = products or self._products
-        total = accumulator(products, x, self._grid.rows, device=self._device)
-        for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
-            where = self._grid.tile(i, j)
-            total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
+        total = accumulator(products, x, self._grid.rows, device=self._device, lanes=self._lanes)
+        with nullcontext() if self._device else self._lanes.open():
+            for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
+                where = self._grid.tile(i, j)
+                total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
         return total.result()
 
     def rows(self, indices: np.ndarray) -> np.ndarray:

@@ -19,12 +19,12 @@ from ntkpipe.linalg.factor import factorise as factorise_module
 from ntkpipe.linalg.factor import workspace as workspace_module
 from ntkpipe.linalg.factor.blas import divide_by_transpose, factor_in_place, subtract_product
 from ntkpipe.linalg.factor.factorise import IndefiniteError, factorise, graph, plan_factor
-from ntkpipe.linalg.factor.lanes import Lanes
 from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
 from ntkpipe.linalg.factor.task import PivotError
 from ntkpipe.linalg.factor.tiles import FactorIdentity, FactorTiles, stored_identity
 from ntkpipe.linalg.factor.triangle import Divisor
 from ntkpipe.linalg.factor.workspace import FactorJob, release
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.storage.local import LocalStore
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.tasks.serial import SerialExecutor

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.linalg import products as products_module
 from ntkpipe.linalg.assemble import assemble
+from ntkpipe.linalg.basis import MemoryBasis
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import (
     DenseOperator,
@@ -211,3 +214,36 @@ def test_one_product_in_float64_by_an_operator_of_float32_products(dtype, memory
         np.testing.assert_allclose(operator.matmul(x, products="float64"), exact, rtol=0, atol=120 * EPS * size)
         np.testing.assert_array_equal(operator.matmul(x), before)
         assert np.abs(before - exact).max() > 120 * EPS * size
+
+
+@pytest.mark.parametrize("products", ["float32", "float64"])
+def test_lanes_that_share_a_tile_change_no_bit(products, monkeypatch):
+    for name in ("_PANEL_BYTES_32", "_PANEL_BYTES_64"):
+        monkeypatch.setattr(products_module, name, 100 * 600 * (4 if "32" in name else 8))  # six panels of 100 rows
+    rng = np.random.default_rng(7)
+    dense = rng.standard_normal((700, 700)).astype(np.float32)
+    tiles = InMemoryTiles(dense + dense.T, TileGrid(700, 700, 600, symmetric=True))
+    x = rng.standard_normal((700, 3))
+    found = []
+    for threads in (1, 3):
+        with (
+            threadpool_limits(threads, user_api="blas"),
+            tile_operator(tiles, SerialExecutor(), products=products) as a,
+        ):
+            found.append(a.matmul(x))
+    np.testing.assert_array_equal(found[0], found[1])
+    exact = (dense + dense.T).astype(np.float64) @ x
+    np.testing.assert_allclose(found[0], exact, rtol=0, atol=1e-4 if products == "float32" else 1e-11)
+
+
+def test_a_basis_removes_the_same_with_any_number_of_lanes():
+    rng = np.random.default_rng(8)
+    rows = np.linalg.qr(rng.standard_normal((9000, 300)))[0].T.copy()
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads, user_api="blas"):
+            w = np.random.default_rng(9).standard_normal((4, 9000))
+            found.append((MemoryBasis.of(rows).remove(w), w))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(rows @ found[0][1].T, 0, atol=1e-12)

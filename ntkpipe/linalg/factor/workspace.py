@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ntkpipe.errors import CorruptionError, NtkpipeError, NumericalError
-from ntkpipe.linalg.factor.lanes import Lanes
 from ntkpipe.linalg.factor.tiles import Address, FactorTiles
+from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.tiles.grid import Tile
 from ntkpipe.tiles.matrix import TileMatrix
