@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ntkpipe.cli.session import Session
@@ -51,10 +53,18 @@ def cases(options: argparse.Namespace) -> list[tuple[str, KernelConfig, DataConf
     return found
 
 
-def run(config: RunConfig, session: Session) -> tuple[dict[str, float], dict[str, float], dict[str, int], float]:
+def measure(config: RunConfig, calibrations: str) -> float:
+    """Calibrate; how long the processes waited for others, over what they computed."""
+    shapes, store = read_shapes(config)[0], open_store(calibrations)
+    with Session() as session:
+        return calibrate(config, shapes, store, lambda: session.executor(config), lambda line: None).busy
+
+
+def run(config: RunConfig, folder: Path) -> tuple[dict[str, float], dict[str, float], dict[str, int], float]:
     """Wall and processor seconds per stage, passes, and bytes in the store."""
     wall, cpu = {}, {}
-    with ProcessorSeconds(0.1) as clock:
+    # As on a machine that has never run this: programs are compiled, as calibration counts them.
+    with Session() as session, compiling_anew(folder), ProcessorSeconds(0.1) as clock:
 
         def timed(name, work):
             began, used = time.perf_counter(), clock.seconds
@@ -73,6 +83,12 @@ def run(config: RunConfig, session: Session) -> tuple[dict[str, float], dict[str
     return wall, cpu, passes, float(size)
 
 
+def apart(work, *args):
+    """In a process of its own, as users run a command: nothing is imported or compiled yet."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *args).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="npz of CIFAR-10 images")
@@ -84,7 +100,6 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     options = parser.parse_args()
     rows = []
-    calibrations = open_store(str(options.work / "calibrations"))
     for name, kernel, data, cluster in cases(options):
         if options.only not in name:
             continue
@@ -98,20 +113,14 @@ def main() -> None:
             store=StoreConfig(url=str(folder / "store")),
             run_dir=str(folder / "run"),
         )
-        shapes, _ = read_shapes(config)
-        with Session() as session:
-            made = calibrate(
-                config, shapes, calibrations, lambda config=config: session.executor(config), lambda line: None
-            )
-        # As on a machine that has never run this: programs are compiled, as calibration counts them.
-        with Session() as session, compiling_anew(folder):
-            load = os.getloadavg()[0]
-            place, machine = look_around(config, shapes, calibrations), this_machine(config, calibrations)
-            wall, cpu, passes, size = run(config, session)
+        shapes, store = read_shapes(config)[0], open_store(str(options.work / "calibrations"))
+        busy, load = apart(measure, config, store.url), os.getloadavg()[0]
+        place, machine = look_around(config, shapes, store), this_machine(config, store)
+        wall, cpu, passes, size = apart(run, config, folder)
         known = passes if options.known_passes else None
         plan = make_run_plan(config, shapes, machine, place, passes=known)
         print(
-            f"\n{name}: load {load:.1f} before, calibration waited {made.busy:.2f} times as long as it computed; passes {passes}"
+            f"\n{name}: load {load:.1f} before, calibration waited {busy:.2f} times as long as it computed; passes {passes}"
         )
         print(f"  {'stage':<9}{'projected':>11}{'wall':>9}{'ratio':>7}{'projected cpu':>15}{'cpu':>9}{'ratio':>7}")
         ratios: dict[str, list[float]] = {}

@@ -2,8 +2,10 @@
 
 - krylov, cg  P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W tile_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
-              then the vectors and the workers' parts of the product, as `allreduce_cost.py` counts them; and `step`.
-  krylov      besides `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to c P vectors.
+              then the vectors and the workers' parts of the product, as `allreduce_cost.py` counts them; and `step`. Two passes
+              more: the sampled rows, and the bound on the smallest eigenvalue from pairs of points.
+  krylov      besides `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to m = c P vectors, and `20 m^3 / factor`, by the
+              driver: the eigenvectors of the projected kernel, 10 m^3, and as much again for all checks of the stopping rule.
   cg          P for each ridge at most: preconditioners and the ridge before save some.
 - Cholesky    `n^3 / 3 / (W factor)` for each ridge, twice with leave-one-out errors; bytes as `linalg/factor/plan.py` counts them.
 - eigh        `9 n^3 / factor`, by the driver.
@@ -23,6 +25,8 @@ from ntkpipe.planning.roofline import Phase, Stage
 
 # Over the basis in each step: the second one is made only where the first has lost norm.
 _SWEEPS = 1.2
+# Over the tiles, besides those of the iteration: sampled rows, and pairs of points.
+_OTHER_PASSES = 2
 # So many tiles a worker that whole ones do not matter.
 _MANY = 50
 # Rows of tiles of a factor that are counted one by one.
@@ -66,10 +70,10 @@ def _iterate(work: Work, passes: int) -> tuple[list[Phase], float]:
     machine, n, c = work.machine, work.n, work.c
     tiles = work.plan.blocks[0].tiles
     slowest = work.rounds(tiles) if tiles < _MANY * work.w else 1.0
-    products = (passes + 1) * pass_seconds(work)  # once more for the sampled rows
-    again = (1 - work.held) * (passes - 1)
+    products = (passes + _OTHER_PASSES) * pass_seconds(work)
+    again = (1 - work.held) * passes  # those of the iteration but the first, and the bound from pairs
     if work.plan.stored:
-        read = work.train * (2 + again)
+        read = work.train * (2 + again)  # the sampled rows are read apart
         phase = work.computing(
             products, slowest=slowest, path=work.path(read, "read"), store=work.read(read, work.plan.disk_bytes)
         )
@@ -85,8 +89,9 @@ def _iterate(work: Work, passes: int) -> tuple[list[Phase], float]:
         Phase({"driver": steps}, steps),
     ]
     if work.config.solver.kind == "krylov":
-        m = c * passes
+        m = min(n, c * passes)
         phases.append(work.algebra(4.0 * _SWEEPS * n * m * m / 2, work.write(8.0 * n * m)))
+        phases.append(_dense(work, 20.0 * m**3))
     return phases, read
 
 
@@ -116,11 +121,15 @@ def _factor_read(factor: FactorPlan) -> float:
 
 def _eigensystem(work: Work) -> Stage:
     count = len(work.kernels)
-    seconds = count * 9.0 * work.n**3 / work.machine.rate("factor", "float64")
     read = count * work.train
-    busy = {"driver": seconds, "store": work.read(read, work.plan.disk_bytes)}
-    phase = Phase(busy, seconds * work.machine.driver_threads.value)
+    phase = _dense(work, count * 9.0 * work.n**3, work.read(read, work.plan.disk_bytes))
     return Stage("solve", (fixed(work.machine.first_solve), work.exact(), phase), read)
+
+
+def _dense(work: Work, flops: float, store: float = 0.0) -> Phase:
+    """Eigenvectors and the like, by the driver."""
+    seconds = flops / work.machine.rate("factor", "float64")
+    return Phase({"driver": seconds, "store": store}, seconds * work.machine.driver_threads.value)
 
 
 def predict(work: Work) -> Stage:
