@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 _LOADERS = {
     "digits": "ntkpipe.data.digits",
     "npz": "ntkpipe.data.npz",
+    "table": "ntkpipe.data.table",
     "cifar10": "ntkpipe.data.cifar",
     "cifar100": "ntkpipe.data.cifar",
     "image_folder": "ntkpipe.data.image_folder",
@@ -49,6 +50,8 @@ class PreparedDataset:
         n_test: likewise.
         fingerprint: SHA-256 of what a Gram matrix depends on (see `fingerprint.py`).
         preprocessing: the steps and their statistics, plain JSON.
+        mean: `(c,)` that was taken from the training targets; None of targets as they are. `y_test` is as it is.
+        scale: `(c,)` that they were divided by; likewise.
         notes: what the user should know of the images and labels.
     """
 
@@ -65,6 +68,8 @@ class PreparedDataset:
     n_test: int
     fingerprint: str
     preprocessing: dict[str, Any]
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -118,9 +123,11 @@ def order_dataset(raw: RawImages, config: DataConfig) -> Order:
         ConfigError, DataError: as `load_dataset`.
     """
     output_shape(raw.x_train.shape[1:], config.downsample)
-    n_train = _used("train_size", config.train_size, raw.x_train.shape[0], "training")
-    n_test = _used("test_size", config.test_size, raw.x_test.shape[0], "test")
-    targets = make_targets(raw, config.labels)
+    n_train = _used("train_size", config.train_size, raw.x_train.shape[0], f"training {raw.rows_are}")
+    n_test = _used("test_size", config.test_size, raw.x_test.shape[0], f"test {raw.rows_are}")
+    targets = make_targets(raw, config.labels, config.targets)
+    if config.balanced and targets.labels_train is None:
+        raise ConfigError("data.balanced=true needs class labels: it cannot be used with real targets")
 
     train_order = stored_order(
         raw.x_train.shape[0],
@@ -159,26 +166,27 @@ def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32
     assert raw.index_test is not None
     targets, train_order, test_order, n_train, n_test = order_dataset(raw, config)
     labels_train, labels_test = targets.labels_train, targets.labels_test
-    if labels_train is not None and labels_test is not None:
-        labels_train, labels_test = labels_train[train_order], labels_test[test_order]
+    labels_train = None if labels_train is None else labels_train[train_order]
+    labels_test = None if labels_test is None else labels_test[test_order]
     of_subset = config.statistics == "subset" and n_train < raw.x_train.shape[0]
     statistics_rows = np.sort(train_order[:n_train]) if of_subset else np.arange(raw.x_train.shape[0])
     train_index, test_index = raw.index_train[train_order], raw.index_test[test_order]
-    settings = preprocessing_settings(config, raw.index_train[statistics_rows] if of_subset else None)
+    settings = preprocessing_settings(config, raw.index_train[statistics_rows] if of_subset else None, raw.encoding)
     identity = fingerprint(raw.x_train, raw.x_test, train_index, test_index, settings)
 
-    preprocessing = fit(raw.x_train, statistics_rows, config)
+    preprocessing = fit(raw.x_train, statistics_rows, config, raw.fixed)
     x_train = preprocessing.transform(raw.x_train, train_order, dtype)
     x_test = preprocessing.transform(raw.x_test, test_order, dtype)
     for name, x in (("training", x_train), ("test", x_test)):
         _require_finite(name, x)
     _log.info(
-        "%s: %d of %d training and %d of %d test images, %s, prepared as %s",
+        "%s: %d of %d training and %d of %d test %s, %s, prepared as %s",
         config.kind,
         n_train,
         x_train.shape[0],
         n_test,
         x_test.shape[0],
+        raw.rows_are,
         " x ".join(map(str, x_train.shape[1:])),
         dtype,
     )
@@ -200,7 +208,10 @@ def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32
             "standardize": config.standardize,
             "zca": config.zca,
             **preprocessing.summary(),
+            **({} if raw.encoding is None else {"encoding": raw.encoding}),
         },
+        mean=targets.mean,
+        scale=targets.scale,
         notes=(*raw.notes, *class_notes(targets.labels_train, targets.labels_test, targets.class_names)),
     )
 
@@ -209,9 +220,7 @@ def _used(setting: str, asked: int | None, present: int, what: str) -> int:
     if asked is None:
         return present
     if asked > present:
-        raise DataError(
-            f"data.{setting}={asked}, but there are only {present} {what} images: ask for at most {present}"
-        )
+        raise DataError(f"data.{setting}={asked}, but there are only {present} {what}: ask for at most {present}")
     return asked
 
 

@@ -46,12 +46,15 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def preprocessing_settings(config: DataConfig, statistics_rows: np.ndarray | None) -> dict[str, Any]:
+def preprocessing_settings(
+    config: DataConfig, statistics_rows: np.ndarray | None, encoding: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The settings that change prepared pixels, in a form in which equal effects are equal.
 
     Args:
         config: of the data set.
         statistics_rows: sorted source rows behind the statistics; None is the full training set.
+        encoding: of a table; see `RawImages`.
     """
     uses_statistics = config.standardize != "none" or config.zca is not None
     rows = None
@@ -64,4 +67,5 @@ def preprocessing_settings(config: DataConfig, statistics_rows: np.ndarray | Non
         "zca": None if config.zca is None else float(config.zca),
         "downsample": config.downsample,
         "statistics_rows": rows,
+        **({} if encoding is None else {"encoding": encoding}),
     }

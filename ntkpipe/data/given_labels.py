@@ -13,7 +13,7 @@ from ntkpipe.errors import DataError
 
 
 def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
-    """Arrays `y_train, y_test` of `config.path`, and `class_names` where present, in the order of the kernel's rows.
+    """Arrays `y_train`, `y_test` and `class_names` of `config.path`, the last two where present, in the order of the kernel's rows.
 
     Args:
         config: whose `labels` says what they are: integers of classes, or with `regression` `(n,)` or `(n, c)` targets.
@@ -23,14 +23,16 @@ def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
     Raises:
         DataError: if the file is absent or no such npz, or there is not a label for every row.
     """
-    y, names = read_npz(config, ("y_train", "y_test"))
+    y, names = read_npz(config, ("y_train",), ("y_test",))
     for key, rows, matrix in (("y_train", n_train, "kernel.train"), ("y_test", n_test, "kernel.test")):
+        if key not in y:
+            continue
         count = y[key].shape[0] if y[key].ndim else 1
         if count != rows:
             raise DataError(
                 f"{key} of {config.path} has {count:,} entries and {matrix} {rows:,} rows: they must pair up"
             )
-    pixels = np.empty((0, 0, 0, 0))
-    raw = RawImages(pixels, y["y_train"], pixels, y["y_test"], names)
-    targets = make_targets(raw, config.labels)
-    return Labels(*targets, train_index=np.arange(n_train), test_index=np.arange(n_test))
+    pixels = {"x_train": np.empty((n_train, 0, 0, 0)), "x_test": np.empty((n_test, 0, 0, 0))}
+    raw = RawImages(**pixels, y_train=y["y_train"], y_test=y.get("y_test"), class_names=names)
+    targets = make_targets(raw, config.labels, config.targets)
+    return Labels(**targets._asdict(), train_index=np.arange(n_train), test_index=np.arange(n_test))

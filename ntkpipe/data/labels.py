@@ -6,18 +6,25 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ntkpipe.data.class_labels import numbered
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import ConfigError, DataError
 
 
 class Targets(NamedTuple):
-    """Coded targets `(n, c)` float64, labels `(n,)` int64 (None for regression) and a name for each column."""
+    """Coded targets `(n, c)` float64, labels `(n,)` int64 (None for regression) and a name for each column.
+
+    Targets of test points are in their own units, NaN where nobody knows them; of training points those of `mean` and `scale`,
+    `(y - mean) / scale`, `(c,)` each, where these are not None.
+    """
 
     y_train: np.ndarray
     y_test: np.ndarray
     labels_train: np.ndarray | None
     labels_test: np.ndarray | None
     class_names: tuple[str, ...]
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
 
 def encode_labels(labels: np.ndarray, classes: int, coding: str) -> np.ndarray:
@@ -42,30 +49,32 @@ def encode_labels(labels: np.ndarray, classes: int, coding: str) -> np.ndarray:
     return y
 
 
-def make_targets(raw: RawImages, coding: str) -> Targets:
+def make_targets(raw: RawImages, coding: str | None, targets: str | None = None) -> Targets:
     """Targets of a data set, in the order of `raw`.
 
     Args:
         raw: checked images and labels.
-        coding: `centered`, `half`, or `regression` (targets as given, one column per output).
+        coding: `centered`, `half`, or `regression` (real targets, one column per output); None is what the loader has found.
+        targets: of regression, `standardize` or `none`; None standardises those of tables.
 
     Raises:
+        ConfigError: if classes are to be standardised.
         DataError: if labels are not integers, out of range or of a single class; if regression targets are not finite
             or differ in shape between training and test.
     """
+    coding = coding or raw.coding or "centered"
     if coding == "regression":
-        y_train, y_test = regression_targets("y_train", raw.y_train), regression_targets("y_test", raw.y_test)
-        if y_train.shape[1] != y_test.shape[1]:
-            raise DataError(
-                f"y_train has {y_train.shape[1]} targets per image and y_test {y_test.shape[1]}: they must agree"
-            )
-        names = tuple(f"target_{k}" for k in range(y_train.shape[1])) if y_train.shape[1] > 1 else ("target",)
-        return Targets(y_train, y_test, None, None, names)
-    labels_train, labels_test = integer_labels("y_train", raw.y_train), integer_labels("y_test", raw.y_test)
-    names = raw.class_names
+        return _regression(raw, standardize=targets == "standardize" or (targets is None and raw.encoding is not None))
+    if targets == "standardize":
+        raise ConfigError("data.targets=standardize is for real targets, and these are classes: leave it out")
+    y_train, y_test, names = numbered(raw.y_train, raw.y_test, raw.class_names)
+    labels_train = integer_labels("y_train", y_train)
+    labels_test = None if y_test is None else integer_labels("y_test", y_test)
     if names is None:
         names = contiguous_names(labels_train, "add an array `class_names` to the file")
     for name, labels in (("y_train", labels_train), ("y_test", labels_test)):
+        if labels is None:
+            continue
         outside = np.flatnonzero(labels >= len(names))
         if outside.size:
             raise DataError(
@@ -76,11 +85,29 @@ def make_targets(raw: RawImages, coding: str) -> Targets:
     require_two_classes(labels_train, names, "the training set")
     return Targets(
         encode_labels(labels_train, classes, coding),
-        encode_labels(labels_test, classes, coding),
+        np.full((len(raw.x_test), classes), np.nan)
+        if labels_test is None
+        else encode_labels(labels_test, classes, coding),
         labels_train,
         labels_test,
         names,
     )
+
+
+def _regression(raw: RawImages, *, standardize: bool) -> Targets:
+    y_train = regression_targets("y_train", raw.y_train)
+    c = y_train.shape[1]
+    y_test = np.full((len(raw.x_test), c), np.nan) if raw.y_test is None else regression_targets("y_test", raw.y_test)
+    if y_test.shape[1] != c:
+        raise DataError(
+            f"y_train has {c} targets per {raw.rows_are[:-1]} and y_test {y_test.shape[1]}: they must agree"
+        )
+    names = raw.target_names or (tuple(f"target_{k}" for k in range(c)) if c > 1 else ("target",))
+    if not standardize:
+        return Targets(y_train, y_test, None, None, names)
+    mean, scale = y_train.mean(axis=0), y_train.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return Targets((y_train - mean) / scale, y_test, None, None, names, mean, scale)
 
 
 def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -> None:
@@ -142,8 +169,8 @@ def integer_labels(name: str, y: np.ndarray, otherwise: str = "set data.labels=r
         y = y[:, 0]
     if y.ndim != 1:
         raise DataError(
-            f"{name} has shape {y.shape}: labels must be one integer per image. Take the argmax of one-hot labels, "
-            f"or {otherwise} to use them as targets"
+            f"{name} has shape {y.shape}: give one label per point, or one-hot rows (one 1 and else zeros); or {otherwise} to "
+            "use these columns as targets"
         )
     if y.dtype.kind not in "iu":
         raise DataError(f"{name} is {y.dtype}, not integer: {_remedy(y, otherwise)}")
@@ -157,17 +184,10 @@ def integer_labels(name: str, y: np.ndarray, otherwise: str = "set data.labels=r
 
 def _remedy(y: np.ndarray, otherwise: str) -> str:
     """What to do with labels that are no integers."""
-    if y.dtype.kind in "USO":
-        return (
-            f"it holds names such as {y[0]!r}. Number the classes: class_names, y = numpy.unique(y, return_inverse=True), and "
-            "save class_names with the labels"
-        )
     if y.dtype.kind == "f":
         missing = np.flatnonzero(~np.isfinite(y))
         if missing.size:
             return f"{missing.size} labels are NaN or infinite (first at row {missing[0]}): remove these images"
-        if (y == np.round(y)).all():
-            return f"its numbers are whole. Store them with astype(int), or {otherwise} if they are no classes"
     return f"store labels as integers 0, 1, ..., or {otherwise} for real targets"
 
 

@@ -4,33 +4,77 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ntkpipe.config import DataConfig
+from ntkpipe.data.class_labels import numbered
 from ntkpipe.data.raw import RawImages
+from ntkpipe.data.splits import drawn_test_rows
 from ntkpipe.errors import DataError
 
 
 def load(config: DataConfig) -> RawImages:
     """Arrays `x_train, y_train, x_test, y_test` of `config.path`, and `class_names` where present.
 
-    Raises:
-        DataError: if the file is absent or not such an npz; missing arrays are named.
-    """
-    keys = ("x_train", "y_train", "x_test", "y_test")
-    arrays, names = read_npz(config, keys)
-    return RawImages(*(arrays[key] for key in keys), class_names=names)
-
-
-def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """The arrays `keys` of `config.path`, and its `class_names` where present. Nothing is unpickled.
+    Without `y_test` nobody knows the labels of the test points. Without `x_test` a share `config.test_fraction` of the points is
+    taken for testing.
 
     Raises:
         DataError: if the file is absent or not such an npz; missing arrays are named.
     """
-    path, wanted = Path(str(config.path)).expanduser(), ", ".join(keys)
+    arrays, names = read_npz(config, ("x_train", "y_train"), ("x_test", "y_test"))
+    if "x_test" in arrays:
+        if config.test_fraction is not None:
+            raise DataError(
+                f"data.test_fraction={config.test_fraction:g}: {config.path} has test points of its own (x_test). Leave the setting "
+                "out, or save x_train and y_train alone"
+            )
+        return RawImages(
+            arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays.get("y_test"), class_names=names
+        )
+    if config.test_fraction is None or "y_test" in arrays:
+        raise DataError(
+            f"{config.path} lacks x_test: save it with numpy.savez, or leave y_test out too and set data.test_fraction=0.2, which "
+            "keeps a fifth of the points for testing"
+        )
+    return split(
+        RawImages(arrays["x_train"], arrays["y_train"], arrays["x_train"][:0], None, class_names=names), config
+    )
+
+
+def split(raw: RawImages, config: DataConfig) -> RawImages:
+    """Training points divided into training and test points, `config.test_fraction` of them the latter, the classes in proportion.
+
+    Raises:
+        DataError: if points and labels do not pair up, or one side would be empty.
+    """
+    x, y = np.asarray(raw.x_train), np.asarray(raw.y_train)
+    if not x.ndim or not y.ndim or len(x) != len(y):
+        raise DataError(f"x_train has shape {x.shape} and y_train {y.shape}: they must pair up one to one")
+    labels = None
+    if config.labels != "regression":
+        labels = numbered(y, None, raw.class_names)[0]
+        labels = None if labels.ndim > 1 else labels
+    fraction = 0.2 if config.test_fraction is None else config.test_fraction
+    test = drawn_test_rows(len(x), fraction, seed=config.subset_seed, labels=labels)
+    train = np.delete(np.arange(len(x)), test)
+    return replace(
+        raw, x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test], index_train=train, index_test=test
+    )
+
+
+def read_npz(
+    config: DataConfig, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """The arrays `keys` of `config.path`, those of `optional` and its `class_names` where present. Nothing is unpickled.
+
+    Raises:
+        DataError: if the file is absent or not such an npz; missing arrays are named.
+    """
+    path, wanted = Path(str(config.path)).expanduser(), ", ".join((*keys, *optional))
     if not path.is_file():
         raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {wanted}")
     try:
@@ -43,7 +87,7 @@ def read_npz(config: DataConfig, keys: tuple[str, ...]) -> tuple[dict[str, np.nd
             if missing:
                 found = ", ".join(loaded.files) or "nothing"
                 raise DataError(f"{path} lacks {', '.join(missing)} (it holds {found}): save {wanted} with numpy.savez")
-            arrays = {key: loaded[key] for key in keys}
+            arrays = {key: loaded[key] for key in (*keys, *optional) if key in loaded.files}
             names = _names(path, loaded["class_names"]) if "class_names" in loaded.files else None
     except DataError:
         raise

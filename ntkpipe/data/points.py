@@ -9,13 +9,31 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import DataConfig
+from ntkpipe.data import npz, table
+from ntkpipe.data.class_labels import categories_of, is_one_hot
+from ntkpipe.data.columns import Encoding
 from ntkpipe.data.dataset import Order, PreparedDataset, load_raw, order_dataset, prepare_dataset
 from ntkpipe.data.labels import class_notes
 from ntkpipe.data.raw import RawImages, checked
-from ntkpipe.errors import ConfigError
+from ntkpipe.data.tables import is_frame
+from ntkpipe.errors import ConfigError, DataError
 
 # Settings that say where files are; of arrays there are none.
-_OF_FILES = ("kind", "path", "download", "source", "image_size", "n_train", "n_test", "shape", "classes", "noise")
+_OF_FILES = (
+    "kind",
+    "path",
+    "target",
+    "split",
+    "test_path",
+    "download",
+    "source",
+    "image_size",
+    "n_train",
+    "n_test",
+    "shape",
+    "classes",
+    "noise",
+)
 _PREPARATION = tuple(f.name for f in dataclasses.fields(DataConfig) if f.name not in _OF_FILES)
 
 
@@ -26,14 +44,17 @@ class Dataset:
     and those of its kernels follow it. Predictions are in the order of the arrays again.
 
     Args:
-        x_train: images `(n, h, w, c)`, gray ones `(n, h, w)`, or a table `(n, d)`; uint8 (divided by 255) or floats (as they are).
-        y_train: labels `(n,)` of integers, or real targets `(n,)` or `(n, c)`.
-        x_test: as `x_train`, p of them.
-        y_test: as `y_train`.
+        x_train: images `(n, h, w, c)`, gray ones `(n, h, w)`, or features `(n, d)`; uint8 (divided by 255) or floats (as they are).
+            Or a frame of pandas, polars or pyarrow, whose columns may be categories: it is read as `data=table` reads a file.
+        y_train: labels `(n,)`: whole numbers from 0 on, names, truth values, categories, one-hot rows `(n, c)`; or real targets `(n,)`
+            or `(n, c)`. Floats are real targets unless they are one-hot rows, or `labels` says otherwise.
+        x_test: as `x_train`, p of them; None takes a share `test_fraction` (0.2) of the training points.
+        y_test: as `y_train`; None if nobody knows them: then there are predictions and no metrics.
         class_names: of the labels 0, 1, ...; None calls them so.
         preparation: by the names of `data.*` settings: `standardize` (`channel` or `none`), `unit_norm`, `zca`, `downsample`,
-            `layout`, `train_size`, `test_size`, `subset_seed`, `balanced`, `statistics`, `drop_invalid`, and `labels`
-            (`centered`, `half`, or `regression`, which is taken for real targets).
+            `layout`, `train_size`, `test_size`, `test_fraction`, `subset_seed`, `balanced`, `statistics`, `drop_invalid`, `labels`
+            (`centered`, `half`, or `regression`, which is taken for real targets), `targets` (`standardize` or `none`), and of frames
+            `features` and `missing`.
 
     Raises:
         ConfigError: on an impossible setting.
@@ -47,8 +68,8 @@ class Dataset:
         self,
         x_train: Any,
         y_train: Any,
-        x_test: Any,
-        y_test: Any,
+        x_test: Any = None,
+        y_test: Any = None,
         *,
         class_names: tuple[str, ...] | list[str] | None = None,
         **preparation: Any,
@@ -58,12 +79,22 @@ class Dataset:
             raise ConfigError(
                 f"{', '.join(unknown)} is no way to prepare arrays: take any of {', '.join(_PREPARATION)}"
             )
-        y_train, y_test = np.asarray(y_train), np.asarray(y_test)
-        if y_train.dtype.kind == "f":
+        if is_frame(x_train):
+            config = DataConfig(kind="table", path="frame", target=("target",), **preparation)
+            raw, config = table.from_frames(x_train, y_train, x_test, y_test, config)
+            self._start(checked(raw, drop_invalid=False), config)
+            return
+        names = categories_of(y_train) if class_names is None else tuple(str(name) for name in class_names)
+        y_train, y_test = np.asarray(y_train), None if y_test is None else np.asarray(y_test)
+        if y_train.dtype.kind == "f" and not is_one_hot(y_train):
             preparation.setdefault("labels", "regression")
         config = DataConfig(kind="npz", path="arrays", **preparation)
-        names = None if class_names is None else tuple(str(name) for name in class_names)
-        raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names)
+        if x_test is None:
+            if y_test is not None:
+                raise DataError("y_test without x_test: give the test points, or leave y_test out")
+            raw = npz.split(RawImages(np.asarray(x_train), y_train, np.empty(0), None, class_names=names), config)
+        else:
+            raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names)
         self._start(checked(raw, drop_invalid=config.drop_invalid, layout=config.layout), config)
 
     @classmethod
@@ -114,18 +145,25 @@ class Dataset:
             self._prepared[dtype] = prepare_dataset(self._raw, self.config, dtype=dtype)
         return self._prepared[dtype]
 
+    @property
+    def features(self) -> tuple[str, ...] | None:
+        """Of a table, the names of the features, in order; None of arrays."""
+        encoding = self._raw.encoding
+        return None if encoding is None else Encoding.from_dict(encoding).features
+
     def __repr__(self) -> str:
         shape = " x ".join(map(str, self._raw.x_train.shape[1:]))
-        return f"Dataset({self.n:,} training and {self.p:,} test points of {shape}, {len(self.class_names)} outputs)"
+        outputs = len(self.class_names)
+        return f"Dataset({self.n:,} training and {self.p:,} test points of {shape}, {outputs} output{'s' if outputs > 1 else ''})"
 
 
 def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset:
     """A data set by name, as `data=KIND` of the command line reads it.
 
     Args:
-        kind: `digits`, `cifar10`, `cifar100`, `mnist`, `npz`, `image_folder` or `synthetic`.
+        kind: `digits`, `table`, `npz`, `cifar10`, `cifar100`, `mnist`, `image_folder` or `synthetic`.
         path: of its files; `digits` and `synthetic` need none.
-        settings: any other of `data.*`: `download=True`, `train_size=...`, `zca=...` and so on.
+        settings: any other of `data.*`: `target="price"`, `download=True`, `train_size=...`, `zca=...` and so on.
 
     Raises:
         ConfigError: on an unknown kind or setting.
@@ -138,4 +176,9 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
     known = {f.name for f in dataclasses.fields(DataConfig)} - {"kind", "path"}
     if unknown := sorted(set(settings) - known):
         raise ConfigError(f"{', '.join(unknown)} is no setting of data: take any of {', '.join(sorted(known))}")
-    return Dataset.of(DataConfig(kind=kind, path=path, **settings))
+    for name in ("target", "features"):
+        if isinstance(settings.get(name), str):
+            settings[name] = (settings[name],)
+        elif name in settings:
+            settings[name] = tuple(settings[name])
+    return Dataset.of(DataConfig(kind=kind, path=None if path is None else str(path), **settings))

@@ -116,13 +116,14 @@ def block_mean(x: np.ndarray, edge: int) -> np.ndarray:
     return x if edge == 1 else x.reshape(-1, h, edge, w, edge, c).mean(axis=(2, 4))
 
 
-def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig) -> Preprocessing:
+def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig, fixed: np.ndarray | None = None) -> Preprocessing:
     """Statistics of the training images `raw[rows]`.
 
     Args:
         raw: `(n, h, w, c)`, uint8 or float.
         rows: `(m,)` sorted row numbers; sorted, so that statistics do not depend on the seed of the stored order.
         config: which steps to take.
+        fixed: `(c,)` bool, channels that standardisation leaves as they are.
 
     Raises:
         ConfigError: if `downsample` does not divide the images, or a whitening without regularisation is singular.
@@ -132,6 +133,8 @@ def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig) -> Preprocessing:
     mean = std = None
     if config.standardize == "channel":
         mean, std = channel_statistics(raw, rows)
+        if fixed is not None:
+            mean, std = np.where(fixed, 0.0, mean), np.where(fixed, 1.0, std)
     plain = Preprocessing(mean, std, config.downsample, config.unit_norm, None, rows.shape[0])
     if config.zca is None:
         return plain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,21 +23,34 @@ class RawImages:
         x_train: `(n, h, w, c)`, uint8 or a float dtype.
         y_train: `(n,)` integer labels, or `(n,)` or `(n, c)` regression targets.
         x_test: as `x_train`.
-        y_test: as `y_train`.
+        y_test: as `y_train`; None if nobody knows them.
         class_names: of labels 0, 1, ...; None where the source does not name them.
         index_train: position of each training image in the source; None is 0, 1, ...
         index_test: likewise of each test image.
         notes: what the user should know of how they were read.
+        target_names: of the columns of regression targets; None calls them `target`.
+        coding: `regression` where the loader has found out that targets are numbers.
+        fixed: `(c,)` of bool, channels that standardisation leaves as they are: categories of a table.
+        encoding: of a table, from its columns to features; see `columns.Encoding.to_dict`.
     """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
-    y_test: np.ndarray
+    y_test: np.ndarray | None
     class_names: tuple[str, ...] | None = None
     index_train: np.ndarray | None = None
     index_test: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    target_names: tuple[str, ...] | None = None
+    coding: str | None = None
+    fixed: np.ndarray | None = None
+    encoding: dict[str, Any] | None = None
+
+    @property
+    def rows_are(self) -> str:
+        """What one calls them."""
+        return "points" if np.ndim(self.x_train) == 2 or np.shape(self.x_train)[1:3] == (1, 1) else "images"
 
 
 def row_chunks(n: int, row_values: int) -> Iterator[slice]:
@@ -79,10 +93,14 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
         )
     y = {}
     for name, labels, images in (("y_train", raw.y_train, x_train), ("y_test", raw.y_test, x_test)):
+        if labels is None:
+            continue
         y[name] = np.asarray(labels)
         if y[name].ndim == 0 or y[name].shape[0] != images.shape[0]:
             count = y[name].shape[0] if y[name].ndim else 1
-            raise DataError(f"{name} has {count} entries for {images.shape[0]} images: they must pair up one to one")
+            raise DataError(
+                f"{name} has {count} entries for {images.shape[0]} {raw.rows_are}: they must pair up one to one"
+            )
     raw = replace(raw, x_train=x_train, x_test=x_test, **y)
     raw = _finite(_finite(raw, "train", drop_invalid), "test", drop_invalid)
     require_one_scale(raw.x_train, raw.x_test)
@@ -173,6 +191,6 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
             f"every image in x_{part} holds NaN or infinite pixels: nothing is left after data.drop_invalid=true"
         )
     note = f"dropped {bad.size} of {n} images in x_{part} with NaN or infinite pixels (rows {named})"
-    y: np.ndarray = getattr(raw, f"y_{part}")
-    kept = {f"x_{part}": x[good], f"y_{part}": y[good], f"index_{part}": index[good]}
+    y: np.ndarray | None = getattr(raw, f"y_{part}")
+    kept = {f"x_{part}": x[good], f"y_{part}": None if y is None else y[good], f"index_{part}": index[good]}
     return replace(raw, **kept, notes=(*raw.notes, note))

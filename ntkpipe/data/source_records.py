@@ -71,11 +71,14 @@ def _source_stamp(config: RunConfig, reading: int, place: str | None) -> str:
     """Changes whenever the raw data or its preparation may have: lets a later run skip loading and decoding."""
     d, given = config.data, config.kernel
     settings = {k: v for k, v in dataclasses.asdict(d).items() if k not in _NOT_OF_THE_IMAGES}
-    # Of records that were made before there was a version, or a layout to choose.
+    # Of records that were made before there was a version, or these settings.
     if reading > 1:
         settings["reading"] = reading
-    if d.layout is None:
-        del settings["layout"]
+    added = ("layout", "target", "features", "missing", "split", "test_path", "test_fraction", "targets")
+    for name in added:
+        if not settings[name]:
+            del settings[name]
+    settings.pop("test_path", None)  # where it lies does not matter
     if d.statistics == "subset":
         settings["train_size"] = d.train_size
     files: Any = None
@@ -83,6 +86,8 @@ def _source_stamp(config: RunConfig, reading: int, place: str | None) -> str:
         path = Path(d.path)
         settings["path"] = place or str(path.resolve())
         files = _path_stamp(path)
+    if d.test_path is not None:
+        files = [files, _path_stamp(Path(d.test_path).expanduser())]
     if given.kind == "gram":
         names = (given.train, given.test, given.test_diagonal)
         files = [files, *(_path_stamp(None if name is None else Path(name).expanduser()) for name in names)]

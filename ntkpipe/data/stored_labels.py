@@ -61,6 +61,16 @@ class Labelled(Protocol):
         """`(p,)`."""
         ...
 
+    @property
+    def mean(self) -> np.ndarray | None:
+        """`(c,)`, see `PreparedDataset`."""
+        ...
+
+    @property
+    def scale(self) -> np.ndarray | None:
+        """`(c,)`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -73,6 +83,8 @@ class Labels:
     class_names: tuple[str, ...]
     train_index: np.ndarray
     test_index: np.ndarray
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +132,8 @@ def write_labels(labelled: Labelled, store: ObjectStore, prefix: str) -> str:
         "test_index": labelled.test_index,
         "class_names": np.array(labelled.class_names, dtype=np.str_),
     }
-    if labelled.labels_train is not None and labelled.labels_test is not None:
-        arrays |= {"labels_train": labelled.labels_train, "labels_test": labelled.labels_test}
+    known = ("labels_train", "labels_test", "mean", "scale")
+    arrays |= {name: array for name in known if (array := getattr(labelled, name)) is not None}
     buffer = io.BytesIO()
     # numpy.savez stamps every member with one constant date: equal arrays give equal bytes.
     np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]

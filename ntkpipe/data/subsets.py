@@ -6,8 +6,8 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 
-# Train and test draw from separate streams, so that one's size never changes the other's order.
-_STREAMS = {"train": 0, "test": 1}
+# Train and test draw from separate streams, so that one's size never changes the other's order; so does the choice of test rows.
+_STREAMS = {"train": 0, "test": 1, "split": 2}
 
 
 def _keys(n: int, seed: int, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def stored_order(n: int, *, seed: int, part: str, labels: np.ndarray | None = No
     Args:
         n: number of rows.
         seed: non-negative.
-        part: `train` or `test`; each has an independent order.
+        part: `train`, `test` or `split`; each has an independent order.
         labels: `(n,)` integers. When given, classes take turns, so that the class counts of every prefix differ by at
             most one as long as no class is used up.
 

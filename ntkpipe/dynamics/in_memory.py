@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.data.class_labels import numbered
 from ntkpipe.data.labels import contiguous_names, encode_labels, integer_labels, regression_targets
 from ntkpipe.data.raw import require_one_scale
 from ntkpipe.dynamics import gaussian_process as gp
@@ -31,6 +32,7 @@ class InMemoryPrediction:
         covariance: over networks, equal for every output: (T, p) variances, (T, p, p), or None when not asked for.
         max_learning_rate: beyond which discrete training diverges.
         ridge: absolute, as added to the diagonal.
+        class_names: of the outputs; None where targets were given.
     """
 
     times: tuple[float, ...]
@@ -38,6 +40,7 @@ class InMemoryPrediction:
     covariance: np.ndarray | None
     max_learning_rate: float
     ridge: float
+    class_names: tuple[str, ...] | None = None
 
 
 def predict_in_memory(
@@ -66,8 +69,8 @@ def predict_in_memory(
     Args:
         architecture: an `Architecture`, or its list of layers.
         x_train: (n, height, width, channels), (n, height, width) or (n, features).
-        y_train: (n,) or (n, 1) integer labels, taken as one-hot minus 1/classes, or (n, c) targets: real, or integers of
-            several columns.
+        y_train: (n,) or (n, 1) labels, taken as one-hot minus 1/classes: whole numbers from 0 on, names or truth values, numbered in
+            their order; or (n, c) targets: real, or integers of several columns.
         x_test: (p, ...) of the same image shape.
         times: training times in steps, `inf` allowed; one, or several.
         ridge: added to the diagonal.
@@ -102,7 +105,7 @@ def predict_in_memory(
     arch = architecture if isinstance(architecture, Architecture) else Architecture.from_spec(architecture)
     train, test = _images("x_train", x_train, dtype, layout), _images("x_test", x_test, dtype, layout)
     require_one_scale(train, test)
-    targets = _targets(y_train, len(train), classes)
+    targets, names = _targets(y_train, len(train), classes)
     keep_compiled()
     times = tuple(float(t) for t in np.atleast_1d(np.asarray(times, dtype=np.float64)))
     if not times:
@@ -147,7 +150,12 @@ def predict_in_memory(
                 for t in times
             ]
     return InMemoryPrediction(
-        times, mean, None if spread is None else np.stack(spread), spectral_filter.max_learning_rate(largest), added
+        times,
+        mean,
+        None if spread is None else np.stack(spread),
+        spectral_filter.max_learning_rate(largest),
+        added,
+        names,
     )
 
 
@@ -165,21 +173,23 @@ def _images(name: str, images: np.ndarray, dtype: str, layout: str | None) -> np
     return images
 
 
-def _targets(y: np.ndarray, n: int, classes: int | None) -> np.ndarray:
+def _targets(y: np.ndarray, n: int, classes: int | None) -> tuple[np.ndarray, tuple[str, ...] | None]:
     y = np.asarray(y)
     if y.ndim not in (1, 2) or len(y) != n:
         raise DataError(f"y_train has shape {y.shape}: expected ({n},) integer labels or ({n}, c) targets")
     if y.ndim == 2 and (y.shape[1] != 1 or y.dtype.kind == "f"):
-        return regression_targets("y_train", y)
+        return regression_targets("y_train", y), None
+    y, _, names = numbered(y, None, None)
     labels = integer_labels("y_train", y, "pass an array (n, c)")
-    names = tuple(map(str, range(classes))) if classes else contiguous_names(labels, "give the number of classes=")
+    if names is None:
+        names = tuple(map(str, range(classes))) if classes else contiguous_names(labels, "give the number of classes=")
     if labels.max() >= len(names):
         raise DataError(
             f"y_train holds the label {labels.max()}: of {len(names)} classes labels are 0..{len(names) - 1}"
         )
     if labels.min() == labels.max():
         raise DataError("y_train holds a single class: there is nothing to learn")
-    return encode_labels(labels, len(names), "centered")
+    return encode_labels(labels, len(names), "centered"), names
 
 
 def warn_of_doubt(instability: str | None, unlearnt: int, kernel: str) -> None:

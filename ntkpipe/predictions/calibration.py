@@ -13,7 +13,7 @@ DEVIATION_BINS = 10
 
 
 def usable_variance(variance: np.ndarray) -> np.ndarray | None:
-    """Variances (p,) with a floor at the rounding of the largest; None where they are not finite or all zero.
+    """Variances (p,) or (p, c) with a floor at the rounding of the largest; None where they are not finite or all zero.
 
     A variance that cancels to zero is known only to rounding of the largest: that much is kept of it.
     """
@@ -22,9 +22,14 @@ def usable_variance(variance: np.ndarray) -> np.ndarray | None:
     return np.maximum(variance, np.finfo(np.float64).eps * variance.max())
 
 
+def of_outputs(variance: np.ndarray) -> np.ndarray:
+    """Variances (p, c), or (p, 1) of those that outputs share, which are given as (p,)."""
+    return variance if variance.ndim == 2 else variance[:, None]
+
+
 def z_scores(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """`(target - mean) / deviation`, (p, c), for means and targets (p, c) and positive variances (p,)."""
-    return (target - mean) / np.sqrt(variance)[:, None]
+    """`(target - mean) / deviation`, (p, c), for means and targets (p, c) and positive variances (p,) or (p, c)."""
+    return (target - mean) / np.sqrt(of_outputs(variance))
 
 
 def coverage(z: np.ndarray, levels: tuple[float, ...] = LEVELS) -> np.ndarray:
@@ -42,12 +47,13 @@ def error_by_deviation(
     Args:
         mean: (p, c).
         target: (p, c).
-        variance: (p,).
+        variance: (p,) or (p, c).
         bins: of equally many points.
 
     Returns:
         (bins, 3), fewer where there are fewer points.
     """
+    variance = variance if variance.ndim == 1 else variance.mean(axis=1)
     order = np.argsort(variance, kind="stable")
     squared = np.mean((mean - target) ** 2, axis=1)
     groups = [group for group in np.array_split(order, bins) if len(group)]

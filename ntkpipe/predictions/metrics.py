@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import log_ndtr
 
-from ntkpipe.predictions.calibration import calibration_metrics, usable_variance
+from ntkpipe.predictions.calibration import calibration_metrics, of_outputs, usable_variance, z_scores
 from ntkpipe.predictions.choice import selection_metrics
 from ntkpipe.predictions.doubt import doubt_of
 from ntkpipe.storage.plain import json_ready
@@ -45,8 +45,9 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         predictions: of K kernels, T times and R ridges.
 
     Returns:
-        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`, and `selection` where a
-        time and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
+        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
+        knows the labels or targets of the test points; and `selection` where a time and a ridge were chosen on training images:
+        errors there, and the test metrics of what was chosen.
     """
     entries = []
     for k, t, r in predictions.entries():
@@ -61,8 +62,9 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     selection = selection_metrics(predictions, entries)
     return {
         "version": 1,
-        "task": "classification" if predictions.is_classification else "regression",
+        "task": "classification" if predictions.predicts_classes else "regression",
         "test_points": len(predictions.test_index),
+        **({} if predictions.has_targets else {"known": False}),
         "outputs": len(predictions.class_names),
         "class_names": list(predictions.class_names),
         "ridge_scale": predictions.ridge_scale,
@@ -76,7 +78,7 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
     bound = predictions.error_bound[entry]
     finite = bool(np.isfinite(mean).all())
     metrics: dict[str, Any] = {
-        "mse": float(np.mean((mean - target) ** 2)) if finite else None,
+        "mse": float(np.mean((mean - target) ** 2)) if finite and predictions.has_targets else None,
         "max_error_bound": float(bound.max()),
         "median_error_bound": float(np.median(bound)),
     }
@@ -87,7 +89,7 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
             None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(label))
         )
         metrics["certain"] = float(np.mean(decision_is_certain(mean, bound))) if finite else None
-    if predictions.variance is None:
+    if predictions.variance is None or not predictions.has_targets:
         return metrics
     variance = predictions.variance[entry]
     names = ["nll", *COVERAGE_LEVELS, "calibration"] + (["ece"] if label is not None else [])
@@ -96,7 +98,7 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
         return metrics | dict.fromkeys(names)
     metrics["calibration"] = calibration_metrics(mean, target, variance)
     metrics["nll"] = gaussian_nll(mean, target, variance)
-    scaled = np.abs(mean - target) / np.sqrt(variance)[:, None]
+    scaled = np.abs(z_scores(mean, target, variance))
     for name, limit in COVERAGE_LEVELS.items():
         metrics[name] = float(np.mean(scaled <= limit))
     if label is not None:
@@ -127,10 +129,11 @@ def gaussian_nll(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> 
     Args:
         mean: (p, c).
         target: (p, c).
-        variance: (p,), positive, shared by the outputs.
+        variance: (p,), positive, shared by the outputs; or (p, c).
     """
-    squared = (mean - target) ** 2 / variance[:, None]
-    return float(0.5 * np.mean(squared + np.log(2 * np.pi * variance)[:, None]))
+    variance = of_outputs(variance)
+    squared = (mean - target) ** 2 / variance
+    return float(0.5 * np.mean(squared + np.log(2 * np.pi * variance)))
 
 
 def class_confidence(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64, block: int = 1024) -> np.ndarray:

@@ -15,7 +15,10 @@ class TestPoints:
         index: (p,) int64, their places in the source.
         class_names: c names; those of the outputs in regression.
         label: (p,) int64, or None in regression.
-        target: (p, c) float64.
+        target: (p, c) float64, in the units of the data; NaN where nobody knows them.
+        mean: (c,) that was taken from the training targets before they were solved for, and is added to predictions; None is nothing.
+        scale: (c,) that they were divided by, and predictions are multiplied by.
+        classes: whether outputs are those of classes, also where no label is known.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -24,3 +27,6 @@ class TestPoints:
     class_names: tuple[str, ...]
     label: np.ndarray | None
     target: np.ndarray
+    mean: np.ndarray | None = None
+    scale: np.ndarray | None = None
+    classes: bool = False

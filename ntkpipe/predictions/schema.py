@@ -37,8 +37,9 @@ class Predictions:
         bound_kind: (K, T, R), `rigorous`, `estimate`, or `minimum_norm` where directions that the stored kernel cannot tell from
             null ones are left out: the bound is infinite there, and the means are those of least norm.
         bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
-        variance: (K, T, R, p) float64, of one output; outputs are independent and share it. NaN where not computed.
-        variance_bound: (K, T, R, p) float64 `>= 0`, of the numerical error of `variance`; `inf` where none is known.
+        variance: (K, T, R, p) float64, of one output; outputs are independent and share it. Several targets that were standardised
+            each have their own, (K, T, R, p, c). NaN where not computed.
+        variance_bound: likewise `>= 0`, of the numerical error of `variance`; `inf` where none is known.
         covariance: (K, T, R, p, p) float64, likewise between test points.
         attributes: plain JSON: versions, fingerprints, learning rate and so on; numbers that are not finite become words
             (`storage.plain`).
@@ -99,8 +100,12 @@ class Predictions:
             ("mean", self.mean, grid + points + outputs),
             ("error_bound", self.error_bound, grid + points + outputs),
             ("bound_kind", self.bound_kind, grid),
-            ("variance", self.variance, grid + points),
-            ("variance_bound", self.variance_bound, grid + points),
+            ("variance", self.variance, grid + points + (outputs if np.ndim(self.variance) == 5 else ())),
+            (
+                "variance_bound",
+                self.variance_bound,
+                grid + points + (outputs if np.ndim(self.variance_bound) == 5 else ()),
+            ),
             ("covariance", self.covariance, grid + points + points),
             *((f"bound_terms[{name!r}]", term, grid + outputs) for name, term in self.bound_terms.items()),
         ]
@@ -131,6 +136,11 @@ class Predictions:
         """Whether test points have labels."""
         return self.label is not None
 
+    @property
+    def predicts_classes(self) -> bool:
+        """Whether outputs are those of classes, whether or not the labels of the test points are known."""
+        return self.label is not None or self.attributes.get("labels") in ("centered", "half")
+
     def entries(self) -> Iterator[tuple[int, int, int]]:
         """Positions (kernel, time, ridge) of every prediction, in stored order."""
         return np.ndindex(self.shape[:3])  # type: ignore[return-value]
@@ -149,8 +159,8 @@ class Predictions:
             "mean": (self.mean, (*grid, "test", "class")),
             "error_bound": (self.error_bound, (*grid, "test", "class")),
             "bound_kind": (self.bound_kind, grid),
-            "variance": (self.variance, (*grid, "test")),
-            "variance_bound": (self.variance_bound, (*grid, "test")),
+            "variance": (self.variance, (*grid, "test", "class")[: np.ndim(self.variance)]),
+            "variance_bound": (self.variance_bound, (*grid, "test", "class")[: np.ndim(self.variance_bound)]),
             "covariance": (self.covariance, (*grid, "test", "test_other")),
         }
         for name, term in self.bound_terms.items():
@@ -200,9 +210,21 @@ class Predictions:
 
         return plot_errors(self)
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether anything is known of the test points' labels or targets."""
+        return not np.isnan(self.target).any()
+
+    def output_variance(self, entry: tuple[int, int, int]) -> np.ndarray | None:
+        """(p, c) variances of one kernel, time and ridge; None where there are none."""
+        if self.variance is None:
+            return None
+        found = self.variance[entry]
+        return found if found.ndim == 2 else np.broadcast_to(found[:, None], (len(found), len(self.class_names)))
+
     def require_targets(self) -> None:
         """Raise `DataError` if nothing is known of the test points' labels or targets."""
-        if np.isnan(self.target).any():
+        if not self.has_targets:
             raise DataError(
                 "nothing is known of the test points' labels or targets: give them (y_test) where the kernel is made"
             )

@@ -32,24 +32,26 @@ def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -
         "ridge": np.full(count, predictions.ridges[r]),
         "test_index": predictions.test_index[rows],
     }
-    if predictions.label is not None:
+    if predictions.predicts_classes:
         names = np.array(predictions.class_names, dtype=object)
-        label, predicted = predictions.label[rows], mean.argmax(1)
+        predicted = mean.argmax(1)
         top = np.partition(mean, -2, axis=1)[:, -2:] if outputs > 1 else np.full((count, 2), np.nan)
+        if predictions.label is not None:
+            label = predictions.label[rows]
+            columns |= {"label": label, "label_name": pa.array(names[label], pa.string())}
         columns |= {
-            "label": label,
-            "label_name": pa.array(names[label], pa.string()),
             "predicted": predicted,
             "predicted_name": pa.array(names[predicted], pa.string()),
             "margin": top[:, 1] - top[:, 0],
         }
-    else:
+    elif predictions.has_targets:
         columns |= {f"target_{i}": predictions.target[rows, i] for i in range(outputs)}
     columns |= {f"mean_{i}": mean[:, i] for i in range(outputs)}
     columns |= {f"error_bound_{i}": bound[:, i] for i in range(outputs)}
     columns["bound_kind"] = pa.array([str(predictions.bound_kind[entry])] * count, pa.string())
-    if predictions.variance is not None:
-        columns["variance"] = predictions.variance[entry][rows]
-    if predictions.variance_bound is not None:
-        columns["variance_bound"] = predictions.variance_bound[entry][rows]
+    for name, values in (("variance", predictions.variance), ("variance_bound", predictions.variance_bound)):
+        if values is not None and values.ndim == 4:
+            columns[name] = values[entry][rows]
+        elif values is not None:
+            columns |= {f"{name}_{i}": values[entry][rows, i] for i in range(outputs)}
     return pa.table(columns)

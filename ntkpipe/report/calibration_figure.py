@@ -23,7 +23,7 @@ _LABEL_ROOM = 0.25
 def calibration_entries(inputs: ReportInputs) -> list[tuple[int, int, int]]:
     """Every kernel at the time and ridge of the headline, where it has finite means and variances."""
     predictions, (_, t, r) = inputs.predictions, inputs.headline()
-    if predictions.variance is None:
+    if predictions.variance is None or not predictions.has_targets:
         return []
     return [
         (k, t, r)

@@ -62,6 +62,8 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
     doubted = inputs.metric(entry).get("doubt")
     if doubted:
         shown += f" ({MARK} {legend([doubted])[0]})"
+    if not predictions.has_targets:
+        return _of_the_kernels(inputs)
     measure = "accuracy and mean squared error" if predictions.is_classification else "mean squared error"
     scale = " (relative to the mean of the kernel's diagonal)" if predictions.ridge_scale == "relative" else ""
     when, end = f"at t = {number(float(predictions.times[0]))}", ""
@@ -136,6 +138,12 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             "deviation (dashed: equal)."
         )
         figures.append(("calibration", "Errors and predicted deviations", caption, calibration_figure.calibration))
+    return figures + _of_the_kernels(inputs)
+
+
+def _of_the_kernels(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportInputs], Figure]]]:
+    """Those that need no targets of test points."""
+    figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = []
     if any(np.any(np.asarray(values) > 0) for values in inputs.spectra.values()):
         note = ""
         if inputs.spectrum_kind.lower().startswith("ritz"):

@@ -65,13 +65,13 @@ def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
 
 def _lead(inputs: ReportInputs) -> str:
     K, T, R, p, c = inputs.predictions.shape
-    outputs = "classes" if inputs.predictions.is_classification else "outputs"
+    outputs = "class" if inputs.predictions.predicts_classes else "output"
     parts = [_count(K, "kernel"), _count(T, "training time"), _count(R, "ridge"), _count(p, "test point")]
-    return f'<p class="lead">{", ".join(parts)}, {c} {outputs}.</p>'
+    return f'<p class="lead">{", ".join([*parts, _count(c, outputs)])}.</p>'
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _tiles(inputs: ReportInputs) -> str:
@@ -109,6 +109,8 @@ def _metric_tables(inputs: ReportInputs) -> str:
         return f"{100 * value:.2f}%"
 
     predictions = inputs.predictions
+    if not predictions.has_targets:
+        return '<p class="note">Nothing is known of the labels or targets of the test points.</p>'
     tables, uncertainty = [], []
     if predictions.is_classification:
         tables.append(_time_table(inputs, "accuracy", "Test accuracy", percent, max))

@@ -12,6 +12,8 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
     What may be wrong altogether carries a mark, and a line under the table says why.
     """
+    if not metrics.get("known", True):
+        return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets"]
     accurate = metrics["task"] == "classification"
     rows: dict[tuple[str, float], list[str]] = {}
     times: list[float] = []

@@ -44,6 +44,8 @@ def _need(setting: str, *values: Any, where: Mapping[str, tuple[Any, ...]] | Non
 _ALWAYS: Needs = ()
 _FETCHED = _need("data.kind", "cifar10", "cifar100", "mnist")
 _IMAGES = _need("data.kind", "digits", "npz", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
+_POINTS = _need("data.kind", "digits", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
+_TABLE = _need("data.kind", "table")
 _SYNTHETIC = _need("data.kind", "synthetic")
 _KRYLOV, _CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("krylov", "cg", "cholesky"))
 _STEPS = _need("solver.kind", "krylov", "cg")
@@ -72,21 +74,24 @@ MEANINGS: dict[str, Needs] = {
     "augment": _ALWAYS,
     "run_dir": _ALWAYS,
     "data.kind": _ALWAYS,
-    "data.path": _need("data.kind", "npz", "cifar10", "cifar100", "image_folder", "mnist", "labels"),
+    "data.path": _need("data.kind", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "labels"),
+    **{f"data.{name}": _TABLE for name in ("target", "features", "missing", "split", "test_path")},
+    "data.test_fraction": _need("data.kind", "npz", "table"),
     "data.download": _FETCHED,
     "data.source": _FETCHED + _need("data.download", True),
     "data.image_size": _need("data.kind", "image_folder"),
     "data.layout": _need("data.kind", "npz"),
     "data.train_size": _ALWAYS,
     "data.test_size": _ALWAYS,
-    "data.subset_seed": _IMAGES,
-    "data.balanced": _IMAGES,
-    "data.standardize": _IMAGES,
-    "data.unit_norm": _IMAGES,
-    "data.zca": _IMAGES,
+    "data.subset_seed": _POINTS,
+    "data.balanced": _POINTS,
+    "data.standardize": _POINTS,
+    "data.unit_norm": _POINTS,
+    "data.zca": _POINTS,
     "data.downsample": _IMAGES,
-    "data.statistics": _IMAGES,
+    "data.statistics": _POINTS,
     "data.labels": _ALWAYS,
+    "data.targets": _need("data.kind", "npz", "table", "labels"),
     "data.drop_invalid": _need("data.kind", "npz"),
     **{f"data.{name}": _SYNTHETIC for name in ("n_train", "n_test", "shape", "classes", "noise")},
     **_kernel_needs(),
@@ -222,6 +227,8 @@ def _likely_data(path: str) -> tuple[str, ...]:
     name = file.name.lower()
     if name.endswith(".npz"):
         return ("npz",)
+    if name.endswith((".csv", ".tsv", ".parquet", ".pq")):
+        return ("table",)
     for kind, start in (("cifar100", "cifar-100"), ("cifar10", "cifar-10")):
         if name.startswith(start):
             return (kind,)
@@ -229,7 +236,7 @@ def _likely_data(path: str) -> tuple[str, ...]:
         return ("image_folder",)
     if file.is_dir() and any(file.glob("train-images*")):
         return ("mnist",)
-    return ("npz", "image_folder", "cifar10", "cifar100", "mnist")
+    return ("npz", "table", "image_folder", "cifar10", "cifar100", "mnist")
 
 
 def _shown(value: Any) -> str:

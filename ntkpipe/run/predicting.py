@@ -47,6 +47,11 @@ def select(inputs: RunContext, solution: Solution, times: tuple[float, ...], exe
     return select_leave_one_out(solution, labels=labels, workspace=workspace)
 
 
+def _coding(inputs: RunContext) -> str:
+    """How targets were coded, found out or told."""
+    return "regression" if inputs.images.labels().labels_train is None else inputs.config.data.labels or "centered"
+
+
 def collect(
     inputs: RunContext,
     solved: Sequence[Solution],
@@ -64,7 +69,7 @@ def collect(
         "augment": inputs.config.augment,
         "learning_rate": inputs.config.predict.learning_rate,
         "dynamics": inputs.config.predict.dynamics,
-        "labels": inputs.config.data.labels,
+        "labels": _coding(inputs),
         "solver": {s.name: s.facts for s in solved},
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),

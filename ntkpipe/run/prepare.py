@@ -84,11 +84,13 @@ def prepare(
         }
         source = source_key(config)  # once more: the loader may have downloaded the files
         write_source(store, source, record)
-        tell(f"images   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
+        what = "points" if dataset.x_train.shape[1:3] == (1, 1) else "images"
+        tell(f"{what}   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config.data, images)
         planned = plan_here(config, shapes, store, siblings, begun=begun, measure=measure)
-        tell(f"images   found prepared: {images.prefix}")
+        what = "points" if images.shape("train")[1:3] == (1, 1) else "images"
+        tell(f"{what}   found prepared: {images.prefix}")
     wanted, plan = planned.stores, planned.tiles
     record = read_source(store, source)
     warnings = [str(note) for note in record.get("notes", ())]
@@ -98,7 +100,7 @@ def prepare(
         index = images.labels().train_index
         a, b = inside[0]
         warnings.append(
-            f"{len(inside)} training images equal another one exactly (images {index[a]} and {index[b]}, for one). Equal images "
+            f"{len(inside)} training {what} equal another one exactly ({what} {index[a]} and {index[b]}, for one). Equal {what} "
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
     use = InUse(
@@ -134,7 +136,15 @@ def test_points(images: PreparedImages | GivenLabels, p: int) -> TestPoints:
     """What is known of the first p test images besides their kernel."""
     labels = images.labels()
     known = None if labels.labels_test is None else labels.labels_test[:p]
-    return TestPoints(labels.test_index[:p], labels.class_names, known, labels.y_test[:p])
+    return TestPoints(
+        labels.test_index[:p],
+        labels.class_names,
+        known,
+        labels.y_test[:p],
+        labels.mean,
+        labels.scale,
+        classes=labels.labels_train is not None,
+    )
 
 
 test_points.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name

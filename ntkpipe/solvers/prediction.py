@@ -85,6 +85,7 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
     if points is None:
         points = TestPoints(np.arange(p), tuple(f"output_{k}" for k in range(c)), None, np.full((p, c), np.nan))
     order = np.argsort(points.index, kind="stable")
+    units = _Units(points.mean, points.scale)
     terms = ("krylov", "product", "storage_train", "storage_test")
     covariance, variance, variance_bound = None, None, None
     spreads = [part.covariance for part in parts if part.covariance is not None]
@@ -92,7 +93,8 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         variance = np.stack([one.variance for one in spreads])[..., order]
         variance_bound = np.stack([one.bound for one in spreads])[..., order]
         matrices = [one.covariance for one in spreads if one.covariance is not None]
-        covariance = np.stack(matrices)[..., order, :][..., order] if matrices else None
+        covariance = units.covariance(np.stack(matrices)[..., order, :][..., order]) if matrices else None
+        variance, variance_bound = units.variance(variance), units.variance(variance_bound)
     return Predictions(
         kernels=tuple(part.name for part in parts),
         times=np.array(first.times),
@@ -102,15 +104,57 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         class_names=points.class_names,
         label=None if points.label is None else points.label[order],
         target=points.target[order],
-        mean=np.stack([part.mean for part in parts])[..., order, :],
-        error_bound=np.stack([part.bound for part in parts])[..., order, :],
+        mean=units.mean(np.stack([part.mean for part in parts])[..., order, :]),
+        error_bound=units.spread(np.stack([part.bound for part in parts])[..., order, :]),
         bound_kind=np.stack([part.bound_kind for part in parts]),
-        bound_terms={name: np.stack([getattr(part.budget, name) for part in parts]) for name in terms},
+        bound_terms={name: units.spread(np.stack([getattr(part.budget, name) for part in parts])) for name in terms},
         variance=variance,
         variance_bound=variance_bound,
         covariance=covariance,
-        attributes=attributes,
+        attributes={"labels": "centered", **attributes} if points.classes and points.label is None else attributes,
     )
+
+
+@dataclass(frozen=True)
+class _Units:
+    """From the units in which targets were solved for to those of the data; both None where they are the same.
+
+    Args:
+        shift: (c,).
+        scale: (c,).
+    """
+
+    shift: np.ndarray | None
+    scale: np.ndarray | None
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Of means (..., c)."""
+        return values if self.scale is None else values * self.scale + self.shift
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Of deviations and bounds (..., c)."""
+        return values if self.scale is None else values * self.scale
+
+    def variance(self, values: np.ndarray) -> np.ndarray:
+        """Of variances (..., p): of several outputs, each with a unit of its own, (..., p, c)."""
+        if self.scale is None:
+            return values
+        return values * self.scale[0] ** 2 if len(self.scale) == 1 else values[..., None] * self.scale**2
+
+    def covariance(self, values: np.ndarray) -> np.ndarray:
+        """Of covariances (..., p, p).
+
+        Raises:
+            ConfigError: for several outputs, whose units differ.
+        """
+        if self.scale is None:
+            return values
+        if len(self.scale) > 1:
+            raise ConfigError(
+                "covariance=full of several standardised targets, whose units differ: use covariance=diagonal, one target, or "
+                "data.targets=none"
+            )
+        return values * self.scale[0] ** 2
 
 
 def evaluate(

@@ -408,7 +408,15 @@ def _edge(n: int) -> int:
 def _points_of(data: PreparedDataset) -> TestPoints:
     p = data.n_test
     label = None if data.labels_test is None else data.labels_test[:p]
-    return TestPoints(data.test_index[:p], data.class_names, label, data.y_test[:p])
+    return TestPoints(
+        data.test_index[:p],
+        data.class_names,
+        label,
+        data.y_test[:p],
+        data.mean,
+        data.scale,
+        classes=data.labels_train is not None,
+    )
 
 
 def _points(y: Any, class_names: Sequence[str] | None, p: int) -> TestPoints | None:

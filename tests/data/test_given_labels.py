@@ -26,8 +26,9 @@ def test_labels_pair_up_with_the_rows_and_name_classes(tmp_path):
 
 
 def test_what_is_no_npz_of_both_arrays_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"lacks y_test \(it holds y_train\)"):
-        load_given_labels(labels(tmp_path / "half.npz", y_train=[0, 1]), 2, 0)
+    with pytest.raises(DataError, match=r"lacks y_train \(it holds y_test\)"):
+        load_given_labels(labels(tmp_path / "half.npz", y_test=[0, 1]), 0, 2)
+    assert load_given_labels(labels(tmp_path / "known.npz", y_train=[0, 1]), 2, 3).labels_test is None
     np.save(tmp_path / "y.npy", np.zeros(2))
     with pytest.raises(DataError, match="single array"):
         load_given_labels(DataConfig(kind="labels", path=str(tmp_path / "y.npy")), 2, 0)

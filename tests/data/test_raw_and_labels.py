@@ -151,13 +151,13 @@ def test_unknown_coding():
         ({"y_train": np.array([0, 1, 99, 0, 1, 2])}, "label 99 but no label 3"),
         ({"y_test": np.array([0, 1, 3])}, r"label 3 at row 2 .*0\.\.2"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 3]), "class_names": ("a", "b", "c")}, r"label 3 at row 5"),
-        ({"y_train": np.array([0, 1, 2, 0, 1, 2.0])}, r"its numbers are whole. Store them with astype\(int\)"),
         ({"y_train": np.array([0, 1, 2, 0, 1, np.nan])}, r"1 labels are NaN or infinite \(first at row 5\)"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 2.5])}, "data.labels=regression for real targets"),
-        ({"y_train": np.array([0, 1, 1, 0, 1, 1], bool)}, "not integer: store labels as integers"),
-        ({"y_train": np.array(list("abcabc"))}, "names such as .*'a'.*return_inverse"),
         ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, r"1\.\.3, and there is no label 0: subtract 1"),
-        ({"y_train": np.eye(6, dtype=int)}, "argmax"),
+        ({"y_train": 2 * np.eye(6, dtype=int)}, "one-hot rows"),
+        ({"y_train": np.array(list("abcabc")), "y_test": np.array(list("abd"))}, "holds 'd' at row 2"),
+        ({"y_train": np.array(["a", None, "b", "a", "b", "a"], object)}, "no label at row 1"),
+        ({"y_train": np.array(["a", 1, "b", "a", "b", "a"], object)}, "labels of one kind"),
         ({"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)}, "same label"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 2**64 - 1], np.uint64)}, "0"),
     ],
@@ -165,6 +165,52 @@ def test_unknown_coding():
 def test_bad_labels_are_refused(changes, text):
     with pytest.raises(DataError, match=text):
         make_targets(raw(**changes), "centered")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names"),
+    [
+        (np.array(list("bcabca")), np.array(list("bca")), ("a", "b", "c")),
+        (np.array(list("bcabca"), "S"), np.array(list("bca"), "S"), ("a", "b", "c")),
+        (np.array(list("bcabca"), object), np.array(list("bca"), object), ("a", "b", "c")),
+        (np.array([1, 2, 0, 1, 2, 0.0]), np.array([1, 2, 0.0]), ("0", "1", "2")),
+        (np.array([[1], [2], [0], [1], [2], [0]]), np.array([1, 2, 0]), ("0", "1", "2")),
+        (np.eye(3)[[1, 2, 0, 1, 2, 0]], np.eye(3, dtype=bool)[[1, 2, 0]], ("0", "1", "2")),
+    ],
+)
+def test_labels_may_have_many_forms(train, test, names):
+    targets = make_targets(raw(y_train=train, y_test=test), "centered")
+    assert targets.labels_train is not None
+    assert targets.labels_train.tolist() == [1, 2, 0, 1, 2, 0]
+    assert targets.labels_test is not None
+    assert targets.labels_test.tolist() == [1, 2, 0]
+    assert targets.class_names == names
+
+
+def test_truth_values_are_two_classes():
+    y = np.array([True, False, True, False, True, True])
+    targets = make_targets(raw(y_train=y, y_test=y[:3]), "centered")
+    assert targets.class_names == ("False", "True")
+    np.testing.assert_array_equal(targets.labels_train, y.astype(int))
+
+
+def test_nobody_need_know_the_labels_of_test_points():
+    targets = make_targets(raw(y_test=None), "centered")
+    assert targets.labels_test is None
+    assert targets.y_test.shape == (3, 3)
+    assert np.isnan(targets.y_test).all()
+    assert np.isnan(make_targets(raw(y_train=np.linspace(0, 1, 6), y_test=None), "regression").y_test).all()
+
+
+def test_regression_targets_may_be_standardised():
+    y = np.array([[1.0, 5.0], [2.0, 5.0], [4.0, 5.0], [1.0, 5.0], [0.0, 5.0], [4.0, 5.0]])
+    targets = make_targets(raw(y_train=y, y_test=y[:3]), "regression", "standardize")
+    assert targets.mean is not None
+    assert targets.scale is not None
+    np.testing.assert_allclose(targets.mean, [2.0, 5.0])
+    np.testing.assert_allclose(targets.scale, [y[:, 0].std(), 1.0])
+    np.testing.assert_allclose(targets.y_train * targets.scale + targets.mean, y)
+    np.testing.assert_array_equal(targets.y_test, y[:3])
 
 
 def test_named_classes_may_lack_images():
