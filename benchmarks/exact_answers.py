@@ -53,10 +53,15 @@ class Answer:
     variance_slack: np.ndarray
 
 
-def exact_kernels(inputs: RunContext) -> dict[str, Kernel]:
+def _layers(context: RunContext) -> list:
+    """Of a network; none of a given kernel."""
+    return context.opened.source.describe().get("layers", [])
+
+
+def exact_kernels(context: RunContext) -> dict[str, Kernel]:
     """Every kernel of a run, from its prepared points or its files."""
-    n, p = inputs.n_train, inputs.n_test
-    given = inputs.config.kernel
+    n, p = context.kernels.n, context.kernels.p
+    given = context.config.kernel
     if given.kind == "gram":
         train, test = (np.load(str(path)).astype(np.float64) for path in (given.train, given.test))
         lower = np.tril(train[:n, :n])
@@ -65,9 +70,9 @@ def exact_kernels(inputs: RunContext) -> dict[str, Kernel]:
         return {"gram": Kernel(whole, exact(test[:p, :n]), np.diagonal(whole), own)}
     from ntkpipe.data.prepared import PreparedImages
 
-    assert isinstance(inputs.images, PreparedImages)
-    points = np.concatenate([inputs.images.read("train", 0, n), inputs.images.read("test", 0, p)]).astype(np.float64)
-    flips = inputs.config.augment == "hflip"
+    assert isinstance(context.data, PreparedImages)
+    points = np.concatenate([context.data.read("train", 0, n), context.data.read("test", 0, p)]).astype(np.float64)
+    flips = context.config.augment == "hflip"
     everything = np.concatenate([points, points[:n, :, ::-1]]) if flips else points
     # Copies are the same point: their rows are then equal in every digit.
     unique, which = np.unique(everything.reshape(len(everything), -1), axis=0, return_inverse=True)
@@ -80,7 +85,7 @@ def exact_kernels(inputs: RunContext) -> dict[str, Kernel]:
     own = np.stack([which[n : n + p]] * 2, -1)
     pairs, back = np.unique(np.sort(np.concatenate([places, own]), axis=1), axis=0, return_inverse=True)
     found = {}
-    for name, values in zip(("nngp", "ntk"), exact_kernels_of(inputs.spec, unique, pairs), strict=True):
+    for name, values in zip(("nngp", "ntk"), exact_kernels_of(_layers(context), unique, pairs), strict=True):
         everywhere = values[back.ravel()]
         square = everywhere[:-p].reshape(-1, n + p, n)
         whole = square.sum(0)
@@ -88,32 +93,32 @@ def exact_kernels(inputs: RunContext) -> dict[str, Kernel]:
     return found
 
 
-def stored_kernels(inputs: RunContext) -> dict[str, Kernel]:
+def stored_kernels(context: RunContext) -> dict[str, Kernel]:
     """The same as the solver reads it: differences from `exact_kernels` are those of evaluation and storage."""
     found = {}
-    for name in ("gram",) if inputs.config.kernel.kind == "gram" else ("nngp", "ntk"):
+    for name in ("gram",) if context.config.kernel.kind == "gram" else ("nngp", "ntk"):
         blocks = {}
-        for block, rows in (("train", inputs.n_train), ("test", inputs.n_test)):
-            tiles = inputs.matrix(name, block)  # type: ignore[arg-type]
-            out = np.zeros((rows, inputs.n_train))
+        for block, rows in (("train", context.kernels.n), ("test", context.kernels.p)):
+            tiles = getattr(context.kernels, block)(name).matrix
+            out = np.zeros((rows, context.kernels.n))
             for t in tiles.grid:
                 out[t.row_start : t.row_stop, t.col_start : t.col_stop] = tiles.read(t.i, t.j)
             blocks[block] = np.tril(out) + np.tril(out, -1).T if block == "train" else out
-        diagonal = exact(inputs.diagonal(name, "train", plain=True))  # type: ignore[arg-type]
-        own = exact(inputs.diagonal(name, "test"))  # type: ignore[arg-type]
+        diagonal = exact(context.kernels.train(name).diagonal(plain=True))
+        own = exact(context.kernels.test(name).diagonal())
         found[name] = Kernel(exact(blocks["train"]), exact(blocks["test"]), diagonal, own)
     return found
 
 
-def answer(inputs: RunContext, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
+def answer(context: RunContext, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
     """The predictions of one kernel of a run, and variances where the run has them, from its `exact_kernels` or others."""
     kernel = kernels["ntk" if name == "ntkgp" else name]
-    config = inputs.config.predict
-    labels = inputs.images.labels()
-    targets = labels.y_train[: inputs.n_train]
+    config = context.config.predict
+    labels = context.data.labels()
+    targets = labels.y_train[: context.kernels.n]
     n, c = targets.shape
-    dynamics = Dynamics(config.dynamics, config.learning_rate, config.momentum, n * inputs.config.copies * c)
-    order = np.argsort(labels.test_index[: inputs.n_test], kind="stable")
+    dynamics = Dynamics(config.dynamics, config.learning_rate, config.momentum, n * context.config.copies * c)
+    order = np.argsort(labels.test_index[: context.kernels.p], kind="stable")
 
     def made(kernel: Kernel, prior: Kernel) -> tuple[Spectrum, list[arb], Numbers, Numbers | None]:
         found = spectrum(kernel.train)
@@ -132,7 +137,7 @@ def answer(inputs: RunContext, name: str, kernels: dict[str, Kernel], times: np.
     found, ridges, mean, variance = made(kernel, prior)
     slack = np.zeros(mean.shape)
     variance_slack = np.zeros(mean.shape[:3])
-    if not is_exact(inputs.spec):
+    if not is_exact(_layers(context)):
         rng = np.random.default_rng(0)
         for _ in range(_SHAKEN):
             shaken = _shaken(kernel, rng)

@@ -63,22 +63,22 @@ def run(drawn: Drawn) -> tuple[RunContext, Predictions]:
     """The pipeline, without figures and in this process."""
     job = RunAtWork(RunDir.create(drawn.config), lambda: SerialExecutor(1), silent)
     with job.at_work():
-        inputs = job.inputs()
+        context = job.context()
         job.gram()
         job.solve()
         job.predict()
-    return inputs, read_predictions(job.run.path / "predictions.zarr")
+    return context, read_predictions(job.run.path / "predictions.zarr")
 
 
-def compare(inputs: RunContext, found: Predictions) -> dict[str, Any]:
+def compare(context: RunContext, found: Predictions) -> dict[str, Any]:
     """What the record says of one finished run."""
-    exact = exact_kernels(inputs)
+    exact = exact_kernels(context)
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     histogram: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     worst: dict[str, Any] | None = None
     negative = False
     for k, name in enumerate(found.kernels):
-        wanted = answer(inputs, name, exact, found.times)
+        wanted = answer(context, name, exact, found.times)
         negative |= wanted.negative
         for i, j in np.ndindex(found.shape[1:3]):
             kind = str(found.bound_kind[k, i, j])
@@ -103,7 +103,7 @@ def compare(inputs: RunContext, found: Predictions) -> dict[str, Any]:
                 one = _violation(found, place, float(error[at]), size)
                 one |= {
                     "points": int(over.any(1).sum()),
-                    **_origin(inputs, found, exact, wanted, place),
+                    **_origin(context, found, exact, wanted, place),
                 }
                 if worst is None or one["times over"] > worst["times over"]:
                     worst = one
@@ -186,20 +186,20 @@ def _violation(found: Predictions, at: tuple[int, ...], error: float, size: floa
 
 
 def _origin(
-    inputs: RunContext, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
+    context: RunContext, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
 ) -> dict[str, Any]:
     """Which part of the error is whose: the exact answer to the stored tiles lies between."""
     k, i, j, test, output = at
     name = found.kernels[k]
     source = "ntk" if name == "ntkgp" else name
-    exact, stored = kernels[source], stored_kernels(inputs)[source]
+    exact, stored = kernels[source], stored_kernels(context)[source]
     parts = {}
     for what, kernel in (
         ("train tiles", Kernel(stored.train, exact.test, stored.diagonal, exact.own)),
         ("test tiles", Kernel(exact.train, stored.test, exact.diagonal, exact.own)),
         ("all tiles", stored),
     ):
-        other = answer(inputs, name, {**kernels, source: kernel}, found.times)
+        other = answer(context, name, {**kernels, source: kernel}, found.times)
         parts[what] = float(abs(other.mean[i, j, test, output] - wanted.mean[i, j, test, output]))
         if what == "all tiles":
             parts["solver"] = float(distances(found.mean[at], other.mean[i, j, test, output]))
@@ -211,9 +211,9 @@ def tried(drawn: Drawn) -> dict[str, Any]:
     began = time.monotonic()
     try:
         with np.errstate(all="ignore"):
-            inputs, found = run(drawn)
+            context, found = run(drawn)
             seconds = round(time.monotonic() - began, 2)
-            return {**compare(inputs, found), "seconds": seconds}
+            return {**compare(context, found), "seconds": seconds}
     except NtkpipeError as error:
         return {"outcome": "refused", "class": type(error).__name__, "why": str(error)[:300]}
     except Exception:

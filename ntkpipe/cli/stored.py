@@ -19,10 +19,11 @@ from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
 from ntkpipe.run import clean, status, verify
 from ntkpipe.run.exports import export
+from ntkpipe.run.opened import Run
 from ntkpipe.run.prepare import reopen
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import RunDir
-from ntkpipe.run.stages import RunAtWork, load_predictions
+from ntkpipe.run.stages import RunAtWork
 from ntkpipe.run.sweep import Sweep
 from ntkpipe.run.watching import watched_runs
 from ntkpipe.storage.store import open_store
@@ -99,7 +100,7 @@ def _export(arguments: Sequence[str]) -> int:
     path, form = values["path"], values["format"] or "parquet"
     if path is None:
         path = str(run.path / f"predictions.{form}")
-    print(export(run, load_predictions(run), path, form, overwrite=truth("overwrite", values["overwrite"])))
+    print(export(run, Run(run).predictions(), path, form, overwrite=truth("overwrite", values["overwrite"])))
     return 0
 
 
@@ -144,12 +145,12 @@ def _verify(arguments: Sequence[str]) -> int:
     if not mend and (who := run.holder()) is not None:
         raise HeldError(who)  # what is half written would look damaged
     with Session() as session, run.held() if mend else contextlib.nullcontext():
-        inputs = verify.try_reopen(run)
-        found = verify.verify(run, inputs)
-        if inputs is not None and not found.damaged and (tiles or rows):
+        context = verify.try_reopen(run)
+        found = verify.verify(run, context)
+        if context is not None and not found.damaged and (tiles or rows):
             # Another choice every time, unless one is asked for: many looks see much.
             try:
-                verify.recheck(run, inputs, found, session.executor(run.config), tiles, rows, seed)
+                verify.recheck(run, context, found, session.executor(run.config), tiles, rows, seed)
             except CorruptionError as error:  # what is read there was whole a moment ago
                 raise CorruptionError(without_advice(str(error))) from error
         for name in found.checked:
@@ -169,7 +170,7 @@ def _verify(arguments: Sequence[str]) -> int:
         # Only stages that the run had finished are made again.
         stages = ("gram", "solve", "predict", "report")
         had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
-        verify.discard_damaged(run, inputs, found)
+        verify.discard_damaged(run, context, found)
         job = RunAtWork(run, lambda: session.executor(run.config), listener())
         for stage in had or ["gram"]:
             getattr(job, stage)()

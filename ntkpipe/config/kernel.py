@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ntkpipe.config.checks import at_least, choice
@@ -91,6 +92,13 @@ class KernelConfig:
     test: str | None = None
     test_diagonal: str | None = None
     dtype: str = "float32"
+
+    @property
+    def title(self) -> str:
+        """A few words for people."""
+        if self.kind == "fcn":
+            return f"{self.activation} network of {self.depth} hidden layers"
+        return f"kernel {Path(self.train).name}" if self.train is not None else Path(self.path or self.kind).name
 
     def __post_init__(self) -> None:
         choice("kernel.kind", self.kind, KERNELS)

@@ -48,7 +48,7 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Handle of stored images, cheap to pickle: three strings. Decoded chunks are cached per process.
+    """Handle of stored images, a `StoredData`, cheap to pickle: three strings. Decoded chunks are cached per process.
 
     Args:
         url: of the store, as `open_store` takes it.
@@ -110,6 +110,10 @@ class PreparedImages:
             IncompleteError: if it is absent.
         """
         return read_labels(open_store(self.url), self.labels_key)
+
+    def find_damage(self) -> list[str]:
+        """See `verify_prepared`."""
+        return verify_prepared(open_store(self.url), self.prefix)
 
     def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> PreparedDataset:
         """Everything at once, as `load_dataset` would return it. Holds all images in memory.

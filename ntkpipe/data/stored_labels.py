@@ -87,9 +87,49 @@ class Labels:
     scale: np.ndarray | None = None
 
 
+class StoredData(Protocol):
+    """Points with labels that lie in the store: images (`PreparedImages`), or labels alone (`GivenLabels`)."""
+
+    @property
+    def prefix(self) -> str:
+        """Of its objects in the store."""
+        ...
+
+    @property
+    def labels_key(self) -> str:
+        """Of the object with targets and labels; a hash of their content."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the points."""
+        ...
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Steps that they went through and their statistics, plain JSON."""
+        ...
+
+    def shape(self, block: str) -> tuple[int, int, int, int]:
+        """`(n, h, w, c)` of `train` or `test`; of points without pixels `(n, 0, 0, 0)`."""
+        ...
+
+    def read(self, block: str, start: int, stop: int) -> np.ndarray:
+        """Rows `start:stop` of a block, `(stop - start, h, w, c)`."""
+        ...
+
+    def labels(self) -> Labels:
+        """Targets, labels and source rows; see `read_labels`."""
+        ...
+
+    def find_damage(self) -> list[str]:
+        """Read everything, and say what is wrong with it, one line per object."""
+        ...
+
+
 @dataclass(frozen=True)
 class GivenLabels:
-    """Labels without images, in the place of `PreparedImages`. Cheap to pickle.
+    """Labels without images, a `StoredData`. Cheap to pickle.
 
     Args:
         url: of the store.
@@ -103,7 +143,10 @@ class GivenLabels:
     fingerprint: str
     sizes: tuple[int, int]
 
-    prefix = GIVEN_PREFIX
+    @property
+    def prefix(self) -> str:
+        """See `StoredData`."""
+        return GIVEN_PREFIX
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -113,6 +156,15 @@ class GivenLabels:
     def shape(self, block: str) -> tuple[int, int, int, int]:
         """`(n, 0, 0, 0)`: images that have no pixels."""
         return self.sizes[0 if block == "train" else 1], 0, 0, 0
+
+    def read(self, block: str, start: int, stop: int) -> np.ndarray:
+        """No pixels: `(stop - start, 0, 0, 0)`."""
+        del block
+        return np.empty((stop - start, 0, 0, 0), np.float32)
+
+    def find_damage(self) -> list[str]:
+        """See `StoredData`."""
+        return damaged_labels(open_store(self.url), self.prefix)
 
     def labels(self) -> Labels:
         """Targets, labels and source rows; see `read_labels`."""

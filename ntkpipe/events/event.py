@@ -10,9 +10,10 @@ for stopping are made so. Listeners that must not fail (trackers) see to that th
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -108,6 +109,17 @@ def teller(emit: Emit, stage: str, kind: Kind = Kind.PROGRESS) -> Tell:
         emit(Event(kind, stage, line, facts, time.monotonic() - began, force))
 
     return tell
+
+
+@contextlib.contextmanager
+def stage(emit: Emit, name: str, kind: Kind = Kind.PROGRESS) -> Iterator[Tell]:
+    """Say that a stage begins, and that it stops if it does; gives what its progress is told to."""
+    emit(Event(Kind.STAGE_BEGUN, name))
+    try:
+        yield teller(emit, name, kind)
+    except BaseException as error:
+        emit(Event(Kind.STAGE_STOPPED, name, str(error), {"error": type(error).__name__}))
+        raise
 
 
 class Paced:

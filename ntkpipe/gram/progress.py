@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ntkpipe.events.event import Emit, Event, Kind, Tell
 from ntkpipe.units import human_seconds
 
 WINDOW_SECONDS = 120.0
@@ -105,3 +107,23 @@ class Progress:
         if self.copies:
             text += f", {self.copies:,} second copies"
         return text
+
+
+def tell_tiles(emit: Emit, tell: Tell) -> Callable[[Progress], None]:
+    """Progress of a Gram stage as events: lines with all numbers, and each time that tasks were started again.
+
+    Args:
+        emit: receives the events.
+        tell: progress of the stage, in the short form.
+    """
+    known = 0
+
+    def listen(progress: Progress) -> None:
+        nonlocal known
+        if progress.retries > known:
+            emit(Event(Kind.RETRY, progress.stage, facts={"tasks": progress.retries - known}))
+            known = progress.retries
+        text = progress.line().removeprefix(f"{progress.stage}: ")
+        tell(text, force=progress.done >= progress.total, **progress.record())
+
+    return listen

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from ntkpipe.errors import IncompleteError
+from ntkpipe.gram.missing import Missing, list_missing
 from ntkpipe.gram.plan import GramPlan, batch_size, batches
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.task import GramJob, TileRecord, diagonal_task, release_rows, tile_task
@@ -57,6 +57,7 @@ def compute_gram(
     job: GramJob,
     plan: GramPlan,
     on_progress: Callable[[Progress], None] | None = None,
+    missing: Missing | None = None,
 ) -> GramReport:
     """Compute the tiles and diagonals of `plan` that have no receipt in one of the job's stores.
 
@@ -69,6 +70,7 @@ def compute_gram(
         job: stores and images; their handles travel to the workers.
         plan: of the same grid as the stores.
         on_progress: called at the start, at most once a second, and at the end.
+        missing: of this plan and job, listed a moment ago; None lists it now.
 
     Raises:
         ResourceError: at once, if the disk or a worker's memory is full.
@@ -81,7 +83,9 @@ def compute_gram(
             raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {job.grid(block.block)}")
     if (plan.kernel_dtype, plan.store_dtype) != (identity.dtype, identity.stored_dtype):
         raise ValueError(f"the plan and the store {gram.where} differ in dtype")
-    run = _Run(job, plan, lambda: executor.workers, on_progress)
+    run = _Stage(
+        job, plan, list_missing(job, plan) if missing is None else missing, lambda: executor.workers, on_progress
+    )
     # What killed its workers is tried once more, tile by tile: the others of its group are good.
     for tasks in (run.tasks(), run.singles()):
         results = executor.run(tasks)
@@ -100,11 +104,16 @@ def compute_gram(
     return run.finish()
 
 
-class _Run:
+class _Stage:
     """The state of one stage: what is left, how long a tile takes, what failed."""
 
     def __init__(
-        self, job: GramJob, plan: GramPlan, workers: Callable[[], int], on_progress: Callable[[Progress], None] | None
+        self,
+        job: GramJob,
+        plan: GramPlan,
+        missing: Missing,
+        workers: Callable[[], int],
+        on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self._job = job
         self._plan = plan
@@ -121,22 +130,23 @@ class _Run:
         self._packer = ThreadPoolExecutor(1, thread_name_prefix="receipt-packer")
         self._packing: Future[None] | None = None
         self._pack()
-        # Counted first and listed again later: the addresses of millions of tiles are never held at once.
-        self._missing = missing_pairs = 0
-        self._blocks = plan.blocks if plan.stored else ()
-        tiles, pairs = sum(b.tiles for b in self._blocks), sum(b.pairs for b in self._blocks)
-        for block in self._blocks:
-            for tile in job.missing(block.block, block.used):
-                self._missing += 1
-                missing_pairs += tile.shape[0] * tile.shape[1]
-        self._reused = tiles - self._missing
+        self._missing = missing
+        blocks = plan.blocks if plan.stored else ()
+        tiles, pairs = sum(b.tiles for b in blocks), sum(b.pairs for b in blocks)
+        self._left = sum(len(found) for found in missing.tiles.values())
+        missing_pairs = sum(
+            rows * cols
+            for block, found in missing.tiles.items()
+            for rows, cols in (job.grid(block).tile(int(i), int(j)).shape for i, j in found)
+        )
+        self._reused = tiles - self._left
         self.progress = Progress("gram", tiles, pairs, self._start)
         self.progress.reuse(self._reused, pairs - missing_pairs)
         self._report(force=True)
 
     def tasks(self) -> Iterator[Task]:
         """The missing tiles in groups, whose size follows the measured duration of a tile; then the diagonals."""
-        left = self._missing
+        left = self._left
 
         def sizes() -> Iterator[int]:
             while True:
@@ -144,18 +154,17 @@ class _Run:
                 mean = sum(self._durations) / len(self._durations) if measured else self._plan.seconds_per_tile
                 yield batch_size(left, self._workers(), mean, measured=measured)
 
-        for block in self._blocks:
-            missing = ((tile.i, tile.j) for tile in self._job.missing(block.block, block.used))
-            for group in batches(missing, sizes()):
+        for block, found in self._missing.tiles.items():
+            for group in batches(((int(i), int(j)) for i, j in found), sizes()):
                 left -= len(group)
-                task = Task((block.block, *group[0], len(group)), tile_task, (self._job, block.block, group))
+                task = Task((block, *group[0], len(group)), tile_task, (self._job, block, group))
                 self._groups[task.key] = task
                 yield task
-        for block in self._plan.blocks:
-            rows = self._job.missing_diagonal(block.block, block.used.rows)
-            while group := tuple(islice(rows, _DIAGONAL_BATCH)):
-                key = (f"diagonal/{block.block}", group[0], 0, len(group))
-                self._groups[key] = Task(key, diagonal_task, (self._job, block.block, group))
+        for block, rows in self._missing.diagonals.items():
+            for start in range(0, len(rows), _DIAGONAL_BATCH):
+                members = tuple(int(row) for row in rows[start : start + _DIAGONAL_BATCH])
+                key = (f"diagonal/{block}", members[0], 0, len(members))
+                self._groups[key] = Task(key, diagonal_task, (self._job, block, members))
                 yield self._groups[key]
 
     def singles(self) -> Iterator[Task]:

@@ -186,8 +186,8 @@ def _image_rate(config: RunConfig) -> float:
     with _scratch() as folder:
         start = time.process_time()
         there = dataclasses.replace(config, store=StoreConfig(url=str(folder)), run_dir=str(folder / "run"))
-        images = prepare(there, lambda line: None, measure=False).images
-        count = math.prod(images.shape("train")) + math.prod(images.shape("test"))
+        data = prepare(there, lambda line: None, measure=False).data
+        count = math.prod(data.shape("train")) + math.prod(data.shape("test"))
         return count / (time.process_time() - start)
 
 
@@ -235,11 +235,11 @@ def _small_run(
 
             job = RunAtWork(RunDir.create(small), lambda: at_work, listen)
             with job.run.held():
-                job.inputs()
+                job.context()
                 timed("first_tile", job.gram)
                 timed("solve", job.solve)
                 job.predict()
-                latency = timed("pool", lambda: _open_pool(job.inputs(), at_work))
+                latency = timed("pool", lambda: _open_pool(job.context(), at_work))
                 job.run.forget("predict")
                 timed("again", job.predict)
                 try:
@@ -248,7 +248,7 @@ def _small_run(
                     raise ReportError(f"the report of a small run cannot be drawn here ({error.__cause__})") from error
                 solved = (job.run.receipt("solve") or {})["kernels"]
             task = min(_seconds_of_tasks(at_work, effort.tasks) for _ in range(_TIMES))
-    plan, at_once = job.inputs().plan, config.cluster.worker_count()
+    plan, at_once = job.context().opened.tiles, config.cluster.worker_count()
     evaluated = {"first_tile": plan.pairs * pair, "solve": sample_rows(small, plan, n) * n * careful}
     for name, seconds in evaluated.items():
         fixed[name] = max(0.0, fixed[name] - seconds / at_once * busy)
@@ -265,9 +265,9 @@ def _small_run(
     return fixed, cpu, latency, task
 
 
-def _open_pool(inputs: RunContext, executor: Executor) -> float:
+def _open_pool(context: RunContext, executor: Executor) -> float:
     """Start workers that hold tiles; seconds of a call to all of them, the shortest of a few: others only lengthen it."""
-    with rectangular_operator(inputs.matrix("nngp", "test"), executor) as operator:
+    with rectangular_operator(context.kernels.test("nngp").matrix, executor) as operator:
         operator.kept()
         return min(_seconds(operator.kept) for _ in range(_TIMES))
 

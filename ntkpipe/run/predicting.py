@@ -17,43 +17,43 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_out, select_leave_one_out
 
 
-def resolve_times(inputs: RunContext, solved: Sequence[Solution]) -> tuple[float, ...]:
+def resolve_times(context: RunContext, solved: Sequence[Solution]) -> tuple[float, ...]:
     """The times asked for, ascending; by default a grid over all of training of all kernels, and inf."""
-    times = inputs.config.predict.times
+    times = context.config.predict.times
     return grid_of_times(solved) if times is None else tuple(sorted(times))
 
 
 def predict_kernel(
-    inputs: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
+    context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> KernelPredictions:
     """Means, error budget and covariances of one kernel."""
-    p = inputs.config.predict
+    p = context.config.predict
     return solution.evaluate(
-        inputs.kernels.test(solution.name),
+        context.kernels.test(solution.name),
         times,
         covariance=p.covariance,
         batch=p.covariance_batch,
-        workspace=workspace_of(inputs, executor, tell),
+        workspace=workspace_of(context, executor, tell),
     )
 
 
-def select(inputs: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
+def select(context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
     """The time and ridge that training images choose for one kernel."""
-    p, labels = inputs.config.predict, inputs.images.labels().labels_train
-    workspace = workspace_of(inputs, executor, tell)
+    p, labels = context.config.predict, context.data.labels().labels_train
+    workspace = workspace_of(context, executor, tell)
     if p.selection == "held_out":
-        count = held_out_count(p.held_out, inputs.n_train)
+        count = held_out_count(p.held_out, context.kernels.n)
         return select_held_out(solution, count, times, labels=labels, workspace=workspace)
     return select_leave_one_out(solution, labels=labels, workspace=workspace)
 
 
-def _coding(inputs: RunContext) -> str:
+def _coding(context: RunContext) -> str:
     """How targets were coded, found out or told."""
-    return "regression" if inputs.images.labels().labels_train is None else inputs.config.data.labels or "centered"
+    return "regression" if context.data.labels().labels_train is None else context.config.data.labels or "centered"
 
 
 def collect(
-    inputs: RunContext,
+    context: RunContext,
     solved: Sequence[Solution],
     parts: Sequence[KernelPredictions],
     warnings: Sequence[str],
@@ -63,16 +63,16 @@ def collect(
     attributes = {
         "ntkpipe": ntkpipe.__version__,
         "created": now(),
-        "data": inputs.images.fingerprint,
-        "gram": inputs.gram.identity.to_dict(),
-        "n_train": inputs.n_train,
-        "augment": inputs.config.augment,
-        "learning_rate": inputs.config.predict.learning_rate,
-        "dynamics": inputs.config.predict.dynamics,
-        "labels": _coding(inputs),
+        "data": context.data.fingerprint,
+        "gram": context.opened.source.identity.to_dict(),
+        "n_train": context.kernels.n,
+        "augment": context.config.augment,
+        "learning_rate": context.config.predict.learning_rate,
+        "dynamics": context.config.predict.dynamics,
+        "labels": _coding(context),
         "solver": {s.name: s.facts for s in solved},
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),
         **({} if selection is None else {"selection": selection}),
     }
-    return joined(parts, inputs.kernels.points, attributes)
+    return joined(parts, context.kernels.points, attributes)

@@ -15,7 +15,6 @@ import numpy as np
 
 from ntkpipe.dynamics.gains import final_gain
 from ntkpipe.dynamics.sampling import independent_share, norm_safety, sample_indices
-from ntkpipe.gram.task import evaluate_tile, evaluation_of
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import RunContext
 from ntkpipe.solvers.solution import Solution
@@ -47,31 +46,19 @@ class Checked:
     problem: Problem | None = None
 
 
-def recheck_tiles(inputs: RunContext, count: int, seed: int) -> Iterator[Checked]:
+def recheck_tiles(context: RunContext, count: int, seed: int) -> Iterator[Checked]:
     """Compute up to `count` random stored tiles of every Gram store of the run again and compare both kernels."""
-    rng, job = np.random.default_rng(seed), inputs.job
-    if job is None:
-        return  # nothing of a given kernel was computed
-    for output in job.outputs:
-        gram, identity = output.gram, output.gram.identity
-        evaluation = evaluation_of((output,), identity.dtype)
+    rng = np.random.default_rng(seed)
+    for gram in context.opened.stores:
+        identity = gram.identity
         stored = [
             (block.block, tile.i, tile.j)
-            for block in inputs.plan.blocks
+            for block in context.opened.tiles.blocks
             for tile in _stored(gram, block.block, block.used)
         ]
         for k in sorted(rng.choice(len(stored), min(count, len(stored)), replace=False)):
             block, i, j = stored[k]
-            (made,) = evaluate_tile(
-                job.images,
-                evaluation,
-                block,
-                gram.grid(block),
-                i,
-                j,
-                identity.stored_dtype,
-                job.pairs_per_step,
-            )
+            made = context.opened.evaluate(gram, block, i, j)
             part = inside(gram.grid(block).tile(i, j).shape)
             for kernel in identity.kernels:
                 mine = made[kernel].astype(np.float64)
@@ -84,12 +71,12 @@ def recheck_tiles(inputs: RunContext, count: int, seed: int) -> Iterator[Checked
 
 
 def recheck_answers(
-    inputs: RunContext, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
+    context: RunContext, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
 ) -> Iterator[Checked]:
     """Residuals at random training images and predictions of random test images, from float64 rows of the kernel.
 
     Args:
-        inputs: of the run.
+        context: of the run.
         solved: one kernel's solution.
         predictions: as exported.
         rows: training and test images to look at.
@@ -101,11 +88,11 @@ def recheck_answers(
     times = tuple(float(t) for t in predictions.times)
     columns, (t, r, c) = solved.at(times).dual_weights()
     weights = columns.reshape(-1, t, r, c).transpose(1, 2, 0, 3)  # (T, R, n, c)
-    yield from _residuals(inputs, solved, predictions, weights, rows, seed, executor)
-    indices = sample_indices(inputs.n_test, rows, seed)
-    exact = _new_rows(inputs, solved, "test", indices, executor)
+    yield from _residuals(context, solved, predictions, weights, rows, seed, executor)
+    indices = sample_indices(context.kernels.p, rows, seed)
+    exact = _new_rows(context, solved, "test", indices, executor)
     # Predictions lie in the order of their source, rows in that of the store.
-    order = np.argsort(np.argsort(inputs.images.labels().test_index[: inputs.n_test], kind="stable"))[indices]
+    order = np.argsort(np.argsort(context.data.labels().test_index[: context.kernels.p], kind="stable"))[indices]
     off = np.abs(np.einsum("kn,trnc->trkc", exact, weights) - predictions.mean[k][:, :, order])
     bound = predictions.error_bound[k][:, :, order]
     # A weight's own rounding: nothing is exact to less than a few units of it.
@@ -118,15 +105,17 @@ def recheck_answers(
 
 
 def _new_rows(
-    inputs: RunContext, solved: Solution, block: Block, indices: np.ndarray, executor: Executor
+    context: RunContext, solved: Solution, block: Block, indices: np.ndarray, executor: Executor
 ) -> np.ndarray:
     """(k, n) rows of the kernel, computed now in float64."""
-    source = inputs.kernels.source
-    return source.exact_rows(block, indices, inputs.n_train, executor, inputs.workers)[solved.problem.kernel.source]
+    source = context.kernels.source
+    return source.exact_rows(block, indices, context.kernels.n, executor, context.kernels.workers)[
+        solved.problem.kernel.source
+    ]
 
 
 def _residuals(
-    inputs: RunContext,
+    context: RunContext,
     solved: Solution,
     predictions: Predictions,
     weights: np.ndarray,
@@ -139,9 +128,9 @@ def _residuals(
     k, last = predictions.kernels.index(problem.name), len(predictions.times) - 1
     if not math.isinf(predictions.times[last]):
         return
-    indices = sample_indices(inputs.n_train, rows, seed)
-    exact = _new_rows(inputs, solved, "train", indices, executor)
-    scale = math.sqrt(inputs.n_train / len(indices)) / norm_safety(len(indices), inputs.n_train)
+    indices = sample_indices(context.kernels.n, rows, seed)
+    exact = _new_rows(context, solved, "train", indices, executor)
+    scale = math.sqrt(context.kernels.n / len(indices)) / norm_safety(len(indices), context.kernels.n)
     size = np.linalg.norm(problem.targets, axis=0)
     for r, ridge in enumerate(problem.ridges):
         u = weights[last, r]
@@ -149,12 +138,12 @@ def _residuals(
         gain = final_gain(ridge, solved.smallest).value
         terms = predictions.bound_terms
         # A residual has the whole norm of the tiles' errors; the bound counts what of it reaches a prediction.
-        stored = terms["storage_train"][k, last, r] / independent_share(inputs.n_train)
+        stored = terms["storage_train"][k, last, r] / independent_share(context.kernels.n)
         claimed = terms["krylov"][k, last, r] + terms["product"][k, last, r] + stored
         relative = float(
             (
                 np.linalg.norm(residual, axis=0)
-                * math.sqrt(inputs.n_train / len(indices))
+                * math.sqrt(context.kernels.n / len(indices))
                 / np.where(size > 0, size, 1)
             ).max()
         )

@@ -19,14 +19,15 @@ from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.solving import load_saved
+from ntkpipe.solvers.from_config import from_config
 
 
-def write_report(run: RunDir, inputs: RunContext, folder: Path | None = None) -> Path:
+def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -> Path:
     """Figures (PNG and SVG) and one self-contained page.
 
     Args:
         run: whose.
-        inputs: of the run.
+        context: of the run.
         folder: where to; None is `report/` in the run's folder.
 
     Returns:
@@ -45,16 +46,16 @@ def write_report(run: RunDir, inputs: RunContext, folder: Path | None = None) ->
         if len(saved["history"]):
             steps, _, bounds = saved["history"].T
             convergence[name] = {"steps": [int(step) for step in steps], "bound": [float(bound) for bound in bounds]}
-    kind = "Ritz values" if run.config.solver.kind == "krylov" else "eigenvalues"
+    solver = from_config(run.config.solver)
     made = ReportInputs(
         predictions=predictions,
         metrics=compute_metrics(predictions),
         spectra=spectra,
-        spectrum_kind=kind,
+        spectrum_kind=solver.spectrum_kind,
         convergence=convergence,
-        tolerance=run.config.solver.tolerance if run.config.solver.kind == "krylov" and convergence else None,
-        images=_pictures(inputs),
-        summary=_summary(run, inputs, facts, predictions.attributes.get("warnings", [])),
+        tolerance=solver.stops_at if convergence else None,
+        images=_pictures(context),
+        summary=_summary(run, context, facts, predictions.attributes.get("warnings", [])),
     )
     with drawing(f"ntkpipe report run_dir={run.path}"):
         from ntkpipe.report import page
@@ -62,13 +63,13 @@ def write_report(run: RunDir, inputs: RunContext, folder: Path | None = None) ->
         return page.write_report(made, folder or run.path / "report")
 
 
-def _pictures(inputs: RunContext) -> np.ndarray | None:
+def _pictures(context: RunContext) -> np.ndarray | None:
     """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
-    p, h, w, c = inputs.n_test, *inputs.images.shape("test")[1:]
-    if inputs.job is None or min(h, w) < 2 or c not in (1, 3):
+    p, h, w, c = context.kernels.p, *context.data.shape("test")[1:]
+    if min(h, w) < 2 or c not in (1, 3):
         return None
-    x = np.asarray(inputs.job.images.read("test", 0, p), dtype=np.float32)
-    steps = inputs.images.preprocessing
+    x = np.asarray(context.data.read("test", 0, p), dtype=np.float32)
+    steps = context.data.preprocessing
     if steps.get("zca") is None and not steps.get("unit_norm") and steps.get("mean") is not None:
         x = x * np.array(steps["std"], np.float32) + np.array(steps["mean"], np.float32)
         low, high = float(x.min()), float(x.max())
@@ -78,36 +79,29 @@ def _pictures(inputs: RunContext) -> np.ndarray | None:
         flat = x.reshape(p, -1)
         low, high = flat.min(1)[:, None, None, None], flat.max(1)[:, None, None, None]
         x = (x - low) / np.maximum(high - low, 1e-12)
-    order = np.argsort(inputs.images.labels().test_index[:p], kind="stable")
+    order = np.argsort(context.data.labels().test_index[:p], kind="stable")
     return np.clip(x[order], 0.0, 1.0)
 
 
-def _summary(run: RunDir, inputs: RunContext, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
-    d, k = run.config.data, run.config.kernel
+def _summary(run: RunDir, context: RunContext, facts: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+    d, shape = run.config.data, context.data.shape("train")[1:]
     source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
-    network = f"{k.activation} network of {k.depth} hidden layers" if k.kind == "fcn" else Path(k.path or k.kind).name
-    kernel = {"layers": inputs.spec, "computed in": k.dtype, "stored in": run.config.store_dtype}
-    if inputs.job is None:
-        network = f"kernel {Path(inputs.gram.where).name}"
-        kernel = {"given": inputs.gram.where, "content": inputs.gram.identity.data, "dtype": inputs.plan.store_dtype}
-    elif not inputs.plan.stored:
-        kernel["tiles"] = "computed whenever they are read"
     flips = "" if run.config.augment == "none" else " and their flips"
     receipts = {stage: run.receipt(stage) for stage in STAGES}
     return {
-        "title": f"{source}{flips}: {network}",
+        "title": f"{source}{flips}: {run.config.kernel.title}",
         "warnings": warnings,
         "max_learning_rate": {name: f["max_learning_rate"] for name, f in facts.items()},
         "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
         "data": {
             "source": source,
-            "training images": f"{inputs.n_train:,}{flips}" if flips else inputs.n_train,
-            "test images": inputs.n_test,
-            **({} if inputs.job is None else {"image shape": list(inputs.images.shape("train")[1:])}),
-            "fingerprint": inputs.images.fingerprint,
-            "preprocessing": {k: v for k, v in inputs.images.preprocessing.items() if v not in (None, False)},
+            "training images": f"{context.kernels.n:,}{flips}" if flips else context.kernels.n,
+            "test images": context.kernels.p,
+            **({"image shape": list(shape)} if all(shape) else {}),
+            "fingerprint": context.data.fingerprint,
+            "preprocessing": {k: v for k, v in context.data.preprocessing.items() if v not in (None, False)},
         },
-        "kernel": kernel,
+        "kernel": context.opened.source.describe(),
         "solver": {
             name: {
                 x: f[x]
@@ -120,7 +114,7 @@ def _summary(run: RunDir, inputs: RunContext, facts: dict[str, Any], warnings: l
             "processor": platform.processor() or platform.machine(),
             "cores": limits.processors(),
             "memory": f"{limits.memory() / 2**30:.1f} GiB",
-            "workers": inputs.workers,
+            "workers": context.kernels.workers,
         },
         "versions": {
             "ntkpipe": ntkpipe.__version__,

@@ -24,26 +24,26 @@ from ntkpipe.tasks.serial import SerialExecutor
 _RENAMED = {"logdet_error": "logdet_standard_error"}
 
 
-def workspace_of(inputs: RunContext, executor: Executor, tell: Tell = tell_nobody) -> Workspace:
+def workspace_of(context: RunContext, executor: Executor, tell: Tell = tell_nobody) -> Workspace:
     """Where a run's systems are solved."""
-    config, budget = inputs.config, inputs.memory_bytes
+    config, budget = context.config, context.memory_bytes
     return Workspace(
         executor,
-        inputs.store,
+        context.store,
         memory_bytes=budget,
         driver_bytes=driver_memory(config, budget, free_memory()) if config.cluster.kind == "ray" else None,
-        workers=inputs.workers,
+        workers=context.kernels.workers,
         holder=f"ntkpipe solve of {config.run_dir}",
         tell=tell,
     )
 
 
-def problem_of(inputs: RunContext, name: str) -> Problem:
+def problem_of(context: RunContext, name: str) -> Problem:
     """The linear algebra of one kernel of the run."""
-    p, labels = inputs.config.predict, inputs.images
+    p, labels = context.config.predict, context.data
     return make_problem(
-        inputs.kernels.train(name),
-        labels.labels().y_train[: inputs.n_train],
+        context.kernels.train(name),
+        labels.labels().y_train[: context.kernels.n],
         times=p.times,
         ridges=p.ridges,
         ridge_scale=p.ridge_scale,
@@ -52,12 +52,12 @@ def problem_of(inputs: RunContext, name: str) -> Problem:
     )
 
 
-def solve(inputs: RunContext, name: str, executor: Executor, tell: Tell) -> Solution:
+def solve(context: RunContext, name: str, executor: Executor, tell: Tell) -> Solution:
     """Solve one kernel, or take up a solve where it stopped; raises what `Solver.solve` does."""
-    return from_config(inputs.config.solver).answer(problem_of(inputs, name), workspace_of(inputs, executor, tell))
+    return from_config(context.config.solver).answer(problem_of(context, name), workspace_of(context, executor, tell))
 
 
-def restore(inputs: RunContext, name: str, run: RunDir) -> Solution:
+def restore(context: RunContext, name: str, run: RunDir) -> Solution:
     """What an earlier process solved: the basis from the store, the rest from the run's folder; no pass is made.
 
     Raises:
@@ -65,9 +65,9 @@ def restore(inputs: RunContext, name: str, run: RunDir) -> Solution:
     """
     facts = {str(_RENAMED.get(key, key)): value for key, value in run.require("solve")["kernels"][name].items()}
     saved = Saved(facts, load_saved(name, run))
-    workspace = workspace_of(inputs, SerialExecutor())
+    workspace = workspace_of(context, SerialExecutor())
     try:
-        return from_config(inputs.config.solver).restore(problem_of(inputs, name), saved, workspace)
+        return from_config(context.config.solver).restore(problem_of(context, name), saved, workspace)
     except IncompleteError as error:
         raise IncompleteError(f"{error}: ntkpipe solve run_dir={run.path}") from error
 

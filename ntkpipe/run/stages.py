@@ -12,26 +12,24 @@ from typing import Any
 
 import ntkpipe
 from ntkpipe.config import RunConfig
-from ntkpipe.data.source_records import same_source
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
-from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, teller, to_all
-from ntkpipe.gram.progress import Progress as GramProgress
-from ntkpipe.gram.stage import compute_gram
+from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, stage, to_all
+from ntkpipe.gram.progress import tell_tiles
 from ntkpipe.planning.text import describe_tiles
 from ntkpipe.predictions.metrics import compute_metrics, write_metrics
-from ntkpipe.predictions.read import read_predictions, verify_predictions
+from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.terminal import chosen_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.listeners import ProgressFile, RunLog
-from ntkpipe.run.prepare import damaged_images, forget_images, prepare
+from ntkpipe.run.prepare import forget_data, has_data, prepare
 from ntkpipe.run.report_inputs import write_report
-from ntkpipe.run.run_dir import STAGES, RunDir
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.status import is_finished
 from ntkpipe.run.watching import Watch, watching
 from ntkpipe.solvers.solution import Solution, write_arrays
-from ntkpipe.storage.protocol import Lease
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.units import human_bytes, human_seconds
@@ -55,7 +53,7 @@ class RunAtWork:
     executor: Callable[[], Executor]
     listener: Emit
     siblings: tuple[RunConfig, ...] = ()
-    _inputs: RunContext | None = None
+    _context: RunContext | None = None
     _solved: dict[str, Solution] | None = None
     _emit: Emit = silent
 
@@ -99,34 +97,24 @@ class RunAtWork:
         finally:
             self.executor, self._emit = make, self._listeners()
 
-    @contextlib.contextmanager
-    def _stage(self, name: str, kind: Kind = Kind.PROGRESS) -> Iterator[Tell]:
-        """Say that a stage begins, and that it stops if it does; gives what its progress is told to."""
-        self._emit(Event(Kind.STAGE_BEGUN, name))
-        try:
-            yield teller(self._emit, name, kind)
-        except BaseException as error:
-            self._emit(Event(Kind.STAGE_STOPPED, name, str(error), {"error": type(error).__name__}))
-            raise
-
     def _note(self, stage: str, text: str) -> None:
         """A line for people alone."""
         self._emit(Event(Kind.NOTE, stage, text))
 
-    def inputs(self) -> RunContext:
-        """The prepared images, the plan and the Gram store; made by the first call."""
-        if self._inputs is None:
+    def context(self) -> RunContext:
+        """The data, the plan and the kernels; made by the first call."""
+        if self._context is None:
             began = time.monotonic()
             receipt, path = self.run.receipt("data"), self.run.config.data.path
             self.run.require_store()
             # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same,
             # wherever it lies now.
-            source = receipt["source"] if receipt is not None and _has_prepared(self.run.config, receipt) else None
+            source = receipt["source"] if receipt is not None and has_data(self.run.config, receipt) else None
             begun = None if receipt is None else receipt.get("tiles_stored")
             found = prepare(
                 self.run.config, lambda line: self._note("", line), source=source, siblings=self.siblings, begun=begun
             )
-            facts = {"fingerprint": found.images.fingerprint, "labels": found.images.labels_key}
+            facts = {"fingerprint": found.data.fingerprint, "labels": found.data.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
                     f"{path or self.run.config.data.kind} is not what {self.run.path} was started with: its images or "
@@ -139,96 +127,63 @@ class RunAtWork:
                 self._finish(
                     "data",
                     time.monotonic() - began,
-                    images=found.images.prefix,
+                    images=found.data.prefix,
                     source=found.source,
                     path=None if path is None else str(Path(path).resolve()),
                     **facts,
-                    n_train=found.n_train,
-                    n_test=found.n_test,
-                    image_shape=list(found.images.shape("train")[1:]),
-                    tiles_stored=found.plan.stored,
+                    n_train=found.kernels.n,
+                    n_test=found.kernels.p,
+                    image_shape=list(found.data.shape("train")[1:]),
+                    tiles_stored=found.opened.tiles.stored,
                 )
-            self._inputs = found
-        return self._inputs
+            self._context = found
+        return self._context
 
     def warn(self, text: str) -> None:
         """Tell and log a warning."""
         self._emit(Event(Kind.WARNING, "", text))
 
     def gram(self) -> None:
-        """Compute the missing tiles; the diagonals alone, if tiles are not stored."""
-        inputs = self.inputs()
-        plan, store, job = inputs.plan, inputs.gram, inputs.job
-        if job is None:
-            if self.run.receipt("gram") is None:
-                inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, self.executor())
-                self._finish("gram", 0.0, store=store.where, tiles=0, computed=0, reused=0, given=True)
-            self._note("gram", f"given: {store.where}")
-            return
+        """Compute what is missing: tiles, or the diagonals alone where tiles are not stored."""
+        opened, solver = self.context().opened, self.run.config.solver
         # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
         # checksums whenever a tile is read.
         self._discard(deep=False)
-        tiles = plan.tiles if plan.stored else 0
-        what = (
-            f"all {tiles:,} tiles are stored" if plan.stored else f"{plan.tiles:,} tiles, computed when they are read"
-        )
-        if not any(
-            any(True for _ in missing)
-            for block in plan.blocks
-            for missing in (
-                job.missing(block.block, block.used) if plan.stored else (),
-                job.missing_diagonal(block.block, block.used.rows),
-            )
-        ):
+        missing = opened.missing()
+        if not missing:
             if self.run.receipt("gram") is None:
-                stores = [held.where for held in inputs.stores]
-                self._finish(
-                    "gram", 0.0, store=store.where, stores=stores, tiles=tiles, computed=0, reused=tiles, pairs=0
-                )
-            self._note("gram", f"{what}: {store.where}")
+                opened.source.check_found(opened.blocks.n, solver)
+                record = opened.record()
+                self._finish("gram", 0.0, **record, computed=0, reused=record["tiles"], pairs=0)
+            self._note("gram", f"{opened.describe()}: {opened.where}")
             return
-        for line in filter(None, describe_tiles(plan).splitlines()):
+        for line in filter(None, describe_tiles(opened.tiles).splitlines()):
             self._note("plan", line)
-        executor = self.executor()
+        executor, holder = self.executor(), f"ntkpipe gram of {self.run.path}"
         try:
-            inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
+            opened.check_scale(solver, executor)
         except (CorruptionError, IncompleteError):
-            if not self._mend_images():
+            if not self._mend_data():
                 raise
-            inputs = self.inputs()
-            job = inputs.job or job
-            inputs.kernels.source.check_scale(inputs.n_train, inputs.config.solver, executor)
-        mine: list[Lease] = []
-
-        def tell(p: GramProgress) -> None:
-            for lease in mine:
-                lease.check()  # another run has taken over: it does the work now
-            if not plan.stored:
-                return  # of diagonals there is nothing to count
-            nonlocal again
-            if p.retries > again:
-                self._emit(Event(Kind.RETRY, "gram", facts={"tasks": p.retries - again}))
-                again = p.retries
-            progress(p.line().removeprefix("gram: "), force=p.done >= p.total, **p.record())
-
-        began, again = time.monotonic(), 0
-        with self._stage("gram", Kind.TILES_DONE) as progress, contextlib.ExitStack() as leases:
-            for held in inputs.stores:
-                mine.append(leases.enter_context(held.lease(f"ntkpipe gram of {self.run.path}")))
+            opened = self.context().opened
+            opened.check_scale(solver, executor)
+        began = time.monotonic()
+        with stage(self._emit, "gram", Kind.TILES_DONE) as tell:
+            # Of diagonals alone there is nothing to count.
+            progress = tell_tiles(self._emit, tell) if opened.tiles.stored else None
             try:
-                report = compute_gram(executor, job, plan, tell)
+                report = opened.compute(executor, progress, holder=holder, missing=missing)
             except IncompleteError:
-                if not self._mend_images():
+                if not self._mend_data():
                     raise
-                report = compute_gram(executor, self.inputs().job or job, plan, tell)
+                opened = self.context().opened
+                report = opened.compute(executor, progress, holder=holder)
         seconds = time.monotonic() - began
         earlier = self.run.receipt("gram") or {}
         self._finish(
             "gram",
             seconds,
-            store=store.where,
-            stores=[held.where for held in inputs.stores],
-            tiles=tiles,
+            **opened.record(),
             computed=report.computed,
             reused=report.reused,
             pairs=report.pairs,
@@ -237,19 +192,19 @@ class RunAtWork:
             retries=report.retries,
             second_copies=report.copies,
         )
-        if not plan.stored:
-            self._note("gram", f"{what}; diagonals stored in {human_seconds(seconds)}: {store.where}")
+        if not opened.tiles.stored:
+            self._note("gram", f"{opened.describe()}; diagonals stored in {human_seconds(seconds)}: {opened.where}")
             return
         rate = report.pairs / seconds if seconds > 0 else 0.0
         self._note(
             "gram",
-            f"{report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, "
-            f"{rate:.3g} pairs/s, {human_bytes(plan.disk_bytes)} in {', '.join(held.where for held in inputs.stores)}",
+            f"{report.computed:,} tiles computed, {report.reused:,} reused, {human_seconds(seconds)}, {rate:.3g} pairs/s, "
+            f"{human_bytes(opened.tiles.disk_bytes)} in {', '.join(held.where for held in opened.stores)}",
         )
 
     def solve(self) -> None:
         """Solve every kernel, one after the other."""
-        inputs = self.inputs()
+        context = self.context()
         self._require_tiles()
         began = time.monotonic()
         if (receipt := self.run.receipt("solve")) is not None:
@@ -260,10 +215,10 @@ class RunAtWork:
             for text in damage:
                 self.warn(f"{text}; solving again")
             self.run.forget("solve")
-        with self._stage("solve") as tell:
+        with stage(self._emit, "solve") as tell:
             self._solved = {}
-            for name in inputs.config.predict.kernels:
-                solved = self._repairing(lambda name=name: solving.solve(inputs, name, self.executor(), tell))
+            for name in context.config.predict.kernels:
+                solved = self._repairing(lambda name=name: solving.solve(context, name, self.executor(), tell))
                 solving.save(solved, self.run)
                 self._solved[name] = solved
             facts = {name: solved.facts for name, solved in self._solved.items()}
@@ -272,7 +227,7 @@ class RunAtWork:
 
     def predict(self) -> None:
         """Means, bounds and variances of every kernel, time and ridge; metrics."""
-        inputs = self.inputs()
+        context = self.context()
         target = self.run.path / "predictions.zarr"
         if (receipt := self.run.receipt("predict")) is not None:
             damage = verify_predictions(target) + self.run.damaged_files("predict")
@@ -285,22 +240,24 @@ class RunAtWork:
         self.run.require("solve")
         self._require_tiles()
         began = time.monotonic()
-        names = inputs.config.predict.kernels
+        names = context.config.predict.kernels
         solved = [self._solution(name) for name in names]
-        times = prediction.resolve_times(inputs, solved)
-        with self._stage("predict") as progress:
-            parts, warnings = [], list(inputs.warnings)
+        times = prediction.resolve_times(context, solved)
+        with stage(self._emit, "predict") as progress:
+            parts, warnings = [], list(context.warnings)
             for one in solved:
-                progress(f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {inputs.n_test:,} images")
+                progress(
+                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.p:,} images"
+                )
                 part = self._repairing(
-                    lambda one=one: prediction.predict_kernel(self.inputs(), one, times, self.executor(), progress)
+                    lambda one=one: prediction.predict_kernel(self.context(), one, times, self.executor(), progress)
                 )
                 parts.append(part)
                 for text in part.warnings:
                     self.warn(text)
                     warnings.append(text)
             selection = self._select(solved, times, progress)
-            predictions = prediction.collect(inputs, solved, parts, warnings, selection)
+            predictions = prediction.collect(context, solved, parts, warnings, selection)
             self._solved = None  # a basis of a gigabyte is not needed any more
             write_predictions(predictions, target, overwrite=True)
             metrics = compute_metrics(predictions)
@@ -324,13 +281,13 @@ class RunAtWork:
 
         found = {
             one.name: self._repairing(
-                lambda one=one: prediction.select(self.inputs(), one, times, self.executor(), tell)
+                lambda one=one: prediction.select(self.context(), one, times, self.executor(), tell)
             )
             for one in solved
         }
         residuals = {name: chosen.residuals for name, chosen in found.items() if chosen.residuals is not None}
         if residuals:
-            index = self.inputs().images.labels().train_index[: self.inputs().n_train]
+            index = self.context().data.labels().train_index[: self.context().kernels.n]
             write_arrays(self.run.path / "leave_one_out.npz", {"train_index": index, **residuals})
         return {"method": method, "kernels": {name: chosen.record for name, chosen in found.items()}}
 
@@ -344,8 +301,8 @@ class RunAtWork:
         self.run.require("predict")
         if self.run.damaged_files("solve"):
             self.solve()
-        with self._stage("report"):
-            page = write_report(self.run, self.inputs())
+        with stage(self._emit, "report"):
+            page = write_report(self.run, self.context())
             files = [file for file in page.parent.rglob("*") if file.is_file()]
             self._finish("report", time.monotonic() - began, files=files, page=str(page))
         self._note("report", str(page))
@@ -366,7 +323,7 @@ class RunAtWork:
                 "configuration",
             )
             return False
-        self.inputs()
+        self.context()
         self._emit(Event(Kind.RUN_BEGUN, facts={"pid": os.getpid(), "ntkpipe": ntkpipe.__version__}))
         self.gram()
         self.solve()
@@ -375,15 +332,15 @@ class RunAtWork:
         self._emit(Event(Kind.RUN_DONE))
         return True
 
-    def _finish(self, stage: str, seconds: float, **facts: Any) -> None:
-        receipt = self.run.finish(stage, seconds, **facts)
-        self._emit(Event(Kind.STAGE_DONE, stage, facts=receipt, elapsed=seconds))
+    def _finish(self, name: str, seconds: float, **facts: Any) -> None:
+        receipt = self.run.finish(name, seconds, **facts)
+        self._emit(Event(Kind.STAGE_DONE, name, facts=receipt, elapsed=seconds))
 
     def _solution(self, name: str) -> Solution:
         """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
         if self._solved is None or name not in self._solved:
             try:
-                return solving.restore(self.inputs(), name, self.run)
+                return solving.restore(self.context(), name, self.run)
             except IncompleteError as error:
                 self.warn(str(error))
             self.run.forget("solve")
@@ -392,17 +349,8 @@ class RunAtWork:
         return self._solved[name]
 
     def _require_tiles(self) -> None:
-        inputs = self.inputs()
-        for block in inputs.plan.blocks:
-            for gram in (one for one in inputs.stores if one in inputs.parts):
-                first = next(gram.missing(block.block, block.used), None) if inputs.plan.stored else None
-                rows = gram.missing_diagonal(block.block, block.used.rows)
-                if first is None and not rows:
-                    continue
-                what = f"tile ({first.i}, {first.j})" if first is not None else f"part {rows[0]} of the diagonal"
-                raise IncompleteError(
-                    f"{what} of {block.block} is not computed yet: ntkpipe gram run_dir={self.run.path}"
-                )
+        if missing := self.context().opened.missing(own=True):
+            raise IncompleteError(f"{missing.describe()} is not computed yet: ntkpipe gram run_dir={self.run.path}")
 
     def _repairing(self, work: Callable[[], Any]) -> Any:
         """Do `work`; tiles that turn out damaged are found, named and recomputed, and the work taken up again."""
@@ -411,52 +359,25 @@ class RunAtWork:
                 return work()
             except CorruptionError as error:
                 self.warn(f"{error} Looking for what is damaged, to make it again.")
-                self._mend_images()
+                self._mend_data()
                 self._discard(deep=True)
                 self.gram()
         return work()
 
-    def _mend_images(self) -> bool:
+    def _mend_data(self) -> bool:
         """Write damaged prepared images again, from the raw data; False if there are none."""
-        inputs = self.inputs()
-        damaged = damaged_images(inputs)
+        context = self.context()
+        damaged = context.data.find_damage()
         for text in damaged:
             self.warn(f"{text}; preparing the images again")
         if damaged:
-            forget_images(inputs)
-            self._inputs = None
-            self.inputs()
+            forget_data(context)
+            self._context = None
+            self.context()
         return bool(damaged)
 
     def _discard(self, *, deep: bool) -> None:
         """Find damaged tiles (see `audit.verify`) and drop them, by name, so that they are computed again."""
-        for store in self.inputs().stores:
+        for store in self.context().opened.stores:
             for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
                 self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
-
-
-def is_finished(run: RunDir) -> bool:
-    """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
-    receipts = {stage: run.receipt(stage) for stage in STAGES}
-    if None in receipts.values() or any(run.damaged_files(stage) for stage in STAGES):
-        return False
-    same = _has_prepared(run.config, receipts["data"] or {})
-    return same and not verify_predictions(run.path / "predictions.zarr")
-
-
-def _has_prepared(config: RunConfig, receipt: Mapping[str, Any]) -> bool:
-    """Whether the images of a receipt are those of the data as it is now, or of data that is gone."""
-    path, source = config.data.path, receipt.get("source")
-    gone = path is not None and not Path(path).expanduser().exists()
-    # The same files in another place are the same.
-    return source is not None and (gone or same_source(config, source, place=receipt.get("path")))
-
-
-def load_predictions(run: RunDir) -> Any:
-    """The predictions of a finished run.
-
-    Raises:
-        IncompleteError: if there are none yet.
-    """
-    run.require("predict")
-    return read_predictions(run.path / "predictions.zarr")

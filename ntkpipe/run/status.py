@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ntkpipe.errors import StoreError
-from ntkpipe.run.prepare import reopen
+from ntkpipe.predictions.read import verify_predictions
+from ntkpipe.run.prepare import has_data, reopen
 from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.watching import describe_traffic
 from ntkpipe.storage.store import local_folder
@@ -39,7 +40,7 @@ def status(run: RunDir) -> tuple[list[str], bool]:
         if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
             run.require_store()
         if receipts["gram"] is None and receipts["data"] is not None:
-            lines += [f"  {text}" for text in _tiles(run)]
+            lines += [f"  {text}" for text in reopen(run).opened.describe_progress()]
     except StoreError as error:
         lines.append(f"  store    {error}")
     return lines, finished
@@ -68,14 +69,10 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
     return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} images"
 
 
-def _tiles(run: RunDir) -> Iterator[str]:
-    inputs = reopen(run)
-    if inputs.job is None:
-        yield f"the kernel is given: {inputs.gram.where}"
-        return
-    if not inputs.plan.stored:
-        yield f"tiles are computed when they are read; diagonals are stored in {inputs.gram.where}"
-        return
-    for block in inputs.plan.blocks:
-        left = sum(1 for _ in inputs.job.missing(block.block, block.used))
-        yield f"{block.block}: {block.tiles - left:,} of {block.tiles:,} tiles are stored in {inputs.gram.where}"
+def is_finished(run: RunDir) -> bool:
+    """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
+    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    if None in receipts.values() or any(run.damaged_files(stage) for stage in STAGES):
+        return False
+    same = has_data(run.config, receipts["data"] or {})
+    return same and not verify_predictions(run.path / "predictions.zarr")

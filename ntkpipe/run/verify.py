@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.errors import IdentityError, NtkpipeError
 from ntkpipe.kernels.spec import FORMULA_VERSION
 from ntkpipe.linalg.checkpoint import damaged_entries
@@ -12,11 +11,10 @@ from ntkpipe.predictions.read import read_predictions, verify_predictions
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.exports import damaged_exports, forget_damaged_record
 from ntkpipe.run.places import SOLVES
-from ntkpipe.run.prepare import damaged_images, forget_images, reopen
+from ntkpipe.run.prepare import forget_data, reopen
 from ntkpipe.run.recheck import recheck_answers, recheck_tiles
 from ntkpipe.run.run_dir import STAGES, RunDir
 from ntkpipe.run.solving import restore
-from ntkpipe.sources.precomputed import changed_content
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
@@ -53,41 +51,41 @@ class Findings:
     checked: list[str] = field(default_factory=list)
 
 
-def verify(run: RunDir, inputs: RunContext | None) -> Findings:
+def verify(run: RunDir, context: RunContext | None) -> Findings:
     """Check every stored object of a run: images, tiles, receipts, diagonals, states of solvers, predictions, files, exports.
 
     Args:
         run: to check.
-        inputs: of the run; None where the prepared images are gone.
+        context: of the run; None where the prepared images are gone.
     """
     found = Findings()
-    if inputs is not None:
-        _require_same_formulas(run, inputs)
-    if inputs is None:
+    if context is not None:
+        _require_same_formulas(run, context)
+    if context is None:
         found.images = True
         found.damaged.append("the prepared images are missing or damaged")
     else:
-        problems = damaged_images(inputs)
-        if isinstance(inputs.gram, GivenGram):
-            problems += changed_content(inputs.gram)
-            found.checked.append(f"kernel {inputs.gram.where}")
+        problems = context.data.find_damage()
+        for name, changes in context.opened.source.find_changes().items():
+            problems += changes
+            found.checked.append(name)
         found.images = bool(problems)
         found.damaged += problems
-        found.checked.append(f"images {inputs.images.prefix}")
-        for gram in inputs.stores:
+        found.checked.append(f"images {context.data.prefix}")
+        for gram in context.opened.stores:
             for problem in audit.verify(gram):
                 if problem.is_harmless:
                     found.harmless.append(problem.text)
                     continue
                 found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
                 found.gram.append((gram, problem))
-            what = "tiles" if inputs.plan.stored else "diagonals (of this run no tile is stored)"
+            what = "tiles" if context.opened.tiles.stored else "diagonals (of this run no tile is stored)"
             found.checked.append(f"{what} {gram.where}")
         for prefix in _CHECKPOINTS:
-            for key in damaged_entries(inputs.store, prefix):
+            for key in damaged_entries(context.store, prefix):
                 found.states.append(key)
                 found.damaged.append(
-                    f"{key} in {inputs.store.url} is damaged: what it held is computed again when it is needed"
+                    f"{key} in {context.store.url} is damaged: what it held is computed again when it is needed"
                 )
     for stage in STAGES:
         name = run.path / "stages" / f"{stage}.json"
@@ -108,21 +106,21 @@ def verify(run: RunDir, inputs: RunContext | None) -> Findings:
 
 
 def recheck(
-    run: RunDir, inputs: RunContext, found: Findings, executor: Executor, tiles: int, rows: int, seed: int
+    run: RunDir, context: RunContext, found: Findings, executor: Executor, tiles: int, rows: int, seed: int
 ) -> None:
     """Compute random tiles, residuals and predictions again; what is wrong is added to `found`.
 
     Args:
         run: to check.
-        inputs: of the run.
+        context: of the run.
         found: by `verify`, with nothing damaged.
         executor: where rows of the kernel are computed.
         tiles: of each Gram store, at most.
         rows: training and test images at which the answers are checked.
         seed: of the choice.
     """
-    if inputs.plan.stored:
-        for one in recheck_tiles(inputs, tiles, seed):
+    if context.opened.tiles.stored:
+        for one in recheck_tiles(context, tiles, seed):
             (found.damaged if one.wrong else found.checked).append(one.text)
             if one.gram is not None and one.problem is not None:
                 found.gram.append((one.gram, one.problem))
@@ -132,19 +130,19 @@ def recheck(
         return
     predictions = read_predictions(run.path / "predictions.zarr", covariance=False)
     for name in predictions.kernels:
-        for one in recheck_answers(inputs, restore(inputs, name, run), predictions, rows, seed, executor):
+        for one in recheck_answers(context, restore(context, name, run), predictions, rows, seed, executor):
             (found.damaged if one.wrong else found.checked).append(one.text)
             if one.wrong and name not in found.solves:
                 found.solves.append(name)
 
 
-def discard_damaged(run: RunDir, inputs: RunContext | None, found: Findings) -> None:
+def discard_damaged(run: RunDir, context: RunContext | None, found: Findings) -> None:
     """Drop what cannot be trusted, so that the stages that made it run again."""
-    if inputs is not None:
-        for gram in inputs.stores:
+    if context is not None:
+        for gram in context.opened.stores:
             audit.repair(gram, [problem for store, problem in found.gram if store == gram])
-    if found.images and inputs is not None:
-        forget_images(inputs)
+    if found.images and context is not None:
+        forget_data(context)
     for key in found.states:
         open_store(run.config.store.url).delete(key)
     run.forget(*found.stages)
@@ -164,19 +162,14 @@ def discard_damaged(run: RunDir, inputs: RunContext | None, found: Findings) -> 
         run.forget("solve", "predict", "report")
 
 
-def _require_same_formulas(run: RunDir, inputs: RunContext) -> None:
+def _require_same_formulas(run: RunDir, context: RunContext) -> None:
     """Refuse a run whose tiles this version would compute otherwise: it has no others to compare them with.
 
     Raises:
         IdentityError: saying what still works.
     """
     stored = str((run.receipt("gram") or {}).get("store", ""))
-    # The name of a store is made from all that determines its tiles.
-    if (
-        inputs.job is None
-        or not stored
-        or stored.rstrip("/").rpartition("/")[2] == inputs.gram.where.rpartition("/")[2]
-    ):
+    if not stored or context.opened.is_recorded_as(stored):
         return
     raise IdentityError(
         f"{run.path} was computed by kernel formulas of another version of ntkpipe (its tiles are in {stored}; this version has "

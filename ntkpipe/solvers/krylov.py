@@ -58,6 +58,7 @@ class Krylov(Solver):
     """
 
     kind: ClassVar[str] = "krylov"
+    spectrum_kind: ClassVar[str] = "Ritz values"
 
     tolerance: float = 1e-4
     max_steps: int = 1000
@@ -71,6 +72,11 @@ class Krylov(Solver):
     def pass_products(self) -> str:
         """See `Solver.pass_products`."""
         return self.products
+
+    @property
+    def stops_at(self) -> float:
+        """See `Solver.stops_at`."""
+        return self.tolerance
 
     def tightened(self, scale: float) -> Krylov:
         """See `Solver.tightened`."""

@@ -25,6 +25,8 @@ class Solver(ABC):
     """A way to do the linear algebra; its fields are its settings (see `SolverConfig`, which checks them)."""
 
     kind: ClassVar[str]
+    spectrum_kind: ClassVar[str] = "eigenvalues"
+    """What `Solution.spectrum` holds, for people."""
 
     def __post_init__(self) -> None:
         self.config()
@@ -45,6 +47,11 @@ class Solver(ABC):
     @property
     def preconditioned_by(self) -> list[str | int | None] | None:
         """What variances depend on besides the tolerances: the preconditioner and its rank; None without one."""
+        return None
+
+    @property
+    def stops_at(self) -> float | None:
+        """The bound on errors of predictions, in units of the largest target, below which it stops; None if it stops otherwise."""
         return None
 
     def tightened(self, scale: float) -> Solver:

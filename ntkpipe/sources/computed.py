@@ -168,6 +168,20 @@ class ComputedSource(ABC):
         """See `KernelSource`."""
         check_computed_scale(self.images, self.plain_evaluation, self.identity, n, solver, executor)
 
+    def describe(self) -> dict[str, Any]:
+        """See `KernelSource`."""
+        identity = self.identity
+        found: dict[str, Any] = {"computed in": identity.dtype, "stored in": identity.stored_dtype}
+        return found if self.stored else {**found, "tiles": "computed whenever they are read"}
+
+    def find_changes(self) -> dict[str, list[str]]:
+        """See `KernelSource`."""
+        return {}
+
+    def check_found(self, n: int, solver: SolverConfig) -> None:
+        """See `KernelSource`."""
+        del n, solver
+
 
 @dataclass(frozen=True)
 class NetworkSource(ComputedSource):
@@ -197,6 +211,10 @@ class NetworkSource(ComputedSource):
         if not any(True for _ in expanded_layers(self.spec)):
             return None
         return Evaluation.of(with_half_degrees(self.spec), self.identity.symmetry, "float64")
+
+    def describe(self) -> dict[str, Any]:
+        """See `KernelSource`."""
+        return {"layers": list(self.spec), **super().describe()}
 
     @property
     def layers(self) -> Spec | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ntkpipe.config import SolverConfig
-from ntkpipe.data.given_gram import GivenGram
+from ntkpipe.data.given_gram import GivenGram, changed_content
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.dominance import dominance
 from ntkpipe.linalg.operator import rectangular_operator, tile_operator
@@ -110,6 +111,18 @@ class PrecomputedSource:
     def check_scale(self, n: int, solver: SolverConfig, executor: Executor) -> None:
         """See `KernelSource`."""
         del executor
+        self.check_found(n, solver)
+
+    def describe(self) -> dict[str, Any]:
+        """See `KernelSource`."""
+        return {"given": self.where, "content": self.gram.content, "dtype": self.gram.dtype}
+
+    def find_changes(self) -> dict[str, list[str]]:
+        """See `KernelSource`."""
+        return {f"kernel {self.where}": changed_content(self.gram)}
+
+    def check_found(self, n: int, solver: SolverConfig) -> None:
+        """See `KernelSource`."""
         dtype = str(self.matrix("gram", "train", n, n).dtype)
         check_given_scale(self.diagonal("gram", "train", n), dtype, self.where, solver)
 

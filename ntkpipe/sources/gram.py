@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,166 +13,32 @@ import numpy as np
 from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.data.dataset import PreparedDataset
 from ntkpipe.data.duplicates import find_duplicates
-from ntkpipe.data.given_gram import GivenGram, check_gram
+from ntkpipe.data.given_gram import check_gram
 from ntkpipe.data.in_memory import given_from_arrays
 from ntkpipe.data.labels import encode_labels
 from ntkpipe.data.points import Dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.gram.function import BlockFunction
-from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
-from ntkpipe.gram.stage import GramReport, compute_gram
-from ntkpipe.gram.task import GramJob, Output
+from ntkpipe.gram.stage import GramReport
+from ntkpipe.gram.task import GramJob
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.plan import RunPlan
-from ntkpipe.planning.shapes import Shapes, WantedStore
+from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
-from ntkpipe.sources.computed import FunctionSource, NetworkSource
-from ntkpipe.sources.given import PrecomputedSource
+from ntkpipe.sources.computed import FunctionSource
+from ntkpipe.sources.opened import InUse, OpenGram, open_given, open_network
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
-from ntkpipe.storage.protocol import Lease, ObjectStore
+from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.identity import FUNCTION, GramIdentity
 from ntkpipe.tiles.store import GramStore
-
-
-@dataclass(frozen=True)
-class OpenGram:
-    """What a Gram matrix is once its images are in the store: the kernels, and what fills their tiles.
-
-    Args:
-        blocks: the kernels among the points in use.
-        job: every store that is filled, that of the kernel first; None where nothing is to be computed.
-        tiles: plan of them.
-    """
-
-    blocks: KernelBlocks
-    job: GramJob | None
-    tiles: GramPlan
-
-    @property
-    def stores(self) -> tuple[GramStore, ...]:
-        """Every Gram store that is filled."""
-        return () if self.job is None else tuple(output.gram for output in self.job.outputs)
-
-    @property
-    def own_stores(self) -> tuple[GramStore, ...]:
-        """Those of the kernel itself, and not of networks of other depths that share its evaluations."""
-        own = self.blocks.source.identity.architecture
-        return tuple(gram for gram in self.stores if gram.identity.architecture == own)
-
-    def is_complete(self) -> bool:
-        """Whether every tile and diagonal of the plan has its receipt."""
-        job = self.job
-        return job is None or not any(
-            any(True for _ in missing)
-            for block in self.tiles.blocks
-            for missing in (
-                job.missing(block.block, block.used) if self.tiles.stored else (),
-                job.missing_diagonal(block.block, block.used.rows),
-            )
-        )
-
-    def compute(
-        self, executor: Executor, tell: Callable[[Progress], None] | None = None, *, holder: str = "ntkpipe"
-    ) -> GramReport:
-        """Compute what is missing, and store it.
-
-        Args:
-            executor: where tasks run.
-            tell: called with the progress, at most once a second.
-            holder: told to whoever wants to fill the same stores meanwhile.
-
-        Raises:
-            HeldError: if another process is at it.
-            IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
-            ResourceError: if the disk or a worker's memory is full.
-        """
-        if self.job is None:
-            return GramReport(0, 0, 0.0)
-        leases: list[Lease] = []
-
-        def check(progress: Progress) -> None:
-            for lease in leases:
-                lease.check()  # another run has taken over: it does the work now
-            if tell is not None:
-                tell(progress)
-
-        with contextlib.ExitStack() as stack:
-            leases += [stack.enter_context(gram.lease(holder)) for gram in self.stores]
-            return compute_gram(executor, self.job, self.tiles, check)
-
-
-@dataclass(frozen=True)
-class InUse:
-    """Which leading points are used, and how.
-
-    Args:
-        n: training points.
-        p: test points.
-        copies: which of the training points equal which.
-        images_per_row: see `KernelBlocks`.
-        workers: likewise.
-        sample: likewise.
-        points: likewise.
-    """
-
-    n: int
-    p: int
-    copies: Copies
-    images_per_row: int = 1
-    workers: int = 1
-    sample: int | None = None
-    points: TestPoints | None = field(default=None, compare=False)
-
-    def blocks(self, parts: Sequence[Any], tiles: GramPlan, executor: Executor | None = None) -> KernelBlocks:
-        """Of these sources."""
-        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return KernelBlocks(tuple(parts), tiles=tiles, executor=executor or SerialExecutor(), **known)
-
-
-def open_network(
-    store: ObjectStore,
-    images: PreparedImages,
-    wanted: Sequence[WantedStore],
-    tiles: GramPlan,
-    use: InUse,
-    *,
-    name: str | None = None,
-    reading: bool = False,
-) -> OpenGram:
-    """The Gram matrices of a network.
-
-    Args:
-        store: where tiles lie.
-        images: that they are computed from.
-        wanted: stores that are needed, that of the kernel first.
-        tiles: plan of them.
-        use: which points.
-        name: of the first store; None names it by its identity.
-        reading: write nothing, not even that a store was used.
-    """
-    found = GramStore.at if reading else GramStore.create_or_open
-    grams = [found(store, one.identity, name=None if k else name) for k, one in enumerate(wanted)]
-    outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
-    own = grams[0].identity.architecture
-    parts = [
-        NetworkSource(one.gram, images, tiles.stored, tiles.pairs_per_step, one.spec)
-        for one in outputs
-        if one.gram.identity.architecture == own
-    ]
-    return OpenGram(use.blocks(parts, tiles), GramJob(outputs, images, tiles.pairs_per_step), tiles)
-
-
-def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:
-    """Matrices that were given, checked."""
-    return OpenGram(use.blocks([PrecomputedSource(gram)], tiles), None, tiles)
 
 
 class Gram:

@@ -121,15 +121,6 @@ def describe_given(gram: GivenGram, shapes: Shapes) -> str:
     )
 
 
-def changed_content(gram: GivenGram) -> list[str]:
-    """Read all values again; a line if they are not those of before."""
-    try:
-        same = check_gram(replace(gram, content="", diagonals={})).content == gram.content
-    except DataError as error:
-        return [str(error)]
-    return [] if same else [f"{gram.where} or {gram.test.path} holds other values than when this run looked at them"]
-
-
 def _used(config: RunConfig, gram: GivenGram, labels: Labels) -> tuple[int, int]:
     """Training and test points in use: leading rows of the files."""
     used = []

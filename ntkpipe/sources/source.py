@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -133,6 +133,18 @@ class KernelSource(Protocol):
         Raises:
             ConfigError, DataError: saying what to change.
         """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the kernel is and in which precision, JSON-ready: for a report."""
+        ...
+
+    def find_changes(self) -> dict[str, list[str]]:
+        """Files of the user's that entries are read from, all values read again: name, and a line per difference from before."""
+        ...
+
+    def check_found(self, n: int, solver: SolverConfig) -> None:
+        """As `check_scale`, of a kernel that was found complete; of computed tiles it was checked before the first was stored."""
         ...
 
     def dominance(self, trace: float, smallest: float) -> float:

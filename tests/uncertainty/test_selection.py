@@ -42,10 +42,10 @@ def no_figures(monkeypatch) -> None:
 
 def dense(run: RunDir, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The train-train kernel, targets and labels."""
-    inputs = reopen(run)
-    labels = inputs.images.labels()
+    context = reopen(run)
+    labels = context.data.labels()
     assert labels.labels_train is not None
-    return assemble(inputs.matrix(kernel, "train")), labels.y_train[:N], labels.labels_train[:N]
+    return assemble(context.kernels.train(kernel).matrix), labels.y_train[:N], labels.labels_train[:N]
 
 
 def refitted(a: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
