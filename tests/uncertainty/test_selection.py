@@ -71,7 +71,7 @@ def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, 
     for kernel in KERNELS:
         a, y, labels = dense(run, kernel)
         record = found["kernels"][kernel]
-        plain = reopen(run).diagonal(kernel, "train", plain=True)[: N - V]
+        plain = reopen(run).kernels.train(kernel).diagonal(plain=True)[: N - V]
         for r, ridge in enumerate([1e-4, 1e-2, 1.0]):
             inner = a[: N - V, : N - V] + ridge * plain.mean() * np.eye(N - V)
             means = a[N - V :, : N - V] @ np.linalg.solve(inner, y[: N - V])
