@@ -174,9 +174,9 @@ def error_budget(
     kind = np.full(shape[:2], RIGOROUS, dtype="<U12")
     for j, ridge in enumerate(ridges):
         for i, (gain, worst, final) in enumerate(_walk(solution, spectral_filter, times, ridge, rows)):
-            krylov[i, j] = _scaled(gain, worst.krylov) if final is None else final
-            product[i, j] = _scaled(gain, worst.product)
-            storage[i, j] = _scaled(gain, worst.storage)
+            krylov[i, j] = scaled(gain, worst.krylov) if final is None else final
+            product[i, j] = scaled(gain, worst.product)
+            storage[i, j] = scaled(gain, worst.storage)
             kind[i, j] = gain.kind
             if solution.left_out(spectral_filter, times[i], ridge)[0]:
                 unknown, sure = _left_out(spectral_filter, times[i], ridge, solution.largest, worst.left)
@@ -227,11 +227,11 @@ def krylov_factors(
     out = np.zeros((len(times), len(ridges), solution.c))
     for j, ridge in enumerate(ridges):
         for i, (gain, residuals, final) in enumerate(_walk(solution, spectral_filter, times, ridge, None)):
-            out[i, j] = _scaled(gain, residuals.krylov) if final is None else final
+            out[i, j] = scaled(gain, residuals.krylov) if final is None else final
     return out
 
 
-def _scaled(gain: Gain, norms: np.ndarray) -> np.ndarray:
+def scaled(gain: Gain, norms: np.ndarray) -> np.ndarray:
     """The gain times residuals; nothing moves nothing, also where the gain is infinite."""
     return np.where(norms > 0, gain.value * np.where(norms > 0, norms, 1.0), 0.0)
 
@@ -311,7 +311,7 @@ def _final_factor(
     solution: AnySolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
 ) -> np.ndarray:
     """The Krylov factor (c,) at `t = inf`: the smallest of three bounds on `|A^(1/2) error|`."""
-    plain = _scaled(gain, residuals.krylov) if solution.largest > 0 else np.zeros(solution.c)
+    plain = scaled(gain, residuals.krylov) if solution.largest > 0 else np.zeros(solution.c)
     if not len(solution.tail):
         return plain
     rigorous = _radau(solution, ridge, ridge, tail)
@@ -358,10 +358,12 @@ def _test_factor(
     rows = None if errors is None or errors.rows is None else errors.rows
     if rows is not None and isinstance(solution, KrylovSolution):
         rows = rows @ solution.basis.T
-    return _test_error(weights, solution.largest, errors, rows)
+    return error_of_test_rows(weights, solution.largest, errors, rows)
 
 
-def _test_error(weights: np.ndarray, largest: float, errors: TestErrors | None, rows: np.ndarray | None) -> np.ndarray:
+def error_of_test_rows(
+    weights: np.ndarray, largest: float, errors: TestErrors | None, rows: np.ndarray | None
+) -> np.ndarray:
     """What errors of the test-train rows and the rounding of their product make of weights (T, R, m, c): (T, R, c)."""
     size = np.linalg.norm(weights, axis=2)
     # |T_*| <= sqrt(T_** l_max), and a blocked dot product loses a few units of eps |T_*| |u|.
@@ -371,51 +373,3 @@ def _test_error(weights: np.ndarray, largest: float, errors: TestErrors | None, 
     stored = errors.norm * size if rows is None else np.abs(np.matmul(rows, weights)).max(axis=2, initial=0.0)
     product = 0.0 if errors.product is None else errors.product
     return floor + stored + errors.systematic * size + product
-
-
-def direct_budget(
-    weights: np.ndarray,
-    targets: np.ndarray,
-    ridges: Sequence[float],
-    indices: np.ndarray,
-    rows_exact: np.ndarray,
-    *,
-    smallest: float,
-    largest: float,
-    rows_stored: np.ndarray | None = None,
-    systematic: float = 0.0,
-    tests: TestErrors | None = None,
-) -> ErrorBudget:
-    """The error bound of solutions at `t = inf` found directly (Cholesky, cg), from their residual at sampled rows.
-
-    Args:
-        weights: (R, n, c) solutions of `(T + ridge) u = targets`.
-        targets: (n, c).
-        ridges: R absolute ridges.
-        indices: (k,) sampled rows.
-        rows_exact: (k, n) of the kernel without ridge, float64.
-        smallest: estimate of the smallest eigenvalue without ridge, for ridge 0; 0 where errors of the entries may have made it.
-        largest: likewise of the largest.
-        rows_stored: (k, n) as stored; None where that is the exact kernel.
-        systematic: see `RowSample`.
-        tests: see `error_budget`.
-
-    Returns:
-        Arrays (1, R, c).
-    """
-    n, c = targets.shape
-    stored = rows_exact if rows_stored is None else rows_stored.astype(np.float64)
-    scale = norm_safety(len(indices), n) * math.sqrt(n / max(len(indices), 1))
-    product, storage = (np.zeros((1, len(ridges), c)) for _ in range(2))
-    kind = np.full((1, len(ridges)), RIGOROUS, dtype="<U12")
-    for j, ridge in enumerate(ridges):
-        gain = final_gain(ridge, smallest)
-        size = np.linalg.norm(weights[j], axis=0)
-        floor = ROUNDING * EPS * ((largest + ridge) * size + np.linalg.norm(targets, axis=0))
-        residual = targets[indices] - stored @ weights[j] - ridge * weights[j][indices]
-        product[0, j] = _scaled(gain, scale * np.linalg.norm(residual, axis=0) + floor)
-        rounded = scale * np.linalg.norm((stored - rows_exact) @ weights[j], axis=0)
-        storage[0, j] = _scaled(gain, rounded * independent_share(n) + systematic * size)
-        kind[0, j] = gain.kind
-    test = _test_error(weights[None], largest, tests, None if tests is None else tests.rows)
-    return ErrorBudget(np.zeros((1, len(ridges), c)), product, storage, test, kind)

@@ -22,13 +22,11 @@ from ntkpipe.kernels.evaluation.readouts import Tap, share
 from ntkpipe.kernels.evaluation.resolve import Step, resolve, with_features
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.linear import Flatten
-from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
+from ntkpipe.kernels.layers.residual import PlaceError, signatures
+from ntkpipe.kernels.places import check_any_shape, located
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.spec import canonical_spec, fingerprint, name_layer
+from ntkpipe.kernels.spec import canonical_spec, fingerprint
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
-
-# Extent of an image that every pooling divides.
-_LARGE = 1 << 20
 
 
 class Architecture:
@@ -69,7 +67,7 @@ class Architecture:
         canonical = [canonical_spec(layers) for layers in specs]
         made = cls(canonical, [tuple(build_layer(layer) for layer in spec) for spec in canonical])
         for spec, layers in made._networks:
-            _check_any_shape(spec, layers)
+            check_any_shape(spec, layers)
         return made
 
     def to_spec(self) -> list[dict[str, Any]]:
@@ -113,7 +111,7 @@ class Architecture:
             try:
                 last = signatures(layers, start)[-1]
             except PlaceError as error:
-                raise ConfigError(_located(error, spec)) from None
+                raise ConfigError(located(error, spec)) from None
             if last.spatial:
                 raise ConfigError(
                     f"the network ends with an image of {list(last.spatial)} pixels, not with one output: end it with "
@@ -204,7 +202,7 @@ class Architecture:
         try:
             return map_covariances(self._layers, k, p, q, ntk, features)
         except PlaceError as error:
-            raise ConfigError(_located(error, self._spec)) from None
+            raise ConfigError(located(error, self._spec)) from None
 
     def prepare(self, x: np.ndarray) -> Prepared:
         """What pairs need of each image, computed once: images, and what layers see of them.
@@ -384,30 +382,3 @@ def _along(steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
     return tuple(
         none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
     )
-
-
-def _check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:
-    """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
-    errors = []
-    for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
-        try:
-            signatures(layers, start)
-        except PlaceError as error:
-            if isinstance(error.root, ShapeError):
-                return  # for check_input to say, of given images
-            errors.append(error)
-        else:
-            return
-    raise ConfigError(_located(max(errors, key=lambda error: int(error.place)), spec))
-
-
-def _located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
-    """The error's text with the layer's place in the specification: `layer 1 (residual_sum), branch 0, layer 2 (relu) ...`."""
-    layer = spec[int(error.place)]
-    text = name_layer(int(error.place), layer)
-    cause = error.cause
-    if isinstance(cause, PlaceError):  # a branch of a residual sum
-        inner = cause.cause
-        assert isinstance(inner, PlaceError)
-        return f"{text}, {cause.place}, {_located(inner, layer['branches'][int(str(cause.place).split()[1])])}"
-    return f"{text} {cause}"

@@ -18,79 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.kernels.parts import FLATTEN, GLOBAL_MEAN, Parts, Spec, chosen, whole
 from ntkpipe.kernels.spec import canonical_spec
 
-Spec = list[dict[str, Any]]
-
 _SQRT2 = 1.4142135623730951
-_FLATTEN = {"op": "flatten"}
-_GLOBAL = {"op": "global_avg_pool"}
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The layers that a family is made of, with its parameters."""
-
-    w_std: float
-    b_std: float | None
-    activation: str
-    activation_args: Mapping[str, Any] | None
-    parameterization: str
-    filter: Sequence[int] = (3, 3)
-    padding: str = "SAME"
-
-    def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            close = get_close_matches(str(self.activation), ACTIVATIONS, n=1)
-            hint = f". Did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"kernel.activation={self.activation!r} is not one of {', '.join(ACTIVATIONS)}{hint}")
-
-    @property
-    def phi(self) -> dict[str, Any]:
-        return dict(self.activation_args or {}) | {"op": self.activation}
-
-    @property
-    def _weights(self) -> dict[str, Any]:
-        return {"w_std": self.w_std, "b_std": self.b_std, "parameterization": self.parameterization}
-
-    def dense(self, features: int) -> dict[str, Any]:
-        return {"op": "dense", "features": features, **self._weights}
-
-    def conv(self, features: int, stride: int = 1) -> dict[str, Any]:
-        taps = {"filter": list(self.filter), "strides": [stride, stride], "padding": self.padding}
-        return {"op": "conv", "features": features, **taps, **self._weights}
-
-    def convs(self, features: int, count: int) -> Spec:
-        """`count` times a convolution and a nonlinearity."""
-        return [layer for _ in range(count) for layer in (self.conv(features), self.phi)]
-
-    def residual(self, features: int, stride: int = 1, *, projects: bool = False) -> dict[str, Any]:
-        """Pre-activation block (arXiv:1603.05027): two convolutions beside the identity, or beside a convolution."""
-        main = [self.phi, self.conv(features, stride), self.phi, self.conv(features)]
-        shortcut = [self.conv(features, stride)] if projects else []
-        return {"op": "residual_sum", "branches": [main, shortcut]}
-
-    def readout(self, pool: str = "gap") -> Spec:
-        """Global average pooling (`gap`) or one weight per pixel (`vec`), and a dense layer."""
-        return [_chosen("kernel.pool", pool, {"gap": _GLOBAL, "vec": _FLATTEN}), self.dense(10)]
-
-
-def _whole(name: str, value: Any, low: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(f"{name}={value!r} must be a whole number, at least {low}")
-    return value
-
-
-def _chosen(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")
-    return choices[value]
 
 
 def fcn(
@@ -109,9 +44,9 @@ def fcn(
         depth: hidden layers; 0 is a linear model.
         width: see the module, as for all others.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization)
-    hidden = [layer for _ in range(_whole("kernel.depth", depth)) for layer in (parts.dense(width), parts.phi)]
-    return canonical_spec([_FLATTEN, *hidden, parts.dense(10)])
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization)
+    hidden = [layer for _ in range(whole("kernel.depth", depth)) for layer in (parts.dense(width), parts.phi)]
+    return canonical_spec([FLATTEN, *hidden, parts.dense(10)])
 
 
 def cnn_vec(
@@ -133,8 +68,8 @@ def cnn_vec(
     Args:
         depth: convolutional layers, each with a nonlinearity.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
-    return canonical_spec([*parts.convs(width, _whole("kernel.depth", depth, 1)), *parts.readout("vec")])
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    return canonical_spec([*parts.convs(width, whole("kernel.depth", depth, 1)), *parts.readout("vec")])
 
 
 def cnn_gap(
@@ -154,8 +89,8 @@ def cnn_gap(
     Args:
         depth: convolutional layers, each with a nonlinearity.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
-    return canonical_spec([*parts.convs(width, _whole("kernel.depth", depth, 1)), *parts.readout("gap")])
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    return canonical_spec([*parts.convs(width, whole("kernel.depth", depth, 1)), *parts.readout("gap")])
 
 
 def cntk(
@@ -185,11 +120,11 @@ def cntk(
             `vec`, and a radius of the image's size is `gap`, up to a factor.
         pool_radius: of `lap`; pixels beyond the edge are 0, or those of the other side if `padding` is `CIRCULAR`.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
-    hidden = parts.convs(width, _whole("kernel.depth", depth, 2) - 1)
-    edge = 2 * _whole("kernel.pool_radius", pool_radius) + 1
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    hidden = parts.convs(width, whole("kernel.depth", depth, 2) - 1)
+    edge = 2 * whole("kernel.pool_radius", pool_radius) + 1
     blur = {"op": "avg_pool", "window": [edge, edge], "strides": [1, 1], "padding": padding}
-    _chosen("kernel.pool", pool, {"gap": 0, "vec": 0, "lap": 0})
+    chosen("kernel.pool", pool, {"gap": 0, "vec": 0, "lap": 0})
     return canonical_spec([*hidden, *([blur, *parts.readout("vec")] if pool == "lap" else parts.readout(pool))])
 
 
@@ -219,7 +154,7 @@ def myrtle(
         depth: 5, 7 or 10 layers with weights, or as many convolutions and the readout.
         image_shape: height and width must be multiples of 4.
     """
-    groups = _chosen("kernel.depth", depth, _MYRTLE)
+    groups = chosen("kernel.depth", depth, _MYRTLE)
     if len(image_shape) != 3:
         raise ConfigError(f"kernel=myrtle{depth} needs images [height, width, channels], not {list(image_shape)}")
     height, wide = image_shape[:2]
@@ -228,12 +163,12 @@ def myrtle(
             f"kernel=myrtle{depth} halves its images twice: {height} x {wide} pixels must be multiples of 4 (crop or pad "
             "them, or use data.downsample or data.image_size)"
         )
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
     halve = {"op": "avg_pool", "window": [2, 2], "strides": [2, 2], "padding": "VALID"}
     body = [layer for group in groups[:2] for layer in (*parts.convs(width, group), halve)]
     left = height // 4
     halvings = int(math.log2(left)) if height == wide and left & (left - 1) == 0 else None
-    last = [_GLOBAL] if halvings is None else [halve] * halvings + [_FLATTEN]
+    last = [GLOBAL_MEAN] if halvings is None else [halve] * halvings + [FLATTEN]
     return canonical_spec([*body, *parts.convs(width, groups[2]), *last, parts.dense(10)])
 
 
@@ -259,8 +194,8 @@ def resnet(
         blocks: of two convolutions each: `2 blocks + 2` layers with weights.
         pool: `gap` or `vec`.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
-    body = [parts.residual(width) for _ in range(_whole("kernel.blocks", blocks, 1))]
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    body = [parts.residual(width) for _ in range(whole("kernel.blocks", blocks, 1))]
     return canonical_spec([parts.conv(width), *body, parts.phi, *parts.readout(pool)])
 
 
@@ -287,12 +222,12 @@ def wide_resnet(
         widen: the paper's k: channels are `width * widen`, twice and four times that.
         width: of the first convolution.
     """
-    if _whole("kernel.depth", depth, 10) % 6 != 4:
+    if whole("kernel.depth", depth, 10) % 6 != 4:
         raise ConfigError(f"kernel.depth={depth} of a wide_resnet must be 6 k + 4: 10, 16, 22, 28, 34, 40, ...")
-    parts = _Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
+    parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
     body: Spec = []
     for stage in range(3):
-        features = width * _whole("kernel.widen", widen, 1) * 2**stage
+        features = width * whole("kernel.widen", widen, 1) * 2**stage
         body.append(parts.residual(features, 1 if stage == 0 else 2, projects=True))
         body += [parts.residual(features) for _ in range((depth - 4) // 6 - 1)]
     return canonical_spec([parts.conv(width), *body, *parts.readout()])
@@ -321,7 +256,7 @@ def attention(
         blocks: attention layers, each with a nonlinearity.
         mechanism: `SOFTMAX`, `IDENTITY` or `RELU`, of queries times keys.
     """
-    parts = _Parts(w_std, b_std, activation, activation_args, "ntk", filter, padding)
+    parts = Parts(w_std, b_std, activation, activation_args, "ntk", filter, padding)
     attend = {
         "op": "global_self_attention",
         "n_heads": 1,
@@ -332,13 +267,13 @@ def attention(
         "w_out_std": w_std,
         "b_std": b_std,
     }
-    body = [layer for _ in range(_whole("kernel.blocks", blocks, 1)) for layer in (attend, parts.phi)]
-    stem = parts.convs(width, _whole("kernel.depth", depth, 1))
+    body = [layer for _ in range(whole("kernel.blocks", blocks, 1)) for layer in (attend, parts.phi)]
+    stem = parts.convs(width, whole("kernel.depth", depth, 1))
     return canonical_spec([*stem, *body, *parts.readout()])
 
 
 def _stationary(kernel: str, length_scale: float, nu: float | None = None) -> Spec:
-    return canonical_spec([_FLATTEN, {"op": "stationary", "kernel": kernel, "length_scale": length_scale, "nu": nu}])
+    return canonical_spec([FLATTEN, {"op": "stationary", "kernel": kernel, "length_scale": length_scale, "nu": nu}])
 
 
 def rbf(*, length_scale: float = 1.0) -> Spec:

@@ -56,3 +56,10 @@ def assemble(matrix: TileMatrix, dtype: str | np.dtype | type = np.float64) -> n
         if grid.symmetric and t.i != t.j:
             out[t.col_start : t.col_stop, t.row_start : t.row_stop] = tile.T
     return out
+
+
+def unit_vectors(rows: np.ndarray, n: int) -> np.ndarray:
+    """(n, k) unit vectors: a kernel times them is its columns `rows` (k,) as they are stored."""
+    units = np.zeros((n, len(rows)))
+    units[rows, np.arange(len(rows))] = 1.0
+    return units

@@ -23,10 +23,11 @@ from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.linalg.preconditioner import Identity, LowRank, Preconditioner, nystrom, pivoted_cholesky
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import held_memory, product_memory
+from ntkpipe.solvers.converged import ConvergedSolution, require_the_end
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import ConvergedSolution, LeaveOneOut, Saved, require_the_end
+from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import sampled_leave_one_out
 from ntkpipe.solvers.workspace import Workspace, exclusive

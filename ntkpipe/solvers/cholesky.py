@@ -18,10 +18,11 @@ from ntkpipe.linalg.lanczos import largest_eigenvalue
 from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import product_memory
+from ntkpipe.solvers.converged import ConvergedSolution, require_the_end
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import ConvergedSolution, LeaveOneOut, Saved, require_the_end
+from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.stochastic import own_weights
 from ntkpipe.solvers.workspace import Workspace

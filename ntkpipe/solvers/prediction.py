@@ -12,12 +12,14 @@ from ntkpipe.dynamics.bounds import ErrorBudget
 from ntkpipe.dynamics.gains import ESTIMATE, RIGOROUS
 from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.errors import ConfigError, DataError, NumericalError
+from ntkpipe.linalg.assemble import unit_vectors
 from ntkpipe.linalg.eigh import null_cutoff
 from ntkpipe.linalg.operator import rectangular_operator
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.sources.kernels import TestKernel
-from ntkpipe.uncertainty.covariance import PredictiveCovariance, predictive_covariance, unit_vectors
+from ntkpipe.uncertainty.covariance import predictive_covariance
+from ntkpipe.uncertainty.predictive import PredictiveCovariance
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution

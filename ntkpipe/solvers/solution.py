@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 import ntkpipe
-from ntkpipe.dynamics.bounds import ErrorBudget, direct_budget, error_budget
+from ntkpipe.dynamics.bounds import ErrorBudget, error_budget
 from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import default_times
-from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.errors import IncompleteError
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
@@ -327,84 +327,6 @@ class SpectralSolution(Solution):
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Solution.arrays`."""
         return {**super().arrays(), "spectrum": self.space.values}
-
-
-@dataclass(frozen=True)
-class ConvergedSolution(Solution):
-    """One at t = inf, for the ridges that were solved for.
-
-    Args:
-        weights: (R, n, c).
-    """
-
-    weights: np.ndarray
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """See `Solution.times`."""
-        return (math.inf,)
-
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
-        """See `Solution.at`."""
-        problem = self.problem.at(times, ridges)
-        require_the_end(problem, self.solver.kind)
-        unknown = [
-            r for r, one in zip(problem.asked_ridges, problem.ridges, strict=True) if one not in self.problem.ridges
-        ]
-        if unknown:
-            raise ConfigError(
-                f"ridges={unknown} were not solved for, and {self.solver.kind} has weights for {list(self.problem.asked_ridges)} "
-                "alone: solve with them, or with krylov or eigh, which answer every ridge"
-            )
-        picked = [self.problem.ridges.index(ridge) for ridge in problem.ridges]
-        return replace(self, problem=problem, weights=self.weights[picked])
-
-    def spectrum(self) -> np.ndarray:
-        """See `Solution.spectrum`."""
-        raise ConfigError(
-            f"{self.solver.kind} finds no spectrum, only its ends (largest, smallest): use krylov or eigh"
-        )
-
-    def dual_weights(self) -> tuple[np.ndarray, Shape]:
-        """See `Solution.dual_weights`."""
-        r, n, c = self.weights.shape
-        return self.weights.transpose(1, 0, 2).reshape(n, r * c), (1, r, c)
-
-    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
-        """See `Solution.budget`."""
-        assert self.sample.exact is not None
-        return direct_budget(
-            self.weights,
-            self.problem.targets,
-            self.problem.ridges,
-            self.sample.indices,
-            self.sample.exact,
-            smallest=self.smallest,
-            largest=self.largest,
-            rows_stored=self.sample.stored,
-            systematic=self.sample.systematic,
-            tests=tests,
-        )
-
-    def left_out(self) -> None:
-        """See `Solution.left_out`."""
-        return
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """See `Solution.arrays`."""
-        return {**super().arrays(), "weights": self.weights}
-
-
-def require_the_end(problem: Problem, kind: str) -> None:
-    """Refuse finite times for a solver that knows t = inf alone.
-
-    Raises:
-        ConfigError: naming those that know them.
-    """
-    if problem.times not in (None, (math.inf,)):
-        raise ConfigError(
-            f"{kind} answers t = inf alone, and times={list(problem.times or ())} were asked for: use krylov or eigh for finite times"
-        )
 
 
 def grid_of_times(solutions: Sequence[Solution]) -> tuple[float, ...]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ntkpipe.dynamics.sampling import sample_indices
 from ntkpipe.dynamics.variance import KernelRows
+from ntkpipe.linalg.assemble import unit_vectors
 from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.solvers.solution import LeaveOneOut, Solution
 from ntkpipe.solvers.workspace import Workspace
-from ntkpipe.uncertainty.covariance import unit_vectors
 from ntkpipe.uncertainty.filters import Part
 
 # Rows of an estimate, solved for in one block. Their standard error of an accuracy near one half is 6%.

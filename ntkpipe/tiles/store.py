@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
-from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.protocol import Lease, MissingObjectError, ObjectStore
-from ntkpipe.tiles.chunk import finite_error, inside, same_but_rounding, to_chunk
+from ntkpipe.tiles.chunk import finite_error, inside, to_chunk
+from ntkpipe.tiles.chunk_objects import get_chunk, put_chunk
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import PLAIN, Block, Kernel, Layout, check_name
@@ -41,6 +41,7 @@ from ntkpipe.tiles.ledger import REPAIR, Ledger
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.record import seal, unseal
 from ntkpipe.tiles.segment import SEGMENT
+from ntkpipe.tiles.zarr_metadata import zarr_metadata
 
 # Checksums of receipts of the tail that this process has read, so that passes over the tiles parse each receipt once.
 _checksums: dict[tuple[str, str, int, int], Mapping[str, int]] = {}
@@ -290,7 +291,7 @@ class GramStore:
 
     def checked_chunk(self, kernel: str, block: str, i: int, j: int, receipt: Mapping[str, int]) -> np.ndarray:
         """As `read_chunk`, against these checksums instead of a receipt that this process may have read long ago."""
-        values, checksum = self._get_chunk(kernel, block, i, j)
+        values, checksum = get_chunk(self.objects, self.layout, (kernel, block, i, j))
         if checksum != receipt.get(kernel):
             raise CorruptionError(
                 f"{self.objects.url}/{self.layout.chunk_key(kernel, block, i, j)} is intact but not tile ({i}, {j}) of "
@@ -302,38 +303,7 @@ class GramStore:
 
     def metadata(self) -> dict[str, bytes]:
         """Zarr's description of every group and array, by key, as Zarr itself writes it."""
-        import zarr  # workers read and write chunks without it, and start half a second sooner
-        from zarr.codecs import BytesCodec, Crc32cCodec
-        from zarr.storage import MemoryStore
-
-        # xarray refuses two equal dimensions and a variable that is named like one.
-        names = {
-            "train": ["train_row", "train_image"],
-            "test": ["test_image", "train_image"],
-            "diagonal/train": ["train_image"],
-            "diagonal/test": ["test_image"],
-        }
-        memory: dict[str, Any] = {}
-        note = "the train block is symmetric: tiles above its diagonal are not stored and read as NaN"
-        attributes = {"ntkpipe": self.identity.key, "note": note}
-        if (symmetry := self.identity.symmetry) != "none":
-            attributes["symmetry"] = f"{symmetry} under horizontal flips: k(x, y) {_SIGNS[symmetry]} k(x, flipped y)"
-        root = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
-        for label in self.layout.labels:
-            shape, chunk, dtype = self.layout.shapes(label)
-            for kernel in self.layout.arrays(label):
-                root.create_array(
-                    self.layout.array(kernel, label),
-                    shape=shape,
-                    chunks=chunk,
-                    dtype=dtype,
-                    fill_value=float("nan"),
-                    filters=None,
-                    serializer=BytesCodec(endian="little"),
-                    compressors=[Crc32cCodec()],
-                    dimension_names=names[label],
-                )
-        return {self.layout.key(f"tiles.zarr/{name}"): buffer.to_bytes() for name, buffer in memory.items()}
+        return zarr_metadata(self.identity, self.layout)
 
     def write_manifest(self, *, overwrite: bool = False) -> bool:
         """Write whose tiles they are, where it is absent, or anyway; False if it was there."""
@@ -376,49 +346,14 @@ class GramStore:
             if error := finite_error(chunks[kernel][inside(shape)], kernel, block, i, j, self.identity.edge):
                 raise error
         with ThreadPoolExecutor(len(names), thread_name_prefix="chunk-writer") as pool:
-            stored_as = pool.map(lambda kernel: self._put_chunk(kernel, block, i, j, chunks[kernel], shape), names)
+            stored_as = pool.map(
+                lambda kernel: put_chunk(self.objects, self.layout, (kernel, block, i, j), chunks[kernel], shape), names
+            )
             checksums = dict(zip(names, stored_as, strict=True))
         receipt = Receipt(self.identity.key, block, i, j, checksums, seconds=seconds, provenance=dict(provenance))
         stored = self.ledger(block).record(receipt)
         _checksums.pop((self.where, block, i, j), None)
         return stored
-
-    def _put_chunk(self, kernel: str, block: str, i: int, j: int, chunk: np.ndarray, shape: tuple[int, ...]) -> int:
-        """Commit a chunk; the checksum of what is stored in the end, which may be another writer's."""
-        key = self.layout.chunk_key(kernel, block, i, j)
-        mine = crc32c(chunk)
-        parts = [chunk, mine.to_bytes(4, "little")]
-        if self.objects.put(key, parts):
-            return mine
-        try:
-            stored, theirs = self._get_chunk(kernel, block, i, j)
-        except CorruptionError:
-            stored, theirs = None, mine  # torn by a power cut or damaged since
-        if stored is not None and (theirs == mine or same_but_rounding(stored, chunk, shape)):
-            return theirs
-        self.objects.put(key, parts, overwrite=True)
-        return mine
-
-    def _get_chunk(self, kernel: str, block: str, i: int, j: int) -> tuple[np.ndarray, int]:
-        """A chunk and its checksum, which agrees with the one stored in its last four bytes."""
-        key = self.layout.chunk_key(kernel, block, i, j)
-        what = f"{self.objects.url}/{key}, tile ({i}, {j}) of {kernel}/{block},"
-        try:
-            data = self.objects.get(key)
-        except MissingObjectError as error:
-            raise CorruptionError(f"{what} has a receipt but is missing. {REPAIR}") from error
-        _, chunk, dtype = self.layout.shapes(block)
-        expected = self.layout.chunk_bytes(block)
-        if len(data) != expected:
-            raise CorruptionError(f"{what} has {len(data):,} bytes instead of {expected:,}. {REPAIR}")
-        values = np.frombuffer(data, dtype, count=int(np.prod(chunk))).reshape(chunk)
-        checksum = crc32c(values)
-        if checksum != int.from_bytes(data[-4:], "little"):
-            raise CorruptionError(f"{what} disagrees with its checksum. {REPAIR}")
-        return values.astype(dtype.newbyteorder("="), copy=False), checksum
-
-
-_SIGNS = {"even": "+", "odd": "-"}
 
 
 def _now() -> str:

@@ -15,37 +15,19 @@ from ntkpipe.dynamics import variance
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows, Variances
 from ntkpipe.dynamics.weights import DirectWeights, Weights
-from ntkpipe.linalg.assemble import read_rows
+from ntkpipe.linalg.assemble import read_rows, unit_vectors
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.operator import RectangularOperator, rectangular_operator, rectangular_product, tile_operator
 from ntkpipe.planning.memory import Batches
 from ntkpipe.sources.kernels import TestKernel, TrainKernel
 from ntkpipe.uncertainty.batches import BatchStore, batches_key
 from ntkpipe.uncertainty.filters import Filters, Part
+from ntkpipe.uncertainty.predictive import PredictiveCovariance, mean_of_parts, rounding_warnings
 from ntkpipe.units import human_seconds
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution
     from ntkpipe.solvers.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class PredictiveCovariance:
-    """Uncertainty of one kernel's predictions, test points in the order of the test kernel's rows.
-
-    Args:
-        variance: (T, R, p), at least 0.
-        bound: (T, R, p) on their errors; inf where none is known.
-        rounding: (T, R, p), the part of the bound that is rounding and storage of tiles.
-        covariance: (T, R, p, p), or None.
-        warnings: what the user should know.
-    """
-
-    variance: np.ndarray
-    bound: np.ndarray
-    rounding: np.ndarray
-    covariance: np.ndarray | None = None
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,36 +87,8 @@ def predictive_covariance(
     task = _Task(solution, full, batch, workspace)
     train, tests = solution.problem.kernel.parts(), test.parts()
     found = [_of_part(task, *both) for both in zip(train, tests, strict=True)]
-    total = found[0] if len(found) == 1 else _mean(found)
-    return replace(total, warnings=_warnings(solution, total))
-
-
-def _mean(found: Sequence[PredictiveCovariance]) -> PredictiveCovariance:
-    matrices = [one.covariance for one in found if one.covariance is not None]
-    return PredictiveCovariance(
-        np.mean([one.variance for one in found], axis=0),
-        np.mean([one.bound for one in found], axis=0),
-        np.mean([one.rounding for one in found], axis=0),
-        np.mean(matrices, axis=0) if matrices else None,
-    )
-
-
-def _warnings(solution: Solution, found: PredictiveCovariance) -> tuple[str, ...]:
-    """Where rounding exceeds the variance."""
-    lost = found.rounding > found.variance
-    if not lost.any():
-        return ()
-    share = lost.mean(axis=(1, 2))
-    worst = int(np.argmax(share))
-    remedy = (
-        "kernel.dtype=float64 computes and stores tiles that are exact to 1e-16"
-        if solution.problem.kernel.matrix.dtype == np.float32
-        else "a ridge (predict.ridges) mends that"
-    )
-    return (
-        f"{solution.name}: rounding and the storage of tiles may exceed {share[worst]:.0%} of the variances at t = "
-        f"{solution.times[worst]:g} (see variance_bound); {remedy}.",
-    )
+    total = found[0] if len(found) == 1 else mean_of_parts(found)
+    return replace(total, warnings=rounding_warnings(solution, total))
 
 
 @dataclass(frozen=True)
@@ -407,10 +361,3 @@ def _required(arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
         "the weights of a batch went away while covariances were made: run the same command again"
     )
     return arrays
-
-
-def unit_vectors(rows: np.ndarray, n: int) -> np.ndarray:
-    """(n, k) unit vectors: a kernel times them is its columns `rows` (k,) as they are stored."""
-    units = np.zeros((n, len(rows)))
-    units[rows, np.arange(len(rows))] = 1.0
-    return units

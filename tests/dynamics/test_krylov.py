@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ntkpipe.dynamics import gaussian_process as gp
-from ntkpipe.dynamics.bounds import direct_budget, error_budget
+from ntkpipe.dynamics.bounds import error_budget
+from ntkpipe.dynamics.direct_bounds import direct_budget
 from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.krylov import (
     KrylovSolution,

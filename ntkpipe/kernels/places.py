@@ -1,0 +1,41 @@
+"""Errors of layers, told with the layer's place in its specification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
+from ntkpipe.kernels.spec import name_layer
+from ntkpipe.kernels.state import Layer, Signature
+
+# Extent of an image that every pooling divides.
+_LARGE = 1 << 20
+
+
+def check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:
+    """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
+    errors = []
+    for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
+        try:
+            signatures(layers, start)
+        except PlaceError as error:
+            if isinstance(error.root, ShapeError):
+                return  # for check_input to say, of given images
+            errors.append(error)
+        else:
+            return
+    raise ConfigError(located(max(errors, key=lambda error: int(error.place)), spec))
+
+
+def located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
+    """The error's text with the layer's place in the specification: `layer 1 (residual_sum), branch 0, layer 2 (relu) ...`."""
+    layer = spec[int(error.place)]
+    text = name_layer(int(error.place), layer)
+    cause = error.cause
+    if isinstance(cause, PlaceError):  # a branch of a residual sum
+        inner = cause.cause
+        assert isinstance(inner, PlaceError)
+        return f"{text}, {cause.place}, {located(inner, layer['branches'][int(str(cause.place).split()[1])])}"
+    return f"{text} {cause}"
