@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ntkpipe.data.points import Dataset, load_dataset
     from ntkpipe.dynamics.in_memory import predict_in_memory
     from ntkpipe.dynamics.learning_theory import learning_theory
+    from ntkpipe.finite.kernel import EmpiricalKernel
     from ntkpipe.finite.two_layers import catapult
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
@@ -48,6 +49,7 @@ _PUBLIC = {
     "Workspace": "ntkpipe.solvers.workspace",
     "Architecture": "ntkpipe.kernels.architecture",
     "Dataset": "ntkpipe.data.points",
+    "EmpiricalKernel": "ntkpipe.finite.kernel",
     "Gram": "ntkpipe.sources.gram",
     "LocalExecutor": "ntkpipe.cluster.local",
     "Predictions": "ntkpipe.predictions.schema",
@@ -70,6 +72,7 @@ __all__ = [
     "Dataset",
     "Dynamics",
     "Eigh",
+    "EmpiricalKernel",
     "Gram",
     "Krylov",
     "LocalExecutor",

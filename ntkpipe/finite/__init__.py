@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ntkpipe.finite.empirical import Prepared, empirical_kernel, prepare, tile
     from ntkpipe.finite.initialisers import count_parameters, draw_masks, init, widened
+    from ntkpipe.finite.kernel import EmpiricalKernel, read_weights, save_weights
     from ntkpipe.finite.monte_carlo import Estimate, monte_carlo_kernel
     from ntkpipe.finite.network import apply
     from ntkpipe.finite.two_layers import Catapult, catapult
 
 __all__ = [
     "Catapult",
+    "EmpiricalKernel",
     "Estimate",
     "Prepared",
     "apply",
@@ -24,6 +26,8 @@ __all__ = [
     "init",
     "monte_carlo_kernel",
     "prepare",
+    "read_weights",
+    "save_weights",
     "tile",
     "widened",
 ]
@@ -31,6 +35,7 @@ __all__ = [
 # Lazy (PEP 562): the package's own __init__ names this room, and must not drag in JAX.
 _PUBLIC = {
     "Catapult": "two_layers",
+    "EmpiricalKernel": "kernel",
     "Estimate": "monte_carlo",
     "Prepared": "empirical",
     "apply": "network",
@@ -41,6 +46,8 @@ _PUBLIC = {
     "init": "initialisers",
     "monte_carlo_kernel": "monte_carlo",
     "prepare": "empirical",
+    "read_weights": "kernel",
+    "save_weights": "kernel",
     "tile": "empirical",
     "widened": "initialisers",
 }

@@ -50,6 +50,25 @@ class Evaluates(Protocol):
         ...
 
 
+class Evaluator(Protocol):
+    """A kernel that no spec of an infinite network names: it gives its own evaluation. Hashable, and cheap to pickle."""
+
+    def evaluation(self, dtype: str) -> Evaluates:
+        """What gives tiles in `float32` or `float64`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FunctionKernel:
+    """See `Evaluator`; of a user's function."""
+
+    function: BlockFunction
+
+    def evaluation(self, dtype: str) -> FunctionEvaluation:
+        """See `Evaluator.evaluation`."""
+        return FunctionEvaluation(self.function, dtype)
+
+
 @dataclass(frozen=True)
 class FunctionEvaluation:
     """Tiles of a function.

@@ -17,7 +17,7 @@ import numpy as np
 
 from ntkpipe import __version__
 from ntkpipe.errors import CorruptionError, NtkpipeError, ResourceError
-from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionEvaluation
+from ntkpipe.gram.function import Evaluates, Evaluator
 from ntkpipe.gram.worker import Evaluation, Spec, Wanted, architecture
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.grid import Tile, TileGrid
@@ -37,11 +37,11 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class Output:
-    """One Gram store to fill, and what with: the layers of a network, or a function of two blocks of images."""
+    """One Gram store to fill, and what with: the layers of an infinite network, or what evaluates another kernel."""
 
     gram: GramStore
     spec: tuple[Mapping[str, Any], ...] = ()
-    function: BlockFunction | None = None
+    evaluator: Evaluator | None = None
 
     @property
     def wanted(self) -> Wanted:
@@ -50,10 +50,9 @@ class Output:
 
 
 def evaluation_of(outputs: Sequence[Output], dtype: str) -> Evaluates:
-    """What gives the tiles of all these stores at once; functions go one by one."""
-    function = outputs[0].function
-    if function is not None:
-        return FunctionEvaluation(function, dtype)
+    """What gives the tiles of all these stores at once; kernels that no spec names go one by one."""
+    if (own := outputs[0].evaluator) is not None:
+        return own.evaluation(dtype)
     return Evaluation(tuple(output.wanted for output in outputs), dtype)
 
 

@@ -29,6 +29,7 @@ from ntkpipe.planning.solving import notes, project
 from ntkpipe.planning.storing import Storing, choose_storing
 from ntkpipe.planning.text import as_html, describe
 from ntkpipe.planning.tiles import pair_rate, pair_seconds, plan_gram
+from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.units import human_bytes
 
 # Times of the default grid, where none are given.
@@ -195,6 +196,43 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
     made = _finished(config, shapes, machine, place, work, (), None)
     kept = tuple(stage for stage in made.stages if stage.name not in ("images", "gram"))
     return dataclasses.replace(made, stages=kept)
+
+
+def plan_of_cost(
+    config: RunConfig, machine: Machine, place: Place, shapes: Shapes, cost: KernelCost, identity: GramIdentity
+) -> RunPlan:
+    """The plan of a run of a kernel that no spec of an infinite network names, by what a pair of points takes.
+
+    Args:
+        config: of the run.
+        machine: to run on.
+        place: see there.
+        shapes: of its points.
+        cost: of a pair.
+        identity: of the Gram store that it fills.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    seconds = {dtype: Figure(pair_seconds(cost, machine, dtype), _origin(machine, dtype)) for dtype in _DTYPES}
+    store = WantedStore("the kernel", identity, [])
+    tiles = _tiles(
+        config,
+        shapes,
+        machine,
+        place,
+        free=True,
+        spec=(),
+        cost=cost,
+        edge=identity.edge,
+        kernel_dtype=identity.dtype,
+        store_dtype=identity.stored_dtype,
+        rate=_rate(config, cost, place, seconds),
+        stores=[store.text],
+        stored=config.store.gram != "recompute",
+    )
+    work = _work(config, shapes, machine, place, tiles, seconds, None)
+    return _finished(config, shapes, machine, place, work, (store,), None)
 
 
 def _pair_seconds(

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.symmetry import check_flips
+from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import free_memory, memory, processors
 from ntkpipe.planning.machine import Figure, Machine, assumed_machine
 from ntkpipe.planning.measured import find_calibration, pair_key
 from ntkpipe.planning.memory import memory_budget
-from ntkpipe.planning.plan import RunPlan, make_run_plan, plan_given
+from ntkpipe.planning.plan import RunPlan, make_run_plan, plan_given, plan_of_cost
 from ntkpipe.planning.probes import (
     known_disk_speed,
     known_pair_speed,
@@ -25,6 +26,7 @@ from ntkpipe.planning.probes import (
 from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores, worth_measuring
 from ntkpipe.storage.store import ObjectStore, local_folder
 from ntkpipe.tiles.catalogue import stored_edge, usage
+from ntkpipe.tiles.identity import GramIdentity
 
 # Of the memory budget, the part in which the system keeps files that were written.
 _CACHE_SHARE = 0.5
@@ -168,6 +170,20 @@ def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dt
     """The plan of a run on this machine whose kernel was given; arguments as of `plan_given`."""
     place = Place(free_memory=free_memory())
     return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
+
+
+def plan_of_cost_here(
+    config: RunConfig, shapes: Shapes, store: ObjectStore, cost: KernelCost, identity: GramIdentity
+) -> RunPlan:
+    """The plan of a run on this machine; arguments as of `plan_of_cost`, the edge of the identity one that may be used.
+
+    A store of the same tiles is used as it was cut, unless `grid.edge` is set.
+    """
+    edge = config.grid.edge or stored_edge(store, identity) or identity.edge
+    identity = dataclasses.replace(identity, edge=edge)
+    there = usage(store, config.store.name or identity.key)
+    place = Place(free_memory(), store.free_bytes(), edge=edge, stored_bytes=there)
+    return plan_of_cost(config, this_machine(config, store), place, shapes, cost, identity)
 
 
 def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import SolverConfig
-from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionEvaluation
+from ntkpipe.gram.empirical import StoredNetwork
+from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionKernel
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import ImageSource, Output
 from ntkpipe.gram.worker import Evaluation, Spec
@@ -241,12 +243,36 @@ class FunctionSource(ComputedSource):
     @property
     def output(self) -> Output:
         """See `ComputedSource`."""
-        return Output(self.gram, (), self.function)
+        return Output(self.gram, (), FunctionKernel(self.function))
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""
-        return FunctionEvaluation(self.function, dtype)
+        return FunctionKernel(self.function).evaluation(dtype)
 
     def dominance(self, trace: float, smallest: float) -> float:
         """See `KernelSource`."""
         return dominance((), trace, smallest)
+
+
+@dataclass(frozen=True)
+class EmpiricalSource(ComputedSource):
+    """Both kernels of one finite network.
+
+    Args:
+        network: with its weights in the store.
+    """
+
+    network: StoredNetwork
+
+    @property
+    def output(self) -> Output:
+        """See `ComputedSource`."""
+        return Output(self.gram, (), self.network)
+
+    def evaluation(self, dtype: str) -> Evaluates:
+        """See `ComputedSource`."""
+        return self.network.evaluation(dtype)
+
+    def dominance(self, trace: float, smallest: float) -> float:
+        """See `KernelSource`."""
+        return dominance(json.loads(self.network.layers), trace, smallest)

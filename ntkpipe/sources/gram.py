@@ -19,6 +19,7 @@ from ntkpipe.data.labels import encode_labels
 from ntkpipe.data.points import Dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.finite.kernel import EmpiricalKernel
 from ntkpipe.gram.function import BlockFunction
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import GramReport
@@ -31,7 +32,8 @@ from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
-from ntkpipe.sources.opened import InUse, OpenGram, open_given, open_network
+from ntkpipe.sources.empirical import plan_empirical
+from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.storage.store import open_store
@@ -45,8 +47,8 @@ class Gram:
     """The Gram matrices of a kernel and a data set. Nothing is computed before `compute`.
 
     Args:
-        kernel: an `Architecture`; or a function `k(x1, x2)` of two blocks of points to `(n1, n2)`, of which the data set's points are
-            handed over `(n, h, w, c)`, those of tables `(n, d)`.
+        kernel: an `Architecture`; an `EmpiricalKernel` (of one finite network); or a function `k(x1, x2)` of two blocks of points to
+            `(n1, n2)`, of which the data set's points are handed over `(n, h, w, c)`, those of tables `(n, d)`.
         data: training and test points.
         name: of a function: its tiles are known by it, so a function that has changed needs another.
         store: folder or URL where images, tiles and what solvers keep lie; runs of the command line share it. None is the memory
@@ -73,7 +75,7 @@ class Gram:
 
     def __init__(
         self,
-        kernel: Architecture | BlockFunction,
+        kernel: Architecture | EmpiricalKernel | BlockFunction,
         data: Dataset,
         *,
         name: str | None = None,
@@ -86,10 +88,10 @@ class Gram:
         odd_part: bool = False,
         executor: Executor | None = None,
     ) -> None:
-        function = None if isinstance(kernel, Architecture) else kernel
+        function = None if isinstance(kernel, (Architecture, EmpiricalKernel)) else kernel
         if function is not None and not callable(function):
             raise ConfigError(
-                "a kernel is an Architecture, such as nk.zoo.fcn(), or a function of two blocks of points"
+                "a kernel is an Architecture, such as nk.zoo.fcn(), an EmpiricalKernel, or a function of two blocks of points"
             )
         if function is not None and not name:
             raise ConfigError(
@@ -172,6 +174,10 @@ class Gram:
         if isinstance(self._kernel, Architecture):
             self._planned = plan_here(self.config, shapes, self.store, measure=True)
             return open_network(self.store, images, self._planned.stores, self._planned.tiles, use)
+        if isinstance(self._kernel, EmpiricalKernel):
+            kernel = self._kernel.at(shapes.image)
+            self._planned = plan_empirical(self.config, shapes, self.store, kernel)
+            return open_empirical(self.store, images, kernel, self._planned.stores[0], self._planned.tiles, use)
         return self._open_function(images, shapes, use)
 
     def plan(self) -> RunPlan:
@@ -181,6 +187,8 @@ class Gram:
         shapes = dataclasses.replace(shapes_of(self._data.prepared(self.config.kernel.dtype)), layers=self._layers)
         if isinstance(self._kernel, Architecture):
             return plan_here(self.config, shapes, self.store)
+        if isinstance(self._kernel, EmpiricalKernel):
+            return plan_empirical(self.config, shapes, self.store, self._kernel.at(shapes.image))
         return self._plan_function(shapes)
 
     def compute(
@@ -226,7 +234,7 @@ class Gram:
         return self._kernel.to_spec() if isinstance(self._kernel, Architecture) else None
 
     def _open_function(self, images: PreparedImages, shapes: Shapes, use: InUse) -> OpenGram:
-        assert not isinstance(self._kernel, Architecture)
+        assert not isinstance(self._kernel, (Architecture, EmpiricalKernel))
         config = self.config
         self._planned = self._plan_function(shapes)
         tiles = self._planned.tiles
@@ -254,7 +262,7 @@ class Gram:
     def __repr__(self) -> str:
         if "_kernel" not in self.__dict__:
             return f"Gram({self.opened.blocks.n:,} training and {self.opened.blocks.p:,} test points, given)"
-        kernel = self._kernel if isinstance(self._kernel, Architecture) else self._name
+        kernel = self._kernel if isinstance(self._kernel, (Architecture, EmpiricalKernel)) else self._name
         return f"Gram({kernel!r}, {self._data!r}, {self.config.store.url})"
 
 

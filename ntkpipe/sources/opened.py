@@ -13,6 +13,8 @@ import numpy as np
 from ntkpipe.config import SolverConfig
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import PreparedImages
+from ntkpipe.finite.kernel import NetworkKernel
+from ntkpipe.gram.empirical import StoredNetwork
 from ntkpipe.gram.missing import NOTHING, Missing, list_missing
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
@@ -22,7 +24,7 @@ from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.shapes import WantedStore
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
-from ntkpipe.sources.computed import NetworkSource
+from ntkpipe.sources.computed import EmpiricalSource, NetworkSource
 from ntkpipe.sources.given import PrecomputedSource
 from ntkpipe.sources.source import KernelSource
 from ntkpipe.storage.protocol import Lease, ObjectStore
@@ -227,6 +229,26 @@ def open_network(
         if one.gram.identity.architecture == own
     ]
     return OpenGram(use.blocks(parts, tiles), GramJob(outputs, images, tiles.pairs_per_step), tiles)
+
+
+def open_empirical(
+    store: ObjectStore,
+    images: PreparedImages,
+    kernel: NetworkKernel,
+    wanted: WantedStore,
+    tiles: GramPlan,
+    use: InUse,
+    *,
+    name: str | None = None,
+    reading: bool = False,
+) -> OpenGram:
+    """The Gram matrices of a finite network, whose weights are written to the store; arguments as of `open_network`."""
+    network = StoredNetwork.of(kernel, store.url)
+    if not reading:
+        network.write(kernel)
+    gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
+    source = EmpiricalSource(gram, images, tiles.stored, None, network)
+    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)
 
 
 def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:

@@ -14,6 +14,8 @@ Symmetry = Literal["none", "even", "odd"]
 SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
 FUNCTION = "function"
 """Version of the formulas of a kernel that is a user's function: `architecture` is the name that the user gave it."""
+EMPIRICAL = "empirical 1"
+"""Version of the formulas of a finite network's kernels: `architecture` is the digest of its layers and weights."""
 
 _REMEDY = {
     "data": "use the data and preprocessing that it was made with",

@@ -1,0 +1,58 @@
+"""Gram matrices of finite networks: their plan, and what their tiles are known by."""
+
+from __future__ import annotations
+
+import json
+
+from ntkpipe.config import RunConfig
+from ntkpipe.errors import ConfigError
+from ntkpipe.finite.kernel import NetworkKernel
+from ntkpipe.planning.plan import RunPlan
+from ntkpipe.planning.shapes import Shapes
+from ntkpipe.planning.surroundings import plan_of_cost_here
+from ntkpipe.planning.tiles import choose_edge
+from ntkpipe.storage.protocol import ObjectStore
+from ntkpipe.tiles.identity import EMPIRICAL, GramIdentity
+
+# A worker keeps what it has made of three blocks of points: rows, columns, and the next columns.
+_BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
+_ITEM = {"float32": 4, "float64": 8}
+
+
+def plan_empirical(config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel) -> RunPlan:
+    """The plan of a run with the kernels of one finite network.
+
+    Args:
+        config: of the run.
+        shapes: of its points.
+        store: where tiles will lie.
+        kernel: of the network.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    if config.augment != "none":
+        raise ConfigError(
+            f"augment={config.augment} needs a kernel that is symmetric under flips, and the weights of one network are not: set "
+            "augment=none, or give the flipped images as data"
+        )
+    identity = GramIdentity(
+        data=shapes.fingerprint,
+        architecture=kernel.digest,
+        formula_version=EMPIRICAL,
+        dtype=config.kernel.dtype,
+        stored_dtype=config.store_dtype,
+        edge=_edge(config, shapes, kernel),
+        n_train=shapes.n_train,
+        n_test=shapes.n_test,
+        spec={"layers": json.loads(kernel.layers), "outputs": kernel.outputs},
+    )
+    return plan_of_cost_here(config, shapes, store, kernel.cost, identity)
+
+
+def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel) -> int:
+    """Rows of a tile: as of other kernels, or fewer where a network keeps much of every point."""
+    edge, kept = choose_edge(shapes.n_train, kernel.cost), kernel.cost.seen * _ITEM[config.kernel.dtype]
+    while edge > 16 and _BLOCKS * edge * kept > _BLOCKS_BYTES:
+        edge //= 2
+    return edge
