@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from pathlib import Path
 
 import matplotlib.figure
@@ -12,6 +14,7 @@ from lab import QUICK, Lab
 
 import ntkpipe as nk
 from ntkpipe.errors import ConfigError, DataError, IncompleteError
+from ntkpipe.events.event import Event, Kind
 
 DOCS = Path(__file__).parent.parent / "docs" / "python.md"
 TIMES, RIDGES = (1.0, 100.0, nk.inf), (0.0, 1e-3)
@@ -170,3 +173,41 @@ def test_two_processes_compute_the_same(data, tmp_path):
     with nk.LocalExecutor(workers=2) as executor:
         two.compute(executor)
     np.testing.assert_array_equal(one.train("ntk").to_numpy(), two.train("ntk").to_numpy())
+
+
+def test_calls_tell_events_to_whoever_listens(data):
+    gram = nk.Gram(nk.zoo.fcn(depth=1), data, edge=32)
+    events: list[Event] = []
+    gram.compute(progress=events.append)
+    assert [events[0].kind, events[-1].kind] == [Kind.STAGE_BEGUN, Kind.STAGE_DONE]
+    assert {event.stage for event in events} == {"gram"}
+    assert events[-2].facts["done"] == events[-2].facts["total"] == gram.plan().tiles.tiles
+    events.clear()
+    solution = nk.Krylov().solve(gram.train("ntk"), data.targets, progress=events.append)
+    assert events[0].kind is Kind.STAGE_BEGUN
+    assert any(event.kind is Kind.PROGRESS and "ntk" in event.text for event in events)
+    events.clear()
+    solution.predict(gram.test("ntk"), times=[nk.inf], progress=events.append)
+    assert [event.kind for event in events if event.kind is not Kind.PROGRESS] == [Kind.STAGE_BEGUN, Kind.STAGE_DONE]
+
+
+@pytest.mark.parametrize(("progress", "bar"), [(None, True), (False, False)])
+def test_a_terminal_shows_a_bar_unless_told_not_to(data, monkeypatch, progress, bar):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("TERM", "xterm")
+    nk.Gram(nk.zoo.fcn(depth=1), data, edge=32).compute(progress=progress)
+    assert ("tiles computed" in shown.getvalue()) is bar
+    assert ("\x1b[" in shown.getvalue()) is bar
+
+
+def test_a_pipe_shows_nothing_unless_told_to(data, capsys):
+    gram = nk.Gram(nk.zoo.fcn(depth=1), data, edge=32)
+    gram.compute()
+    assert capsys.readouterr() == ("", "")
+    gram.compute(progress=True)
+    assert "0 tiles computed" in capsys.readouterr().err

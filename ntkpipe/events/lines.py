@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
-from ntkpipe.events.event import PROGRESS, Emit, Event, Kind, Paced
+from ntkpipe.events.event import PROGRESS, Emit, Event, Kind, Paced, silent
 
 Echo = Callable[[str], None]
 
@@ -185,12 +185,34 @@ def for_people(echo: Echo, terminal: TextIO | None = None) -> Emit:
         echo: receives plain lines.
         terminal: where people look, if it is a terminal; None is the standard error.
     """
+    surface = _surface(sys.stderr if terminal is None else terminal)
+    return plain_lines(echo) if surface is None else LiveLine(surface, echo)
+
+
+Progress = bool | Emit | None
+"""Who listens to a call from Python: nobody (False), lines for people wherever they go (True), one that is updated in place in a
+terminal or a notebook and nobody elsewhere (None), or a function of one `Event`."""
+
+
+def listener_of(progress: Progress) -> Emit:
+    """Who listens to a call from Python."""
+    if callable(progress):
+        return progress
+    surface = None if progress is False else _surface(sys.stderr)
+    if surface is not None:
+        return LiveLine(surface, _to_stderr)
+    return plain_lines(_to_stderr) if progress else silent
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _surface(terminal: TextIO) -> Surface | None:
+    """Where a line can be updated in place; None where it cannot."""
     if _is_notebook():
-        return LiveLine(NotebookLine(), echo)
-    file = sys.stderr if terminal is None else terminal
-    if file.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-        return LiveLine(TerminalLine(file), echo)
-    return plain_lines(echo)
+        return NotebookLine()
+    return TerminalLine(terminal) if terminal.isatty() and os.environ.get("TERM", "dumb") != "dumb" else None
 
 
 def _is_notebook() -> bool:

@@ -16,6 +16,7 @@ from ntkpipe.gram.task import GramJob, TileRecord, diagonal_task, release_rows, 
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import LostWorkerError, Task
 from ntkpipe.tiles.segment import SEGMENT
+from ntkpipe.units import human_seconds
 
 # Parts of a diagonal per task: they are cheap (linear in the images).
 _DIAGONAL_BATCH = 16
@@ -50,6 +51,11 @@ class GramReport:
     failed: tuple[TileRecord, ...] = field(default=())
     retries: int = 0
     copies: int = 0
+
+    def describe(self) -> str:
+        """One line for people."""
+        rate = f", {self.pairs / self.seconds:.3g} pairs/s" if self.pairs and self.seconds > 0 else ""
+        return f"{self.computed:,} tiles computed, {self.reused:,} reused, {human_seconds(self.seconds)}{rate}"
 
 
 def compute_gram(

@@ -23,6 +23,7 @@ from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import IncompleteError
+from ntkpipe.events.lines import Progress
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
@@ -188,6 +189,7 @@ class Solution(ABC):
         covariance: str = "none",
         batch: int | None = None,
         workspace: Workspace | None = None,
+        progress: Progress = None,
     ) -> Predictions:
         """Means of test points, bounds on their errors, and variances: as a run exports them.
 
@@ -198,6 +200,7 @@ class Solution(ABC):
             covariance: `none`, `diagonal` (variances) or `full`.
             batch: test points whose variances are made together; None is chosen from the memory.
             workspace: where it runs; None is where it was solved.
+            progress: see `Solver.solve`.
 
         Warns:
             UserWarning: for what makes predictions doubtful, such as directions that are left out.
@@ -206,7 +209,8 @@ class Solution(ABC):
             ConfigError: if it has no answer at a time or ridge.
             NumericalError: if a prediction is no number.
         """
-        part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=workspace)
+        with (workspace or self.workspace).telling("predict", progress) as place:
+            part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=place)
         for text in part.warnings:
             warnings.warn(text, stacklevel=2)
         return joined([part], test.points, self.attributes(part))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from ntkpipe.config import SolverConfig
 from ntkpipe.errors import IdentityError, IncompleteError
+from ntkpipe.events.lines import Progress
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
 from ntkpipe.solvers.solution import Saved, Solution, read_arrays
 from ntkpipe.solvers.workspace import Workspace
@@ -74,6 +75,7 @@ class Solver(ABC):
         ridge_scale: str = "relative",
         dynamics: Dynamics | None = None,
         workspace: Workspace | None = None,
+        progress: Progress = None,
     ) -> Solution:
         """Solve, or take up a solve where it stopped.
 
@@ -85,6 +87,8 @@ class Solver(ABC):
             ridge_scale: of them, `relative` to the mean of the kernel's diagonal, or `absolute`.
             dynamics: of training; None is gradient flow.
             workspace: where it runs; None is this process, which keeps nothing.
+            progress: a function of one `Event`, or whether a line of progress is shown; None shows it in a terminal or a notebook,
+                unless the workspace is told.
 
         Raises:
             ConfigError: if the solver has no answer at one of the times, or a setting is impossible.
@@ -95,7 +99,10 @@ class Solver(ABC):
         problem = make_problem(
             as_kernel(kernel), targets, times=times, ridges=ridges, ridge_scale=ridge_scale, dynamics=dynamics
         )
-        return self.answer(problem, workspace or Workspace())
+        place = workspace or Workspace()
+        with place.telling("solve", progress) as told:
+            found = self.answer(problem, told)
+        return replace(found, workspace=place)  # whose next pass is no part of this stage
 
     @abstractmethod
     def answer(self, problem: Problem, workspace: Workspace) -> Solution:

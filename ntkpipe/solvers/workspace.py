@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ntkpipe.events.event import Tell, tell_nobody
+from ntkpipe.events.event import Event, Kind, Tell, stage, tell_nobody
+from ntkpipe.events.lines import Progress, listener_of
 from ntkpipe.limits import free_memory
 from ntkpipe.planning.memory import Room, free_share
 from ntkpipe.storage.memory import MemoryStore
@@ -43,6 +45,22 @@ class Workspace:
     workers: int | None = None
     holder: str = "ntkpipe"
     tell: Tell = tell_nobody
+
+    @contextlib.contextmanager
+    def telling(self, name: str, progress: Progress) -> Iterator[Workspace]:
+        """The workspace while a stage of a call from Python runs in it, whose progress is told as events.
+
+        Args:
+            name: of the stage.
+            progress: who listens; None leaves a workspace as it is that already tells somebody.
+        """
+        if progress is None and self.tell is not tell_nobody:
+            yield self
+            return
+        emit, began = listener_of(progress), time.monotonic()
+        with stage(emit, name) as tell:
+            yield replace(self, tell=tell)
+        emit(Event(Kind.STAGE_DONE, name, elapsed=time.monotonic() - began))
 
     @property
     def room(self) -> Room:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -19,9 +19,11 @@ from ntkpipe.data.labels import encode_labels
 from ntkpipe.data.points import Dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.events.event import Event, Kind, stage
+from ntkpipe.events.lines import Progress, listener_of
 from ntkpipe.finite.kernel import EmpiricalKernel
 from ntkpipe.gram.function import BlockFunction
-from ntkpipe.gram.progress import Progress
+from ntkpipe.gram.progress import tell_tiles
 from ntkpipe.gram.stage import GramReport
 from ntkpipe.gram.task import GramJob
 from ntkpipe.kernels.architecture import Architecture
@@ -191,23 +193,24 @@ class Gram:
             return plan_empirical(self.config, shapes, self.store, self._kernel.at(shapes.image))
         return self._plan_function(shapes)
 
-    def compute(
-        self, executor: Executor | None = None, progress: Callable[[Progress], None] | None = None
-    ) -> GramReport:
+    def compute(self, executor: Executor | None = None, *, progress: Progress = None) -> GramReport:
         """Compute the tiles that are missing; one that is stopped goes on where it was, by the same call.
 
         Args:
             executor: where; None is that of the Gram.
-            progress: called with how far it is, at most once a second.
+            progress: a function of one `Event`, or whether a line of progress is shown; None shows it in a terminal or a notebook.
 
         Raises:
             ConfigError, DataError: if a dtype cannot hold the kernel, or its values are not finite.
             IncompleteError: naming the tiles that could not be computed; all others are stored then.
             ResourceError: if the disk or a worker's memory is full.
         """
-        chosen = executor or self._executor
-        self.opened.blocks.source.check_scale(self.opened.blocks.n, self.config.solver, chosen)
-        return self.opened.compute(chosen, progress)
+        chosen, emit, opened = executor or self._executor, listener_of(progress), self.opened
+        opened.check_scale(self.config.solver, chosen)
+        with stage(emit, "gram", Kind.TILES_DONE) as tell:
+            report = opened.compute(chosen, tell_tiles(emit, tell) if opened.tiles.stored else None)
+        emit(Event(Kind.STAGE_DONE, "gram", report.describe(), dataclasses.asdict(report), report.seconds))
+        return report
 
     def train(self, name: str | None = None) -> BlockTrainKernel:
         """The kernel among the training points: `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`, `K.to_xarray()`.
