@@ -20,10 +20,11 @@ from ntkpipe.propagation.convolution import averaging_modes, mode_depths
 from ntkpipe.propagation.critical import CriticalLine, critical_line
 from ntkpipe.propagation.depth import Depths, depth_that_loses, depth_that_splits, depths
 from ntkpipe.propagation.diagram import PhaseDiagram, phase_diagram
+from ntkpipe.propagation.growth import Growth, growth
 from ntkpipe.propagation.isometry import isometry
 from ntkpipe.propagation.maps import activation_maps
 from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
-from ntkpipe.propagation.phase import Phase, phase
+from ntkpipe.propagation.phase import Phase, UnsettledError, phase
 from ntkpipe.propagation.summary import describe_depth, precision_warning
 from ntkpipe.report.drawing import drawing
 from ntkpipe.run.sweep import sweep_runs
@@ -63,10 +64,18 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
     if w_text or b_text:
         _write_diagram(network, config.kernel.dtype, variance, w_text, b_text, Path(own["path"] or "."))
         return
-    made = phase(network.activation, w_std=network.w_std, b_std=network.b_std, input_variance=variance)
-    record = made.to_dict() | _beyond(made, network, shape)
+    asked: dict[str, Any] = {"w_std": network.w_std, "b_std": network.b_std, "input_variance": variance}
+    try:
+        made: Phase | Growth = phase(network.activation, **asked)
+        record = made.to_dict() | _beyond(made, network, shape)
+    except UnsettledError:
+        made = growth(network.activation, depth=network.depth, **asked)
+        record = made.to_dict()
     if own["format"] == "json":
         print(json.dumps(json_ready(record), indent=1, allow_nan=False))
+    elif isinstance(made, Growth):
+        print(f"{made.activation}, w_std={made.w_std:.10g}, b_std={made.b_std:.10g}")
+        print("\n".join(f"  {line}" for line in made.lines()))
     else:
         print("\n".join(_text(made, network, config.kernel.dtype, record)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ntkpipe.cli import describe as describing
@@ -16,9 +16,10 @@ from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.events.event import PROGRESS, Emit, Event
 from ntkpipe.events.lines import for_people
-from ntkpipe.gram.from_config import check_kernel
+from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.surroundings import plan_given_here
+from ntkpipe.propagation.summary import warnings_of_depth
 from ntkpipe.run import calibrate as calibrating
 from ntkpipe.run.learning_curve import write_learning_curve
 from ntkpipe.run.places import anchored
@@ -30,6 +31,9 @@ from ntkpipe.sources.precomputed import describe_given, read_given_shapes
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
 from ntkpipe.tiles.layout import check_name
+
+# What the layers of a family are does not depend on it, but for their pooling.
+_ANY_IMAGE = (32, 32, 3)
 
 
 def echo(line: str) -> None:
@@ -64,6 +68,8 @@ def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
     if config.store.name is not None:
         check_name(config.store.name)
     runs, axis = sweep_runs(session.join_cluster(config)), sweep_axis(config)
+    if axis == "depth":
+        _warn_of_depths(runs)
     if axis is not None:
         Sweep.begin(config)
     for k, one in enumerate(runs):
@@ -71,6 +77,13 @@ def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
             echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
         siblings = runs[k + 1 :] if axis == "depth" else ()
         yield RunAtWork(RunDir.create(one), lambda: session.executor(config), listener(), siblings)
+
+
+def _warn_of_depths(runs: Iterable[RunConfig]) -> None:
+    """Say of a sweep over depth where the precision is no longer enough, before anything is computed."""
+    for one in runs:
+        for text in warnings_of_depth(kernel_spec(one.kernel, _ANY_IMAGE), one.kernel.dtype):
+            echo(f"warning  depth {one.kernel.depth}: {text}")
 
 
 def run(config: RunConfig, session: Session) -> None:

@@ -18,6 +18,10 @@ from ntkpipe.propagation.variance import FixedPoint, fixed_points, settled
 PhaseName = Literal["ordered", "chaotic", "critical"]
 
 
+class UnsettledError(ConfigError):
+    """The variance grows without bound with depth, or oscillates: there is no phase. See `growth.py` for what there is."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """How signals travel through infinitely many layers.
@@ -77,7 +81,8 @@ def phase(
         input_variance: mean square of the inputs' features: where a network has several variances that last, it decides.
 
     Raises:
-        ConfigError: if an argument is out of range, or the variance does not settle: it grows without bound, or oscillates.
+        ConfigError: if an argument is out of range.
+        UnsettledError: if the variance does not settle: it grows without bound, or oscillates.
     """
     check_deviations(w_std, b_std, input_variance)
     maps = activation_maps(activation, activation_args)
@@ -144,7 +149,7 @@ def _check_settled(
     else:
         other = " Set a smaller w_std, or put layer_norm before the nonlinearity."
     what = "grows without bound" if math.isinf(q) else "oscillates and never settles"
-    raise ConfigError(
+    raise UnsettledError(
         f"{maps.name} with w_std={w_std:.10g}, b_std={b_std:.10g}: the variance {what} with depth, so that there is no "
         f"q_star and no phase ({way}).{other}"
     )

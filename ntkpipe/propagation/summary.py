@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.propagation.block import block_map
 from ntkpipe.propagation.depth import depth_that_loses, depth_that_splits
+from ntkpipe.propagation.growth import growth
 from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
-from ntkpipe.propagation.phase import Phase, phase
+from ntkpipe.propagation.phase import Phase, UnsettledError, phase
 
 _REPETITIONS = 20
 
@@ -20,14 +23,32 @@ def summary(spec: Spec, dtype: str = "float64") -> list[str]:
         spec: the layers.
         dtype: of the computation: depths beyond which it cannot hold the answer are named.
     """
+    return list(_summary(json.dumps(list(spec)), dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def _summary(spec_as_json: str, dtype: str) -> tuple[str, ...]:
+    spec = json.loads(spec_as_json)
     network = plain_network(spec)
     if network is None:
-        return _of_block(spec)
+        return tuple(_of_block(spec))
     try:
         made = phase(network.activation, w_std=network.w_std, b_std=network.b_std)
+    except UnsettledError:
+        return tuple(growth(network.activation, w_std=network.w_std, b_std=network.b_std, depth=network.depth).lines())
     except ConfigError as error:
-        return [str(error)]
-    return [*describe_depth(made, network.depth), *precision_warning(made, network, dtype)]
+        return (str(error),)
+    return (*describe_depth(made, network.depth), *precision_warning(made, network, dtype))
+
+
+def warnings_of_depth(spec: Spec, dtype: str) -> list[str]:
+    """What a dtype cannot hold at the network's depth: a line, or nothing.
+
+    Args:
+        spec: the layers.
+        dtype: of the computation.
+    """
+    return [line.removeprefix("warning: ") for line in summary(spec, dtype) if line.startswith("warning: ")]
 
 
 def describe_depth(made: Phase, depth: int) -> list[str]:

@@ -25,7 +25,7 @@ class ReportInputs:
         tolerance: bound at which the solver stops, drawn into the convergence figure.
         images: (p, h, w, channels) test images scaled to 0..1 in the order of `predictions.test_index`, or None.
         summary: JSON-ready facts for the page. Keys with a place of their own, all optional: `title` (text),
-            `warnings` (list of texts), `max_learning_rate` (kernel -> number), `timings` (stage -> seconds),
+            `warnings` and `signals` (lists of texts), `max_learning_rate` (kernel -> number), `timings` (stage -> seconds),
             `data`, `kernel`, `hardware`, `versions`, `config` (nested values). Any other key becomes a section.
     """
 

@@ -23,7 +23,7 @@ from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.outcomes import confusion_matrix
 from ntkpipe.report.style import entry_name, kernel_name, number
 
-OWN_PLACE = ("title", "warnings", "max_learning_rate", "timings")
+OWN_PLACE = ("title", "warnings", "signals", "max_learning_rate", "timings")
 SECTIONS = ("data", "kernel", "hardware", "versions", "config")
 CONFUSED_PAIRS = 8
 
@@ -56,6 +56,7 @@ def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
         _section("Numerical error", _bound_table(inputs)),
         _section("Most frequent confusions", _confused_pairs(inputs)),
         _section("Learning rate", _learning_rates(inputs)),
+        _section("Signals through the layers", _signals(inputs)),
         _section("Time per stage", _timings(summary.get("timings"))),
         _section("The run", _facts(summary)),
         f"<footer>Predictions {escape(inputs.predictions.fingerprint())}</footer>",
@@ -219,6 +220,11 @@ def _learning_rates(inputs: ReportInputs) -> str:
     rows = [([kernel_name(str(kernel))], [(_significant(float(rate)), "")]) for kernel, rate in rates.items()]
     note = "" if used is None else f'<p class="note">Learning rate of this run: {escape(_plain(used))}.</p>'
     return _table(["kernel"], ["largest stable learning rate"], rows) + note
+
+
+def _signals(inputs: ReportInputs) -> str:
+    lines = [str(line) for line in inputs.summary.get("signals") or ()]
+    return f"<p>{'<br>'.join(escape(line[:1].upper() + line[1:]) for line in lines)}</p>" if lines else ""
 
 
 def _timings(timings: Any) -> str:

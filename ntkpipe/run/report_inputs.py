@@ -14,6 +14,7 @@ from ntkpipe import limits
 from ntkpipe.config import to_dict
 from ntkpipe.predictions.metrics import compute_metrics
 from ntkpipe.predictions.read import read_predictions
+from ntkpipe.propagation.summary import summary
 from ntkpipe.report.drawing import drawing
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.run.context import RunContext
@@ -88,9 +89,11 @@ def _summary(run: RunDir, context: RunContext, facts: dict[str, Any], warnings: 
     source = d.kind if d.path is None else f"{d.kind} ({Path(d.path).name})"
     flips = "" if run.config.augment == "none" else " and their flips"
     receipts = {stage: run.receipt(stage) for stage in STAGES}
+    kernel = context.opened.source.describe()
     return {
         "title": f"{source}{flips}: {run.config.kernel.title}",
         "warnings": warnings,
+        "signals": summary(kernel["layers"], run.config.kernel.dtype) if "layers" in kernel else [],
         "max_learning_rate": {name: f["max_learning_rate"] for name, f in facts.items()},
         "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
         "data": {
@@ -101,7 +104,7 @@ def _summary(run: RunDir, context: RunContext, facts: dict[str, Any], warnings: 
             "fingerprint": context.data.fingerprint,
             "preprocessing": {k: v for k, v in context.data.preprocessing.items() if v not in (None, False)},
         },
-        "kernel": context.opened.source.describe(),
+        "kernel": kernel,
         "solver": {
             name: {
                 x: f[x]

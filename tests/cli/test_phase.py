@@ -77,6 +77,25 @@ def test_a_diagram_is_drawn_of_a_network_without_a_phase(command, tmp_path):
     assert json.loads((tmp_path / "phase" / "phase.json").read_text())["critical"]["is_point"] is True
 
 
+def test_without_a_lasting_variance_the_facts_that_exist_are_shown(command):
+    """ReLU with biases has no phase; it has a factor a layer, a depth, and one critical point."""
+    code, out, _ = command("phase", "kernel.depth=9")  # w_std = sqrt 2, b_std = 0.1
+    assert code == 0
+    assert "grows without bound" in out
+    assert "critical is one point, not a line: w_std=1.414213562 with b_std=0" in out
+    assert "each layer multiplies the variance by 1 and adds b_std^2 = 0.01" in out
+    code, out, _ = command("phase", "kernel.depth=9", "format=json")
+    made = json.loads(out)
+    assert (code, made["q_star"], made["phase"], made["critical_w_std"]) == (0, "inf", None, None)
+    assert made["variance"] == pytest.approx([2.0 + 0.01 * k for k in range(1, 11)])
+    assert made["kept"] == pytest.approx(2.01 / 2.10)  # the slopes q_l / q_(l + 1) of ReLU's correlation map
+    assert made["chi_1"] == pytest.approx(1.0)
+    code, out, _ = command("phase", "kernel.activation=monomial", "+kernel.activation_args.degree=2")
+    assert code == 0
+    assert "a stable variance is at 0.010685" in out
+    assert "each layer multiplies" not in out
+
+
 def test_blocks_have_a_slope_and_no_critical_line(command):
     code, out, _ = command("phase", "kernel=resnet", "kernel.w_std=1", "kernel.b_std=0", "format=json")
     made = json.loads(out)
@@ -103,7 +122,7 @@ def test_describe_has_up_to_three_lines_of_it(command, words):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("", "grows without bound"),
+        ("phase.input_variance=0", "must be"),
         ("format=yaml", "format=yaml is not one of text, json"),
         ("phase.w_std=[1,2,5]", "needs both axes"),
         ("phase.w_std=[1,2,1] phase.b_std=[0,1,5]", "is a grid of 1 points"),

@@ -15,6 +15,7 @@ from ntkpipe.propagation.depth import depth_that_loses, depth_that_splits, depth
 from ntkpipe.propagation.isometry import isometry
 from ntkpipe.propagation.maps import activation_maps
 from ntkpipe.propagation.phase import phase
+from ntkpipe.propagation.summary import warnings_of_depth
 
 
 @pytest.mark.parametrize("activation", ["tanh", "erf", "gelu"])
@@ -168,3 +169,16 @@ def test_dropout_is_refused():
     ]
     with pytest.raises(ConfigError, match="makes equal inputs differ"):
         block_map(spec, (1, 4))
+
+
+def test_depths_that_a_precision_cannot_hold_are_warned_of():
+    def deep(depth, dtype):
+        return warnings_of_depth(fcn(depth, activation="erf", w_std=2.5), dtype)
+
+    assert deep(10, "float32") == []
+    (text,) = deep(30, "float32")
+    assert "from depth 19 on float32 tells equal images apart" in text
+    assert "kernel.dtype=float64" in text
+    assert deep(30, "float64") == []
+    (text,) = deep(100, "float64")
+    assert "set fewer layers" in text

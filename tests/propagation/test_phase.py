@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.parameters import ACTIVATIONS
 from ntkpipe.propagation.critical import critical_line, critical_w_std
+from ntkpipe.propagation.growth import growth
 from ntkpipe.propagation.maps import activation_maps
 from ntkpipe.propagation.phase import phase
 
@@ -222,3 +224,17 @@ def test_what_is_refused(arguments, text):
     with pytest.raises(ConfigError) as caught:
         phase(**arguments)
     assert text in str(caught.value)
+
+
+def test_growth_follows_the_layers_of_a_network():
+    """The variance and the slope at c = 1 of the layers themselves, by differences of the kernel of nearby points."""
+    made = growth("exp", w_std=1.1, b_std=0.3, depth=2, input_variance=0.2)
+    dense = {"op": "dense", "features": 1, "w_std": 1.1, "b_std": 0.3}
+    network = Architecture.from_spec([dense, {"op": "exp"}, dense, {"op": "exp"}, dense])
+    p, first = np.array([0.2]), made.variance[0]
+    assert made.variance[-1] == pytest.approx(float(network.map(p).nngp[0]), rel=1e-12)
+    gap = 1e-5  # of the correlation after the first layer
+    k = network.map(p - gap * first / 1.1**2, p, p).nngp
+    assert (1.0 - float(k[0]) / made.variance[-1]) / gap == pytest.approx(made.kept, rel=1e-3)
+    assert made.grows
+    assert made.factor is None

@@ -13,6 +13,7 @@ HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "-->&a
 SUMMARY = {
     "title": "<script>alert(3)</script> & co",
     "warnings": ["the kernel is <b>singular</b>"],
+    "signals": ["ordered: q_star <1"],
     "max_learning_rate": {"ntk": 12.5, "nngp": float("inf")},
     "timings": {"gram": 173.4, "solve": 4000.0},
     "kernel": [{"op": "dense", "features": 10}, {"op": "relu"}],
