@@ -30,6 +30,9 @@ class PredictConfig:
         selection: how the ridge and the time that a report recommends are chosen, from training images alone: `held_out`
             (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
         held_out: of `held_out`: a share of the training images, or from 1 on a number of them.
+        noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
+            the data), `likelihood` (with the kernel as a prior, the most likely one) or `held_out` (such that variances are right on
+            average for training points that are predicted from the others); None adds nothing.
     """
 
     kernels: tuple[str, ...] = ("ntk", "nngp")
@@ -44,6 +47,7 @@ class PredictConfig:
     covariance_batch: int | None = None
     selection: str = "none"
     held_out: float = 0.1
+    noise: str | None = None
 
     def __post_init__(self) -> None:
         if not self.kernels or len(set(self.kernels)) != len(self.kernels):
@@ -54,6 +58,7 @@ class PredictConfig:
         choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
         choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
         at_least("predict.covariance_batch", self.covariance_batch, 1)
+        self._check_noise()
         choice("predict.selection", self.selection, ("none", "held_out", "loo"))
         at_least("predict.held_out", self.held_out, 0.0, strict=True)
         if self.held_out >= 1 and self.held_out != int(self.held_out):
@@ -77,3 +82,13 @@ class PredictConfig:
             for t in self.times:
                 if math.isfinite(t) and t != int(t):
                     raise ConfigError(f"predict.times={t}: discrete gradient descent takes whole steps")
+
+    def _check_noise(self) -> None:
+        if self.noise in (None, "likelihood", "held_out"):
+            return
+        try:
+            at_least("predict.noise", float(self.noise), 0.0)
+        except ValueError:
+            raise ConfigError(
+                f"predict.noise={self.noise} must be likelihood, held_out, or a variance such as predict.noise=0.1"
+            ) from None

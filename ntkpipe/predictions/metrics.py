@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ from ntkpipe.storage.replace import replace_text
 if TYPE_CHECKING:
     from ntkpipe.predictions.schema import Predictions
 
-COVERAGE_LEVELS = {"coverage_50": 0.6744897501960817, "coverage_95": 1.959963984540054}
+COVERAGE_LEVELS = {
+    "coverage_50": 0.6744897501960817,
+    "coverage_90": 1.6448536269514722,
+    "coverage_95": 1.959963984540054,
+}
 ECE_BINS = 15
 
 
@@ -34,8 +39,9 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
     - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
       test points whose predicted class no error within the bounds can change;
+    - in regression `rmse`, `r2` and `targets`, see `regression_metrics`;
     - with variances `calibration` (see `calibration.calibration_metrics`), `nll` (Gaussian negative log-likelihood per
-      target, in nats), `coverage_50`, `coverage_95` (the fraction of targets within the central predictive intervals), and
+      target, in nats), `coverage_50`, `coverage_90`, `coverage_95` (the fraction of targets within the central predictive intervals), and
       in classification `ece` (expected calibration error, 15 equal bins, 1706.04599, of the probability that the predicted
       class has the largest output).
 
@@ -46,7 +52,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
 
     Returns:
         `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
-        knows the labels or targets of the test points; and `selection` where a time and a ridge were chosen on training images:
+        knows the labels or targets of the test points; in regression `of_the_mean`, the `mse` and `rmse` of predicting the mean of the
+        training targets; and `selection` where a time and a ridge were chosen on training images:
         errors there, and the test metrics of what was chosen.
     """
     entries = []
@@ -60,6 +67,11 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         }
         entries.append(entry | _entry_metrics(predictions, (k, t, r)))
     selection = selection_metrics(predictions, entries)
+    centre = predictions.attributes.get("target_mean")
+    of_the_mean = {}
+    if centre is not None and predictions.has_targets:
+        found = float(np.mean((predictions.target - np.array(centre)) ** 2))
+        of_the_mean = {"of_the_mean": {"mse": found, "rmse": math.sqrt(found)}}
     return {
         "version": 1,
         "task": "classification" if predictions.predicts_classes else "regression",
@@ -68,6 +80,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         "outputs": len(predictions.class_names),
         "class_names": list(predictions.class_names),
         "ridge_scale": predictions.ridge_scale,
+        **of_the_mean,
         "entries": entries,
         **({} if selection is None else {"selection": selection}),
     }
@@ -89,9 +102,14 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
             None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(label))
         )
         metrics["certain"] = float(np.mean(decision_is_certain(mean, bound))) if finite else None
+    elif not predictions.predicts_classes:
+        metrics |= (
+            regression_metrics(mean, target, predictions.class_names) if finite and predictions.has_targets else {}
+        )
     if predictions.variance is None or not predictions.has_targets:
         return metrics
-    variance = predictions.variance[entry]
+    variance = predictions.target_variance(entry)
+    assert variance is not None
     names = ["nll", *COVERAGE_LEVELS, "calibration"] + (["ece"] if label is not None else [])
     variance = usable_variance(variance) if finite else None
     if variance is None:
@@ -104,6 +122,32 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
     if label is not None:
         metrics["ece"] = expected_calibration_error(class_confidence(mean, variance), mean.argmax(1) == label)
     return metrics
+
+
+def regression_metrics(mean: np.ndarray, target: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Errors of real targets, JSON-ready.
+
+    `rmse` (root of the mean square over points and outputs), `r2` (mean over outputs of 1 less the mean squared error over the variance
+    of the test targets; None where these are all equal), and with several outputs `targets`: by name `rmse`, `mae` and `r2`.
+
+    Args:
+        mean: (p, c).
+        target: (p, c).
+        names: c of them.
+    """
+    squared, spread = np.mean((mean - target) ** 2, axis=0), np.var(target, axis=0)
+    r2 = [float(1 - error / var) if var > 0 else None for error, var in zip(squared, spread, strict=True)]
+    made: dict[str, Any] = {
+        "rmse": float(np.sqrt(squared.mean())),
+        "r2": None if None in r2 else float(np.mean([one for one in r2 if one is not None])),
+    }
+    if len(names) > 1:
+        absolute = np.mean(np.abs(mean - target), axis=0)
+        made["targets"] = {
+            name: {"rmse": float(np.sqrt(squared[k])), "mae": float(absolute[k]), "r2": r2[k]}
+            for k, name in enumerate(names)
+        }
+    return made
 
 
 def decision_is_certain(mean: np.ndarray, bound: np.ndarray) -> np.ndarray:

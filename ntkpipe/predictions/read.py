@@ -50,6 +50,7 @@ def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -
         variance=arrays.get("variance"),
         variance_bound=arrays.get("variance_bound"),
         covariance=arrays.get("covariance"),
+        noise=arrays.get("noise"),
         attributes=metadata["attributes"],
     )
 

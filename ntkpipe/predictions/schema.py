@@ -40,6 +40,7 @@ class Predictions:
         variance: (K, T, R, p) float64, of one output; outputs are independent and share it. Several targets that were standardised
             each have their own, (K, T, R, p, c). NaN where not computed.
         variance_bound: likewise `>= 0`, of the numerical error of `variance`; `inf` where none is known.
+        noise: (K, T, R, c) float64 `>= 0`, variance with which targets scatter about what networks predict; None adds nothing.
         covariance: (K, T, R, p, p) float64, likewise between test points.
         attributes: plain JSON: versions, fingerprints, learning rate and so on; numbers that are not finite become words
             (`storage.plain`).
@@ -63,6 +64,7 @@ class Predictions:
     variance: np.ndarray | None = None
     variance_bound: np.ndarray | None = None
     covariance: np.ndarray | None = None
+    noise: np.ndarray | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,17 @@ class Predictions:
         set_(self, "kernels", tuple(str(name) for name in self.kernels))
         set_(self, "class_names", tuple(str(name) for name in self.class_names))
         set_(self, "bound_terms", {name: _frozen(v, np.float64) for name, v in self.bound_terms.items()})
-        for name in ("times", "ridges", "target", "mean", "error_bound", "variance", "variance_bound", "covariance"):
+        for name in (
+            "times",
+            "ridges",
+            "target",
+            "mean",
+            "error_bound",
+            "variance",
+            "variance_bound",
+            "covariance",
+            "noise",
+        ):
             set_(self, name, _frozen(getattr(self, name), np.float64))
         for name in ("test_index", "label"):
             set_(self, name, _frozen(getattr(self, name), np.int64))
@@ -107,6 +119,7 @@ class Predictions:
                 grid + points + (outputs if np.ndim(self.variance_bound) == 5 else ()),
             ),
             ("covariance", self.covariance, grid + points + points),
+            ("noise", self.noise, grid + outputs),
             *((f"bound_terms[{name!r}]", term, grid + outputs) for name, term in self.bound_terms.items()),
         ]
         for name, array, shape in shapes:
@@ -162,6 +175,7 @@ class Predictions:
             "variance": (self.variance, (*grid, "test", "class")[: np.ndim(self.variance)]),
             "variance_bound": (self.variance_bound, (*grid, "test", "class")[: np.ndim(self.variance_bound)]),
             "covariance": (self.covariance, (*grid, "test", "test_other")),
+            "noise": (self.noise, (*grid, "class")),
         }
         for name, term in self.bound_terms.items():
             candidates[f"bound_{name}"] = (term, (*grid, "class"))
@@ -215,12 +229,18 @@ class Predictions:
         """Whether anything is known of the test points' labels or targets."""
         return not np.isnan(self.target).any()
 
-    def output_variance(self, entry: tuple[int, int, int]) -> np.ndarray | None:
-        """(p, c) variances of one kernel, time and ridge; None where there are none."""
+    def target_variance(self, entry: tuple[int, int, int]) -> np.ndarray | None:
+        """Variances of the targets at one kernel, time and ridge: over networks, and of the noise. None where there are none.
+
+        Returns:
+            (p,) where outputs share them, otherwise (p, c).
+        """
         if self.variance is None:
             return None
         found = self.variance[entry]
-        return found if found.ndim == 2 else np.broadcast_to(found[:, None], (len(found), len(self.class_names)))
+        if self.noise is None:
+            return found
+        return (found if found.ndim == 2 else found[:, None]) + self.noise[entry]
 
     def require_targets(self) -> None:
         """Raise `DataError` if nothing is known of the test points' labels or targets."""

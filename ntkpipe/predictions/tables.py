@@ -54,4 +54,6 @@ def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -
             columns[name] = values[entry][rows]
         elif values is not None:
             columns |= {f"{name}_{i}": values[entry][rows, i] for i in range(outputs)}
+    if predictions.noise is not None:
+        columns |= {f"noise_{i}": np.full(count, predictions.noise[(*entry, i)]) for i in range(outputs)}
     return pa.table(columns)

@@ -29,6 +29,7 @@ DESCRIPTIONS = {
     "bound_kind": "rigorous, estimate, or minimum_norm (directions left out, no bound)",
     "variance": "predictive variance of each output; outputs are independent and share it",
     "variance_bound": "bound of the numerical error of variance",
+    "noise": "variance of the targets about what networks predict",
     "covariance": "predictive covariance between test points of each output",
 }
 

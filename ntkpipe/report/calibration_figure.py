@@ -28,8 +28,14 @@ def calibration_entries(inputs: ReportInputs) -> list[tuple[int, int, int]]:
     return [
         (k, t, r)
         for k in range(len(predictions.kernels))
-        if np.isfinite(predictions.mean[k, t, r]).all() and usable_variance(predictions.variance[k, t, r]) is not None
+        if np.isfinite(predictions.mean[k, t, r]).all() and usable_variance(_variance(inputs, (k, t, r))) is not None
     ]
+
+
+def _variance(inputs: ReportInputs, entry: tuple[int, int, int]) -> np.ndarray:
+    found = inputs.predictions.target_variance(entry)
+    assert found is not None
+    return found
 
 
 def calibration(inputs: ReportInputs) -> Figure:
@@ -45,7 +51,7 @@ def calibration(inputs: ReportInputs) -> Figure:
         kernel = predictions.kernels[k]
         colour, marker = kernel_colour(kernel, k), KERNEL_MARKERS.get(kernel, "D")
         mean, target = predictions.mean[entry], predictions.target
-        variance = usable_variance(predictions.variance[entry])
+        variance = usable_variance(_variance(inputs, entry))
         assert variance is not None
         z = z_scores(mean, target, variance)
         covered.plot(LEVELS, coverage(z), color=colour, marker=marker, markersize=3, label=kernel_name(kernel))

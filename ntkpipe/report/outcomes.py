@@ -151,9 +151,9 @@ def scatter(inputs: ReportInputs) -> Figure:
     colours = PALETTE if named else (BLUE,) * outputs
     size = 14 if mean.size < 500 else (6 if mean.size < 5000 else 2)
     for i in range(outputs):
-        variance = predictions.output_variance(entry)
+        variance = predictions.target_variance(entry)
         if variance is not None and len(mean) <= 200:
-            error = 2 * np.sqrt(np.maximum(variance[:, i], 0))
+            error = 2 * np.sqrt(np.maximum(variance if variance.ndim == 1 else variance[:, i], 0))
             axes.errorbar(
                 target[:, i], mean[:, i], yerr=error, fmt="none", ecolor=colours[i], alpha=0.3, elinewidth=0.8
             )

@@ -85,6 +85,12 @@ def _tiles(inputs: ReportInputs) -> str:
         facts.append((f"{metric['accuracy']:.2%}{mark}", f"accuracy ± {metric['accuracy_standard_error']:.2%}"))
     if metric["mse"] is not None:
         facts.append((_significant(metric["mse"]) + mark, "mean squared error"))
+    if metric.get("rmse") is not None:
+        facts.append((_significant(metric["rmse"]) + mark, "root mean squared error"))
+    if metric.get("r2") is not None:
+        facts.append((_significant(metric["r2"]) + mark, "R²"))
+    if (mean := inputs.metrics.get("of_the_mean")) is not None:
+        facts.append((_significant(mean["rmse"]), "root mean squared error of predicting the mean"))
     facts.append((_significant(metric["max_error_bound"], 2), f"largest error bound ({metric['bound_kind']})"))
     if metric.get("certain") is not None:
         facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
@@ -116,8 +122,12 @@ def _metric_tables(inputs: ReportInputs) -> str:
     if predictions.is_classification:
         tables.append(_time_table(inputs, "accuracy", "Test accuracy", percent, max))
     tables.append(_time_table(inputs, "mse", "Test mean squared error", _significant, min))
+    if not predictions.is_classification:
+        tables.append(_time_table(inputs, "rmse", "Test root mean squared error", _significant, min))
+        tables.append(_time_table(inputs, "r2", "Test R²", _significant, max))
     if predictions.variance is not None:
         uncertainty.append(_time_table(inputs, "nll", "Negative log-likelihood per target (nats)", _significant, min))
+        uncertainty.append(_time_table(inputs, "coverage_90", "Targets within the 90% interval", percent, None))
         uncertainty.append(_time_table(inputs, "coverage_95", "Targets within the 95% interval", percent, None))
         if predictions.is_classification:
             uncertainty.append(_time_table(inputs, "ece", "Expected calibration error", _significant, min))
@@ -129,6 +139,7 @@ def _metric_tables(inputs: ReportInputs) -> str:
     note += "".join(
         f". {MARK} {text[:1].upper()}{text[1:]}" for text in legend(m.get("doubt") for m in inputs.metrics["entries"])
     )
+    tables += _target_table(inputs)
     page = f'<div class="side">{"".join(tables)}</div><p class="note">{note}.</p>'
     if uncertainty:
         page += (
@@ -160,6 +171,17 @@ def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: 
         columns.append(kernel_name(predictions.kernels[k]) + ridge)
     rows = [([number(float(time))], [cells[t] for cells in shown]) for t, time in enumerate(predictions.times)]
     return _table(["time"], columns, rows, title)
+
+
+def _target_table(inputs: ReportInputs) -> list[str]:
+    """Errors of each target at the headline; nothing of one target alone."""
+    found = inputs.metric(inputs.headline()).get("targets") or {}
+    columns = ["rmse", "mae", "r2"]
+    rows = [
+        ([name], [("–" if one[c] is None else _significant(one[c]), "") for c in columns])
+        for name, one in found.items()
+    ]
+    return [_table(["target"], ["root mean square", "mean absolute", "R²"], rows, "Errors by target")] if rows else []
 
 
 def _bound_table(inputs: ReportInputs) -> str:

@@ -8,18 +8,30 @@ from ntkpipe.predictions.doubt import MARK, legend
 
 
 def summary(metrics: dict[str, Any]) -> list[str]:
-    """The table of accuracies (or losses) for the terminal: a line per kernel and ridge, a column per time.
+    """Tables for the terminal, a line per kernel and ridge and a column per time: accuracies; or root mean squared errors, R^2 and
+    how many targets 90% intervals hold.
 
     What may be wrong altogether carries a mark, and a line under the table says why.
     """
     if not metrics.get("known", True):
         return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets"]
-    accurate = metrics["task"] == "classification"
+    if metrics["task"] == "classification":
+        return _table(metrics, "accuracy", "accuracy")
+    lines = _table(metrics, "rmse", "root mean square")
+    if (mean := metrics.get("of_the_mean")) is not None:
+        lines.append(f"predicting the mean of the training targets: {mean['rmse']:.4g}")
+    lines += _table(metrics, "r2", "R^2")
+    if any(entry.get("coverage_90") is not None for entry in metrics["entries"]):
+        lines += _table(metrics, "coverage_90", "in 90% intervals")
+    return lines
+
+
+def _table(metrics: dict[str, Any], name: str, title: str) -> list[str]:
     rows: dict[tuple[str, float], list[str]] = {}
     times: list[float] = []
     doubts = [entry.get("doubt") for entry in metrics["entries"]]
     for entry, doubt in zip(metrics["entries"], doubts, strict=True):
-        value = entry["accuracy"] if accurate else entry["mse"]
+        value = entry.get(name)
         if entry["time"] not in times:
             times.append(entry["time"])
         text = "-" if value is None else f"{value:.4f}"
@@ -27,7 +39,7 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         mark = (MARK if doubt else " ") if any(doubts) else ""
         rows.setdefault((entry["kernel"], entry["ridge"]), []).append(text + mark)
     width = max(9, *(len(f"t={t:g}") + 1 for t in times), *(len(v) + 1 for vs in rows.values() for v in vs))
-    head = f"{'accuracy' if accurate else 'mse':<22}" + "".join(f"{f't={t:g}':>{width}}" for t in times)
+    head = f"{title:<22}" + "".join(f"{f't={t:g}':>{width}}" for t in times)
     lines = [head]
     lines += [f"{f'{k}, ridge {r:g}':<22}" + "".join(f"{v:>{width}}" for v in vs) for (k, r), vs in rows.items()]
     return lines + [f"{MARK} {text}" for text in legend(doubts)]

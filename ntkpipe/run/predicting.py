@@ -27,14 +27,12 @@ def predict_kernel(
     context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> KernelPredictions:
     """Means, error budget and covariances of one kernel."""
-    p = context.config.predict
-    return solution.evaluate(
-        context.kernels.test(solution.name),
-        times,
-        covariance=p.covariance,
-        batch=p.covariance_batch,
-        workspace=workspace_of(context, executor, tell),
-    )
+    p, workspace = context.config.predict, workspace_of(context, executor, tell)
+    test = context.kernels.test(solution.name)
+    made = solution.evaluate(test, times, covariance=p.covariance, batch=p.covariance_batch, workspace=workspace)
+    if p.noise is None:
+        return made
+    return solution.with_noise(made, p.noise, test.points, held_out=p.held_out, workspace=workspace)
 
 
 def select(context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
@@ -70,6 +68,7 @@ def collect(
         "learning_rate": context.config.predict.learning_rate,
         "dynamics": context.config.predict.dynamics,
         "labels": _coding(context),
+        "target_mean": solved[0].problem.own_targets.mean(axis=0).tolist(),
         "solver": {s.name: s.facts for s in solved},
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),

@@ -42,6 +42,7 @@ class KernelPredictions:
         estimates_diagonal: whether that was estimated.
         covariance: variances, and covariances where asked for, over networks; else None.
         warnings: what the user should know.
+        noise: (T, R, c) variances of targets about means, if they were asked for.
     """
 
     name: str
@@ -55,6 +56,7 @@ class KernelPredictions:
     estimates_diagonal: bool
     covariance: PredictiveCovariance | None
     warnings: tuple[str, ...]
+    noise: np.ndarray | None = None
 
     @property
     def bound(self) -> np.ndarray:
@@ -97,6 +99,13 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         matrices = [one.covariance for one in spreads if one.covariance is not None]
         covariance = units.covariance(np.stack(matrices)[..., order, :][..., order]) if matrices else None
         variance, variance_bound = units.variance(variance), units.variance(variance_bound)
+    noises = [part.noise for part in parts if part.noise is not None]
+    attributes = dict(attributes)
+    if points.classes and points.label is None:
+        attributes.setdefault("labels", "centered")
+    centre = attributes.pop("target_mean", None)
+    if centre is not None and points.label is None and not points.classes:
+        attributes["target_mean"] = units.mean(np.array(centre)).tolist()
     return Predictions(
         kernels=tuple(part.name for part in parts),
         times=np.array(first.times),
@@ -113,7 +122,8 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         variance=variance,
         variance_bound=variance_bound,
         covariance=covariance,
-        attributes={"labels": "centered", **attributes} if points.classes and points.label is None else attributes,
+        noise=units.spread(units.spread(np.stack(noises))) if noises else None,
+        attributes=attributes,
     )
 
 

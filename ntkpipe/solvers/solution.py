@@ -22,8 +22,9 @@ from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import default_times
-from ntkpipe.errors import IncompleteError
+from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.events.lines import Progress
+from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
@@ -31,6 +32,8 @@ from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TestKernel
 from ntkpipe.storage.replace import replacing
 from ntkpipe.uncertainty.filters import Filters, Part
+from ntkpipe.uncertainty.noise import noise_of
+from ntkpipe.uncertainty.selection import held_out_count
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solver import Solver
@@ -187,6 +190,8 @@ class Solution(ABC):
         ridges: Sequence[float] | None = None,
         *,
         covariance: str = "none",
+        noise: float | str | None = None,
+        held_out: float = 0.1,
         batch: int | None = None,
         workspace: Workspace | None = None,
         progress: Progress = None,
@@ -198,6 +203,9 @@ class Solution(ABC):
             times: T in steps; None are `times`.
             ridges: R in the scale of the problem; None are those that were solved for.
             covariance: `none`, `diagonal` (variances) or `full`.
+            noise: with variances, that of the targets besides: a number in the units of the data, `likelihood` or `held_out`; see
+                `uncertainty.noise`.
+            held_out: of `noise="held_out"`, a share of the training points, or a number of them.
             batch: test points whose variances are made together; None is chosen from the memory.
             workspace: where it runs; None is where it was solved.
             progress: see `Solver.solve`.
@@ -211,9 +219,35 @@ class Solution(ABC):
         """
         with (workspace or self.workspace).telling("predict", progress) as place:
             part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=place)
+            if noise is not None:
+                part = self.with_noise(part, str(noise), test.points, held_out=held_out, workspace=place)
         for text in part.warnings:
             warnings.warn(text, stacklevel=2)
         return joined([part], test.points, self.attributes(part))
+
+    def with_noise(
+        self,
+        part: KernelPredictions,
+        noise: str,
+        points: TestPoints | None,
+        *,
+        held_out: float,
+        workspace: Workspace | None = None,
+    ) -> KernelPredictions:
+        """Predictions with the variances of the noise; arguments as of `predict`.
+
+        Raises:
+            ConfigError: for classes, or without variances.
+        """
+        if part.variance is None:
+            raise ConfigError("noise is added to variances: ask for covariance=diagonal")
+        if points is not None and (points.classes or points.label is not None):
+            raise ConfigError("noise is that of real targets, and these are classes: leave it out")
+        scale = None if points is None else points.scale
+        count = held_out_count(held_out, self.problem.kernel.n)
+        one, where = self.at(part.times, part.ridges), workspace or self.workspace
+        found = noise_of(noise, one, part.times, part.variance, count=count, scale=scale, workspace=where)
+        return replace(part, noise=found)
 
     def evaluate(
         self,
@@ -240,6 +274,7 @@ class Solution(ABC):
             "solver": {self.name: self.facts},
             "absolute_ridges": {self.name: list(part.absolute_ridges)},
             "warnings": list(part.warnings),
+            "target_mean": self.problem.own_targets.mean(axis=0).tolist(),
         }
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -75,7 +75,7 @@ def select_held_out(
         labels: (n,) classes of the training points; None in regression.
         workspace: where; None is where it was solved.
     """
-    errors, rows = _held_out(solution, count, times, workspace or solution.workspace)
+    errors, rows = held_out_errors(solution, count, times, workspace or solution.workspace)
     return Chosen(_record(solution, errors, rows, times, labels, exact=True, of=len(rows)))
 
 
@@ -90,7 +90,7 @@ def select_leave_one_out(
     return Chosen(record, found.residuals if exact else None)
 
 
-def _held_out(
+def held_out_errors(
     solution: Solution, count: int, times: Sequence[float], workspace: Workspace
 ) -> tuple[np.ndarray, np.ndarray]:
     """Targets less predictions (T, R, v, c) of the last v training points from the others, and their rows.

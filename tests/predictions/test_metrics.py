@@ -41,7 +41,7 @@ def test_agree_with_scikit_learn_and_scipy(make) -> None:
 def test_regression_has_no_class_metrics(make) -> None:
     entry = compute_metrics(make(regression=True, variance=False))["entries"][0]
     assert set(entry) == {
-        "kernel", "time", "ridge", "bound_kind", "doubt", "mse", "max_error_bound", "median_error_bound"
+        "kernel", "time", "ridge", "bound_kind", "doubt", "mse", "max_error_bound", "median_error_bound", "rmse", "r2", "targets"
     }  # fmt: skip
     assert {"nll", "coverage_50", "coverage_95"} <= set(compute_metrics(make(regression=True))["entries"][0])
 
