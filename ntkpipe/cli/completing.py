@@ -35,7 +35,16 @@ compdef _ntkpipe ntkpipe
     "fish": "complete -c ntkpipe -f -a '(ntkpipe --complete fish (commandline -cp) 2>/dev/null)'\n",
 }
 _FLAGS = ("--multirun ", "--cfg job ", "--config-dir ", "--help ")
-_PATHS = ("path", "run_dir", "store.url", "kernel.train", "kernel.test", "kernel.test_diagonal", "data.new")
+_PATHS = (
+    "path",
+    "run_dir",
+    "store.url",
+    "kernel.weights",
+    "kernel.train",
+    "kernel.test",
+    "kernel.test_diagonal",
+    "data.new",
+)
 
 
 def show_script(words: Sequence[str]) -> int:

@@ -46,6 +46,10 @@ def lines(
     told = own["plan.figures"] == "true"
     if name is None:
         return [str(here), *(here.machine.origins() if told else [])]
+    if config.kernel.kind == "empirical":
+        raise ConfigError(
+            "machines of a profile are planned for with infinite networks alone: leave cluster.profile out"
+        )
     machine = load_profile(name, folder).overridden(figures)
     printed: list[str] = []
     for n in sizes or [shapes.used_train]:

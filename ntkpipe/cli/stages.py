@@ -145,9 +145,9 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
 def calibrate(config: RunConfig, session: Session) -> None:
     """Measure this machine for plans, and keep the record in the store."""
     first, *_ = sweep_runs(config)
-    if first.kernel.kind == "gram":
+    if first.kernel.kind in ("gram", "empirical"):
         raise ConfigError(
-            "kernel=gram is a matrix and has no pairs of images to measure: calibrate with another kernel"
+            f"kernel={first.kernel.kind} has no infinite network whose pairs could be measured: calibrate with another kernel"
         )
     shapes, store = read_shapes(first)
     made = calibrating.calibrate(first, shapes, store, lambda: session.executor(first), echo)

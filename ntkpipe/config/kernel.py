@@ -25,9 +25,10 @@ KERNELS = (
     "matern",
     "linear",
     "spec",
+    "empirical",
     "gram",
 )
-"""Families of architectures, `spec`, and `gram` (a matrix that was given)."""
+"""Families of architectures, `spec`, `empirical` (one finite network), and `gram` (a matrix that was given)."""
 
 PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
 """Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
@@ -41,8 +42,8 @@ class KernelConfig:
     anything but the default that stands here. `conf/kernel/` has the usual values of each family.
 
     Args:
-        kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), or `gram`: no network, but
-            kernel matrices from files.
+        kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), `empirical` (the kernels of one
+            finite network with these layers), or `gram`: no network, but kernel matrices from files.
         depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
             `wide_resnet` as their papers count them.
         readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
@@ -61,7 +62,11 @@ class KernelConfig:
         mechanism: of `attention`, `SOFTMAX`, `IDENTITY` or `RELU`.
         length_scale: of `rbf`, `laplace` and `matern`, in units of a pixel as prepared.
         nu: smoothness of `matern`: 0.5, 1.5 or 2.5.
-        path: JSON or YAML list of layers, for `kind: spec`.
+        path: JSON or YAML list of layers, for `kind: spec` and `empirical`.
+        weights: of `empirical`: `.npz` of the network's weights, as `finite.save_weights` writes it; None draws them.
+        seed: of `empirical`: of weights that are drawn.
+        initialiser: of `empirical`: `gaussian`, `orthogonal` or `delta_orthogonal`, of weights that are drawn.
+        outputs: of `empirical`: the NTK is the mean over outputs (`trace`), or of their sum over sqrt(c) (`pseudo`).
         train: of `gram`: the kernel among training points (n, n), `.npy` or a Zarr array, float32 or float64.
         test: of `gram`: test points by training points (p, n), likewise.
         test_diagonal: of `gram`: `k(x, x)` of the test points (p,), `.npy`; variances need it, and error bounds are estimates
@@ -88,6 +93,10 @@ class KernelConfig:
     length_scale: float = 1.0
     nu: float | None = None
     path: str | None = None
+    weights: str | None = None
+    seed: int = 0
+    initialiser: str = "gaussian"
+    outputs: str = "trace"
     train: str | None = None
     test: str | None = None
     test_diagonal: str | None = None
@@ -126,8 +135,11 @@ class KernelConfig:
         at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
         if len(self.filter) != 2 or min(self.filter) < 1:
             raise ConfigError(f"kernel.filter={list(self.filter)} must be [height, width], both positive")
-        if self.kind == "spec" and self.path is None:
-            raise ConfigError("kernel=spec needs kernel.path=FILE.json or FILE.yaml, a list of layers")
+        choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
+        choice("kernel.outputs", self.outputs, ("trace", "pseudo"))
+        at_least("kernel.seed", self.seed, 0)
+        if self.kind in ("spec", "empirical") and self.path is None:
+            raise ConfigError(f"kernel={self.kind} needs kernel.path=FILE.json or FILE.yaml, a list of layers")
         if self.kind == "gram" and None in (self.train, self.test):
             raise ConfigError(
                 "kernel=gram needs kernel.train=FILE (training points by training points) and kernel.test=FILE (test points "

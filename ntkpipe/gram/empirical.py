@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkpipe.errors import CorruptionError
+from ntkpipe.errors import CorruptionError, StoreError
 from ntkpipe.finite.empirical import Prepared
 from ntkpipe.finite.kernel import NetworkKernel, read_weights
 from ntkpipe.kernels.accelerator import precision_context
@@ -46,9 +46,16 @@ class StoredNetwork:
 
     def write(self, kernel: NetworkKernel) -> None:
         """Put the weights into the store, unless they are there."""
-        store = open_store(self.url)
-        if not store.exists(self.key):
-            store.put(self.key, kernel.to_bytes(), overwrite=True)
+        if self.find_damage():
+            open_store(self.url).put(self.key, kernel.to_bytes(), overwrite=True)
+
+    def find_damage(self) -> list[str]:
+        """A line if the weights in the store are gone, or not those of the digest; all are read."""
+        try:
+            _read.__wrapped__(self)
+        except StoreError as error:
+            return [str(error)]
+        return []
 
     @property
     def key(self) -> str:

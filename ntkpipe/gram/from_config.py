@@ -8,6 +8,7 @@ from typing import Any
 
 from ntkpipe.config import PLAIN_KERNELS, KernelConfig
 from ntkpipe.errors import ConfigError
+from ntkpipe.finite.kernel import EmpiricalKernel
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost, kernel_cost
 from ntkpipe.kernels.spec import load_spec
@@ -34,7 +35,7 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
     if kernel.kind == "gram":
         raise ConfigError("kernel=gram is a matrix: it has no layers")
     _refuse_others(kernel)
-    if kernel.kind == "spec":
+    if kernel.kind in ("spec", "empirical"):
         assert kernel.path is not None  # checked by KernelConfig
         return load_spec(kernel.path)
     family = FAMILIES[kernel.kind]
@@ -50,7 +51,25 @@ def check_kernel(kernel: KernelConfig) -> None:
     if kernel.kind == "gram":
         _refuse_others(kernel)
         return
+    if kernel.kind == "empirical":
+        empirical_kernel(kernel)
+        return
     architecture(kernel_spec(kernel, _USUAL_SHAPE))
+
+
+def empirical_kernel(kernel: KernelConfig) -> EmpiricalKernel:
+    """The finite network of `kernel=empirical`, for points of any shape.
+
+    Raises:
+        ConfigError, DataError: naming the setting, the layer or the file that is at fault.
+    """
+    return EmpiricalKernel(
+        kernel_spec(kernel, _USUAL_SHAPE),
+        kernel.weights,
+        seed=kernel.seed,
+        initialiser=kernel.initialiser,
+        outputs=kernel.outputs,
+    )
 
 
 def pair_cost(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> KernelCost:
@@ -66,6 +85,8 @@ def kernel_takes(kind: str) -> tuple[str, ...]:
     """Fields of `KernelConfig` that a kind reads, `kind` itself included."""
     if kind == "gram":
         return ("kind", "train", "test", "test_diagonal")
+    if kind == "empirical":
+        return ("kind", "dtype", "path", "weights", "seed", "initialiser", "outputs")
     depths = ("readout_depths",) if kind in PLAIN_KERNELS else ()
     return ("kind", "dtype", *depths, *(("path",) if kind == "spec" else FAMILIES[kind].takes))
 

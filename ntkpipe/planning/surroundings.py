@@ -7,11 +7,12 @@ import os
 from collections.abc import Sequence
 
 from ntkpipe.config import RunConfig
-from ntkpipe.gram.from_config import pair_cost
+from ntkpipe.finite.kernel import NetworkKernel
+from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.gram.symmetry import check_flips
-from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import free_memory, memory, processors
+from ntkpipe.planning.empirical import empirical_identity
 from ntkpipe.planning.machine import Figure, Machine, assumed_machine
 from ntkpipe.planning.measured import find_calibration, pair_key
 from ntkpipe.planning.memory import memory_budget
@@ -26,7 +27,6 @@ from ntkpipe.planning.probes import (
 from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores, worth_measuring
 from ntkpipe.storage.store import ObjectStore, local_folder
 from ntkpipe.tiles.catalogue import stored_edge, usage
-from ntkpipe.tiles.identity import GramIdentity
 
 # Of the memory budget, the part in which the system keeps files that were written.
 _CACHE_SHARE = 0.5
@@ -134,6 +134,8 @@ def plan_here(
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
+    if config.kernel.kind == "empirical":
+        return plan_empirical_here(config, shapes, store, empirical_kernel(config.kernel).at(shapes.image))
     if config.augment == "hflip":
         check_flips([spec_for(one.kernel, shapes) for one in (config, *siblings)], shapes.image)
     if measure and (network := worth_measuring(config, shapes, siblings)) is not None:
@@ -172,18 +174,17 @@ def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dt
     return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
 
 
-def plan_of_cost_here(
-    config: RunConfig, shapes: Shapes, store: ObjectStore, cost: KernelCost, identity: GramIdentity
-) -> RunPlan:
-    """The plan of a run on this machine; arguments as of `plan_of_cost`, the edge of the identity one that may be used.
+def plan_empirical_here(config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel) -> RunPlan:
+    """The plan of a run on this machine with the kernels of one finite network; arguments as of `plan_empirical`.
 
     A store of the same tiles is used as it was cut, unless `grid.edge` is set.
     """
+    identity = empirical_identity(config, shapes, kernel)
     edge = config.grid.edge or stored_edge(store, identity) or identity.edge
     identity = dataclasses.replace(identity, edge=edge)
     there = usage(store, config.store.name or identity.key)
     place = Place(free_memory(), store.free_bytes(), edge=edge, stored_bytes=there)
-    return plan_of_cost(config, this_machine(config, store), place, shapes, cost, identity)
+    return plan_of_cost(config, this_machine(config, store), place, shapes, kernel.cost, identity)
 
 
 def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:

@@ -21,7 +21,16 @@ from ntkpipe.errors import ConfigError, StoreError
 from ntkpipe.storage.store import ObjectStore, local_folder, open_store
 
 STORE = "store.url"
-PATHS = (STORE, "data.path", "data.test_path", "kernel.path", "kernel.train", "kernel.test", "kernel.test_diagonal")
+PATHS = (
+    STORE,
+    "data.path",
+    "data.test_path",
+    "kernel.path",
+    "kernel.weights",
+    "kernel.train",
+    "kernel.test",
+    "kernel.test_diagonal",
+)
 """Settings that name a folder or a file; `run_dir` is the run's own."""
 
 SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")

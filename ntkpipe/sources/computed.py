@@ -276,3 +276,7 @@ class EmpiricalSource(ComputedSource):
     def dominance(self, trace: float, smallest: float) -> float:
         """See `KernelSource`."""
         return dominance(json.loads(self.network.layers), trace, smallest)
+
+    def find_changes(self) -> dict[str, list[str]]:
+        """See `KernelSource`: of the weights in the store."""
+        return {f"weights {self.network.key}": self.network.find_damage()}

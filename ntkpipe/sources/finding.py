@@ -19,12 +19,13 @@ from ntkpipe.data.prepared import PreparedImages, write_prepared
 from ntkpipe.data.source_records import read_source, source_key, write_source
 from ntkpipe.data.stored_labels import StoredData
 from ntkpipe.errors import IncompleteError, StoreError
+from ntkpipe.gram.from_config import empirical_kernel
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
-from ntkpipe.sources.opened import InUse, OpenGram, open_given, open_network
+from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
 from ntkpipe.sources.precomputed import find_given, given_shapes
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.store import ObjectStore
@@ -85,6 +86,14 @@ class Search:
     def plan(self, shapes: Shapes) -> RunPlan:
         """Of a network."""
         return plan_here(self.config, shapes, self.store, self.siblings, begun=self.begun, measure=self.measure)
+
+    def open(self, images: PreparedImages, plan: RunPlan, use: InUse) -> OpenGram:
+        """A network's kernels of points that are in the store."""
+        known = {"name": self.config.store.name, "reading": self.reading}
+        if self.config.kernel.kind == "empirical":
+            kernel = empirical_kernel(self.config.kernel).at(images.shape("train")[1:])
+            return open_empirical(self.store, images, kernel, plan.stores[0], plan.tiles, use, **known)
+        return open_network(self.store, images, plan.stores, plan.tiles, use, **known)
 
     def use(self, data: StoredData, shapes: Shapes, copies: Copies) -> InUse:
         """The leading points that the run uses."""
@@ -150,8 +159,7 @@ def _find_network(search: Search) -> Found:
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
     use = search.use(images, shapes, Copies.of(equal, shapes.used_train))
-    opened = open_network(store, images, plan.stores, plan.tiles, use, name=config.store.name, reading=search.reading)
-    return Found(images, source, opened, plan, tuple(warnings))
+    return Found(images, source, search.open(images, plan, use), plan, tuple(warnings))
 
 
 def _find_matrices(search: Search) -> Found:

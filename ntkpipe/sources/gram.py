@@ -30,11 +30,10 @@ from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
-from ntkpipe.planning.surroundings import plan_given_here, plan_here
+from ntkpipe.planning.surroundings import plan_empirical_here, plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
-from ntkpipe.sources.empirical import plan_empirical
 from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.protocol import ObjectStore
@@ -178,7 +177,7 @@ class Gram:
             return open_network(self.store, images, self._planned.stores, self._planned.tiles, use)
         if isinstance(self._kernel, EmpiricalKernel):
             kernel = self._kernel.at(shapes.image)
-            self._planned = plan_empirical(self.config, shapes, self.store, kernel)
+            self._planned = plan_empirical_here(self.config, shapes, self.store, kernel)
             return open_empirical(self.store, images, kernel, self._planned.stores[0], self._planned.tiles, use)
         return self._open_function(images, shapes, use)
 
@@ -190,7 +189,7 @@ class Gram:
         if isinstance(self._kernel, Architecture):
             return plan_here(self.config, shapes, self.store)
         if isinstance(self._kernel, EmpiricalKernel):
-            return plan_empirical(self.config, shapes, self.store, self._kernel.at(shapes.image))
+            return plan_empirical_here(self.config, shapes, self.store, self._kernel.at(shapes.image))
         return self._plan_function(shapes)
 
     def compute(self, executor: Executor | None = None, *, progress: Progress = None) -> GramReport:

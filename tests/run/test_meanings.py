@@ -34,7 +34,7 @@ def test_needs_name_settings_that_there_are() -> None:
 @pytest.mark.parametrize("kind", KERNELS)
 def test_defaults_that_were_typed_are_refused_where_a_kernel_does_not_read_them(kind: str) -> None:
     given: dict[str, Any] = (
-        {"path": "x.json"} if kind == "spec" else {"train": "a", "test": "b"} if kind == "gram" else {}
+        {"path": "x.json"} if kind in ("spec", "empirical") else {"train": "a", "test": "b"} if kind == "gram" else {}
     )
     data = DataConfig(kind="labels", path="y.npz") if kind == "gram" else DataConfig()
     config = RunConfig(kernel=KernelConfig(kind=kind, **given), data=data)
@@ -55,6 +55,7 @@ def test_defaults_that_were_typed_are_refused_where_a_kernel_does_not_read_them(
         "matern": {"nu", "length_scale"},
         "linear": {"w_std", "b_std"},
         "spec": {"path"},
+        "empirical": {"path", "weights", "seed", "initialiser", "outputs"},
     }
     if kind in expected:
         # What is None by default is left out by `null`, with any kernel.

@@ -1,4 +1,4 @@
-"""Gram matrices of finite networks: their plan, and what their tiles are known by."""
+"""What the Gram matrices of a finite network are known by, and how they are tiled."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import json
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.kernel import NetworkKernel
-from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
-from ntkpipe.planning.surroundings import plan_of_cost_here
 from ntkpipe.planning.tiles import choose_edge
-from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tiles.identity import EMPIRICAL, GramIdentity
 
 # A worker keeps what it has made of three blocks of points: rows, columns, and the next columns.
@@ -19,24 +16,23 @@ _BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
 _ITEM = {"float32": 4, "float64": 8}
 
 
-def plan_empirical(config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel) -> RunPlan:
-    """The plan of a run with the kernels of one finite network.
+def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel) -> GramIdentity:
+    """What the tiles are known by: the points, and every weight of the network.
 
     Args:
         config: of the run.
         shapes: of its points.
-        store: where tiles will lie.
         kernel: of the network.
 
     Raises:
-        ConfigError, ResourceError: naming the setting to change.
+        ConfigError: for flips, under which no finite network is symmetric.
     """
     if config.augment != "none":
         raise ConfigError(
             f"augment={config.augment} needs a kernel that is symmetric under flips, and the weights of one network are not: set "
             "augment=none, or give the flipped images as data"
         )
-    identity = GramIdentity(
+    return GramIdentity(
         data=shapes.fingerprint,
         architecture=kernel.digest,
         formula_version=EMPIRICAL,
@@ -47,7 +43,6 @@ def plan_empirical(config: RunConfig, shapes: Shapes, store: ObjectStore, kernel
         n_test=shapes.n_test,
         spec={"layers": json.loads(kernel.layers), "outputs": kernel.outputs},
     )
-    return plan_of_cost_here(config, shapes, store, kernel.cost, identity)
 
 
 def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel) -> int:
