@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import FUNCTIONS
-from ntkpipe.cli.told import find_given_settings
+from ntkpipe.cli.told import find_given_settings, job_words
 from ntkpipe.cli.typed import as_typed, job_folder
 from ntkpipe.cli.words import checked
 from ntkpipe.config import ClusterConfig, RunConfig
@@ -53,18 +53,36 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
             if RequeueError.exit_code not in codes:  # which ends a sweep
                 codes.append(_run_job(command, own, composed, constants, session))
 
-        _hydra(job, words)
+        if any(word.startswith(("-", "hydra")) for word in words):
+            _hydra(job, words)
+        else:
+            _compose_once(job, words)
     return max(codes, default=0)
+
+
+def _compose_once(job: Callable[[DictConfig], None], words: Sequence[str]) -> None:
+    """Call `job` with the configuration of these words: no sweep, nothing that Hydra itself is asked for."""
+    register_schema(blank=True)
+    with hydra.initialize_config_dir(str(config_folder()), job_name="ntkpipe", version_base="1.3"):
+        state = HydraConfig.instance()
+        before = state.cfg
+        with _composing():
+            composed = hydra.compose("config", list(words), return_hydra_config=True)
+            state.set_config(composed)
+        try:
+            job(composed)
+        finally:
+            state.cfg = before
 
 
 def _run_job(
     command: str, own: Mapping[str, str | None], composed: DictConfig, constants: set[str], session: Session
 ) -> int:
     state = HydraConfig.get()
-    overrides = list(state.overrides.task)
+    overrides = job_words()
     try:
         with _composing():
-            config, told = to_run_config(composed), find_given_settings()
+            config, told = to_run_config(composed), find_given_settings(composed)
         # What is launched runs on the cluster that it is launched on.
         check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):
@@ -123,8 +141,11 @@ def _composing(begun: Sequence[Any] = ()) -> Iterator[None]:
 
 
 def _hydra(job: Any, words: Sequence[str]) -> None:
-    """Call `job` through Hydra as if it were the main function of a script with these arguments."""
-    register_schema()
+    """Call `job` through Hydra as if it were the main function of a script with these arguments: sweeps, and what Hydra prints."""
+    # What is printed has the defaults.
+    register_schema(
+        blank=not {"--cfg", "-c", "--help", "-h", "--info", "-i"} & {word.partition("=")[0] for word in words}
+    )
     begun: list[bool] = []
 
     def main(composed: DictConfig) -> None:

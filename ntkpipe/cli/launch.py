@@ -8,6 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from ntkpipe.cli.arguments import truth
 from ntkpipe.cli.session import Session
+from ntkpipe.cli.told import job_words
 from ntkpipe.cluster.launch import prepare
 from ntkpipe.cluster.launch import submit as submit_to
 from ntkpipe.config import RunConfig
@@ -33,7 +34,7 @@ def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
             "ntkpipe launch starts one run: launch each of a sweep, with a run_dir and a cluster.launch.name of its own"
         )
     wanted = truth("submit", submit)
-    made = prepare(config.cluster, config.run_dir, list(state.overrides.task))
+    made = prepare(config.cluster, config.run_dir, job_words())
     made.write()
     print(made.text, end="")
     print(f"# written to {made.path}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ntkpipe.config import RunConfig, from_dict
+from ntkpipe.config import RunConfig, from_dict, to_dict
 
 
 def _mutable(cls: type, *, blank: bool = False) -> type:
@@ -41,24 +39,29 @@ def _mutable(cls: type, *, blank: bool = False) -> type:
     return dataclasses.make_dataclass(cls.__name__, fields)
 
 
-def register_schema() -> None:
-    """Make the schema known to Hydra under the name `schema`, which `conf/config.yaml` lists first."""
-    ConfigStore.instance().store(name="schema", node=_mutable(RunConfig))
+def register_schema(*, blank: bool) -> None:
+    """Make the schema known to Hydra under the name `schema`, which `conf/config.yaml` lists first.
 
-
-@contextlib.contextmanager
-def blank_schema() -> Iterator[None]:
-    """Within, `schema` knows the names and types of all settings and no defaults: what nobody sets stays missing."""
-    ConfigStore.instance().store(name="schema", node=_mutable(RunConfig, blank=True))
-    try:
-        yield
-    finally:
-        register_schema()
+    Args:
+        blank: with the names of all settings and no defaults: what nobody sets stays missing, and can be told from what was set.
+    """
+    ConfigStore.instance().store(name="schema", node=_mutable(RunConfig, blank=blank))
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
-    """The composed Hydra configuration as the dataclasses that the pipeline knows."""
-    container = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    """What Hydra has composed over the blank schema, as the dataclasses that the pipeline knows."""
+    given = OmegaConf.to_container(composed)
+    assert isinstance(given, dict)
+    for name in ("experiment", "hydra"):
+        given.pop(name, None)
+    filled = OmegaConf.create(_filled(given, to_dict(RunConfig())))  # settings may refer to others
+    container = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
-    container.pop("experiment", None)
     return from_dict(RunConfig, typing.cast("dict[str, Any]", container))
+
+
+def _filled(given: dict[Any, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
+    """What was given, and the defaults of what was not."""
+    made = {**defaults, **{name: value for name, value in given.items() if value != MISSING}}
+    groups = (name for name, value in defaults.items() if isinstance(value, dict) and isinstance(given.get(name), dict))
+    return made | {name: _filled(given[name], defaults[name]) for name in groups}

@@ -5,26 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import reduce
 
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from ntkpipe.cli.folder import config_folder
-from ntkpipe.cli.schema import blank_schema
 from ntkpipe.run.meanings import settings
 
 
-def find_given_settings() -> set[str]:
-    """Dotted names of the settings that the words and files of the job which Hydra runs have given.
+def job_words() -> list[str]:
+    """The words of the job at hand, as they were typed: those of a sweep with its own values."""
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task)  # `${...}` is not replaced
+    assert isinstance(words, list)
+    return [str(word) for word in words]
 
-    The configuration is composed once more, over a schema without defaults: what has a value then was given by someone. What
-    a file of this program's own groups says (`conf/kernel/fcn.yaml`) was not, unless a word says it too.
+
+def find_given_settings(composed: DictConfig) -> set[str]:
+    """Dotted names of the settings that the words and files of the job at hand have given.
+
+    The schema has no defaults: what has a value was given by someone. What a file of this program's own groups says
+    (`conf/kernel/fcn.yaml`) was not, unless a word says it too.
+
+    Args:
+        composed: of this job.
     """
     state = HydraConfig.get()
-    words = [word for word in state.overrides.task if not word.startswith("~")]
-    with blank_schema():
-        composed = compose(state.job.config_name, words)
+    words = [word for word in job_words() if not word.startswith("~")]
     named = {str(one.key_or_group).replace("/", ".") for one in OverridesParser.create().parse_overrides(words)}
     named |= {f"{group}.kind" for group in named}  # which is what a group's choice sets
     ours = {name for group, choice in state.runtime.choices.items() for name in _of_group(str(group), choice)}
@@ -36,7 +42,7 @@ def find_given_settings() -> set[str]:
 def _is_given(composed: DictConfig, setting: str) -> bool:
     group, _, name = setting.rpartition(".")
     parent = reduce(lambda node, key: node[key], group.split("."), composed) if group else composed
-    if OmegaConf.is_missing(parent, name):
+    if name not in parent.keys() or OmegaConf.is_missing(parent, name):  # noqa: SIM118  (`in` looks for values)
         return False
     value = parent._get_node(name)  # what it is, not what it refers to
     return not (isinstance(value, DictConfig) and not value)  # mappings have no value for `unset`

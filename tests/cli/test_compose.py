@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from ntkpipe.cli.compose import config_folder
 from ntkpipe.cli.schema import register_schema, to_run_config
@@ -12,11 +14,11 @@ from ntkpipe.config import RunConfig, from_dict, to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = sorted((p.parent.name, p.stem) for p in config_folder().glob("*/*.yaml"))
-NEEDS_PATH = ("npz", "cifar10", "cifar100", "image_folder", "mnist")
+NEEDS_PATH = ("npz", "table", "cifar10", "cifar100", "image_folder", "mnist")
 
 
 def composed(*overrides: str) -> RunConfig:
-    register_schema()
+    register_schema(blank=True)
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return to_run_config(compose("config", list(overrides)))
 
@@ -26,7 +28,9 @@ def test_every_choice_composes(group, name):
     extra = []
     if name in NEEDS_PATH or name.startswith("cifar10"):
         extra = ["data.path=somewhere"]
-    if (group, name) == ("kernel", "spec"):
+    if name == "table":
+        extra += ["data.target=y"]
+    if (group, name) in (("kernel", "spec"), ("kernel", "empirical")):
         extra = ["kernel.path=layers.json"]
     if name in ("labels", "gram"):
         extra = ["data=labels", "data.path=y.npz", "kernel=gram", "kernel.train=a.npy", "kernel.test=b.npy"]
@@ -179,3 +183,25 @@ def test_files_of_ones_own_are_choices_too(command, tmp_path):
     (tmp_path / "mine" / "experiment" / "small.yaml").write_text("# @package _global_\nkernel:\n  depth: 7\n")
     code, out, err = command("run", "experiment=small", "--config-dir", "mine", "--cfg", "job")
     assert (code, "depth: 7" in out) == (0, True), err
+
+
+def test_a_command_composes_once(command, monkeypatch):
+    composed = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def count(self, *args, **kwargs):
+        composed.append(kwargs)
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", count)
+    code, out, _ = command("describe", "kernel=fcn", "kernel.depth=2", "image_shape=[8,8,1]")
+    assert code == 0
+    assert "relu" in out.lower()
+    assert len(composed) == 1
+
+
+def test_a_setting_may_refer_to_a_default(command):
+    code, out, err = command("describe", "kernel.b_std=${kernel.w_std}", "image_shape=[4]", "format=json")
+    assert code == 0, err
+    (dense, *_) = (layer for layer in json.loads(out) if layer["op"] == "dense")
+    assert dense["b_std"] == dense["w_std"]
