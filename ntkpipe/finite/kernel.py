@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.empirical import Prepared, prepare, tile
 from ntkpipe.finite.initialisers import INITIALISERS, init
+from ntkpipe.finite.jax_function import FunctionNetwork, FunctionOfParameters
 from ntkpipe.finite.network import Spec, Weights, network
 from ntkpipe.finite.products import OUTPUTS, plan_maps
 from ntkpipe.kernels.cost import KernelCost
@@ -54,19 +55,42 @@ class EmpiricalKernel:
         initialiser: str = "gaussian",
         outputs: str = "trace",
     ) -> None:
-        if outputs not in SCALAR:
-            raise ConfigError(
-                f"outputs={outputs!r} is not one of {', '.join(SCALAR)}: a Gram matrix has one kernel for all outputs. "
-                "finite.empirical_kernel(..., outputs='full') gives every pair of outputs of small sets"
-            )
+        _check_outputs(outputs)
         if initialiser not in INITIALISERS:
             raise ConfigError(f"initialiser={initialiser!r} is not one of {', '.join(INITIALISERS)}")
         self.layers = canonical_json(spec)
         self.outputs = outputs
         self._seed, self._initialiser = seed, initialiser
         self._weights = read_weights(weights) if isinstance(weights, (str, Path)) else weights
+        self._function: FunctionOfParameters | None = None
 
-    def at(self, shape: Sequence[int], dtype: Any = np.float32) -> NetworkKernel:
+    @classmethod
+    def of_function(
+        cls, apply: Callable[[Any, Any], Any], parameters: Any, *, name: str, outputs: str = "trace"
+    ) -> EmpiricalKernel:
+        """Of any network that is a JAX function: of Flax, Equinox, Haiku or one's own.
+
+        All gradients of a block of points are kept while its tiles are made, (n, c P) numbers for P parameters: `pseudo` needs c times
+        less than `trace`. The place of the NNGP is taken by the mean product of the outputs. Executors in other processes pickle the
+        function, which must stand at the top of a module, and the parameters, which should then be small.
+
+        Args:
+            apply: `(parameters, x)` to (n, c) outputs, point by point; x is (n, height, width, channels), of tables (n, features).
+            parameters: a pytree of arrays of real numbers.
+            name: that tiles are known by, besides the values of the parameters: a function that has changed needs another.
+            outputs: `trace` or `pseudo`.
+
+        Raises:
+            ConfigError: without a name, or for another kind of outputs.
+        """
+        _check_outputs(outputs)
+        made = cls.__new__(cls)
+        made.outputs, made.layers = outputs, "[]"
+        made._seed, made._initialiser, made._weights = 0, INITIALISERS[0], None
+        made._function = FunctionOfParameters(apply, parameters, name, outputs)
+        return made
+
+    def at(self, shape: Sequence[int], dtype: Any = np.float32) -> NetworkKernel | FunctionNetwork:
         """The kernel for points of a shape, with its weights checked or drawn.
 
         Args:
@@ -77,6 +101,8 @@ class EmpiricalKernel:
             ConfigError: naming the layer that has no finite form or that points of this shape cannot pass.
             DataError: if weights have other shapes, with the list of right ones, or are not finite.
         """
+        if self._function is not None:
+            return self._function.at(shape)
         spec = json.loads(self.layers)
         weights = self._weights
         if weights is None:
@@ -84,6 +110,8 @@ class EmpiricalKernel:
         return NetworkKernel(self.layers, self.outputs, tuple(shape), weights)
 
     def __repr__(self) -> str:
+        if self._function is not None:
+            return f"EmpiricalKernel.of_function({self._function.name!r}, outputs={self.outputs!r})"
         where = f"seed={self._seed}" if self._weights is None else "given weights"
         return f"EmpiricalKernel({len(json.loads(self.layers))} layers, {where}, outputs={self.outputs!r})"
 
@@ -191,6 +219,14 @@ def arrays_of_weights(weights: Weights) -> dict[str, np.ndarray]:
         if b is not None:
             named[f"b{k}"] = np.asarray(b)
     return named
+
+
+def _check_outputs(outputs: str) -> None:
+    if outputs not in SCALAR:
+        raise ConfigError(
+            f"outputs={outputs!r} is not one of {', '.join(SCALAR)}: a Gram matrix has one kernel for all outputs. "
+            "finite.empirical_kernel(..., outputs='full') gives every pair of outputs of small sets"
+        )
 
 
 def _matrix(arrays: dict[str, np.ndarray], k: int) -> Any:

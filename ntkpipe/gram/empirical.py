@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from ntkpipe.errors import CorruptionError, StoreError
-from ntkpipe.finite.empirical import Prepared
+from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel, read_weights
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.storage.store import open_store
@@ -76,6 +77,36 @@ class StoredNetwork:
         return EmpiricalEvaluation(self, dtype)
 
 
+@dataclass(frozen=True)
+class HeldNetwork:
+    """A network that is a function of this process: it travels with its tasks, and nothing of it lies in the store.
+
+    Args:
+        digest: of the kernel; it stands for the network where two are compared.
+        network: the kernel itself.
+    """
+
+    digest: str
+    network: FunctionNetwork = field(compare=False, repr=False)
+
+    @property
+    def layers(self) -> str:
+        """Its name, as JSON."""
+        return self.network.layers
+
+    def read(self) -> FunctionNetwork:
+        """The kernel."""
+        return self.network
+
+    def find_damage(self) -> list[str]:
+        """Nothing is stored."""
+        return []
+
+    def evaluation(self, dtype: str) -> EmpiricalEvaluation:
+        """What gives tiles in `float32` or `float64`."""
+        return EmpiricalEvaluation(self, dtype)
+
+
 @functools.lru_cache(maxsize=2)
 def _read(network: StoredNetwork) -> NetworkKernel:
     data = open_store(network.url).get(network.key)
@@ -97,7 +128,7 @@ class EmpiricalEvaluation:
         dtype: of the computation.
     """
 
-    network: StoredNetwork
+    network: StoredNetwork | HeldNetwork
     dtype: str
 
     @property
@@ -105,7 +136,7 @@ class EmpiricalEvaluation:
         """Weights break the symmetry under flips."""
         return False
 
-    def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Prepared:
+    def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Any:
         """See `Evaluates.prepare`."""
         del flipped
         with precision_context(self.dtype):
@@ -113,8 +144,8 @@ class EmpiricalEvaluation:
 
     def tile(
         self,
-        rows: Prepared,
-        columns: Prepared | None,
+        rows: Any,
+        columns: Any,
         flipped: None = None,
         *,
         out_dtype: str,

@@ -6,6 +6,7 @@ import json
 
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
+from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.tiles import choose_edge
@@ -16,7 +17,7 @@ _BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
 _ITEM = {"float32": 4, "float64": 8}
 
 
-def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel) -> GramIdentity:
+def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel | FunctionNetwork) -> GramIdentity:
     """What the tiles are known by: the points, and every weight of the network.
 
     Args:
@@ -45,9 +46,9 @@ def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel)
     )
 
 
-def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel) -> int:
+def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel | FunctionNetwork) -> int:
     """Rows of a tile: as of other kernels, or fewer where a network keeps much of every point."""
     edge, kept = choose_edge(shapes.n_train, kernel.cost), kernel.cost.seen * _ITEM[config.kernel.dtype]
-    while edge > 16 and _BLOCKS * edge * kept > _BLOCKS_BYTES:
+    while edge > 8 and _BLOCKS * edge * kept > _BLOCKS_BYTES:
         edge //= 2
     return edge

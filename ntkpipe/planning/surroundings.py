@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 
 from ntkpipe.config import RunConfig
+from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
 from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.gram.symmetry import check_flips
@@ -174,7 +175,9 @@ def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dt
     return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
 
 
-def plan_empirical_here(config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel) -> RunPlan:
+def plan_empirical_here(
+    config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel | FunctionNetwork
+) -> RunPlan:
     """The plan of a run on this machine with the kernels of one finite network; arguments as of `plan_empirical`.
 
     A store of the same tiles is used as it was cut, unless `grid.edge` is set.

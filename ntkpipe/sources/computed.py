@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import SolverConfig
-from ntkpipe.gram.empirical import StoredNetwork
+from ntkpipe.gram.empirical import HeldNetwork, StoredNetwork
 from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionKernel
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import ImageSource, Output
@@ -259,10 +259,10 @@ class EmpiricalSource(ComputedSource):
     """Both kernels of one finite network.
 
     Args:
-        network: with its weights in the store.
+        network: with its weights in the store, or a function.
     """
 
-    network: StoredNetwork
+    network: StoredNetwork | HeldNetwork
 
     @property
     def output(self) -> Output:
@@ -275,8 +275,9 @@ class EmpiricalSource(ComputedSource):
 
     def dominance(self, trace: float, smallest: float) -> float:
         """See `KernelSource`."""
-        return dominance(json.loads(self.network.layers), trace, smallest)
+        layers = json.loads(self.network.layers)
+        return dominance(layers if isinstance(layers, list) else (), trace, smallest)
 
     def find_changes(self) -> dict[str, list[str]]:
         """See `KernelSource`: of the weights in the store."""
-        return {f"weights {self.network.key}": self.network.find_damage()}
+        return {f"weights {self.network.digest}": self.network.find_damage()}

@@ -13,8 +13,9 @@ import numpy as np
 from ntkpipe.config import SolverConfig
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import PreparedImages
+from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
-from ntkpipe.gram.empirical import StoredNetwork
+from ntkpipe.gram.empirical import HeldNetwork, StoredNetwork
 from ntkpipe.gram.missing import NOTHING, Missing, list_missing
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
@@ -234,7 +235,7 @@ def open_network(
 def open_empirical(
     store: ObjectStore,
     images: PreparedImages,
-    kernel: NetworkKernel,
+    kernel: NetworkKernel | FunctionNetwork,
     wanted: WantedStore,
     tiles: GramPlan,
     use: InUse,
@@ -243,9 +244,12 @@ def open_empirical(
     reading: bool = False,
 ) -> OpenGram:
     """The Gram matrices of a finite network, whose weights are written to the store; arguments as of `open_network`."""
-    network = StoredNetwork.of(kernel, store.url)
-    if not reading:
-        network.write(kernel)
+    if isinstance(kernel, FunctionNetwork):
+        network = HeldNetwork(kernel.digest, kernel)
+    else:
+        network = StoredNetwork.of(kernel, store.url)
+        if not reading:
+            network.write(kernel)
     gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
     source = EmpiricalSource(gram, images, tiles.stored, None, network)
     return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -125,3 +126,45 @@ def test_what_a_finite_network_cannot_be_is_refused(tmp_path):
         nk.EmpiricalKernel(DENSE, tmp_path / "w.npz")
     with pytest.raises(DataError, match="cannot be read"):
         nk.EmpiricalKernel(DENSE, tmp_path / "nowhere.npz")
+
+
+def as_function(parameters, x):
+    """The dense network by hand, parameters as other libraries hold them."""
+    h = x.reshape(len(x), -1) @ parameters["first"]["w"] * (1.4 / 4) + 0.1 * parameters["first"]["b"]
+    return jnp.maximum(h, 0) @ parameters["last"]["w"] / np.sqrt(24).astype(np.float32)
+
+
+@pytest.mark.parametrize("outputs", ["trace", "pseudo"])
+def test_a_network_that_is_a_jax_function_has_the_same_kernel(outputs):
+    (w, b), (v, _) = finite.init(DENSE, (4, 4, 1), 4)
+    held = {"first": {"w": w, "b": b}, "last": {"w": v}}
+    kernels = [
+        nk.EmpiricalKernel.of_function(as_function, held, name="by hand", outputs=outputs),
+        nk.EmpiricalKernel(DENSE, seed=4, outputs=outputs),
+    ]
+    grams = [nk.Gram(kernel, dataset(), dtype="float64", edge=8) for kernel in kernels]
+    assert [gram.compute().computed for gram in grams] == [9, 9]
+    assert grams[0].plan().tiles.cost.product_flops == 2 * (16 * 24 + 24 + 72) * (3 if outputs == "trace" else 1)
+    for block in ("train", "test"):
+        ours, theirs = (getattr(gram, block)("ntk").to_numpy() for gram in grams)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7 * np.abs(theirs).max())  # 1 / sqrt(24) in float32
+
+
+def test_a_function_is_known_by_its_name_and_its_parameters():
+    def compute(scale: float, name: str = "by hand", store: str = "memory://functions") -> int:
+        held = {"first": {"w": np.full((16, 24), scale), "b": np.zeros(24)}, "last": {"w": np.ones((24, 3))}}
+        kernel = nk.EmpiricalKernel.of_function(as_function, held, name=name)
+        return nk.Gram(kernel, dataset(), store=store, edge=32).compute().computed
+
+    assert [compute(1.0), compute(1.0), compute(2.0), compute(2.0, "another")] == [2, 0, 2, 2]
+
+
+def test_functions_that_have_no_such_kernel_are_refused():
+    with pytest.raises(ConfigError, match="needs a name"):
+        nk.EmpiricalKernel.of_function(as_function, {}, name="")
+    for parameters, text in (({"w": np.ones(3, int)}, "real numbers"), ({"w": np.array([np.nan])}, "finite")):
+        with pytest.raises(DataError, match=text):
+            nk.Gram(nk.EmpiricalKernel.of_function(as_function, parameters, name="x"), dataset()).plan()
+    flat = nk.EmpiricalKernel.of_function(lambda p, x: x.sum(axis=(1, 2, 3)) * p, np.ones(1), name="x")
+    with pytest.raises(DataError, match=r"must give \(n, c\)"):
+        nk.Gram(flat, dataset()).plan()

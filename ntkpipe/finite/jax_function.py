@@ -1,0 +1,157 @@
+"""The kernel of a network that is a JAX function of its parameters and a block of points: of Flax, Equinox, Haiku or one's own."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.cost import KernelCost
+from ntkpipe.kernels.state import Kernels
+
+# Points whose gradients are taken at once.
+_AT_ONCE = 16
+
+
+class Gradients(NamedTuple):
+    """Of a block of points: outputs (n, c), and gradients (n, c P), scaled so that a product of two rows is the kernel."""
+
+    functions: jax.Array
+    gradients: jax.Array
+
+
+class FunctionNetwork:
+    """NTK of `apply(parameters, x)`, and the mean product of its outputs in the place of an NNGP.
+
+    Args:
+        apply: `(parameters, x)` to (n, c) outputs; x is (n, height, width, channels), of tables (n, features). It must treat points
+            one by one, which batch statistics do not.
+        parameters: a pytree of arrays of real numbers.
+        name: of the function, which its tiles are known by besides the values of the parameters.
+        outputs: `trace` or `pseudo`; see `EmpiricalKernel`.
+        shape: of one point, `(height, width, channels)`.
+
+    Raises:
+        DataError: if a parameter is no array of finite real numbers, or the outputs are not (n, c).
+    """
+
+    def __init__(
+        self, apply: Callable[[Any, Any], Any], parameters: Any, name: str, outputs: str, shape: tuple[int, ...]
+    ) -> None:
+        self._apply, self.outputs, self.shape = apply, outputs, shape
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(parameters)]
+        for k, leaf in enumerate(leaves):
+            if leaf.dtype.kind != "f" or not np.isfinite(leaf).all():
+                raise DataError(
+                    f"parameter {k}, {leaf.dtype} of shape {leaf.shape}, must be an array of finite real numbers: close over what is "
+                    "not trained (functools.partial)"
+                )
+        self._parameters, self._leaves = parameters, leaves
+        self.layers = json.dumps({"function": name})
+        example = jax.ShapeDtypeStruct((2, *self._of_point), np.float32)
+        made = jax.eval_shape(apply, self._cast(np.float32), example)
+        if getattr(made, "ndim", 0) != 2 or made.shape[0] != 2:
+            raise DataError(
+                f"the function gives {getattr(made, 'shape', made)} for two points of shape {self._of_point}: it must give (n, c)"
+            )
+        self._c = int(made.shape[1])
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(leaf.size for leaf in self._leaves)
+
+    @property
+    def cost(self) -> KernelCost:
+        """Of a pair of points, and what is kept of each: all its gradients."""
+        size = self.parameters * (self._c if self.outputs == "trace" else 1)
+        return KernelCost(0.0, 2.0 * size, 1, 1, size + self._c, int(np.prod(self.shape)))
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits of the name, the kind of outputs, and every parameter."""
+        found = hashlib.sha256(f"{self.layers}\n{self.outputs}\n{list(self.shape)}\n".encode())
+        for leaf in self._leaves:
+            found.update(f"{leaf.dtype.str} {leaf.shape}\n".encode())
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()[:32]
+
+    def prepare(self, x: np.ndarray) -> Gradients:
+        """Gradients of a block of points (n, ...), in its dtype."""
+        with precision_context(x.dtype):
+            parameters, x = self._cast(x.dtype), x.reshape(len(x), *self._of_point)
+            parts = [self._made(parameters, x[k : k + _AT_ONCE]) for k in range(0, max(len(x), 1), _AT_ONCE)]
+            return parts[0] if len(parts) == 1 else Gradients(*map(jnp.concatenate, zip(*parts, strict=True)))
+
+    def tile(self, rows: Gradients, columns: Gradients) -> Kernels:
+        """Both kernels of two blocks, (n1, n2) each."""
+        return Kernels(*_products(rows, columns))
+
+    @property
+    def _of_point(self) -> tuple[int, ...]:
+        """Shape that the function is handed: rows of a table have one axis."""
+        return self.shape[-1:] if self.shape[:-1] == (1, 1) else self.shape
+
+    def _cast(self, dtype: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self._parameters)
+
+    @cached_property
+    def _made(self) -> Callable[[Any, Any], Gradients]:
+        trace, c = self.outputs == "trace", self._c
+
+        def made(parameters: Any, x: Any) -> Gradients:
+            with jax.default_matmul_precision("highest"):
+                flat, unravel = ravel_pytree(parameters)
+
+                def outputs(flat: Any, point: Any) -> Any:
+                    return self._apply(unravel(flat), point[None])[0]
+
+                def direction(flat: Any, point: Any) -> Any:
+                    return outputs(flat, point) if trace else outputs(flat, point).sum(keepdims=True)
+
+                functions = jax.vmap(outputs, (None, 0))(flat, x)
+                gradients = jax.vmap(jax.jacrev(direction), (None, 0))(flat, x)
+                return Gradients(functions, gradients.reshape(len(x), -1) / np.sqrt(c).astype(x.dtype))
+
+        return jax.jit(made)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+
+
+@functools.partial(jax.jit)
+def _products(rows: Gradients, columns: Gradients) -> tuple[jax.Array, jax.Array]:
+    with jax.default_matmul_precision("highest"):
+        return (
+            rows.functions @ columns.functions.T / rows.functions.shape[1],
+            rows.gradients @ columns.gradients.T,
+        )
+
+
+class FunctionOfParameters:
+    """A network's function and parameters, for points of any shape; made by `EmpiricalKernel.of_function`."""
+
+    def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any, name: str, outputs: str) -> None:
+        if not callable(apply):
+            raise ConfigError(
+                "of_function takes apply(parameters, x), a function of the parameters and a block of points"
+            )
+        if not name:
+            raise ConfigError(
+                "a function needs a name: its tiles are known by it. EmpiricalKernel.of_function(..., name=...)"
+            )
+        self.name, self._made_of = name, (apply, parameters, name, outputs)
+
+    def at(self, shape: Sequence[int]) -> FunctionNetwork:
+        """For points of a shape."""
+        return FunctionNetwork(*self._made_of, tuple(shape))
