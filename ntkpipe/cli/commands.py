@@ -93,7 +93,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "gram": Command("the Gram tiles", "experiment=digits_fcn", composes=True),
     "solve": Command("the solver's stage, on stored tiles", "experiment=digits_fcn", composes=True),
-    "predict": Command("predictions and metrics, from a finished solve", "experiment=digits_fcn", composes=True),
+    "predict": Command(
+        "predictions and metrics, from a finished solve; or new points by a finished run",
+        "run_dir=DIR data.new=FILE",
+        {
+            "data.new": Own(
+                "new points, .csv, .parquet, .npy or .npz: those alone are predicted, by the run in run_dir"
+            ),
+            "path": Own("of their predictions, .csv, .parquet, .npz or .zarr; none is FILE-predictions.csv"),
+            "overwrite": Own("replace a file that is there", "false"),
+        },
+        composes=True,
+    ),
     "launch": Command(
         "a file for a scheduler, with this configuration",
         "experiment=digits_fcn cluster/launch=slurm cluster.launch.nodes=4",

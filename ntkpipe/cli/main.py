@@ -62,6 +62,10 @@ def _run(command: str, rest: Sequence[str]) -> int:
         from ntkpipe.cli.finite import run_catapult
 
         return run_catapult(rest)
+    if command == "predict" and any(word.startswith("data.new=") for word in rest):
+        from ntkpipe.cli.new_points import predict_new_points
+
+        return predict_new_points(rest)
     if command in COMMANDS:
         from ntkpipe.cli.compose import run_composed
 

@@ -155,7 +155,8 @@ def calibrate(config: RunConfig, session: Session) -> None:
 
 
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
-    def command(config: RunConfig, session: Session) -> None:
+    def command(config: RunConfig, session: Session, **own: str | None) -> None:
+        del own  # of `ntkpipe predict data.new=FILE`, which composes no run
         for job in jobs(config, session):
             with job.at_work():
                 getattr(job, name)()

@@ -12,7 +12,7 @@ import numpy as np
 from ntkpipe.config import DataConfig
 from ntkpipe.data.fingerprint import fingerprint, preprocessing_settings
 from ntkpipe.data.labels import Targets, class_notes, make_targets, require_two_classes
-from ntkpipe.data.preprocess import fit, output_shape
+from ntkpipe.data.preprocess import Preprocessing, fit, output_shape
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.data.subsets import stored_order
 from ntkpipe.errors import ConfigError, DataError
@@ -147,6 +147,19 @@ def order_dataset(raw: RawImages, config: DataConfig) -> Order:
     return Order(targets, train_order, test_order, n_train, n_test)
 
 
+def _statistics_rows(raw: RawImages, config: DataConfig, used: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Rows that the statistics are of, sorted, and whether these are a subset."""
+    of_subset = config.statistics == "subset" and len(used) < raw.x_train.shape[0]
+    return np.sort(used) if of_subset else np.arange(raw.x_train.shape[0]), of_subset
+
+
+def fit_preprocessing(raw: RawImages, config: DataConfig) -> Preprocessing:
+    """The steps that `prepare_dataset` takes, with their statistics."""
+    order = order_dataset(raw, config)
+    rows, _ = _statistics_rows(raw, config, order.train[: order.n_train])
+    return fit(raw.x_train, rows, config, raw.fixed)
+
+
 def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32") -> PreparedDataset:
     """Order and preprocess checked images.
 
@@ -168,8 +181,7 @@ def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32
     labels_train, labels_test = targets.labels_train, targets.labels_test
     labels_train = None if labels_train is None else labels_train[train_order]
     labels_test = None if labels_test is None else labels_test[test_order]
-    of_subset = config.statistics == "subset" and n_train < raw.x_train.shape[0]
-    statistics_rows = np.sort(train_order[:n_train]) if of_subset else np.arange(raw.x_train.shape[0])
+    statistics_rows, of_subset = _statistics_rows(raw, config, train_order[:n_train])
     train_index, test_index = raw.index_train[train_order], raw.index_test[test_order]
     settings = preprocessing_settings(config, raw.index_train[statistics_rows] if of_subset else None, raw.encoding)
     identity = fingerprint(raw.x_train, raw.x_test, train_index, test_index, settings)
@@ -207,6 +219,7 @@ def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32
             "kind": config.kind,
             "standardize": config.standardize,
             "zca": config.zca,
+            "pixels": raw.x_train.dtype.name,
             **preprocessing.summary(),
             **({} if raw.encoding is None else {"encoding": raw.encoding}),
         },

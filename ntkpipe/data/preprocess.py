@@ -53,6 +53,28 @@ class Preprocessing:
     whitening: Whitening | None
     rows: int
 
+    @classmethod
+    def stored(cls, summary: dict[str, Any]) -> Preprocessing:
+        """The steps of a `summary`.
+
+        Raises:
+            DataError: if they whiten, whose matrix a summary does not hold.
+        """
+        if summary.get("zca_mean_eigenvalue") is not None:
+            raise DataError(
+                "the training points are whitened (data.zca), and the whitening is not stored: predict from the run, whose raw data is "
+                "read again, or with nk.Gram(...).new(x)"
+            )
+        mean, std = summary["mean"], summary["std"]
+        return cls(
+            None if mean is None else np.array(mean),
+            None if std is None else np.array(std),
+            int(summary["downsample"]),
+            bool(summary["unit_norm"]),
+            None,
+            int(summary["statistics_rows"]),
+        )
+
     def apply(self, raw: np.ndarray) -> np.ndarray:
         """Prepared images `(n, h / downsample, w / downsample, c)` float64 of raw images `(n, h, w, c)`.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -241,6 +241,31 @@ class Predictions:
         if self.noise is None:
             return found
         return (found if found.ndim == 2 else found[:, None]) + self.noise[entry]
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Predictions of several groups of test points, in this order, at the same kernels, times and ridges; without covariances."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+
+        def along(name: str, axis: int) -> np.ndarray | None:
+            found = [getattr(part, name) for part in parts]
+            return None if found[0] is None else np.concatenate(found, axis=axis)
+
+        by_point = {
+            "test_index": 0,
+            "label": 0,
+            "target": 0,
+            "mean": 3,
+            "error_bound": 3,
+            "variance": 3,
+            "variance_bound": 3,
+        }
+        kinds = np.stack([np.vectorize(BOUND_KINDS.index)(part.bound_kind) for part in parts]).max(axis=0)
+        terms = {name: np.max([part.bound_terms[name] for part in parts], axis=0) for name in first.bound_terms}
+        joined = {name: along(name, axis) for name, axis in by_point.items()}
+        return replace(first, **joined, bound_kind=np.array(BOUND_KINDS)[kinds], bound_terms=terms, covariance=None)  # type: ignore[arg-type]
 
     def require_targets(self) -> None:
         """Raise `DataError` if nothing is known of the test points' labels or targets."""

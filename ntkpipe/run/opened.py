@@ -12,6 +12,7 @@ from ntkpipe.predictions.metrics import read_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run import status as told
+from ntkpipe.run.new_points import predict_new
 from ntkpipe.run.run_dir import RunDir
 
 
@@ -43,6 +44,21 @@ class Run:
     def status(self) -> str:
         """What is done and what is left, as `ntkpipe status` prints it."""
         return "\n".join(told.status(self._folder)[0])
+
+    def predict(self, x: Any, *, layout: str | None = None) -> Predictions:
+        """Predictions of new points by the finished run: its kernels, times, ridges, variances and noise. Nothing that is stored changes.
+
+        Args:
+            x: a frame with the columns of the run's table, or an array like the run's points. Targets are not needed.
+            layout: of images, `NHWC` or `NCHW`; None is that of the run.
+
+        Raises:
+            ConfigError: for a kernel that was given.
+            DataError: if they are not like the run's points.
+            IncompleteError: if the run is not solved yet.
+            StoreError: if its store is gone.
+        """
+        return predict_new(self._folder, x, layout=layout)
 
     def predictions(self) -> Predictions:
         """Means, error bounds and variances for every kernel, time and ridge.

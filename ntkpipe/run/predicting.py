@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ntkpipe
@@ -13,6 +14,7 @@ from ntkpipe.run.run_dir import now
 from ntkpipe.run.solving import workspace_of
 from ntkpipe.solvers.prediction import KernelPredictions, joined
 from ntkpipe.solvers.solution import Solution, grid_of_times
+from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_out, select_leave_one_out
 
@@ -26,13 +28,33 @@ def resolve_times(context: RunContext, solved: Sequence[Solution]) -> tuple[floa
 def predict_kernel(
     context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> KernelPredictions:
-    """Means, error budget and covariances of one kernel."""
-    p, workspace = context.config.predict, workspace_of(context, executor, tell)
-    test = context.kernels.test(solution.name)
-    made = solution.evaluate(test, times, covariance=p.covariance, batch=p.covariance_batch, workspace=workspace)
+    """Means, error budget, covariances and noise of one kernel."""
+    made, p = evaluate_kernel(context, solution, times, executor, tell), context.config.predict
     if p.noise is None:
         return made
-    return solution.with_noise(made, p.noise, test.points, held_out=p.held_out, workspace=workspace)
+    workspace = workspace_of(context, executor, tell)
+    return solution.with_noise(made, p.noise, context.kernels.points, held_out=p.held_out, workspace=workspace)
+
+
+def evaluate_kernel(
+    context: RunContext,
+    solution: Solution,
+    times: tuple[float, ...],
+    executor: Executor,
+    tell: Tell,
+    *,
+    store: ObjectStore | None = None,
+) -> KernelPredictions:
+    """The same without the noise; `store` is where finished batches of variances are kept, None the run's."""
+    workspace = workspace_of(context, executor, tell)
+    p = context.config.predict
+    return solution.evaluate(
+        context.kernels.test(solution.name),
+        times,
+        covariance=p.covariance,
+        batch=p.covariance_batch,
+        workspace=workspace if store is None else replace(workspace, store=store),
+    )
 
 
 def select(context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:

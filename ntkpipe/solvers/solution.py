@@ -26,10 +26,12 @@ from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.events.lines import Progress
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.solvers.new_points import predict_new
 from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TestKernel
+from ntkpipe.sources.new_points import is_points
 from ntkpipe.storage.replace import replacing
 from ntkpipe.uncertainty.filters import Filters, Part
 from ntkpipe.uncertainty.noise import noise_of
@@ -185,7 +187,7 @@ class Solution(ABC):
 
     def predict(
         self,
-        test: TestKernel,
+        test: Any,
         times: Sequence[float] | None = None,
         ridges: Sequence[float] | None = None,
         *,
@@ -199,7 +201,8 @@ class Solution(ABC):
         """Means of test points, bounds on their errors, and variances: as a run exports them.
 
         Args:
-            test: the kernel between p test points and the training points, as `Gram.test` gives it.
+            test: the kernel between p test points and the training points, as `Gram.test` gives it; or p new points, an array or a
+                frame like that of the training points: they are prepared as these were, and their kernel is computed now, in memory.
             times: T in steps; None are `times`.
             ridges: R in the scale of the problem; None are those that were solved for.
             covariance: `none`, `diagonal` (variances) or `full`.
@@ -217,6 +220,10 @@ class Solution(ABC):
             ConfigError: if it has no answer at a time or ridge.
             NumericalError: if a prediction is no number.
         """
+        if is_points(test):
+            settings = {"covariance": covariance, "noise": noise, "held_out": held_out, "batch": batch}
+            settings |= {"workspace": workspace, "progress": progress}
+            return predict_new(self, test, times, ridges, **settings)
         with (workspace or self.workspace).telling("predict", progress) as place:
             part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=place)
             if noise is not None:

@@ -1,0 +1,68 @@
+"""Predictions of points that came after a run, by what the run has solved. Only read."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import uuid
+from typing import Any
+
+from ntkpipe.data.dataset import fit_preprocessing, load_raw
+from ntkpipe.errors import IncompleteError
+from ntkpipe.events.event import tell_nobody
+from ntkpipe.predictions.read import read_predictions
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.context import RunContext
+from ntkpipe.run.predicting import collect, evaluate_kernel, resolve_times
+from ntkpipe.run.prepare import reopen
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.solving import restore
+from ntkpipe.solvers.solution import Solution
+from ntkpipe.sources.blocks import KernelBlocks
+from ntkpipe.sources.new_points import new_blocks, new_points
+from ntkpipe.storage.memory import MemoryStore
+from ntkpipe.tasks.serial import SerialExecutor
+
+_log = logging.getLogger(__name__)
+
+
+def predict_new(run: RunDir, x: Any, *, layout: str | None = None) -> Predictions:
+    """See `Run.predict`.
+
+    The new rectangle of tiles is computed in this process, a batch of points at a time, and kept in memory alone.
+    """
+    run.require("solve")
+    context = reopen(run)
+    config = context.config
+    solved = [restore(context, name, run) for name in config.predict.kernels]
+    whole = fit_preprocessing(load_raw(config.data), config.data) if config.data.zca is not None else None
+    new = new_points(context.kernels, x, layout=layout or config.data.layout, whole=whole)
+    for note in new.notes:
+        _log.warning("%s", note)
+    full = config.predict.covariance == "full"
+    kernels = len(context.kernels.source.identity.kernels)
+    made: list[Predictions] = []
+    for batch in [new] if full else new.batches(context.kernels.n, kernels):
+        with new_blocks(context.kernels, batch) as blocks:
+            made.append(_predict(context, blocks, solved))
+    return _with_noise(run, Predictions.concatenated(made))
+
+
+def _predict(context: RunContext, blocks: KernelBlocks, solved: list[Solution]) -> Predictions:
+    times, store = resolve_times(context, solved), MemoryStore(f"new-{uuid.uuid4().hex}")
+    found = dataclasses.replace(context, opened=dataclasses.replace(context.opened, blocks=blocks))
+    parts = [evaluate_kernel(found, one, times, SerialExecutor(), tell_nobody, store=store) for one in solved]
+    warnings = dict.fromkeys((*context.warnings, *(text for part in parts for text in part.warnings)))
+    return collect(found, solved, parts, list(warnings))
+
+
+def _with_noise(run: RunDir, predictions: Predictions) -> Predictions:
+    """With the noise that the run has found."""
+    if run.config.predict.noise is None:
+        return predictions
+    if run.receipt("predict") is None:
+        raise IncompleteError(
+            f"the noise (predict.noise) is known once the run has predicted: ntkpipe predict run_dir={run.path}"
+        )
+    noise = read_predictions(run.path / "predictions.zarr", covariance=False).noise
+    return dataclasses.replace(predictions, noise=noise)

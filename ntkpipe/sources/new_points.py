@@ -1,0 +1,137 @@
+"""The kernel between points that came after the training and the training points: the new rectangle of tiles, in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.data.new_points import prepared_new
+from ntkpipe.data.prepared import PreparedImages
+from ntkpipe.data.preprocess import Preprocessing
+from ntkpipe.data.tables import is_frame
+from ntkpipe.errors import ConfigError
+from ntkpipe.gram.plan import BlockPlan
+from ntkpipe.gram.stage import compute_gram
+from ntkpipe.gram.task import GramJob, ImageSource
+from ntkpipe.predictions.points import TestPoints
+from ntkpipe.sources.blocks import KernelBlocks
+from ntkpipe.sources.computed import ComputedSource
+from ntkpipe.storage.store import open_store
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.serial import SerialExecutor
+from ntkpipe.tiles.layout import Block
+from ntkpipe.tiles.store import GramStore
+
+# Tiles of one batch of new points.
+_BATCH_BYTES = 256 << 20
+_BLOCKS: tuple[Block, Block] = ("test", "train")
+
+
+@dataclass(frozen=True, eq=False)
+class NewPoints:
+    """Stored training points with others in the place of the test points; an `ImageSource` of this process alone.
+
+    Args:
+        images: of the training points.
+        x: `(p, h, w, c)`, prepared.
+        points: what is known of these.
+        notes: what the user should know of them.
+    """
+
+    images: ImageSource
+    x: np.ndarray
+    points: TestPoints
+    notes: tuple[str, ...] = ()
+
+    def read(self, block: Block, start: int, stop: int) -> np.ndarray:
+        """See `ImageSource`."""
+        return self.images.read(block, start, stop) if block == "train" else self.x[start:stop]
+
+    def batches(self, n: int, kernels: int) -> Iterator[NewPoints]:
+        """The same points, so many at a time that their tiles with n training points fit into memory."""
+        rows = max(1, _BATCH_BYTES // (8 * n * kernels))
+        for start in range(0, len(self.x), rows):
+            part = slice(start, start + rows)
+            known = dataclasses.replace(self.points, index=self.points.index[part], target=self.points.target[part])
+            yield dataclasses.replace(self, x=self.x[part], points=known)
+
+
+def is_points(x: Any) -> bool:
+    """Whether a value is points, rather than the kernel of points."""
+    return isinstance(x, np.ndarray) or is_frame(x)
+
+
+def new_points(
+    blocks: KernelBlocks, x: Any, *, layout: str | None = None, whole: Preprocessing | None = None
+) -> NewPoints:
+    """Points prepared as the training points of a kernel were.
+
+    Args:
+        blocks: the kernel.
+        x: a frame or an array; see `prepared_new`, as for the others.
+        layout: of images.
+        whole: the steps, where points are whitened.
+
+    Raises:
+        ConfigError: for a kernel that was given: nothing can be computed of it.
+        DataError: if they are not like the training points.
+    """
+    source = blocks.source
+    if not isinstance(source, ComputedSource) or not isinstance(source.images, PreparedImages):
+        raise ConfigError(
+            "the kernel was given, and cannot be computed for new points: give their rows with it, "
+            "nk.Gram.from_arrays(train, test).test()"
+        )
+    images = source.images
+    made, rows, notes = prepared_new(
+        x, images.preprocessing, images.shape("train")[1:], images.dtype, layout=layout, whole=whole
+    )
+    labels = images.labels()
+    known = TestPoints(
+        rows,
+        labels.class_names,
+        None,
+        np.full((len(rows), len(labels.class_names)), np.nan),
+        labels.mean,
+        labels.scale,
+        classes=labels.labels_train is not None,
+    )
+    return NewPoints(images, made, known, tuple(notes))
+
+
+@contextlib.contextmanager
+def new_blocks(blocks: KernelBlocks, new: NewPoints, executor: Executor | None = None) -> Iterator[KernelBlocks]:
+    """The kernels between new points and the training points in use, within: the tiles are in memory alone, and gone afterwards.
+
+    Args:
+        blocks: of the training points.
+        new: the points.
+        executor: of this process; None is serial.
+    """
+    executor, p = executor or SerialExecutor(), len(new.x)
+    store = open_store(f"memory://new-{uuid.uuid4().hex}")
+    digest = hashlib.sha256(np.ascontiguousarray(new.x).tobytes()).hexdigest()
+    parts: list[ComputedSource] = []
+    for source in blocks.parts:
+        assert isinstance(source, ComputedSource)  # `new_points` has checked
+        identity = dataclasses.replace(source.identity, data=digest, n_train=blocks.n, n_test=p)
+        gram = GramStore.create_or_open(store, identity)
+        parts.append(dataclasses.replace(source, gram=gram, images=new, stored=True))
+    job = GramJob(tuple(part.output for part in parts), new, parts[0].pairs_per_step)
+    test, train = (BlockPlan(block, grid, grid) for block in _BLOCKS for grid in [parts[0].grid(block)])
+    plan = dataclasses.replace(blocks.tiles, blocks=(test,), stored=True)
+    try:
+        compute_gram(executor, job, plan)
+        # Of the training points the diagonal alone, which costs n evaluations: errors are in units of it.
+        compute_gram(executor, job, dataclasses.replace(plan, blocks=(train,), stored=False))
+        sample = blocks.sample_size(None)
+        yield dataclasses.replace(blocks, parts=tuple(parts), p=p, sample=sample, points=new.points, _known={})
+    finally:
+        store.delete_all(list(store.list("")))
