@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.events.event import PROGRESS, Emit, Event
 from ntkpipe.events.lines import for_people
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
+from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.measured import calibration_key
 from ntkpipe.planning.surroundings import plan_given_here
 from ntkpipe.propagation.summary import warnings_of_depth
@@ -76,7 +78,13 @@ def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
         if len(runs) > 1:
             echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
         siblings = runs[k + 1 :] if axis == "depth" else ()
-        yield RunAtWork(RunDir.create(one), lambda: session.executor(config), listener(), siblings)
+        yield _at_work(RunDir.create(one), session, siblings)
+
+
+def _at_work(run: RunDir, session: Session, siblings: tuple[RunConfig, ...]) -> RunAtWork:
+    # The executor is that of the configuration as it is by then: `cluster=auto` is chosen when the data is known.
+    made = RunAtWork(run, lambda: session.executor(made.run.config), listener(), siblings)
+    return made
 
 
 def _warn_of_depths(runs: Iterable[RunConfig]) -> None:
@@ -95,7 +103,9 @@ def run(config: RunConfig, session: Session) -> None:
     undrawn: list[str] = []
     for job in jobs(config, session):
         folder = job.run.path
-        page = f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)"
+        page = (
+            f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)" if job.run.config.report else ""
+        )
         try:
             with job.at_work():
                 if not job.all():
@@ -107,7 +117,7 @@ def run(config: RunConfig, session: Session) -> None:
             f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
             f"metrics      {folder / 'metrics.json'}{page}"
         )
-    if (sweep := Sweep.find(config.run_dir)) is not None:
+    if (sweep := Sweep.find(config.run_dir)) is not None and (config.report or sweep.axis != "train_size"):
         try:
             print("\n" + "\n".join(summarise(sweep)))
         except ReportError as error:
@@ -132,11 +142,14 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
         print(f"sizes       {', '.join(f'{n:,}' for n in sizes)}: the largest alone")
     if first.kernel.kind == "gram":
         gram, shapes = read_given_shapes(first)
-        print(describe_given(gram, shapes))
+        first, chosen = choose(first, shapes)
+        print("\n".join([*chosen, describe_given(gram, shapes)]))
         print(plan_given_here(first, shapes, open_store(first.store.url), dtype=gram.dtype, edge=gram.edge))
         return
     shapes, store = read_shapes(first)
     depths = [] if sizes else others
+    first, chosen = choose(first, shapes, depths)
+    print("\n".join(chosen))
     if depths:
         print(f"depths      {len(depths) + 1}: solver and variances of the first")
     print("\n".join(projecting.lines(first, shapes, store, depths, own, profiles())))
@@ -150,6 +163,8 @@ def calibrate(config: RunConfig, session: Session) -> None:
             f"kernel={first.kernel.kind} has no infinite network whose pairs could be measured: calibrate with another kernel"
         )
     shapes, store = read_shapes(first)
+    if first.cluster.kind == "auto":  # plans of large runs want it
+        first = dataclasses.replace(first, cluster=dataclasses.replace(first.cluster, kind="local"))
     made = calibrating.calibrate(first, shapes, store, lambda: session.executor(first), echo)
     print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")
 

@@ -105,8 +105,9 @@ class ClusterConfig:
     """Where tasks run.
 
     Args:
-        kind: `local` (Ray on this machine, started and stopped by the run), `ray` (a running Ray cluster, joined and left)
-            or `serial` (this process, no Ray).
+        kind: `auto` (`serial` of up to 2,000 training points whose kernel one core computes in 20 s, else `local`), `local`
+            (Ray on this machine, started and stopped by the run), `ray` (a running Ray cluster, joined and left) or `serial`
+            (this process, no Ray).
         address: of `ray`: `auto` (the cluster that this machine is a node of, or RAY_ADDRESS) or `host:port` of its head.
         workers: processes that compute; None is one per core. Of `ray`, what its nodes hold when the run joins.
         max_workers: of `ray`: most tasks at once, and what an autoscaler is asked for; None is what the nodes hold.
@@ -123,7 +124,7 @@ class ClusterConfig:
         launch: nodes that `ntkpipe launch` asks for.
     """
 
-    kind: str = "local"
+    kind: str = "auto"
     address: str = "auto"
     workers: int | None = None
     max_workers: int | None = None
@@ -138,7 +139,7 @@ class ClusterConfig:
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def __post_init__(self) -> None:
-        choice("cluster.kind", self.kind, ("local", "ray", "serial"))
+        choice("cluster.kind", self.kind, ("auto", "local", "ray", "serial"))
         at_least("cluster.workers", self.workers, 1)
         at_least("cluster.max_workers", self.max_workers, 1)
         at_least("cluster.threads_per_worker", self.threads_per_worker, 1)

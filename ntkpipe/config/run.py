@@ -40,6 +40,7 @@ class RunConfig:
 
     Args:
         augment: `hflip` trains on every prepared image and its mirror image, exactly; `none` on the images alone.
+        report: make figures and a page of them at the end.
         run_dir: folder of the run's results, and of what its stages have finished.
     """
 
@@ -52,6 +53,7 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     augment: str = "none"
+    report: bool = True
     run_dir: str = "./runs/default"
 
     def __post_init__(self) -> None:

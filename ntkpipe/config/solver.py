@@ -13,8 +13,9 @@ class SolverConfig:
     """How the linear algebra is done.
 
     Args:
-        kind: `krylov` (block Lanczos, every time and ridge), `eigh` (dense, the reference), `cholesky` (tiled factors, t =
-            inf) or `cg` (conjugate gradients, t = inf, in little memory).
+        kind: `auto` (`eigh` of up to 2,000 training points, else `krylov`), `krylov` (block Lanczos, every time and ridge),
+            `eigh` (dense, the reference), `cholesky` (tiled factors, t = inf) or `cg` (conjugate gradients, t = inf, in little
+            memory).
         tolerance: of krylov, largest acceptable error bound of a prediction, absolute, before rounding terms; with `cg`, of a
             variance.
         residual: of cg, largest acceptable `|y - A u| / |y|` of any output, in float64.
@@ -36,7 +37,7 @@ class SolverConfig:
         leave_one_out: of cholesky: exact leave-one-out errors, for as much arithmetic again as a factor.
     """
 
-    kind: str = "krylov"
+    kind: str = "auto"
     tolerance: float = 1e-4
     residual: float = 1e-8
     preconditioner: str = "nystrom"
@@ -52,7 +53,7 @@ class SolverConfig:
     leave_one_out: bool = True
 
     def __post_init__(self) -> None:
-        choice("solver.kind", self.kind, ("krylov", "eigh", "cholesky", "cg"))
+        choice("solver.kind", self.kind, ("auto", "krylov", "eigh", "cholesky", "cg"))
         choice("solver.preconditioner", self.preconditioner, ("nystrom", "cholesky", "float32_factor", "none"))
         choice("solver.products", self.products, ("float32", "float64"))
         at_least("solver.tolerance", self.tolerance, 0.0, strict=True)

@@ -19,6 +19,7 @@ from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.linalg.factor.plan import FactorPlan
 from ntkpipe.planning import memory
+from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.machine import Figure, Machine
 from ntkpipe.planning.model import Sizes, Work
 from ntkpipe.planning.network import traffic
@@ -124,7 +125,7 @@ def make_run_plan(
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
-    place = place or Place()
+    place, (config, _) = place or Place(), choose(config, shapes, siblings)
     specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
     deepest = max(specs, key=len)
     architecture(*specs).check_input(shapes.image)
@@ -177,6 +178,7 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
     Raises:
         ResourceError: if the solver does not fit into the memory.
     """
+    config, _ = choose(config, shapes)
     if config.kernel.kind != "gram":  # a function: one kernel, as a matrix is
         config = dataclasses.replace(config, predict=dataclasses.replace(config.predict, kernels=("ntk",)))
     cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), {name: Figure(0.0, "given") for name in _DTYPES}

@@ -13,6 +13,7 @@ from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.gram.symmetry import check_flips
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import free_memory, memory, processors
+from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.empirical import empirical_identity
 from ntkpipe.planning.machine import Figure, Machine, assumed_machine
 from ntkpipe.planning.measured import find_calibration, pair_key
@@ -135,6 +136,7 @@ def plan_here(
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
+    config, _ = choose(config, shapes, siblings)
     if config.kernel.kind == "empirical":
         return plan_empirical_here(config, shapes, store, empirical_kernel(config.kernel).at(shapes.image))
     if config.augment == "hflip":
@@ -171,7 +173,7 @@ def _disk_matters(plan: RunPlan) -> bool:
 
 def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dtype: str, edge: int) -> RunPlan:
     """The plan of a run on this machine whose kernel was given; arguments as of `plan_given`."""
-    place = Place(free_memory=free_memory())
+    place, (config, _) = Place(free_memory=free_memory()), choose(config, shapes)
     return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
 
 

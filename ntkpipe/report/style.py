@@ -116,6 +116,9 @@ def log_subdivisions(low: float, high: float) -> np.ndarray:
     return ticks[(ticks >= low) & (ticks <= high)]
 
 
+_MARGIN = 0.06  # inches around a figure
+
+
 def render(draw: Callable[[], Figure], folder: Path, name: str) -> tuple[Path, Path]:
     """Draw a figure in the house style and save it as `name.png` (200 dpi) and `name.svg`.
 
@@ -130,8 +133,12 @@ def render(draw: Callable[[], Figure], folder: Path, name: str) -> tuple[Path, P
         # Class names may use letters that the font lacks: boxes in a figure are no reason to fail a run.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         figure = draw()
+        figure.set_dpi(DPI)
+        figure.draw_without_rendering()  # lays it out, once for both files
+        figure.set_layout_engine("none")
         # Tight: no long class name is cut off, whatever the layout made of it.
-        options: dict[str, Any] = {"dpi": DPI, "bbox_inches": "tight", "pad_inches": 0.06}
+        box = figure.get_tightbbox().padded(_MARGIN)
+        options: dict[str, Any] = {"dpi": DPI, "bbox_inches": box}
         figure.savefig(png, metadata={"Software": None}, **options)
         figure.savefig(svg, metadata={"Date": None, "Creator": None}, **options)
     return png, svg

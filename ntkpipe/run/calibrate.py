@@ -211,7 +211,7 @@ def _small_run(
             data=DataConfig(kind="synthetic", n_train=n, n_test=max(8, tests), shape=tuple(shapes.image)),
             grid=GridConfig(edge=max(8, n // 4), pairs_per_step=config.grid.pairs_per_step),
             store=StoreConfig(url=str(folder / "store")),
-            solver=SolverConfig(),
+            solver=SolverConfig(kind="krylov"),
             # The first kernel compiles what both need.
             predict=dataclasses.replace(PredictConfig(), times=config.predict.times, ridges=(1e-3,)),
             kernel=dataclasses.replace(config.kernel, readout_depths=()),

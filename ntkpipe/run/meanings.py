@@ -47,8 +47,9 @@ _IMAGES = _need("data.kind", "digits", "npz", "cifar10", "cifar100", "image_fold
 _POINTS = _need("data.kind", "digits", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "synthetic")
 _TABLE = _need("data.kind", "table")
 _SYNTHETIC = _need("data.kind", "synthetic")
-_KRYLOV, _CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("krylov", "cg", "cholesky"))
-_STEPS = _need("solver.kind", "krylov", "cg")
+_KRYLOV = _need("solver.kind", "krylov", "auto")
+_CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("cg", "cholesky"))
+_STEPS = _need("solver.kind", "krylov", "cg", "auto")
 # Means of cg have `residual`; its inverses of many columns take their precision from the tolerance of what they are for.
 _VARIANCES_OF_CG = _need(
     "predict.covariance", "diagonal", "full", where={"solver.kind": ("cg",), "predict.selection": ("none", "held_out")}
@@ -72,6 +73,7 @@ def _kernel_needs() -> dict[str, Needs]:
 
 MEANINGS: dict[str, Needs] = {
     "augment": _ALWAYS,
+    "report": _ALWAYS,
     "run_dir": _ALWAYS,
     "data.kind": _ALWAYS,
     "data.path": _need("data.kind", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "labels"),
@@ -131,7 +133,7 @@ MEANINGS: dict[str, Needs] = {
     "predict.noise": _need("predict.covariance", "diagonal", "full"),
     "cluster.kind": _ALWAYS,
     "cluster.address": _JOINED,
-    "cluster.workers": _need("cluster.kind", "local", "serial"),
+    "cluster.workers": _need("cluster.kind", "local", "serial", "auto"),
     "cluster.max_workers": _JOINED,
     "cluster.threads_per_worker": _ALWAYS,
     "cluster.cpus_per_task": _JOINED,
@@ -139,7 +141,7 @@ MEANINGS: dict[str, Needs] = {
     "cluster.memory_per_task": _JOINED,
     "cluster.resources": _JOINED,
     "cluster.memory_gib": _ALWAYS,
-    "cluster.retries": _need("cluster.kind", "local", "ray"),
+    "cluster.retries": _need("cluster.kind", "local", "ray", "auto"),
     "cluster.speculate": _JOINED,
     "cluster.launch.kind": _ALWAYS,
     "cluster.launch.name": _ANY_LAUNCH,
@@ -209,7 +211,7 @@ def _refusal(setting: str, value: Any, need: Need, present: Any, told: Collectio
     siblings = {name: needs for name, needs in MEANINGS.items() if name.startswith(setting[: setting.index(".") + 1])}
     takes = ", ".join(name for name, needs in siblings.items() if any(_names(n, need.setting, present) for n in needs))
     aside = ", which is the default" if by_default else f", which takes {takes}" if takes else ""
-    likely = [_shown(one) for one in (_likely_data(value) if setting == "data.path" else need.values)]
+    likely = [_shown(one) for one in (_likely_data(value) if setting == "data.path" else need.values) if one != "auto"]
     wanted = f"{', '.join(likely[:-1])} or {likely[-1]}" if len(likely) > 1 else likely[0]
     what = f"{setting}={_shown(value)}"
     return (

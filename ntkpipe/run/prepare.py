@@ -40,7 +40,7 @@ def prepare(
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     found = find_kernels(Search(config, store, tell, source, siblings, measure, begun, reading))
-    return RunContext(config, store, found.data, found.source, found.opened, found.plan, found.warnings)
+    return RunContext(found.config, store, found.data, found.source, found.opened, found.plan, found.warnings)
 
 
 def reopen(run: RunDir) -> RunContext:

@@ -41,7 +41,7 @@ STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
 _LOG_FILE = "log.jsonl"
 # Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
-_FREE_SETTINGS = ("cluster", "run_dir", "watch")
+_FREE_SETTINGS = ("cluster", "run_dir", "watch", "report")
 # Seconds between attempts to hold a run: a `status` that asks who holds it is in the way for a moment.
 _PATIENCE = (0.1, 0.2)
 # Rank of a store that holds what a run has stored.
@@ -90,6 +90,9 @@ class RunDir:
         config = places.anchored(config)
         path = Path(config.run_dir)
         if (path / _RUN_FILE).exists():
+            stored = RunDir.open(path).config
+            if config.solver.kind == "auto":  # it was chosen when the run began
+                config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=stored.solver.kind))
             return RunDir(path, config, RunDir(path, config)._require_same().choices)
         if path.exists() and not path.is_dir():
             raise ConfigError(f"run_dir={path} is a file: name a folder")
@@ -201,6 +204,11 @@ class RunDir:
             return 0
         store = open_store(url)
         return _HOLDS if all(store.exists(key) for key in self._stored_keys()) else 1
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """That the run is finished with: all, or all but the report where none is wanted."""
+        return STAGES if self.config.report else STAGES[:-1]
 
     @property
     def begun(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,6 +115,8 @@ class RunAtWork:
             found = prepare(
                 self.run.config, lambda line: self._note("", line), source=source, siblings=self.siblings, begun=begun
             )
+            # Stored as chosen, not as `auto`: a later version may choose otherwise.
+            self.run = dataclasses.replace(self.run, config=found.config)
             facts = {"fingerprint": found.data.fingerprint, "labels": found.data.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
@@ -319,7 +322,7 @@ class RunAtWork:
         if is_finished(self.run):
             self._note(
                 "",
-                f"nothing to do: {self.run.path} finished {(self.run.receipt('report') or {})['finished']} with this very "
+                f"nothing to do: {self.run.path} finished {(self.run.receipt(self.run.stages[-1]) or {})['finished']} with this very "
                 "configuration",
             )
             return False
@@ -328,7 +331,8 @@ class RunAtWork:
         self.gram()
         self.solve()
         self.predict()
-        self.report()
+        if self.run.config.report:
+            self.report()
         self._emit(Event(Kind.RUN_DONE))
         return True
 

@@ -8,7 +8,7 @@ from typing import Any
 from ntkpipe.errors import StoreError
 from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.run.prepare import has_data, reopen
-from ntkpipe.run.run_dir import STAGES, RunDir
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.watching import describe_traffic
 from ntkpipe.storage.store import local_folder
 from ntkpipe.units import human_seconds
@@ -21,7 +21,7 @@ def status(run: RunDir) -> tuple[list[str], bool]:
         Lines for people, and whether the run is finished.
     """
     # Each receipt is read once: a run at work writes the next one meanwhile, and all lines must tell of one moment.
-    receipts = {stage: run.receipt(stage) for stage in STAGES}
+    receipts = {stage: run.receipt(stage) for stage in run.stages}
     finished = all(receipts.values())
     lines = [f"{run.path}: {_state(run, receipts)}"]
     for stage, receipt in receipts.items():
@@ -51,7 +51,7 @@ def _state(run: RunDir, receipts: Mapping[str, dict[str, Any] | None]) -> str:
         return "finished"  # though its process may not have let go yet
     if (who := run.holder()) is not None:
         return f"running ({who})"
-    return "finished" if receipts["report"] else "not running; the same command goes on where it stopped"
+    return "finished" if receipts[run.stages[-1]] else "not running; the same command goes on where it stopped"
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
@@ -71,8 +71,8 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 
 def is_finished(run: RunDir) -> bool:
     """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
-    receipts = {stage: run.receipt(stage) for stage in STAGES}
-    if None in receipts.values() or any(run.damaged_files(stage) for stage in STAGES):
+    receipts = {stage: run.receipt(stage) for stage in run.stages}
+    if None in receipts.values() or any(run.damaged_files(stage) for stage in run.stages):
         return False
     same = has_data(run.config, receipts["data"] or {})
     return same and not verify_predictions(run.path / "predictions.zarr")

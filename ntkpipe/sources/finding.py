@@ -21,6 +21,7 @@ from ntkpipe.data.stored_labels import StoredData
 from ntkpipe.errors import IncompleteError, StoreError
 from ntkpipe.gram.from_config import empirical_kernel
 from ntkpipe.linalg.copies import Copies
+from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import plan_given_here, plan_here
@@ -39,6 +40,7 @@ class Found:
     """Data in the store, and the kernels of it.
 
     Args:
+        config: without `auto`: what it stands for was chosen for the size of the data.
         data: points and labels.
         source: key of the record that leads from the raw data to them.
         opened: the kernels among the points in use.
@@ -46,6 +48,7 @@ class Found:
         warnings: what the user should know of the data.
     """
 
+    config: RunConfig
     data: StoredData
     source: str
     opened: OpenGram
@@ -82,6 +85,13 @@ class Search:
     def key(self) -> str:
         """Of the record."""
         return self.source or source_key(self.config)
+
+    def chosen(self, shapes: Shapes) -> Search:
+        """The search of a configuration without `auto`; tells what was chosen."""
+        config, lines = choose(self.config, shapes, self.siblings)
+        for line in lines:
+            self.tell(line)
+        return dataclasses.replace(self, config=config)
 
     def plan(self, shapes: Shapes) -> RunPlan:
         """Of a network."""
@@ -130,6 +140,7 @@ def _find_network(search: Search) -> Found:
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = shapes_of(dataset)
+        search = search.chosen(shapes)
         plan = search.plan(shapes)  # before anything is written: it may refuse
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
@@ -144,6 +155,7 @@ def _find_network(search: Search) -> Found:
         search.tell(f"{what}   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config.data, images)
+        search = search.chosen(shapes)
         plan = search.plan(shapes)
         what = "points" if images.shape("train")[1:3] == (1, 1) else "images"
         search.tell(f"{what}   found prepared: {images.prefix}")
@@ -159,18 +171,20 @@ def _find_network(search: Search) -> Found:
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
     use = search.use(images, shapes, Copies.of(equal, shapes.used_train))
-    return Found(images, source, search.open(images, plan, use), plan, tuple(warnings))
+    return Found(search.config, images, source, search.open(images, plan, use), plan, tuple(warnings))
 
 
 def _find_matrices(search: Search) -> Found:
     config, source = search.config, search.key
     given = find_given(config, search.store, source, search.tell, reading=search.reading)
     shapes = given_shapes(config, given)
+    search = search.chosen(shapes)
+    config = search.config
     plan = plan_given_here(config, shapes, search.store, dtype=given.gram.dtype, edge=given.gram.edge)
     labels = given.labels.labels()
     use = search.use(given.labels, shapes, Copies.of((), shapes.used_train))
     notes = class_notes(labels.labels_train, labels.labels_test, labels.class_names)
-    return Found(given.labels, source, open_given(given.gram, plan.tiles, use), plan, notes)
+    return Found(config, given.labels, source, open_given(given.gram, plan.tiles, use), plan, notes)
 
 
 def test_points(data: StoredData, p: int) -> TestPoints:

@@ -108,7 +108,7 @@ class Gram:
             kernel=KernelConfig(dtype=dtype),
             grid=GridConfig(edge=edge),
             store=StoreConfig(url=store or f"memory://gram-{uuid.uuid4().hex}", dtype=store_dtype, gram=tiles),
-            solver=SolverConfig(),
+            solver=SolverConfig(kind="krylov"),
             predict=PredictConfig(covariance="diagonal" if odd_part else "none"),
             cluster=ClusterConfig(kind="serial", workers=self._executor.workers),
             augment=augment,

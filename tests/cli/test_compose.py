@@ -110,7 +110,7 @@ def test_parameters_of_an_activation_are_set_like_any_other(command):
         ("experiment=digit", "digits_fcn"),
         ("data=null", "data=NAME, one of cifar10"),
         ("kernel=3", "kernel.NAME=VALUE"),
-        ("solver=[1,2]", "solver=NAME, one of cg"),
+        ("solver=[1,2]", "solver=NAME, one of auto, cg"),
         ("cluster.launch=slurm", "cluster/launch=NAME, one of cloud"),
         ("data.shape={a:1}", "data.shape={a:1} must be a list"),
         ("cluster.resources=[1]", "error: cluster.resources=[1] must be a mapping"),

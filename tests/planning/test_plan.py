@@ -110,7 +110,7 @@ def test_the_driver_has_the_memory_of_its_own_machine(store) -> None:
     """Of a joined cluster the budget is that of all nodes, and the driver is on one of them."""
     cluster = ClusterConfig(kind="ray", workers=128, memory_gib=4000.0)
     config = dataclasses.replace(POOLED, kernel=KernelConfig(), cluster=cluster)
-    local = dataclasses.replace(config, cluster=ClusterConfig(workers=128, memory_gib=4000.0))
+    local = dataclasses.replace(config, cluster=ClusterConfig(kind="local", workers=128, memory_gib=4000.0))
     free, budget = int((8 << 30) / 0.6), 4000 << 30
     drivers = {one.cluster.kind: memory.driver_memory(one, budget, free) for one in (local, config)}
     assert drivers == {"local": budget, "ray": pytest.approx(8 << 30)}

@@ -1,0 +1,79 @@
+"""What `solver=auto` and `cluster=auto` stand for, once it is known how many points there are and what a pair of them takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from ntkpipe.config import RunConfig, SolverConfig
+from ntkpipe.gram.from_config import pair_cost
+from ntkpipe.planning.machine import assumed_machine
+from ntkpipe.planning.shapes import Shapes, spec_for
+from ntkpipe.planning.tiles import pair_seconds
+
+SMALL = 2000
+"""Training points up to which the dense eigendecomposition takes seconds: 3 s of one core and 0.2 GB at this number."""
+
+# Ray takes 4 to 7 s to start and its workers 4 s each to import: not worth it for tiles that one process makes in less.
+_SERIAL_SECONDS = 20.0
+# Settings that only iterations read: who sets one wants them.
+_ITERATIONS = ("tolerance", "max_steps", "checkpoint_every", "basis", "basis_gib")
+# The matrix, its eigenvectors, LAPACK's workspace, and both parts of a kernel under flips.
+_COPIES = 5
+
+
+def choose(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()) -> tuple[RunConfig, tuple[str, ...]]:
+    """A configuration without `auto`, and a line for people for each choice: what, why, and how to have the other.
+
+    Args:
+        config: of the run; what is named there stays.
+        shapes: of its points.
+        siblings: configurations of other depths, whose kernels come out of the same evaluations.
+    """
+    told: list[str] = []
+    n = shapes.used_train
+    if config.solver.kind == "auto":
+        kind, why = _solver(config, n)
+        other = "solver=krylov for the iterative one" if kind == "eigh" else "solver=eigh for the dense one"
+        config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=kind))
+        told.append(f"solver   {kind}: {why}; {other}")
+    if config.cluster.kind == "auto":
+        kind, why = _cluster(config, shapes, siblings)
+        other = "cluster=local for Ray on all cores" if kind == "serial" else "cluster=serial for this process alone"
+        config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, kind=kind))
+        told.append(f"cluster  {kind}: {why}; {other}")
+    return config, tuple(told)
+
+
+def _solver(config: RunConfig, n: int) -> tuple[str, str]:
+    default, memory = SolverConfig(), config.cluster.memory_gib
+    for name in _ITERATIONS:
+        if getattr(config.solver, name) != getattr(default, name):
+            return "krylov", f"solver.{name} is set"
+    if n > SMALL:
+        return "krylov", f"{n:,} points"
+    if memory is not None and _COPIES * 8 * n**2 > memory * 2**30:
+        return "krylov", f"cluster.memory_gib={memory}"
+    return "eigh", f"{n:,} points"
+
+
+def _cluster(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -> tuple[str, str]:
+    n = shapes.used_train
+    if (config.cluster.workers or 1) > 1:
+        return "local", f"cluster.workers={config.cluster.workers}"
+    if n > SMALL:
+        return "local", f"{n:,} points"
+    if (seconds := _gram_seconds(config, shapes, siblings)) > _SERIAL_SECONDS:
+        return "local", f"about {seconds:,.0f} s of one core for the kernel" if seconds < math.inf else "a finite network"
+    return "serial", f"{n:,} points"
+
+
+def _gram_seconds(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -> float:
+    """Of one core, for all pairs, by rates that are assumed."""
+    if config.kernel.kind in ("gram", "empirical"):
+        return 0.0 if config.kernel.kind == "gram" else math.inf  # finite networks: unknown, and mostly long
+    deepest = max((spec_for(one.kernel, shapes) for one in (config, *siblings)), key=len)
+    cost, n = pair_cost(deepest, shapes.image), shapes.used_train
+    pairs = n * (n + 1) / 2 + n * shapes.used_test
+    return config.copies * pairs * pair_seconds(cost, assumed_machine(), config.kernel.dtype)
