@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,13 @@ def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[
     if not path.exists():
         raise IncompleteError(f"{path} does not exist: {REMEDY}")
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-        metadata = dict(group.attrs)
+        group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
+        metadata = {name: _plain(name, value) for name, value in group.attrs.items()}
     except Exception as error:  # Zarr has no base class for what a damaged file makes it raise
         raise StoreError(f"{path} cannot be opened as a Zarr v3 group ({_brief(error)}): {REMEDY}") from error
     if metadata.get("format") != "ntkpipe-predictions":
         raise StoreError(f"{path} is a Zarr group but holds no predictions of ntkpipe: check the path")
-    if metadata.get("format_version") != FORMAT_VERSION:
+    if metadata.get("format_version") not in (1, FORMAT_VERSION):
         raise StoreError(
             f"{path} has format version {metadata.get('format_version')}, this ntkpipe reads {FORMAT_VERSION}: {REMEDY}"
         )
@@ -85,6 +86,7 @@ def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[
     problems = [f"{path}/{name} has no fingerprint" for name in REQUIRED if name not in hashes]
     if combined_fingerprint(hashes, str(metadata.get("ridge_scale")), attributes) != metadata.get("fingerprint"):
         problems.append(f"{path}/zarr.json disagrees with its fingerprint")
+    problems += _disagreeing(path)
     for name, expected in hashes.items():
         if not name.isidentifier():
             problems.append(f"{path}/zarr.json names an impossible array {name!r}")
@@ -101,6 +103,26 @@ def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[
         else:
             arrays[name] = array
     return arrays, metadata, problems
+
+
+def _plain(name: str, value: Any) -> Any:
+    """An attribute of the group; what is a mapping is stored as text since version 2."""
+    return json.loads(value) if name in ("array_fingerprints", "attributes") and isinstance(value, str) else value
+
+
+def _disagreeing(path: Path) -> list[str]:
+    """Arrays of which the group's own copy of their metadata says something else; xarray reads that copy alone."""
+    whole = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    copies = ((whole.get("consolidated_metadata") or {}).get("metadata") or {}).items()
+    found = []
+    for name, copy in copies:
+        try:
+            same = json.loads((path / name / "zarr.json").read_text(encoding="utf-8")) == copy
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            found.append(f"{path}/{name}/zarr.json disagrees with {path}/zarr.json")
+    return found
 
 
 def _as_array(group: zarr.Group, name: str) -> np.ndarray:

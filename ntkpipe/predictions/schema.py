@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ntkpipe.errors import DataError
+from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.storage.plain import json_ready
 
 RIDGE_SCALES = ("relative", "absolute")
@@ -182,7 +183,7 @@ class Predictions:
         return {name: (array, dims) for name, (array, dims) in candidates.items() if array is not None}
 
     def to_xarray(self) -> Any:
-        """Everything as an `xarray.Dataset`, with the dimensions and names of `predictions.zarr`."""
+        """Everything as an `xarray.Dataset`, with the dimensions and names of `predictions.zarr`; attributes that are mappings as JSON."""
         import xarray
 
         coordinates = ("kernel", "time", "ridge", "test", "class")
@@ -190,8 +191,22 @@ class Predictions:
         return xarray.Dataset(
             {name: value for name, value in arrays.items() if name not in coordinates},
             {name: value for name, value in arrays.items() if name in coordinates},
-            {"ridge_scale": self.ridge_scale, **self.attributes},
+            {"ridge_scale": self.ridge_scale, **{name: _attribute(value) for name, value in self.attributes.items()}},
         )
+
+    def to_torch(self) -> dict[str, Any]:
+        """The arrays of numbers as `torch.Tensor`s, by name, without copies: read them alone.
+
+        Raises:
+            ConfigError: if PyTorch is not installed.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise ConfigError("to_torch needs PyTorch: pip install torch") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return {name: torch.from_numpy(a) for name, (a, _) in self.arrays().items() if a.dtype.kind in "if"}
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` with a row per kernel, time, ridge and test point; columns as of `ntkpipe export`."""
@@ -278,6 +293,11 @@ class Predictions:
         """sha256 hex of every array and attribute: equal for equal predictions, wherever they were written."""
         hashes = {name: array_fingerprint(array) for name, (array, _) in self.arrays().items()}
         return combined_fingerprint(hashes, self.ridge_scale, self.attributes)
+
+
+def _attribute(value: Any) -> str | int | float:
+    """What netCDF takes for an attribute."""
+    return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else json.dumps(value)
 
 
 def array_fingerprint(array: np.ndarray) -> str:

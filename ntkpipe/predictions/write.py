@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from zarr.codecs import Crc32cCodec
 from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.schema import Predictions, array_fingerprint, combined_fingerprint
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Since 2 the attributes are text, names have a fixed width, and the group has the metadata of its arrays."""
 
 DESCRIPTIONS = {
     "kernel": "ntk: all layers trained; nngp: the readout trained; ntkgp: posterior with the NTK as covariance",
@@ -37,8 +40,8 @@ DESCRIPTIONS = {
 def write_predictions(predictions: Predictions, path: str | os.PathLike[str], *, overwrite: bool = True) -> str:
     """Write predictions as a Zarr group, under a temporary name first and renamed at the end.
 
-    Opens with `xarray.open_zarr(path, consolidated=False)`; there `ds["mean"].sel(kernel="ntk")` works (`ds.mean` is a
-    method of xarray). Chunks carry crc32c checksums, and the group the sha256 of every array.
+    Opens with `xarray.open_zarr(path)`; there `ds["mean"].sel(kernel="ntk")` works (`ds.mean` is a method of xarray), and so do
+    `idxmax` and `to_netcdf`. Chunks carry crc32c checksums, and the group the sha256 of every array.
 
     Args:
         predictions: what to write.
@@ -58,7 +61,11 @@ def write_predictions(predictions: Predictions, path: str | os.PathLike[str], *,
     token = uuid.uuid4().hex
     temporary = target.with_name(f".{target.name}.{token}.partial")
     try:
-        fingerprint = _write_group(predictions, temporary)
+        with warnings.catch_warnings():
+            # That other programs than Zarr's own may not know texts of fixed width, nor metadata of a whole group.
+            warnings.filterwarnings("ignore", message="The data type .* does not have a Zarr V3 specification")
+            warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+            fingerprint = _write_group(predictions, temporary)
         _replace(temporary, target, token)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -77,8 +84,9 @@ def _write_group(predictions: Predictions, path: Path) -> str:
             "format_version": FORMAT_VERSION,
             "ridge_scale": predictions.ridge_scale,
             "fingerprint": fingerprint,
-            "array_fingerprints": hashes,
-            "attributes": predictions.attributes,
+            # As text: netCDF has no mappings among its attributes.
+            "array_fingerprints": json.dumps(hashes),
+            "attributes": json.dumps(predictions.attributes, allow_nan=False),
         },
     )
     for name, (array, dimensions) in arrays.items():
@@ -86,10 +94,12 @@ def _write_group(predictions: Predictions, path: Path) -> str:
         # Absent chunks read as NaN (or -1), which no fingerprint of real values matches.
         fill = "" if is_text else (np.nan if array.dtype.kind == "f" else -1)
         description = DESCRIPTIONS.get(name)
+        # Of fixed width: `idxmax` of xarray cannot give names of any length.
+        dtype = np.dtype(f"<U{max(1, array.dtype.itemsize // 4)}") if is_text else array.dtype
         stored = group.create_array(
             name,
             shape=array.shape,
-            dtype=str if is_text else array.dtype,
+            dtype=dtype,
             chunks=_chunks(array.shape, dimensions),
             # Floats of a kernel method hardly compress (8-12% on Gram tiles); the checksum is what matters.
             compressors=Crc32cCodec(),
@@ -102,7 +112,8 @@ def _write_group(predictions: Predictions, path: Path) -> str:
             for entry in predictions.entries():
                 stored[entry] = array[entry]
         else:
-            stored[...] = array.astype(np.dtypes.StringDType()) if is_text else array
+            stored[...] = array
+    zarr.consolidate_metadata(path)  # without it xarray warns that opening is slow
     return fingerprint
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from ntkpipe.cli.main import EXIT_CODES
+from ntkpipe.cli.help import EXIT_CODES
 from ntkpipe.errors import ReportError
 
 RUN = (
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_traceback(folder):
     (folder / "r" / "report").write_text("in the way")
     done = run(folder, "", "run_dir=r")
     assert (done.returncode, "Traceback" in done.stderr) == (ReportError.exit_code, False), done.stderr
-    assert str(ReportError.exit_code) in EXIT_CODES
+    assert ReportError.exit_code in EXIT_CODES
     (folder / "r" / "report").unlink()
     assert run(folder, "", "run_dir=r").returncode == 0
     assert finished(folder) == STAGES

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ntkpipe.errors import ConfigError
+
 
 def test_arrays_are_read_only_and_the_callers_are_not(make) -> None:
     mean = np.zeros((2, 3, 2, 7, 3))
@@ -70,3 +72,15 @@ def test_attributes_are_json_whatever_their_numbers(make) -> None:
     given = dataclasses.replace(made, attributes=facts)
     assert given.attributes == {"a": None, "b": ["inf", {"c": "-inf"}], "d": [1.5, None]}
     assert given.fingerprint() != made.fingerprint()
+
+
+def test_tensors_or_what_to_install(make) -> None:
+    predictions = make()
+    try:
+        import torch
+    except ImportError:
+        with pytest.raises(ConfigError, match="pip install torch"):
+            predictions.to_torch()
+        return
+    tensors = predictions.to_torch()
+    assert torch.equal(tensors["mean"], torch.tensor(np.array(predictions.mean)))

@@ -55,7 +55,7 @@ def test_covariance_can_be_left_out(make, tmp_path) -> None:
 def test_xarray_opens_it_and_selects_by_name(make, tmp_path) -> None:
     predictions = make(covariance=True, class_names=("airplane", "ship", "Übung 猫"))
     write_predictions(predictions, tmp_path / "predictions.zarr")
-    dataset = xr.open_zarr(tmp_path / "predictions.zarr", consolidated=False)
+    dataset = xr.open_zarr(tmp_path / "predictions.zarr")
     assert dataset["mean"].dims == ("kernel", "time", "ridge", "test", "class")
     selected = dataset["mean"].sel(kernel="nngp", time=np.inf, ridge=1e-4)
     np.testing.assert_array_equal(selected.values, predictions.mean[1, 2, 1])
@@ -66,6 +66,43 @@ def test_xarray_opens_it_and_selects_by_name(make, tmp_path) -> None:
     assert dataset["covariance"].dims == ("kernel", "time", "ridge", "test", "test_other")
     assert (dataset["bound_kind"].sel(time=np.inf) == "estimate").all()
     assert dataset.attrs["ridge_scale"] == "relative"
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_xarray_finds_the_best_and_writes_netcdf(make, tmp_path, stored) -> None:
+    predictions = make(covariance=True, class_names=("airplane", "ship", "Übung 猫"))
+    write_predictions(predictions, tmp_path / "predictions.zarr")
+    dataset = xr.open_zarr(tmp_path / "predictions.zarr") if stored else predictions.to_xarray()
+    best = dataset["mean"].idxmax("class").sel(kernel="ntk", time=np.inf, ridge=0.0)
+    assert best.values.tolist() == [predictions.class_names[k] for k in predictions.mean[0, -1, 0].argmax(axis=1)]
+    assert dataset["mean"].mean(("test", "class")).idxmax("time").dtype == np.float64
+    dataset.to_netcdf(tmp_path / "a.nc", engine="scipy")
+    with xr.open_dataset(tmp_path / "a.nc", engine="scipy") as back:
+        np.testing.assert_array_equal(back["mean"].values, predictions.mean)
+        assert back["kernel"].values.tolist() == list(predictions.kernels)
+        assert np.isinf(back["time"].values[-1])
+        attributes = back.attrs["attributes"] if stored else json.dumps(back.attrs)
+    for name, value in predictions.attributes.items():
+        found = json.loads(attributes)[name]
+        assert found == value or json.loads(found) == value
+
+
+def test_groups_of_the_first_version_are_read(make, tmp_path) -> None:
+    predictions = make()
+    write_predictions(predictions, tmp_path / "a.zarr")
+    path = tmp_path / "a.zarr" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    attributes = metadata["attributes"]
+    for name in ("attributes", "array_fingerprints"):
+        attributes[name] = json.loads(attributes[name])
+    attributes["format_version"] = 1
+    del metadata["consolidated_metadata"]
+    path.write_text(json.dumps(metadata))
+    assert_equal(read_predictions(tmp_path / "a.zarr"), predictions)
+    attributes["format_version"] = 3
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(StoreError, match="reads 2"):
+        read_predictions(tmp_path / "a.zarr")
 
 
 def test_missing_is_incomplete_and_foreign_is_refused(tmp_path) -> None:
@@ -145,5 +182,10 @@ def test_changed_metadata_is_found(make, tmp_path) -> None:
     metadata["attributes"]["ridge_scale"] = "absolute"
     path.write_text(json.dumps(metadata))
     assert "zarr.json" in verify_predictions(tmp_path / "a.zarr")[0]
+    write_predictions(make(), tmp_path / "a.zarr")
+    metadata = json.loads(path.read_text())
+    metadata["consolidated_metadata"]["metadata"]["mean"]["shape"][0] = 1
+    path.write_text(json.dumps(metadata))
+    assert "mean/zarr.json disagrees" in verify_predictions(tmp_path / "a.zarr")[0]
     path.write_text("{")
     assert "cannot be opened" in verify_predictions(tmp_path / "a.zarr")[0]
