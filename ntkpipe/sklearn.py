@@ -4,12 +4,14 @@
 
     NTKClassifier("fcn", ridge=1e-3).fit(X_train, y_train).score(X_test, y_test)
 
-They work in pipelines and searches. Estimators of one process share what they computed: see `ntkpipe.dynamics.shared`.
+They work in pipelines and searches. Estimators of one process share what they computed (`ntkpipe.dynamics.shared`), and with `store`
+those of several (`ntkpipe.dynamics.kept`).
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
@@ -22,11 +24,13 @@ from ntkpipe.data.labels import encode_labels
 from ntkpipe.dynamics import gaussian_process as gp
 from ntkpipe.dynamics.filters import absolute_ridge, make_filter
 from ntkpipe.dynamics.in_memory import warn_of_doubt
-from ntkpipe.dynamics.shared import shared_kernels
+from ntkpipe.dynamics.kept import KeptKernels
+from ntkpipe.dynamics.shared import SharedKernels, shared_kernels
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.zoo import FAMILIES
 from ntkpipe.predictions.metrics import class_probabilities
+from ntkpipe.storage.store import open_store
 
 ArchitectureLike = str | Architecture | Sequence[Mapping[str, Any]]
 
@@ -46,6 +50,7 @@ class _InfiniteNetwork(BaseEstimator):
         ridge_scale: str = "relative",
         learning_rate: float = 1.0,
         dtype: str = "float64",
+        store: str | os.PathLike[str] | None = None,
     ) -> None:
         self.architecture = architecture
         self.architecture_args = architecture_args
@@ -56,6 +61,11 @@ class _InfiniteNetwork(BaseEstimator):
         self.ridge_scale = ridge_scale
         self.learning_rate = learning_rate
         self.dtype = dtype
+        self.store = store
+
+    def _shared(self) -> SharedKernels | KeptKernels:
+        """Where kernels and eigensystems come from: of this process, and of the store if there is one."""
+        return shared_kernels if self.store is None else KeptKernels(open_store(os.fspath(self.store)), shared_kernels)
 
     def _points(self, x: np.ndarray) -> np.ndarray:
         """Checked rows as the network takes them."""
@@ -96,7 +106,7 @@ class _InfiniteNetwork(BaseEstimator):
         self.network_ = self._network(self.X_fit_.shape[1:])
         self.filter_ = make_filter("gradient_flow", *targets.shape, learning_rate=self.learning_rate, momentum=0.0)
         self.filter_.check_time(self.time)
-        gram = getattr(shared_kernels.kernels(self.network_, self.X_fit_), self.kernel)
+        gram = getattr(self._shared().kernels(self.network_, self.X_fit_), self.kernel)
         self.ridge_ = absolute_ridge(self.ridge, np.diagonal(gram), self.ridge_scale)
         system = self._system()
         values, cutoff = system.shifted(self.ridge_)
@@ -109,20 +119,20 @@ class _InfiniteNetwork(BaseEstimator):
         self.dual_coef_ = system.vectors @ (weights[:, None] * (system.vectors.T @ targets))
 
     def _system(self) -> gp.Eigensystem:
-        return shared_kernels.eigensystem(self.network_, self.X_fit_, self.kernel)
+        return self._shared().eigensystem(self.network_, self.X_fit_, self.kernel)
 
     def _means(self, x: np.ndarray) -> np.ndarray:
-        cross = shared_kernels.kernels(self.network_, x, self.X_fit_)
+        cross = self._shared().kernels(self.network_, x, self.X_fit_)
         return getattr(cross, self.kernel) @ self.dual_coef_
 
     def _variances(self, x: np.ndarray) -> np.ndarray:
         """(p,), over networks that differ in their initial weights; equal for all outputs."""
-        cross = shared_kernels.kernels(self.network_, x, self.X_fit_)
+        cross = self._shared().kernels(self.network_, x, self.X_fit_)
         own = np.asarray(self.network_.diagonal(x, layout="NHWC").nngp, np.float64)
         system, eps = self._system(), float(np.finfo(self.dtype).eps)
         if self.kernel == "nngp":
             return gp.nngp_covariance(system, np.asarray(cross.nngp), own, self.filter_, self.time, self.ridge_, eps)
-        train = np.asarray(shared_kernels.kernels(self.network_, self.X_fit_).nngp)
+        train = np.asarray(self._shared().kernels(self.network_, self.X_fit_).nngp)
         ntk, nngp = np.asarray(cross.ntk), np.asarray(cross.nngp)
         return gp.ntk_covariance(system, ntk, train, nngp, own, self.filter_, self.time, self.ridge_, eps)
 
@@ -146,6 +156,8 @@ class NTKClassifier(ClassifierMixin, _InfiniteNetwork):
         ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
         learning_rate: of gradient descent on `||f - y||^2 / (2 n c)`.
         dtype: of the kernels; all else is float64.
+        store: folder or bucket where kernels and eigendecompositions are kept, for other processes and later ones; None keeps
+            them in this process alone.
 
     Attributes:
         classes_: labels, sorted.
@@ -198,6 +210,7 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
         ridge_scale: `relative` or `absolute`.
         learning_rate: of gradient descent.
         dtype: of the kernels.
+        store: where kernels and eigendecompositions are kept.
         normalize_y: train on targets of mean 0 and variance 1; predictions and deviations are of `y` itself.
 
     Attributes:
@@ -220,6 +233,7 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
         ridge_scale: str = "relative",
         learning_rate: float = 1.0,
         dtype: str = "float64",
+        store: str | os.PathLike[str] | None = None,
         normalize_y: bool = True,
     ) -> None:
         super().__init__(
@@ -232,6 +246,7 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
             ridge_scale=ridge_scale,
             learning_rate=learning_rate,
             dtype=dtype,
+            store=store,
         )
         self.normalize_y = normalize_y
 

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from ntkpipe import Architecture, predict_in_memory, stax
+from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.dynamics.shared import SharedKernels, shared_kernels
 from ntkpipe.errors import ConfigError
 from ntkpipe.sklearn import NTKClassifier, NTKRegressor
@@ -125,6 +126,34 @@ def test_a_search_evaluates_every_pair_once():
     alone = cross_val_score(clone(search.best_estimator_), x, y, cv=4)
     shared_kernels.clear()
     np.testing.assert_array_equal(cross_val_score(clone(search.best_estimator_), x, y, cv=4), alone)
+
+
+def test_a_store_serves_later_processes(tmp_path, monkeypatch):
+    x, y = load_wine(return_X_y=True)
+    x, made = StandardScaler().fit_transform(x), []
+    decompose = Eigensystem.of
+    monkeypatch.setattr(Eigensystem, "of", lambda matrix: made.append(len(matrix)) or decompose(matrix))
+    settings = {"ridge": [1e-2, 1e-1], "time": [1e3, math.inf]}
+
+    def search() -> GridSearchCV:
+        shared_kernels.clear()  # as in another process
+        return GridSearchCV(NTKClassifier("fcn", store=tmp_path / "kept"), settings, cv=3).fit(x, y)
+
+    first = search()
+    assert len(made) == 4  # one of each fold and one of all points, for all ridges and times
+    before = shared_kernels.evaluated
+    second = search()
+    assert (len(made), shared_kernels.evaluated) == (4, before)
+    for name in ("mean_test_score", "params"):
+        np.testing.assert_array_equal(second.cv_results_[name], first.cv_results_[name])
+    for file in (tmp_path / "kept" / "estimators").iterdir():
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert search().best_score_ == first.best_score_
+    assert len(made) == 8  # what is damaged is computed again, and replaced
+    search()
+    assert len(made) == 8
 
 
 def test_a_pipeline():

@@ -71,7 +71,7 @@ class SharedKernels:
 
     def eigensystem(self, architecture: Architecture, x: np.ndarray, name: str) -> Eigensystem:
         """Of the kernel `nngp` or `ntk` of rows with themselves."""
-        key = (architecture.fingerprint, name, x.shape, x.dtype.str, _digest(x))
+        key = (architecture.fingerprint, name, x.shape, x.dtype.str, rows_digest(x))
         with self._lock:
             system = self._systems.pop(key, None)
             if system is None:
@@ -83,9 +83,9 @@ class SharedKernels:
     def _entered(self, architecture: Architecture, blocks: tuple[np.ndarray, ...]) -> tuple[_Pool | None, list[Any]]:
         """The pool that knows most of the first block's rows, if half of them, with all blocks' rows; None if they do not fit."""
         count, width = sum(map(len, blocks)), blocks[0].nbytes // max(len(blocks[0]), 1)
-        if count * (_PAIR_BYTES * count + width) > self._limit or _is_random(architecture.to_spec()):
+        if count * (_PAIR_BYTES * count + width) > self._limit or is_random(architecture):
             return None, []
-        digests = [[_digest(row) for row in block] for block in blocks]
+        digests = [[rows_digest(row) for row in block] for block in blocks]
         kind = (architecture.fingerprint, blocks[0].shape[1:], blocks[0].dtype)
         fitting = [(key, pool) for key, pool in self._pools.items() if pool.kind == kind]
         key, pool = max(fitting, key=lambda item: item[1].known_of(digests[0]), default=(-1, None))
@@ -192,14 +192,20 @@ def _rectangles(missing: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> I
         yield rows[members], columns[asked[members[0]]]
 
 
-def _digest(rows: np.ndarray) -> bytes:
+def rows_digest(rows: np.ndarray) -> bytes:
+    """Of the content of rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).tobytes(), digest_size=16).digest()
 
 
-def _is_random(layers: list[dict[str, Any]]) -> bool:
+def is_random(architecture: Architecture) -> bool:
     """Dropout: the kernel of a point with itself is not that with an equal one, so that content does not tell."""
+    return _has_dropout(architecture.to_spec())
+
+
+def _has_dropout(layers: list[dict[str, Any]]) -> bool:
     return any(
-        layer["op"] == "dropout" or any(_is_random(branch) for branch in layer.get("branches", ())) for layer in layers
+        layer["op"] == "dropout" or any(_has_dropout(branch) for branch in layer.get("branches", ()))
+        for layer in layers
     )
 
 
