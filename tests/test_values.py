@@ -93,7 +93,7 @@ def test_what_can_be_meant_is_taken(setting, given, taken):
         ("predict.ridges", None, r"predict.ridges=null must be a list of numbers, such as predict.ridges=\[0.0\]"),
         ("predict.ridges", {"a": 1}, r"predict.ridges={a:1} must be a list of numbers"),
         ("data.download", "perhaps", "data.download=perhaps must be true or false, such as data.download=false"),
-        ("run_dir", [1], r"run_dir=\[1\] must be text, such as run_dir=./runs/default"),
+        ("run_dir", [1], r"run_dir=\[1\] must be text, such as run_dir=./runs/{name}"),
         ("cluster.resources", 3, "cluster.resources=3 must be a mapping of names to numbers, such as"),
         ("cluster.resources", {"a": "b"}, "cluster.resources={a:b} must be a mapping of names to numbers"),
         ("predict", 3, "predict=3 is a group of settings: set one of predict.kernels, predict.times"),

@@ -21,11 +21,13 @@ from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
 from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.explain import explain
 from ntkpipe.cli.folder import config_folder
+from ntkpipe.cli.folders import is_own, job_folder, own_folder, sweep_folder
+from ntkpipe.cli.recognising import with_data
 from ntkpipe.cli.schema import register_schema, to_run_config
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import FUNCTIONS
 from ntkpipe.cli.told import find_given_settings, job_words
-from ntkpipe.cli.typed import as_typed, job_folder
+from ntkpipe.cli.typed import as_typed
 from ntkpipe.cli.words import checked
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
@@ -42,7 +44,9 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     """
     own, others = take_own(arguments, COMMANDS[command].defaults())
     words = [as_typed(_open_mapping(word)) for word in flags_first(others)]
-    words = checked(words, config_folder(), COMMANDS[command].own)
+    words = with_data(checked(words, config_folder(), COMMANDS[command].own))
+    if {"-m", "--multirun"} & set(words) and not any(word.startswith("run_dir=") for word in words):
+        words.append(f"run_dir={sweep_folder([word for word in words if not word.startswith('-')])}")
     codes: list[int] = []
     with _composing():
         constants = constant_overrides(words)
@@ -89,6 +93,8 @@ def _run_job(
             varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
             config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / job_folder(varying)))
             print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
+        elif is_own(config.run_dir):
+            config = dataclasses.replace(config, run_dir=own_folder(config, state.runtime.choices.get("experiment")))
         elif command not in ("launch", "plan", "describe", "phase", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         FUNCTIONS[command](config, session, **own)

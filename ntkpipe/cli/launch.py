@@ -34,12 +34,15 @@ def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
             "ntkpipe launch starts one run: launch each of a sweep, with a run_dir and a cluster.launch.name of its own"
         )
     wanted = truth("submit", submit)
-    made = prepare(config.cluster, config.run_dir, job_words())
+    words = job_words()
+    if not any(word.startswith("run_dir=") for word in words):  # where the job starts paths may look otherwise
+        words.append(f"run_dir={config.run_dir}")
+    made = prepare(config.cluster, config.run_dir, words)
     made.write()
     print(made.text, end="")
     print(f"# written to {made.path}")
-    for words in made.commands:
-        print(f"# {shlex.join(words)}")
+    for command in made.commands:
+        print(f"# {shlex.join(command)}")
     if wanted:
         print(f"submitted: {submit_to(made, config.cluster.launch)}")
     else:

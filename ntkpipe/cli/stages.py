@@ -77,6 +77,8 @@ def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
     for k, one in enumerate(runs):
         if len(runs) > 1:
             echo(f"\n{Path(one.run_dir).name.replace('=', ' ')}  ->  {one.run_dir}")
+        else:
+            echo(f"folder   {one.run_dir}")
         siblings = runs[k + 1 :] if axis == "depth" else ()
         yield _at_work(RunDir.create(one), session, siblings)
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ntkpipe.run.places import PATHS, STORE
-from ntkpipe.storage.checksum import digest
 
 _FOLDERS = ("run_dir", STORE)
 """Paths that every configuration has: `null` is a name there, and the absence of a path elsewhere."""
-_LONGEST = 120  # bytes of a folder's name; file systems allow 255
 
 
 def as_typed(word: str) -> str:
@@ -39,29 +36,6 @@ def as_typed(word: str) -> str:
         return word
     found = override.value()
     return f"{key}={wanted if isinstance(found, str) and found == wanted else _quoted(wanted)}"
-
-
-def job_folder(overrides: Sequence[str]) -> str:
-    """A folder's name for a job of a sweep: what varies, safe for file systems, bounded in length, and no other job's.
-
-    Letters, digits and `. , = + - [ ]` stay; everything else, and commas and equals signs within a quoted value, becomes `%2F`
-    and so on, as in a URL.
-    """
-    name = ",".join(map(_part, overrides)) or "job"
-    return name if len(name.encode()) <= _LONGEST else f"{name[:100]}-{digest(list(overrides))}"
-
-
-def _part(override: str) -> str:
-    key, equals, value = override.lstrip("+").partition("=")
-    quoted = re.fullmatch(r"(['\"])(.*)\1", value, re.DOTALL)
-    if quoted:
-        value = re.sub(r"\\(['\"\\])", r"\1", quoted[2])
-    allowed = r"\w.+\-" if quoted else r"\w.,=+\-\[\]"
-    return _escaped(key, r"\w.\-") + equals + _escaped(value, allowed)
-
-
-def _escaped(text: str, allowed: str) -> str:
-    return re.sub(f"[^{allowed}]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)
 
 
 def _quoted(value: str) -> str:

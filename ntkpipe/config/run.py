@@ -15,6 +15,9 @@ from ntkpipe.config.predict import PredictConfig
 from ntkpipe.config.solver import SolverConfig
 from ntkpipe.errors import ConfigError
 
+OWN_RUN_DIR = "./runs/{name}"
+"""A folder of the run's own: the command line puts in the name."""
+
 
 @dataclass(frozen=True)
 class WatchConfig:
@@ -41,7 +44,8 @@ class RunConfig:
     Args:
         augment: `hflip` trains on every prepared image and its mirror image, exactly; `none` on the images alone.
         report: make figures and a page of them at the end.
-        run_dir: folder of the run's results, and of what its stages have finished.
+        run_dir: folder of the run's results, and of what its stages have finished; by default one of its own, named after the data
+            or the experiment, the kernel, and a key of the settings.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -54,7 +58,7 @@ class RunConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     augment: str = "none"
     report: bool = True
-    run_dir: str = "./runs/default"
+    run_dir: str = OWN_RUN_DIR
 
     def __post_init__(self) -> None:
         choice("augment", self.augment, ("none", "hflip"))

@@ -71,6 +71,8 @@ def _kernel_needs() -> dict[str, Needs]:
     return needs
 
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
 MEANINGS: dict[str, Needs] = {
     "augment": _ALWAYS,
     "report": _ALWAYS,
@@ -211,7 +213,7 @@ def _refusal(setting: str, value: Any, need: Need, present: Any, told: Collectio
     siblings = {name: needs for name, needs in MEANINGS.items() if name.startswith(setting[: setting.index(".") + 1])}
     takes = ", ".join(name for name, needs in siblings.items() if any(_names(n, need.setting, present) for n in needs))
     aside = ", which is the default" if by_default else f", which takes {takes}" if takes else ""
-    likely = [_shown(one) for one in (_likely_data(value) if setting == "data.path" else need.values) if one != "auto"]
+    likely = [_shown(one) for one in (likely_data(value) if setting == "data.path" else need.values) if one != "auto"]
     wanted = f"{', '.join(likely[:-1])} or {likely[-1]}" if len(likely) > 1 else likely[0]
     what = f"{setting}={_shown(value)}"
     return (
@@ -224,7 +226,7 @@ def _names(need: Need, setting: str, value: Any) -> bool:
     return need.setting == setting and value in need.values
 
 
-def _likely_data(path: str) -> tuple[str, ...]:
+def likely_data(path: str) -> tuple[str, ...]:
     """Kinds of data that a path may be meant for, by its name and by what lies there."""
     file = Path(path).expanduser()
     name = file.name.lower()
@@ -232,13 +234,15 @@ def _likely_data(path: str) -> tuple[str, ...]:
         return ("npz",)
     if name.endswith((".csv", ".tsv", ".parquet", ".pq")):
         return ("table",)
-    for kind, start in (("cifar100", "cifar-100"), ("cifar10", "cifar-10")):
-        if name.startswith(start):
-            return (kind,)
     if name.endswith(".zip") or (file / "train").is_dir():
         return ("image_folder",)
-    if file.is_dir() and any(file.glob("train-images*")):
+    for kind, start in (("cifar100", "cifar-100"), ("cifar10", "cifar-10")):
+        if name.startswith((start, start.replace("-", ""))):
+            return (kind,)
+    if any(file.glob("train-images*")) or name in ("mnist", "fashion-mnist"):
         return ("mnist",)
+    if file.is_dir() and next((one for one in file.glob("*/*") if one.suffix.lower() in _PICTURES), None):
+        return ("image_folder",)
     return ("npz", "table", "image_folder", "cifar10", "cifar100", "mnist")
 
 

@@ -41,7 +41,8 @@ STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
 _LOG_FILE = "log.jsonl"
 # Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
-_FREE_SETTINGS = ("cluster", "run_dir", "watch", "report")
+FREE_SETTINGS = ("cluster", "run_dir", "watch", "report")
+"""Settings that a stored run may be taken up with whatever they are."""
 # Seconds between attempts to hold a run: a `status` that asks who holds it is in the way for a moment.
 _PATIENCE = (0.1, 0.2)
 # Rank of a store that holds what a run has stored.
@@ -136,7 +137,7 @@ class RunDir:
         if places.STORE not in same and stored._rank(mine[places.STORE]) == _HOLDS:
             same[places.STORE] = mine[places.STORE]
         old, new = (
-            {k: v for k, v in to_dict(c).items() if k not in _FREE_SETTINGS}
+            {k: v for k, v in to_dict(c).items() if k not in FREE_SETTINGS}
             for c in (places.with_paths(stored.config, same), self.config)
         )
         if differing := _differences(old, new):

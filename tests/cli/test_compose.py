@@ -65,7 +65,7 @@ def test_values_reach_the_dataclasses():
 
 def test_experiments_are_overlays():
     config = composed("experiment=cifar10_fcn", "data.path=x", "predict.times=[inf]")
-    assert (config.data.kind, config.run_dir, config.predict.times) == ("cifar10", "./runs/cifar10_fcn", (math.inf,))
+    assert (config.data.kind, config.kernel.kind, config.predict.times) == ("cifar10", "fcn", (math.inf,))
 
 
 @pytest.mark.parametrize("place", range(3))

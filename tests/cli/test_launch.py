@@ -42,7 +42,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return run
 
 
-def test_a_slurm_script_is_bash_and_asks_for_what_was_configured(launch) -> None:
+def test_a_slurm_script_is_bash_and_asks_for_what_was_configured(launch, tmp_path: Path) -> None:
     settings = ("nodes=4", "gpus_per_node=8", "cpus_per_node=64", "time_limit=48:00:00", "partition=gpu", "retries=7")
     code, text, said = launch("slurm", *settings, words=("data=digits", "predict.times=[1,inf]"))
     assert code == 0
@@ -60,8 +60,10 @@ def test_a_slurm_script_is_bash_and_asks_for_what_was_configured(launch) -> None
     assert "#SBATCH --signal=B:USR1@120\n" in text
     (command,) = (line for line in text.splitlines() if "-m ntkpipe run" in line)
     words = shlex.split(command.partition(' "cluster.address')[0])
-    assert words[3:] == ["run", "data=digits", "predict.times=[1,inf]", "cluster=ray", "cluster.gpus_per_task=1"]
-    assert "sbatch --parsable runs/default/launch/ntkpipe.sbatch" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    own = f"run_dir=./runs/{folder.name}"
+    assert words[3:] == ["run", "data=digits", "predict.times=[1,inf]", own, "cluster=ray", "cluster.gpus_per_task=1"]
+    assert f"sbatch --parsable runs/{folder.name}/launch/ntkpipe.sbatch" in said
 
 
 def test_values_stay_values(launch, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ RAY_JOB = {
 }
 
 
-def test_a_rayjob_has_the_fields_of_the_published_definition(launch) -> None:
+def test_a_rayjob_has_the_fields_of_the_published_definition(launch, tmp_path: Path) -> None:
     settings = (*KUBERAY, "gpus_per_node=2", "time_limit=2-01:00:00")
     code, text, said = launch("kuberay", *settings, words=("predict.times=[inf]", "solver=cg"))
     assert code == 0
@@ -179,7 +181,8 @@ def test_a_rayjob_has_the_fields_of_the_published_definition(launch) -> None:
     assert workers["replicas"] == 3
     (container,) = workers["template"]["spec"]["containers"]
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 2}
-    assert "kubectl apply -f runs/default/launch/rayjob.yaml" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert f"kubectl apply -f runs/{folder.name}/launch/rayjob.yaml" in said
 
 
 def test_a_cloud_file_passes_rays_own_schema(launch) -> None:

@@ -11,8 +11,8 @@ EXPERIMENTS = sorted(p.stem for p in (config_folder() / "experiment").glob("*.ya
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("data.path=mine.npz", "data.path=mine.npz has no meaning for data=digits, which is the default: set data=npz"),
-        ("+data.path=mine.npz", "set data=npz"),
+        ("data.path=mine", "say which, data=npz, data=table"),
+        ("+data.path=mine", "say which, data=npz"),
         ("data=synthetic data.path=mine.npz", "no meaning for data=synthetic, which takes data.subset_seed,"),
         ("kernel=myrtle5 kernel.depth=3", "kernel.depth=3 has no meaning for kernel=myrtle5"),
         (
@@ -20,7 +20,7 @@ EXPERIMENTS = sorted(p.stem for p in (config_folder() / "experiment").glob("*.ya
             "kernel.activation=relu has no meaning for kernel=rbf, which takes",
         ),
         ("kernel=rbf kernel.activation_args.alpha=0.1", "kernel.activation_args"),
-        ("solver.rank=5", "solver.rank=5 has no meaning for solver=krylov, which is the default: set solver=cg"),
+        ("solver.rank=5", "solver.rank=5 has no meaning for solver=auto, which is the default: set solver=cg"),
         ("predict.momentum=0.9", "set predict.dynamics=momentum"),
         ("cluster.resources.big=1", "cluster.resources"),
         ("cluster.launch.nodes=3", "set cluster/launch=slurm, kuberay or cloud"),

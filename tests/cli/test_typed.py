@@ -7,7 +7,7 @@ import os
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ntkpipe.cli.typed import as_typed, job_folder
+from ntkpipe.cli.typed import as_typed
 from ntkpipe.errors import ConfigError
 
 NAMES = (
@@ -77,32 +77,6 @@ def test_values_of_a_sweep_are_taken_one_by_one():
         assert as_typed(word) == word
 
 
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        (["kernel.depth=3"], "kernel.depth=3"),
-        (["kernel.depth=3", "predict.times=[1,inf]"], "kernel.depth=3,predict.times=[1,inf]"),
-        (["data.path=sets/a.npz"], "data.path=sets%2Fa.npz"),
-        (["data.path=sets_a.npz"], "data.path=sets_a.npz"),
-        (["data.path=sets%2Fa.npz"], "data.path=sets%252Fa.npz"),
-        (["data.path='x (1).npz'"], "data.path=x%20%281%29.npz"),
-        (["data.path='a,kernel.depth=1'"], "data.path=a%2Ckernel.depth%3D1"),
-        (["++kernel.activation_args.alpha=0.1"], "kernel.activation_args.alpha=0.1"),
-        ([], "job"),
-    ],
-)
-def test_folders_of_jobs(overrides, name):
-    assert job_folder(overrides) == name
-
-
-def test_no_two_jobs_share_a_folder():
-    paths = ["a/b", "a_b", "a%2Fb", "a b", "'a b'", "a:b", "'a,b'", "a-b", "x" * 200, "x" * 199 + "/", "x" * 199 + "_"]
-    names = {job_folder([f"data.path={path}"]) for path in paths}
-    assert len(names) == len(paths) - 1  # 'a b' is a b
-    assert max(map(len, names)) <= 120
-    assert not any("/" in name for name in names)
-
-
 def test_a_run_in_a_folder_that_is_a_number(command, tmp_path):
     for name in ("2024", "007", "null", "true", "2024-01-01"):
         code, _, err = command(
@@ -112,18 +86,6 @@ def test_a_run_in_a_folder_that_is_a_number(command, tmp_path):
         assert (tmp_path / name / "run.json").exists()
     assert sorted(os.listdir(tmp_path)) == ["007", "2024", "2024-01-01", "null", "store", "true"]
     assert command("status", "run_dir=007")[0] == 4
-
-
-def test_jobs_of_a_sweep_that_differ_by_a_slash(command, tmp_path, monkeypatch):
-    found = []
-    monkeypatch.setitem(
-        __import__("ntkpipe.cli.stages", fromlist=["FUNCTIONS"]).FUNCTIONS,
-        "gram",
-        lambda config, session: found.append(config.run_dir),
-    )
-    code, _, err = command("gram", "--multirun", "data=npz", "data.path=sets/a.npz,sets_a.npz", "run_dir=sweep")
-    assert code == 0, err
-    assert found == ["sweep/data.path=sets%2Fa.npz", "sweep/data.path=sets_a.npz"]
 
 
 @pytest.mark.parametrize(

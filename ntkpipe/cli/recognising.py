@@ -1,0 +1,33 @@
+"""`data.path=FILE` without `data=`: what the file is, by its name and by what lies there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ntkpipe.errors import ConfigError
+from ntkpipe.run.meanings import likely_data
+
+
+def with_data(words: Sequence[str]) -> list[str]:
+    """The words, and `data=KIND` if a file is named and its kind is not; says what was recognised.
+
+    Args:
+        words: of a command that composes a configuration.
+
+    Raises:
+        ConfigError: if the file may be of several kinds, naming what to type.
+    """
+    given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words if "=" in word}
+    if "data.path" not in given or {"data", "data.kind", "experiment"} & given.keys():
+        return list(words)
+    paths = [path.strip("'\"") for path in given["data.path"].split(",")]
+    if given.get("kernel", given.get("kernel.kind")) == "gram":
+        return [*words, "data=labels"]
+    kinds = list(dict.fromkeys(likely_data(path) for path in paths))
+    found = kinds[0] if len(kinds) == 1 else tuple(dict.fromkeys(kind for some in kinds for kind in some))
+    if len(found) != 1:
+        listed = f"{', '.join(f'data={kind}' for kind in found[:-1])} or data={found[-1]}"
+        raise ConfigError(f"data.path={given['data.path']} may be of several kinds: say which, {listed}")
+    print(f"data     {found[0]}, by the name of {paths[0]}; data=NAME says otherwise", file=sys.stderr)
+    return [*words, f"data={found[0]}"]
