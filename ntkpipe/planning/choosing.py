@@ -65,7 +65,10 @@ def _cluster(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -
     if n > SMALL:
         return "local", f"{n:,} points"
     if (seconds := _gram_seconds(config, shapes, siblings)) > _SERIAL_SECONDS:
-        return "local", f"about {seconds:,.0f} s of one core for the kernel" if seconds < math.inf else "a finite network"
+        return (
+            "local",
+            f"about {seconds:,.0f} s of one core for the kernel" if seconds < math.inf else "a finite network",
+        )
     return "serial", f"{n:,} points"
 
 
