@@ -149,7 +149,7 @@ def test_the_plan_reads_headers_alone(work, kernel):
     assert f"{N} x {N}" in found
     assert "K.npy" in found
     assert "estimated" in found
-    assert "solver      krylov" in found
+    assert "solver   eigh: " in found
     assert not (work.path / "store").exists()
 
 

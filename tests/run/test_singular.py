@@ -76,7 +76,7 @@ def test_equal_points_with_other_labels_keep_their_bounds_useful(work, clouds, s
     ridge = "1e-6" if solver == "cholesky" else "0"
     settings = (*COMMON, f"predict.ridges=[{ridge}]")
     found = work.ok("run", *settings, f"solver={solver}", "run_dir=quick")
-    assert "3 training images equal another one exactly" in found.err
+    assert "3 training points equal another one exactly" in found.err
     work.ok("run", *settings, "kernel.dtype=float64", "solver=eigh", "run_dir=exact")
     exact, quick = work.predictions("exact"), work.predictions("quick")
     error = np.abs(exact.mean - quick.mean)
