@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from ntkpipe.config import RunConfig, from_dict, to_dict
+from ntkpipe.config import RunConfig, from_dict
 
 
 def _mutable(cls: type, *, blank: bool = False) -> type:
@@ -54,10 +54,22 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     assert isinstance(given, dict)
     for name in ("experiment", "hydra"):
         given.pop(name, None)
-    filled = OmegaConf.create(_filled(given, to_dict(RunConfig())))  # settings may refer to others
+    filled = OmegaConf.create(_filled(given, _defaults(RunConfig)))  # settings may refer to others
     container = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return from_dict(RunConfig, typing.cast("dict[str, Any]", container))
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Defaults of all settings, as they are written: a dataclass may settle what is left open by what else is set."""
+    hints, found = typing.get_type_hints(cls), {}
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            found[f.name] = _defaults(typing.cast("type", hints[f.name]))
+        else:
+            value = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            found[f.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _filled(given: dict[Any, Any], defaults: dict[str, Any]) -> dict[Any, Any]:

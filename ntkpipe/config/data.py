@@ -31,6 +31,8 @@ class DataConfig:
             refuses shapes that look like another. Arrays of three axes are gray images (images, height, width).
         train_size: the first so many images of the seeded order; None is all.
         test_size: likewise for test images.
+        folds: so many parts of the training points, each predicted from the others, by the one Gram matrix; None makes no
+            cross-validation.
         subset_seed: of the order in which images are stored; subsets are prefixes of it, hence nested.
         balanced: order the classes in turn, so that every subset is balanced.
         standardize: `channel` (zero mean, unit variance per channel) or `none` (pixels as they are; uint8 scaled to 0..1).
@@ -60,6 +62,7 @@ class DataConfig:
     layout: str | None = None
     train_size: int | None = None
     test_size: int | None = None
+    folds: int | None = None
     subset_seed: int = 0
     balanced: bool = False
     standardize: str = "channel"
@@ -90,6 +93,7 @@ class DataConfig:
         for name in ("train_size", "test_size", "downsample", "n_train", "n_test"):
             at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.classes", self.classes, 2)
+        at_least("data.folds", self.folds, 2)
         at_least("data.zca", self.zca, 0.0)
         at_least("data.noise", self.noise, 0.0)
         if self.path is None and self.kind not in ("digits", "synthetic"):

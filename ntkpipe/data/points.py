@@ -25,6 +25,7 @@ _OF_FILES = (
     "target",
     "split",
     "test_path",
+    "folds",
     "download",
     "source",
     "image_size",

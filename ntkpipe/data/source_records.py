@@ -17,7 +17,7 @@ from ntkpipe.storage.checksum import digest, sealed, unsealed
 from ntkpipe.storage.store import ObjectStore
 
 # Settings that change neither the prepared images nor the labels stored with them.
-_NOT_OF_THE_IMAGES = ("train_size", "test_size", "download", "source")
+_NOT_OF_THE_IMAGES = ("train_size", "test_size", "folds", "download", "source")
 
 # Raised when a kind of file is read in another way, or checked for more: what was prepared before is looked at anew.
 _READING = {"npz": 2, "image_folder": 2}

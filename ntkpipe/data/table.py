@@ -282,7 +282,7 @@ def _names(table: pa.Table, name: str) -> np.ndarray:
     if not columns.is_category(found.type, name, "the table"):
         values = found.cast(pa.float64(), safe=False).to_numpy()
         return np.array(
-            [None if np.isnan(v) else f"{v:.0f}" if v == np.round(v) else f"{v!r}" for v in values], dtype=object
+            [None if np.isnan(v) else f"{v:.0f}" if v == np.round(v) else repr(float(v)) for v in values], dtype=object
         )
     return np.array([None if one is None else str(one) for one in found.to_pylist()], dtype=object)
 

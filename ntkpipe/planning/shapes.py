@@ -184,5 +184,24 @@ def tile_edge(config: RunConfig, cost: KernelCost, shapes: Shapes, place: Place,
     if (edge := config.grid.edge or place.edge) is not None:
         return edge
     if place.pair is not None:
-        return choose_edge(shapes.n_train, cost, place.pair.seconds_per_pair * config.copies)
-    return choose_edge(shapes.n_train, cost, roofline * config.copies if place.free_memory is None else None)
+        edge = choose_edge(shapes.n_train, cost, place.pair.seconds_per_pair * config.copies)
+    else:
+        edge = choose_edge(shapes.n_train, cost, roofline * config.copies if place.free_memory is None else None)
+    return following(edge, shapes.used_test, shapes.n_test)
+
+
+# Tiles are not cut smaller than this for the sake of few test points, and not for less than this share of rows in vain.
+_LEAST_FOLLOWING, _IN_VAIN = 256, 0.3
+
+
+def following(edge: int, used: int, there: int) -> int:
+    """A smaller edge where few of the test points are used: tiles are computed whole, 2,048 rows for 200 points.
+
+    Args:
+        edge: rows of a tile, if all were used.
+        used: test points in use.
+        there: all of them.
+    """
+    while edge > _LEAST_FOLLOWING and min(-(-used // edge) * edge, there) > (1 + _IN_VAIN) * used:
+        edge //= 2
+    return edge

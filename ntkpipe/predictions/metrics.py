@@ -53,8 +53,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     Returns:
         `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
         knows the labels or targets of the test points; in regression `of_the_mean`, the `mse` and `rmse` of predicting the mean of the
-        training targets; and `selection` where a time and a ridge were chosen on training images:
-        errors there, and the test metrics of what was chosen.
+        training targets; `cross_validation` by kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
+        and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
     """
     entries = []
     for k, t, r in predictions.entries():
@@ -83,6 +83,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         **of_the_mean,
         "entries": entries,
         **({} if selection is None else {"selection": selection}),
+        **({"cross_validation": validated} if (validated := predictions.attributes.get("cross_validation")) else {}),
     }
 
 

@@ -54,6 +54,7 @@ def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
         _section("Figures", _figures(figures)),
         _section("Accuracy and loss", _metric_tables(inputs)),
         _section("Numerical error", _bound_table(inputs)),
+        _section("Cross-validation", _folds(inputs)),
         _section("Most frequent confusions", _confused_pairs(inputs)),
         _section("Learning rate", _learning_rates(inputs)),
         _section("Signals through the layers", _signals(inputs)),
@@ -171,6 +172,26 @@ def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: 
         columns.append(kernel_name(predictions.kernels[k]) + ridge)
     rows = [([number(float(time))], [cells[t] for cells in shown]) for t, time in enumerate(predictions.times)]
     return _table(["time"], columns, rows, title)
+
+
+def _folds(inputs: ReportInputs) -> str:
+    """What cross-validation has found: by kernel the best time and ridge."""
+    found = inputs.metrics.get("cross_validation") or {}
+    rows = []
+    for kernel, record in found.items():
+        name = "accuracy" if "accuracy" in record else "rmse"
+        if (best := record["best"]) is not None:
+            spread = f"{_significant(best[name])} ± {_significant(best[f'{name}_standard_error'], 2)}"
+            cells = [str(best["time"]), number(float(best["ridge"])), spread, _significant(best["mse"])]
+            rows.append(([kernel_name(kernel)], [(cell, "") for cell in cells]))
+    if not rows:
+        return ""
+    count, name = next(
+        (one["folds"], "accuracy" if "accuracy" in one else "root mean square") for one in found.values()
+    )
+    columns = ["best time", "ridge", f"{name} ± standard error", "mean squared error"]
+    note = f"{count} parts of the training points, each predicted from the others. All times and ridges are in metrics.json."
+    return _table(["kernel"], columns, rows, "Best of each kernel") + f'<p class="note">{note}</p>'
 
 
 def _target_table(inputs: ReportInputs) -> list[str]:

@@ -45,6 +45,21 @@ def _table(metrics: dict[str, Any], name: str, title: str) -> list[str]:
     return lines + [f"{MARK} {text}" for text in legend(doubts)]
 
 
+def fold_lines(metrics: dict[str, Any]) -> list[str]:
+    """What cross-validation finds best, a line per kernel."""
+    lines = []
+    for kernel, record in (metrics.get("cross_validation") or {}).items():
+        best, name = record["best"], "accuracy" if "accuracy" in record else "rmse"
+        if best is None:
+            continue
+        time = best["time"] if best["time"] == "inf" else format(best["time"], "g")
+        found = f"{name} {best[name]:.4g} +- {best[f'{name}_standard_error']:.2g}"
+        lines.append(
+            f"{record['folds']} folds of the training points, {kernel}: best at t={time}, ridge {best['ridge']:g}: {found}"
+        )
+    return lines
+
+
 def chosen_lines(metrics: dict[str, Any]) -> list[str]:
     """What was chosen on training images, a line per kernel."""
     selection = metrics.get("selection")

@@ -87,6 +87,7 @@ MEANINGS: dict[str, Needs] = {
     "data.layout": _need("data.kind", "npz"),
     "data.train_size": _ALWAYS,
     "data.test_size": _ALWAYS,
+    "data.folds": _ALWAYS,
     "data.subset_seed": _POINTS,
     "data.balanced": _POINTS,
     "data.standardize": _POINTS,

@@ -16,6 +16,7 @@ from ntkpipe.solvers.prediction import KernelPredictions, joined
 from ntkpipe.solvers.solution import Solution, grid_of_times
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks.executor import Executor
+from ntkpipe.uncertainty.folds import cross_validate
 from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_out, select_leave_one_out
 
 
@@ -72,12 +73,23 @@ def _coding(context: RunContext) -> str:
     return "regression" if context.data.labels().labels_train is None else context.config.data.labels or "centered"
 
 
+def validate(context: RunContext, solved: Sequence[Solution], times: tuple[float, ...]) -> dict[str, Any] | None:
+    """Errors of `data.folds` parts of the training points by kernel; None where they are not asked for."""
+    if context.config.data.folds is None:
+        return None
+    known = context.data.labels()
+    labels = None if known.labels_train is None else known.labels_train[: context.kernels.n]
+    folds = context.config.data.folds
+    return {one.name: cross_validate(one, folds, times, labels=labels, scale=known.scale) for one in solved}
+
+
 def collect(
     context: RunContext,
     solved: Sequence[Solution],
     parts: Sequence[KernelPredictions],
     warnings: Sequence[str],
     selection: dict[str, Any] | None = None,
+    folds: dict[str, Any] | None = None,
 ) -> Predictions:
     """All kernels' parts as `Predictions`, test images in the order of their source."""
     attributes = {
@@ -95,5 +107,6 @@ def collect(
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),
         **({} if selection is None else {"selection": selection}),
+        **({} if folds is None else {"cross_validation": folds}),
     }
     return joined(parts, context.kernels.points, attributes)

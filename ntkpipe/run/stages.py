@@ -20,7 +20,7 @@ from ntkpipe.planning.text import describe_tiles
 from ntkpipe.predictions.metrics import compute_metrics, write_metrics
 from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.predictions.write import write_predictions
-from ntkpipe.report.terminal import chosen_lines, summary
+from ntkpipe.report.terminal import chosen_lines, fold_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
 from ntkpipe.run.context import RunContext
@@ -260,7 +260,8 @@ class RunAtWork:
                     self.warn(text)
                     warnings.append(text)
             selection = self._select(solved, times, progress)
-            predictions = prediction.collect(context, solved, parts, warnings, selection)
+            folds = prediction.validate(context, solved, times)
+            predictions = prediction.collect(context, solved, parts, warnings, selection, folds)
             self._solved = None  # a basis of a gigabyte is not needed any more
             write_predictions(predictions, target, overwrite=True)
             metrics = compute_metrics(predictions)
@@ -273,7 +274,7 @@ class RunAtWork:
                 fingerprint=predictions.fingerprint(),
                 max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
             )
-        for line in [*summary(metrics), *chosen_lines(metrics)]:
+        for line in [*summary(metrics), *chosen_lines(metrics), *fold_lines(metrics)]:
             self._note("predict", line)
 
     def _select(self, solved: Sequence[Solution], times: tuple[float, ...], tell: Tell) -> dict[str, Any] | None:

@@ -86,3 +86,23 @@ def test_nobody_need_know_the_test_targets(tmp_path, target, capsys):
     assert ("predicted_name" in columns) == (target == "group")
     assert not {"label", "target_0"} & columns
     assert "nothing is known of their labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["price", "group"])
+def test_folds_are_reported(tmp_path, target, capsys):
+    write(tmp_path / "t.csv")
+    words = [
+        f"data.path={tmp_path / 't.csv'}",
+        "data=table",
+        f"data.target={target}",
+        "data.folds=4",
+        "predict.ridges=[1e-2,1]",
+    ]
+    metrics = run(tmp_path, *words, "predict.times=[inf]").metrics()
+    for kernel in ("ntk", "nngp"):
+        record = metrics["cross_validation"][kernel]
+        assert record["folds"] == 4
+        assert np.shape(record["mse"]["mean"]) == (1, 2)
+        assert ("accuracy" in record) == (target == "group")
+    assert "4 folds of the training points, ntk: best at t=inf" in capsys.readouterr().err
+    assert "Cross-validation" in (tmp_path / "run" / "report" / "report.html").read_text()
