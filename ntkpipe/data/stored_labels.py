@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 
 from ntkpipe.data.prepared_layout import REMEDY
 from ntkpipe.errors import CorruptionError, IncompleteError
+from ntkpipe.storage.checksum import content_hash
 from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
 
 # What else lies there is nobody's labels.
@@ -190,7 +190,7 @@ def write_labels(labelled: Labelled, store: ObjectStore, prefix: str) -> str:
     # numpy.savez stamps every member with one constant date: equal arrays give equal bytes.
     np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     content = buffer.getvalue()
-    key = f"{prefix}/labels/{_hash(content)}.npz"
+    key = f"{prefix}/labels/{content_hash(content)}.npz"
     if not store.put(key, content) and store.get(key) != content:
         store.put(key, content, overwrite=True)
     return key
@@ -230,8 +230,4 @@ def damaged_labels(store: ObjectStore, prefix: str) -> list[str]:
 
 
 def _is_intact(key: str, content: bytes) -> bool:
-    return _hash(content) == key.rpartition("/")[2].removesuffix(".npz")
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return content_hash(content) == key.rpartition("/")[2].removesuffix(".npz")

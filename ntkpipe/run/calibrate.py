@@ -37,8 +37,9 @@ from ntkpipe.planning.surroundings import worker_threads
 from ntkpipe.planning.tiles import choose_edge
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.prepare import prepare
-from ntkpipe.run.run_dir import RunDir, now
+from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.stages import RunAtWork
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.graph import Task

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ntkpipe.events.event import PROGRESS, Event, Kind
-from ntkpipe.run.run_dir import RunDir, now
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.storage.clock import now
 
 
 class ProgressFile:

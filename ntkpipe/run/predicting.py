@@ -10,10 +10,10 @@ import ntkpipe
 from ntkpipe.events.event import Tell
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.context import RunContext
-from ntkpipe.run.run_dir import now
 from ntkpipe.run.solving import workspace_of
 from ntkpipe.solvers.prediction import KernelPredictions, joined
 from ntkpipe.solvers.solution import Solution, grid_of_times
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.uncertainty.folds import cross_validate

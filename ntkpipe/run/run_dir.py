@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from ntkpipe.config import RunConfig, from_dict, to_dict
 from ntkpipe.errors import ConfigError, HeldError, IncompleteError, StoreError
 from ntkpipe.run import places
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.foreign import is_foreign_name
 from ntkpipe.storage.plain import json_ready, with_numbers
 from ntkpipe.storage.replace import replace_text
@@ -47,11 +47,6 @@ FREE_SETTINGS = ("cluster", "run_dir", "watch", "report")
 _PATIENCE = (0.1, 0.2)
 # Rank of a store that holds what a run has stored.
 _HOLDS = 2
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

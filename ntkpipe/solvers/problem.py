@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.sources.kernels import TrainKernel
-from ntkpipe.storage.checksum import digest
+from ntkpipe.storage.checksum import content_hash, digest
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def make_problem(
         raise DataError("targets hold NaN or infinite values: clean them first")
     dynamics = dynamics or Dynamics()
     trained = dynamics.filter(kernel.n * kernel.images_per_row, own.shape[1])
-    key = hashlib.sha256(np.ascontiguousarray(own).tobytes()).hexdigest()[:16] if targets_key is None else targets_key
+    key = content_hash(np.ascontiguousarray(own).tobytes()) if targets_key is None else targets_key
     found = Problem(kernel, own, kernel.copies.average(own), key, dynamics, trained, None, (), (), ridge_scale)
     return found.at(times, ridges)
 

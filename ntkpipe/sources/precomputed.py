@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
 from ntkpipe.errors import DataError, NtkpipeError, StoreError
 from ntkpipe.planning.shapes import Shapes
+from ntkpipe.storage.checksum import content_hash
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.units import human_bytes
 
@@ -77,7 +77,7 @@ def find_given(
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **gram.diagonals)
     data = buffer.getvalue()
-    key = f"{GIVEN_PREFIX}/diagonals/{_hash(data)}.npz"
+    key = f"{GIVEN_PREFIX}/diagonals/{content_hash(data)}.npz"
     store.put(key, data, overwrite=True)
     record = {"content": gram.content, "diagonals": key, "labels": found.labels.labels_key}
     write_source(store, source, record)
@@ -141,7 +141,7 @@ def _known(gram: GivenGram, store: ObjectStore, source: str) -> Given | None:
     try:
         record = read_source(store, source)
         data = store.get(record["diagonals"])
-        if _hash(data) != record["diagonals"].rpartition("/")[2].removesuffix(".npz"):
+        if content_hash(data) != record["diagonals"].rpartition("/")[2].removesuffix(".npz"):
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             diagonals = {name: archive[name] for name in ("train", "test")}
@@ -151,7 +151,3 @@ def _known(gram: GivenGram, store: ObjectStore, source: str) -> Given | None:
         return Given(checked, GivenLabels(store.url, record["labels"], record["content"], sizes))
     except (NtkpipeError, ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile, zlib.error):
         return None  # no record, or one of what is gone or damaged: the files are read again
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -11,10 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from ntkpipe.errors import NtkpipeError
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.plain import json_ready
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
@@ -88,8 +88,7 @@ class Board:
 
     def _write(self, facts: dict[str, Any]) -> None:
         self._written += 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {**facts, **self._where, "time": now, "every": self._every, "count": self._written}
+        content = {**facts, **self._where, "time": now(), "every": self._every, "count": self._written}
         with contextlib.suppress(NtkpipeError):  # news only: the run itself notices if the store is away
             self.store.put(self.key, (json.dumps(json_ready(content), allow_nan=False) + "\n").encode(), overwrite=True)
 

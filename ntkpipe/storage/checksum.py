@@ -39,6 +39,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def content_hash(data: bytes) -> str:
+    """Short SHA-256 of bytes: names what is stored by its content."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with a hash of itself under `sha256`."""
     return {**body, _SEAL: _hash(body)}

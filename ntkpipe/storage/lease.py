@@ -14,13 +14,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from ntkpipe.errors import ConfigError, HeldError, StoreError
 from ntkpipe.storage.answers import ExistsError
 from ntkpipe.storage.bucket import Bucket
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.protocol import LEASE_FOLDER, Lease, MissingObjectError
 
 BEAT_VARIABLE = "NTKPIPE_LEASE_BEAT_SECONDS"
@@ -73,7 +74,7 @@ class HeldLease:
 def new_note(holder: dict[str, Any] | str) -> dict[str, Any]:
     """What is written into a lease: who, where, since when, and a token that no other holder has."""
     what = holder if isinstance(holder, dict) else {"what": holder}
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = now()
     return {
         **what,
         "pid": os.getpid(),

@@ -8,12 +8,12 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.errors import HeldError
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.lease import HeldLease
 from ntkpipe.storage.protocol import Buffer, Lease, MissingObjectError, as_parts, check_key, check_span
 from ntkpipe.storage.statistics import Statistics
@@ -115,7 +115,7 @@ class MemoryStore:
         with content.lock:
             if (who := self.holder(name)) is not None:
                 raise HeldError(who)
-            since = datetime.now(UTC).isoformat(timespec="seconds")
+            since = now()
             content.held[name] = f"process {os.getpid()} on {socket.gethostname()} since {since} ({holder})"
         try:
             yield HeldLease(name)

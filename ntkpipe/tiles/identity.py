@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Literal, get_args
 
 from ntkpipe.errors import ConfigError, IdentityError
+from ntkpipe.storage.checksum import digest
 
 Symmetry = Literal["none", "even", "odd"]
 SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
@@ -79,7 +78,7 @@ class GramIdentity:
     @property
     def key(self) -> str:
         """16 hexadecimal digits; equal identities have equal keys."""
-        return sha256(json.dumps(self._stated(), sort_keys=True).encode()).hexdigest()[:16]
+        return digest(self._stated())
 
     def compared(self) -> dict[str, Any]:
         """The fields that make the identity."""

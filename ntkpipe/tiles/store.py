@@ -25,12 +25,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.errors import ConfigError, CorruptionError, IncompleteError
+from ntkpipe.storage.clock import now
 from ntkpipe.storage.protocol import Lease, MissingObjectError, ObjectStore
 from ntkpipe.tiles.chunk import finite_error, inside, to_chunk
 from ntkpipe.tiles.chunk_objects import get_chunk, put_chunk
@@ -87,7 +87,7 @@ class GramStore:
                 # The folder's name is the identity, so nothing is lost with a torn manifest.
                 gram.write_manifest(overwrite=True)
         gram.write_metadata()
-        objects.put(gram.layout.key("last_used"), f"{_now()}\n".encode(), overwrite=True)
+        objects.put(gram.layout.key("last_used"), f"{now()}\n".encode(), overwrite=True)
         return gram
 
     @classmethod
@@ -307,7 +307,7 @@ class GramStore:
 
     def write_manifest(self, *, overwrite: bool = False) -> bool:
         """Write whose tiles they are, where it is absent, or anyway; False if it was there."""
-        manifest = seal({"identity": self.identity.to_dict(), "created": _now()})
+        manifest = seal({"identity": self.identity.to_dict(), "created": now()})
         return self.objects.put(self.layout.key("manifest.json"), manifest, overwrite=overwrite)
 
     def write_metadata(self, *, overwrite: bool = False) -> None:
@@ -354,10 +354,6 @@ class GramStore:
         stored = self.ledger(block).record(receipt)
         _checksums.pop((self.where, block, i, j), None)
         return stored
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
