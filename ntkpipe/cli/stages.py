@@ -56,10 +56,10 @@ def listener() -> Emit:
     return emit
 
 
-def jobs(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
-    """The jobs that a configuration stands for, one for each of `kernel.readout_depths`; hold each while it is at work.
+def runs_at_work(config: RunConfig, session: Session) -> Iterator[RunAtWork]:
+    """The runs that a configuration stands for, one for each of `kernel.readout_depths`; hold each while it is at work.
 
-    The executor starts when a stage first asks for it. The tiles of the jobs that follow come out of the evaluations of the
+    The executor starts when a stage first asks for it. The tiles of the runs that follow come out of the evaluations of the
     first.
     """
     config = anchored(config)
@@ -103,14 +103,14 @@ def run(config: RunConfig, session: Session) -> None:
         ReportError: if everything is predicted, of a sweep in every run, and something could not be drawn.
     """
     undrawn: list[str] = []
-    for job in jobs(config, session):
-        folder = job.run.path
+    for work in runs_at_work(config, session):
+        folder = work.run.path
         page = (
-            f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)" if job.run.config.report else ""
+            f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)" if work.run.config.report else ""
         )
         try:
-            with job.at_work():
-                if not job.all():
+            with work.at_work():
+                if not work.all():
                     continue
         except ReportError as error:
             undrawn.append(str(error))
@@ -174,9 +174,9 @@ def calibrate(config: RunConfig, session: Session) -> None:
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     def command(config: RunConfig, session: Session, **own: str | None) -> None:
         del own  # of `ntkpipe predict data.new=FILE`, which composes no run
-        for job in jobs(config, session):
-            with job.at_work():
-                getattr(job, name)()
+        for work in runs_at_work(config, session):
+            with work.at_work():
+                getattr(work, name)()
 
     command.__doc__ = f"The {name} stage."
     return command

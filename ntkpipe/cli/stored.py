@@ -171,9 +171,9 @@ def _verify(arguments: Sequence[str]) -> int:
         stages = ("gram", "solve", "predict", "report")
         had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
         verify.discard_damaged(run, context, found)
-        job = RunAtWork(run, lambda: session.executor(run.config), listener())
+        work = RunAtWork(run, lambda: session.executor(run.config), listener())
         for stage in had or ["gram"]:
-            getattr(job, stage)()
+            getattr(work, stage)()
         left = verify.verify(run, verify.try_reopen(run)).damaged
         for text in left:
             print(f"still damaged  {without_advice(text)}")

@@ -15,7 +15,7 @@ from ray.cloudpickle import cloudpickle
 
 from ntkpipe.cluster.store_probe import StoreProbe
 from ntkpipe.errors import ResourceError
-from ntkpipe.storage.statistics import Report, hear, report
+from ntkpipe.storage.statistics import PROCESS, Report
 from ntkpipe.tasks import environment, stopping
 from ntkpipe.tasks.graph import LostWorkerError
 
@@ -110,13 +110,13 @@ def staying() -> Iterator[None]:
 
 def answer(value: Any) -> tuple[Any, Report | None]:
     """What a worker returns: a value, and what its process has asked of stores so far."""
-    return value, report()
+    return value, PROCESS.report()
 
 
 def value_of(reference: Any) -> Any:
     """The value of a call that has ended and returned an `answer`; what came with it is counted."""
     value, told = ray.get(reference)
-    hear(told)
+    PROCESS.hear(told)
     return value
 
 

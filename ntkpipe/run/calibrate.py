@@ -234,22 +234,22 @@ def _small_run(
                 if ": done" in event.text:
                     ended.append(time.process_time())
 
-            job = RunAtWork(RunDir.create(small), lambda: at_work, listen)
-            with job.run.held():
-                job.context()
-                timed("first_tile", job.gram)
-                timed("solve", job.solve)
-                job.predict()
-                latency = timed("pool", lambda: _open_pool(job.context(), at_work))
-                job.run.forget("predict")
-                timed("again", job.predict)
+            work = RunAtWork(RunDir.create(small), lambda: at_work, listen)
+            with work.run.held():
+                work.context()
+                timed("first_tile", work.gram)
+                timed("solve", work.solve)
+                work.predict()
+                latency = timed("pool", lambda: _open_pool(work.context(), at_work))
+                work.run.forget("predict")
+                timed("again", work.predict)
                 try:
-                    timed("finish", job.report)
+                    timed("finish", work.report)
                 except ReportError as error:
                     raise ReportError(f"the report of a small run cannot be drawn here ({error.__cause__})") from error
-                solved = (job.run.receipt("solve") or {})["kernels"]
+                solved = (work.run.receipt("solve") or {})["kernels"]
             task = min(_seconds_of_tasks(at_work, effort.tasks) for _ in range(_TIMES))
-    plan, at_once = job.context().opened.tiles, config.cluster.worker_count()
+    plan, at_once = work.context().opened.tiles, config.cluster.worker_count()
     evaluated = {"first_tile": plan.pairs * pair, "solve": sample_rows(small, plan, n) * n * careful}
     for name, seconds in evaluated.items():
         fixed[name] = max(0.0, fixed[name] - seconds / at_once * busy)

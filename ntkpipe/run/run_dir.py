@@ -25,6 +25,7 @@ from typing import Any
 
 from ntkpipe import __version__
 from ntkpipe.config import RunConfig, from_dict, to_dict
+from ntkpipe.data.stored_labels import GIVEN_PREFIX
 from ntkpipe.errors import ConfigError, HeldError, IncompleteError, StoreError
 from ntkpipe.run import places
 from ntkpipe.storage.checksum import crc32c, sealed, unsealed
@@ -187,7 +188,7 @@ class RunDir:
         """Keys of objects in the store that the receipts name: whatever has them is this run's store."""
         data, gram = self.receipt("data") or {}, self.receipt("gram") or {}
         keys = [data["source"]] if "source" in data else []
-        if data.get("images") and not gram.get("given") and self.config.kernel.kind != "gram":
+        if data.get("images", GIVEN_PREFIX) != GIVEN_PREFIX:  # labels alone have no manifest
             keys.append(f"{data['images']}/manifest.json")
         if not gram.get("given"):
             stores = gram.get("stores") or ([gram["store"]] if "store" in gram else [])

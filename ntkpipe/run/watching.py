@@ -12,7 +12,7 @@ from ntkpipe.events.event import PROGRESS, Event, Kind
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.trackers.protocol import Reporters, open_reporters
 from ntkpipe.storage.board import Board, is_running, read_boards
-from ntkpipe.storage.statistics import heard
+from ntkpipe.storage.statistics import PROCESS
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.units import human_bytes, human_seconds
 
@@ -76,7 +76,7 @@ class Watch:
 
     def count_traffic(self) -> dict[str, int]:
         """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `describe_traffic`."""
-        asked = self._board.store.statistics() + heard()
+        asked = self._board.store.statistics() + PROCESS.heard()
         if not asked.requests:
             return {}
         return {"store_retries": asked.retries, "store_read": asked.bytes_read, "store_written": asked.bytes_written}

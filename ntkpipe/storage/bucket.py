@@ -23,7 +23,7 @@ from ntkpipe.storage.address import Address, parse_address
 from ntkpipe.storage.answers import ExistsError, explain, said_by
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.retry import RetryPolicy, TemporaryError
-from ntkpipe.storage.statistics import Counters
+from ntkpipe.storage.statistics import PROCESS
 
 _T = TypeVar("_T")
 
@@ -54,7 +54,7 @@ class Bucket:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.counters = Counters()
+        self.counters = PROCESS.counters()
         self.policy = RetryPolicy.from_environment()
         self._client = _connect(address)
 

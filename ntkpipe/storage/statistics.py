@@ -74,14 +74,13 @@ class Statistics:
 
 
 class Counters:
-    """Collects `Statistics`, from any thread. Kept for the life of the process, of which `report` tells."""
+    """Collects `Statistics`, from any thread; see `Exchange.counters`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
         self._causes: Counter[str] = Counter()
         self._waited = 0.0
-        _mine.append(self)
 
     def sent(self, kind: str) -> None:
         """One request went out."""
@@ -111,36 +110,52 @@ class Counters:
             return Statistics(kinds, dict(self._causes), self._waited)
 
 
-_mine: list[Counters] = []
-_process = uuid.uuid4().hex
-_heard: dict[str, Statistics] = {}
-_hearing = threading.Lock()
-
 Report = tuple[str, Statistics]
 """Who tells, and all that it has asked of stores since its start."""
 
 
-def report() -> Report | None:
-    """What this process tells others, with whatever it sends them; None before its first request."""
-    made = sum((counters.snapshot() for counters in _mine), Statistics())
-    return (f"{_process}-{os.getpid()}", made) if made.requests else None
+class Exchange:
+    """All that one process has asked of stores, and what other processes have told it of theirs; from any thread."""
+
+    def __init__(self) -> None:
+        self._name = uuid.uuid4().hex
+        self._mine: list[Counters] = []
+        self._heard: dict[str, Statistics] = {}
+        self._lock = threading.Lock()
+
+    def counters(self) -> Counters:
+        """New ones, whose counts `report` tells; of one store."""
+        made = Counters()
+        with self._lock:
+            self._mine.append(made)
+        return made
+
+    def report(self) -> Report | None:
+        """What this process tells others, with whatever it sends them; None before its first request."""
+        made = sum((counters.snapshot() for counters in self._mine), Statistics())
+        return (self._who(), made) if made.requests else None
+
+    def hear(self, told: Report | None) -> None:
+        """Take in the report of another process. One that is lost is made up for by the next, and none counts twice.
+
+        This process's own changes nothing, nor does one that comes late.
+        """
+        if told is None:
+            return
+        who, said = told
+        with self._lock:
+            known = self._heard.get(who)
+            if who != self._who() and (known is None or said.requests > known.requests):
+                self._heard[who] = said
+
+    def heard(self) -> Statistics:
+        """Sum of what other processes have told."""
+        with self._lock:
+            return sum(self._heard.values(), Statistics())
+
+    def _who(self) -> str:
+        return f"{self._name}-{os.getpid()}"  # a fork is another process
 
 
-def hear(told: Report | None) -> None:
-    """Take in the report of another process. One that is lost is made up for by the next, and none counts twice.
-
-    This process's own changes nothing, nor does one that comes late.
-    """
-    if told is None:
-        return
-    who, said = told
-    with _hearing:
-        known = _heard.get(who)
-        if who != f"{_process}-{os.getpid()}" and (known is None or said.requests > known.requests):
-            _heard[who] = said
-
-
-def heard() -> Statistics:
-    """Sum of what other processes have told."""
-    with _hearing:
-        return sum(_heard.values(), Statistics())
+PROCESS = Exchange()
+"""Of this process: one, since buckets are shared by all who open them."""

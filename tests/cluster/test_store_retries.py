@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkpipe.storage.statistics import heard
+from ntkpipe.storage.statistics import PROCESS
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.graph import Task
 from tests import faulty_proxy, s3_server
@@ -55,10 +55,10 @@ def test_every_repetition_counts_once_in_tasks_calls_and_sums(session, server: s
     url = f"s3://{s3_server.BUCKET}/{uuid.uuid4().hex}"
     with faulty_proxy.running(server, share=0.4, seed=3, faults=("503",)) as proxy:
         environment = {**SECRETS, "AWS_ENDPOINT_URL": proxy.url}
-        before = heard()
+        before = PROCESS.heard()
 
         def new() -> tuple[int, int]:
-            return heard().retries - before.retries, heard().bytes_written - before.bytes_written
+            return PROCESS.heard().retries - before.retries, PROCESS.heard().bytes_written - before.bytes_written
 
         results = list(session.run(Task(k, write, (environment, url, f"task-{k}")) for k in range(20)))
         assert sorted(r.value for r in results) == sorted(f"task-{k}" for k in range(20))

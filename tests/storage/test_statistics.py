@@ -5,17 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
-from ntkpipe.storage import statistics
-from ntkpipe.storage.statistics import Counters, Requests, Statistics
-
-
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch) -> None:
-    """Neither requests nor reports of other tests."""
-    monkeypatch.setattr(statistics, "_mine", [])
-    monkeypatch.setattr(statistics, "_heard", {})
+from ntkpipe.storage.statistics import Exchange, Requests, Statistics
 
 
 def asked(requests: int, retries: int = 0) -> Statistics:
@@ -32,13 +22,14 @@ def test_sums_are_taken_by_kind_and_cause() -> None:
 
 
 def test_a_report_holds_all_stores_of_the_process() -> None:
-    assert statistics.report() is None
-    first, second = Counters(), Counters()
-    assert statistics.report() is None
+    process = Exchange()
+    assert process.report() is None
+    first, second = process.counters(), process.counters()
+    assert process.report() is None
     first.sent("get")
     second.repeats("get", "throttled", 0.1)
     second.sent("get")
-    told = statistics.report()
+    told = process.report()
     assert told is not None
     assert told[1].kinds["get"] == Requests(2, 1)
     assert told[1].causes == {"throttled": 1}
@@ -46,22 +37,25 @@ def test_a_report_holds_all_stores_of_the_process() -> None:
 
 def test_reports_count_once_whatever_is_lost_late_or_repeated() -> None:
     """A result that never arrives (its task was cancelled, or copied) is made up for by the next of its process."""
+    process = Exchange()
     for told in (None, ("a", asked(4, 1)), ("b", asked(2)), ("a", asked(9, 3)), ("a", asked(4, 1)), ("a", asked(9, 3))):
-        statistics.hear(told)
-    assert statistics.heard().requests == 11
-    assert statistics.heard().retries == 3
+        process.hear(told)
+    assert process.heard().requests == 11
+    assert process.heard().retries == 3
 
 
 def test_what_this_process_tells_itself_is_not_counted_twice() -> None:
-    Counters().sent("get")
-    statistics.hear(statistics.report())
-    assert statistics.heard() == Statistics()
+    process = Exchange()
+    process.counters().sent("get")
+    process.hear(process.report())
+    assert process.heard() == Statistics()
 
 
 def test_another_process_has_another_name() -> None:
-    code = "from ntkpipe.storage import statistics; statistics.Counters().sent('get'); print(statistics.report()[0])"
-    Counters().sent("get")
-    mine = statistics.report()
+    code = "from ntkpipe.storage.statistics import PROCESS as p; p.counters().sent('get'); print(p.report()[0])"
+    process = Exchange()
+    process.counters().sent("get")
+    mine = process.report()
     assert mine is not None
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert told != mine[0]

@@ -253,52 +253,57 @@ class Workspace:
         return tile
 
 
-_lock = threading.Lock()
-_current: Workspace | None = None
-_timer: threading.Timer | None = None
-_busy = 0
+class Keeper:
+    """A process's workspace between tasks: that of one factor, given back when nothing has asked for it for a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._current: Workspace | None = None
+        self._timer: threading.Timer | None = None
+        self._busy = 0
+
+    @contextlib.contextmanager
+    def workspace(self, job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> Iterator[Workspace]:
+        """The workspace for `job`: the one of the task before, if that had the same job."""
+        with self._lock:
+            self._stop_timer()
+            if self._current is None or self._current.job != job:
+                if self._current is not None:
+                    self._current.close()
+                self._current = Workspace(job, make)
+            self._busy += 1
+            mine = self._current
+        try:
+            yield mine
+        finally:
+            with self._lock:
+                self._busy -= 1
+                self._timer = threading.Timer(_IDLE_SECONDS, self.release)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def settle(self) -> None:
+        """Wait until the last tile is stored."""
+        with self._lock:
+            if self._current is not None:
+                self._current.flush()
+
+    def release(self) -> None:
+        """Give the workspace back, if nobody uses it."""
+        with self._lock:
+            self._stop_timer()
+            if self._current is not None and self._busy == 0:
+                idle, self._current = self._current, None
+                # A tile that could not be stored is missed, and made again, by whoever runs the factorisation.
+                with contextlib.suppress(NtkpipeError):
+                    idle.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-@contextlib.contextmanager
-def workspace(job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> Iterator[Workspace]:
-    """The process's workspace for `job`: the one of the task before, if that had the same job."""
-    global _current, _timer, _busy
-    with _lock:
-        if _timer is not None:
-            _timer.cancel()
-            _timer = None
-        if _current is None or _current.job != job:
-            if _current is not None:
-                _current.close()
-            _current = Workspace(job, make)
-        _busy += 1
-        mine = _current
-    try:
-        yield mine
-    finally:
-        with _lock:
-            _busy -= 1
-            _timer = threading.Timer(_IDLE_SECONDS, release)
-            _timer.daemon = True
-            _timer.start()
-
-
-def settle() -> None:
-    """Wait until this process's last tile is stored."""
-    with _lock:
-        if _current is not None:
-            _current.flush()
-
-
-def release() -> None:
-    """Give this process's workspace back, if nobody uses it."""
-    global _current, _timer
-    with _lock:
-        if _timer is not None:
-            _timer.cancel()
-            _timer = None
-        if _current is not None and _busy == 0:
-            idle, _current = _current, None
-            # A tile that could not be stored is missed, and made again, by whoever runs the factorisation.
-            with contextlib.suppress(NtkpipeError):
-                idle.close()
+_process = Keeper()
+# Tasks are functions of a module: what is kept between them belongs to their process.
+workspace, settle, release = _process.workspace, _process.settle, _process.release
