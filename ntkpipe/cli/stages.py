@@ -106,7 +106,9 @@ def run(config: RunConfig, session: Session) -> None:
     for work in runs_at_work(config, session):
         folder = work.run.path
         page = (
-            f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)" if work.run.config.report else ""
+            f"\nreport       {folder / 'report' / 'report.html'}   (figures beside it)"
+            if work.run.config.report
+            else ""
         )
         try:
             with work.at_work():
