@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ntkpipe.solvers.krylov import Krylov
     from ntkpipe.solvers.problem import Dynamics
     from ntkpipe.solvers.solution import Solution
+    from ntkpipe.solvers.spectrum import spectrum
     from ntkpipe.solvers.workspace import Workspace
     from ntkpipe.sources.gram import Gram
     from ntkpipe.tasks.serial import SerialExecutor
@@ -61,6 +62,7 @@ _PUBLIC = {
     "load_dataset": "ntkpipe.data.points",
     "open_run": "ntkpipe.run.opened",
     "phase": "ntkpipe.propagation.phase",
+    "spectrum": "ntkpipe.solvers.spectrum",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
 }
 _MODULES = {"finite": "ntkpipe.finite", "zoo": "ntkpipe.kernels.networks"}
@@ -91,6 +93,7 @@ __all__ = [
     "open_run",
     "phase",
     "predict_in_memory",
+    "spectrum",
     "zoo",
 ]
 

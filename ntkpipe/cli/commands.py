@@ -141,6 +141,19 @@ COMMANDS: dict[str, Command] = {
             "path": Own("folder for them; none is `report` in the run's folder"),
         },
     ),
+    "spectrum": Command(
+        "eigenvalues, label energy and predicted learning curves from stored tiles, without n^3",
+        "run_dir=DIR probes=32 top=200",
+        {
+            "run_dir": Own("folder of a run whose Gram stage is done"),
+            "store.url": _STORE,
+            "kernel": Own("`ntk`, `nngp`, ...; none is each that the run predicts with"),
+            "probes": Own("random vectors, at least 2: more of them make smaller errors", "32"),
+            "top": Own("leading eigenvalues wanted, of more than 2,000 points", "200"),
+            "sizes": Own("training sizes to predict errors of, below the run's, such as [500,1000]; none is a few"),
+            "path": Own("folder for the figure and the tables; none is `spectrum` in the run's folder"),
+        },
+    ),
     "verify": Command(
         "check every stored object, recompute random tiles and residuals, mend",
         "run_dir=DIR repair=false",

@@ -58,6 +58,10 @@ def _run(command: str, rest: Sequence[str]) -> int:
         from ntkpipe.cli.stored import run_stored
 
         return run_stored(command, rest)
+    if command == "spectrum":
+        from ntkpipe.cli.spectrum import run_spectrum
+
+        return run_spectrum(rest)
     if command == "catapult":
         from ntkpipe.cli.finite import run_catapult
 

@@ -24,6 +24,8 @@ class PredictConfig:
         momentum: of heavy-ball momentum, between 0 and 1.
         train_sizes: several training sizes, each a run of its own in `run_dir/train_size=...` on a leading block of one Gram
             matrix, and a learning curve of them all in `run_dir`.
+        theory: of `train_sizes`: squared errors that learning-curve theory predicts from the spectrum of the largest run are put
+            beside the measured ones.
         covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test image; docs/uncertainty.md says
             what it takes with each solver.
         covariance_batch: test images that are solved for together; None is chosen from the memory.
@@ -43,6 +45,7 @@ class PredictConfig:
     dynamics: str = "gradient_flow"
     momentum: float = 0.9
     train_sizes: tuple[int, ...] = ()
+    theory: bool = False
     covariance: str = "none"
     covariance_batch: int | None = None
     selection: str = "none"

@@ -67,6 +67,11 @@ class RunConfig:
         self._check_given()
         if self.predict.train_sizes:
             self._check_sizes()
+        elif self.predict.theory:
+            raise ConfigError(
+                "predict.theory=true is of learning curves: set predict.train_sizes=[...] too, or ask a run that is there by "
+                "ntkpipe spectrum run_dir=DIR"
+            )
         if self.augment == "hflip" and self.data.zca is not None:
             raise ConfigError(
                 "augment=hflip flips prepared images, and whitening (data.zca) does not commute with flips"

@@ -58,21 +58,39 @@ def learning_theory(
         ConfigError: if an argument is negative or not finite, or shapes differ.
     """
     spectrum, power = _checked(eigenvalues, coefficients, n, ridge, noise)
-    kappa = _effective_ridge(spectrum, n, ridge)
+    return theory_of_measure(spectrum, np.ones_like(spectrum), power, n, ridge, noise)
+
+
+def theory_of_measure(
+    spectrum: np.ndarray, counts: np.ndarray, power: np.ndarray, n: float, ridge: float = 0.0, noise: float = 0.0
+) -> LearningTheory:
+    """As `learning_theory`, where each eigenvalue stands for so many; nothing is checked.
+
+    Args:
+        spectrum: eigenvalues of the operator, `(modes,)`, not negative.
+        counts: how many modes have each, `(modes,)`, any numbers from 0.
+        power: squares of the target's coefficients, mean over outputs and sum over the modes of each eigenvalue, `(modes,)`.
+        n: training points.
+        ridge: absolute.
+        noise: variance.
+    """
+    kappa = _effective_ridge(spectrum, counts, n, ridge)
     if kappa == 0.0:  # every mode is learnt, and nothing regularises
         learnt = (spectrum > 0.0).astype(float)
-        missed, free, share = 1.0 - learnt, n - float(learnt.sum()), 1.0 - float(learnt.sum()) / n
+        dimension = float(np.sum(counts * learnt))
+        missed, free, share = 1.0 - learnt, n - dimension, 1.0 - dimension / n
     else:
         learnt, missed = spectrum / (spectrum + kappa), kappa / (spectrum + kappa)
+        dimension = float(np.sum(counts * learnt))
         # n - sum L^2 without that difference.
-        free, share = ridge / kappa + float(np.sum(learnt * missed)), ridge / (n * kappa)
+        free, share = ridge / kappa + float(np.sum(counts * learnt * missed)), ridge / (n * kappa)
     overfitting = n / free if free > 0.0 else math.inf
     risk = float(np.sum(missed**2 * power)) + noise
     test = overfitting * risk if risk > 0.0 else 0.0
     train = share**2 * test if share > 0.0 else 0.0
     total = float(power.sum())
     learnability = float(np.sum(learnt * power)) / total if total > 0.0 else 0.0
-    return LearningTheory(kappa, overfitting, test, train, learnability, float(learnt.sum()))
+    return LearningTheory(kappa, overfitting, test, train, learnability, dimension)
 
 
 def _checked(
@@ -97,17 +115,17 @@ def _checked(
     return spectrum, power if power.ndim == 1 else power.mean(axis=1)
 
 
-def _effective_ridge(spectrum: np.ndarray, n: float, ridge: float) -> float:
+def _effective_ridge(spectrum: np.ndarray, counts: np.ndarray, n: float, ridge: float) -> float:
     """The root kappa; 0 if there are no more modes than points, and no ridge."""
-    positive = spectrum[spectrum > 0.0]
-    if ridge == 0.0 and n >= len(positive):
+    positive, many = spectrum[spectrum > 0.0], counts[spectrum > 0.0]
+    if ridge == 0.0 and n >= float(many.sum()):
         return 0.0
 
     def excess(log_kappa: float) -> float:
         kappa = math.exp(log_kappa)
-        return float(np.sum(positive / (positive + kappa))) + ridge / kappa - n
+        return float(np.sum(many * positive / (positive + kappa))) + ridge / kappa - n
 
-    high = math.log((float(positive.sum()) + ridge) / n)  # L_i <= l_i / kappa
+    high = math.log((float(np.sum(many * positive)) + ridge) / n)  # L_i <= l_i / kappa
     step = 1.0
     low = high - step
     while excess(low) < 0.0:

@@ -75,6 +75,27 @@ _FLOOR = 1e-9
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Squared errors that theory predicts from the spectrum of the largest training set.
+
+    Args:
+        kernel: its name.
+        ridge: as configured.
+        sizes: (s,) training images, below the largest.
+        values: (s,) mean squared error on new images.
+        errors: (s,) standard errors, of random probes.
+        sample: images of the largest training set.
+    """
+
+    kernel: str
+    ridge: float
+    sizes: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
+    sample: int
+
+
+@dataclass(frozen=True)
 class Curve:
     """One kernel, ridge and choice of time over all sizes.
 

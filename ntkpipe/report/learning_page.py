@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from ntkpipe.report.figures import FigureFile
 from ntkpipe.report.html import document, figures, section, table, write_page
-from ntkpipe.report.learning_curve import Curve
+from ntkpipe.report.learning_curve import Curve, Predicted
 from ntkpipe.report.style import KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number, render, tint
 
 _MEASURES = {"error": "test error (share of wrong classes)", "mse": "test mean squared error"}
@@ -23,9 +23,15 @@ _CAPTION = (
     "Filled: trained to convergence, or to the only time; open and dashed: the time with the least error, chosen by these same "
     "test images. Thin lines: fitted power laws."
 )
+_OF_THEORY = (
+    " Dotted: squared error that theory predicts from the spectrum of the largest training set, for training to convergence; it "
+    "predicts squared error, not accuracy."
+)
 
 
-def write_learning_page(curves: Sequence[Curve], title: str, notes: Sequence[str], folder: Path) -> Path:
+def write_learning_page(
+    curves: Sequence[Curve], title: str, notes: Sequence[str], folder: Path, theory: Sequence[Predicted] = ()
+) -> Path:
     """Write `learning_curve.html` and its figure (`learning_curve.png`, `.svg`) into a folder.
 
     Args:
@@ -33,12 +39,16 @@ def write_learning_page(curves: Sequence[Curve], title: str, notes: Sequence[str
         title: of the page.
         notes: what the reader should know.
         folder: that exists.
+        theory: predicted errors, drawn beside the measured ones of training to convergence.
 
     Returns:
         Path of the page.
     """
     shown = FigureFile(
-        "learning_curve", "Learning curve", _CAPTION, *render(lambda: draw(curves), folder, "learning_curve")
+        "learning_curve",
+        "Learning curve",
+        _CAPTION + (_OF_THEORY if theory else ""),
+        *render(lambda: draw(curves, theory), folder, "learning_curve"),
     )
     warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
     body = [
@@ -48,12 +58,13 @@ def write_learning_page(curves: Sequence[Curve], title: str, notes: Sequence[str
         figures([shown]),
         section("Scaling laws", _laws(curves)),
         section("Numbers", _numbers(curves)),
+        section("Predicted by theory", _predictions(curves, theory)) if theory else "",
     ]
     return write_page(folder / "learning_curve.html", document(title, [part for part in body if part]))
 
 
-def draw(curves: Sequence[Curve]) -> Figure:
-    """A panel per measure, a line per kernel, ridge and choice of time."""
+def draw(curves: Sequence[Curve], theory: Sequence[Predicted] = ()) -> Figure:
+    """A panel per measure, a line per kernel, ridge and choice of time; dotted lines of theory."""
     measures = [m for m in _MEASURES if any(c.measure == m for c in curves)]
     figure = Figure(figsize=(PAGE_WIDTH, 3.1 if len(measures) > 1 else 3.6), layout="constrained")
     kernels, ridges = _unique(c.kernel for c in curves), _unique(c.ridge for c in curves)
@@ -78,8 +89,19 @@ def draw(curves: Sequence[Curve]) -> Figure:
                 panel.plot(n, curve.fit.at(n), **style)
             else:
                 panel.plot(curve.sizes, curve.values, **style)
+        if measure == "mse":
+            for one in theory:
+                colour = tint(kernel_colour(one.kernel, kernels.index(one.kernel)), ridges.index(one.ridge))
+                panel.plot(
+                    one.sizes,
+                    one.values,
+                    color=colour,
+                    linestyle=(0, (1.2, 1.4)),
+                    linewidth=1.8,
+                    label=f"{kernel_name(one.kernel)}{f', ridge {number(one.ridge)}' if len(ridges) > 1 else ''}, theory",
+                )
         _axes(panel, curves, measure)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
     return figure
 
@@ -145,6 +167,32 @@ def _numbers(curves: Sequence[Curve]) -> str:
         columns = [_name(c, len({c.ridge for c in curves}) > 1) for c in chosen]
         parts.append(table(["training images"], columns, rows, _MEASURES[measure].capitalize()))
     return "".join(parts)
+
+
+def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
+    """Measured and predicted squared errors side by side."""
+    rows = []
+    for one in theory:
+        (measured,) = [
+            c for c in curves if (c.kernel, c.ridge, c.measure, c.point) == (one.kernel, one.ridge, "mse", "inf")
+        ]
+        for n, value in zip(measured.sizes, measured.values, strict=True):
+            at = np.flatnonzero(one.sizes == n)
+            if not len(at):
+                continue
+            predicted, error = one.values[at[0]], one.errors[at[0]]
+            cells = [
+                f"{value:.4f}",
+                f"{predicted:.4f}" + (f" ± {error:.4f}" if error else ""),
+                f"{predicted / value - 1.0:+.1%}",
+            ]
+            rows.append(([kernel_name(one.kernel), number(one.ridge), f"{n:,}"], [(text, "") for text in cells]))
+    note = (
+        f"From the spectrum of the {theory[0].sample:,} images of the largest run, for training sets drawn from them and tested on the "
+        "rest. The theory predicts squared error, not accuracy. Beyond a quarter of these images it is less sure."
+    )
+    columns = ["measured", "predicted", "difference"]
+    return table(["kernel", "ridge", "training images"], columns, rows) + f'<p class="note">{note}</p>'
 
 
 def _unique(values) -> list:

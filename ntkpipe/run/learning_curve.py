@@ -7,18 +7,25 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ntkpipe.dynamics.spectrum import default_sizes
 from ntkpipe.predictions.doubt import doubt_of, legend
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.drawing import drawing
-from ntkpipe.report.learning_curve import Curve, learning_curves
+from ntkpipe.report.learning_curve import Curve, Predicted, learning_curves
+from ntkpipe.run.prepare import reopen
 from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.spectrum import spectrum_of_run
 from ntkpipe.run.sweep import Sweep
 from ntkpipe.storage.plain import json_ready
 from ntkpipe.storage.replace import replace_text
+from ntkpipe.tasks.serial import SerialExecutor
 
 _FIELDS: tuple[str, ...] = (
     "train_size",
@@ -68,14 +75,47 @@ def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
         target / "learning_curve.json",
         json.dumps(json_ready([_record(c) for c in curves]), indent=1, allow_nan=False),
     )
+    theory = _theory(sweep, done) if sweep.config is not None and sweep.config.predict.theory else []
+    if theory:
+        replace_text(target / "learning_theory.csv", _theory_csv(theory))
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
     notes += sorted({c.why for c in curves if c.why})
     notes += [note for size, predictions in done for note in _doubts(size, predictions)]
     with drawing(f"ntkpipe report run_dir={sweep.path}"):
         from ntkpipe.report.learning_page import write_learning_page
 
-        page = write_learning_page(curves, _title(sweep), notes, target)
+        page = write_learning_page(curves, _title(sweep), notes, target, theory)
     return [*_lines(curves), f"learning     {page}   (learning_curve.csv, .json, .png and .svg beside it)"]
+
+
+def _theory(sweep: Sweep, done: Sequence[tuple[int, Predictions]]) -> list[Predicted]:
+    """What the spectrum of the largest run predicts for all smaller training sizes, trained to convergence."""
+    largest, predictions = max(done, key=lambda one: one[0])
+    if not math.isinf(predictions.times[-1]):
+        return []
+    run = RunDir.open(next(path for path in sweep.runs if path.name == f"train_size={largest}"))
+    context = reopen(run)
+    asked = sorted({n for n, _ in done if n < largest} | set(default_sizes(largest)))
+    low = min(n for n, _ in done)
+    sizes = [n for n in asked if n >= low]
+    made = []
+    for name in predictions.kernels:
+        found = spectrum_of_run(run, SerialExecutor(), name, context=context)
+        for position, ridge in enumerate(predictions.ridges.tolist()):
+            curve = found.learning_curve(sizes, position)
+            values, errors = ([getattr(one, field) for one in curve] for field in ("test_mse", "test_mse_error"))
+            made.append(Predicted(name, ridge, np.array(sizes), np.array(values), np.array(errors), largest))
+    return made
+
+
+def _theory_csv(theory: Sequence[Predicted]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["train_size", "kernel", "ridge", "predicted_mse", "predicted_mse_se"])
+    for one in theory:
+        for n, value, error in zip(one.sizes, one.values, one.errors, strict=True):
+            writer.writerow([int(n), one.kernel, one.ridge, float(value), float(error)])
+    return text.getvalue()
 
 
 def _doubts(size: int, predictions: Predictions) -> list[str]:

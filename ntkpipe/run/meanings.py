@@ -129,6 +129,7 @@ MEANINGS: dict[str, Needs] = {
     "predict.dynamics": _ALWAYS,
     "predict.momentum": _need("predict.dynamics", "momentum"),
     "predict.train_sizes": _ALWAYS,
+    "predict.theory": _ALWAYS,
     "predict.covariance": _ALWAYS,
     "predict.covariance_batch": _need("predict.covariance", "diagonal", "full"),
     "predict.selection": _ALWAYS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ntkpipe.config import RunConfig
+from ntkpipe.dynamics.spectrum import Spectrum
 from ntkpipe.errors import IncompleteError
 from ntkpipe.predictions.metrics import read_metrics
 from ntkpipe.predictions.read import read_predictions
@@ -14,6 +15,9 @@ from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run import status as told
 from ntkpipe.run.new_points import predict_new
 from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.spectrum import spectrum_of_run
+from ntkpipe.tasks.executor import Executor
+from ntkpipe.tasks.serial import SerialExecutor
 
 
 class Run:
@@ -77,6 +81,23 @@ class Run:
         """
         self._folder.require("predict")
         return read_metrics(self.path / "metrics.json")
+
+    def spectrum(
+        self, kernel: str | None = None, *, probes: int = 32, top: int = 200, executor: Executor | None = None
+    ) -> Spectrum:
+        """Eigenvalues, label energy and predicted learning curves of one kernel, from the stored tiles; see `ntkpipe.spectrum`.
+
+        Args:
+            kernel: `ntk`, `nngp`, ...; None is the first that the run predicts with.
+            probes: random vectors, of more than 2,000 points.
+            top: leading eigenvalues, likewise.
+            executor: of the products; None is this process.
+
+        Raises:
+            ConfigError: if the run has no such kernel.
+            IncompleteError: if its tiles are not there yet.
+        """
+        return spectrum_of_run(self._folder, executor or SerialExecutor(), kernel, probes=probes, top=top)
 
     @property
     def report(self) -> Path:

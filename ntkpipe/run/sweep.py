@@ -62,7 +62,7 @@ def sweep_runs(config: RunConfig) -> tuple[RunConfig, ...]:
         dataclasses.replace(
             config,
             data=dataclasses.replace(config.data, train_size=size),
-            predict=dataclasses.replace(config.predict, train_sizes=()),
+            predict=dataclasses.replace(config.predict, train_sizes=(), theory=False),
             run_dir=str(parent / f"train_size={size}"),
         )
         for size in sorted(config.predict.train_sizes)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from ntkpipe import open_run
 from ntkpipe.errors import ConfigError
 
 QUICK = ("cluster=serial", "data=digits", "data.test_size=40", "grid.edge=32")
@@ -120,3 +121,23 @@ def test_what_is_no_sweep_is_refused(work, words, text):
     assert found.code == ConfigError.exit_code
     assert text in found.err
     assert not (work.path / "c").exists()
+
+
+def test_theory_stands_beside_what_is_measured(work):
+    """Squared errors that the largest run's spectrum predicts, at every smaller size, in a table and on the page."""
+    words = ("predict.times=[inf]", "predict.kernels=[ntk]", "predict.ridges=[1e-4]", *QUICK)
+    work.ok("run", "run_dir=t", "predict.train_sizes=[120,60]", "predict.theory=true", *words)
+    with (work.path / "t/learning_theory.csv").open() as file:
+        rows = {int(row["train_size"]): float(row["predicted_mse"]) for row in csv.DictReader(file)}
+    assert list(rows) == [60]
+    expected = open_run(work.path / "t/train_size=120").spectrum("ntk").learning_curve([60])
+    assert list(rows.values()) == [one.test_mse for one in expected]
+    assert "not accuracy" in (work.path / "t/learning_curve.html").read_text()
+    work.ok("run", "run_dir=alone", "data.train_size=60", *words)
+    np.testing.assert_array_equal(work.predictions("alone").mean, work.predictions("t/train_size=60").mean)
+
+
+def test_theory_needs_several_sizes(work):
+    found = work("run", "run_dir=u", "predict.theory=true", *QUICK)
+    assert found.code == 2
+    assert "set predict.train_sizes" in found.err
