@@ -35,6 +35,8 @@ class PredictConfig:
         noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
             the data), `likelihood` (with the kernel as a prior, the most likely one) or `held_out` (such that variances are right on
             average for training points that are predicted from the others); None adds nothing.
+        initial: outputs that training starts from: `zero` (the mean over networks), `network` (those of the finite network of
+            `kernel=empirical`), or an `.npz` with `train` (n, c) and `test` (p, c) in the order of the data.
     """
 
     kernels: tuple[str, ...] = ("ntk", "nngp")
@@ -51,6 +53,7 @@ class PredictConfig:
     selection: str = "none"
     held_out: float = 0.1
     noise: str | None = None
+    initial: str = "zero"
 
     def __post_init__(self) -> None:
         if not self.kernels or len(set(self.kernels)) != len(self.kernels):
@@ -81,6 +84,12 @@ class PredictConfig:
             raise ConfigError(f"predict.train_sizes={list(self.train_sizes)} must hold each size once")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
+        if self.initial != "zero":
+            for name, value in (("covariance", self.covariance), ("selection", self.selection)):
+                if value != "none":
+                    raise ConfigError(
+                        f"predict.{name}={value} is for networks that start at zero on average: leave it out with predict.initial"
+                    )
         if self.dynamics == "gradient_descent" and self.times is not None:
             for t in self.times:
                 if math.isfinite(t) and t != int(t):

@@ -93,6 +93,11 @@ class FunctionNetwork:
             parts = [self._made(parameters, x[k : k + _AT_ONCE]) for k in range(0, max(len(x), 1), _AT_ONCE)]
             return parts[0] if len(parts) == 1 else Gradients(*map(jnp.concatenate, zip(*parts, strict=True)))
 
+    def functions(self, x: np.ndarray) -> np.ndarray:
+        """Outputs (n, c) of the network, in the dtype of `x`."""
+        with precision_context(x.dtype):
+            return np.asarray(self._apply(self._cast(x.dtype), jnp.asarray(x.reshape(len(x), *self._of_point))))
+
     def tile(self, rows: Gradients, columns: Gradients) -> Kernels:
         """Both kernels of two blocks, (n1, n2) each."""
         return Kernels(*_products(rows, columns))

@@ -16,7 +16,7 @@ from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.empirical import Prepared, prepare, tile
 from ntkpipe.finite.initialisers import INITIALISERS, init
 from ntkpipe.finite.jax_function import FunctionNetwork, FunctionOfParameters
-from ntkpipe.finite.network import Spec, Weights, network
+from ntkpipe.finite.network import Spec, Weights, apply, network
 from ntkpipe.finite.products import OUTPUTS, plan_maps
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import canonical_json
@@ -164,6 +164,11 @@ class NetworkKernel:
         spec = json.loads(self.layers)
         layout = "NHWC" if x.ndim == 4 else None
         return prepare(spec, self.weights, x.reshape(len(x), *self.shape), outputs=self.outputs, layout=layout)
+
+    def functions(self, x: np.ndarray) -> np.ndarray:
+        """Outputs (n, c) of the network, in the dtype of `x`."""
+        layout = "NHWC" if x.ndim == 4 else None
+        return np.asarray(apply(json.loads(self.layers), self.weights, x.reshape(len(x), *self.shape), layout=layout))
 
     def tile(self, rows: Prepared, columns: Prepared) -> Kernels:
         """Both kernels of two blocks, (n1, n2) each."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ntkpipe.config import RunConfig
 from ntkpipe.data.stored_labels import StoredData
 from ntkpipe.planning.plan import RunPlan
+from ntkpipe.predictions.points import TestPoints
+from ntkpipe.run.initial import InitialOutputs, initial_outputs
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.opened import OpenGram
 from ntkpipe.storage.store import ObjectStore
@@ -38,6 +42,19 @@ class RunContext:
     def kernels(self) -> KernelBlocks:
         """The kernels among the points in use, as solvers and predictions take them."""
         return self.opened.blocks
+
+    @cached_property
+    def initial(self) -> InitialOutputs | None:
+        """Outputs that training starts from; None is zero."""
+        return initial_outputs(self.config.predict.initial, self.data, self.opened)
+
+    @property
+    def points(self) -> TestPoints | None:
+        """The test points, with what training starts from there."""
+        known = self.kernels.points
+        if self.initial is None or known is None:
+            return known
+        return dataclasses.replace(known, initial=self.initial.test)
 
     @property
     def memory_bytes(self) -> int:

@@ -134,6 +134,7 @@ MEANINGS: dict[str, Needs] = {
     "predict.covariance_batch": _need("predict.covariance", "diagonal", "full"),
     "predict.selection": _ALWAYS,
     "predict.held_out": _need("predict.selection", "held_out", where={"predict.noise": (None, "likelihood")}),
+    "predict.initial": _ALWAYS,
     "predict.noise": _need("predict.covariance", "diagonal", "full"),
     "cluster.kind": _ALWAYS,
     "cluster.address": _JOINED,

@@ -30,8 +30,12 @@ PATHS = (
     "kernel.train",
     "kernel.test",
     "kernel.test_diagonal",
+    "predict.initial",
 )
-"""Settings that name a folder or a file; `run_dir` is the run's own."""
+"""Settings that name a folder or a file, some of them by choice; `run_dir` is the run's own."""
+
+_WORDS = {"predict.initial": ("zero", "network")}
+"""What such a setting may be instead of a path."""
 
 SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")
 """Where solvers keep what they have, in the store: tiles of factors, and checkpoints."""
@@ -52,7 +56,8 @@ def named(config: RunConfig) -> Iterator[tuple[str, str]]:
     """The paths that a configuration has: setting and value."""
     for name in PATHS:
         group, _, field = name.partition(".")
-        if (value := getattr(getattr(config, group), field)) is not None:
+        value = getattr(getattr(config, group), field)
+        if value is not None and value not in _WORDS.get(name, ()):
             yield name, value
 
 

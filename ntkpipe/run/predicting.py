@@ -101,6 +101,7 @@ def collect(
         "augment": context.config.augment,
         "learning_rate": context.config.predict.learning_rate,
         "dynamics": context.config.predict.dynamics,
+        **({} if context.initial is None else {"initial": context.config.predict.initial}),
         "labels": _coding(context),
         "target_mean": solved[0].problem.own_targets.mean(axis=0).tolist(),
         "solver": {s.name: s.facts for s in solved},
@@ -109,4 +110,4 @@ def collect(
         **({} if selection is None else {"selection": selection}),
         **({} if folds is None else {"cross_validation": folds}),
     }
-    return joined(parts, context.kernels.points, attributes)
+    return joined(parts, context.points, attributes)

@@ -40,7 +40,10 @@ def prepare(
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     found = find_kernels(Search(config, store, tell, source, siblings, measure, begun, reading))
-    return RunContext(found.config, store, found.data, found.source, found.opened, found.plan, found.warnings)
+    context = RunContext(found.config, store, found.data, found.source, found.opened, found.plan, found.warnings)
+    if not reading:
+        _ = context.initial  # refuses outputs that do not fit before any tile is computed
+    return context
 
 
 def reopen(run: RunDir) -> RunContext:

@@ -93,7 +93,8 @@ def recheck_answers(
     exact = _new_rows(context, solved, "test", indices, executor)
     # Predictions lie in the order of their source, rows in that of the store.
     order = np.argsort(np.argsort(context.data.labels().test_index[: context.kernels.p], kind="stable"))[indices]
-    off = np.abs(np.einsum("kn,trnc->trkc", exact, weights) - predictions.mean[k][:, :, order])
+    made, points = np.einsum("kn,trnc->trkc", exact, weights), context.points
+    off = np.abs((made if points is None else points.exported(made, indices)) - predictions.mean[k][:, :, order])
     bound = predictions.error_bound[k][:, :, order]
     # A weight's own rounding: nothing is exact to less than a few units of it.
     share = float((off / np.maximum(bound, 1e-13 * np.abs(predictions.mean[k]).max())).max())

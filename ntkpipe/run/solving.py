@@ -40,15 +40,17 @@ def workspace_of(context: RunContext, executor: Executor, tell: Tell = tell_nobo
 
 def problem_of(context: RunContext, name: str) -> Problem:
     """The linear algebra of one kernel of the run."""
-    p, labels = context.config.predict, context.data
+    p, labels, initial = context.config.predict, context.data, context.initial
+    targets = labels.labels().y_train[: context.kernels.n]
     return make_problem(
         context.kernels.train(name),
-        labels.labels().y_train[: context.kernels.n],
+        targets if initial is None else targets - initial.train,
         times=p.times,
         ridges=p.ridges,
         ridge_scale=p.ridge_scale,
         dynamics=Dynamics(p.dynamics, p.learning_rate, p.momentum),
-        targets_key=labels.labels_key,  # a hash of their content
+        # Hashes of their content.
+        targets_key=labels.labels_key if initial is None else f"{labels.labels_key} less {initial.key}",
     )
 
 

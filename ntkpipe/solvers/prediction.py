@@ -115,7 +115,7 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         class_names=points.class_names,
         label=None if points.label is None else points.label[order],
         target=points.target[order],
-        mean=units.mean(np.stack([part.mean for part in parts])[..., order, :]),
+        mean=points.exported(np.stack([part.mean for part in parts]))[..., order, :],
         error_bound=units.spread(np.stack([part.bound for part in parts])[..., order, :]),
         bound_kind=np.stack([part.bound_kind for part in parts]),
         bound_terms={name: units.spread(np.stack([getattr(part.budget, name) for part in parts])) for name in terms},

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import SolverConfig
+from ntkpipe.errors import ConfigError
 from ntkpipe.gram.empirical import HeldNetwork, StoredNetwork
 from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionKernel
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import ImageSource, Output
 from ntkpipe.gram.worker import Evaluation, Spec
+from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.dominance import dominance
 from ntkpipe.kernels.truncation import expanded_layers, with_half_degrees
 from ntkpipe.sources.recomputation import (
@@ -32,6 +34,9 @@ from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
+
+# Points whose outputs a network gives at once.
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,13 @@ class ComputedSource(ABC):
         found: dict[str, Any] = {"computed in": identity.dtype, "stored in": identity.stored_dtype}
         return found if self.stored else {**found, "tiles": "computed whenever they are read"}
 
+    def network_outputs(self, block: Block, rows: int) -> np.ndarray:
+        """See `KernelSource`."""
+        del block, rows
+        raise ConfigError(
+            "predict.initial=network is for kernel=empirical: other kernels have no network. Give the outputs as a file, or leave it out"
+        )
+
     def find_changes(self) -> dict[str, list[str]]:
         """See `KernelSource`."""
         return {}
@@ -277,6 +289,16 @@ class EmpiricalSource(ComputedSource):
         """See `KernelSource`."""
         layers = json.loads(self.network.layers)
         return dominance(layers if isinstance(layers, list) else (), trace, smallest)
+
+    def network_outputs(self, block: Block, rows: int) -> np.ndarray:
+        """See `KernelSource`."""
+        network = self.network.read()
+        parts = []
+        with precision_context("float64"):
+            for start in range(0, rows, _AT_ONCE):
+                images = self.images.read(block, start, min(start + _AT_ONCE, rows))
+                parts.append(np.asarray(network.functions(images.astype(np.float64))))
+        return np.concatenate(parts)
 
     def find_changes(self) -> dict[str, list[str]]:
         """See `KernelSource`: of the weights in the store."""

@@ -117,6 +117,13 @@ class PrecomputedSource:
         """See `KernelSource`."""
         return {"given": self.where, "content": self.gram.content, "dtype": self.gram.dtype}
 
+    def network_outputs(self, block: Block, rows: int) -> np.ndarray:
+        """See `KernelSource`."""
+        del block, rows
+        raise ConfigError(
+            "predict.initial=network is for kernel=empirical: other kernels have no network. Give the outputs as a file, or leave it out"
+        )
+
     def find_changes(self) -> dict[str, list[str]]:
         """See `KernelSource`."""
         return {f"kernel {self.where}": changed_content(self.gram)}

@@ -139,6 +139,14 @@ class KernelSource(Protocol):
         """What the kernel is and in which precision, JSON-ready: for a report."""
         ...
 
+    def network_outputs(self, block: Block, rows: int) -> np.ndarray:
+        """Outputs `(rows, c)` of the finite network whose kernel this is, float64.
+
+        Raises:
+            ConfigError: if it is the kernel of something else.
+        """
+        ...
+
     def find_changes(self) -> dict[str, list[str]]:
         """Files of the user's that entries are read from, all values read again: name, and a line per difference from before."""
         ...

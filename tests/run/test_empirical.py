@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from ntkpipe import finite
 
@@ -65,6 +68,79 @@ def test_predictions_are_those_of_the_networks_kernels(work, layers):
         error = np.abs(first.mean[k, 0, 0] - exact[order])
         assert (error <= first.error_bound[k, 0, 0] + 1e-12).all()
         assert error.max() < 1e-3
+
+
+def test_linearised_network_from_its_own_start_is_the_one_trained_in_weight_space(work):
+    """One output, so that the mean over outputs is the kernel itself: 40 steps of gradient descent on f_0 + J (theta - theta_0)."""
+    layers = [*LAYERS[:3], {"op": "dense", "features": 1, "w_std": 1.4}]
+    (work.path / "net.json").write_text(json.dumps(layers))
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((25, 2, 3, 1)), rng.standard_normal((25, 1))
+    np.savez(work.path / "d.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:], y_test=y[20:])
+    weights = finite.init(layers, (2, 3, 1), 3)
+    words = (
+        "cluster=serial",
+        "data=npz",
+        "data.path=d.npz",
+        "data.labels=regression",
+        "data.standardize=none",
+        "kernel=empirical",
+    )
+    words += ("kernel.path=net.json", "kernel.seed=3", "kernel.dtype=float64", "solver=eigh", "predict.kernels=[ntk]")
+    words += (
+        "predict.times=[40]",
+        "predict.dynamics=gradient_descent",
+        "predict.learning_rate=0.3",
+        "predict.initial=network",
+    )
+    for stage in ("gram", "solve", "predict"):
+        work.ok(stage, "run_dir=a", *words)
+    assert work("verify", "run_dir=a", "repair=false", "rows=5").code == 0
+
+    with jax.enable_x64():
+        held = [(jnp.asarray(w, jnp.float64), None if b is None else jnp.asarray(b, jnp.float64)) for w, b in weights]
+        flat, unravel = ravel_pytree(held)
+
+        def outputs(theta):
+            return jnp.asarray(_by_hand(unravel(theta), x))[:, 0]
+
+        start, jacobian = np.asarray(outputs(flat)), np.asarray(jax.jacrev(outputs)(flat))
+    theta = np.zeros(len(flat))
+    for _ in range(40):
+        residual = start[:20] + jacobian[:20] @ theta - y[:20, 0]
+        theta -= 0.3 / 20 * jacobian[:20].T @ residual
+    np.testing.assert_allclose(
+        work.predictions("a").mean[0, 0, 0, :, 0], (start + jacobian @ theta)[20:], rtol=0, atol=1e-10
+    )
+    # The same from a file of outputs, in the order of the data.
+    np.savez(work.path / "f0.npz", train=start[:20, None], test=start[20:, None])
+    for stage in ("gram", "solve", "predict"):
+        work.ok(stage, "run_dir=b", *words[:-1], "predict.initial=f0.npz")
+    np.testing.assert_allclose(work.predictions("b").mean, work.predictions("a").mean, rtol=0, atol=1e-12)
+
+
+def _by_hand(weights, x):
+    (w, b), (v, _) = weights
+    h = x.reshape(len(x), -1) @ w * (1.4 / np.sqrt(6)) + 0.1 * b
+    return jnp.maximum(h, 0) @ v * (1.4 / np.sqrt(32))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("kernel=fcn", "predict.initial=network"), "is for kernel=empirical"),
+        (("kernel=fcn", "predict.initial=nowhere.npz"), "arrays train (n, c) and test"),
+        (("kernel=fcn", "predict.initial=f0.npz"), "has shape (3, 10)"),
+        (("kernel=fcn", "predict.initial=network", "predict.covariance=diagonal"), "start at zero on average"),
+    ],
+)
+def test_starts_that_there_are_not(work, words, text):
+    np.savez(work.path / "f0.npz", train=np.zeros((3, 10)), test=np.zeros((12, 10)))
+    sizes = ("data=digits", "data.train_size=60", "data.test_size=12", "grid.edge=32", "cluster=serial")
+    found = work("gram", "run_dir=a", *sizes, *words)
+    assert found.code in (2, 3)
+    assert text in found.err
+    assert not list((work.path / "store/gram").glob("*/*/*/*")) or not list((work.path / "store").rglob("train/c/*"))
 
 
 def test_other_seeds_are_other_tiles_and_damaged_weights_are_found_and_mended(work, layers):

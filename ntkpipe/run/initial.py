@@ -1,0 +1,86 @@
+"""Outputs that training starts from: zero, as of the mean over networks, those of the run's own finite network, or given ones.
+
+The outputs of a linearised network move from `f_0` as those of one that starts at zero do for targets less `f_0`:
+`f_t(x) = f_0(x) + T(x, X) F_t (y - f_0(X))` (arXiv:1902.06720).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ntkpipe.data.stored_labels import StoredData
+from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.sources.opened import OpenGram
+from ntkpipe.tiles.layout import Block
+
+
+@dataclass(frozen=True)
+class InitialOutputs:
+    """Of the points in use.
+
+    Args:
+        train: (n, c) float64.
+        test: (p, c) float64, in the order of the tiles.
+        key: of the training part, for what is kept of a solve.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    key: str
+
+
+def initial_outputs(wanted: str, data: StoredData, opened: OpenGram) -> InitialOutputs | None:
+    """What training starts from; None for zero.
+
+    Args:
+        wanted: `predict.initial`.
+        data: of the run.
+        opened: its kernels.
+
+    Raises:
+        ConfigError: for `network` where the kernel is not that of one finite network, or standardised targets.
+        DataError: if a file holds other outputs than these points have.
+    """
+    if wanted == "zero":
+        return None
+    labels = data.labels()
+    if labels.scale is not None:
+        raise ConfigError(
+            "predict.initial adds outputs in the units of the targets, and these are standardised: set data.targets=none"
+        )
+    kernels, c = opened.blocks, labels.y_train.shape[1]
+    sizes: dict[Block, int] = {"train": kernels.n, "test": kernels.p}
+    index = {"train": labels.train_index, "test": labels.test_index}
+    found: dict[Block, np.ndarray] = {}
+    for block, rows in sizes.items():
+        own = wanted == "network"
+        part = opened.source.network_outputs(block, rows) if own else _read(Path(wanted), block, index[block][:rows])
+        if part.shape != (rows, c) or not np.isfinite(part).all():
+            raise DataError(
+                f"predict.initial={wanted}: outputs of {block} points have shape {part.shape}, or are not finite. The targets have "
+                f"the shape {(rows, c)}: a network needs as many outputs"
+            )
+        found[block] = part.astype(np.float64)
+    key = hashlib.sha256(np.ascontiguousarray(found["train"]).tobytes()).hexdigest()[:16]
+    return InitialOutputs(found["train"], found["test"], key)
+
+
+def _read(path: Path, block: Block, index: np.ndarray) -> np.ndarray:
+    """Rows of an array of the file, which is in the order of the raw data."""
+    try:
+        with np.load(path.expanduser(), allow_pickle=False) as archive:
+            outputs = archive[block]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"predict.initial={path} must be an .npz with the arrays train (n, c) and test (p, c), in the order of the data ({error})"
+        ) from error
+    if outputs.ndim != 2 or outputs.shape[0] <= index.max(initial=-1):
+        raise DataError(
+            f"predict.initial={path}: {block} has shape {outputs.shape}, and the data has {index.max(initial=-1) + 1} rows or more"
+        )
+    return outputs[index]
