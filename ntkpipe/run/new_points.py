@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 from ntkpipe.data.dataset import fit_preprocessing, load_raw
-from ntkpipe.errors import IncompleteError
+from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.events.event import tell_nobody
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
@@ -32,6 +32,10 @@ def predict_new(run: RunDir, x: Any, *, layout: str | None = None) -> Prediction
     The new rectangle of tiles is computed in this process, a batch of points at a time, and kept in memory alone.
     """
     run.require("solve")
+    if (initial := run.config.predict.initial) not in ("zero", "network"):
+        raise ConfigError(
+            f"predict.initial={initial} gives outputs of the run's own points, and not of new ones: start at zero or at the network"
+        )
     context = reopen(run)
     config = context.config
     solved = [restore(context, name, run) for name in config.predict.kernels]

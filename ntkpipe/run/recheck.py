@@ -149,6 +149,8 @@ def _residuals(
             ).max()
         )
         found = gain * scale * np.linalg.norm(residual, axis=0)
+        if context.points is not None and context.points.scale is not None:
+            found = found * context.points.scale  # bounds are in the units of the data
         known = np.isfinite(claimed)
         share = float((found[known] / np.maximum(claimed[known], np.finfo(np.float64).tiny)).max(initial=0.0))
         yield Checked(

@@ -11,6 +11,8 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from ntkpipe import finite
+from ntkpipe.errors import ConfigError
+from ntkpipe.run.opened import open_run
 
 LAYERS = [
     {"op": "flatten"},
@@ -51,7 +53,6 @@ def test_predictions_are_those_of_the_networks_kernels(work, layers):
     np.testing.assert_array_equal(first.mean, second.mean)
     assert len(list((work.path / "store/gram").iterdir())) == 1  # the same weights, the same tiles
 
-    from ntkpipe.run.opened import open_run
     from ntkpipe.run.prepare import reopen
 
     opened = reopen(open_run(work.path / "drawn")._folder).opened
@@ -112,11 +113,15 @@ def test_linearised_network_from_its_own_start_is_the_one_trained_in_weight_spac
     np.testing.assert_allclose(
         work.predictions("a").mean[0, 0, 0, :, 0], (start + jacobian @ theta)[20:], rtol=0, atol=1e-10
     )
+    new = open_run(work.path / "a").predict(x[20:])
+    np.testing.assert_allclose(new.mean, work.predictions("a").mean, rtol=0, atol=1e-10)
     # The same from a file of outputs, in the order of the data.
     np.savez(work.path / "f0.npz", train=start[:20, None], test=start[20:, None])
     for stage in ("gram", "solve", "predict"):
         work.ok(stage, "run_dir=b", *words[:-1], "predict.initial=f0.npz")
     np.testing.assert_allclose(work.predictions("b").mean, work.predictions("a").mean, rtol=0, atol=1e-12)
+    with pytest.raises(ConfigError, match="not of new ones"):
+        open_run(work.path / "b").predict(x[20:])
 
 
 def _by_hand(weights, x):
@@ -140,7 +145,7 @@ def test_starts_that_there_are_not(work, words, text):
     found = work("gram", "run_dir=a", *sizes, *words)
     assert found.code in (2, 3)
     assert text in found.err
-    assert not list((work.path / "store/gram").glob("*/*/*/*")) or not list((work.path / "store").rglob("train/c/*"))
+    assert not list((work.path / "store/gram").rglob("*/c/*"))  # no tile
 
 
 def test_other_seeds_are_other_tiles_and_damaged_weights_are_found_and_mended(work, layers):

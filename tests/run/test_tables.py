@@ -46,6 +46,8 @@ def test_predictions_are_in_the_units_of_the_table(tmp_path, capsys):
     np.testing.assert_allclose(found.variance[0], again.variance[0], rtol=1e-2)
     assert abs(found.mean - found.target).mean() < 10
     assert "points   48 + 12 prepared" in capsys.readouterr().err
+    # New rows of the kernel are compared in the units of the data, too.
+    assert main(["verify", f"run_dir={tmp_path / 'run'}", "repair=false", "rows=5"]) == 0
 
 
 def test_several_targets_have_variances_of_their_own(tmp_path):
