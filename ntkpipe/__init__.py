@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ntkpipe.planning.plan import RunPlan
     from ntkpipe.predictions.schema import Predictions
     from ntkpipe.propagation.phase import phase
+    from ntkpipe.run.compare import compare
     from ntkpipe.run.opened import Run, open_run
     from ntkpipe.solvers.cg import ConjugateGradients
     from ntkpipe.solvers.cholesky import Cholesky
@@ -58,6 +59,7 @@ _PUBLIC = {
     "RunPlan": "ntkpipe.planning.plan",
     "SerialExecutor": "ntkpipe.tasks.serial",
     "catapult": "ntkpipe.finite.two_layers",
+    "compare": "ntkpipe.run.compare",
     "learning_theory": "ntkpipe.dynamics.learning_theory",
     "load_dataset": "ntkpipe.data.points",
     "open_run": "ntkpipe.run.opened",
@@ -86,6 +88,7 @@ __all__ = [
     "Workspace",
     "__version__",
     "catapult",
+    "compare",
     "finite",
     "inf",
     "learning_theory",

@@ -49,10 +49,11 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
-def constant_overrides(arguments: Sequence[str]) -> set[str]:
-    """The overrides among the arguments that do not vary over a sweep."""
+def swept(arguments: Sequence[str]) -> set[str]:
+    """Names of the settings among the arguments that vary over a sweep."""
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
-    return {o.input_line or "" for o in OverridesParser.create().parse_overrides(words) if not o.is_sweep_override()}
+    parsed = OverridesParser.create().parse_overrides(words)
+    return {(one.input_line or "").partition("=")[0].lstrip("+") for one in parsed if one.is_sweep_override()}
 
 
 def take_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> tuple[dict[str, str | None], list[str]]:

@@ -154,6 +154,11 @@ COMMANDS: dict[str, Command] = {
             "path": Own("folder for the figure and the tables; none is `spectrum` in the run's folder"),
         },
     ),
+    "compare": Command(
+        "runs side by side, best first: a table, and with path=FOLDER as CSV, LaTeX, HTML and a figure",
+        "runs/* path=comparison",
+        {"path": Own("folder for `compare.csv`, `.tex`, `.html`, `.png` and `.svg`; none writes nothing")},
+    ),
     "verify": Command(
         "check every stored object, recompute random tiles and residuals, mend",
         "run_dir=DIR repair=false",

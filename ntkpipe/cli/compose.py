@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ntkpipe.cli.arguments import constant_overrides, flags_first, take_own
+from ntkpipe.cli.arguments import flags_first, swept, take_own
 from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.explain import explain
 from ntkpipe.cli.folder import config_folder
@@ -31,6 +31,7 @@ from ntkpipe.cli.typed import as_typed
 from ntkpipe.cli.words import checked
 from ntkpipe.config import ClusterConfig, RunConfig
 from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
+from ntkpipe.run.compare import compare
 from ntkpipe.run.meanings import check_meanings
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.sweep import Sweep
@@ -49,19 +50,36 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
         words.append(f"run_dir={sweep_folder([word for word in words if not word.startswith('-')])}")
     codes: list[int] = []
     with _composing():
-        constants = constant_overrides(words)
+        varying = swept(words)
 
+    ended: list[tuple[str, str]] = []  # of each job its folder, and why it failed or nothing
     with Session() as session:
 
         def job(composed: DictConfig) -> None:
             if RequeueError.exit_code not in codes:  # which ends a sweep
-                codes.append(_run_job(command, own, composed, constants, session))
+                codes.append(_run_job(command, own, composed, varying, session, ended))
 
         if any(word.startswith(("-", "hydra")) for word in words):
             _hydra(job, words)
         else:
             _compose_once(job, words)
+    if len(ended) > 1 and command in ("run", "predict"):
+        print("\n" + "\n".join(_of_all_jobs(ended)))
     return max(codes, default=0)
+
+
+def _of_all_jobs(ended: Sequence[tuple[str, str]]) -> list[str]:
+    """What the jobs of a sweep have found, best first, and which of them failed."""
+    lines, done = [], [folder for folder, why in ended if not why]
+    try:
+        if done:
+            made = compare(done)
+            lines += [str(made), *(str(path) for path in made.write(Path(done[0]).parent))]
+    except NtkpipeError as error:
+        lines.append(f"warning  {error}")
+    failed = [(folder, why) for folder, why in ended if why]
+    lines += [f"{len(failed)} of {len(ended)} jobs failed"] if failed else []
+    return [*lines, *(f"  {Path(folder).name}: {why}" for folder, why in failed)]
 
 
 def _compose_once(job: Callable[[DictConfig], None], words: Sequence[str]) -> None:
@@ -80,29 +98,35 @@ def _compose_once(job: Callable[[DictConfig], None], words: Sequence[str]) -> No
 
 
 def _run_job(
-    command: str, own: Mapping[str, str | None], composed: DictConfig, constants: set[str], session: Session
+    command: str,
+    own: Mapping[str, str | None],
+    composed: DictConfig,
+    varying: set[str],
+    session: Session,
+    ended: list[tuple[str, str]],
 ) -> int:
     state = HydraConfig.get()
-    overrides = job_words()
+    overrides, before = job_words(), len(ended)
     try:
         with _composing():
             config, told = to_run_config(composed), find_given_settings(composed)
         # What is launched runs on the cluster that it is launched on.
         check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):
-            varying = [o for o in overrides if o not in constants and not o.startswith("run_dir=")]
-            config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / job_folder(varying)))
-            print(f"\njob {state.job.num}: {' '.join(varying)}  ->  {config.run_dir}", file=sys.stderr)
+            here = [o for o in overrides if o.partition("=")[0].lstrip("+") in varying]
+            config = dataclasses.replace(config, run_dir=str(Path(config.run_dir) / job_folder(here)))
+            print(f"\njob {state.job.num}: {' '.join(here)}  ->  {config.run_dir}", file=sys.stderr)
+            ended.append((config.run_dir, ""))
         elif is_own(config.run_dir):
             config = dataclasses.replace(config, run_dir=own_folder(config, state.runtime.choices.get("experiment")))
         elif command not in ("launch", "plan", "describe", "phase", "calibrate"):
             config = _stored_if_named_alone(config, overrides)
         FUNCTIONS[command](config, session, **own)
-    except RequeueError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return error.exit_code
     except NtkpipeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{'stopped' if isinstance(error, RequeueError) else 'error'}: {error}", file=sys.stderr)
+        if str(state.mode).endswith("MULTIRUN"):
+            folder = ended.pop()[0] if len(ended) > before else " ".join(overrides)
+            ended.append((folder, str(error).partition("\n")[0]))
         return error.exit_code
     return 0
 

@@ -18,7 +18,7 @@ from ntkpipe.errors import ConfigError, NtkpipeError, RequeueError
 from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import keep_compiled
 
-STORED = ("status", "export", "report", "verify", "clean")
+STORED = ("status", "export", "report", "compare", "verify", "clean")
 """Commands over a run or a store that are there."""
 
 

@@ -18,6 +18,7 @@ from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
 from ntkpipe.run import clean, status, verify
+from ntkpipe.run.compare import compare
 from ntkpipe.run.exports import export
 from ntkpipe.run.opened import Run
 from ntkpipe.run.prepare import reopen
@@ -31,9 +32,14 @@ from ntkpipe.storage.store import open_store
 
 def run_stored(command: str, arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
-    return {"status": _status, "export": _export, "report": _report, "verify": _verify, "clean": _clean}[command](
-        arguments
-    )
+    return {
+        "status": _status,
+        "export": _export,
+        "report": _report,
+        "compare": _compare,
+        "verify": _verify,
+        "clean": _clean,
+    }[command](arguments)
 
 
 def _open(values: dict[str, str | None], command: str) -> RunDir:
@@ -101,6 +107,20 @@ def _export(arguments: Sequence[str]) -> int:
     if path is None:
         path = str(run.path / f"predictions.{form}")
     print(export(run, Run(run).predictions(), path, form, overwrite=truth("overwrite", values["overwrite"])))
+    return 0
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    known = COMMANDS["compare"].defaults()
+    words = [word for word in arguments if word.partition("=")[0] in known]
+    folders = [word.removeprefix("run_dir=") for word in arguments if word not in words]
+    values = settings(words, known, "compare")
+    if not folders:
+        raise ConfigError("ntkpipe compare needs folders of runs, such as ntkpipe compare runs/*")
+    made = compare(folders)
+    print(made)
+    if values["path"] is not None:
+        print("\n".join(["", *(str(path) for path in made.write(_folder(values["path"])))]))
     return 0
 
 

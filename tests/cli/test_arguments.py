@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ntkpipe.cli.arguments import constant_overrides, flags_first, truth, whole
+from ntkpipe.cli.arguments import flags_first, swept, truth, whole
 from ntkpipe.cli.arguments import settings as parse
 from ntkpipe.errors import ConfigError
 
@@ -30,9 +30,9 @@ def test_an_optional_topic_is_not_an_override():
     assert flags_first(["a=1", "--info", "b=2"]) == ["--info", "a=1", "b=2"]
 
 
-def test_constant_overrides():
+def test_what_varies():
     words = ["--multirun", "kernel.depth=1,3", "data=digits", "predict.times=[1,inf]", "solver.tolerance=choice(1,2)"]
-    assert constant_overrides(words) == {"data=digits", "predict.times=[1,inf]"}
+    assert swept(words) == {"kernel.depth", "solver.tolerance"}
 
 
 def test_settings_of_stored_commands():
