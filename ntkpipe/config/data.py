@@ -23,12 +23,14 @@ class DataConfig:
         split: of `table`, a column that holds `train` or `test` in each row.
         test_path: of `table`, a second file with the test rows; its targets may be missing.
         test_fraction: share of the rows that is kept for testing where the data has no test rows of its own, drawn with
-            `subset_seed`, of each class in proportion; None is 0.2 for `table`, and refuses `npz` without test rows.
+            `subset_seed`, of each class in proportion; None is 0.2 for `table`, and refuses `npz` and `image_folder` without
+            test points.
         download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
         source: where `download` fetches from; None is the data set's official address.
         image_size: `[height, width]` that images of `image_folder` are resized to; None requires equal sizes.
-        layout: of the arrays of `npz`: `NHWC` (images, height, width, channels) or `NCHW` (channels first); None is `NHWC`, and
-            refuses shapes that look like another. Arrays of three axes are gray images (images, height, width).
+        layout: of the arrays of `npz`: `NHWC` (images, height, width, channels), `NCHW` (channels first), or of sequences `NLC`
+            (sequences, length, channels) or `NCL`; None is `NHWC`, and refuses shapes that look like another. Other arrays of three
+            axes are gray images (images, height, width).
         train_size: the first so many images of the seeded order; None is all.
         test_size: likewise for test images.
         folds: so many parts of the training points, each predicted from the others, by the one Gram matrix; None makes no
@@ -82,7 +84,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         kinds = ("digits", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "synthetic", "labels")
         choice("data.kind", self.kind, kinds)
-        choice("data.layout", self.layout, (None, "NHWC", "NCHW"))
+        choice("data.layout", self.layout, (None, "NHWC", "NCHW", "NLC", "NCL"))
         choice("data.standardize", self.standardize, ("channel", "none"))
         choice("data.statistics", self.statistics, ("full", "subset"))
         choice("data.labels", self.labels, (None, "centered", "half", "regression"))

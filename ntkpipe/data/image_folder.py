@@ -11,13 +11,15 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ntkpipe.config import DataConfig
+from ntkpipe.data.image_parts import arranged, parts_of
+from ntkpipe.data.npz import split
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import DataError
 from ntkpipe.limits import processors
@@ -72,9 +74,10 @@ class _Source:
 def load(config: DataConfig) -> RawImages:
     """All images, uint8 `(n, h, w, 3)`, or `(n, h, w, 1)` if every one is gray.
 
-    Classes are the sorted folder names of `train`; within a class, sub-folders included, files are ordered by name, numbers
-    by value. Whatever Pillow reads as a picture is one; hidden files are ignored, others are left out, and the notes name
-    them. Pictures are turned as their EXIF orientation says. With `config.image_size` images are resized (bicubic).
+    Where there is no `test`, `val`, `valid` or `validation` takes its place; with `config.test_fraction` such a share of `train`, or
+    all images where these are not divided, is drawn. Classes are the sorted folder names of `train`; within a class, sub-folders
+    included, files are ordered by name, numbers by value. Whatever Pillow reads as a picture is one; hidden files are ignored, others
+    are left out, and the notes name them. Pictures are turned as their EXIF orientation says. With `config.image_size` images are resized (bicubic).
 
     Raises:
         DataError: if the layout is not this one, a class has no picture, a file is damaged, or sizes differ; the text names
@@ -82,7 +85,7 @@ def load(config: DataConfig) -> RawImages:
     """
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
-        files, folders = _walk(path)
+        files, folders = _walk(path, divided=config.test_fraction is None)
         return _load(_Source(str(path), files, folders, lambda name: _read_file(path / name)), config)
     if not path.is_file():
         raise DataError(
@@ -100,12 +103,15 @@ def load(config: DataConfig) -> RawImages:
         raise DataError(f"{path} cannot be read as a zip of images ({error}): make the archive again") from error
 
 
-def _walk(root: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the files and folders below `train` and `test`, links followed once, and of the folders beside these."""
+def _walk(root: Path, *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the files and folders below `train` and `test`, or what stands for them, and of the folders beside these.
+
+    Links are followed once.
+    """
     files: list[str] = []
     folders = [one.name for one in root.iterdir() if one.is_dir()]
     seen: set[str] = set()
-    for part in ("train", "test"):
+    for part in parts_of(folders, divided=divided):
         for folder, inside, names in os.walk(root / part, followlinks=True):
             real = os.path.realpath(folder)
             if real in seen:  # a link to a folder above it
@@ -155,13 +161,19 @@ class _Part:
 
 
 def _load(source: _Source, config: DataConfig) -> RawImages:
+    divided = config.test_fraction is None
+    source = _arranged(source, divided=divided)
     root = _root(source)
     parts = {part: _part(source, (*root, part)) for part in ("train", "test")}
+    if not divided and parts["test"].pictures:
+        raise DataError(
+            f"data.test_fraction={config.test_fraction:g}: {source.what} has test images of its own. Leave the setting out"
+        )
     for part, found in parts.items():
-        if not found.pictures:
+        if not found.pictures and (divided or part == "train"):
             raise DataError(
-                f"{source.what} holds no images under {part}/<class>/: sort them into train/<class>/* and test/<class>/*"
-                + _left_out(found.others)
+                f"{source.what} holds no images under {part}/<class>/: sort them into train/<class>/* and test/<class>/*, or set "
+                "data.test_fraction=0.2 to have test images drawn from <class>/*" + _left_out(found.others)
             )
     classes = _classes(source, parts["train"])
     for name, names in parts["test"].pictures.items():
@@ -177,13 +189,27 @@ def _load(source: _Source, config: DataConfig) -> RawImages:
         x, changed = _decode_all(source, train + test, config.image_size, colour=True)
     notes = [_left_out(parts["train"].others + parts["test"].others), _beside(source, root)]
     notes += [f"{len(names)} pictures {what} ({_few(names)})" for what, names in sorted(changed.items())]
+    notes = [note.removeprefix(". ") for note in notes if note]
+    if not divided:
+        return split(RawImages(x, y_train, x[:0], None, tuple(classes), notes=tuple(notes)), config)
     return RawImages(
         x[: len(train)],
         y_train,
         x[len(train) :],
         y_test,
         tuple(classes),
-        notes=tuple(note.removeprefix(". ") for note in notes if note),
+        notes=tuple(notes),
+    )
+
+
+def _arranged(source: _Source, *, divided: bool) -> _Source:
+    """The same with its images under `train` and `test`."""
+    own = arranged(source.names, divided=divided)
+    if all(name == there for name, there in own.items()):
+        return source
+    folders = {str(parent) for name in own for parent in PurePosixPath(name).parents} - {"."}
+    return replace(
+        source, names=tuple(own), folders=tuple(sorted(folders)), read=lambda name: source.read(own.get(name, name))
     )
 
 

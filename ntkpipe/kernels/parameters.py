@@ -75,8 +75,11 @@ class Parameter:
                 raise ConfigError(f"{self.name}={shorten(value)} must be {known}")
             return axes
         if self.kind == "pair":
-            if not is_list(value) or len(value) != 2:
-                raise ConfigError(f"{self.name}={shorten(value)} must be two integers, [along height, along width]")
+            if not is_list(value) or len(value) not in (1, 2):
+                raise ConfigError(
+                    f"{self.name}={shorten(value)} must be two integers, [along height, along width], or one for sequences"
+                )
+            value = [*value, 1][:2]
             return [int(self._number(v)) for v in value]
         return self._number(value)
 

@@ -80,7 +80,7 @@ MEANINGS: dict[str, Needs] = {
     "data.kind": _ALWAYS,
     "data.path": _need("data.kind", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "labels"),
     **{f"data.{name}": _TABLE for name in ("target", "features", "missing", "split", "test_path")},
-    "data.test_fraction": _need("data.kind", "npz", "table"),
+    "data.test_fraction": _need("data.kind", "npz", "table", "image_folder"),
     "data.download": _FETCHED,
     "data.source": _FETCHED + _need("data.download", True),
     "data.image_size": _need("data.kind", "image_folder"),
