@@ -77,7 +77,8 @@ def load(config: DataConfig) -> RawImages:
     Where there is no `test`, `val`, `valid` or `validation` takes its place; with `config.test_fraction` such a share of `train`, or
     all images where these are not divided, is drawn. Classes are the sorted folder names of `train`; within a class, sub-folders
     included, files are ordered by name, numbers by value. Whatever Pillow reads as a picture is one; hidden files are ignored, others
-    are left out, and the notes name them. Pictures are turned as their EXIF orientation says. With `config.image_size` images are resized (bicubic).
+    are left out, and the notes name them. Pictures are turned as their EXIF orientation says. With `config.image_size` images are
+    resized (bicubic).
 
     Raises:
         DataError: if the layout is not this one, a class has no picture, a file is damaged, or sizes differ; the text names
