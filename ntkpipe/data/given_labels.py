@@ -32,7 +32,12 @@ def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
             raise DataError(
                 f"{key} of {config.path} has {count:,} entries and {matrix} {rows:,} rows: they must pair up"
             )
-    pixels = {"x_train": np.empty((n_train, 0, 0, 0)), "x_test": np.empty((n_test, 0, 0, 0))}
-    raw = RawImages(**pixels, y_train=y["y_train"], y_test=y.get("y_test"), class_names=names)
+    raw = RawImages(
+        x_train=np.empty((n_train, 0, 0, 0)),
+        x_test=np.empty((n_test, 0, 0, 0)),
+        y_train=y["y_train"],
+        y_test=y.get("y_test"),
+        class_names=names,
+    )
     targets = make_targets(raw, config.labels, config.targets)
     return Labels(**targets._asdict(), train_index=np.arange(n_train), test_index=np.arange(n_test))

@@ -70,7 +70,7 @@ class KeptKernels:
         except (ValueError, EOFError, OSError, zipfile.BadZipFile):
             damaged = True
         made, file = compute(), io.BytesIO()
-        np.savez(file, **{name: np.asarray(array, np.float64) for name, array in made.items()})
+        np.savez(file, allow_pickle=False, **{name: np.asarray(array, np.float64) for name, array in made.items()})
         self._store.put(key, file.getbuffer(), overwrite=damaged)
         return made
 

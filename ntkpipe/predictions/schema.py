@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -113,11 +114,11 @@ class Predictions:
             ("mean", self.mean, grid + points + outputs),
             ("error_bound", self.error_bound, grid + points + outputs),
             ("bound_kind", self.bound_kind, grid),
-            ("variance", self.variance, grid + points + (outputs if np.ndim(self.variance) == 5 else ())),
+            ("variance", self.variance, grid + points + (outputs if _axes(self.variance) == 5 else ())),
             (
                 "variance_bound",
                 self.variance_bound,
-                grid + points + (outputs if np.ndim(self.variance_bound) == 5 else ()),
+                grid + points + (outputs if _axes(self.variance_bound) == 5 else ()),
             ),
             ("covariance", self.covariance, grid + points + points),
             ("noise", self.noise, grid + outputs),
@@ -173,8 +174,8 @@ class Predictions:
             "mean": (self.mean, (*grid, "test", "class")),
             "error_bound": (self.error_bound, (*grid, "test", "class")),
             "bound_kind": (self.bound_kind, grid),
-            "variance": (self.variance, (*grid, "test", "class")[: np.ndim(self.variance)]),
-            "variance_bound": (self.variance_bound, (*grid, "test", "class")[: np.ndim(self.variance_bound)]),
+            "variance": (self.variance, (*grid, "test", "class")[: _axes(self.variance)]),
+            "variance_bound": (self.variance_bound, (*grid, "test", "class")[: _axes(self.variance_bound)]),
             "covariance": (self.covariance, (*grid, "test", "test_other")),
             "noise": (self.noise, (*grid, "class")),
         }
@@ -201,7 +202,7 @@ class Predictions:
             ConfigError: if PyTorch is not installed.
         """
         try:
-            import torch
+            torch = importlib.import_module("torch")
         except ImportError as error:
             raise ConfigError("to_torch needs PyTorch: pip install torch") from error
         with warnings.catch_warnings():
@@ -326,3 +327,8 @@ def _frozen(value: Any, dtype: Any) -> np.ndarray | None:
     array = np.asarray(value, dtype=dtype).view()
     array.flags.writeable = False
     return array
+
+
+def _axes(array: np.ndarray | None) -> int:
+    """Of an array that may not be there."""
+    return 0 if array is None else array.ndim
