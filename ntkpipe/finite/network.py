@@ -25,7 +25,7 @@ from ntkpipe.finite.maps import Given, Recorder, arrays_of
 from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool, window_outputs
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
-from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
 from ntkpipe.kernels.spec import canonical_json, canonical_spec, name_layer
 from ntkpipe.kernels.state import Array
 
@@ -310,7 +310,7 @@ def _residual(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
 
 
 def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    size, strides, padding = tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"]
+    size, strides, padding = acting_filter(layer), tuple(layer["strides"]), layer["padding"]
     window_outputs(x.shape[1:3], size, strides, padding)
     shape = (*size, x.shape[-1], layer["features"])
     source.begin()

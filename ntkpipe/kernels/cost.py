@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ntkpipe.kernels.parameters import USUAL_DEGREE
+from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
 
 if TYPE_CHECKING:
     from ntkpipe.kernels.evaluation.resolve import Step
@@ -173,7 +173,7 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
 
 def _convolution(layer: Mapping[str, Any], before: Signature, after: Signature, kernels: int) -> float:
     """Sums over taps along rows, then along columns; then scale, bias and the layer's own gradients."""
-    height, width = layer["filter"]
+    height, width = acting_filter(layer)
     between = _along(after, 0) * _along(before, 1)
     masks = 0 if layer["padding"] == "VALID" else 1
     sums = between * (height - 1 + masks) + after.entries * (width - 1 + masks)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -149,6 +149,7 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
         _extent("filter"),
         _extent("strides", [1, 1]),
         Parameter("padding", "choice", "SAME", choices=_PADDINGS),
+        Parameter("taps", "choice", "uniform", choices=("uniform", "delta")),
         *_WEIGHTS,
     ),
     "avg_pool": (*_POOL, Parameter("normalize_edges", "bool", False)),
@@ -283,8 +284,30 @@ def _with_linear_scaling(layer: dict[str, Any]) -> dict[str, Any]:
     return layer
 
 
+def _with_taps(layer: dict[str, Any]) -> dict[str, Any]:
+    """Uniform taps go without saying: descriptions are what stored kernels are found by."""
+    if layer["taps"] == "uniform":
+        return {name: value for name, value in layer.items() if name != "taps"}
+    if layer["strides"] != [1, 1] or layer["padding"] == "VALID" or any(size % 2 == 0 for size in layer["filter"]):
+        raise ConfigError(
+            "taps=delta needs a central tap at every pixel: filter of odd sizes, strides [1, 1], padding SAME or CIRCULAR"
+        )
+    if layer["parameterization"] != "ntk":
+        raise ConfigError(
+            "taps=delta needs parameterization=ntk: in the standard one the taps that begin at zero are trained too"
+        )
+    return layer
+
+
+def acting_filter(layer: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the taps of a canonical `conv` that have weights: of delta taps the central one alone."""
+    height, width = layer["filter"]
+    return (1, 1) if layer.get("taps") == "delta" else (height, width)
+
+
 # What the parameters of one layer must satisfy together, and the defaults that follow from others.
 JOINT_RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "conv": _with_taps,
     "avg_pool": _with_strides,
     "sum_pool": _with_strides,
     "global_self_attention": _with_linear_scaling,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ntkpipe.kernels.layers.attention import SelfAttention
@@ -20,7 +20,7 @@ from ntkpipe.kernels.layers.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, 
 from ntkpipe.kernels.layers.normalisation import LayerNorm
 from ntkpipe.kernels.layers.pooling import AvgPool, GlobalPool, SumPool
 from ntkpipe.kernels.layers.residual import ResidualSum
-from ntkpipe.kernels.parameters import USUAL_DEGREE
+from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
 from ntkpipe.kernels.state import Layer
 
 
@@ -50,10 +50,15 @@ def _attention(
     return SelfAttention(**parameters, features=n_chan_out)
 
 
+def _conv(filter: Sequence[int], taps: str = "uniform", **parameters: Any) -> Layer:
+    """Delta taps have the kernel of a 1 x 1 convolution: that of the central tap, whose weights have all the variance."""
+    return Conv(filter=acting_filter({"filter": filter, "taps": taps}), **parameters)
+
+
 _MAKERS: dict[str, Callable[..., Layer]] = {
     "flatten": Flatten,
     "dense": Dense,
-    "conv": Conv,
+    "conv": _conv,
     "avg_pool": AvgPool,
     "sum_pool": SumPool,
     "global_avg_pool": lambda: GlobalPool(is_mean=True),

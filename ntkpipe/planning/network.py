@@ -84,7 +84,7 @@ def _text(layer: Mapping[str, Any]) -> str:
     stated = [
         f"{p.name}={_value(layer[p.name])}"
         for p in LAYERS[layer["op"]]
-        if p.name != "branches" and (p.required or layer[p.name] != p.default)
+        if p.name != "branches" and (p.required or layer.get(p.name, p.default) != p.default)
     ]
     return " ".join([layer["op"], *stated])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.parameters import ACTIVATIONS
+from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
 from ntkpipe.kernels.spec import canonical_spec
 
 _LINEAR = ("dense", "conv")
@@ -47,7 +47,7 @@ def plain_network(spec: Spec) -> PlainNetwork | None:
     if len(deviations) > 1 or any(phi != phis[0] for phi in phis):
         return None
     w_std, b_std = deviations.pop()
-    filters = dict.fromkeys(tuple(layer["filter"]) for layer in linear if layer["op"] == "conv")
+    filters = dict.fromkeys(acting_filter(layer) for layer in linear if layer["op"] == "conv")
     return PlainNetwork(phis[0], w_std, b_std, len(phis), tuple(filters))  # type: ignore[arg-type]
 
 
