@@ -23,6 +23,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Programs that run for a moment are compiled in half the time without most optimisations. Where it matters what code is made of
+# them (bits, rounding, what a user's run computes) they are compiled as users' are: in these folders and files.
+OPTIMISED = (
+    "dynamics", "gram", "kernels/evaluation", "kernels/layers", "kernels/test_architecture.py", "kernels/test_random_networks.py",
+    "kernels/test_reference.py", "linalg", "run/test_correctness.py", "test_exact_answers.py", "test_values.py", "tiles",
+)  # fmt: skip
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 # Thousands of small programs are compiled once per machine, and not in every process and run. Before JAX is imported.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compilation_cache(ROOT / ".pytest_cache" / "jax")))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -47,8 +55,23 @@ def cifar10_subset() -> Path:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    room = item.path.relative_to(ROOT / "tests").parts[0]
-    jaxtyping.config.update("jaxtyping_disable", room not in TYPED)
+    place = item.path.relative_to(ROOT / "tests")
+    jaxtyping.config.update("jaxtyping_disable", place.parts[0] not in TYPED)
+    _compile(optimised=any(place.is_relative_to(part) for part in OPTIMISED))
+
+
+_compiled: dict[str, bool] = {"optimised": False}
+
+
+def _compile(*, optimised: bool) -> None:
+    """Programs from now on; those without optimisations are forgotten where the others are asked for."""
+    if optimised != _compiled["optimised"]:
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", not optimised)
+        if optimised:
+            jax.clear_caches()
+        _compiled["optimised"] = optimised
 
 
 _SECONDS = "ntkpipe/seconds"

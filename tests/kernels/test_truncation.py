@@ -9,12 +9,20 @@ from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import canonical_spec
 from ntkpipe.kernels.truncation import expanded_layers, expansion_error, extreme_images, with_degrees
 
-CONV = {"op": "conv", "features": 4, "filter": [3, 3], "w_std": 1.6, "b_std": 0.1}
+CONV = {"op": "conv", "features": 4, "filter": [3, 3], "w_std": 1.2, "b_std": 0.1}
 DENSE = {"op": "dense", "features": 8, "w_std": 2.0, "b_std": 0.1}
-TANH = {"op": "tanh", "degree": 9}
+TANH = {"op": "tanh", "degree": 5}
 NETWORKS = {
-    "fully connected": [DENSE, TANH, DENSE, {"op": "elu", "degree": 12}, DENSE, {"op": "relu"}, DENSE],
-    "convolutional": [CONV, TANH, {"op": "avg_pool", "window": [2, 2]}, CONV, TANH, {"op": "global_avg_pool"}, DENSE],
+    "fully connected": [DENSE, TANH, DENSE, {"op": "elu", "degree": 6}, DENSE, {"op": "relu"}, DENSE],
+    "convolutional": [
+        CONV,
+        TANH,
+        {"op": "avg_pool", "window": [2, 2]},
+        CONV,
+        {"op": "relu"},
+        {"op": "global_avg_pool"},
+        DENSE,
+    ],
     "standard": [DENSE | {"parameterization": "standard"}, TANH, DENSE | {"parameterization": "standard"}],
 }
 
@@ -28,18 +36,19 @@ def with_degree(spec, degree):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_what_is_left_is_bounded(name):
-    """Against degree 255, next to equal images too, where the largest errors are."""
+    """Against a longer series, whose own bound is far smaller; next to equal images too, where the largest errors are."""
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((4, 4, 4, 2) if name == "convolutional" else (8, 6))
+    x = rng.standard_normal((3, 3, 3, 2) if name == "convolutional" else (8, 6))
     x = np.concatenate([x, x + 1e-3 * rng.standard_normal(x.shape)])
-    spec = NETWORKS[name]
-    made, exact = Architecture.from_spec(spec)(x), Architecture.from_spec(with_degree(spec, 255))(x)
-    bound = expansion_error(spec, x)
+    spec, longer = NETWORKS[name], with_degree(NETWORKS[name], 21)
+    made, exact = Architecture.from_spec(spec)(x), Architecture.from_spec(longer)(x)
+    bound, rest = expansion_error(spec, x), expansion_error(longer, x)
     for kernel in ("nngp", "ntk"):
         value, wanted = getattr(made, kernel), getattr(exact, kernel)
         own = np.sqrt(np.outer(np.diag(wanted), np.diag(wanted)))
         error = (np.abs(value - wanted) / own).max()
-        assert 1e-4 * bound[kernel] < error <= bound[kernel]
+        assert rest[kernel] < 0.2 * bound[kernel]
+        assert 1e-4 * bound[kernel] < error <= bound[kernel] + rest[kernel]
 
 
 def test_networks_without_expansions_leave_nothing():
