@@ -36,3 +36,17 @@ def drawn_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", _SAVE)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank() -> Iterator[None]:
+    """For rooms that import it: runs in this process draw nothing, unless a test asks for `drawn`."""
+    with blank_figures():
+        yield
+
+
+@pytest.fixture
+def drawn() -> Iterator[None]:
+    """Figures are drawn in this test."""
+    with drawn_figures():
+        yield

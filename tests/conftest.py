@@ -80,17 +80,31 @@ _spent: dict[str, float] = defaultdict(float)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file is run by one worker, those that took longest the last time first; tests of the common cluster are one file's."""
+    """What shares something is run by one worker, groups that took longest the last time first.
+
+    A file shares its fixtures and what it has compiled; in the rooms of runs and clusters, where tests start their own, a file that
+    shares no fixture is one group for each of its functions. Tests of the common cluster are one group.
+    """
     cache = getattr(config, "cache", None)  # absent with -p no:cacheprovider
     known = cache.get(_SECONDS, {}) if cache else {}
 
+    def shares(item: pytest.Item) -> bool:
+        found = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
+        return any(one.scope == "module" and one.argname != "blank" for definitions in found for one in definitions)
+
+    apart = {item.path for item in items if item.path.parent.name in ("run", "cli", "cluster")}
+    apart -= {item.path for item in items if item.path in apart and shares(item)}
+
     def group(item: pytest.Item) -> str:
-        return "ray" if "session" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        if "session" in getattr(item, "fixturenames", ()):
+            return "ray"
+        file, _, name = item.nodeid.partition("::")
+        return f"{file}::{name.partition('[')[0]}" if item.path in apart else file
 
     seconds: dict[str, float] = defaultdict(float)
     for item in items:
-        # A test that has not run yet takes a second, as far as anybody knows.
-        seconds[group(item)] += known.get(item.nodeid, 1.0)
+        # A test that has not run yet takes a second, as far as anybody knows, or ten.
+        seconds[group(item)] += known.get(item.nodeid, 10.0 if item.get_closest_marker("slow") else 1.0)
         item.add_marker(pytest.mark.xdist_group(group(item)))
     items.sort(key=lambda item: (-seconds[group(item)], group(item)))
 

@@ -44,13 +44,11 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 )
 def test_a_signal_stops_a_run_which_goes_on_from_there(tmp_path: Path, number: signal.Signals, cluster: str) -> None:
     run = start(tmp_path, f"cluster={cluster}")
-    deadline = time.monotonic() + 60
     while len(receipts := list(tmp_path.glob("store/gram/*/receipts/train/*"))) < 30:
         assert run.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     run.send_signal(number)
-    _, err = run.communicate(timeout=30)
+    _, err = run.communicate()
     assert run.returncode == RequeueError.exit_code == 75, err
     assert f"stopped by {number.name}" in err  # which a process that is ended after its grace does not say
     assert len(receipts) <= len(list(tmp_path.glob("store/gram/*/receipts/train/*"))) < 2016
@@ -65,7 +63,7 @@ def test_a_run_without_safe_points_ends_all_the_same(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate()
     assert process.returncode == 75
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from lab import Lab
 
 from ntkpipe.cli.help import EXIT_CODES
 from ntkpipe.errors import ReportError
@@ -20,12 +22,22 @@ RUN = (
 STAGES = {"data", "gram", "solve", "predict", "report"}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """With images of two classes, and a style that nobody here could draw in."""
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    """Images of two classes, and a run of which the report alone is left, to be copied."""
+    lab = Lab(tmp_path_factory.mktemp("predicted"))
     x = np.random.default_rng(3).normal(size=(24, 5))
     y = (x[:, 0] > 0).astype(int)
-    np.savez(tmp_path / "d.npz", x_train=x[:16], y_train=y[:16], x_test=x[16:], y_test=y[16:])
+    np.savez(lab.path / "d.npz", x_train=x[:16], y_train=y[:16], x_test=x[16:], y_test=y[16:])
+    for stage in ("gram", "solve", "predict"):
+        assert lab.command(stage, *RUN[4:], "run_dir=r") == 0
+    return lab.path
+
+
+@pytest.fixture
+def folder(tmp_path, predicted):
+    """That run, with a style that nobody here could draw in."""
+    shutil.copytree(predicted, tmp_path, dirs_exist_ok=True)
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nfont.family: No Such Font\n")
     return tmp_path
 
@@ -70,6 +82,7 @@ def test_nobody_has_to_listen(folder, redirection):
 
 
 def test_a_run_goes_on_when_its_reader_has_seen_enough(folder):
+    shutil.rmtree(folder / "r")  # from its first stage on
     done = run(folder, "2>&1 | head -1", "run_dir=r")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
@@ -93,6 +106,7 @@ def test_what_cannot_be_drawn_spoils_no_prediction_and_is_drawn_later(folder):
     broken.mkdir()
     (broken / "matplotlib.py").write_text("raise OSError('no libfreetype')")
     path = os.pathsep.join([str(broken), os.environ.get("PYTHONPATH", "")])
+    shutil.rmtree(folder / "r")
     done = run(folder, "", "predict.train_sizes=[8,12]", "run_dir=r", PYTHONPATH=path)
     assert (done.returncode, "Traceback" in done.stderr) == (ReportError.exit_code, False), done.stderr
     for run_dir in ("r/train_size=8", "r/train_size=12"):
@@ -111,9 +125,6 @@ def test_what_cannot_be_drawn_spoils_no_prediction_and_is_drawn_later(folder):
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_named_and_no_traceback(folder):
-    for stage in ("gram", "solve", "predict"):
-        words = [*RUN[:3], stage, *RUN[4:], "run_dir=r"]
-        assert subprocess.run(words, cwd=folder, capture_output=True).returncode == 0
     (folder / "r" / "report").write_text("in the way")
     done = run(folder, "", "run_dir=r")
     assert (done.returncode, "Traceback" in done.stderr) == (ReportError.exit_code, False), done.stderr

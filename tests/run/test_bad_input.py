@@ -55,6 +55,12 @@ def test_bad_data(work, case):
     assert not (work.path / "a" / "run.json").exists()
     assert "were refused" in work("status", "run_dir=a").err
     assert not work.objects("**/*")
+
+
+def test_corrected_data_in_the_folder_of_a_refusal(work):
+    words = ("cluster=serial", "data=npz", "data.path=x.npz", "run_dir=a", "predict.times=[inf]")
+    np.savez("x.npz", **BAD_DATA["nan"][0])
+    assert work("run", *words).code == 3
     np.savez("x.npz", **images())
     work.ok("gram", *words, "solver.tolerance=1e-3")
 
@@ -80,8 +86,13 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("prepared", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fresh", "prepared"])
-@pytest.mark.parametrize("case", sorted(SETTINGS))
+# What is refused while images are read and tiles are laid out, and not by the configuration: also where others are stored.
+PREPARED = ("too few images", "one class left", "tile too large", "dense too large", "downsampling")
+
+
+@pytest.mark.parametrize(
+    ("case", "prepared"), [*((case, False) for case in SETTINGS), *((case, True) for case in PREPARED)]
+)
 def test_bad_settings(work, case, prepared):
     words, code, text = SETTINGS[case]
     # Two nonlinearities in a row: the input of the second is not Gaussian.
@@ -96,7 +107,8 @@ def test_bad_settings(work, case, prepared):
     assert "Traceback" not in found.err
     assert work.objects("**/*") == before
     assert not (work.path / "a" / "run.json").exists()
-    work.ok("gram", "run_dir=a", *work.quick)
+    if prepared:  # the folder serves the corrected run
+        work.ok("gram", "run_dir=a", *work.quick)
 
 
 def test_disk_too_small(work, monkeypatch):
