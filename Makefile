@@ -23,7 +23,8 @@ run: $(READY)
 	$(BIN)/ntkpipe run experiment=digits_fcn
 
 # One BLAS thread in each of the processes: theirs together are as many as the cores, and idle ones would spin in each other's way.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
+# Bytecode is written: hundreds of processes import the package.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST)

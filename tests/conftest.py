@@ -75,6 +75,8 @@ def _compile(*, optimised: bool) -> None:
 
 
 _SECONDS = "ntkpipe/seconds"
+# Of a test of these rooms that has not run here yet.
+_USUAL = {"run": 2.0, "uncertainty": 2.0, "cluster": 2.0, "cli": 1.0, "finite": 1.0, "kernels": 1.0}
 _spent: dict[str, float] = defaultdict(float)
 
 
@@ -101,10 +103,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         file, _, name = item.nodeid.partition("::")
         return f"{file}::{name.partition('[')[0]}" if item.path in apart else file
 
+    def guess(item: pytest.Item) -> float:
+        if item.get_closest_marker("slow"):
+            return 15.0
+        return _USUAL.get(item.path.relative_to(ROOT / "tests").parts[0], 0.3)
+
     seconds: dict[str, float] = defaultdict(float)
     for item in items:
-        # A test that has not run yet takes a second, as far as anybody knows, or ten.
-        seconds[group(item)] += known.get(item.nodeid, 10.0 if item.get_closest_marker("slow") else 1.0)
+        seconds[group(item)] += known.get(item.nodeid, guess(item))
         item.add_marker(pytest.mark.xdist_group(group(item)))
     items.sort(key=lambda item: (-seconds[group(item)], group(item)))
 

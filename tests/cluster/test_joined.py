@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for another name of the outward interface
 NODE = {"node_ip_address": LOOPBACK, "object_store_memory": 100 << 20, "include_dashboard": False}
 # Some 130 tiles, and some 400 passes over them.
-RUN = ("data=digits", "data.train_size=1000", "data.test_size=50", "grid.edge=64", "kernel.dtype=float64")
+RUN = ("data=digits", "data.train_size=1000", "data.test_size=20", "grid.edge=64", "kernel.dtype=float64")
 RUN += ("predict.times=[10,inf]", "solver.tolerance=1e-9", "store.url=store")
 PATIENCE = 180.0  # half a minute on an idle machine
 
@@ -99,7 +99,7 @@ def test_a_task_that_fits_on_no_node_is_refused_before_anything_starts(cluster: 
 def test_nodes_that_come_and_go_cost_tasks_in_flight_alone(cluster: Any, tmp_path: Path) -> None:
     """A node is killed and another added in the middle of the Gram stage, of the solve, and of the predictions."""
     first = cluster.add_node(**NODE, num_cpus=2)
-    words = (*RUN, "predict.covariance=diagonal")
+    words = (*RUN, "predict.kernels=[ntk]", "predict.covariance=diagonal", "predict.covariance_batch=5")
     run = start(tmp_path, "run", *words, "run_dir=run", *joined(cluster))
     wait_for(lambda: receipts(tmp_path) >= 20, run)
     cluster.remove_node(first, allow_graceful=False)

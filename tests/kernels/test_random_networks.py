@@ -84,9 +84,9 @@ def test_any_network(network, seed, special, block_bytes):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(**SMALL)
-def test_twenty_networks(network, seed, special, block_bytes):
+def test_ten_networks(network, seed, special, block_bytes):
     check(network, seed, special, block_bytes)
 
 

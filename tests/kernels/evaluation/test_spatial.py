@@ -199,7 +199,7 @@ CRITICAL = [conv(3, 1, "CIRCULAR", b_std=None), RELU]
     [
         (8, GAP),
         pytest.param(100, GAP, marks=pytest.mark.exhaustive),  # two minutes of compilation
-        pytest.param(100, FLATTEN, marks=pytest.mark.slow),
+        pytest.param(30, FLATTEN, marks=pytest.mark.slow),
     ],
 )
 def test_float32_through_many_layers(depth, readout):
