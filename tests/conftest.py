@@ -69,6 +69,7 @@ def _compile(*, optimised: bool) -> None:
         import jax
 
         jax.config.update("jax_disable_most_optimizations", not optimised)
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not optimised))  # of processes that a test starts
         if optimised:
             jax.clear_caches()
         _compiled["optimised"] = optimised
