@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-_SAVE = Figure.savefig
+_DRAWING = {name: getattr(Figure, name) for name in ("savefig", "draw_without_rendering", "get_tightbbox")}
 
 
 @contextlib.contextmanager
@@ -27,6 +27,9 @@ def blank_figures() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)
+        # Layout is half of drawing.
+        patch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+        patch.setattr(Figure, "get_tightbbox", lambda figure: figure.bbox_inches)
         yield
 
 
@@ -34,7 +37,8 @@ def blank_figures() -> Iterator[None]:
 def drawn_figures() -> Iterator[None]:
     """Within it, they are drawn again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", _SAVE)
+        for name, method in _DRAWING.items():
+            patch.setattr(Figure, name, method)
         yield
 
 
