@@ -42,6 +42,17 @@ def stamp(path: str, text: str, seconds: float = 0.0) -> float:
     return start
 
 
+def meet(folder: str, name: str, count: int, seconds: float = 120.0) -> bool:
+    """Whether `count` tasks are at work at the same time: each leaves its name in the folder and waits for the others, `seconds` at most."""
+    (Path(folder) / name).touch()
+    end = time.monotonic() + seconds
+    while len(list(Path(folder).iterdir())) < count:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def straggle(folder: str, seconds: float, value: Any = None) -> Any:
     """Return `value`, the first time it is called with `folder` only after `seconds`."""
     try:

@@ -128,10 +128,9 @@ class ExecutorConformance:
         next(results)
         results.close()
         time.sleep(0.3)
-        after = len(log.read_text().split())
-        assert after <= 4 * executor.workers
         assert [r.value for r in executor.run([Task("x", faults.echo, (1,))])] == [1]
-        assert len(log.read_text().split()) == after
+        # Those that had begun may end, however late.
+        assert len(log.read_text().split()) <= 4 * executor.workers
 
     def test_an_error_of_the_graph_itself_reaches_the_caller(self, executor: Executor) -> None:
         def graph() -> Iterator[Task]:
