@@ -43,7 +43,7 @@ def stamp(path: str, text: str, seconds: float = 0.0) -> float:
 
 
 def meet(folder: str, name: str, count: int, seconds: float = 120.0) -> bool:
-    """Whether `count` tasks are at work at the same time: each leaves its name in the folder and waits for the others, `seconds` at most."""
+    """Whether `count` tasks are at work at the same time: each leaves its name and waits for the others, `seconds` at most."""
     (Path(folder) / name).touch()
     end = time.monotonic() + seconds
     while len(list(Path(folder).iterdir())) < count:
