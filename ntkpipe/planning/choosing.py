@@ -74,8 +74,10 @@ def _cluster(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -
 
 def _gram_seconds(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -> float:
     """Of one core, for all pairs, by rates that are assumed."""
-    if config.kernel.kind in ("gram", "empirical"):
-        return 0.0 if config.kernel.kind == "gram" else math.inf  # finite networks: unknown, and mostly long
+    if config.kernel.kind == "gram" or not all(shapes.image):  # given: nothing is computed
+        return 0.0
+    if config.kernel.kind == "empirical":  # finite networks: unknown, and mostly long
+        return math.inf
     deepest = max((spec_for(one.kernel, shapes) for one in (config, *siblings)), key=len)
     cost, n = pair_cost(deepest, shapes.image), shapes.used_train
     pairs = n * (n + 1) / 2 + n * shapes.used_test
