@@ -135,7 +135,7 @@ def render(draw: Callable[[], Figure], folder: Path, name: str) -> tuple[Path, P
         figure = draw()
         figure.set_dpi(DPI)
         figure.draw_without_rendering()  # lays it out, once for both files
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # "none" would have every file drawn twice
         # Tight: no long class name is cut off, whatever the layout made of it.
         box = figure.get_tightbbox().padded(_MARGIN)
         options: dict[str, Any] = {"dpi": DPI, "bbox_inches": box}
