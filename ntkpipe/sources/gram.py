@@ -145,7 +145,7 @@ class Gram:
         shapes = Shapes("", n, p, n, p, (0, 0, 0), 1)
         made = cls.__new__(cls)
         made._executor = executor or SerialExecutor()
-        made.config = RunConfig()
+        made.config = RunConfig(solver=SolverConfig(kind="krylov"), cluster=ClusterConfig(kind="local"))
         made._planned = plan_given_here(
             made.config, shapes, open_store("memory://given"), dtype=checked.dtype, edge=checked.edge
         )
