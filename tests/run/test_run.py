@@ -152,7 +152,7 @@ def test_sweep(work):
     # One bad job spoils its own result only.
     mixed = work("run", "run_dir=s", *work.quick, "-m", "data.train_size=9999,20", "predict.times=[inf]")
     assert mixed.code == 3
-    assert (work.path / "s" / "data.train_size=20" / "predictions.zarr").exists()
+    assert (work.path / "s" / "train_size=20" / "predictions.zarr").exists()
 
 
 def test_clean(work):
