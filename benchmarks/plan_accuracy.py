@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from ntkpipe.cli.session import Session
-from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, StoreConfig
+from ntkpipe.config import ClusterConfig, DataConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
 from ntkpipe.events.event import silent
 from ntkpipe.planning.plan import make_run_plan
 from ntkpipe.planning.surroundings import look_around, this_machine
@@ -39,7 +39,7 @@ def cases(options: argparse.Namespace) -> list[tuple[str, KernelConfig, DataConf
     """Networks, sizes and ways of running."""
     path = options.data
     fcn, cnn = KernelConfig(), KernelConfig(kind="cnn_vec", depth=3)
-    serial, ray = ClusterConfig(kind="serial"), ClusterConfig(workers=options.workers)
+    serial, ray = ClusterConfig(kind="serial"), ClusterConfig(kind="local", workers=options.workers)
     sizes = (1500, 2500) if options.quick else (2500, 5000)
     found = []
     for name, cluster in (("serial", serial), (f"Ray, {options.workers} workers", ray)):
@@ -109,6 +109,7 @@ def main() -> None:
             kernel=kernel,
             data=data,
             cluster=cluster,
+            solver=SolverConfig(kind="krylov"),
             predict=PredictConfig(times=(10.0, 1e3, float("inf"))),
             store=StoreConfig(url=str(folder / "store")),
             run_dir=str(folder / "run"),

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from ntkpipe.cli.folder import profiles
-from ntkpipe.config import KernelConfig, PredictConfig, RunConfig
+from ntkpipe.config import ClusterConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
 from ntkpipe.gram.plan import batch_size
 from ntkpipe.linalg.operator import balanced_shares
 from ntkpipe.planning.allreduce_cost import allreduce_cost, at_the_driver
@@ -412,7 +412,12 @@ def figure(machine: Machine, options: argparse.Namespace) -> None:
 
 def configuration(kernel: str) -> RunConfig:
     """A run to convergence without ridge."""
-    return RunConfig(kernel=KernelConfig(kind=kernel), predict=PredictConfig(times=(math.inf,)))
+    return RunConfig(
+        kernel=KernelConfig(kind=kernel),
+        solver=SolverConfig(kind="krylov"),
+        cluster=ClusterConfig(kind="local"),
+        predict=PredictConfig(times=(math.inf,)),
+    )
 
 
 def main() -> None:

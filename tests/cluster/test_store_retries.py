@@ -89,7 +89,14 @@ def test_the_status_of_a_run_counts_what_its_workers_did(server: str, tmp_path: 
         return subprocess.run(command, cwd=tmp_path, env={**direct, **environment}, capture_output=True, text=True)
 
     with faulty_proxy.running(server, share=0.1, seed=5, faults=faulty_proxy.BEFORE) as proxy:
-        words = ("data=digits", "data.train_size=200", "data.test_size=40", "grid.edge=32", "cluster.workers=1")
+        words = (
+            "data=digits",
+            "data.train_size=200",
+            "data.test_size=40",
+            "grid.edge=32",
+            "cluster=local",
+            "cluster.workers=1",
+        )
         done = ntkpipe("gram", *words, f"store.url={url}", "run_dir=run", AWS_ENDPOINT_URL=proxy.url)
         assert done.returncode == 0, done.stderr
         spoilt = sum(proxy.injected.values())
