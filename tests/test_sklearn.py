@@ -202,3 +202,16 @@ def test_dropout_is_not_shared():
     assert np.diagonal(own.nngp) == pytest.approx(np.diagonal(network(X).nngp))
     assert np.diagonal(cross.nngp) == pytest.approx(np.diagonal(network(X, X.copy()).nngp))
     assert np.diagonal(own.nngp).mean() > 1.5 * np.diagonal(cross.nngp).mean()
+
+
+def test_models_of_the_comparison_have_settings_of_their_own():
+    """The script of docs/sklearn.md builds what it says; a search over its settings fits."""
+    from sklearn_comparison import models
+
+    x, y = load_wine(return_X_y=True)
+    for label, model in models(classes=True).items():
+        grid = getattr(model, "param_grid", {})
+        assert set(grid) <= set(getattr(model, "estimator", model).get_params()), label
+    search = models(classes=True)["NTKClassifier"].set_params(param_grid={"ridge": [1e-2, 1e-1]})
+    assert make_pipeline(StandardScaler(), search).fit(x[::2], y[::2]).score(x[1::2], y[1::2]) > 0.9
+    assert set(models(classes=False)["NTKRegressor"].param_grid) <= set(NTKRegressor().get_params())
