@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ntkpipe.dynamics.spectrum import TRUSTED
 from ntkpipe.report.figures import FigureFile
 from ntkpipe.report.html import document, figures, section, table, write_page
 from ntkpipe.report.learning_curve import Curve, Predicted
@@ -24,8 +25,8 @@ _CAPTION = (
     "test images. Thin lines: fitted power laws."
 )
 _OF_THEORY = (
-    " Dotted: squared error that theory predicts from the spectrum of the largest training set, for training to convergence; it "
-    "predicts squared error, not accuracy."
+    " Dotted: squared error that theory predicts from the spectrum of the largest training set, for training to convergence; "
+    "pale beyond a quarter of it, where it is less sure. The theory predicts squared error, not accuracy."
 )
 
 
@@ -92,14 +93,14 @@ def draw(curves: Sequence[Curve], theory: Sequence[Predicted] = ()) -> Figure:
         if measure == "mse":
             for one in theory:
                 colour = tint(kernel_colour(one.kernel, kernels.index(one.kernel)), ridges.index(one.ridge))
+                ridge = f", ridge {number(one.ridge)}" if len(ridges) > 1 else ""
+                style = {"color": colour, "linestyle": (0, (1.2, 1.4)), "linewidth": 1.8}
+                sure = one.sizes <= TRUSTED * one.sample
                 panel.plot(
-                    one.sizes,
-                    one.values,
-                    color=colour,
-                    linestyle=(0, (1.2, 1.4)),
-                    linewidth=1.8,
-                    label=f"{kernel_name(one.kernel)}{f', ridge {number(one.ridge)}' if len(ridges) > 1 else ''}, theory",
+                    one.sizes[sure], one.values[sure], label=f"{kernel_name(one.kernel)}{ridge}, theory", **style
                 )
+                first = max(int(sure.sum()) - 1, 0)  # the rest, paler, begins where the sure part ends
+                panel.plot(one.sizes[first:], one.values[first:], alpha=0.35, **style)
         _axes(panel, curves, measure)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
@@ -183,7 +184,7 @@ def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
             predicted, error = one.values[at[0]], one.errors[at[0]]
             cells = [
                 f"{value:.4f}",
-                f"{predicted:.4f}" + (f" ± {error:.4f}" if error else ""),
+                f"{predicted:.4f}" + (f" ± {error:.1g}" if error else ""),
                 f"{predicted / value - 1.0:+.1%}",
             ]
             rows.append(([kernel_name(one.kernel), number(one.ridge), f"{n:,}"], [(text, "") for text in cells]))
