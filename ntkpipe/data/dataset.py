@@ -242,5 +242,5 @@ def _require_finite(name: str, x: np.ndarray) -> None:
     total = sum(float(np.count_nonzero(~np.isfinite(x[i : i + 1024]))) for i in range(0, x.shape[0], 1024))
     if total:
         raise DataError(
-            f"{int(total)} prepared {name} values overflow {x.dtype}: rescale the images, or set kernel.dtype=float64"
+            f"{int(total)} prepared {name} values overflow {x.dtype}: rescale them, or set kernel.dtype=float64"
         )

@@ -79,7 +79,7 @@ def make_targets(raw: RawImages, coding: str | None, targets: str | None = None)
         if outside.size:
             raise DataError(
                 f"{name} holds label {labels[outside[0]]} at row {outside[0]} ({outside.size} such rows), but labels "
-                f"must lie in 0..{len(names) - 1}, the classes of the training set: correct them or remove these images"
+                f"must lie in 0..{len(names) - 1}, the classes of the training set: correct them or remove these rows"
             )
     classes = len(names)
     require_two_classes(labels_train, names, "the training set")
@@ -118,8 +118,8 @@ def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -
     """
     if labels.min() == labels.max():
         raise DataError(
-            f"all {labels.shape[0]} images of {what} have the same label, {labels[0]} ({names[labels[0]]!r}): "
-            "classification needs at least two classes. Add images of another class, raise data.train_size, set "
+            f"all {labels.shape[0]} points of {what} have the same label, {labels[0]} ({names[labels[0]]!r}): "
+            "classification needs at least two classes. Add points of another class, raise data.train_size, set "
             "data.balanced=true, or use data.labels=regression"
         )
 
@@ -141,11 +141,11 @@ def class_notes(
     if len(unlearnt := np.setdiff1d(asked, learnt)):
         count = int(np.isin(labels_test, unlearnt).sum())
         notes.append(
-            f"{count} of {len(labels_test)} test images are of classes without training images ({_some(unlearnt, names)}): no "
+            f"{count} of {len(labels_test)} test points are of classes without training points ({_some(unlearnt, names)}): no "
             "prediction of these can be right"
         )
     if len(unasked := np.setdiff1d(learnt, asked)):
-        notes.append(f"classes without test images: {_some(unasked, names)}. Their accuracy stays unknown")
+        notes.append(f"classes without test points: {_some(unasked, names)}. Their accuracy stays unknown")
     return tuple(notes)
 
 
@@ -187,7 +187,7 @@ def _remedy(y: np.ndarray, otherwise: str) -> str:
     if y.dtype.kind == "f":
         missing = np.flatnonzero(~np.isfinite(y))
         if missing.size:
-            return f"{missing.size} labels are NaN or infinite (first at row {missing[0]}): remove these images"
+            return f"{missing.size} labels are NaN or infinite (first at row {missing[0]}): remove these rows"
     return f"store labels as integers 0, 1, ..., or {otherwise} for real targets"
 
 

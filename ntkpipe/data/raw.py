@@ -183,14 +183,14 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
     named = ", ".join(str(index[i]) for i in bad[:10]) + (", ..." if bad.size > 10 else "")
     if not drop:
         raise DataError(
-            f"{bad.size} of {n} images in x_{part} hold NaN or infinite pixels (rows {named}): "
-            "clean them, or set data.drop_invalid=true to leave these images out"
+            f"{bad.size} of {n} {raw.rows_are} in x_{part} hold NaN or infinite values (rows {named}): "
+            f"clean them, or set data.drop_invalid=true to leave these {raw.rows_are} out"
         )
     if bad.size == n:
         raise DataError(
             f"every image in x_{part} holds NaN or infinite pixels: nothing is left after data.drop_invalid=true"
         )
-    note = f"dropped {bad.size} of {n} images in x_{part} with NaN or infinite pixels (rows {named})"
+    note = f"dropped {bad.size} of {n} {raw.rows_are} in x_{part} with NaN or infinite values (rows {named})"
     y: np.ndarray | None = getattr(raw, f"y_{part}")
     kept = {f"x_{part}": x[good], f"y_{part}": None if y is None else y[good], f"index_{part}": index[good]}
     return replace(raw, **kept, notes=(*raw.notes, note))

@@ -41,13 +41,13 @@ def as_html(plan: RunPlan) -> str:
 
 def describe_tiles(plan: GramPlan) -> str:
     """Blocks and tiles, as a table."""
-    lines = [f"{'block':<8}{'images':>20}{'tiles':>10}{'pairs':>12}{'on disk':>12}"]
+    lines = [f"{'block':<8}{'points':>20}{'tiles':>10}{'pairs':>12}{'on disk':>12}"]
     item = ITEM_BYTES[plan.store_dtype]
     for b in plan.blocks:
-        images = f"{b.used.rows:,} x {b.used.cols:,}"
+        points = f"{b.used.rows:,} x {b.used.cols:,}"
         arrays = len(plan.stores) * b.tiles * KERNELS
         size = arrays * min(plan.edge, b.whole.rows) * min(plan.edge, b.whole.cols) * item * plan.stored
-        lines.append(f"{b.block:<8}{images:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
+        lines.append(f"{b.block:<8}{points:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
     lines += [
         "",
         f"tile        {plan.edge} x {plan.edge}, computed in {plan.kernel_dtype}, "
@@ -58,7 +58,7 @@ def describe_tiles(plan: GramPlan) -> str:
         f"disk        {human_bytes(plan.disk_bytes)}",
         f"memory      {human_bytes(plan.memory_per_worker)} per worker, "
         f"{human_bytes(plan.memory_per_worker * plan.workers)} for {plan.workers}",
-        *([] if plan.pairs_per_step is None else [f"steps       pairs of images at a time: {plan.pairs_per_step}"]),
+        *([] if plan.pairs_per_step is None else [f"steps       pairs of points at a time: {plan.pairs_per_step}"]),
         f"time        {human_seconds(plan.seconds)}{'' if plan.stored else ' for each tile once,'} at "
         f"{plan.rate.flops / 1e9:.3g} GF/s per worker ({plan.rate.source})",
     ]
@@ -185,7 +185,7 @@ def describe_covariance(plan: RunPlan) -> list[str]:
     need = Batches.of(plan.config, work.n, work.sizes.times).memory
     size = human_bytes(work.sizes.batch * need.per_column + need.fixed)
     lines = [
-        f"covariance  {predict.covariance}, {batches(work):,} batches of {work.sizes.batch} test images per kernel, {size} each"
+        f"covariance  {predict.covariance}, {batches(work):,} batches of {work.sizes.batch} test points per kernel, {size} each"
     ]
     for kernel in predict.kernels:
         flops, passes = batch_flops(work, kernel)
@@ -201,7 +201,7 @@ def _heading(plan: RunPlan) -> str:
     machine = plan.machine
     how = "" if plan.storing is None else " stored" if plan.tiles.stored else " recomputed on every pass"
     return (
-        f"{plan.work.n:,} images on {machine.name}, {int(machine.nodes.value)} x {int(machine.workers.value)} workers, tiles of "
+        f"{plan.work.n:,} points on {machine.name}, {int(machine.nodes.value)} x {int(machine.workers.value)} workers, tiles of "
         f"{plan.tiles.edge}{how}"
     )
 

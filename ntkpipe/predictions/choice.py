@@ -34,12 +34,12 @@ def basis_of(predictions: Predictions) -> str:
     """On what was chosen, as a clause."""
     selection = selection_of(predictions)
     if selection.get("method") == "held_out":
-        images = next(iter(selection["kernels"].values()))["images"]
-        return f"the last {images:,} training images, predicted from the others"
+        count = next(iter(selection["kernels"].values()))["images"]
+        return f"the last {count:,} training points, predicted from the others"
     records = list(selection.get("kernels", {}).values())
     if records and not records[0]["exact"]:
-        return f"{records[0]['images']:,} training images drawn at random, each predicted from all others"
-    return "every training image, predicted from all others"
+        return f"{records[0]['images']:,} training points drawn at random, each predicted from all others"
+    return "every training point, predicted from all others"
 
 
 def selection_metrics(predictions: Predictions, entries: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
     ]
     if selection_of(predictions):
         caption = (
-            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test images had "
+            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test points had "
             "no part in it."
         )
         figures.append(

@@ -62,7 +62,7 @@ class PowerLaw:
         if self.exponent_low <= 0:
             found.append("no decay is certain")
         if self.chance < _UNLIKELY:
-            found.append(f"not a power law: it is off by {self.deviation:.1%}, more than the test images explain")
+            found.append(f"not a power law: it is off by {self.deviation:.1%}, more than the test points explain")
         return found
 
 
@@ -142,7 +142,7 @@ def learning_curves(runs: Sequence[tuple[int, Predictions]]) -> list[Curve]:
     for _, one in runs[1:]:
         same = one.kernels == first.kernels and np.array_equal(one.ridges, first.ridges)
         if not same or not np.array_equal(one.test_index, first.test_index):
-            raise ValueError("a learning curve needs runs of the same kernels, ridges and test images")
+            raise ValueError("a learning curve needs runs of the same kernels, ridges and test points")
     measures = ("error", "mse") if first.is_classification else ("mse",)
     points = ["inf"] if all(math.isinf(one.times[-1]) for _, one in runs) else []
     if any(len(one.times) > 1 for _, one in runs):

@@ -20,9 +20,9 @@ _MEASURES = {"error": "test error (share of wrong classes)", "mse": "test mean s
 _POINTS = {"inf": "t = ∞", "best": "best time", "only": "the only time"}
 
 _CAPTION = (
-    "Test error against the number of training images, both axes logarithmic; bars are standard errors over the test images. "
+    "Test error against the number of training points, both axes logarithmic; bars are standard errors over the test points. "
     "Filled: trained to convergence, or to the only time; open and dashed: the time with the least error, chosen by these same "
-    "test images. Thin lines: fitted power laws."
+    "test points. Thin lines: fitted power laws."
 )
 _OF_THEORY = (
     " Dotted: squared error that theory predicts from the spectrum of the largest training set, for training to convergence; "
@@ -54,7 +54,7 @@ def write_learning_page(
     warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
     body = [
         f"<header><h1>{escape(title)}</h1><p class='lead'>Learning curves of {len({c.kernel for c in curves})} kernels, "
-        f"{min(c.sizes.min() for c in curves):,} to {max(c.sizes.max() for c in curves):,} training images.</p></header>",
+        f"{min(c.sizes.min() for c in curves):,} to {max(c.sizes.max() for c in curves):,} training points.</p></header>",
         f'<div class="warnings" role="note"><ul>{warnings}</ul></div>' if warnings else "",
         figures([shown]),
         section("Scaling laws", _laws(curves)),
@@ -109,7 +109,7 @@ def draw(curves: Sequence[Curve], theory: Sequence[Predicted] = ()) -> Figure:
 
 def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
     panel.set_xscale("log")
-    panel.set_xlabel("training images")
+    panel.set_xlabel("training points")
     panel.set_title(_MEASURES[measure])
     sizes = np.unique(np.concatenate([c.sizes for c in curves]))
     # Every size is named, unless they would run into each other.
@@ -143,9 +143,9 @@ def _laws(curves: Sequence[Curve]) -> str:
         cells = [f"{c.fit.exponent:.4f}", between, f"{c.fit.scale:.4g}", f"{c.fit.constant:.4g}"]
         rows.append((heads, [*((text, "") for text in cells), ("; ".join(c.fit.doubts()), "text")]))
     note = (
-        "error = a n<sup>-b</sup> + c, generalised least squares with the covariance of the errors over the test images, the same "
+        "error = a n<sup>-b</sup> + c, generalised least squares with the covariance of the errors over the test points, the same "
         "ones at every size, and with a further deviation where no law fits within it. The interval of b has all exponents for "
-        "which some constant c &ge; 0 fits; c is 0 unless the sizes tell it from 0. Training images are nested subsets of one "
+        "which some constant c &ge; 0 fits; c is 0 unless the sizes tell it from 0. Training points are nested subsets of one "
         "seeded order: what their choice does to all sizes alike is not seen."
     )
     columns = ["exponent b", "95% interval", "scale a", "constant c", "left open"]
@@ -166,7 +166,7 @@ def _numbers(curves: Sequence[Curve]) -> str:
                 cells.append((f"{c.values[at]:.4f} ± {c.errors[at]:.4f}{when}", ""))
             rows.append(([f"{n:,}"], cells))
         columns = [_name(c, len({c.ridge for c in curves}) > 1) for c in chosen]
-        parts.append(table(["training images"], columns, rows, _MEASURES[measure].capitalize()))
+        parts.append(table(["training points"], columns, rows, _MEASURES[measure].capitalize()))
     return "".join(parts)
 
 
@@ -189,12 +189,12 @@ def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
             ]
             rows.append(([kernel_name(one.kernel), number(one.ridge), f"{n:,}"], [(text, "") for text in cells]))
     note = (
-        f"From the spectrum of the {theory[0].sample:,} images of the largest run, for training sets drawn from them and tested on the "
-        "rest. The theory predicts squared error, not accuracy. Beyond a quarter of these images it is less sure. Where "
+        f"From the spectrum of the {theory[0].sample:,} points of the largest run, for training sets drawn from them and tested on the "
+        "rest. The theory predicts squared error, not accuracy. Beyond a quarter of these points it is less sure. Where "
         "predicted errors are far below measured ones, the test images are unlike the training images."
     )
     columns = ["measured", "predicted", "difference"]
-    return table(["kernel", "ridge", "training images"], columns, rows) + f'<p class="note">{note}</p>'
+    return table(["kernel", "ridge", "training points"], columns, rows) + f'<p class="note">{note}</p>'
 
 
 def _unique(values) -> list:

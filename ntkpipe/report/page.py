@@ -101,7 +101,7 @@ def _tiles(inputs: ReportInputs) -> str:
     name = entry_name(predictions.kernels[k], float(predictions.times[t]), float(predictions.ridges[r]))
     chosen = ""
     if chosen_entries(predictions).get(predictions.kernels[k]) == entry:
-        chosen = f" Chosen on {escape(basis_of(predictions))}; the test images had no part in it."
+        chosen = f" Chosen on {escape(basis_of(predictions))}; the test points had no part in it."
     doubt = "".join(f" {MARK} {text[:1].upper()}{text[1:]}." for text in legend([metric.get("doubt")]))
     return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.{chosen}{escape(doubt)}</p>'
 
@@ -136,7 +136,7 @@ def _metric_tables(inputs: ReportInputs) -> str:
     if predictions.ridge_scale == "relative":
         note += "; ridges are relative to the mean of the kernel's diagonal"
     if chosen_entries(predictions):
-        note += f". Underlined: chosen on {escape(basis_of(predictions))}, without the test images"
+        note += f". Underlined: chosen on {escape(basis_of(predictions))}, without the test points"
     note += "".join(
         f". {MARK} {text[:1].upper()}{text[1:]}" for text in legend(m.get("doubt") for m in inputs.metrics["entries"])
     )

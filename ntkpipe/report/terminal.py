@@ -65,11 +65,11 @@ def chosen_lines(metrics: dict[str, Any]) -> list[str]:
     selection = metrics.get("selection")
     if not selection:
         return []
-    lines = [f"chosen on {selection['chosen_on']}; test images had no part in it:"]
+    lines = [f"chosen on {selection['chosen_on']}; test points had no part in it:"]
     for kernel, best in selection["chosen"].items():
         name = "mse" if best.get("accuracy") is None else "accuracy"
         lines.append(
             f"  {kernel}: t={best['time'] if best['time'] == 'inf' else format(best['time'], 'g')}, ridge {best['ridge']:g}, "
-            f"{name} {best[name]:.4f} there, {best['test'][name]:.4f}{MARK if best['test'].get('doubt') else ''} on the test images"
+            f"{name} {best[name]:.4f} there, {best['test'][name]:.4f}{MARK if best['test'].get('doubt') else ''} on the test points"
         )
     return lines

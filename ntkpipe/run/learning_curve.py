@@ -126,7 +126,7 @@ def _doubts(size: int, predictions: Predictions) -> list[str]:
             doubts = [doubt_of(predictions, (k, t, r)) for t in range(len(predictions.times))]
             when = ", ".join(f"{t:g}" for t, doubt in zip(predictions.times, doubts, strict=True) if doubt)
             notes += [
-                f"{size:,} images, {kernel}, ridge {ridge:g}, t = {when}: {text}" for text in legend(doubts) if when
+                f"{size:,} points, {kernel}, ridge {ridge:g}, t = {when}: {text}" for text in legend(doubts) if when
             ]
     return notes
 
@@ -166,7 +166,7 @@ def _record(curve: Curve) -> dict[str, Any]:
         "values": curve.values.tolist(),
         "fit": None if curve.fit is None else {k: _plain(v) for k, v in dataclasses.asdict(curve.fit).items()},
         "why": curve.why,
-        "interval": "95%, profile likelihood over test images and what the fit leaves over",
+        "interval": "95%, profile likelihood over test points and what the fit leaves over",
     }
 
 

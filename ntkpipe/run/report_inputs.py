@@ -98,8 +98,8 @@ def _summary(run: RunDir, context: RunContext, facts: dict[str, Any], warnings: 
         "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
         "data": {
             "source": source,
-            "training images": f"{context.kernels.n:,}{flips}" if flips else context.kernels.n,
-            "test images": context.kernels.p,
+            "training points": f"{context.kernels.n:,}{flips}" if flips else context.kernels.n,
+            "test points": context.kernels.p,
             **({"image shape": list(shape)} if all(shape) else {}),
             "fingerprint": context.data.fingerprint,
             "preprocessing": {k: v for k, v in context.data.preprocessing.items() if v not in (None, False)},

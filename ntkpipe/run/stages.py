@@ -120,7 +120,7 @@ class RunAtWork:
             facts = {"fingerprint": found.data.fingerprint, "labels": found.data.labels_key}
             if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
                 raise DataError(
-                    f"{path or self.run.config.data.kind} is not what {self.run.path} was started with: its images or "
+                    f"{path or self.run.config.data.kind} is not what {self.run.path} was started with: its points or "
                     "labels have changed. Give the run on the new data a run_dir of its own."
                 )
             self.run.begin()
@@ -250,7 +250,7 @@ class RunAtWork:
             parts, warnings = [], list(context.warnings)
             for one in solved:
                 progress(
-                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.p:,} images"
+                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.p:,} points"
                 )
                 part = self._repairing(
                     lambda one=one: prediction.predict_kernel(self.context(), one, times, self.executor(), progress)

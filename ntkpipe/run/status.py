@@ -66,7 +66,7 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
         return ", " + "; ".join(parts)
     if stage == "predict":
         return f", largest error bound {receipt['max_error_bound']:.1e}"
-    return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} images"
+    return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} points"
 
 
 def is_finished(run: RunDir) -> bool:

@@ -29,7 +29,7 @@ def stored_shapes(config: DataConfig, images: PreparedImages) -> Shapes:
     n_train, n_test = images.shape("train")[0], images.shape("test")[0]
     for name, asked, there in (("train", config.train_size, n_train), ("test", config.test_size, n_test)):
         if asked is not None and asked > there:
-            raise DataError(f"data.{name}_size={asked}, but the data set has {there} such images")
+            raise DataError(f"data.{name}_size={asked}, but the data set has {there} such points")
     used = config.train_size or n_train
     labels = images.labels()
     if labels.labels_train is not None:

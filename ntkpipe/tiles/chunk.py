@@ -48,7 +48,7 @@ def finite_error(values: np.ndarray, kernel: str, block: str, i: int, j: int, ed
     if len(bad):
         rows = f"{bad[0]}" if len(bad) == 1 else f"{bad[0]}-{bad[-1]}"
         return DataError(
-            f"{text} Input rows {rows} ({len(bad)} {kind} images, in stored order) give no finite value: "
+            f"{text} Input rows {rows} ({len(bad)} {kind} points, in stored order) give no finite value: "
             "they hold NaN, or are so large that this precision overflows. Clean them, set data.drop_invalid=true, or "
             "kernel.dtype=float64."
         )

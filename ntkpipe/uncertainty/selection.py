@@ -49,7 +49,7 @@ def held_out_count(asked: float, n: int) -> int:
     count = int(asked) if asked >= 1 else round(asked * n)
     if not 0 < count < n:
         raise ConfigError(
-            f"predict.held_out={asked:g} of {n:,} training images leaves {count:,} to predict and {max(n - count, 0):,} to learn "
+            f"predict.held_out={asked:g} of {n:,} training points leaves {count:,} to predict and {max(n - count, 0):,} to learn "
             "from: give another share, or number"
         )
     return count
@@ -103,7 +103,7 @@ def held_out_errors(
     kept = n - count
 
     def tell(line: str, **facts: Any) -> None:
-        workspace.tell(f"{name}, {count:,} images held out: {line.removeprefix(f'{name}: ')}", **facts)
+        workspace.tell(f"{name}, {count:,} points held out: {line.removeprefix(f'{name}: ')}", **facts)
 
     solved = solution.solver.answer(problem.leading(kept), replace(workspace, tell=tell)).at(times)
     weights, shape = solved.dual_weights()

@@ -19,12 +19,12 @@ def words(tmp_path) -> tuple[str, ...]:
 def test_sizes_and_overrides(words, capsys) -> None:
     assert main([*words, "cluster.profile=h200x8x16", "plan.sizes=[50000,1000000]", "profile.nodes=2"]) == 0
     out = capsys.readouterr().out
-    assert "50,000 images on h200x8x16, 2 x 8 workers" in out
-    assert "1,000,000 images on h200x8x16" in out
+    assert "50,000 points on h200x8x16, 2 x 8 workers" in out
+    assert "1,000,000 points on h200x8x16" in out
     assert "no cluster has been measured, and of GPUs one H200" in out
     assert main([*words, "cluster/profile=cpu16x64", "plan.figures=true", "profile.price=7"]) == 0
     out = capsys.readouterr().out
-    assert "100 images on cpu16x64" in out
+    assert "100 points on cpu16x64" in out
     assert any(line.split() == ["price", "7", "yours"] for line in out.splitlines())
 
 

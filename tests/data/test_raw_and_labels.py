@@ -223,8 +223,8 @@ def test_classes_that_one_set_lacks_are_told():
     names = tuple("abcdefgh")
     learnt = class_notes(np.array([0, 1, 2, 3, 4, 5, 6]), np.array([0, 0, 7]), names)
     assert learnt == (
-        "1 of 3 test images are of classes without training images (h): no prediction of these can be right",
-        "classes without test images: b, c, d, e, f and 1 more. Their accuracy stays unknown",
+        "1 of 3 test points are of classes without training points (h): no prediction of these can be right",
+        "classes without test points: b, c, d, e, f and 1 more. Their accuracy stays unknown",
     )
     assert class_notes(np.array([0, 1]), np.array([1, 0]), names) == ()
     assert class_notes(None, None, names) == ()

@@ -205,7 +205,7 @@ def test_tables_name_what_does_not_fit() -> None:
     loaded = load_profile("h200x8x16", profiles())
     ways = [on_profile(CONFIG, CIFAR, loaded, 5_000_000, stored=stored) for stored in (True, False)]
     text = describe_stages(ways[0])
-    for word in ("5,000,000 images", "solver.max_steps", "network", "stay in the workers' memory"):
+    for word in ("5,000,000 points", "solver.max_steps", "network", "stay in the workers' memory"):
         assert word in text
     assert "times faster" in compare_ways(*ways)
     small = loaded.overridden({"driver_memory": 1e9})

@@ -30,7 +30,7 @@ def spoilt(value):
 
 
 BAD_DATA = {
-    "nan": (images(x_train=spoilt(np.nan)), "hold NaN or infinite pixels (rows 7)"),
+    "nan": (images(x_train=spoilt(np.nan)), "hold NaN or infinite values (rows 7)"),
     "infinite": (images(x_test=spoilt(np.inf)[:8]), "x_test hold NaN or infinite"),
     "label too large": (images(y_test=np.arange(8)), "must lie in 0..2"),
     "label negative": (images(y_train=np.arange(40) % 3 - 1), "negative label"),
@@ -66,8 +66,8 @@ def test_corrected_data_in_the_folder_of_a_refusal(work):
 
 
 SETTINGS = {
-    "too few images": ("data.train_size=5000", 3, "1500 such images|only 1500 training images"),
-    "too few test images": ("data.test_size=298", 3, "297 such images|only 297 test images"),
+    "too few images": ("data.train_size=5000", 3, "1500 such points|only 1500 training images"),
+    "too few test images": ("data.test_size=298", 3, "297 such points|only 297 test images"),
     "one class left": ("data.train_size=1", 3, "at least two classes"),
     "no such file": ("data=npz data.path=nowhere.npz", 3, "not a file"),
     "no such data set": ("data=cifar10 data.path=nowhere", 3, "nowhere"),

@@ -84,7 +84,7 @@ def test_notes_on_the_data_are_told_and_kept(work, again):
         work.ok("gram", *words, "run_dir=earlier")
     done = work.ok("run", *words, "run_dir=r")
     kept = work.predictions("r").attributes["warnings"]
-    for text in ("dropped 1 of 24 images in x_train", "classes without test images: 1"):
+    for text in ("dropped 1 of 24 images in x_train", "classes without test points: 1"):
         assert text in done.err
         assert any(text in note for note in kept)
 

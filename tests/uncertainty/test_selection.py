@@ -87,7 +87,7 @@ def test_held_out_errors_are_those_of_a_fit_without_the_images(lab, no_figures, 
         assert best["mse"] == np.array(record["mse"])[accuracy == accuracy.max()].min()
         assert record["images"] == V
     assert found["test_images_used"] is False
-    assert f"last {V} training images" in found["chosen_on"]
+    assert f"last {V} training points" in found["chosen_on"]
     # The final predictions are those of all training images.
     calm = lab.run(f"calm-{solver}-{flips}", *words)
     np.testing.assert_array_equal(predicted.mean, calm.mean)
@@ -132,10 +132,10 @@ def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, sol
 def test_the_report_says_on_what_was_chosen(lab, drawn, capsys):
     words = ("predict.selection=held_out", "predict.held_out=0.25", "predict.covariance=diagonal", "solver=eigh")
     lab.run("told", TIMES, *words)
-    assert "test images had no part in it" in capsys.readouterr().err
+    assert "test points had no part in it" in capsys.readouterr().err
     report = lab.path / "told" / "report"
     page = (report / "report.html").read_text()
-    assert "Chosen on the last 16 training images" in page
+    assert "Chosen on the last 16 training points" in page
     assert 'class="chosen"' in page or 'class="best chosen"' in page
     assert (report / "figures" / "selection.png").exists()
     best = lab.metrics("told")["selection"]["chosen"]["ntk"]
