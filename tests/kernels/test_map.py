@@ -60,7 +60,7 @@ def test_a_map_continues_where_another_ended():
 
 
 def test_a_map_is_a_jax_function():
-    network = Architecture.from_spec(fcn(depth=2, activation="tanh"))
+    network = Architecture.from_spec(fcn(depth=2, activation="tanh", activation_args={"degree": 8}))
     with jax.enable_x64(True):
 
         def ntk(c):
