@@ -4,7 +4,7 @@
 
 Prints a table in Markdown. scikit-learn's models are the best of a small grid each, chosen by five folds of the same training rows:
 ridge regression or logistic regression, support vectors, and for less than 2,000 rows a Gaussian process. `houses` has the shape of
-California housing (20,640 rows of eight columns) and is made from a seed; 4,000 rows train and 1,000 test.
+California housing (20,640 rows of eight columns) and is made from a seed; 1,500 rows train and 500 test.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COMMON = (
     "data=table data.target=target data.folds=5 cluster=serial solver=eigh predict.covariance=diagonal predict.times=[10,100,1000,inf] "
     "predict.ridges=[1e-3,1e-2,1e-1,1] predict.learning_rate=0.5"
 )
-OWN = {"houses": "data.train_size=4000 data.test_size=1000"}
+OWN = {"houses": "data.train_size=1500 data.test_size=500"}
 
 
 def houses(n: int = 20_640) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def ours(name: str, path: Path, work: Path, regression: bool) -> dict[str, Any]:
 
 def theirs(name: str, path: Path, regression: bool) -> dict[str, Any]:
     """The best of scikit-learn's simple models, by the same rows."""
-    config = {"train_size": 4000, "test_size": 1000} if name in OWN else {}
+    config = {"train_size": 1500, "test_size": 500} if name in OWN else {}
     data = nk.load_dataset("table", path=path, target="target", **config)
     rows, table = data.prepared(), pd.read_csv(path)
     x, y = table.drop(columns="target").to_numpy(float), table["target"].to_numpy()
