@@ -75,7 +75,7 @@ def run(config: RunConfig, folder: Path) -> tuple[dict[str, float], dict[str, fl
         executor = timed("start", lambda: session.executor(config))
         job = RunAtWork(RunDir.create(config), lambda: executor, silent)
         with job.run.held():
-            timed("images", job.inputs)
+            timed("images", job.context)
             for stage in ("gram", "solve", "predict", "report"):
                 timed(stage, getattr(job, stage))
         passes = {k: f["steps"] for k, f in job.run.receipt("solve")["kernels"].items()}
