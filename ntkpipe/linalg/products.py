@@ -10,8 +10,8 @@ Measured on 2048^2 tiles, 9 columns, both products, one thread, milliseconds:
 | float64 tiles | 12.4 / 8.4 / 8.3 (128 rows; 128; 512) |
 | float32 tiles, upcast | 10.0 / 9.0 / 9.1 |
 
-A pass over 5,000 points by panels of 128, 256 and 512 rows, milliseconds: float32 tiles, two lanes, 18.9, 15.8, 22.3; one thread 27.4, 26.1, 29.7; float64
-tiles, two lanes, 16.3, 14.7, 15.0. Lanes share the panels of a tile: few panels leave a lane idle.
+A pass over 5,000 points by panels of 128, 256 and 512 rows, milliseconds: float32 tiles, two lanes, 18.9, 15.8, 22.3; one thread
+27.4, 26.1, 29.7; float64 tiles, two lanes, 16.3, 14.7, 15.0. Lanes share the panels of a tile: few panels leave a lane idle.
 """
 
 from __future__ import annotations
