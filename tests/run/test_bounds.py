@@ -64,7 +64,9 @@ CASES = {
     "momentum": Case(predict={"dynamics": "momentum", "times": (1.0, 1000.0, INF)}),
     "linear": Case(kernel={"kind": "linear", "b_std": None}),
     "smooth": Case("near", kernel={"kind": "rbf"}, predict={"ridges": (0.0, 1e-8)}),
-    "expansion": Case(kernel={"activation": "swish", "w_std": 1.0, "activation_args": {"degree": 24}}, predict={"ridges": (1e-3,)}),
+    "expansion": Case(
+        kernel={"activation": "swish", "w_std": 1.0, "activation_args": {"degree": 24}}, predict={"ridges": (1e-3,)}
+    ),
     "given": Case("deficient"),
 }
 
