@@ -209,9 +209,11 @@ def _arranged(source: _Source, *, divided: bool) -> _Source:
     if all(name == there for name, there in own.items()):
         return source
     folders = {str(parent) for name in own for parent in PurePosixPath(name).parents} - {"."}
-    return replace(
-        source, names=tuple(own), folders=tuple(sorted(folders)), read=lambda name: source.read(own.get(name, name))
-    )
+
+    def read(name: str) -> bytes:
+        return source.read(own.get(name, name))
+
+    return replace(source, names=tuple(own), folders=tuple(sorted(folders)), read=read)
 
 
 def _hidden(path: PurePosixPath) -> bool:
