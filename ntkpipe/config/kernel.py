@@ -135,7 +135,7 @@ class KernelConfig:
         at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
         if len(self.filter) not in (1, 2) or min(self.filter) < 1:
             raise ConfigError(
-                f"kernel.filter={list(self.filter)} must be [height, width], both positive, or one of sequences"
+                f"kernel.filter={list(self.filter)} must be [height, width], or [length] for sequences, all positive"
             )
         choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
         choice("kernel.outputs", self.outputs, ("trace", "pseudo"))

@@ -48,7 +48,8 @@ class Dataset:
         x_train: images `(n, h, w, c)`, gray ones `(n, h, w)`, or features `(n, d)`; uint8 (divided by 255) or floats (as they are).
             Or a frame of pandas, polars or pyarrow, whose columns may be categories: it is read as `data=table` reads a file.
         y_train: labels `(n,)`: whole numbers from 0 on, names, truth values, categories, one-hot rows `(n, c)`; or real targets `(n,)`
-            or `(n, c)`. Floats are real targets unless they are one-hot rows, or `labels` says otherwise.
+            or `(n, c)`. Floats are real targets unless they are one-hot rows, or `labels` says otherwise; few different whole numbers
+            as floats are refused until it does.
         x_test: as `x_train`, p of them; None takes a share `test_fraction` (0.2) of the training points.
         y_test: as `y_train`; None if nobody knows them: then there are predictions and no metrics.
         class_names: of the labels 0, 1, ...; None calls them so.
@@ -88,6 +89,11 @@ class Dataset:
         names = categories_of(y_train) if class_names is None else tuple(str(name) for name in class_names)
         y_train, y_test = np.asarray(y_train), None if y_test is None else np.asarray(y_test)
         if y_train.dtype.kind == "f" and not is_one_hot(y_train):
+            if "labels" not in preparation and _may_be_classes(y_train):
+                raise DataError(
+                    f"y_train is {y_train.dtype} of {len(np.unique(y_train))} whole numbers, which may be classes or real targets: say "
+                    "which, labels='centered' or labels='regression', or give classes as integers"
+                )
             preparation.setdefault("labels", "regression")
         config = DataConfig(kind="npz", path="arrays", **preparation)
         if x_test is None:
@@ -183,3 +189,14 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
         elif name in settings:
             settings[name] = tuple(settings[name])
     return Dataset.of(DataConfig(kind=kind, path=None if path is None else str(path), **settings))
+
+
+# Whole numbers of more values are real targets: ages, counts. The same number as for a column of a table.
+_MOST_CLASSES = 20
+
+
+def _may_be_classes(y: np.ndarray) -> bool:
+    """Whether floats of one column are few whole numbers."""
+    if y.size != len(y) or not np.isfinite(y).all() or (y != np.round(y)).any():
+        return False
+    return len(np.unique(y)) <= min(_MOST_CLASSES, len(y) // 2)

@@ -24,7 +24,7 @@ def test_help_version_and_unknown_commands(command):
     code, out, _ = command()
     assert code == 2
     assert "usage" in out
-    code, _, err = command("compute")
+    code, _, err = command("xyzzy")  # like no command
     assert code == 2
     assert all(name in err for name in COMMANDS)
 

@@ -83,11 +83,11 @@ def test_duplicated_images_warn_and_stay_finite():
         ({"y_train": np.zeros(40, int)}, DataError, "single class"),
         ({"y_train": LABELS[:10]}, DataError, "y_train has shape"),
         ({"y_train": LABELS - 1}, DataError, "label -1"),
-        ({"y_train": LABELS.astype(float)}, DataError, r"astype\(int\), or pass an array \(n, c\)"),
+        ({"y_train": LABELS + 0.5}, DataError, r"or pass an array \(n, c\)"),
         ({"y_train": LABELS + 1}, DataError, "subtract 1 from all labels, or give the number of classes="),
         ({"y_train": LABELS, "classes": 2}, DataError, "of 2 classes labels are 0..1"),
         ({"y_train": np.full((40, 1), np.nan)}, DataError, "NaN"),
-        ({"y_train": np.array([["a"]] * 40)}, DataError, "names such as"),
+        ({"y_train": np.array([["a"]] * 40)}, DataError, "single class"),
         ({"times": []}, ConfigError, "times is empty"),
         ({"x_train": X * 255}, DataError, "about 255 times"),
         ({"x_test": X_TEST[:0]}, DataError, "x_test is empty"),
@@ -100,6 +100,12 @@ def test_refusals(change, error, text):
     arguments = {"x_train": X, "y_train": LABELS, "x_test": X_TEST, **change}
     with pytest.raises(error, match=text):
         predict_in_memory(SPEC, **arguments)
+
+
+def test_labels_mean_the_same_in_every_form():
+    expected = predict_in_memory(SPEC, X, LABELS, X_TEST).mean
+    for y in (LABELS.astype(float), LABELS[:, None], np.array(list("abcd"))[LABELS]):
+        np.testing.assert_array_equal(predict_in_memory(SPEC, X, y, X_TEST).mean, expected)
 
 
 @pytest.mark.parametrize("kernel", ["ntk", "nngp", "ntkgp"])

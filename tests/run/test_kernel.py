@@ -32,6 +32,10 @@ OTHER = {
     "length_scale": 0.5,
     "nu": 2.5,
     "path": "layers.json",
+    "weights": "w.npz",
+    "seed": 1,
+    "initialiser": "orthogonal",
+    "outputs": "pseudo",
     "train": "K.npy",
     "test": "K_test.npy",
     "test_diagonal": "k.npy",
@@ -39,8 +43,8 @@ OTHER = {
 
 
 def test_kinds_are_the_families_and_files():
-    assert (*FAMILIES, "spec", "gram") == KERNELS
-    files = {"path", "train", "test", "test_diagonal"}
+    assert (*FAMILIES, "spec", "empirical", "gram") == KERNELS
+    files = {"path", "train", "test", "test_diagonal", "weights", "seed", "initialiser", "outputs"}
     fields = {f.name for f in dataclasses.fields(KernelConfig)} - {"kind", "dtype", "readout_depths"}
     assert {name for family in FAMILIES.values() for name in family.takes} | files == fields == set(OTHER)
 

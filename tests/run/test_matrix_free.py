@@ -67,7 +67,7 @@ def test_memory_for_nothing_computes_every_tile_on_every_pass(work, monkeypatch)
         return plain(self, i, j)
 
     monkeypatch.setattr(RecomputedTiles, "read", watched)
-    words = ("predict.kernels=[ntk]", "predict.times=[10]", FREE, *work.quick)
+    words = ("solver=krylov", "predict.kernels=[ntk]", "predict.times=[10]", FREE, *work.quick)
     counts = []
     for name, words_of in (("a", ()), ("b", ("cluster.memory_gib=0.75", "store.url=other"))):
         read.clear()
