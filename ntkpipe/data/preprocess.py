@@ -62,8 +62,8 @@ class Preprocessing:
         """
         if summary.get("zca_mean_eigenvalue") is not None:
             raise DataError(
-                "the training points are whitened (data.zca), and the whitening is not stored: predict from the run, whose raw data is "
-                "read again, or with nk.Gram(...).new(x)"
+                "the training points are whitened (data.zca), and the whitening is not stored: predict from a run, whose raw data is "
+                "read again (ntkpipe predict run_dir=DIR data.new=FILE, nk.open_run(DIR).predict(x)), or train without data.zca"
             )
         mean, std = summary["mean"], summary["std"]
         return cls(

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ntkpipe as nk
 from ntkpipe.data.labels import class_notes, encode_labels, make_targets
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.errors import ConfigError, DataError
@@ -249,3 +250,15 @@ def test_regression_targets_as_given():
         make_targets(raw(y_train=np.stack([y, y], axis=1), y_test=y[:3]), "regression")
     with pytest.raises(DataError, match="real numbers"):
         make_targets(raw(y_train=np.array(list("abcabc")), y_test=y[:3]), "regression")
+
+
+def test_floats_of_a_data_set_are_targets_unless_they_may_be_classes():
+    x = np.random.default_rng(0).standard_normal((12, 3))
+    whole = np.arange(12) % 3 * 1.0
+    with pytest.raises(DataError, match="3 whole numbers, which may be classes or real targets"):
+        nk.Dataset(x, whole, x)
+    assert nk.Dataset(x, whole, x, labels="regression").targets.shape == (12, 1)
+    assert nk.Dataset(x, whole, x, labels="centered").targets.shape == (12, 3)
+    assert nk.Dataset(x, whole.astype(int), x).targets.shape == (12, 3)
+    for real in (whole + 0.5, np.arange(12.0)):  # no whole numbers, and a value of its own for each point
+        assert nk.Dataset(x, real, x).targets.shape == (12, 1)
