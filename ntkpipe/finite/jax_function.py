@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,24 @@ class Gradients(NamedTuple):
 
     functions: jax.Array
     gradients: jax.Array
+
+
+@runtime_checkable
+class OfOneShape(Protocol):
+    """What decides a network's kernel besides its weights."""
+
+    layers: str
+    outputs: str
+    shape: tuple[int, ...]
+
+
+def network_digest(network: OfOneShape, weights: Mapping[str, np.ndarray]) -> str:
+    """32 hexadecimal digits of layers, kind of outputs, shape of a point, and every weight by its name."""
+    found = hashlib.sha256(f"{network.layers}\n{network.outputs}\n{list(network.shape)}\n".encode())
+    for name, array in weights.items():
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:32]
 
 
 class FunctionNetwork:
@@ -80,11 +97,7 @@ class FunctionNetwork:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits of the name, the kind of outputs, and every parameter."""
-        found = hashlib.sha256(f"{self.layers}\n{self.outputs}\n{list(self.shape)}\n".encode())
-        for leaf in self._leaves:
-            found.update(f"{leaf.dtype.str} {leaf.shape}\n".encode())
-            found.update(np.ascontiguousarray(leaf).tobytes())
-        return found.hexdigest()[:32]
+        return network_digest(self, {str(k): leaf for k, leaf in enumerate(self._leaves)})
 
     def prepare(self, x: np.ndarray) -> Gradients:
         """Gradients of a block of points (n, ...), in its dtype."""
@@ -134,7 +147,7 @@ class FunctionNetwork:
         return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _products(rows: Gradients, columns: Gradients) -> tuple[jax.Array, jax.Array]:
     with jax.default_matmul_precision("highest"):
         return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.empirical import Prepared, prepare, tile
 from ntkpipe.finite.initialisers import INITIALISERS, init
-from ntkpipe.finite.jax_function import FunctionNetwork, FunctionOfParameters
+from ntkpipe.finite.jax_function import FunctionNetwork, FunctionOfParameters, network_digest
 from ntkpipe.finite.network import Spec, Weights, apply, network
 from ntkpipe.finite.products import OUTPUTS, plan_maps
 from ntkpipe.kernels.cost import KernelCost
@@ -153,11 +154,7 @@ class NetworkKernel:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits of layers, kind of outputs, and every weight: what makes two such kernels the same."""
-        found = hashlib.sha256(f"{self.layers}\n{self.outputs}\n{list(self.shape)}\n".encode())
-        for name, array in arrays_of_weights(self.weights).items():
-            found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            found.update(np.ascontiguousarray(array).tobytes())
-        return found.hexdigest()[:32]
+        return network_digest(self, arrays_of_weights(self.weights))
 
     def prepare(self, x: np.ndarray) -> Prepared:
         """What pairs need of each point, computed once; `x` is (n, ...) in the dtype of the computation."""
@@ -200,7 +197,7 @@ def read_weights(source: str | Path | io.BytesIO) -> list[tuple[Any, Any]]:
     try:
         with np.load(source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{source}: weights cannot be read ({error}): save them with finite.save_weights") from error
     made: list[tuple[Any, Any]] = []
     while (found := _matrix(arrays, len(made))) is not None:

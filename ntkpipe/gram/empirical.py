@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.errors import CorruptionError, StoreError
+from ntkpipe.errors import CorruptionError, NtkpipeError, StoreError
 from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel, read_weights
 from ntkpipe.kernels.accelerator import precision_context
@@ -112,7 +112,7 @@ def _read(network: StoredNetwork) -> NetworkKernel:
     data = open_store(network.url).get(network.key)
     try:
         kernel = NetworkKernel(network.layers, network.outputs, network.shape, read_weights(io.BytesIO(data)))
-    except Exception as error:
+    except NtkpipeError as error:
         raise CorruptionError(f"{network.key} in {network.url} holds no weights of this network: {error}") from error
     if kernel.digest != network.digest:
         raise CorruptionError(f"{network.key} in {network.url} holds other weights than its name says")

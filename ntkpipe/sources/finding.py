@@ -115,7 +115,7 @@ class Search:
             images_per_row=config.copies,
             workers=config.cluster.worker_count(),
             sample=config.solver.sample_rows,
-            points=test_points(data, shapes.used_test),
+            points=points_of(data, shapes.used_test),
         )
 
 
@@ -187,7 +187,7 @@ def _find_matrices(search: Search) -> Found:
     return Found(config, given.labels, source, open_given(given.gram, plan.tiles, use), plan, notes)
 
 
-def test_points(data: StoredData, p: int) -> TestPoints:
+def points_of(data: StoredData, p: int) -> TestPoints:
     """What is known of the first p test points besides their kernel."""
     labels = data.labels()
     known = None if labels.labels_test is None else labels.labels_test[:p]
@@ -200,9 +200,6 @@ def test_points(data: StoredData, p: int) -> TestPoints:
         labels.scale,
         classes=labels.labels_train is not None,
     )
-
-
-test_points.__test__ = False  # type: ignore[attr-defined]  # not a test, whatever pytest thinks of its name
 
 
 def _equal_images(record: dict[str, Any], images: PreparedImages) -> tuple[tuple[int, int], ...]:

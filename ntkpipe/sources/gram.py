@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
-from ntkpipe.data.dataset import PreparedDataset
 from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.given_gram import check_gram
 from ntkpipe.data.in_memory import given_from_arrays
@@ -34,6 +33,7 @@ from ntkpipe.planning.surroundings import plan_empirical_here, plan_given_here, 
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
+from ntkpipe.sources.finding import points_of
 from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.protocol import ObjectStore
@@ -170,7 +170,7 @@ class Gram:
             Copies.of(find_duplicates(prepared.x_train), shapes.used_train),
             images_per_row=self.config.copies,
             workers=self._executor.workers,
-            points=_points_of(prepared),
+            points=points_of(images, shapes.used_test),
         )
         if isinstance(self._kernel, Architecture):
             self._planned = plan_here(self.config, shapes, self.store, measure=True)
@@ -277,20 +277,6 @@ def _edge(n: int) -> int:
     while edge > 64 and -(-n // edge) < 3:
         edge //= 2
     return edge
-
-
-def _points_of(data: PreparedDataset) -> TestPoints:
-    p = data.n_test
-    label = None if data.labels_test is None else data.labels_test[:p]
-    return TestPoints(
-        data.test_index[:p],
-        data.class_names,
-        label,
-        data.y_test[:p],
-        data.mean,
-        data.scale,
-        classes=data.labels_train is not None,
-    )
 
 
 def _points(y: Any, class_names: Sequence[str] | None, p: int) -> TestPoints | None:

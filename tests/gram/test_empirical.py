@@ -126,6 +126,12 @@ def test_what_a_finite_network_cannot_be_is_refused(tmp_path):
         nk.EmpiricalKernel(DENSE, tmp_path / "w.npz")
     with pytest.raises(DataError, match="cannot be read"):
         nk.EmpiricalKernel(DENSE, tmp_path / "nowhere.npz")
+    finite.save_weights(tmp_path / "w.npz", finite.init(DENSE, (4, 4, 1)))
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    content[300] ^= 1
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        nk.EmpiricalKernel(DENSE, tmp_path / "w.npz")
 
 
 def as_function(parameters, x):
