@@ -74,7 +74,7 @@ class DenseOperator:
         """`A x` for `x` of shape `(n, k)`."""
         if self._products == "float64" and self._array.dtype == np.float64:
             return (np.ascontiguousarray(x.T) @ self._array).T  # symmetric; by rows: see `products`
-        total = accumulator(self._products, x, self.n)
+        total = accumulator(self._products, x, self.n, mirrored=False)
         total.add(self._array, 0, 0, transpose=False)
         return total.result()
 

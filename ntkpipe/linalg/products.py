@@ -12,10 +12,13 @@ Measured on 2048^2 tiles, 9 columns, both products, one thread, milliseconds:
 
 A pass over 5,000 points by panels of 128, 256 and 512 rows, milliseconds: float32 tiles, two lanes, 18.9, 15.8, 22.3; one thread
 27.4, 26.1, 29.7; float64 tiles, two lanes, 16.3, 14.7, 15.0. Lanes share the panels of a tile: few panels leave a lane idle.
+
+Long solves with few vectors take `fused.both` instead, which needs a third of the time in float64: `benchmarks/passes.py`.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,6 +27,12 @@ from ntkpipe.linalg.lanes import Lanes
 
 _PANEL_BYTES_32 = 64 * 2048 * 4
 _PANEL_BYTES_64 = 256 * 2048 * 8
+
+# Fused products: rows of a panel, of which lanes share the four of a tile of 2,048; most vectors, beyond which BLAS is the faster one;
+# least length of vectors: below it all passes of a solve take less than the half second that it takes to load Numba.
+_FUSED_ROWS = 512
+_FUSED_VECTORS = 32
+_FUSED_LENGTH = 4096
 
 
 @runtime_checkable
@@ -46,40 +55,83 @@ class _Panels:
     their order: the result does not depend on the number of lanes.
 
     Args:
-        x: `(cols, k)`.
+        x: `(cols, k)`, held as `(k, cols)` in the precision of products, with at least `vectors` rows.
         rows: of the result.
-        dtype: of products.
-        panel_bytes: of a panel.
+        products: `float32` or `float64`, of products. Sums between panels are float64.
         lanes: threads that share a tile; None is the calling one.
+        vectors: rows of zeros are added to `x` up to this many.
     """
 
-    def __init__(self, x: np.ndarray, rows: int, dtype: type, panel_bytes: int, lanes: Lanes | None) -> None:
-        self._x = np.ascontiguousarray(x.T, dtype=dtype)
+    def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None, vectors: int = 1) -> None:
+        self._x = np.zeros((max(x.shape[1], vectors), x.shape[0]), products)
+        self._x[: x.shape[1]] = x.T
         self._y = np.zeros((x.shape[1], rows))
-        self._panel_bytes, self._lanes = panel_bytes, lanes or Lanes()
-        self._buffers: list[np.ndarray] = []  # of panels that are converted, one for each lane
+        self._lanes = lanes or Lanes()
 
     def add(self, tile: np.ndarray, row: int, col: int, *, transpose: bool) -> None:
         """See `Accumulator.add`."""
         height, width = tile.shape
-        step = max(16, self._panel_bytes // (self._x.itemsize * width))
+        step, k, y = self._step(width), len(self._y), self._y
         lows = range(0, height, step)
         mirrored: list[np.ndarray | None] = [None] * len(lows)
-        x, y = self._x[:, col : col + width], self._y
 
-        def work(k: int) -> None:
-            low, high = lows[k], min(lows[k] + step, height)
-            panel, buffer = self._converted(tile[low:high], step * width)
-            y[:, row + low : row + high] += x @ panel.T
-            if transpose:
-                mirrored[k] = self._x[:, row + low : row + high] @ panel
-            if buffer is not None:
-                self._buffers.append(buffer)
+        def work(part: int) -> None:
+            low, high = lows[part], min(lows[part] + step, height)
+            own, mirror = self._products(tile[low:high], row + low, col, transpose=transpose)
+            y[:, row + low : row + high] += own[:k]
+            mirrored[part] = mirror
 
         self._lanes.each(work, range(len(lows)))
         for part in mirrored:
             if part is not None:
-                y[:, col : col + width] += part
+                y[:, col : col + width] += part[:k]
+
+    def result(self) -> np.ndarray:
+        """See `Accumulator.result`."""
+        return np.ascontiguousarray(self._y.T)
+
+    def _step(self, width: int) -> int:
+        """Rows of a panel of tiles this wide."""
+        raise NotImplementedError
+
+    def _products(
+        self, panel: np.ndarray, row: int, col: int, *, transpose: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the panel whose first entry is `(row, col)` adds to its own rows, `(k, h)`, and to the mirrored ones, `(k, w)`."""
+        raise NotImplementedError
+
+
+class BlasProducts(_Panels):
+    """Products by BLAS, panels that stay in the cache; a panel of another precision than the products' is converted first.
+
+    Products in float32 have a relative error of about 1e-7, which does not improve if `x` is split into high and low parts: the
+    sums' rounding is as large. Careful runs use float64.
+
+    Args:
+        x: `(cols, k)`.
+        rows: of the result.
+        products: `float32` or `float64`.
+        lanes: threads that share a tile; None is the calling one.
+    """
+
+    def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None = None) -> None:
+        super().__init__(x, rows, products, lanes)
+        self._buffers: list[np.ndarray] = []  # of panels that are converted, one for each lane
+
+    def _step(self, width: int) -> int:
+        size = _PANEL_BYTES_64 if self._x.itemsize == 8 else _PANEL_BYTES_32
+        return max(16, size // (self._x.itemsize * width))
+
+    def _products(
+        self, panel: np.ndarray, row: int, col: int, *, transpose: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        height, width = panel.shape
+        panel, buffer = self._converted(panel, self._step(width) * width)
+        own = self._x[:, col : col + width] @ panel.T
+        mirrored = self._x[:, row : row + height] @ panel if transpose else None
+        if buffer is not None:
+            self._buffers.append(buffer)
+        return own, mirrored
 
     def _converted(self, panel: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The panel in the precision of the products, and the buffer that holds it, if one had to."""
@@ -95,42 +147,59 @@ class _Panels:
         converted[...] = panel
         return converted, buffer
 
-    def result(self) -> np.ndarray:
-        """See `Accumulator.result`."""
-        return np.ascontiguousarray(self._y.T)
 
-
-class Float64Products(_Panels):
-    """Every product and sum in float64; tiles of float32 are upcast panel by panel.
+class FusedProducts(_Panels):
+    """Both products of a panel from one reading, without a converted copy, by `fused.both`.
 
     Args:
-        x: `(cols, k)` float64.
+        x: `(cols, k)`.
         rows: of the result.
+        products: `float32` or `float64`.
         lanes: threads that share a tile; None is the calling one.
+
+    Raises:
+        ImportError: without Numba.
     """
 
-    def __init__(self, x: np.ndarray, rows: int, lanes: Lanes | None = None) -> None:
-        super().__init__(x, rows, np.float64, _PANEL_BYTES_64, lanes)
+    def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None = None) -> None:
+        from ntkpipe.linalg.fused import both
+
+        super().__init__(x, rows, products, lanes, vectors=2)
+        self._both = both
+
+    def _step(self, width: int) -> int:
+        return _FUSED_ROWS
+
+    def _products(
+        self, panel: np.ndarray, row: int, col: int, *, transpose: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        own, mirrored = self._both(panel, self._x, row, col)
+        return own, mirrored if transpose else None
 
 
-class Float32Products(_Panels):
-    """Products in float32, a panel's sums; between panels and tiles the sums are float64.
+def fused_pays(x: np.ndarray) -> bool:
+    """Whether `FusedProducts` are the faster ones for `x`, `(cols, k)`: few vectors, and enough work to load Numba for."""
+    return x.shape[1] <= _FUSED_VECTORS and x.shape[0] >= _FUSED_LENGTH and _fused_installed()
 
-    The relative error of a product is about 1e-7 and does not improve if `x` is split into high and low parts: the
-    sums' rounding is as large. Careful runs use `Float64Products`.
 
-    Args:
-        x: `(cols, k)`; rounded to float32.
-        rows: of the result.
-        lanes: threads that share a tile; None is the calling one.
-    """
-
-    def __init__(self, x: np.ndarray, rows: int, lanes: Lanes | None = None) -> None:
-        super().__init__(x, rows, np.float32, _PANEL_BYTES_32, lanes)
+@functools.cache
+def _fused_installed() -> bool:
+    """Whether Numba is here and works with this NumPy."""
+    try:
+        import ntkpipe.linalg.fused  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def accumulator(
-    products: str, x: np.ndarray, rows: int, *, device: bool = False, lanes: Lanes | None = None
+    products: str,
+    x: np.ndarray,
+    rows: int,
+    *,
+    mirrored: bool = True,
+    device: bool = False,
+    lanes: Lanes | None = None,
 ) -> Accumulator:
     """The accumulator for `products` (`float32` or `float64`) on the CPU, or on JAX's default device.
 
@@ -138,6 +207,7 @@ def accumulator(
         products: `float32` or `float64`.
         x: `(cols, k)`.
         rows: of the result.
+        mirrored: most tiles are to be multiplied with their mirror image as well.
         device: on JAX's default device.
         lanes: threads that share a tile, of the CPU; None is the calling one.
 
@@ -151,4 +221,4 @@ def accumulator(
         from ntkpipe.linalg.device_products import DeviceProducts
 
         return DeviceProducts(x, rows, products)
-    return Float64Products(x, rows, lanes) if products == "float64" else Float32Products(x, rows, lanes)
+    return (FusedProducts if mirrored and fused_pays(x) else BlasProducts)(x, rows, products, lanes)

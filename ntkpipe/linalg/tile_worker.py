@@ -74,7 +74,14 @@ class TileWorker:
             `(rows, k)` float64; the parts of all workers sum to `A x`.
         """
         products = products or self._products
-        total = accumulator(products, x, self._grid.rows, device=self._device, lanes=self._lanes)
+        total = accumulator(
+            products,
+            x,
+            self._grid.rows,
+            mirrored=self._grid.symmetric,
+            device=self._device,
+            lanes=self._lanes,
+        )
         with nullcontext() if self._device else self._lanes.open():
             for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
                 where = self._grid.tile(i, j)
