@@ -176,7 +176,7 @@ COMMANDS: dict[str, Command] = {
         "store.url=DIR",
         {
             "store.url": Own("folder or bucket", "./store"),
-            "delete": Own("KEY of a store, or `unfinished`, `solves`, `compiled`, `litter`"),
+            "delete": Own("KEY of a store, or `unfinished`, `solves`, `networks`, `compiled`, `litter`"),
         },
     ),
     "catapult": Command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ntkpipe.cli.session import Session
-from ntkpipe.config import RunConfig
+from ntkpipe.config import GIVEN_KERNELS, RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.kernels.spec import dump_spec
@@ -33,8 +33,10 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
         raise ConfigError(f"format={format} is not one of table, json, yaml")
     config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
-    if config.kernel.kind == "gram":
-        raise ConfigError("kernel=gram is a matrix: it has no layers. ntkpipe plan shows what is known of its files")
+    if config.kernel.kind in GIVEN_KERNELS:
+        raise ConfigError(
+            f"kernel={config.kernel.kind} is made of files: it has no layers. ntkpipe plan shows what is known of them"
+        )
     if image_shape is None:
         shapes = read_shapes(config)[0]
         shape, spec = shapes.image, spec_for(config.kernel, shapes)

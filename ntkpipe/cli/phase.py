@@ -12,7 +12,7 @@ import numpy as np
 
 from ntkpipe.cli.arguments import numbers
 from ntkpipe.cli.session import Session
-from ntkpipe.config import RunConfig
+from ntkpipe.config import GIVEN_KERNELS, RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.propagation.block import block_map
@@ -51,8 +51,8 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
         raise ConfigError(f"format={own['format']} is not one of text, json")
     config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
-    if config.kernel.kind == "gram":
-        raise ConfigError("kernel=gram is a matrix: it has no layers that signals could pass")
+    if config.kernel.kind in GIVEN_KERNELS:
+        raise ConfigError(f"kernel={config.kernel.kind} is made of files: it has no layers that signals could pass")
     shape = _numbers("image_shape", own["image_shape"])
     spec = kernel_spec(config.kernel, [int(n) for n in shape])
     network = plain_network(spec)

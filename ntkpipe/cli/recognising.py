@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ntkpipe.config import GIVEN_KERNELS
 from ntkpipe.errors import ConfigError
 from ntkpipe.run.meanings import likely_data
 
@@ -22,7 +23,7 @@ def with_data(words: Sequence[str]) -> list[str]:
     if "data.path" not in given or {"data", "data.kind", "experiment"} & given.keys():
         return list(words)
     paths = [path.strip("'\"") for path in given["data.path"].split(",")]
-    if given.get("kernel", given.get("kernel.kind")) == "gram":
+    if given.get("kernel", given.get("kernel.kind")) in GIVEN_KERNELS:
         return [*words, "data=labels"]
     kinds = list(dict.fromkeys(likely_data(path) for path in paths))
     found = kinds[0] if len(kinds) == 1 else tuple(dict.fromkeys(kind for some in kinds for kind in some))

@@ -20,7 +20,8 @@ from ntkpipe.events.lines import for_people
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
 from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.measured import calibration_key
-from ntkpipe.planning.surroundings import plan_given_here
+from ntkpipe.planning.rank import refuse_low_rank
+from ntkpipe.planning.surroundings import plan_features_here, plan_given_here
 from ntkpipe.propagation.summary import warnings_of_depth
 from ntkpipe.run import calibrate as calibrating
 from ntkpipe.run.learning_curve import write_learning_curve
@@ -29,6 +30,7 @@ from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.stages import RunAtWork
 from ntkpipe.run.sweep import Sweep, sweep_axis, sweep_runs, write_table
+from ntkpipe.sources.features import read_feature_shapes
 from ntkpipe.sources.precomputed import describe_given, read_given_shapes
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks import stopping
@@ -150,6 +152,13 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
         print("\n".join([*chosen, describe_given(gram, shapes)]))
         print(plan_given_here(first, shapes, open_store(first.store.url), dtype=gram.dtype, edge=gram.edge))
         return
+    if first.kernel.kind == "features":
+        features, shapes = read_feature_shapes(first)
+        first, chosen = choose(first, shapes)
+        refuse_low_rank(first, shapes.used_train, features.count, "the number of features")
+        print("\n".join(chosen))
+        print(plan_features_here(first, shapes, open_store(first.store.url), features))
+        return
     shapes, store = read_shapes(first)
     depths = [] if sizes else others
     first, chosen = choose(first, shapes, depths)
@@ -162,7 +171,7 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
 def calibrate(config: RunConfig, session: Session) -> None:
     """Measure this machine for plans, and keep the record in the store."""
     first, *_ = sweep_runs(config)
-    if first.kernel.kind in ("gram", "empirical"):
+    if first.kernel.kind in ("gram", "features", "empirical"):
         raise ConfigError(
             f"kernel={first.kernel.kind} has no infinite network whose pairs could be measured: calibrate with another kernel"
         )

@@ -26,9 +26,13 @@ KERNELS = (
     "linear",
     "spec",
     "empirical",
+    "features",
     "gram",
 )
-"""Families of architectures, `spec`, `empirical` (one finite network), and `gram` (a matrix that was given)."""
+"""Families of architectures, `spec`, `empirical` (one finite network), `features` (products of given ones), and `gram` (a matrix)."""
+
+GIVEN_KERNELS = ("features", "gram")
+"""What is made of files and has no network and no images: labels come from `data=labels`."""
 
 PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
 """Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
@@ -43,7 +47,8 @@ class KernelConfig:
 
     Args:
         kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), `empirical` (the kernels of one
-            finite network with these layers), or `gram`: no network, but kernel matrices from files.
+            finite network with these layers), `features` (products of features from files), or `gram`: no network, but kernel
+            matrices from files.
         depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
             `wide_resnet` as their papers count them.
         readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
@@ -66,9 +71,12 @@ class KernelConfig:
         weights: of `empirical`: `.npz` of the network's weights, as `finite.save_weights` writes it; None draws them.
         seed: of `empirical`: of weights that are drawn.
         initialiser: of `empirical`: `gaussian`, `orthogonal` or `delta_orthogonal`, of weights that are drawn.
-        outputs: of `empirical`: the NTK is the mean over outputs (`trace`), or of their sum over sqrt(c) (`pseudo`).
-        train: of `gram`: the kernel among training points (n, n), `.npy` or a Zarr array, float32 or float64.
-        test: of `gram`: test points by training points (p, n), likewise.
+        outputs: of `empirical`: the NTK is the mean over outputs (`trace`), of their sum over sqrt(c) (`pseudo`), or of all pairs of
+            outputs (`full`), n c rows for n points: the linearisation of this very network.
+        scale: of `features`: what their products are divided by.
+        train: of `gram`: the kernel among training points (n, n); of `features` their features (n, P). `.npy`, `.npz` of one array or a
+            Zarr array, float32 or float64.
+        test: of `gram`: test points by training points (p, n); of `features` (p, P). Likewise.
         test_diagonal: of `gram`: `k(x, x)` of the test points (p,), `.npy`; variances need it, and error bounds are estimates
             without it.
         dtype: `float32` or `float64`, of the computation; not used by `gram`.
@@ -97,6 +105,7 @@ class KernelConfig:
     seed: int = 0
     initialiser: str = "gaussian"
     outputs: str = "trace"
+    scale: float = 1.0
     train: str | None = None
     test: str | None = None
     test_diagonal: str | None = None
@@ -138,12 +147,18 @@ class KernelConfig:
                 f"kernel.filter={list(self.filter)} must be [height, width], or [length] for sequences, all positive"
             )
         choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
-        choice("kernel.outputs", self.outputs, ("trace", "pseudo"))
+        choice("kernel.outputs", self.outputs, ("trace", "pseudo", "full"))
         at_least("kernel.seed", self.seed, 0)
+        at_least("kernel.scale", self.scale, 0.0, strict=True)
         if self.kind in ("spec", "empirical") and self.path is None:
             raise ConfigError(f"kernel={self.kind} needs kernel.path=FILE.json or FILE.yaml, a list of layers")
         if self.kind == "gram" and None in (self.train, self.test):
             raise ConfigError(
                 "kernel=gram needs kernel.train=FILE (training points by training points) and kernel.test=FILE (test points "
                 "by training points), each a .npy file or a Zarr array"
+            )
+        if self.kind == "features" and None in (self.train, self.test):
+            raise ConfigError(
+                "kernel=features needs kernel.train=FILE (training points by features) and kernel.test=FILE (test points by the same "
+                "features), each a .npy file or a Zarr array"
             )

@@ -15,7 +15,7 @@ class PredictConfig:
 
     Args:
         kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K); of
-            `kernel=gram` it is `gram`, whatever the default.
+            `kernel=gram` and `features` it is `gram`, whatever the default.
         times: training times in gradient steps, `inf` allowed; None is a logarithmic grid over all of training and inf.
         ridges: added to the diagonal.
         ridge_scale: `relative` (to the mean of the diagonal) or `absolute`.

@@ -10,7 +10,7 @@ from ntkpipe.config.checks import at_least, choice
 from ntkpipe.config.cluster import ClusterConfig
 from ntkpipe.config.data import DataConfig
 from ntkpipe.config.gram import GridConfig, StoreConfig
-from ntkpipe.config.kernel import KernelConfig
+from ntkpipe.config.kernel import GIVEN_KERNELS, KernelConfig
 from ntkpipe.config.predict import PredictConfig
 from ntkpipe.config.solver import SolverConfig
 from ntkpipe.errors import ConfigError
@@ -87,6 +87,8 @@ class RunConfig:
                 f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
             )
         self._check_selection()
+        if self.kernel.kind == "empirical" and self.kernel.outputs == "full":
+            self._check_full()
         if self.kernel.readout_depths and self.store.name is not None:
             raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
@@ -106,6 +108,31 @@ class RunConfig:
                 + (" or predict.times=null" if p.selection == "held_out" else "")
             )
 
+    def _check_full(self) -> None:
+        """With all pairs of outputs a row is an output of a point: what leaves points out, or asks for variances, is refused."""
+        if self.predict.kernels == PredictConfig().kernels:
+            object.__setattr__(self, "predict", dataclasses.replace(self.predict, kernels=("ntk",)))
+        full = "kernel.outputs=full is the linearisation of one network"
+        if self.predict.kernels != ("ntk",):
+            raise ConfigError(
+                f"predict.kernels={list(self.predict.kernels)}: {full}, whose kernel is the ntk. Its NNGP is one for all outputs: that of "
+                "kernel.outputs=trace"
+            )
+        if self.predict.covariance != "none":
+            raise ConfigError(
+                f"predict.covariance={self.predict.covariance} is over networks, and {full}: use kernel.outputs=trace"
+            )
+        if self.predict.selection != "none":
+            raise ConfigError(
+                f"predict.selection={self.predict.selection} leaves rows out, and with kernel.outputs=full these are outputs, not points: "
+                "use kernel.outputs=trace"
+            )
+        if self.data.folds is not None or self.predict.theory:
+            raise ConfigError(
+                "data.folds and predict.theory take a row for a point, and with kernel.outputs=full it is an output: use "
+                "kernel.outputs=trace"
+            )
+
     def _check_sizes(self) -> None:
         sizes = f"predict.train_sizes={list(self.predict.train_sizes)}"
         if self.kernel.readout_depths:
@@ -121,24 +148,33 @@ class RunConfig:
             )
 
     def _check_given(self) -> None:
-        """A given matrix comes with labels alone, and what needs images or layers has no meaning for it."""
-        if (self.kernel.kind == "gram") != (self.data.kind == "labels"):
+        """A given matrix or features come with labels alone, and what needs images or layers has no meaning for them."""
+        kind = self.kernel.kind
+        if (kind in GIVEN_KERNELS) != (self.data.kind == "labels"):
             raise ConfigError(
-                f"kernel={self.kernel.kind} data={self.data.kind}: a given matrix (kernel=gram) takes its labels from "
-                "data=labels data.path=FILE.npz, and data=labels has no images for any other kernel"
+                f"kernel={kind} data={self.data.kind}: a given matrix (kernel=gram) and given features (kernel=features) take their "
+                "labels from data=labels data.path=FILE.npz, and data=labels has no images for any other kernel"
             )
-        if self.kernel.kind != "gram":
+        if kind not in GIVEN_KERNELS:
             if "gram" in self.predict.kernels:
-                raise ConfigError("predict.kernels=[gram] is for kernel=gram")
+                raise ConfigError("predict.kernels=[gram] is for kernel=gram and kernel=features")
             return
         if self.predict.kernels == PredictConfig().kernels:
             object.__setattr__(self, "predict", dataclasses.replace(self.predict, kernels=("gram",)))
         if self.predict.kernels != ("gram",):
-            raise ConfigError(f"predict.kernels={list(self.predict.kernels)}: a given matrix is called gram")
-        if self.augment != "none":
             raise ConfigError(
-                "augment=hflip flips images, and kernel=gram has none: give the matrix of the doubled set"
+                f"predict.kernels={list(self.predict.kernels)}: the kernel of kernel={kind} is called gram"
             )
+        if self.augment != "none":
+            what = "matrix" if kind == "gram" else "features"
+            raise ConfigError(
+                f"augment=hflip flips images, and kernel={kind} has none: give the {what} of the doubled set"
+            )
+        if kind == "gram":
+            self._check_matrix()
+
+    def _check_matrix(self) -> None:
+        """What needs more of a given matrix than its entries."""
         if self.store.gram != "stored" or self.store.name is not None:
             raise ConfigError(
                 "store.gram and store.name are for tiles that ntkpipe computes: kernel=gram is read in place"

@@ -1,9 +1,10 @@
-"""A matrix that a user computed, read in place: a `.npy` file, mapped into memory, or a Zarr array of any chunks."""
+"""An array that a user computed, read in place: a mapped `.npy` or `.npz` file, or a Zarr array of any chunks."""
 
 from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,7 +42,7 @@ class GivenArray:
         path: absolute.
         shape: of the array.
         dtype: `float32` or `float64`, native byte order, whatever it is stored in.
-        chunks: of a Zarr array; empty of a `.npy` file.
+        chunks: of a Zarr array; empty of any other file.
         stamp: changes when the file does; see `require_same`.
     """
 
@@ -87,7 +88,7 @@ def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
     """Look at an array; reads its header alone.
 
     Args:
-        path: of a `.npy` file or the folder of a Zarr array.
+        path: of a `.npy` file, of an `.npz` with one array (not compressed), or the folder of a Zarr array.
         setting: that names it, for messages.
         dimensions: that it must have.
 
@@ -96,7 +97,7 @@ def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
     """
     file = Path(path).expanduser().resolve()
     if not file.exists():
-        raise DataError(f"{setting}={path} is not there: give a .npy file or the folder of a Zarr array")
+        raise DataError(f"{setting}={path} is not there: give a .npy or .npz file or the folder of a Zarr array")
     try:
         if file.is_dir():
             _check_codecs(file, setting)
@@ -125,7 +126,41 @@ def _opened(path: str, stamp: tuple[int, ...]) -> Any:
         import zarr
 
         return zarr.open_array(path, mode="r")
+    if path.endswith(".npz"):
+        return _mapped_member(path)
     return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _mapped_member(path: str) -> np.ndarray:
+    """The only array of an `.npz`, mapped where it lies in the file.
+
+    Raises:
+        DataError: if it holds several, or is compressed.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) != 1 or members[0].compress_type != zipfile.ZIP_STORED:
+            names = ", ".join(member.filename.removesuffix(".npy") for member in members[:6])
+            raise DataError(
+                f"{path} holds {len(members)} arrays ({names}), or is compressed: it is read in place, and must be one array as "
+                "numpy.savez writes it. Or give a .npy file"
+            )
+        with archive.open(members[0]) as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(member)
+            header = member.tell()
+    with open(path, "rb") as file:
+        file.seek(members[0].header_offset + _NAME_LENGTHS)
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    start = members[0].header_offset + _LOCAL_HEADER + name + extra + header
+    if dtype.hasobject:
+        raise DataError(f"{path} holds objects, not numbers")
+    return np.memmap(path, dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
+
+
+# Of a file in a zip archive: bytes before its name, and where in these the lengths of the name and of what follows it stand.
+_LOCAL_HEADER, _NAME_LENGTHS = 30, 26
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ntkpipe.data.given_array import GivenArray
+from ntkpipe.data.given_array import GivenArray, open_given
+from ntkpipe.data.given_features import GivenFeatures, given_features
 from ntkpipe.data.given_gram import GivenGram, given_gram
 from ntkpipe.errors import DataError
 
@@ -44,6 +46,21 @@ def given_from_arrays(train: Any, test: Any, test_diagonal: Any, edge: int | Non
     arrays = [_array("train", train, 2), _array("test", test, 2)]
     diagonal = None if test_diagonal is None else _array("test_diagonal", test_diagonal, 1)
     return given_gram(arrays[0], arrays[1], diagonal, edge)
+
+
+def features_from_arrays(train: Any, test: Any, scale: float) -> GivenFeatures:
+    """Features in memory, or in files that are named, not checked yet; see `check_features`.
+
+    Raises:
+        ConfigError: if the scale is none.
+        DataError: if they are no arrays of floats, or their shapes do not fit.
+    """
+    named = (("train", train), ("test", test))
+    arrays = [
+        open_given(str(values), name, 2) if isinstance(values, (str, os.PathLike)) else _array(name, values, 2)
+        for name, values in named
+    ]
+    return given_features(*arrays, scale)
 
 
 def _array(name: str, values: Any, dimensions: int) -> MemoryArray:

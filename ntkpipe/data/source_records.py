@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ntkpipe.config import RunConfig
+from ntkpipe.config import GIVEN_KERNELS, RunConfig
 from ntkpipe.errors import CorruptionError
 from ntkpipe.storage.checksum import digest, sealed, unsealed
 from ntkpipe.storage.store import ObjectStore
@@ -88,9 +88,11 @@ def _source_stamp(config: RunConfig, reading: int, place: str | None) -> str:
         files = _path_stamp(path)
     if d.test_path is not None:
         files = [files, _path_stamp(Path(d.test_path).expanduser())]
-    if given.kind == "gram":
+    if given.kind in GIVEN_KERNELS:
         names = (given.train, given.test, given.test_diagonal)
         files = [files, *(_path_stamp(None if name is None else Path(name).expanduser()) for name in names)]
+        if given.kind != "gram":  # the same files, taken for something else
+            files.append(given.kind)
     versions = {"digits": importlib.metadata.version("scikit-learn")} if d.kind == "digits" else {}
     return digest({"settings": settings, "files": files, "dtype": config.kernel.dtype, "versions": versions})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.errors import DataError
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.state import Kernels
@@ -89,6 +89,16 @@ class FunctionNetwork:
         return sum(leaf.size for leaf in self._leaves)
 
     @property
+    def rows_of_point(self) -> int:
+        """One kernel for all outputs."""
+        return 1
+
+    @property
+    def rank(self) -> int:
+        """Rows of the NTK that can be independent at most: gradients of every output, or of their sum."""
+        return self.parameters * (self._c if self.outputs == "trace" else 1)
+
+    @property
     def cost(self) -> KernelCost:
         """Of a pair of points, and what is kept of each: all its gradients."""
         size = self.parameters * (self._c if self.outputs == "trace" else 1)
@@ -154,22 +164,3 @@ def _products(rows: Gradients, columns: Gradients) -> tuple[jax.Array, jax.Array
             rows.functions @ columns.functions.T / rows.functions.shape[1],
             rows.gradients @ columns.gradients.T,
         )
-
-
-class FunctionOfParameters:
-    """A network's function and parameters, for points of any shape; made by `EmpiricalKernel.of_function`."""
-
-    def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any, name: str, outputs: str) -> None:
-        if not callable(apply):
-            raise ConfigError(
-                "of_function takes apply(parameters, x), a function of the parameters and a block of points"
-            )
-        if not name:
-            raise ConfigError(
-                "a function needs a name: its tiles are known by it. EmpiricalKernel.of_function(..., name=...)"
-            )
-        self.name, self._made_of = name, (apply, parameters, name, outputs)
-
-    def at(self, shape: Sequence[int]) -> FunctionNetwork:
-        """For points of a shape."""
-        return FunctionNetwork(*self._made_of, tuple(shape))

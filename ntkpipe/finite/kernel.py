@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -16,14 +17,14 @@ import numpy as np
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.empirical import Prepared, prepare, tile
 from ntkpipe.finite.initialisers import INITIALISERS, init
-from ntkpipe.finite.jax_function import FunctionNetwork, FunctionOfParameters, network_digest
-from ntkpipe.finite.network import Spec, Weights, apply, network
+from ntkpipe.finite.jax_function import FunctionNetwork, network_digest
+from ntkpipe.finite.network import Network, Spec, Weights, apply, network
 from ntkpipe.finite.products import OUTPUTS, plan_maps
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.kernels.state import Kernels
 
-# One kernel for all outputs: those that a run can solve with.
+# One kernel for all outputs.
 SCALAR = tuple(kind for kind in OUTPUTS if kind != "full")
 
 
@@ -35,7 +36,8 @@ class EmpiricalKernel:
         weights: list of `(W, b)`, see `finite.apply`, or the path of an `.npz` that `save_weights` wrote; None draws them.
         seed: of weights that are drawn.
         initialiser: of weights that are drawn; see `finite.init`.
-        outputs: `trace` (mean over the outputs: one kernel for all classes) or `pseudo` (of the sum of the outputs over sqrt(c)).
+        outputs: `trace` (mean over the outputs: one kernel for all classes), `pseudo` (of the sum of the outputs over sqrt(c)) or, in runs,
+            `full` (all pairs of outputs).
 
     Raises:
         ConfigError: for another kind of outputs, or an initialiser that there is not.
@@ -56,18 +58,17 @@ class EmpiricalKernel:
         initialiser: str = "gaussian",
         outputs: str = "trace",
     ) -> None:
-        _check_outputs(outputs)
+        _check_outputs(outputs, OUTPUTS)
         if initialiser not in INITIALISERS:
             raise ConfigError(f"initialiser={initialiser!r} is not one of {', '.join(INITIALISERS)}")
         self.layers = canonical_json(spec)
         self.outputs = outputs
         self._seed, self._initialiser = seed, initialiser
         self._weights = read_weights(weights) if isinstance(weights, (str, Path)) else weights
-        self._function: FunctionOfParameters | None = None
 
-    @classmethod
+    @staticmethod
     def of_function(
-        cls, apply: Callable[[Any, Any], Any], parameters: Any, *, name: str, outputs: str = "trace"
+        apply: Callable[[Any, Any], Any], parameters: Any, *, name: str, outputs: str = "trace"
     ) -> EmpiricalKernel:
         """Of any network that is a JAX function: of Flax, Equinox, Haiku or one's own.
 
@@ -84,12 +85,7 @@ class EmpiricalKernel:
         Raises:
             ConfigError: without a name, or for another kind of outputs.
         """
-        _check_outputs(outputs)
-        made = cls.__new__(cls)
-        made.outputs, made.layers = outputs, "[]"
-        made._seed, made._initialiser, made._weights = 0, INITIALISERS[0], None
-        made._function = FunctionOfParameters(apply, parameters, name, outputs)
-        return made
+        return EmpiricalFunction(apply, parameters, name, outputs)
 
     def at(self, shape: Sequence[int], dtype: Any = np.float32) -> NetworkKernel | FunctionNetwork:
         """The kernel for points of a shape, with its weights checked or drawn.
@@ -102,19 +98,52 @@ class EmpiricalKernel:
             ConfigError: naming the layer that has no finite form or that points of this shape cannot pass.
             DataError: if weights have other shapes, with the list of right ones, or are not finite.
         """
-        if self._function is not None:
-            return self._function.at(shape)
         spec = json.loads(self.layers)
         weights = self._weights
         if weights is None:
             weights = init(spec, shape, self._seed, initialiser=self._initialiser, dtype=dtype)
         return NetworkKernel(self.layers, self.outputs, tuple(shape), weights)
 
+    def cost(self, shape: Sequence[int]) -> KernelCost:
+        """Of a pair of points of a shape, and what is kept of each; no weights are drawn.
+
+        Raises:
+            ConfigError: as of `at`.
+        """
+        return _cost(network(json.loads(self.layers), shape), self.outputs)
+
     def __repr__(self) -> str:
-        if self._function is not None:
-            return f"EmpiricalKernel.of_function({self._function.name!r}, outputs={self.outputs!r})"
         where = f"seed={self._seed}" if self._weights is None else "given weights"
         return f"EmpiricalKernel({len(json.loads(self.layers))} layers, {where}, outputs={self.outputs!r})"
+
+
+class EmpiricalFunction(EmpiricalKernel):
+    """Made by `EmpiricalKernel.of_function`."""
+
+    def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any, name: str, outputs: str) -> None:
+        _check_outputs(outputs, SCALAR)
+        if not callable(apply):
+            raise ConfigError(
+                "of_function takes apply(parameters, x), a function of the parameters and a block of points"
+            )
+        if not name:
+            raise ConfigError(
+                "a function needs a name: its tiles are known by it. EmpiricalKernel.of_function(..., name=...)"
+            )
+        self.outputs = outputs
+        self._apply, self._parameters, self._name = apply, parameters, name
+
+    def at(self, shape: Sequence[int], dtype: Any = np.float32) -> FunctionNetwork:
+        """See `EmpiricalKernel.at`; the parameters are what they are."""
+        del dtype
+        return FunctionNetwork(self._apply, self._parameters, self._name, self.outputs, tuple(shape))
+
+    def cost(self, shape: Sequence[int]) -> KernelCost:
+        """See `EmpiricalKernel.cost`."""
+        return self.at(shape).cost
+
+    def __repr__(self) -> str:
+        return f"EmpiricalKernel.of_function({self._name!r}, outputs={self.outputs!r})"
 
 
 class NetworkKernel:
@@ -122,7 +151,7 @@ class NetworkKernel:
 
     Args:
         layers: the spec, canonical JSON.
-        outputs: `trace` or `pseudo`.
+        outputs: `trace`, `pseudo` or `full`.
         shape: of one point.
         weights: list of `(W, b)`.
 
@@ -145,11 +174,26 @@ class NetworkKernel:
         return self._network.parameters
 
     @property
+    def rows_of_point(self) -> int:
+        """Rows of the kernel for every point: its outputs, where it is between all pairs of these."""
+        return self._network.outputs if self.outputs == "full" else 1
+
+    @property
+    def rank(self) -> int:
+        """Rows of the NTK that can be independent at most.
+
+        Of a trace each output has gradients of its own, but by the readout they are equal: `c P` with the readout counted once.
+        """
+        if self.outputs != "trace":
+            return self.parameters
+        c, maps = self._network.outputs, self._network.maps
+        readout = maps[-1].parameters if self._network.has_readout else 0
+        return c * (self.parameters - readout) + readout // c
+
+    @property
     def cost(self) -> KernelCost:
         """Of a pair of points, and what is kept of each."""
-        plans = plan_maps(self._network, self.outputs)
-        operations, kept = sum(plan.operations for plan in plans), sum(plan.floats for plan in plans)
-        return KernelCost(0.0, 2.0 * operations, 1, 1, kept + self._network.outputs, int(np.prod(self.shape)))
+        return _cost(self._network, self.outputs)
 
     @cached_property
     def digest(self) -> str:
@@ -176,6 +220,14 @@ class NetworkKernel:
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays_of_weights(self.weights))
         return buffer.getvalue()
+
+
+def _cost(made: Network, outputs: str) -> KernelCost:
+    plans = plan_maps(made, outputs)
+    operations, kept = sum(plan.operations for plan in plans), sum(plan.floats for plan in plans) + made.outputs
+    # Of all pairs of outputs a row is one output of a point: a share of what the point takes.
+    rows = made.outputs if outputs == "full" else 1
+    return KernelCost(0.0, 2.0 * operations / rows**2, 1, 1, -(-kept // rows), -(-math.prod(made.shape) // rows))
 
 
 def save_weights(path: str | Path, weights: Weights) -> None:
@@ -223,12 +275,9 @@ def arrays_of_weights(weights: Weights) -> dict[str, np.ndarray]:
     return named
 
 
-def _check_outputs(outputs: str) -> None:
-    if outputs not in SCALAR:
-        raise ConfigError(
-            f"outputs={outputs!r} is not one of {', '.join(SCALAR)}: a Gram matrix has one kernel for all outputs. "
-            "finite.empirical_kernel(..., outputs='full') gives every pair of outputs of small sets"
-        )
+def _check_outputs(outputs: str, known: Sequence[str]) -> None:
+    if outputs not in known:
+        raise ConfigError(f"outputs={outputs!r} is not one of {', '.join(known)}")
 
 
 def _matrix(arrays: dict[str, np.ndarray], k: int) -> Any:

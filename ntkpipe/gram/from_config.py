@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntkpipe.config import PLAIN_KERNELS, KernelConfig
+from ntkpipe.config import GIVEN_KERNELS, PLAIN_KERNELS, KernelConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.kernel import EmpiricalKernel
 from ntkpipe.gram.worker import architecture
@@ -32,8 +32,8 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
     Raises:
         ConfigError: naming the setting, or the layer of a file, that is at fault.
     """
-    if kernel.kind == "gram":
-        raise ConfigError("kernel=gram is a matrix: it has no layers")
+    if kernel.kind in GIVEN_KERNELS:
+        raise ConfigError(f"kernel={kernel.kind} is made of files: it has no layers")
     _refuse_others(kernel)
     if kernel.kind in ("spec", "empirical"):
         assert kernel.path is not None  # checked by KernelConfig
@@ -54,7 +54,7 @@ def check_kernel(kernel: KernelConfig) -> None:
     Raises:
         ConfigError: naming the setting or the layer.
     """
-    if kernel.kind == "gram":
+    if kernel.kind in GIVEN_KERNELS:
         _refuse_others(kernel)
         return
     if kernel.kind == "empirical":
@@ -91,6 +91,8 @@ def kernel_takes(kind: str) -> tuple[str, ...]:
     """Fields of `KernelConfig` that a kind reads, `kind` itself included."""
     if kind == "gram":
         return ("kind", "train", "test", "test_diagonal")
+    if kind == "features":
+        return ("kind", "dtype", "train", "test", "scale")
     if kind == "empirical":
         return ("kind", "dtype", "path", "weights", "seed", "initialiser", "outputs")
     depths = ("readout_depths",) if kind in PLAIN_KERNELS else ()

@@ -11,7 +11,8 @@ from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.tiles.grid import TileGrid
 
 Block = Literal["train", "test"]
-KERNELS = 2  # NNGP and NTK come from one evaluation and are both stored
+KERNELS = 2
+"""NNGP and NTK of a network come from one evaluation and are both stored."""
 
 ITEM_BYTES = {"float32": 4, "float64": 8}
 """Bytes of a number, by dtype."""
@@ -89,6 +90,7 @@ class GramPlan:
         pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
         process_bytes: of a process that evaluates pairs, if it was measured.
         stored: False if tiles are computed whenever they are read, and only diagonals are stored.
+        kernels: in every tile: both of a network, or one.
     """
 
     spec: Sequence[Mapping[str, Any]]
@@ -105,6 +107,7 @@ class GramPlan:
     pairs_per_step: int | None = None
     process_bytes: int | None = None
     stored: bool = True
+    kernels: int = KERNELS
 
     @property
     def tiles(self) -> int:
@@ -132,10 +135,12 @@ class GramPlan:
         item = ITEM_BYTES[self.store_dtype]
         total = 0
         if not self.stored:
-            return sum(block.used.tile_rows * RECEIPT_BYTES + block.used.rows * 8 * KERNELS for block in self.blocks)
+            return sum(
+                block.used.tile_rows * RECEIPT_BYTES + block.used.rows * 8 * self.kernels for block in self.blocks
+            )
         for block in self.blocks:
             chunk = min(self.edge, block.whole.rows) * min(self.edge, block.whole.cols) * item + 4
-            total += block.tiles * (KERNELS * chunk + RECEIPT_BYTES)
+            total += block.tiles * (self.kernels * chunk + RECEIPT_BYTES)
         return total * len(self.stores)
 
     @property

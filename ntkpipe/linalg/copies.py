@@ -37,6 +37,12 @@ class Copies:
                 first[j] = i
         return Copies(first)
 
+    def of_rows(self, each: int) -> Copies:
+        """Of rows, so many of each point one after another."""
+        if each == 1:
+            return self
+        return Copies((each * self.first[:, None] + np.arange(each)).ravel())
+
     @cached_property
     def count(self) -> int:
         """Points that equal an earlier one: the dimension of the null space that they make."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 from ntkpipe.config import RunConfig, SolverConfig
-from ntkpipe.gram.from_config import pair_cost
+from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.planning.machine import assumed_machine
 from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.tiles import pair_seconds
@@ -65,20 +64,20 @@ def _cluster(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -
     if n > SMALL:
         return "local", f"{n:,} points"
     if (seconds := _gram_seconds(config, shapes, siblings)) > _SERIAL_SECONDS:
-        return (
-            "local",
-            f"about {seconds:,.0f} s of one core for the kernel" if seconds < math.inf else "a finite network",
-        )
+        return "local", f"about {seconds:,.0f} s of one core for the kernel"
     return "serial", f"{n:,} points"
 
 
 def _gram_seconds(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -> float:
     """Of one core, for all pairs, by rates that are assumed."""
-    if config.kernel.kind == "gram" or not all(shapes.image):  # given: nothing is computed
-        return 0.0
-    if config.kernel.kind == "empirical":  # finite networks: unknown, and mostly long
-        return math.inf
-    deepest = max((spec_for(one.kernel, shapes) for one in (config, *siblings)), key=len)
-    cost, n = pair_cost(deepest, shapes.image), shapes.used_train
+    cost, n = shapes.cost, shapes.used_train
+    if cost is None:
+        if config.kernel.kind == "gram" or not all(shapes.image):  # given: nothing is computed
+            return 0.0
+        if config.kernel.kind == "empirical":
+            cost = empirical_kernel(config.kernel).cost(shapes.image)
+    if cost is None:
+        deepest = max((spec_for(one.kernel, shapes) for one in (config, *siblings)), key=len)
+        cost = pair_cost(deepest, shapes.image)
     pairs = n * (n + 1) / 2 + n * shapes.used_test
     return config.copies * pairs * pair_seconds(cost, assumed_machine(), config.kernel.dtype)

@@ -10,7 +10,7 @@ from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.tiles import choose_edge
-from ntkpipe.tiles.identity import EMPIRICAL, GramIdentity
+from ntkpipe.tiles.identity import EMPIRICAL, EMPIRICAL_FULL, GramIdentity
 
 # A worker keeps what it has made of three blocks of points: rows, columns, and the next columns.
 _BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
@@ -26,8 +26,13 @@ def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel 
         kernel: of the network.
 
     Raises:
-        ConfigError: for flips, under which no finite network is symmetric.
+        ConfigError: for flips, under which no finite network is symmetric; or if all pairs of outputs are others than the targets.
     """
+    if kernel.rows_of_point != shapes.rows_of_point:
+        raise ConfigError(
+            f"kernel.outputs=full: the network has {kernel.rows_of_point} outputs and the targets have {shapes.rows_of_point}: end it "
+            'with {"op": "dense"} of as many features, or set kernel.outputs=trace'
+        )
     if config.augment != "none":
         raise ConfigError(
             f"augment={config.augment} needs a kernel that is symmetric under flips, and the weights of one network are not: set "
@@ -36,7 +41,7 @@ def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel 
     return GramIdentity(
         data=shapes.fingerprint,
         architecture=kernel.digest,
-        formula_version=EMPIRICAL,
+        formula_version=EMPIRICAL if kernel.outputs != "full" else EMPIRICAL_FULL,
         dtype=config.kernel.dtype,
         stored_dtype=config.store_dtype,
         edge=_edge(config, shapes, kernel),
@@ -51,4 +56,5 @@ def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel | FunctionNet
     edge, kept = choose_edge(shapes.n_train, kernel.cost), kernel.cost.seen * _ITEM[config.kernel.dtype]
     while edge > 8 and _BLOCKS * edge * kept > _BLOCKS_BYTES:
         edge //= 2
-    return edge
+    # Outputs of a point stay together: it is prepared once.
+    return max(1, edge // kernel.rows_of_point) * kernel.rows_of_point

@@ -232,6 +232,7 @@ def plan_of_cost(
         rate=_rate(config, cost, place, seconds),
         stores=[store.text],
         stored=config.store.gram != "recompute",
+        kernels=len(identity.kernels),
     )
     work = _work(config, shapes, machine, place, tiles, seconds, None)
     return _finished(config, shapes, machine, place, work, (store,), None)

@@ -37,6 +37,9 @@ class Shapes:
             there is no data set yet: expansions then have their usual degree.
         layers: of the network, where the configuration does not name them.
         prepared: whether the images are in the store.
+        rows_of_point: of the kernel: 1, or as many as there are outputs where it is between all pairs of these. The numbers of points above
+            are then numbers of rows.
+        cost: of a pair, where no layers of an infinite network tell it; None where they do.
     """
 
     fingerprint: str
@@ -49,6 +52,16 @@ class Shapes:
     extremes: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
     layers: list[dict[str, Any]] | None = field(default=None, repr=False)
     prepared: bool = field(default=False, compare=False)
+    cost: KernelCost | None = field(default=None, compare=False, repr=False)
+    rows_of_point: int = 1
+
+    def for_kernel(self, kernel: KernelConfig) -> Shapes:
+        """Rows of the kernel instead of points, where they are not the same: `kernel.outputs=full` has one for each output."""
+        c = self.outputs
+        if kernel.kind != "empirical" or kernel.outputs != "full" or self.rows_of_point > 1 or c == 1:
+            return self
+        counts = {name: c * getattr(self, name) for name in ("n_train", "n_test", "used_train", "used_test")}
+        return dataclasses.replace(self, **counts, outputs=1, rows_of_point=c)
 
     def of_size(self, n: int) -> Shapes:
         """Such images, but `n` for training, all of them used, and nothing prepared."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ntkpipe.config import RunConfig
+from ntkpipe.data.given_features import GivenFeatures
 from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
+from ntkpipe.gram.features import feature_cost
 from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.gram.symmetry import check_flips
+from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import free_memory, memory, processors
 from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.empirical import empirical_identity
+from ntkpipe.planning.features import feature_identity
 from ntkpipe.planning.machine import Figure, Machine, assumed_machine
 from ntkpipe.planning.measured import find_calibration, pair_key
 from ntkpipe.planning.memory import memory_budget
@@ -26,9 +30,11 @@ from ntkpipe.planning.probes import (
     measure_pairs,
     pair_speed_key,
 )
+from ntkpipe.planning.rank import refuse_low_rank
 from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores, worth_measuring
 from ntkpipe.storage.store import ObjectStore, local_folder
 from ntkpipe.tiles.catalogue import stored_edge, usage
+from ntkpipe.tiles.identity import GramIdentity
 
 # Of the memory budget, the part in which the system keeps files that were written.
 _CACHE_SHARE = 0.5
@@ -138,7 +144,10 @@ def plan_here(
     """
     config, _ = choose(config, shapes, siblings)
     if config.kernel.kind == "empirical":
-        return plan_empirical_here(config, shapes, store, empirical_kernel(config.kernel).at(shapes.image))
+        kernel = empirical_kernel(config.kernel).at(shapes.image)
+        why = f"of a network of {kernel.parameters:,} parameters"
+        refuse_low_rank(config, shapes.used_train, kernel.rank, why, shapes.rows_of_point)
+        return plan_empirical_here(config, shapes, store, kernel)
     if config.augment == "hflip":
         check_flips([spec_for(one.kernel, shapes) for one in (config, *siblings)], shapes.image)
     if measure and (network := worth_measuring(config, shapes, siblings)) is not None:
@@ -180,16 +189,35 @@ def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dt
 def plan_empirical_here(
     config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel | FunctionNetwork
 ) -> RunPlan:
-    """The plan of a run on this machine with the kernels of one finite network; arguments as of `plan_empirical`.
+    """The plan of a run on this machine with the kernels of one finite network."""
+    return _plan_of(config, shapes, store, empirical_identity(config, shapes, kernel), lambda edge: kernel.cost)
 
-    A store of the same tiles is used as it was cut, unless `grid.edge` is set.
+
+def plan_features_here(config: RunConfig, shapes: Shapes, store: ObjectStore, features: GivenFeatures) -> RunPlan:
+    """The plan of a run on this machine with products of given features."""
+    config, _ = choose(config, shapes)
+    identity = feature_identity(config, shapes, features)
+    return _plan_of(config, shapes, store, identity, lambda edge: feature_cost(features, edge, config.kernel.dtype))
+
+
+def _plan_of(
+    config: RunConfig, shapes: Shapes, store: ObjectStore, identity: GramIdentity, cost: Callable[[int], KernelCost]
+) -> RunPlan:
+    """Of a kernel that no spec of an infinite network names: a store of the same tiles is used as it was cut, unless `grid.edge` is set.
+
+    Args:
+        config: of the run.
+        shapes: of its points.
+        store: where the tiles lie.
+        identity: of them.
+        cost: of a pair, by the rows of a tile.
     """
-    identity = empirical_identity(config, shapes, kernel)
     edge = config.grid.edge or stored_edge(store, identity) or identity.edge
     identity = dataclasses.replace(identity, edge=edge)
     there = usage(store, config.store.name or identity.key)
     place = Place(free_memory(), store.free_bytes(), edge=edge, stored_bytes=there)
-    return plan_of_cost(config, this_machine(config, store), place, shapes, kernel.cost, identity)
+    machine = this_machine(config, store)
+    return plan_of_cost(config, machine, place, shapes, cost(min(edge, shapes.n_train)), identity)
 
 
 def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:

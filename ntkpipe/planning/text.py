@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from ntkpipe.gram.plan import ITEM_BYTES, KERNELS, GramPlan
+from ntkpipe.gram.plan import ITEM_BYTES, GramPlan
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.planning.memory import Batches, Peak, cg_bytes
 from ntkpipe.planning.solving import batch_flops, batches, pass_seconds, variances
@@ -45,14 +45,14 @@ def describe_tiles(plan: GramPlan) -> str:
     item = ITEM_BYTES[plan.store_dtype]
     for b in plan.blocks:
         points = f"{b.used.rows:,} x {b.used.cols:,}"
-        arrays = len(plan.stores) * b.tiles * KERNELS
+        arrays = len(plan.stores) * b.tiles * plan.kernels
         size = arrays * min(plan.edge, b.whole.rows) * min(plan.edge, b.whole.cols) * item * plan.stored
         lines.append(f"{b.block:<8}{points:>20}{b.tiles:>10,}{b.pairs:>12.3g}{human_bytes(size):>12}")
     lines += [
         "",
         f"tile        {plan.edge} x {plan.edge}, computed in {plan.kernel_dtype}, "
         f"{'stored' if plan.stored else 'not stored but computed whenever it is read,'} in {plan.store_dtype}, "
-        "NNGP and NTK",
+        f"{'NNGP and NTK' if plan.kernels > 1 else 'one kernel'}",
         *_shared(plan),
         f"arithmetic  {plan.flops_per_pair:,.0f} flops per pair, {plan.flops:.3g} {'in all' if plan.stored else 'once'}",
         f"disk        {human_bytes(plan.disk_bytes)}",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ntkpipe.errors import ConfigError, ResourceError
-from ntkpipe.gram.plan import ITEM_BYTES, Block, BlockPlan, GramPlan, Rate
+from ntkpipe.gram.plan import ITEM_BYTES, KERNELS, Block, BlockPlan, GramPlan, Rate
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.planning.machine import Machine, assumed_machine
 from ntkpipe.tiles.grid import TileGrid
@@ -139,6 +139,7 @@ def plan_gram(
     pairs_per_step: int | None = None,
     process_bytes: int | None = None,
     stored: bool = True,
+    kernels: int = KERNELS,
 ) -> GramPlan:
     """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
 
@@ -162,6 +163,7 @@ def plan_gram(
         pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
         process_bytes: of a process that evaluates pairs, if it was measured.
         stored: whether tiles are written, or computed whenever they are read.
+        kernels: in every tile.
 
     Raises:
         ConfigError: if a subset is larger than its set.
@@ -192,6 +194,7 @@ def plan_gram(
         pairs_per_step=pairs_per_step,
         process_bytes=process_bytes,
         stored=stored,
+        kernels=kernels,
     )
     plan = replace(plan, memory_per_worker=_memory(plan, min(edge, n_train)))
     if memory_bytes is not None:

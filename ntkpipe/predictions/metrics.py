@@ -53,7 +53,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     Returns:
         `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
         knows the labels or targets of the test points; in regression `of_the_mean`, the `mse` and `rmse` of predicting the mean of the
-        training targets; `cross_validation` by kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
+        training targets; of one finite network `beside_infinite`, how far its kernels are from the infinite ones (see
+        `finite.beside_infinite`); `cross_validation` by kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
         and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
     """
     entries = []
@@ -83,8 +84,23 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         **of_the_mean,
         "entries": entries,
         **({} if selection is None else {"selection": selection}),
+        **_beside_infinite(predictions),
         **({"cross_validation": validated} if (validated := predictions.attributes.get("cross_validation")) else {}),
     }
+
+
+def _beside_infinite(predictions: Predictions) -> dict[str, Any]:
+    """Of a run of one finite network, without the lists of eigenvalues."""
+    found = predictions.attributes.get("beside_infinite")
+    if found is None:
+        return {}
+    kernels = {}
+    for name, one in found["kernels"].items():
+        ratios = np.array(one["spectrum_ratio"])
+        kernels[name] = {key: one[key] for key in ("deviation", "trace_ratio", "alignment")} | {
+            "spectrum_ratio": {"first": float(ratios[0]), "median": float(np.median(ratios)), "last": float(ratios[-1])}
+        }
+    return {"beside_infinite": {"points": found["points"], "kernels": kernels}}
 
 
 def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from ntkpipe.predictions.choice import basis_of, chosen_entries, selection_of
 from ntkpipe.predictions.doubt import MARK, legend
-from ntkpipe.report import calibration_figure, curves, outcomes
+from ntkpipe.report import calibration_figure, curves, infinite_figure, outcomes
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.selecting import selection_curves
 from ntkpipe.report.style import entry_name, number, render
@@ -34,8 +34,8 @@ def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[
 
     `training_curves` always; `selection` where a time and a ridge were chosen; `spectrum` and `convergence` where the
     solver recorded them; in classification `confusion`, `mistakes` (with images, and if there are any) and, with variances,
-    `reliability` and `calibration`; in regression `scatter` and `mistakes`. The detailed ones show `inputs.headline()`;
-    where its means are not finite they are left out.
+    `reliability` and `calibration`; in regression `scatter` and `mistakes`; of one finite network `beside_infinite`. The detailed
+    ones show `inputs.headline()`; where its means are not finite they are left out.
 
     Args:
         inputs: of the report.
@@ -154,6 +154,15 @@ def _of_the_kernels(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[
         )
         caption = f"{inputs.spectrum_kind[:1].upper()}{inputs.spectrum_kind[1:]} of the train-train kernels, in descending order.{note}"
         figures.append(("spectrum", "Spectrum of the kernels", caption, curves.spectrum))
+    if (found := infinite_figure.beside_infinite_of(inputs)) is not None:
+        figures.append(
+            (
+                "beside_infinite",
+                "This network and the infinite one",
+                infinite_figure.caption(found),
+                infinite_figure.finite_beside_infinite,
+            )
+        )
     if any(_may_be_drawn(np.asarray(record["bound"], float)).any() for record in inputs.convergence.values()):
         caption = "Largest error bound of any prediction against block steps of the Krylov solver."
         figures.append(("convergence", "Convergence of the solver", caption, curves.convergence))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ntkpipe.data.prepared import prepared_prefixes
 from ntkpipe.errors import ConfigError
+from ntkpipe.run.networks import stored_weights
 from ntkpipe.run.places import SOLVES, is_store
 from ntkpipe.storage.board import is_running, read_boards
 from ntkpipe.storage.store import ObjectStore, local_folder
@@ -17,14 +18,16 @@ from ntkpipe.units import human_bytes
 # Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
 # (`cluster/store_probe.py`): removed at the end of a run, and left by one that was killed.
 _COMPILED, _MARKS = ".compiled/", ".probe/"
+_WORDS = "unfinished, solves, networks, compiled, litter"
 
 
 def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:
-    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, compiled programs, or litter.
+    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, weights, compiled programs, or litter.
 
     Args:
         store: to look after.
-        delete: a Gram store's key, `unfinished`, `solves`, `compiled`, `litter`, or None to list only.
+        delete: a Gram store's key, `unfinished`, `solves`, `networks` (weights that no Gram store refers to), `compiled`, `litter`, or None
+            to list only.
         tell: receives lines for people.
 
     Raises:
@@ -48,6 +51,9 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
             f"compiled programs removed, {human_bytes(_remove(store, _COMPILED))} freed: the next run compiles them again"
         )
         return
+    if delete == "networks":
+        _forget_networks(store, tell)
+        return
     if delete == "solves":
         for prefix in SOLVES:
             for key in list(store.list(prefix)):
@@ -58,9 +64,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
     chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
     if not chosen and delete != "unfinished":
         known = ", ".join(i.name for i in infos) or "none"
-        raise ConfigError(
-            f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: unfinished, solves, compiled, litter)"
-        )
+        raise ConfigError(f"delete={delete}: no such Gram store in {store.url}; it has {known} (or: {_WORDS})")
     for info in chosen:
         freed = delete_gram_store(store, info.name)
         tell(f"Gram store {info.name} deleted, {human_bytes(freed)} freed")
@@ -97,6 +101,17 @@ def _forget_marks(store: ObjectStore, tell: Callable[[str], None]) -> None:
     tell(f"{len(marks)} marks of killed runs on clusters removed")
 
 
+def _forget_networks(store: ObjectStore, tell: Callable[[str], None]) -> None:
+    """Remove the weights of finite networks whose tiles are gone. A run writes them a moment before its Gram store."""
+    unused = [one for one in stored_weights(store) if not one.users]
+    if unused and any(is_running(store, key) for key, _ in read_boards(store)):
+        tell(f"weights of {len(unused)} networks stay: a run is at work")
+        return
+    store.delete_all([one.key for one in unused])
+    freed = human_bytes(sum(one.nbytes for one in unused))
+    tell(f"weights of {len(unused)} networks that no Gram store refers to removed, {freed} freed")
+
+
 def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
     tell(f"Gram stores in {store.url}")
     for info in list_gram_stores(store):
@@ -118,6 +133,9 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
     }
     for name, size in sizes.items():
         tell(f"  {name}: {human_bytes(size)}")
+    for one in stored_weights(store):
+        use = f"of {', '.join(one.users)}" if one.users else "no Gram store refers to them (delete=networks)"
+        tell(f"  weights of network {one.digest}: {human_bytes(one.nbytes)}, {use}")
     if foreign := store.foreign():
         tell(f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; they are neither read nor removed")
-    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or unfinished, solves, compiled, litter)")
+    tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or {_WORDS})")

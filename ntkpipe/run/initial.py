@@ -54,7 +54,7 @@ def initial_outputs(wanted: str, data: StoredData, opened: OpenGram) -> InitialO
             "predict.initial adds outputs in the units of the targets, and these are standardised: set data.targets=none"
         )
     kernels, c = opened.blocks, labels.y_train.shape[1]
-    sizes: dict[Block, int] = {"train": kernels.n, "test": kernels.p}
+    sizes: dict[Block, int] = {"train": kernels.training_points, "test": kernels.test_points}
     index = {"train": labels.train_index, "test": labels.test_index}
     found: dict[Block, np.ndarray] = {}
     for block, rows in sizes.items():

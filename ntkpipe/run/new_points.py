@@ -36,6 +36,11 @@ def predict_new(run: RunDir, x: Any, *, layout: str | None = None) -> Prediction
         raise ConfigError(
             f"predict.initial={initial} gives outputs of the run's own points, and not of new ones: start at zero or at the network"
         )
+    if run.config.kernel.kind == "empirical" and run.config.kernel.outputs == "full":
+        raise ConfigError(
+            "a run with kernel.outputs=full predicts its own test points alone: put the new points into the data as test points, or use "
+            "kernel.outputs=trace"
+        )
     context = reopen(run)
     config = context.config
     solved = [restore(context, name, run) for name in config.predict.kernels]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 import ntkpipe
 from ntkpipe.events.event import Tell
 from ntkpipe.predictions.schema import Predictions
@@ -90,6 +92,7 @@ def collect(
     warnings: Sequence[str],
     selection: dict[str, Any] | None = None,
     folds: dict[str, Any] | None = None,
+    beside: dict[str, Any] | None = None,
 ) -> Predictions:
     """All kernels' parts as `Predictions`, test images in the order of their source."""
     attributes = {
@@ -97,17 +100,24 @@ def collect(
         "created": now(),
         "data": context.data.fingerprint,
         "gram": context.opened.source.identity.to_dict(),
-        "n_train": context.kernels.n,
+        "n_train": context.kernels.training_points,
         "augment": context.config.augment,
         "learning_rate": context.config.predict.learning_rate,
         "dynamics": context.config.predict.dynamics,
         **({} if context.initial is None else {"initial": context.config.predict.initial}),
         "labels": _coding(context),
-        "target_mean": solved[0].problem.own_targets.mean(axis=0).tolist(),
+        "target_mean": _in_points(context, solved[0].problem.own_targets).mean(axis=0).tolist(),
         "solver": {s.name: s.facts for s in solved},
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),
         **({} if selection is None else {"selection": selection}),
         **({} if folds is None else {"cross_validation": folds}),
+        **({} if beside is None else {"beside_infinite": beside}),
     }
-    return joined(parts, context.points, attributes)
+    outputs = context.kernels.rows_of_point
+    return joined([part.by_point(outputs) for part in parts], context.points, attributes)
+
+
+def _in_points(context: RunContext, targets: np.ndarray) -> np.ndarray:
+    """Targets of rows (n r, c) as those of points (n, r c)."""
+    return targets.reshape(context.kernels.training_points, -1)

@@ -71,16 +71,16 @@ def forget_data(context: RunContext) -> None:
 
 
 def read_shapes(config: RunConfig) -> tuple[Shapes, ObjectStore]:
-    """Sizes for a plan; writes nothing. Raw images are loaded only if they are not prepared yet."""
+    """Sizes for a plan, in rows of the kernel; writes nothing. Raw images are loaded only if they are not prepared yet."""
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     images = known_images(store, source_key(config))
     if images:
-        return stored_shapes(config.data, images), store
+        return stored_shapes(config.data, images).for_kernel(config.kernel), store
     dataset = load_dataset(config.data, dtype=config.kernel.dtype)
     for note in dataset.notes:
         _log.warning("%s", note)
-    return shapes_of(dataset), store
+    return shapes_of(dataset).for_kernel(config.kernel), store
 
 
 def has_data(config: RunConfig, receipt: Mapping[str, Any]) -> bool:

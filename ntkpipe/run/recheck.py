@@ -89,11 +89,13 @@ def recheck_answers(
     columns, (t, r, c) = solved.at(times).dual_weights()
     weights = columns.reshape(-1, t, r, c).transpose(1, 2, 0, 3)  # (T, R, n, c)
     yield from _residuals(context, solved, predictions, weights, rows, seed, executor)
-    indices = sample_indices(context.kernels.p, rows, seed)
-    exact = _new_rows(context, solved, "test", indices, executor)
+    p, each = context.kernels.test_points, context.kernels.rows_of_point
+    indices = sample_indices(p, rows, seed)
+    exact = _new_rows(context, solved, "test", (each * indices[:, None] + np.arange(each)).ravel(), executor)
     # Predictions lie in the order of their source, rows in that of the store.
-    order = np.argsort(np.argsort(context.data.labels().test_index[: context.kernels.p], kind="stable"))[indices]
+    order = np.argsort(np.argsort(context.data.labels().test_index[:p], kind="stable"))[indices]
     made, points = np.einsum("kn,trnc->trkc", exact, weights), context.points
+    made = made.reshape(*made.shape[:2], len(indices), -1)
     off = np.abs((made if points is None else points.exported(made, indices)) - predictions.mean[k][:, :, order])
     bound = predictions.error_bound[k][:, :, order]
     # A weight's own rounding: nothing is exact to less than a few units of it.

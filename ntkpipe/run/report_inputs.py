@@ -66,7 +66,7 @@ def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -
 
 def _pictures(context: RunContext) -> np.ndarray | None:
     """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
-    p, h, w, c = context.kernels.p, *context.data.shape("test")[1:]
+    p, h, w, c = context.kernels.test_points, *context.data.shape("test")[1:]
     if min(h, w) < 2 or c not in (1, 3):
         return None
     x = np.asarray(context.data.read("test", 0, p), dtype=np.float32)
@@ -98,8 +98,8 @@ def _summary(run: RunDir, context: RunContext, facts: dict[str, Any], warnings: 
         "timings": {stage: r["seconds"] for stage, r in receipts.items() if r is not None},
         "data": {
             "source": source,
-            "training points": f"{context.kernels.n:,}{flips}" if flips else context.kernels.n,
-            "test points": context.kernels.p,
+            "training points": f"{context.kernels.n:,}{flips}" if flips else context.kernels.training_points,
+            "test points": context.kernels.test_points,
             **({"image shape": list(shape)} if all(shape) else {}),
             "fingerprint": context.data.fingerprint,
             "preprocessing": {k: v for k, v in context.data.preprocessing.items() if v not in (None, False)},

@@ -41,10 +41,13 @@ def workspace_of(context: RunContext, executor: Executor, tell: Tell = tell_nobo
 def problem_of(context: RunContext, name: str) -> Problem:
     """The linear algebra of one kernel of the run."""
     p, labels, initial = context.config.predict, context.data, context.initial
-    targets = labels.labels().y_train[: context.kernels.n]
+    targets = labels.labels().y_train[: context.kernels.training_points]
+    if initial is not None:
+        targets = targets - initial.train
     return make_problem(
         context.kernels.train(name),
-        targets if initial is None else targets - initial.train,
+        # Of all pairs of outputs a row is an output of a point, and there is one column of targets.
+        targets if context.kernels.rows_of_point == 1 else targets.reshape(-1, 1),
         times=p.times,
         ridges=p.ridges,
         ridge_scale=p.ridge_scale,

@@ -23,6 +23,7 @@ from ntkpipe.predictions.write import write_predictions
 from ntkpipe.report.terminal import chosen_lines, fold_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
+from ntkpipe.run.beside_infinite import beside_infinite_of
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.listeners import ProgressFile, RunLog
 from ntkpipe.run.prepare import forget_data, has_data, prepare
@@ -134,8 +135,8 @@ class RunAtWork:
                     source=found.source,
                     path=None if path is None else str(Path(path).resolve()),
                     **facts,
-                    n_train=found.kernels.n,
-                    n_test=found.kernels.p,
+                    n_train=found.kernels.training_points,
+                    n_test=found.kernels.test_points,
                     image_shape=list(found.data.shape("train")[1:]),
                     tiles_stored=found.opened.tiles.stored,
                 )
@@ -250,7 +251,7 @@ class RunAtWork:
             parts, warnings = [], list(context.warnings)
             for one in solved:
                 progress(
-                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.p:,} points"
+                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.test_points:,} points"
                 )
                 part = self._repairing(
                     lambda one=one: prediction.predict_kernel(self.context(), one, times, self.executor(), progress)
@@ -261,7 +262,9 @@ class RunAtWork:
                     warnings.append(text)
             selection = self._select(solved, times, progress)
             folds = prediction.validate(context, solved, times)
-            predictions = prediction.collect(context, solved, parts, warnings, selection, folds)
+            predictions = prediction.collect(
+                context, solved, parts, warnings, selection, folds, beside_infinite_of(context)
+            )
             self._solved = None  # a basis of a gigabyte is not needed any more
             write_predictions(predictions, target, overwrite=True)
             metrics = compute_metrics(predictions)

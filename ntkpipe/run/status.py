@@ -7,11 +7,12 @@ from typing import Any
 
 from ntkpipe.errors import StoreError
 from ntkpipe.predictions.read import verify_predictions
+from ntkpipe.run.networks import stored_weights
 from ntkpipe.run.prepare import has_data, reopen
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.watching import describe_traffic
-from ntkpipe.storage.store import local_folder
-from ntkpipe.units import human_seconds
+from ntkpipe.storage.store import local_folder, open_store
+from ntkpipe.units import human_bytes, human_seconds
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
@@ -39,11 +40,23 @@ def status(run: RunDir) -> tuple[list[str], bool]:
     try:
         if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
             run.require_store()
+            lines += _weights(run, receipts["gram"])
         if receipts["gram"] is None and receipts["data"] is not None:
             lines += [f"  {text}" for text in reopen(run).opened.describe_progress()]
     except StoreError as error:
         lines.append(f"  store    {error}")
     return lines, finished
+
+
+def _weights(run: RunDir, receipt: dict[str, Any] | None) -> list[str]:
+    """Of a finite network: where its weights lie."""
+    if run.config.kernel.kind != "empirical" or receipt is None:
+        return []
+    name = str(receipt["store"]).rstrip("/").rpartition("/")[2]
+    found = [one for one in stored_weights(open_store(run.config.store.url)) if name in one.users]
+    if found:
+        return [f"  network  {one.key} in the store, {human_bytes(one.nbytes)}" for one in found]
+    return ["  network  its weights are not in the store any more: the same command writes them again"]
 
 
 def _state(run: RunDir, receipts: Mapping[str, dict[str, Any] | None]) -> str:

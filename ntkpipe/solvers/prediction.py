@@ -43,6 +43,7 @@ class KernelPredictions:
         covariance: variances, and covariances where asked for, over networks; else None.
         warnings: what the user should know.
         noise: (T, R, c) variances of targets about means, if they were asked for.
+        rows_of_point: rows of the test kernel that are outputs of one point: 1, or c where means have one column for all of them.
     """
 
     name: str
@@ -57,12 +58,23 @@ class KernelPredictions:
     covariance: PredictiveCovariance | None
     warnings: tuple[str, ...]
     noise: np.ndarray | None = None
+    rows_of_point: int = 1
+
+    def by_point(self, rows: int) -> KernelPredictions:
+        """The same with the outputs of a point in one row, where the kernel has a row for each."""
+        if rows == 1:
+            return self
+        return replace(self, mean=_by_point(self.mean, rows), rows_of_point=rows)
 
     @property
     def bound(self) -> np.ndarray:
         """(T, R, p, c), bounds on the errors of `mean`; inf where none is known."""
-        found = self.budget.bound(self.test_diagonal)
+        found = _by_point(self.budget.bound(self.test_diagonal), self.rows_of_point)
         return np.nan_to_num(found, nan=np.inf, posinf=np.inf)
+
+    def bound_term(self, name: str) -> np.ndarray:
+        """(T, R, c), a part of the bounds by its name in `budget`: a factor of `sqrt(k(x, x))`."""
+        return np.repeat(getattr(self.budget, name), self.rows_of_point, axis=-1)
 
     @property
     def bound_kind(self) -> np.ndarray:
@@ -74,6 +86,11 @@ class KernelPredictions:
     def variance(self) -> np.ndarray | None:
         """(T, R, p) over networks, if asked for."""
         return None if self.covariance is None else self.covariance.variance
+
+
+def _by_point(values: np.ndarray, rows: int) -> np.ndarray:
+    """Values of rows (T, R, p r, 1) as those of points (T, R, p, r)."""
+    return values if rows == 1 else values.reshape(*values.shape[:2], -1, rows)
 
 
 def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attributes: dict[str, Any]) -> Predictions:
@@ -118,7 +135,7 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         mean=points.exported(np.stack([part.mean for part in parts]))[..., order, :],
         error_bound=units.spread(np.stack([part.bound for part in parts])[..., order, :]),
         bound_kind=np.stack([part.bound_kind for part in parts]),
-        bound_terms={name: units.spread(np.stack([getattr(part.budget, name) for part in parts])) for name in terms},
+        bound_terms={name: units.spread(np.stack([part.bound_term(name) for part in parts])) for name in terms},
         variance=variance,
         variance_bound=variance_bound,
         covariance=covariance,

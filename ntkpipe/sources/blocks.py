@@ -37,6 +37,7 @@ class KernelBlocks:
         p: test points.
         tiles: plan of both blocks.
         copies: which of the training points equal which.
+        rows_of_point: of the kernel: 1, or one for each output; n and p are numbers of rows.
         images_per_row: images that training averages over for each row: 2 with flips, else 1.
         workers: processes that share the work of recomputing rows.
         sample: rows that are recomputed, unless a caller says otherwise; None is as many as their time allows.
@@ -50,11 +51,22 @@ class KernelBlocks:
     tiles: GramPlan
     copies: Copies
     images_per_row: int = 1
+    rows_of_point: int = 1
     workers: int = 1
     sample: int | None = None
     executor: Executor = field(default_factory=SerialExecutor, compare=False)
     points: TestPoints | None = field(default=None, compare=False, repr=False)
     _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def training_points(self) -> int:
+        """In use, however many rows each has."""
+        return self.n // self.rows_of_point
+
+    @property
+    def test_points(self) -> int:
+        """In use."""
+        return self.p // self.rows_of_point
 
     @property
     def source(self) -> KernelSource:
@@ -64,7 +76,8 @@ class KernelBlocks:
     @property
     def names(self) -> tuple[str, ...]:
         """What `train` and `test` may be asked for."""
-        return ("gram",) if self.source.is_given or self.source.identity.kernels == ("gram",) else _NETWORK
+        kernels = ("gram",) if self.source.is_given else self.source.identity.kernels
+        return _NETWORK if len(kernels) > 1 else kernels
 
     def train(self, name: str) -> BlockTrainKernel:
         """The kernel among the training points.
@@ -146,7 +159,7 @@ class KernelBlocks:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Test points that are closest to the sampled training points, these, and others drawn at random."""
         source, sampled = self.parts[part], sample_indices(self.n, self.sample_size(rows))
-        kernel: Kernel = "nngp" if "nngp" in exact else "gram"
+        kernel: Kernel = "nngp" if "nngp" in exact else next(iter(exact))
         diagonals = source.diagonal(kernel, "test", self.p), source.diagonal(kernel, "train", self.n)
         left, right = (np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny)) for diagonal in diagonals)
         cosine = exact[kernel] / np.outer(left, right[sampled])
@@ -157,7 +170,7 @@ class KernelBlocks:
     def _close_pairs(self, executor: Executor, rows: int | None, part: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the sample with the closest other points, and these points with some drawn at random."""
         indices, exact = self.exact_rows("train", executor, rows, part)
-        kernel: Kernel = "nngp" if "nngp" in exact else "gram"
+        kernel: Kernel = "nngp" if "nngp" in exact else next(iter(exact))
         diagonal = np.sqrt(np.maximum(self.parts[part].diagonal(kernel, "train", self.n), np.finfo(np.float64).tiny))
         cosine = exact[kernel] / np.outer(diagonal[indices], diagonal)
         cosine[np.arange(len(indices)), indices] = -1.0

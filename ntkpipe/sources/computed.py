@@ -14,6 +14,7 @@ from ntkpipe.config import SolverConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.empirical import HeldNetwork, StoredNetwork
 from ntkpipe.gram.function import BlockFunction, Evaluates, FunctionKernel
+from ntkpipe.gram.output_pairs import OutputPairs
 from ntkpipe.gram.recomputed import RecomputedTiles
 from ntkpipe.gram.task import ImageSource, Output
 from ntkpipe.gram.worker import Evaluation, Spec
@@ -292,14 +293,41 @@ class EmpiricalSource(ComputedSource):
 
     def network_outputs(self, block: Block, rows: int) -> np.ndarray:
         """See `KernelSource`."""
+        return self._outputs_of(self.images, block, rows)
+
+    def _outputs_of(self, points: ImageSource, block: Block, rows: int) -> np.ndarray:
         network = self.network.read()
         parts = []
         with precision_context("float64"):
             for start in range(0, rows, _AT_ONCE):
-                images = self.images.read(block, start, min(start + _AT_ONCE, rows))
+                images = points.read(block, start, min(start + _AT_ONCE, rows))
                 parts.append(np.asarray(network.functions(images.astype(np.float64))))
         return np.concatenate(parts)
 
     def find_changes(self) -> dict[str, list[str]]:
         """See `KernelSource`: of the weights in the store."""
         return {f"weights {self.network.digest}": self.network.find_damage()}
+
+
+@dataclass(frozen=True)
+class OutputPairSource(EmpiricalSource):
+    """The NTK of one finite network between all pairs of outputs; its rows are known by number.
+
+    Args:
+        pairs: the network, and the points whose outputs the rows are.
+    """
+
+    pairs: OutputPairs
+
+    @property
+    def output(self) -> Output:
+        """See `ComputedSource`."""
+        return Output(self.gram, (), self.pairs)
+
+    def evaluation(self, dtype: str) -> Evaluates:
+        """See `ComputedSource`."""
+        return self.pairs.evaluation(dtype)
+
+    def network_outputs(self, block: Block, rows: int) -> np.ndarray:
+        """See `KernelSource`; of `rows` points."""
+        return self._outputs_of(self.pairs.points, block, rows)

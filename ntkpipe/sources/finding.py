@@ -23,10 +23,12 @@ from ntkpipe.gram.from_config import empirical_kernel
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.choosing import choose
 from ntkpipe.planning.plan import RunPlan
+from ntkpipe.planning.rank import refuse_low_rank
 from ntkpipe.planning.shapes import Shapes
-from ntkpipe.planning.surroundings import plan_given_here, plan_here
+from ntkpipe.planning.surroundings import plan_features_here, plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
-from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
+from ntkpipe.sources.features import feature_shapes, find_features
+from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_features, open_given, open_network
 from ntkpipe.sources.precomputed import find_given, given_shapes
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.store import ObjectStore
@@ -113,9 +115,10 @@ class Search:
             shapes.used_test,
             copies,
             images_per_row=config.copies,
+            rows_of_point=shapes.rows_of_point,
             workers=config.cluster.worker_count(),
             sample=config.solver.sample_rows,
-            points=points_of(data, shapes.used_test),
+            points=points_of(data, shapes.used_test // shapes.rows_of_point),
         )
 
 
@@ -126,7 +129,7 @@ def find_kernels(search: Search) -> Found:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
         StoreError: if something is missing and nothing may be written.
     """
-    return (_find_matrices if search.config.kernel.kind == "gram" else _find_network)(search)
+    return {"gram": _find_matrices, "features": _find_features}.get(search.config.kernel.kind, _find_network)(search)
 
 
 def _find_network(search: Search) -> Found:
@@ -140,8 +143,9 @@ def _find_network(search: Search) -> Found:
     if images is None:
         dataset = load_dataset(config.data, dtype=config.kernel.dtype)
         shapes = shapes_of(dataset)
-        search = search.chosen(shapes)
-        plan = search.plan(shapes)  # before anything is written: it may refuse
+        rows = shapes.for_kernel(config.kernel)
+        search = search.chosen(rows)
+        plan = search.plan(rows)  # before anything is written: it may refuse
         images = write_prepared(dataset, store)
         duplicates = find_duplicates(dataset.x_train)
         record = {
@@ -155,8 +159,9 @@ def _find_network(search: Search) -> Found:
         search.tell(f"{what}   {dataset.x_train.shape[0]:,} + {dataset.x_test.shape[0]:,} prepared: {images.prefix}")
     else:
         shapes = stored_shapes(config.data, images)
-        search = search.chosen(shapes)
-        plan = search.plan(shapes)
+        rows = shapes.for_kernel(config.kernel)
+        search = search.chosen(rows)
+        plan = search.plan(rows)
         what = "points" if images.shape("train")[1:3] == (1, 1) else "images"
         search.tell(f"{what}   found prepared: {images.prefix}")
     record = read_source(store, source)
@@ -170,7 +175,7 @@ def _find_network(search: Search) -> Found:
             f"{len(inside)} training {what} equal another one exactly ({what} {index[a]} and {index[b]}, for one). Equal {what} "
             "are trained on the mean of their targets: the predictions are the same, and no rounding comes between them."
         )
-    use = search.use(images, shapes, Copies.of(equal, shapes.used_train))
+    use = search.use(images, rows, Copies.of(equal, shapes.used_train).of_rows(rows.rows_of_point))
     return Found(search.config, images, source, search.open(images, plan, use), plan, tuple(warnings))
 
 
@@ -185,6 +190,22 @@ def _find_matrices(search: Search) -> Found:
     use = search.use(given.labels, shapes, Copies.of((), shapes.used_train))
     notes = class_notes(labels.labels_train, labels.labels_test, labels.class_names)
     return Found(config, given.labels, source, open_given(given.gram, plan.tiles, use), plan, notes)
+
+
+def _find_features(search: Search) -> Found:
+    source = search.key
+    given = find_features(search.config, search.store, source, search.tell, reading=search.reading)
+    shapes = feature_shapes(search.config, given)
+    search = search.chosen(shapes)
+    config, store = search.config, search.store
+    refuse_low_rank(config, shapes.used_train, given.features.count, "the number of features")
+    plan = plan_features_here(config, shapes, store, given.features)
+    labels = given.labels.labels()
+    use = search.use(given.labels, shapes, Copies.of((), shapes.used_train))
+    known = {"name": config.store.name, "reading": search.reading}
+    opened = open_features(store, given.features, plan.stores[0], plan.tiles, use, **known)
+    notes = class_notes(labels.labels_train, labels.labels_test, labels.class_names)
+    return Found(config, given.labels, source, opened, plan, notes)
 
 
 def points_of(data: StoredData, p: int) -> TestPoints:

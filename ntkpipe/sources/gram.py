@@ -10,10 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.config import ClusterConfig, GridConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig, StoreConfig
+from ntkpipe.config import (
+    ClusterConfig,
+    DataConfig,
+    GridConfig,
+    KernelConfig,
+    PredictConfig,
+    RunConfig,
+    SolverConfig,
+    StoreConfig,
+)
 from ntkpipe.data.duplicates import find_duplicates
+from ntkpipe.data.given_features import check_features
 from ntkpipe.data.given_gram import check_gram
-from ntkpipe.data.in_memory import given_from_arrays
+from ntkpipe.data.in_memory import features_from_arrays, given_from_arrays
 from ntkpipe.data.labels import encode_labels
 from ntkpipe.data.points import Dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
@@ -29,12 +39,12 @@ from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
-from ntkpipe.planning.surroundings import plan_empirical_here, plan_given_here, plan_here
+from ntkpipe.planning.surroundings import plan_empirical_here, plan_features_here, plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
 from ntkpipe.sources.finding import points_of
-from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_given, open_network
+from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_features, open_given, open_network
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.storage.store import open_store
@@ -90,6 +100,11 @@ class Gram:
         executor: Executor | None = None,
     ) -> None:
         function = None if isinstance(kernel, (Architecture, EmpiricalKernel)) else kernel
+        if isinstance(kernel, EmpiricalKernel) and kernel.outputs == "full":
+            raise ConfigError(
+                "outputs='full' has a row for every output of every point: runs take it (ntkpipe run kernel.outputs=full), and "
+                "finite.empirical_kernel gives it in memory. A Gram takes outputs='trace' or 'pseudo'"
+            )
         if function is not None and not callable(function):
             raise ConfigError(
                 "a kernel is an Architecture, such as nk.zoo.fcn(), an EmpiricalKernel, or a function of two blocks of points"
@@ -151,6 +166,69 @@ class Gram:
         )
         use = InUse(n, p, Copies.of((), n), points=_points(y_test, class_names, p))
         made.__dict__["opened"] = open_given(checked, made._planned.tiles, use)
+        return made
+
+    @classmethod
+    def from_features(
+        cls,
+        train: Any,
+        test: Any,
+        *,
+        scale: float = 1.0,
+        y_test: Any = None,
+        class_names: Sequence[str] | None = None,
+        store: str | None = None,
+        dtype: str = "float32",
+        store_dtype: str | None = None,
+        tiles: str = "stored",
+        edge: int | None = None,
+        executor: Executor | None = None,
+    ) -> Gram:
+        """Products `J J^T / scale` of features: gradients of a network made elsewhere, embeddings, random features.
+
+        The kernel is called `gram`. Its rank is the number of features at most.
+
+        Args:
+            train: features of the training points, (n, P), float32 or float64; an array, or the path of a `.npy`, an `.npz` or a
+                Zarr array, which is read in blocks and may be larger than the memory.
+            test: of the test points, (p, P).
+            scale: that products are divided by.
+            y_test: see `from_arrays`.
+            class_names: likewise.
+            store: see `Gram`.
+            dtype: likewise.
+            store_dtype: likewise.
+            tiles: likewise.
+            edge: likewise.
+            executor: likewise.
+
+        Raises:
+            DataError: if they are no features: of other widths, not finite, or all zero for a point.
+
+        Example:
+            >>> gram = Gram.from_features(np.eye(3), np.ones((1, 3)))
+            >>> gram.compute()
+            >>> gram.test().to_numpy()
+            array([[1., 1., 1.]], dtype=float32)
+        """
+        given = check_features(features_from_arrays(train, test, scale))
+        n, p = given.train.shape[0], given.test.shape[0]
+        shapes = Shapes(given.content, n, p, n, p, (0, 0, 0), 1, prepared=True)
+        made = cls.__new__(cls)
+        made._executor = executor or SerialExecutor()
+        made.config = RunConfig(
+            data=DataConfig(kind="labels", path="labels"),
+            kernel=KernelConfig(
+                kind="features", train=given.train.path, test=given.test.path, scale=scale, dtype=dtype
+            ),
+            grid=GridConfig(edge=edge),
+            store=StoreConfig(url=store or f"memory://gram-{uuid.uuid4().hex}", dtype=store_dtype, gram=tiles),
+            solver=SolverConfig(kind="krylov"),
+            cluster=ClusterConfig(kind="serial", workers=made._executor.workers),
+        )
+        made._planned = plan_features_here(made.config, shapes, made.store, given)
+        use = InUse(n, p, Copies.of((), n), workers=made._executor.workers, points=_points(y_test, class_names, p))
+        made.__dict__["opened"] = open_features(made.store, given, made._planned.stores[0], made._planned.tiles, use)
         return made
 
     @property
@@ -263,7 +341,8 @@ class Gram:
 
     def __repr__(self) -> str:
         if "_kernel" not in self.__dict__:
-            return f"Gram({self.opened.blocks.n:,} training and {self.opened.blocks.p:,} test points, given)"
+            what = "features" if self.config.kernel.kind == "features" else "given"
+            return f"Gram({self.opened.blocks.n:,} training and {self.opened.blocks.p:,} test points, {what})"
         kernel = self._kernel if isinstance(self._kernel, (Architecture, EmpiricalKernel)) else self._name
         return f"Gram({kernel!r}, {self._data!r}, {self.config.store.url})"
 

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.config import SolverConfig
+from ntkpipe.data.given_features import GivenFeatures
 from ntkpipe.data.given_gram import GivenGram
 from ntkpipe.data.prepared import PreparedImages
 from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
 from ntkpipe.gram.empirical import HeldNetwork, StoredNetwork
 from ntkpipe.gram.missing import NOTHING, Missing, list_missing
+from ntkpipe.gram.numbered import RowNumbers
+from ntkpipe.gram.output_pairs import OutputPairs
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import GramReport, compute_gram
@@ -25,7 +28,8 @@ from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.shapes import WantedStore
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
-from ntkpipe.sources.computed import EmpiricalSource, NetworkSource
+from ntkpipe.sources.computed import EmpiricalSource, NetworkSource, OutputPairSource
+from ntkpipe.sources.features import FeatureSource
 from ntkpipe.sources.given import PrecomputedSource
 from ntkpipe.sources.source import KernelSource
 from ntkpipe.storage.protocol import Lease, ObjectStore
@@ -180,6 +184,7 @@ class InUse:
         p: test points.
         copies: which of the training points equal which.
         images_per_row: see `KernelBlocks`.
+        rows_of_point: likewise.
         workers: likewise.
         sample: likewise.
         points: likewise.
@@ -189,6 +194,7 @@ class InUse:
     p: int
     copies: Copies
     images_per_row: int = 1
+    rows_of_point: int = 1
     workers: int = 1
     sample: int | None = None
     points: TestPoints | None = field(default=None, compare=False)
@@ -251,8 +257,29 @@ def open_empirical(
         if not reading:
             network.write(kernel)
     gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
-    source = EmpiricalSource(gram, images, tiles.stored, None, network)
-    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)
+    if kernel.outputs == "full":
+        assert isinstance(network, StoredNetwork)  # functions have one kernel for all outputs
+        pairs = OutputPairs(network, images, kernel.rows_of_point)
+        source = OutputPairSource(gram, RowNumbers(), tiles.stored, None, network, pairs)
+    else:
+        source = EmpiricalSource(gram, images, tiles.stored, None, network)
+    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), source.images), tiles)
+
+
+def open_features(
+    store: ObjectStore,
+    features: GivenFeatures,
+    wanted: WantedStore,
+    tiles: GramPlan,
+    use: InUse,
+    *,
+    name: str | None = None,
+    reading: bool = False,
+) -> OpenGram:
+    """The Gram matrix of given features, checked; other arguments as of `open_network`."""
+    gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
+    source = FeatureSource(gram, RowNumbers(), tiles.stored, None, features)
+    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), source.images), tiles)
 
 
 def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:

@@ -15,6 +15,12 @@ FUNCTION = "function"
 """Version of the formulas of a kernel that is a user's function: `architecture` is the name that the user gave it."""
 EMPIRICAL = "empirical 1"
 """Version of the formulas of a finite network's kernels: `architecture` is the digest of its layers and weights."""
+EMPIRICAL_FULL = "empirical full 1"
+"""Of one between all pairs of its outputs: a row for every output of every point, those of a point together."""
+FEATURES = "features 1"
+"""Version of the products of given features: `data` is the hash of their values, `architecture` what they are divided by."""
+
+_ONE = {FUNCTION: ("gram",), FEATURES: ("gram",), EMPIRICAL_FULL: ("ntk",)}
 
 _REMEDY = {
     "data": "use the data and preprocessing that it was made with",
@@ -72,8 +78,8 @@ class GramIdentity:
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """What every tile holds: both kernels of a network, or the one of a function."""
-        return ("gram",) if self.formula_version == FUNCTION else ("nngp", "ntk")
+        """What every tile holds: both kernels of a network, or the one of a function, of features, or of all pairs of outputs."""
+        return _ONE.get(self.formula_version, ("nngp", "ntk"))
 
     @property
     def key(self) -> str:

@@ -38,7 +38,8 @@ def test_kinds(tmp_path, monkeypatch, path, kind):
 def test_what_is_said_stays():
     for word in ("data=mnist", "data.kind=mnist", "experiment=cifar10_fcn"):
         assert with_data([word, "data.path=a.npz"]) == [word, "data.path=a.npz"]
-    assert with_data(["kernel=gram", "data.path=a.npz"])[-1] == "data=labels"
+    for kernel in ("gram", "features"):
+        assert with_data([f"kernel={kernel}", "data.path=a.npz"])[-1] == "data=labels"
     assert with_data(["kernel=fcn"]) == ["kernel=fcn"]
 
 

@@ -109,7 +109,11 @@ def test_a_plan_counts_the_products_of_a_pair():
 
 def test_what_a_finite_network_cannot_be_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="trace, pseudo"):
-        nk.EmpiricalKernel(DENSE, outputs="full")
+        nk.EmpiricalKernel(DENSE, outputs="none")
+    with pytest.raises(ConfigError, match="a row for every output"):
+        nk.Gram(nk.EmpiricalKernel(DENSE, outputs="full"), dataset())
+    with pytest.raises(ConfigError, match="trace, pseudo"):
+        nk.EmpiricalKernel.of_function(lambda p, x: x, {}, name="x", outputs="full")
     with pytest.raises(ConfigError, match="symmetric under flips"):
         nk.Gram(nk.EmpiricalKernel(DENSE), dataset(), augment="hflip").plan()
     with pytest.raises(DataError, match=r"W \(16, 24\)"):
@@ -174,3 +178,26 @@ def test_functions_that_have_no_such_kernel_are_refused():
     flat = nk.EmpiricalKernel.of_function(lambda p, x: x.sum(axis=(1, 2, 3)) * p, np.ones(1), name="x")
     with pytest.raises(DataError, match=r"must give \(n, c\)"):
         nk.Gram(flat, dataset()).plan()
+
+
+@pytest.mark.parametrize("outputs", ["trace", "pseudo"])
+def test_the_rank_is_no_larger_than_it_is_said_to_be(outputs):
+    spec = [
+        {"op": "flatten"},
+        {"op": "dense", "features": 2},
+        {"op": "relu"},
+        {"op": "dense", "features": 2, "b_std": 0.1},
+    ]
+    kernel = nk.EmpiricalKernel(spec, outputs=outputs).at((2, 1, 1))
+    assert kernel.parameters == 10
+    x = np.random.default_rng(0).standard_normal((40, 2, 1, 1))
+    ntk = np.asarray(finite.empirical_kernel(spec, finite.init(spec, (2, 1, 1)), x, outputs=outputs).ntk)
+    # Four weights before the readout, of two outputs each; of the readout two inputs and a bias.
+    assert kernel.rank == (11 if outputs == "trace" else 10)
+    assert np.linalg.matrix_rank(ntk, tol=1e-10 * np.trace(ntk)) <= kernel.rank
+
+
+def test_the_cost_is_known_without_weights():
+    for spec in (DENSE, CONV):
+        kernel = nk.EmpiricalKernel(spec)
+        assert kernel.cost((4, 4, 1)) == kernel.at((4, 4, 1)).cost

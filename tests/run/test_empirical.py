@@ -162,11 +162,53 @@ def test_other_seeds_are_other_tiles_and_damaged_weights_are_found_and_mended(wo
     assert work("verify", "run_dir=a", "repair=false").code == 0
 
 
+def test_weights_are_listed_and_go_with_their_matrices(work, layers):
+    stages(work, "a", "kernel.seed=1")
+    stages(work, "b", "kernel.seed=2")
+    assert "networks/" in work("status", "run_dir=a").out
+    listed = work.ok("clean", "store.url=store").out
+    assert listed.count("weights of network") == 2
+    assert "no Gram store refers" not in listed
+    name = work.receipt("a", "gram")["store"].rpartition("/")[2]
+    work.ok("clean", "store.url=store", f"delete={name}")
+    assert work.ok("clean", "store.url=store").out.count("no Gram store refers") == 1
+    assert "weights of 1 networks" in work.ok("clean", "store.url=store", "delete=networks").out
+    assert len(work.objects("networks/*")) == 1
+    assert "not in the store any more" in work("status", "run_dir=a").out
+    assert "networks/" in work("status", "run_dir=b").out
+
+
+def test_a_kernel_of_fewer_parameters_than_points_is_not_inverted(work):
+    small = [{"op": "flatten"}, {"op": "dense", "features": 1, "w_std": 1.0}]
+    (work.path / "net.json").write_text(json.dumps(small))
+    y = np.arange(100.0) % 7
+    x = np.random.default_rng(0).standard_normal((105, 8, 8, 1))
+    np.savez("d.npz", x_train=x[:100], y_train=y, x_test=x[100:], y_test=y[:5])
+    words = (
+        "data=npz",
+        "data.path=d.npz",
+        "data.labels=regression",
+        "kernel=empirical",
+        "kernel.path=net.json",
+        "cluster=serial",
+    )
+    found = work("plan", *words)
+    assert found.code == 2
+    assert "its rank is 64 at most (of a network of 64 parameters)" in found.err
+    for fine in (
+        ("data.train_size=60",),
+        ("predict.ridges=[0.1]",),
+        ("predict.times=[10]",),
+        ("predict.kernels=[nngp]",),
+    ):
+        work.ok("plan", *words, *fine)
+
+
 @pytest.mark.parametrize(
     ("word", "text"),
     [
         ("augment=hflip", "symmetric under flips"),
-        ("kernel.outputs=full", "is not one of trace, pseudo"),
+        ("kernel.outputs=none", "is not one of trace, pseudo, full"),
         ("kernel.weights=nowhere.npz", "cannot be read"),
         ("kernel.depth=3", "has no meaning for kernel=empirical"),
         ("kernel.path=bad.json", "max_pool|no layer|unknown"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ntkpipe.config import KERNELS, DataConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
+from ntkpipe.config import GIVEN_KERNELS, KERNELS, DataConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.run.meanings import MEANINGS, check_meanings, settings
 
@@ -34,9 +34,13 @@ def test_needs_name_settings_that_there_are() -> None:
 @pytest.mark.parametrize("kind", KERNELS)
 def test_defaults_that_were_typed_are_refused_where_a_kernel_does_not_read_them(kind: str) -> None:
     given: dict[str, Any] = (
-        {"path": "x.json"} if kind in ("spec", "empirical") else {"train": "a", "test": "b"} if kind == "gram" else {}
+        {"path": "x.json"}
+        if kind in ("spec", "empirical")
+        else {"train": "a", "test": "b"}
+        if kind in GIVEN_KERNELS
+        else {}
     )
-    data = DataConfig(kind="labels", path="y.npz") if kind == "gram" else DataConfig()
+    data = DataConfig(kind="labels", path="y.npz") if kind in GIVEN_KERNELS else DataConfig()
     config = RunConfig(kernel=KernelConfig(kind=kind, **given), data=data)
     takes = {f.name for f in dataclasses.fields(KernelConfig) if _is_read(config, f"kernel.{f.name}")}
     assert "kind" in takes
@@ -56,6 +60,7 @@ def test_defaults_that_were_typed_are_refused_where_a_kernel_does_not_read_them(
         "linear": {"w_std", "b_std"},
         "spec": {"path"},
         "empirical": {"path", "weights", "seed", "initialiser", "outputs"},
+        "features": {"train", "test", "scale"},
     }
     if kind in expected:
         # What is None by default is left out by `null`, with any kernel.
