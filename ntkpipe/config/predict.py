@@ -32,6 +32,8 @@ class PredictConfig:
         selection: how the ridge and the time that a report recommends are chosen, from training images alone: `held_out`
             (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
         held_out: of `held_out`: a share of the training images, or from 1 on a number of them.
+        error_estimate: estimates of the errors of predictions, which 99.9% of these are within, beside the bounds: `auto` (wherever that
+            takes less than 15% of the solve, and of up to 10,000 training points), `true` or `false`.
         noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
             the data), `likelihood` (with the kernel as a prior, the most likely one) or `held_out` (such that variances are right on
             average for training points that are predicted from the others); None adds nothing.
@@ -52,6 +54,7 @@ class PredictConfig:
     covariance_batch: int | None = None
     selection: str = "none"
     held_out: float = 0.1
+    error_estimate: str = "auto"
     noise: str | None = None
     initial: str = "zero"
 
@@ -64,6 +67,7 @@ class PredictConfig:
         choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
         choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
         at_least("predict.covariance_batch", self.covariance_batch, 1)
+        choice("predict.error_estimate", self.error_estimate.lower(), ("auto", "true", "false"))
         self._check_noise()
         choice("predict.selection", self.selection, ("none", "held_out", "loo"))
         at_least("predict.held_out", self.held_out, 0.0, strict=True)

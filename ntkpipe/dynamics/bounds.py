@@ -102,6 +102,25 @@ def _residuals(
     left = solution.left_out(spectral_filter, time, ridge)[1]
     if sample is None:
         return _Residuals(np.linalg.norm(krylov, axis=0) + moved, floor, storage, left), krylov
+    residual, rounded = _rows_in_space(solution, spectral_filter, time, ridge, sample, phi, krylov)
+    scale = norm_safety(len(sample.indices), solution.n) * math.sqrt(solution.n / max(len(sample.indices), 1))
+    product = scale * np.linalg.norm(residual, axis=0) + floor
+    if rounded is not None:
+        storage = scale * np.linalg.norm(rounded, axis=0) * independent_share(solution.n)
+    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage + sample.systematic * size, left), krylov
+
+
+def _rows_in_space(
+    solution: KrylovSolution,
+    spectral_filter: SpectralFilter,
+    time: float,
+    ridge: float,
+    sample: RowSample,
+    phi: np.ndarray,
+    krylov: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `row_residuals`, from what `_residuals` has computed: weights `phi` (m, c), and `krylov` (k, c)."""
+    values, cutoff = solution.shifted(ridge)
     # What the equation asks of A u at the sampled rows: targets that are learnt at all, minus what is still to learn.
     decay = spectral_filter.decay(values, time, cutoff=cutoff)
     asked = (
@@ -112,13 +131,36 @@ def _residuals(
     here = solution.basis[:, rows].T
     residual = here @ (asked - ridge * weights) - sample.stored @ weights
     residual += solution.next_block[:, rows].T @ krylov
-    scale = norm_safety(len(rows), solution.n) * math.sqrt(solution.n / max(len(rows), 1))
-    product = scale * np.linalg.norm(residual, axis=0) + floor
-    if sample.exact is not None:
-        storage = (
-            scale * np.linalg.norm((sample.stored - sample.exact) @ weights, axis=0) * independent_share(solution.n)
-        )
-    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage + sample.systematic * size, left), krylov
+    return residual, None if sample.exact is None else (sample.stored - sample.exact) @ weights
+
+
+def _rows_of_restarts(
+    solution: RestartedSolution, i: int, j: int, ridge: float, sample: RowSample
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `row_residuals`, at a time `i` of the grid and ridge `j`."""
+    k = len(sample.indices)
+    along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
+    residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
+    residual -= solution.next_block[:, sample.indices].T @ solution.coefficients[i, j]
+    return residual, along - exact if len(exact) else None
+
+
+def row_residuals(
+    solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """What disturbs the equation of the weights at the sampled rows.
+
+    Returns:
+        Residuals of rounded products (k, c); errors of the stored tiles times the weights (k, c), or None; and the residual that the
+        truncated space leaves, in the next block's coordinates.
+    """
+    if isinstance(solution, RestartedSolution):
+        i, j = solution.grid.index(time), solution.ridges.index(ridge)
+        return *_rows_of_restarts(solution, i, j, ridge, sample), solution.coefficients[i, j]
+    values, cutoff = solution.shifted(ridge)
+    phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
+    krylov = solution.tail @ phi
+    return *_rows_in_space(solution, spectral_filter, time, ridge, sample, phi, krylov), krylov
 
 
 def _restarted_residuals(
@@ -136,14 +178,12 @@ def _restarted_residuals(
     if sample is None:
         return _Residuals(krylov, floor, np.zeros(solution.c), lost), left
     k = len(sample.indices)
-    along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
-    residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
-    residual -= solution.next_block[:, sample.indices].T @ left
+    residual, rounded = _rows_of_restarts(solution, i, j, ridge, sample)
     scale = norm_safety(k, solution.n) * math.sqrt(solution.n / max(k, 1))
     product = scale * np.linalg.norm(residual, axis=0) + floor
     storage = sample.systematic * size
-    if len(exact):
-        storage = storage + scale * np.linalg.norm(along - exact, axis=0) * independent_share(solution.n)
+    if rounded is not None:
+        storage = storage + scale * np.linalg.norm(rounded, axis=0) * independent_share(solution.n)
     return _Residuals(krylov, product, storage, lost), left
 
 
@@ -179,14 +219,14 @@ def error_budget(
             storage[i, j] = scaled(gain, worst.storage)
             kind[i, j] = gain.kind
             if solution.left_out(spectral_filter, times[i], ridge)[0]:
-                unknown, sure = _left_out(spectral_filter, times[i], ridge, solution.largest, worst.left)
+                unknown, sure = left_out_factor(spectral_filter, times[i], ridge, solution.largest, worst.left)
                 krylov[i, j] += unknown
                 kind[i, j] = gain.kind if sure else MINIMUM_NORM
     test = _test_factor(solution, spectral_filter, times, ridges, tests)
     return ErrorBudget(krylov, product, storage, test, kind)
 
 
-def _left_out(
+def left_out_factor(
     spectral_filter: SpectralFilter, time: float, ridge: float, largest: float, left: np.ndarray
 ) -> tuple[np.ndarray, bool]:
     """What targets of norms `left` (c,) along directions that are left out can move a mean by, and whether that is known.

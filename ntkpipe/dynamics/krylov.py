@@ -8,7 +8,7 @@ ridge only shifts it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
@@ -139,6 +139,13 @@ class KrylovSolution:
         names = ("basis", "values", "targets", "tail", "next_block")
         rotation = np.zeros((0, 0)) if self.rotation is None else self.rotation
         return {name: getattr(self, name) for name in names} | {"rotation": rotation}
+
+    @classmethod
+    def loaded(cls, state: Mapping[str, np.ndarray], noise: float, ceiling: float) -> KrylovSolution:
+        """From what `state` has given; arguments as of the class."""
+        rotation = state["rotation"] if state["rotation"].size else None
+        basis, values, targets = (state[name] for name in ("basis", "values", "targets"))
+        return cls(basis, values, rotation, targets, state["tail"], state["next_block"], noise, ceiling=ceiling)
 
     @property
     def n(self) -> int:

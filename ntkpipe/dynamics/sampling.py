@@ -34,12 +34,15 @@ class RowSample:
         exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None where the stored kernel is the exact one.
         systematic: bound on the spectral norm of what the recomputed rows are themselves off by: the rounding of their own
             evaluation, and approximations of a nonlinearity, which do not average out.
+        rounding: what `systematic` is made of where it is rounding of one entry independently of the next: its size, in units of
+            `sqrt(k(x, x) k(x', x'))`. 0 where approximations are in it.
     """
 
     indices: np.ndarray
     stored: np.ndarray
     exact: np.ndarray | None = None
     systematic: float = 0.0
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class TestErrors:
         rows: (p, n) all errors, in the same units, where every entry was recomputed; else None.
         systematic: bound on the norm of what the recomputed entries of a row are themselves off by, likewise.
         product: (T, R, c) largest rounding of float32 products over the test images, likewise; None of float64 ones.
+        spread: (p,) root mean square of an entry's error in each row, likewise, at least that over all rows; None if unknown.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -59,6 +63,7 @@ class TestErrors:
     rows: np.ndarray | None = None
     systematic: float = 0.0
     product: np.ndarray | None = None
+    spread: np.ndarray | None = None
 
     @property
     def reach(self) -> float:
@@ -78,10 +83,13 @@ class TestErrors:
         root = np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
         relative = difference / root[:, None]
         k = difference.shape[1]
+        own = np.sqrt(np.mean(relative**2, axis=1))
+        spread = np.maximum(own, math.sqrt(float(np.mean(own**2))) if len(own) else 0.0)
         if k >= n:
-            return TestErrors(float(np.linalg.norm(relative, axis=1).max(initial=0.0)), relative, systematic)
-        each = np.sqrt(np.mean(relative**2, axis=1)).max(initial=0.0)
-        return TestErrors(norm_safety(k, n) * math.sqrt(n) * float(each), None, systematic)
+            largest = float(np.linalg.norm(relative, axis=1).max(initial=0.0))
+            return TestErrors(largest, relative, systematic, spread=spread)
+        each = own.max(initial=0.0)
+        return TestErrors(norm_safety(k, n) * math.sqrt(n) * float(each), None, systematic, spread=spread)
 
 
 def matrix_noise(difference: np.ndarray, n: int) -> float:

@@ -112,13 +112,16 @@ class RectangularOperator:
         """Rows and columns."""
         return self._grid.rows, self._grid.cols
 
-    def matmul(self, x: Float64[np.ndarray, "cols k"], products: str | None = None) -> Float64[np.ndarray, "rows k"]:
+    def matmul(
+        self, x: Float64[np.ndarray, "cols k"], products: str | None = None, splits: Sequence[int] = ()
+    ) -> Float64[np.ndarray, "rows k"]:
         """`A x`.
 
         Args:
             x: `(cols, k)`.
             products: for this product alone, `float32` or `float64`; None is the operator's own. A true residual is
                 worth float64 ones.
+            splits: see `TileWorker.multiply`.
 
         Returns:
             `(rows, k)` float64.
@@ -128,7 +131,8 @@ class RectangularOperator:
         """
         if x.ndim != 2 or x.shape[0] != self._grid.cols:
             raise ValueError(f"cannot multiply a matrix of shape {self.shape} with an array of shape {x.shape}")
-        return self._pool.total("multiply", np.ascontiguousarray(x, dtype=np.float64), products)
+        given = np.ascontiguousarray(x, dtype=np.float64)
+        return self._pool.total("multiply", given, products, *([tuple(splits)] if len(splits) else []))
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, cols)` float64, rows of the matrix as it is stored.

@@ -62,31 +62,32 @@ class TileWorker:
         self._cache: dict[Address, Any] = {}
         self._lanes = Lanes()
 
-    def multiply(self, x: np.ndarray, products: str | None = None) -> np.ndarray:
+    def multiply(self, x: np.ndarray, products: str | None = None, splits: Sequence[int] = ()) -> np.ndarray:
         """The part of `A x` that comes from these tiles.
 
         Args:
             x: `(cols, k)` float64.
             products: for this product alone; None is the worker's own. Tiles that are kept in a lower precision than
                 they are stored in (float64 tiles, float32 products) are read again for float64 products.
+            splits: columns before which another product begins: each is made as in a pass of its own, to the last bit.
 
         Returns:
             `(rows, k)` float64; the parts of all workers sum to `A x`.
         """
         products = products or self._products
-        total = accumulator(
-            products,
-            x,
-            self._grid.rows,
-            mirrored=self._grid.symmetric,
-            device=self._device,
-            lanes=self._lanes,
-        )
+        symmetric = self._grid.symmetric
+        totals = [
+            accumulator(
+                products, part, self._grid.rows, mirrored=symmetric, device=self._device, lanes=self._lanes
+            )
+            for part in np.split(x, splits, axis=1)
+        ]
         with nullcontext() if self._device else self._lanes.open():
             for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
                 where = self._grid.tile(i, j)
-                total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
-        return total.result()
+                for total in totals:
+                    total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
+        return totals[0].result() if len(totals) == 1 else np.concatenate([one.result() for one in totals], axis=1)
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """The part of `A[indices]` as stored: `(m, cols)` float64, zero outside these tiles."""

@@ -31,7 +31,8 @@ def export_predictions(
     - `kernel`, `time` (inf allowed), `ridge`, `test_index`, `bound_kind`;
     - in classification `label`, `label_name`, `predicted`, `predicted_name`, `margin` (largest mean less the second
       largest); in regression `target_0` ... `target_{c-1}`; labels and targets only where they are known;
-    - `mean_0` ... `mean_{c-1}`, `error_bound_0` ... `error_bound_{c-1}`, and `variance` with its `variance_bound` where
+    - `mean_0` ... `mean_{c-1}`, `error_bound_0` ... `error_bound_{c-1}`, `error_estimate_0` ... where they were made, and
+      `variance` with its `variance_bound` where
       computed (`variance_0` and so on of several standardised targets), and `noise_0` ... where it was asked for.
 
     Parquet keeps class names, ridge scale and attributes as JSON under the metadata key `ntkpipe`. `npz` holds every

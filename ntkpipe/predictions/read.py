@@ -46,6 +46,7 @@ def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -
         target=arrays["target"],
         mean=arrays["mean"],
         error_bound=arrays["error_bound"],
+        error_estimate=arrays.get("error_estimate"),
         bound_kind=arrays["bound_kind"],
         bound_terms=terms,
         variance=arrays.get("variance"),

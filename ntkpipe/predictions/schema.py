@@ -36,6 +36,8 @@ class Predictions:
         target: (p, c) float64, what the mean is regressed on.
         mean: (K, T, R, p, c) float64.
         error_bound: (K, T, R, p, c) float64 `>= 0`, of the numerical error of `mean`; `inf` where none is known.
+        error_estimate: (K, T, R, p, c), what 99.9% of the errors of `mean` are at most, by estimate: at most `error_bound`, and infinite
+            where nothing is known (docs/mathematics.md); None where it was not made.
         bound_kind: (K, T, R), `rigorous`, `estimate`, or `minimum_norm` where directions that the stored kernel cannot tell from
             null ones are left out: the bound is infinite there, and the means are those of least norm.
         bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
@@ -67,6 +69,7 @@ class Predictions:
     variance_bound: np.ndarray | None = None
     covariance: np.ndarray | None = None
     noise: np.ndarray | None = None
+    error_estimate: np.ndarray | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,6 +87,7 @@ class Predictions:
             "variance_bound",
             "covariance",
             "noise",
+            "error_estimate",
         ):
             set_(self, name, _frozen(getattr(self, name), np.float64))
         for name in ("test_index", "label"):
@@ -113,6 +117,7 @@ class Predictions:
             ("target", self.target, points + outputs),
             ("mean", self.mean, grid + points + outputs),
             ("error_bound", self.error_bound, grid + points + outputs),
+            ("error_estimate", self.error_estimate, grid + points + outputs),
             ("bound_kind", self.bound_kind, grid),
             ("variance", self.variance, grid + points + (outputs if _axes(self.variance) == 5 else ())),
             (
@@ -131,6 +136,8 @@ class Predictions:
             raise ValueError(f"bound_kind must hold {' or '.join(BOUND_KINDS)}, got {np.unique(self.bound_kind)}")
         if not (self.error_bound >= 0).all():
             raise ValueError("error_bound must be at least 0 everywhere (inf where no bound is known)")
+        if self.error_estimate is not None and not (self.error_estimate >= 0).all():
+            raise ValueError("error_estimate must be at least 0 everywhere (inf where nothing is known)")
         if self.variance_bound is not None and not (self.variance_bound >= 0).all():
             raise ValueError("variance_bound must be at least 0 everywhere (inf where no bound is known)")
         if self.variance is not None and (self.variance < 0).any():
@@ -173,6 +180,7 @@ class Predictions:
             "target": (self.target, ("test", "class")),
             "mean": (self.mean, (*grid, "test", "class")),
             "error_bound": (self.error_bound, (*grid, "test", "class")),
+            "error_estimate": (self.error_estimate, (*grid, "test", "class")),
             "bound_kind": (self.bound_kind, grid),
             "variance": (self.variance, (*grid, "test", "class")[: _axes(self.variance)]),
             "variance_bound": (self.variance_bound, (*grid, "test", "class")[: _axes(self.variance_bound)]),
@@ -275,6 +283,7 @@ class Predictions:
             "target": 0,
             "mean": 3,
             "error_bound": 3,
+            "error_estimate": 3,
             "variance": 3,
             "variance_bound": 3,
         }

@@ -48,6 +48,8 @@ def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -
         columns |= {f"target_{i}": predictions.target[rows, i] for i in range(outputs)}
     columns |= {f"mean_{i}": mean[:, i] for i in range(outputs)}
     columns |= {f"error_bound_{i}": bound[:, i] for i in range(outputs)}
+    if predictions.error_estimate is not None:
+        columns |= {f"error_estimate_{i}": predictions.error_estimate[entry][rows, i] for i in range(outputs)}
     columns["bound_kind"] = pa.array([str(predictions.bound_kind[entry])] * count, pa.string())
     for name, values in (("variance", predictions.variance), ("variance_bound", predictions.variance_bound)):
         if values is not None and values.ndim == 4:

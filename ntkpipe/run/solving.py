@@ -53,6 +53,7 @@ def problem_of(context: RunContext, name: str) -> Problem:
         ridge_scale=p.ridge_scale,
         dynamics=Dynamics(p.dynamics, p.learning_rate, p.momentum),
         # Hashes of their content.
+        error_estimate=p.error_estimate.lower(),
         targets_key=labels.labels_key if initial is None else f"{labels.labels_key} less {initial.key}",
     )
 

@@ -26,6 +26,7 @@ from ntkpipe.planning.memory import held_memory, product_memory
 from ntkpipe.solvers.converged import ConvergedSolution, require_the_end
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
+from ntkpipe.solvers.probing import ProbeSolve
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
@@ -38,6 +39,8 @@ from ntkpipe.units import human_seconds
 
 # Of the products' kinds, what one rounds by.
 ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+# Of the memory, what the space of random vectors may take.
+_PROBE_SHARE = 0.1
 # Residuals of variances need be no smaller than this.
 _LOOSEST = 1e-2
 
@@ -100,8 +103,9 @@ class ConjugateGradients(Solver):
 
     def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> IterativeSolution:
         """See `Solver.restore`."""
-        weights = saved.arrays["weights"]
-        return IterativeSolution(problem, self, workspace, saved.sample, saved.facts, weights, history=saved.history)
+        arrays = saved.arrays
+        found = IterativeSolution(problem, self, workspace, saved.sample, saved.facts, arrays["weights"])
+        return replace(found, history=saved.history, probed=arrays.get("probed"))
 
     def _answer(self, problem: Problem, workspace: Workspace, key: str) -> IterativeSolution:
         kernel, began = problem.kernel, time.monotonic()
@@ -118,6 +122,10 @@ class ConjugateGradients(Solver):
             largest = largest_eigenvalue(operator, tolerance=1e-4)
             measured = kernel.measure(operator, workspace.executor, self.sample_rows)
             ceiling = operator.pair_bound()
+            room = workspace.room
+            capacity = int(_PROBE_SHARE * room.budget / (8 * kernel.n))
+            probing = ProbeSolve(problem, workspace, key, measured.noise, ceiling)
+            probed = probing.run(operator, found["steps"], problem.shape[1], capacity)
         seconds = time.monotonic() - began
         smallest = max(0.0, min(found.pop("smallest"), ceiling) - measured.noise)
         facts = {
@@ -127,6 +135,7 @@ class ConjugateGradients(Solver):
             "seconds": seconds,
             **spectrum_facts(problem, largest, smallest),
             **found,
+            **probed.facts,
             **error_facts(measured, ceiling),
         }
         solve.say(
@@ -135,7 +144,14 @@ class ConjugateGradients(Solver):
             force=True,
         )
         history = _as_bounds(problem, solve.history, smallest)
-        return IterativeSolution(problem, self, workspace, measured.plain(), facts, weights, history=history)
+        probes = None
+        if probed.space is not None:
+            columns = probed.facts["estimate_factor"] * probed.space.dual_weights(
+                problem.filter, (math.inf,), problem.ridges
+            )
+            probes = columns.reshape(kernel.n, len(problem.ridges), -1).transpose(1, 0, 2)
+        found = IterativeSolution(problem, self, workspace, measured.plain(), facts, weights, history=history)
+        return replace(found, probed=probes)
 
     def _tile_memory(self, problem: Problem, workspace: Workspace) -> int:
         room = workspace.room

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from ntkpipe.planning.memory import product_memory
 from ntkpipe.solvers.converged import ConvergedSolution, require_the_end
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
+from ntkpipe.solvers.probing import probes, wanted
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
@@ -70,6 +71,7 @@ class Cholesky(Solver):
             largest = largest_eigenvalue(operator, tolerance=1e-4)
             measured = kernel.measure(operator, workspace.executor, self.sample_rows)
             ceiling = operator.pair_bound()
+            probed = self._probed(problem, workspace, operator)
         made = [facts for _, facts in each]
         smallest = max(0.0, min(ceiling, *(one.pop("smallest") for one in made)) - measured.noise)
         facts = {
@@ -84,12 +86,21 @@ class Cholesky(Solver):
             **error_facts(measured, ceiling),
         }
         weights = np.stack([weights for weights, _ in each])
-        return FactorSolution(problem, self, workspace, measured.plain(), facts, weights)
+        return FactorSolution(problem, self, workspace, measured.plain(), facts, weights, probed=probed)
+
+    def _probed(self, problem: Problem, workspace: Workspace, operator: TileOperator) -> np.ndarray | None:
+        """(R, n, q) weights of the random vectors that errors are estimated from, by the factors that are there."""
+        if not wanted(problem):
+            return None
+        factors, vectors = self.factors(problem.kernel, workspace), probes(problem)
+        found = [factors.solve(vectors, operator, ridge) for ridge in problem.ridges]
+        return np.stack([one.value for one in found]) if all(one.reason.ok for one in found) else None
 
     def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> FactorSolution:
         """See `Solver.restore`."""
-        weights = saved.arrays["weights"]
-        return FactorSolution(problem, self, workspace, saved.sample, saved.facts, weights, history=saved.history)
+        arrays = saved.arrays
+        found = FactorSolution(problem, self, workspace, saved.sample, saved.facts, arrays["weights"])
+        return replace(found, history=saved.history, probed=arrays.get("probed"))
 
     def factors(self, kernel: TrainKernel, workspace: Workspace) -> Factors:
         """Of a kernel, for any ridge."""

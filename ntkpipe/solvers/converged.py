@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 
 from ntkpipe.dynamics.bounds import ErrorBudget
 from ntkpipe.dynamics.direct_bounds import direct_budget
+from ntkpipe.dynamics.estimates import Disturbance, direct_disturbance
+from ntkpipe.dynamics.krylov import means_from_weights
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.errors import ConfigError
+from ntkpipe.solvers.probing import row_facts
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import Shape, Solution
+from ntkpipe.solvers.solution import Sensitivity, Shape, Solution
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class ConvergedSolution(Solution):
     """
 
     weights: np.ndarray
+    probed: np.ndarray | None = field(default=None, kw_only=True)
+    """(R, n, q) weights of the random vectors of `probing`; None where errors are not estimated."""
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -45,7 +50,8 @@ class ConvergedSolution(Solution):
                 "alone: solve with them, or with krylov or eigh, which answer every ridge"
             )
         picked = [self.problem.ridges.index(ridge) for ridge in problem.ridges]
-        return replace(self, problem=problem, weights=self.weights[picked])
+        probed = None if self.probed is None else self.probed[picked]
+        return replace(self, problem=problem, weights=self.weights[picked], probed=probed)
 
     def spectrum(self) -> np.ndarray:
         """See `Solution.spectrum`."""
@@ -74,13 +80,32 @@ class ConvergedSolution(Solution):
             tests=tests,
         )
 
+    def disturbance(self) -> Disturbance:
+        """See `Solution.disturbance`."""
+        problem, sample = self.problem, self.sample
+        facts = row_facts(problem, sample.indices, self.noise)
+        ends = {"smallest": self.smallest, "largest": self.largest}
+        return direct_disturbance(self.weights, problem.targets, problem.ridges, sample, facts, **ends)
+
+    def sensitivity(self) -> Sensitivity | None:
+        """See `Solution.sensitivity`."""
+        if self.probed is None:
+            return None
+        r, n, q = self.probed.shape
+
+        def values(product: np.ndarray) -> tuple[np.ndarray, float]:
+            return np.sqrt(np.mean(means_from_weights(product, (1, r, q)) ** 2, axis=3)), 0.0
+
+        return Sensitivity(self.probed.transpose(1, 0, 2).reshape(n, r * q), values)
+
     def left_out(self) -> None:
         """See `Solution.left_out`."""
         return
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Solution.arrays`."""
-        return {**super().arrays(), "weights": self.weights}
+        probed = {} if self.probed is None else {"probed": self.probed}
+        return {**super().arrays(), "weights": self.weights, **probed}
 
 
 def require_the_end(problem: Problem, kind: str) -> None:

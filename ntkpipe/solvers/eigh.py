@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -19,9 +19,11 @@ from ntkpipe.linalg.eigh import Eigensystem, eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
+from ntkpipe.solvers.probing import probes, wanted
 from ntkpipe.solvers.problem import Problem
-from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution
+from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
+from ntkpipe.solvers.spectral import SpectralSolution
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
@@ -91,6 +93,13 @@ class EigenSolution(SpectralSolution):
 
     solver: Eigh
     space: KrylovSolution
+
+    def probe_space(self) -> KrylovSolution | None:
+        """See `SpectralSolution.probe_space`: the whole basis has any vectors."""
+        space, problem = self.space, self.problem
+        if not wanted(problem):
+            return None
+        return replace(space, targets=space.basis @ probes(problem))
 
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
         """See `Solution.leave_one_out`: of all points, exactly."""

@@ -13,7 +13,7 @@ from ntkpipe.sources.kernels import KernelSample
 
 def error_facts(measured: KernelSample, ceiling: float = math.inf) -> dict[str, float]:
     """What is kept of the errors of the tiles, and of the upper bound on the smallest eigenvalue."""
-    found = {"noise": measured.noise, "systematic": measured.systematic}
+    found = {"noise": measured.noise, "systematic": measured.systematic, "rounding": measured.rounding}
     return found if math.isinf(ceiling) else {**found, "ceiling": ceiling}
 
 

@@ -27,10 +27,12 @@ from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import basis_capacity, held_memory
 from ntkpipe.solvers.facts import error_facts, relative_residual, spectrum_facts
+from ntkpipe.solvers.probing import ProbeSolve
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.restarted import Restarts
-from ntkpipe.solvers.solution import LeaveOneOut, Saved, SpectralSolution
+from ntkpipe.solvers.solution import LeaveOneOut, Saved
 from ntkpipe.solvers.solver import Solver
+from ntkpipe.solvers.spectral import SpectralSolution
 from ntkpipe.solvers.stochastic import sampled_leave_one_out
 from ntkpipe.solvers.workspace import Workspace, exclusive
 from ntkpipe.sources.kernels import KernelSample
@@ -109,12 +111,32 @@ class Krylov(Solver):
                     ceiling=ceiling,
                 )
                 found = _Solve(self, problem, held, key, operator, measured, rule, ceiling).run()
+                found = self._probed(found, operator, held)
         return replace(found, workspace=workspace)
 
     def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> BasisSolution:
         """See `Solver.restore`."""
-        space = self._restored(problem, saved, workspace)
-        return BasisSolution(problem, self, workspace, saved.sample, saved.facts, space, history=saved.history)
+        space, probed = self._restored(problem, saved, workspace), self._restored_probes(problem, saved, workspace)
+        found = BasisSolution(problem, self, workspace, saved.sample, saved.facts, space, history=saved.history)
+        return replace(found, probed=probed)
+
+    def _probed(self, found: BasisSolution, operator: AnyOperator, workspace: Workspace) -> BasisSolution:
+        """With the space of the random vectors that errors are estimated from."""
+        problem = found.problem
+        solve = ProbeSolve(problem, workspace, found.facts["key"], found.noise, found.ceiling)
+        capacity = basis_capacity(self.config(), *problem.shape, problem.answers, workspace.room)
+        steps = found.facts["steps"]
+        made = solve.run(operator, steps, problem.shape[1], capacity, checkpoint_every=self.checkpoint_every)
+        return replace(found, probed=made.space, facts={**found.facts, **made.facts})
+
+    def _restored_probes(self, problem: Problem, saved: Saved, workspace: Workspace) -> KrylovSolution | None:
+        facts, arrays = saved.facts, saved.arrays
+        if "probed_basis" in arrays:
+            kept = {name.removeprefix("probed_"): a for name, a in arrays.items() if name.startswith("probed_")}
+            return KrylovSolution.loaded(kept, facts.get("noise", 0.0), float(facts.get("ceiling", math.inf)))
+        ceiling = float(facts.get("ceiling", math.inf))
+        solve = ProbeSolve(problem, workspace, facts["key"], facts.get("noise", 0.0), ceiling)
+        return solve.restore(facts, lambda text: _Finished(problem.kernel.n, text))
 
     def _restored(self, problem: Problem, saved: Saved, workspace: Workspace) -> KrylovSolution | RestartedSolution:
         facts, arrays, sample = saved.facts, saved.arrays, saved.sample
@@ -131,17 +153,7 @@ class Krylov(Solver):
                 kept = {k.removeprefix("answer_"): v for k, v in records[0].items() if k.startswith("answer_")}
             return replace(restarts.restored(kept), ceiling=ceiling)
         if "basis" in arrays:
-            rotation = arrays["rotation"] if arrays["rotation"].size else None
-            return KrylovSolution(
-                arrays["basis"],
-                arrays["values"],
-                rotation,
-                arrays["targets"],
-                arrays["tail"],
-                arrays["next_block"],
-                noise,
-                ceiling=ceiling,
-            )
+            return KrylovSolution.loaded(arrays, noise, ceiling)
         checkpoint = StoreCheckpoint(workspace.store, f"krylov/{facts['key']}", facts["key"])
         stub = _Finished(problem.kernel.n, f"the basis of {name} is incomplete: solve again")
         result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)
@@ -168,7 +180,8 @@ class BasisSolution(SpectralSolution):
 
     def state(self) -> dict[str, np.ndarray]:
         """See `Solution.state`."""
-        return self.space.state()
+        probed = {} if self.probed is None else self.probed.state()
+        return self.space.state() | {f"probed_{name}": array for name, array in probed.items()}
 
     def _spaces(self, part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], KrylovSolution]:
         settings, trained = self.solver, self.problem.filter

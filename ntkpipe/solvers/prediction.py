@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntkpipe.dynamics.bounds import ErrorBudget
+from ntkpipe.dynamics.estimates import error_estimate
 from ntkpipe.dynamics.gains import ESTIMATE, RIGOROUS
 from ntkpipe.dynamics.sampling import TestErrors, largest_of_all, sample_indices
 from ntkpipe.errors import ConfigError, DataError, NumericalError
@@ -43,6 +44,7 @@ class KernelPredictions:
         covariance: variances, and covariances where asked for, over networks; else None.
         warnings: what the user should know.
         noise: (T, R, c) variances of targets about means, if they were asked for.
+        estimate: (T, R, p, c), what errors of `mean` are estimated at; None where they are not.
         rows_of_point: rows of the test kernel that are outputs of one point: 1, or c where means have one column for all of them.
     """
 
@@ -58,6 +60,7 @@ class KernelPredictions:
     covariance: PredictiveCovariance | None
     warnings: tuple[str, ...]
     noise: np.ndarray | None = None
+    estimate: np.ndarray | None = None
     rows_of_point: int = 1
 
     def by_point(self, rows: int) -> KernelPredictions:
@@ -75,6 +78,13 @@ class KernelPredictions:
     def bound_term(self, name: str) -> np.ndarray:
         """(T, R, c), a part of the bounds by its name in `budget`: a factor of `sqrt(k(x, x))`."""
         return np.repeat(getattr(self.budget, name), self.rows_of_point, axis=-1)
+
+    @property
+    def error_estimate(self) -> np.ndarray | None:
+        """(T, R, p, c) as exported: nowhere above the bound, which holds."""
+        if self.estimate is None:
+            return None
+        return np.minimum(_by_point(self.estimate, self.rows_of_point), self.bound)
 
     @property
     def bound_kind(self) -> np.ndarray:
@@ -116,6 +126,11 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         matrices = [one.covariance for one in spreads if one.covariance is not None]
         covariance = units.covariance(np.stack(matrices)[..., order, :][..., order]) if matrices else None
         variance, variance_bound = units.variance(variance), units.variance(variance_bound)
+    made = [part.error_estimate for part in parts]
+    estimates = None
+    if any(one is not None for one in made):  # a kernel that has none has its bound
+        pairs = zip(made, parts, strict=True)
+        estimates = np.stack([part.bound if one is None else one for one, part in pairs])
     noises = [part.noise for part in parts if part.noise is not None]
     attributes = dict(attributes)
     if points.classes and points.label is None:
@@ -134,6 +149,7 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         target=points.target[order],
         mean=points.exported(np.stack([part.mean for part in parts]))[..., order, :],
         error_bound=units.spread(np.stack([part.bound for part in parts])[..., order, :]),
+        error_estimate=None if estimates is None else units.spread(estimates[..., order, :]),
         bound_kind=np.stack([part.bound_kind for part in parts]),
         bound_terms={name: units.spread(np.stack([part.bound_term(name) for part in parts])) for name in terms},
         variance=variance,
@@ -208,9 +224,21 @@ def evaluate(
             f"the test kernel has {test.shape[1]} columns, and {problem.kernel.n} training points were solved for: give a row per "
             "test point and a column per training point"
         )
-    means, tests = _means(solution, test, workspace)
+    means, tests, sensitivity = _means(solution, test, workspace)
     _require_numbers(solution, means)
     budget, found = solution.budget(tests), None
+    estimate = None
+    if sensitivity is not None:
+        mean_diagonal = float(np.mean(problem.kernel.diagonal()))
+        estimate = error_estimate(
+            solution.disturbance(),
+            sensitivity[0],
+            solution.sample,
+            tests,
+            test.diagonal(),
+            mean_diagonal,
+            sensitivity[1],
+        )
     if covariance != "none":
         found = predictive_covariance(solution, test, full=covariance == "full", batch=batch, workspace=workspace)
     return KernelPredictions(
@@ -225,11 +253,15 @@ def evaluate(
         estimates_diagonal=test.estimates_diagonal,
         covariance=found,
         warnings=(*warnings_of(solution), *(() if found is None else found.warnings)),
+        estimate=estimate,
     )
 
 
-def _means(solution: Solution, test: TestKernel, workspace: Workspace) -> tuple[np.ndarray, TestErrors]:
-    """Means (T, R, p, c) from one pass over the test-train tiles, and what errors of these tiles and of the products do to them.
+def _means(
+    solution: Solution, test: TestKernel, workspace: Workspace
+) -> tuple[np.ndarray, TestErrors, tuple[np.ndarray, np.ndarray | float] | None]:
+    """Means (T, R, p, c) from one pass over the test-train tiles, and what errors of these tiles and of the products do to them; and
+    sensitivities and movements, if they are known (see `Sensitivity`).
 
     The same pass multiplies unit vectors: columns of the tiles as they are stored.
     """
@@ -238,17 +270,20 @@ def _means(solution: Solution, test: TestKernel, workspace: Workspace) -> tuple[
     p, n = test.shape
     units = unit_vectors(test.sampled(settings.sample_rows), n)
     rows = sample_indices(p, units.shape[1]) if settings.products == "float32" else np.zeros(0, np.int64)
+    sensitivity = solution.sensitivity()
+    columns = [weights, units, *([] if sensitivity is None else [sensitivity.columns])]
+    splits = [] if sensitivity is None else [weights.shape[1] + units.shape[1]]
     with rectangular_operator(test.matrix, workspace.executor, products=settings.products) as operator:
-        made = operator.matmul(np.concatenate([weights, units], axis=1))
+        made = operator.matmul(np.concatenate(columns, axis=1), splits=splits)
         stored = operator.rows(rows) if len(rows) else np.zeros((0, n))
-    product, columns = made[:, : weights.shape[1]], made[:, weights.shape[1] :]
+    product, columns, last = np.split(made, np.cumsum([weights.shape[1], units.shape[1]]), axis=1)
     errors = test.measure(columns, solution.sample.systematic, workspace.executor, settings.sample_rows)
     means = means_of(product)
     if len(rows):
         off = np.abs(means[:, :, rows] - means_of(stored @ weights))
         root = np.sqrt(np.maximum(test.diagonal()[rows], np.finfo(np.float64).tiny))
         errors = replace(errors, product=largest_of_all(off / root[:, None], p))
-    return means, errors
+    return means, errors, None if sensitivity is None else sensitivity.values(last)
 
 
 def _require_numbers(solution: Solution, means: np.ndarray) -> None:

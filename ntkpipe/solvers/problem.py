@@ -52,6 +52,7 @@ class Problem:
         ridges: absolute.
         asked_ridges: the same as they were asked for, in `ridge_scale`.
         ridge_scale: `relative` or `absolute`.
+        error_estimate: whether errors of predictions are estimated besides their bounds: `auto` where that is cheap, `true` or `false`.
     """
 
     kernel: TrainKernel
@@ -64,6 +65,7 @@ class Problem:
     ridges: tuple[float, ...]
     asked_ridges: tuple[float, ...]
     ridge_scale: str
+    error_estimate: str = "auto"
 
     @property
     def name(self) -> str:
@@ -117,10 +119,11 @@ class Problem:
         return found if times is None else replace(found, times=_checked_times(times, self.filter))
 
     def leading(self, n: int) -> Problem:
-        """The same with the first n training points alone; relative ridges follow their diagonal."""
+        """The same with the first n training points alone, and no estimates; relative ridges follow their diagonal."""
         kernel, own = self.kernel.leading(n), self.own_targets[:n]
         trained = self.dynamics.filter(n * kernel.images_per_row, own.shape[1])
-        smaller = replace(self, kernel=kernel, own_targets=own, targets=kernel.copies.average(own), filter=trained)
+        targets = kernel.copies.average(own)
+        smaller = replace(self, kernel=kernel, own_targets=own, targets=targets, filter=trained, error_estimate="false")
         return smaller.at(None, self.asked_ridges)
 
     def _with_ridges(self, asked: tuple[float, ...]) -> Problem:
@@ -141,6 +144,7 @@ def make_problem(
     ridge_scale: str = "relative",
     dynamics: Dynamics | None = None,
     targets_key: str | None = None,
+    error_estimate: str = "auto",
 ) -> Problem:
     """A checked problem; arguments as of `Solver.solve`.
 
@@ -159,7 +163,8 @@ def make_problem(
     dynamics = dynamics or Dynamics()
     trained = dynamics.filter(kernel.n * kernel.images_per_row, own.shape[1])
     key = content_hash(np.ascontiguousarray(own).tobytes()) if targets_key is None else targets_key
-    found = Problem(kernel, own, kernel.copies.average(own), key, dynamics, trained, None, (), (), ridge_scale)
+    averaged = kernel.copies.average(own)
+    found = Problem(kernel, own, averaged, key, dynamics, trained, None, (), (), ridge_scale, error_estimate)
     return found.at(times, ridges)
 
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 import ntkpipe
-from ntkpipe.dynamics.bounds import ErrorBudget, error_budget
-from ntkpipe.dynamics.krylov import KrylovSolution, means_from_weights
-from ntkpipe.dynamics.restarted import RestartedSolution
+from ntkpipe.dynamics.bounds import ErrorBudget
+from ntkpipe.dynamics.estimates import Disturbance
+from ntkpipe.dynamics.krylov import means_from_weights
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import default_times
 from ntkpipe.errors import ConfigError, IncompleteError
@@ -58,8 +58,8 @@ class Saved:
     @property
     def sample(self) -> RowSample:
         """See `Solution.sample`."""
-        systematic = self.facts.get("systematic", 0.0)
-        return RowSample(self.arrays["indices"], self.arrays["stored"], self.arrays["exact"], systematic)
+        systematic, rounding = self.facts.get("systematic", 0.0), self.facts.get("rounding", 0.0)
+        return RowSample(self.arrays["indices"], self.arrays["stored"], self.arrays["exact"], systematic, rounding)
 
     @property
     def history(self) -> tuple[tuple[int, int, float], ...]:
@@ -80,6 +80,19 @@ class LeaveOneOut:
     residuals: np.ndarray
     rows: np.ndarray
     exact: bool
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What test tiles are multiplied with besides the weights, for the estimate of errors.
+
+    Args:
+        columns: (n, q).
+        values: makes sensitivities (T, R, p) and movements of the means (T, R, p, c), or 0, of the product (p, q).
+    """
+
+    columns: np.ndarray
+    values: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | float]]
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,14 @@ class Solution(ABC):
         Args:
             tests: errors of the test-train kernel; None leaves them out.
         """
+
+    @abstractmethod
+    def disturbance(self) -> Disturbance:
+        """What disturbs the equation of the weights, for the estimate of errors."""
+
+    @abstractmethod
+    def sensitivity(self) -> Sensitivity | None:
+        """How predictions answer to it; None where no estimate was asked for, or it would have taken too much."""
 
     @abstractmethod
     def left_out(self) -> np.ndarray | None:
@@ -327,52 +348,6 @@ class Solution(ABC):
             if ridge == 0:
                 residuals[j][several] = (own[picked] - problem.targets[picked]) * share[:, None]
         return residuals
-
-
-@dataclass(frozen=True)
-class SpectralSolution(Solution):
-    """One that answers every time and ridge, or those that it was made for.
-
-    Args:
-        space: a basis with its small problem, or restarted weights.
-    """
-
-    space: KrylovSolution | RestartedSolution
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """See `Solution.times`."""
-        return self.problem.times or grid_of_times([self])
-
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
-        """See `Solution.at`."""
-        return replace(self, problem=self.problem.at(times, ridges))
-
-    def spectrum(self) -> np.ndarray:
-        """See `Solution.spectrum`."""
-        return self.space.values
-
-    def dual_weights(self) -> tuple[np.ndarray, Shape]:
-        """See `Solution.dual_weights`."""
-        weights = self.space.dual_weights(self.problem.filter, self.times, self.problem.ridges)
-        return weights, (len(self.times), len(self.problem.ridges), self.space.c)
-
-    def factors(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """See `Solution.factors`."""
-        return self.space.factors(self.problem.filter, self.times, self.problem.ridges)
-
-    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
-        """See `Solution.budget`."""
-        problem = self.problem
-        return error_budget(self.space, problem.filter, self.times, problem.ridges, rows=self.sample, tests=tests)
-
-    def left_out(self) -> np.ndarray:
-        """See `Solution.left_out`."""
-        return self.space.unlearnt(self.problem.filter, self.times, self.problem.ridges)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """See `Solution.arrays`."""
-        return {**super().arrays(), "spectrum": self.space.values}
 
 
 def grid_of_times(solutions: Sequence[Solution]) -> tuple[float, ...]:

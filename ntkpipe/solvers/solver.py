@@ -74,6 +74,7 @@ class Solver(ABC):
         ridges: Sequence[float] = (0.0,),
         ridge_scale: str = "relative",
         dynamics: Dynamics | None = None,
+        error_estimate: str = "auto",
         workspace: Workspace | None = None,
         progress: Progress = None,
     ) -> Solution:
@@ -86,6 +87,7 @@ class Solver(ABC):
             ridges: added to the diagonal.
             ridge_scale: of them, `relative` to the mean of the kernel's diagonal, or `absolute`.
             dynamics: of training; None is gradient flow.
+            error_estimate: of predictions, beside the bounds on their errors: `auto` (where it is cheap), `true` or `false`.
             workspace: where it runs; None is this process, which keeps nothing.
             progress: a function of one `Event`, or whether a line of progress is shown; None shows it in a terminal or a notebook,
                 unless the workspace is told.
@@ -97,7 +99,13 @@ class Solver(ABC):
             NumericalError: for an indefinite kernel.
         """
         problem = make_problem(
-            as_kernel(kernel), targets, times=times, ridges=ridges, ridge_scale=ridge_scale, dynamics=dynamics
+            as_kernel(kernel),
+            targets,
+            times=times,
+            ridges=ridges,
+            ridge_scale=ridge_scale,
+            dynamics=dynamics,
+            error_estimate=error_estimate,
         )
         place = workspace or Workspace()
         with place.telling("solve", progress) as told:

@@ -16,6 +16,7 @@ from ntkpipe.linalg.operator import Operator, rectangular_operator, tile_operato
 from ntkpipe.planning.sample_rows import FLOAT64_COST, SAMPLE_SHARE, affordable_rows
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.kernels import KernelSample
+from ntkpipe.sources.recomputation import ERROR_SAFETY
 from ntkpipe.sources.source import KernelSource
 from ntkpipe.storage.checksum import digest
 from ntkpipe.tasks.executor import Executor
@@ -339,7 +340,9 @@ class BlockTrainKernel(_BlockKernel):
         systematic = error * float(self.diagonal().sum())
         noise = matrix_noise(stored - exact[self.source], self.n)
         noise = self._from.rounding_of_given(stored, self.n) or noise
-        return KernelSample(indices, stored, exact[self.source], noise + systematic, systematic)
+        # The largest of a few pairs, with the safety that bounds have; an estimate takes it for the usual size.
+        rounding = 0.0 if self._from.has_series else error / ERROR_SAFETY
+        return KernelSample(indices, stored, exact[self.source], noise + systematic, systematic, rounding)
 
     def leading(self, n: int) -> BlockTrainKernel:
         """See `TrainKernel`."""

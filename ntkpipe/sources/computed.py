@@ -132,6 +132,11 @@ class ComputedSource(ABC):
         del stored, n
         return 0.0
 
+    @property
+    def has_series(self) -> bool:
+        """See `KernelSource`."""
+        return self.shorter_evaluation() is not None
+
     def entry_errors(
         self, rows: np.ndarray, columns: np.ndarray, n: int, executor: Executor
     ) -> dict[Kernel, float] | None:

@@ -86,6 +86,11 @@ class PrecomputedSource:
         # What the user's entries were before they were rounded to float32 nobody knows: up to half a unit in the last place.
         return 3.0 * math.sqrt(n * np.mean(stored**2)) * _HALF_UNIT
 
+    @property
+    def has_series(self) -> bool:
+        """See `KernelSource`."""
+        return False
+
     def entry_errors(
         self, rows: np.ndarray, columns: np.ndarray, n: int, executor: Executor
     ) -> dict[Kernel, float] | None:

@@ -31,6 +31,7 @@ class KernelSample:
         exact: (k, n) float64; of a given matrix as given.
         noise: bound on the spectral norm of all errors of the stored kernel: an eigenvalue is known no better.
         systematic: bound on the part of it that does not average out; see `RowSample`.
+        rounding: see `RowSample`.
     """
 
     indices: np.ndarray
@@ -38,14 +39,16 @@ class KernelSample:
     exact: np.ndarray
     noise: float
     systematic: float
+    rounding: float = 0.0
 
     def plain(self) -> RowSample:
         """The rows themselves, for weights on the training points."""
-        return RowSample(self.indices, self.stored, self.exact, self.systematic)
+        return RowSample(self.indices, self.stored, self.exact, self.systematic, self.rounding)
 
     def in_basis(self, basis: np.ndarray) -> RowSample:
         """The rows times an orthonormal basis (m, n)."""
-        return RowSample(self.indices, self.stored @ basis.T, self.exact @ basis.T, self.systematic)
+        stored, exact = self.stored @ basis.T, self.exact @ basis.T
+        return RowSample(self.indices, stored, exact, self.systematic, self.rounding)
 
     def rows(self) -> KernelRows:
         """The rows as variances take them."""

@@ -18,7 +18,7 @@ _COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images sta
 _LEAST_COLUMNS = 32
 
 # The factor on the largest rounding of the pairs that are looked at: a sample of so many sees not the worst.
-_EVALUATION_SAFETY = 8.0
+ERROR_SAFETY = 8.0
 _EXPANSION_SAFETY = 4.0
 # Of one less a cosine: angles below 1e-4 lose more digits in float64 than float32, which takes them for zero, tells.
 _ALIKE = 1e-8
@@ -118,7 +118,7 @@ def evaluation_errors(
             found = np.abs(made[name][kernel] - made["wide"][kernel]) / size
             return float(found.max()) if np.isfinite(found).all() else _FLOAT32_BEYOND_RANGE
 
-        out[kernel] = max(_EVALUATION_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
+        out[kernel] = max(ERROR_SAFETY * off("narrow") * 2.0**-29, 4.0 * EPS)
         if "shorter" in made:
             out[kernel] += _EXPANSION_SAFETY * off("shorter")
     if spec is not None:
@@ -180,7 +180,7 @@ def _add_distance_errors(
     for kernel, diagonal in diagonals.items():
         size = np.sqrt(diagonal)
         off = np.abs(found[kernel] - wide[kernel]) / np.outer(size[rows], size[columns])
-        out[kernel] = max(out[kernel], _EVALUATION_SAFETY * float(off.max(initial=0.0, where=apart)))
+        out[kernel] = max(out[kernel], ERROR_SAFETY * float(off.max(initial=0.0, where=apart)))
 
 
 def recomputed_test_gram(

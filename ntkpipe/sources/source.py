@@ -89,6 +89,11 @@ class KernelSource(Protocol):
         """
         ...
 
+    @property
+    def has_series(self) -> bool:
+        """Whether entries are approximations of the kernel, which differ from it by more than rounding."""
+        ...
+
     def entry_errors(
         self, rows: np.ndarray, columns: np.ndarray, n: int, executor: Executor
     ) -> dict[Kernel, float] | None:

@@ -1,0 +1,96 @@
+"""Solutions that know the spectrum of the kernel, or what it is in a Krylov space: every time and ridge, or those asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+
+from ntkpipe.dynamics.bounds import ErrorBudget, error_budget
+from ntkpipe.dynamics.estimates import Disturbance, disturbance, moved_weights, movement_of
+from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
+from ntkpipe.dynamics.restarted import RestartedSolution
+from ntkpipe.dynamics.sampling import TestErrors
+from ntkpipe.solvers.probing import row_facts
+from ntkpipe.solvers.solution import Sensitivity, Shape, Solution, grid_of_times
+
+
+@dataclass(frozen=True)
+class SpectralSolution(Solution):
+    """One that answers every time and ridge, or those that it was made for.
+
+    Args:
+        space: a basis with its small problem, or restarted weights.
+    """
+
+    space: KrylovSolution | RestartedSolution
+    probed: KrylovSolution | None = field(default=None, kw_only=True)
+    """Of the random vectors of `probing`; None of a complete basis, which has them."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """See `Solution.times`."""
+        return self.problem.times or grid_of_times([self])
+
+    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+        """See `Solution.at`."""
+        return replace(self, problem=self.problem.at(times, ridges))
+
+    def spectrum(self) -> np.ndarray:
+        """See `Solution.spectrum`."""
+        return self.space.values
+
+    def dual_weights(self) -> tuple[np.ndarray, Shape]:
+        """See `Solution.dual_weights`."""
+        weights = self.space.dual_weights(self.problem.filter, self.times, self.problem.ridges)
+        return weights, (len(self.times), len(self.problem.ridges), self.space.c)
+
+    def factors(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """See `Solution.factors`."""
+        return self.space.factors(self.problem.filter, self.times, self.problem.ridges)
+
+    def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
+        """See `Solution.budget`."""
+        problem = self.problem
+        return error_budget(self.space, problem.filter, self.times, problem.ridges, rows=self.sample, tests=tests)
+
+    def disturbance(self) -> Disturbance:
+        """See `Solution.disturbance`."""
+        problem, sample = self.problem, self.sample
+        facts = row_facts(problem, sample.indices, self.noise)
+        return disturbance(self.space, problem.filter, self.times, problem.ridges, sample, facts)
+
+    def probe_space(self) -> KrylovSolution | None:
+        """The space of the random vectors."""
+        return self.probed
+
+    def sensitivity(self) -> Sensitivity | None:
+        """See `Solution.sensitivity`."""
+        problem, space = self.problem, self.probe_space()
+        if space is None:
+            return None
+        times, ridges = self.times, problem.ridges
+        columns, answers_of = space.factors(problem.filter, times, ridges)
+        moved = moved_weights(self.space, int(self.facts["steps"]), problem.filter, times, ridges)
+        factor, q = float(self.facts.get("estimate_factor", 1.0)), columns.shape[1]
+        if moved is not None:
+            assert isinstance(self.space, KrylovSolution)
+            columns = np.concatenate([columns, combined_weights(self.space.basis, moved)], axis=1)
+
+        def values(product: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
+            found = factor * np.sqrt(np.mean(answers_of(product[:, :q]) ** 2, axis=3))
+            if moved is None:
+                return found, 0.0
+            return found, movement_of(means_from_weights(product[:, q:], (len(times), len(ridges), self.space.c)))
+
+        return Sensitivity(columns, values)
+
+    def left_out(self) -> np.ndarray:
+        """See `Solution.left_out`."""
+        return self.space.unlearnt(self.problem.filter, self.times, self.problem.ridges)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Solution.arrays`."""
+        return {**super().arrays(), "spectrum": self.space.values}
