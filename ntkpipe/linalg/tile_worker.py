@@ -77,9 +77,7 @@ class TileWorker:
         products = products or self._products
         symmetric = self._grid.symmetric
         totals = [
-            accumulator(
-                products, part, self._grid.rows, mirrored=symmetric, device=self._device, lanes=self._lanes
-            )
+            accumulator(products, part, self._grid.rows, mirrored=symmetric, device=self._device, lanes=self._lanes)
             for part in np.split(x, splits, axis=1)
         ]
         with nullcontext() if self._device else self._lanes.open():
