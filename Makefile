@@ -2,7 +2,7 @@
 # make test   set up, pass the tests that every change needs
 # make test-all   also those of clusters, kills, faults of networks and whatever else is slow
 # make check  lint, types and import rules
-# make docs   docs/settings.md anew, from the texts of the configuration
+# make docs   docs/settings.md from the texts of the configuration, and the site in site/, strictly
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,8 @@ check: $(READY)
 docs: $(READY)
 	$(BIN)/ntkpipe help format=markdown > docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group docs
+	$(BIN)/zensical build --clean --strict
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

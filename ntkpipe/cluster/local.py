@@ -27,7 +27,7 @@ class LocalExecutor:
     Raises:
         ResourceError: on the first use, if Ray does not start.
 
-    Example:
+    Examples:
         >>> with LocalExecutor(workers=2) as executor:  # doctest: +SKIP
         ...     gram.compute(executor)
     """

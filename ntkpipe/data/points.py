@@ -62,7 +62,7 @@ class Dataset:
         ConfigError: on an impossible setting.
         DataError: on arrays that cannot be used; the text says what to do.
 
-    Example:
+    Examples:
         >>> data = Dataset(x_train, y_train, x_test, y_test, standardize="channel", zca=0.1)  # doctest: +SKIP
     """
 
@@ -176,7 +176,7 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
         ConfigError: on an unknown kind or setting.
         DataError: if the files are absent or cannot be used; the text says what to do.
 
-    Example:
+    Examples:
         >>> load_dataset("digits", train_size=500)
         Dataset(500 training and 360 test points of 8 x 8 x 1, 10 outputs)
     """

@@ -43,7 +43,7 @@ class EmpiricalKernel:
         ConfigError: for another kind of outputs, or an initialiser that there is not.
         DataError: if a file of weights cannot be read.
 
-    Example:
+    Examples:
         >>> layers = [{"op": "flatten"}, {"op": "dense", "features": 64}, {"op": "relu"}, {"op": "dense", "features": 10}]
         >>> EmpiricalKernel(layers, seed=1).at((8, 8, 1)).parameters
         4800

@@ -194,7 +194,7 @@ class Architecture:
             ConfigError: if a layer acts on pixels; the text names it.
             DataError: if covariances are not float32 or float64, or have no variances.
 
-        Example:
+        Examples:
             >>> relu = Architecture.from_spec([{"op": "dense", "features": 1, "w_std": 2**0.5}, {"op": "relu"}])
             >>> [round(float(kernel), 4) for kernel in relu.map(0.5, 1.0, 1.0)]
             [0.609, 0.3333]

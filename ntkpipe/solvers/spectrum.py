@@ -61,7 +61,7 @@ def spectrum(
         ConfigError: if a number is out of range.
         DataError: on targets that do not fit.
 
-    Example:
+    Examples:
         >>> made = spectrum(np.diag([3.0, 1.0]), np.array([1.0, 1.0]))
         >>> made.eigenvalues.tolist(), made.label_energy.tolist()
         ([3.0, 1.0], [0.5, 0.5])

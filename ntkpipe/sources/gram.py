@@ -77,7 +77,7 @@ class Gram:
     Raises:
         ConfigError: on an impossible setting.
 
-    Example:
+    Examples:
         >>> gram = Gram(Architecture.from_spec(fcn(depth=1)), load_dataset("digits", train_size=100))  # doctest: +SKIP
         >>> gram.compute()  # doctest: +SKIP
         >>> gram.train("ntk").shape  # doctest: +SKIP
