@@ -44,14 +44,16 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", _commands())
 def test_a_command_of_the_pages_is_one(command, folder, monkeypatch, capsys):
     words = shlex.split(command)[1:]
-    name, rest = words[0], [word for word in words[1:] if "|" not in word and "[" != word[0]]
+    name, rest = words[0], [word for word in words[1:] if "|" not in word and word[0] != "["]
     if name in ("help", "completion", "--version", "--help") or "--help" in rest:
         assert main([name, *rest]) == 0, capsys.readouterr().err
         return
     assert name in COMMANDS, name
     known = COMMANDS[name]
     if not known.composes or any(word.startswith("data.new=") for word in rest):
-        unknown = {word.partition("=")[0] for word in rest if "=" in word} - set(known.own) - {"run_dir", "data.new", "path"}
+        unknown = (
+            {word.partition("=")[0] for word in rest if "=" in word} - set(known.own) - {"run_dir", "data.new", "path"}
+        )
         assert not unknown
         return
     for word in rest:
