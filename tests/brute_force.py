@@ -230,6 +230,7 @@ LAYERS = {
     "erf": erf,
     "layer_norm": layer_norm,
     "residual_sum": residual_sum,
+    "repeat": lambda state, times, layers: fold(list(layers) * times, state),
     "global_self_attention": global_self_attention,
     "dropout": dropout,
 }

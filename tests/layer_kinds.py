@@ -33,6 +33,10 @@ def attention(mechanism, b_std=0.3):
     }
 
 
+def repeat(times, *layers):
+    return {"op": "repeat", "times": times, "layers": list(layers)}
+
+
 def residual(*branches):
     return {"op": "residual_sum", "branches": [list(branch) for branch in branches]}
 
@@ -90,6 +94,27 @@ NETWORKS = {
         conv(),
         residual([ERF, conv(), ERF, conv()], []),
         residual([ERF, conv(3, 2)], [conv(1, 2, b_std=None)]),
+        GAP,
+        dense(),
+    ],
+    "repeat": [
+        FLATTEN,
+        dense(4),
+        repeat(3, ERF, dense(4)),
+        repeat(2, ERF, dense(4, b_std=None, **STANDARD)),
+        ERF,
+        dense(),
+    ],
+    "repeated_conv": [
+        conv(),
+        repeat(2, ERF, conv(), repeat(2, ERF, conv(2))),
+        residual([repeat(2, ERF, conv())], []),
+        GAP,
+        dense(),
+    ],
+    "repeated_pool": [
+        conv(),
+        repeat(2, ERF, attention("RELU"), pool("avg_pool", 2, 1, "SAME", normalize_edges=True)),
         GAP,
         dense(),
     ],

@@ -32,6 +32,10 @@ def _advance(layer: dict[str, Any], state):
         w2, b2 = mp.mpf(layer["w_std"]) ** 2, mp.mpf(layer["b_std"] or 0) ** 2
         k, p, q = (w2 * value + b2 for value in (k, p, q))
         return k, k + w2 * t, p, q
+    if layer["op"] == "repeat":
+        for _ in range(layer["times"]):
+            state = _fold(layer["layers"], state)
+        return state
     if layer["op"] == "residual_sum":
         ends = [_fold(branch, state) for branch in layer["branches"]]
         return tuple(mp.fsum(values) for values in zip(*ends, strict=True))

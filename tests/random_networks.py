@@ -80,7 +80,7 @@ def body(draw, spatial, features, gaussian, length, nesting):
         if gaussian:
             choices += ["nonlinearity", "nonlinearity", "nonlinearity", "layer_norm"]
         if nesting:
-            choices += ["residual_sum", "residual_sum"]
+            choices += ["residual_sum", "residual_sum", "repeat"]
         op = draw(st.sampled_from(choices))
         if op == "conv":
             layer, spatial, features = conv(draw, spatial)
@@ -94,6 +94,15 @@ def body(draw, spatial, features, gaussian, length, nesting):
             layer, gaussian = attention(draw, features), True
         elif op == "nonlinearity":
             layer, gaussian = nonlinearity(draw), False
+        elif op == "repeat":
+            inner, out, width, ends_gaussian = body(
+                draw, spatial, features, gaussian, draw(st.integers(1, 2)), nesting - 1
+            )
+            if out != spatial or ends_gaussian != gaussian:  # it cannot follow itself
+                made += inner
+                spatial, features, gaussian = out, width, ends_gaussian
+                continue
+            layer, features = {"op": "repeat", "times": draw(st.integers(1, 4)), "layers": inner}, width
         elif op == "layer_norm":
             layer = {"op": "layer_norm", "axis": draw(st.sampled_from(([-1], [1, 2, 3]))), "eps": 1e-3}
         else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ntkpipe.dynamics.gaussian_process import Eigensystem
 from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.spec import inner_lists
 from ntkpipe.kernels.state import Kernels
 
 # Of all pools and eigensystems of one process together.
@@ -204,8 +205,7 @@ def is_random(architecture: Architecture) -> bool:
 
 def _has_dropout(layers: list[dict[str, Any]]) -> bool:
     return any(
-        layer["op"] == "dropout" or any(_has_dropout(branch) for branch in layer.get("branches", ()))
-        for layer in layers
+        layer["op"] == "dropout" or any(_has_dropout(list(inner)) for inner in inner_lists(layer)) for layer in layers
     )
 
 

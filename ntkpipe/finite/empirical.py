@@ -97,7 +97,8 @@ def block_images(made: Network, outputs: str, itemsize: int) -> int:
     """Images that `prepare` takes at once: what it holds of them stays near 256 MiB."""
     rows = 1 if outputs == "pseudo" else made.outputs
     passed = sum(
-        3 * int(np.prod(h)) + 3 * rows * int(np.prod(z)) for h, z in zip(made.inputs, made.signals, strict=True)
+        3 * int(np.prod(one.repeats)) * (int(np.prod(h)) + rows * int(np.prod(z)))
+        for one, h, z in zip(made.maps, made.inputs, made.signals, strict=True)
     )
     floats = passed + sum(2 * plan.floats for plan in plan_maps(made, outputs))
     return max(1, _PREPARED_BYTES // (itemsize * max(floats, 1)))
@@ -196,7 +197,8 @@ def _prepared(
     made: Network, plans: Sequence[MapPlan], outputs: str, weights: Any, x: Any, masks: Any
 ) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
     c = made.outputs
-    shifts = [jnp.zeros((len(x), *shape), x.dtype) for shape in made.signals]
+    each_map = zip(made.maps, made.signals, strict=True)
+    shifts = [jnp.zeros((len(x), *one.repeats, *shape), x.dtype) for one, shape in each_map]
     functions, backward, inputs = jax.vjp(lambda s: made.forward(weights, x, masks, s), shifts, has_aux=True)
     # One direction of the outputs each; images do not meet, so that all are differentiated at once.
     directions = jnp.full((1, c), c**-0.5) if outputs == "pseudo" else jnp.eye(c)

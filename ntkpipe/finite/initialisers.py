@@ -12,7 +12,7 @@ import numpy as np
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.maps import LinearMap
 from ntkpipe.finite.network import Spec, network
-from ntkpipe.kernels.spec import canonical_spec, name_layer
+from ntkpipe.kernels.spec import canonical_spec, name_layer, unrolled
 
 INITIALISERS = ("gaussian", "orthogonal", "delta_orthogonal")
 _WIDTHS = ("features", "n_heads", "n_chan_key", "n_chan_val", "n_chan_out")
@@ -46,13 +46,15 @@ def init(
     biases: list[np.ndarray | None] = []
     for one in network(spec, shape).maps:
         deviation, of_bias = one.deviations
-        matrix = (deviation * _DRAW[initialiser](rng, one)).astype(dtype)
+        draw = _DRAW[initialiser]
+        matrix = np.stack([draw(rng, one) for _ in range(math.prod(one.repeats))]).reshape(one.shapes[0])
+        matrix = (deviation * matrix).astype(dtype)
         if one.entry == len(drawn):
             drawn.append([])
             biases.append(None)
         drawn[-1].append(matrix)
-        if one.b_std is not None:
-            biases[-1] = (of_bias * rng.standard_normal(one.outputs)).astype(dtype)
+        if one.shapes[1] is not None:
+            biases[-1] = (of_bias * rng.standard_normal(one.shapes[1])).astype(dtype)
     return [(w[0] if len(w) == 1 else tuple(w), b) for w, b in zip(drawn, biases, strict=True)]
 
 
@@ -130,6 +132,12 @@ def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: 
                 for n, branch in enumerate(layer["branches"])
             ]
             is_end = any(ends)
+        elif layer["op"] == "repeat":
+            if is_end and any(inner["op"] in _WEIGHTED for inner in unrolled([layer])):
+                raise ConfigError(
+                    f"{name} holds the outputs, whose number stays: end the network with a dense layer after it"
+                )
+            _widen(layer["layers"], factor, is_end=is_end, place=f"{name}, ")
         elif layer["op"] in _WEIGHTED:
             for key in (key for key in _WIDTHS if key in layer):
                 if is_end and key in ("features", "n_chan_out"):

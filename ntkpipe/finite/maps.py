@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+
+from ntkpipe.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class LinearMap:
     Args:
         layer: of the network, such as `layer 2 (conv)`.
         entry: of the list of weights.
-        shape: of W.
+        shape: of W, of one repetition.
         fan_in: number of inputs that one output sums.
         w_std: standard deviation of one output for inputs of unit variance.
         b_std: of the bias; None has none.
@@ -25,6 +28,8 @@ class LinearMap:
         filter: height and width of a convolution; None of any other map.
         strides: of a convolution.
         padding: of a convolution.
+        repeats: how often the map is repeated, each time with weights of its own: the first axes of its arrays. One number for each
+            `repeat` around it.
     """
 
     layer: str
@@ -37,6 +42,7 @@ class LinearMap:
     filter: tuple[int, int] | None = None
     strides: tuple[int, int] = (1, 1)
     padding: str = "VALID"
+    repeats: tuple[int, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -60,11 +66,16 @@ class LinearMap:
     @property
     def parameters(self) -> int:
         """How many, the bias included."""
-        return math.prod(self.shape) + (0 if self.b_std is None else self.outputs)
+        return math.prod(self.repeats) * (math.prod(self.shape) + (0 if self.b_std is None else self.outputs))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+        """Of the arrays W and b, repetitions first; None without a bias."""
+        return (*self.repeats, *self.shape), None if self.b_std is None else (*self.repeats, self.outputs)
 
     @property
     def outputs(self) -> int:
-        """Length of the bias."""
+        """Length of the bias, of one repetition."""
         return self.shape[-1]
 
 
@@ -77,6 +88,7 @@ class Recorder:
         self.signals: list[tuple[int, ...]] = []
         self.masks: list[tuple[tuple[int, ...], float]] = []
         self._entry = -1
+        self._repeats: tuple[int, ...] = ()
 
     def begin(self) -> None:
         """The weights of another layer."""
@@ -84,15 +96,24 @@ class Recorder:
 
     def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
         """Remember the map; zeros of the shape of its output."""
-        made = LinearMap(entry=self._entry, **settings)
+        made = LinearMap(entry=self._entry, repeats=self._repeats, **settings)
         self.maps.append(made)
         z = product(x, jnp.zeros(made.shape, x.dtype))
         self.inputs.append(x.shape[1:])
         self.signals.append(z.shape[1:])
         return z
 
+    def repeat(self, run: Callable[[Any, Any], Any], x: Any, times: int) -> Any:
+        """Remember the maps of `run(x, source)`, once for all repetitions."""
+        before, self._repeats = self._repeats, (*self._repeats, times)
+        x = run(x, self)
+        self._repeats = before
+        return x
+
     def mask(self, shape: tuple[int, ...], rate: float) -> Any:
         """Remember the mask."""
+        if self._repeats:
+            raise ConfigError("within repeat has no finite form here: write the layers out, or set rate to 1")
         self.masks.append((shape, rate))
         return jnp.ones((1, *shape))
 
@@ -102,7 +123,7 @@ class Given:
 
     def __init__(self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any) -> None:
         flat = [(w, entry[1]) for entry in weights for w in arrays_of(entry[0])]
-        self._flat: Iterator[Any] = iter(zip(maps, flat, [None] * len(flat) if shifts is None else shifts, strict=True))
+        self._flat = list(zip(maps, flat, [None] * len(flat) if shifts is None else shifts, strict=True))[::-1]
         self._masks = iter(masks)
         self.inputs: list[Any] = []
 
@@ -112,12 +133,31 @@ class Given:
     def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
         """`scale * product + bias_scale * b`, and the perturbation."""
         del settings
-        made, (w, b), shift = next(self._flat)
+        made, (w, b), shift = self._flat.pop()
         self.inputs.append(x)
         z = made.scale * product(x, w)
         if made.b_std is not None:
             z = z + made.bias_scale * b
         return z if shift is None else z + shift
+
+    def repeat(self, run: Callable[[Any, Any], Any], x: Any, times: int) -> Any:
+        """`x = run(x, source)` so many times, in a loop that is compiled once."""
+        recorder = Recorder()
+        jax.eval_shape(lambda x: recorder.repeat(run, x, times), x)
+        maps, *arrays = zip(*(self._flat.pop() for _ in recorder.maps), strict=True) if recorder.maps else ((), (), ())
+        weights, shifts = arrays
+        # Repetitions come first in arrays of weights, and after the images in those of images.
+        moved = [None if s is None else jnp.moveaxis(s, 1, 0) for s in shifts]
+
+        def once(x: Any, given: Any) -> Any:
+            one = Given((), (), (), None)
+            one._flat = list(zip(maps, *given, strict=True))[::-1]
+            made = run(x, one)
+            return made, one.inputs
+
+        x, inputs = jax.lax.scan(once, x, (list(weights), moved), length=times)
+        self.inputs += [jnp.moveaxis(h, 0, 1) for h in inputs]
+        return x
 
     def mask(self, shape: tuple[int, ...], rate: float) -> Any:
         """The next one."""

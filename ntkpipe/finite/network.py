@@ -26,7 +26,7 @@ from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool,
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
-from ntkpipe.kernels.spec import canonical_json, canonical_spec, name_layer
+from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
 
 Spec = Sequence[Mapping[str, Any]]
@@ -34,7 +34,8 @@ Weights = Sequence[tuple[Any, Any]]
 """Of every layer that has them, in the layers' order (branches one after another): `(W, b)`, b None without a bias.
 
 W is (in, out) of a dense layer, (height, width, in, out) of a convolution, and of an attention three arrays: queries and keys
-(heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out).
+(heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out). Of layers within `repeat` the
+repetitions come before these axes, and before that of b.
 """
 
 # Batch statistics tie the images of a batch: there is no Jacobian of one image.
@@ -87,8 +88,7 @@ class Network:
         made: list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]] = []
         for entry in range(1 + max((m.entry for m in self.maps), default=-1)):
             maps = [m for m in self.maps if m.entry == entry]
-            bias = None if maps[-1].b_std is None else (maps[-1].outputs,)
-            made.append((maps[0].layer, tuple(m.shape for m in maps), bias))
+            made.append((maps[0].layer, tuple(m.shapes[0] for m in maps), maps[-1].shapes[1]))
         return made
 
     def describe_weights(self) -> str:
@@ -180,8 +180,9 @@ def _refuse_batches(layers: Any) -> None:
                 f"{name_layer(index, layer)}: batch statistics mix the images of a batch, so that no image has a Jacobian of "
                 "its own: use layer_norm"
             )
-        for branch in layer.get("branches", ()) if isinstance(layer, Mapping) else ():
-            _refuse_batches(branch)
+        if isinstance(layer, Mapping):
+            for inner in inner_lists(layer):
+                _refuse_batches(inner)
 
 
 @lru_cache(maxsize=64)
@@ -268,6 +269,8 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return x.reshape(x.shape[0], -1)
     if op == "residual_sum":
         return _residual(layer, x, source, name)
+    if op == "repeat":
+        return _repeat(layer, x, source, name)
     if op == "layer_norm":
         return normalised(layer, x)
     if op == "dropout":
@@ -307,6 +310,19 @@ def _residual(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         shapes = " and ".join(str(list(one.shape[1:])) for one in made)
         raise ConfigError(f"adds branches of different shapes, {shapes}: give them the same features and strides")
     return sum(made[1:], start=made[0])
+
+
+def _repeat(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    def once(x: Any, source: Any) -> Any:
+        made = _run(layer["layers"], x, source, f"{name}, ")
+        if made.shape != x.shape:
+            raise ConfigError(
+                f"repeats layers that make {list(made.shape[1:])} of {list(x.shape[1:])}: in a finite network they must end with "
+                "the shape and the features that they begin with. Put a layer with these features before"
+            )
+        return made
+
+    return source.repeat(once, x, layer["times"])
 
 
 def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:

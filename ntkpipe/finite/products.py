@@ -15,7 +15,7 @@ The last two give the same; that with fewer operations per pair of images is tak
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -93,8 +93,9 @@ def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], row
             area * channels + rows * count * features,
         ),
     }
+    times = math.prod(one.repeats)
     way = "structured" if count == 1 else min(("gradients", "pixel pairs"), key=lambda name: ways[name][0])
-    operations, floats = ways[way]
+    operations, floats = (times * number for number in ways[way])
     return MapPlan(one, way, padded, pixels, features, rows, full, operations, floats)
 
 
@@ -107,6 +108,12 @@ def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
         signals: `(n, rows, ...)`, derivatives of the outputs by what the map gives; of `trace` divided by sqrt(c).
     """
     n, one = len(inputs), plan.map
+    if one.repeats:
+        # All repetitions in one axis after the images.
+        single, times = replace(plan, map=replace(one, repeats=())), math.prod(one.repeats)
+        inputs = inputs.reshape(n, times, *inputs.shape[1 + len(one.repeats) :])
+        signals = signals.reshape(n, plan.rows, times, *signals.shape[2 + len(one.repeats) :])
+        return jax.vmap(lambda h, d: keep(single, h, d), in_axes=(1, 2), out_axes=1)(inputs, signals)
     d = signals.reshape(n, plan.rows, math.prod(plan.pixels), plan.features)
     if one.filter is None:
         h = inputs.reshape(n, *plan.padded)
@@ -128,12 +135,26 @@ def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
 
 def contribution(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
     """The map's part of the kernel of two blocks of images, `(n1, n2)`, or `(n1, n2, c, c)` if full."""
+    if plan.map.repeats:
+        return _over_repeats(plan, rows, columns)
     if plan.way == "gradients":
         return _inner(plan, rows[0], columns[0])
     if plan.way == "structured":
         inputs = rows[0] @ columns[0].T + plan.map.bias_scale**2
         return (inputs[:, :, None, None] if plan.full else inputs) * _inner(plan, rows[1], columns[1])
     return _over_pairs(plan, rows, columns)
+
+
+def _over_repeats(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
+    single = replace(plan, map=replace(plan.map, repeats=()))
+    of_rows, of_columns = (tuple(jnp.moveaxis(x, 1, 0) for x in part) for part in (rows, columns))
+
+    def once(total: Any, both: Any) -> tuple[Any, None]:
+        return total + contribution(single, *both), None
+
+    full = (plan.rows, plan.rows) if plan.full else ()
+    none = jnp.zeros((len(rows[0]), len(columns[0]), *full), rows[0].dtype)
+    return jax.lax.scan(once, none, (of_rows, of_columns))[0]
 
 
 def _inner(plan: MapPlan, rows: Any, columns: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.worker import compute_tile, flip
-from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.kernels.spec import canonical_json, canonical_spec, unrolled
 from ntkpipe.tiles.layout import KERNELS
 
 EPS = float(np.finfo(np.float64).eps)
@@ -61,5 +62,5 @@ def _rounding(spec: Sequence[Any], kernels: Mapping[str, np.ndarray], kernel: st
     nngp = kernels["nngp"]
     rho = nngp / np.sqrt(np.outer(nngp.diagonal(), nngp.diagonal()))
     sine = np.sqrt(np.clip(1.0 - rho**2, EPS, None))
-    layers = canonical_json(spec).count('"op"')
+    layers = json.dumps(list(unrolled(canonical_spec(spec)))).count('"op"')
     return 8 * (pixels + 64 * layers) * EPS * scale / sine

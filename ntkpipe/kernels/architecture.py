@@ -25,8 +25,11 @@ from ntkpipe.kernels.layers.linear import Flatten
 from ntkpipe.kernels.layers.residual import PlaceError, signatures
 from ntkpipe.kernels.places import check_any_shape, located
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.spec import canonical_spec, fingerprint
+from ntkpipe.kernels.spec import canonical_spec, fingerprint, unrolled
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
+
+# Layers beyond which networks with repetitions are evaluated in distance form, in float64.
+_DEEP = 1000
 
 
 class Architecture:
@@ -247,6 +250,11 @@ class Architecture:
         dtype = out_dtype or x.dtype
         if self.is_flat(x.shape[1:]):
             runs = self._flat_runs(x)
+            if self._is_deep and x.dtype == np.float64:
+                return [
+                    Kernels(*(kernel.astype(dtype, copy=False) for kernel in kernels))
+                    for kernels in self._sorted(flat.in_distance_form(runs, x, other))
+                ]
             if host.is_default():
                 return self._sorted(flat.on_host(runs, x, other, out_dtype=dtype, pad_to=pad_to))
             others = None if columns is None else columns.on_device
@@ -322,11 +330,9 @@ class Architecture:
         """
         if not self.is_flat(x1.shape[1:]):
             raise ConfigError("kernels in distance form are those of networks that flatten their images first")
-        every = near.Found(*(index.ravel() for index in np.indices((len(x1), len(x2)))))
         with precision_context("float64"):
             rows, columns = (x.reshape(len(x), -1).astype(np.float64) for x in (x1, x2))
-            made = flat.near_pairs(self._flat_runs(rows), rows, columns, every)[self._deepest]
-            return Kernels(*(np.asarray(kernel).reshape(len(x1), len(x2)) for kernel in made))
+            return flat.in_distance_form(self._flat_runs(rows), rows, columns)[self._deepest]
 
     def on_device(self, x1: Array, x2: Array | None) -> Kernels:
         """The kernels of a flat network on JAX's default device, or under tracing; call within a `precision_context`."""
@@ -337,6 +343,11 @@ class Architecture:
 
     def _sorted(self, made: Sequence[Kernels]) -> list[Kernels]:
         return [made[k] for k in self._order]
+
+    @cached_property
+    def _is_deep(self) -> bool:
+        """So many repetitions that ordinary formulas lose digits: of ReLU's NTK 8e-8 at 10,000 layers, growing with their square."""
+        return any(layer["op"] == "repeat" for layer in self._spec) and sum(1 for _ in unrolled(self._spec)) > _DEEP
 
     @property
     def _deepest(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
+from ntkpipe.kernels.spec import inner_lists
 
 if TYPE_CHECKING:
     from ntkpipe.kernels.evaluation.resolve import Step
@@ -77,7 +78,8 @@ class LayerCost:
 
     Args:
         elementwise_flops, product_flops, entries, seen: see `KernelCost`.
-        branches: of a sum, what each layer of each branch takes.
+        branches: of a sum, what each layer of each branch takes; of a repeat, what each layer takes in one of the repetitions.
+        times: how often the branches are gone through.
     """
 
     elementwise_flops: float = 0.0
@@ -85,6 +87,7 @@ class LayerCost:
     entries: int = 0
     seen: int = 0
     branches: tuple[tuple[LayerCost, ...], ...] = ()
+    times: int = 1
 
     @property
     def flops(self) -> float:
@@ -139,8 +142,8 @@ def _costs(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step], *, trained:
 
 
 def _has_weights(layer: Mapping[str, Any]) -> bool:
-    if layer["op"] == "residual_sum":
-        return any(_has_weights(inner) for branch in layer["branches"] for inner in branch)
+    if inner := inner_lists(layer):
+        return any(_has_weights(one) for branch in inner for one in branch)
     return layer["op"] in ("dense", "conv", "global_self_attention", "stationary")
 
 
@@ -167,6 +170,8 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
         return replace(cost, elementwise_flops=(1.0 + kernels) * before.entries, seen=math.prod(before.spatial))
     if op == "residual_sum":
         return _sum_cost(layer, step, kernels, cost)
+    if op == "repeat":
+        return _repeat_cost(layer, step, kernels)
     fields, flops = _nonlinearity(layer)
     return replace(cost, elementwise_flops=flops * before.entries, seen=fields * math.prod(before.spatial))
 
@@ -204,6 +209,23 @@ def _sum_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: LayerCos
         entries=max([cost.entries, *(c.entries + cost.entries for c in inner)]),
         seen=sum(c.seen for c in inner),
         branches=branches,
+    )
+
+
+def _repeat_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost:
+    trained = kernels == 2
+    each = []
+    for steps in step.branches:
+        each.append(_costs(layer["layers"], steps, trained=trained))
+        trained = trained or _has_weights(layer)
+    counted = [(cost, step.more if step.more and costs is each[-1] else 1) for costs in each for cost in costs]
+    return LayerCost(
+        elementwise_flops=sum(times * cost.elementwise_flops for cost, times in counted),
+        product_flops=sum(times * cost.product_flops for cost, times in counted),
+        entries=max(cost.entries for cost, _ in counted),
+        seen=sum(times * cost.seen for cost, times in counted),
+        branches=(each[-1],),
+        times=layer["times"],
     )
 
 

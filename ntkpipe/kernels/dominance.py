@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Linear in the kernels and without weights: what holds before them holds after them.
@@ -24,7 +24,7 @@ def dominance(spec: Sequence[Mapping[str, Any]], trace: float, smallest: float) 
         trace: of K.
         smallest: eigenvalue of T; 0 if unknown.
     """
-    for layer in reversed(list(spec)):
+    for layer in _backwards(spec):
         op = layer.get("op")
         if op in _PASSIVE:
             continue
@@ -36,3 +36,12 @@ def dominance(spec: Sequence[Mapping[str, Any]], trace: float, smallest: float) 
             return max(1.0, float(layer["w_std"]) ** 2, float(layer.get("b_std") or 0.0) ** 2)
         break
     return trace / smallest if smallest > 0 else math.inf
+
+
+def _backwards(spec: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """From the last layer on; of repeated ones the last repetition is enough, unless all are passive."""
+    for layer in reversed(spec):
+        if layer.get("op") == "repeat":
+            yield from _backwards(layer["layers"])
+        else:
+            yield layer

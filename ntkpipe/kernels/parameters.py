@@ -35,7 +35,7 @@ class Parameter:
     """One parameter of a layer: its kind, its default (absent means required) and the values it may take."""
 
     name: str
-    kind: str  # "int", "number", "bool", "choice", "axes", "pair" (of integers), "branches" or "formula"
+    kind: str  # "int", "number", "bool", "choice", "axes", "pair" (of integers), "branches", "layers" or "formula"
     default: Any = _REQUIRED
     optional: bool = False
     above: float = -math.inf
@@ -157,6 +157,7 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
     "global_avg_pool": (),
     "global_sum_pool": (),
     "residual_sum": (Parameter("branches", "branches"),),
+    "repeat": (Parameter("times", "int", at_least=1.0), Parameter("layers", "layers")),
     "global_self_attention": (
         Parameter("n_heads", "int", at_least=1.0),
         Parameter("n_chan_out", "int", at_least=1.0),

@@ -34,6 +34,8 @@ def located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
     layer = spec[int(error.place)]
     text = name_layer(int(error.place), layer)
     cause = error.cause
+    if isinstance(cause, PlaceError) and isinstance(cause.place, int):  # a layer that is repeated
+        return f"{text}, {located(cause, layer['layers'])}"
     if isinstance(cause, PlaceError):  # a branch of a residual sum
         inner = cause.cause
         assert isinstance(inner, PlaceError)

@@ -19,6 +19,7 @@ from ntkpipe.kernels.layers.nonlinear.polynomial import Hermite, Monomial
 from ntkpipe.kernels.layers.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
 from ntkpipe.kernels.layers.normalisation import LayerNorm
 from ntkpipe.kernels.layers.pooling import AvgPool, GlobalPool, SumPool
+from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.layers.residual import ResidualSum
 from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
 from ntkpipe.kernels.state import Layer
@@ -99,6 +100,8 @@ def build_layer(layer: Mapping[str, Any]) -> Layer:
     """The layer that a canonical description names."""
     if layer["op"] == "residual_sum":
         return ResidualSum(tuple(tuple(build_layer(inner) for inner in branch) for branch in layer["branches"]))
+    if layer["op"] == "repeat":
+        return Repeat(layer["times"], tuple(build_layer(inner) for inner in layer["layers"]))
     # Layers are hashable: compiled functions are found by them.
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in layer.items() if name != "op"}
     return _MAKERS[layer["op"]](**parameters)

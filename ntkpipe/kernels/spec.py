@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from ntkpipe.kernels.parameters import JOINT_RULES, LAYERS, is_list, shorten
 FORMULA_VERSION = 3
 
 
-# Of residual sums within residual sums. Python's own recursion ends at a few hundred.
+# Of layers within layers. Python's own recursion ends at a few hundred.
 DEEPEST = 32
-# Layers of a network, branches included: ten times the deepest that was ever trained (arXiv:1806.05393). YAML's aliases let a
+# Layers of a network, branches and repetitions included: ten times the deepest that was ever trained (arXiv:1806.05393). YAML's
+# aliases let a
 # file of a few lines stand for more than any memory holds.
 MOST_LAYERS = 200_000
 # Characters of a file of so many layers, at most.
@@ -47,8 +48,7 @@ class _Canonical:
         made = []
         for index, layer in enumerate(layers):
             self._count += 1
-            if self._count > MOST_LAYERS:
-                raise ConfigError(f"the architecture has more than {MOST_LAYERS:,} layers")
+            self._check_count()
             try:
                 made.append(self._layer(layer, depth))
             except _PlacedError as error:
@@ -56,6 +56,10 @@ class _Canonical:
             except ConfigError as error:
                 raise _PlacedError(f"{name_layer(index, layer)}: {error}") from None
         return made
+
+    def _check_count(self) -> None:
+        if self._count > MOST_LAYERS:
+            raise ConfigError(f"the architecture has more than {MOST_LAYERS:,} layers")
 
     def _layer(self, layer: Any, depth: int) -> dict[str, Any]:
         if not isinstance(layer, Mapping) or not isinstance(layer.get("op"), str):
@@ -74,8 +78,22 @@ class _Canonical:
             raise ConfigError(f"needs {', '.join(missing)}")
         if op == "residual_sum":
             return {"op": op, "branches": self._branches(layer["branches"], depth + 1)}
+        if op == "repeat":
+            return self._repeat(op, parameters[0].canonical(layer["times"]), layer["layers"], depth + 1)
         made = {"op": op} | {p.name: p.canonical(layer.get(p.name, p.default)) for p in parameters}
         return JOINT_RULES.get(op, dict)(made)
+
+    def _repeat(self, op: str, times: int, layers: Any, depth: int) -> dict[str, Any]:
+        if not is_list(layers) or not layers:
+            raise ConfigError(
+                'layers must be a list of at least one layer, such as [{"op": "relu"}, {"op": "dense", ...}]'
+            )
+        _check_depth(depth)
+        before = self._count
+        made = self.layers(layers, depth)
+        self._count += (times - 1) * (self._count - before)
+        self._check_count()
+        return {"op": op, "times": times, "layers": made}
 
     def _branches(self, branches: Any, depth: int) -> list[list[dict[str, Any]]]:
         if not is_list(branches) or not branches or not all(is_list(branch) for branch in branches):
@@ -83,8 +101,7 @@ class _Canonical:
                 "branches must be a list of lists of layers, at least one, such as "
                 '[[{"op": "relu"}, {"op": "dense", "features": 512}], []]'
             )
-        if depth > DEEPEST:
-            raise ConfigError(f"residual sums are nested more than {DEEPEST} deep")
+        _check_depth(depth)
         self._count += len(branches)  # empty ones too
         made = []
         for number, branch in enumerate(branches):
@@ -93,6 +110,11 @@ class _Canonical:
             except _PlacedError as error:
                 raise _PlacedError(f"branch {number}, {error}") from None
         return made
+
+
+def _check_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise ConfigError(f"layers within layers (branches, repeat) are nested more than {DEEPEST} deep")
 
 
 class _PlacedError(ConfigError):
@@ -119,6 +141,21 @@ def canonical_spec(layers: Any) -> list[dict[str, Any]]:
         return _Canonical().layers(layers, 0)
     except _PlacedError as error:
         raise ConfigError(str(error)) from None
+
+
+def inner_lists(layer: Mapping[str, Any]) -> Sequence[Sequence[Mapping[str, Any]]]:
+    """The lists of layers within a layer: its branches, or what it repeats; none of others."""
+    return layer["branches"] if "branches" in layer else [layer["layers"]] if "layers" in layer else ()
+
+
+def unrolled(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The layers one after another, those of `repeat` as often as they are repeated; branches are left as they are."""
+    for layer in layers:
+        if layer["op"] == "repeat":
+            for _ in range(layer["times"]):
+                yield from unrolled(layer["layers"])
+        else:
+            yield layer
 
 
 def canonical_json(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -207,6 +244,8 @@ def _json_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
     inner = indent + "  "
 
     def line(layer: Mapping[str, Any]) -> str:
+        if layer["op"] == "repeat":
+            return f'{{"op": "repeat", "times": {layer["times"]}, "layers": {_json_lines(layer["layers"], inner)}}}'
         if layer["op"] != "residual_sum":
             return json.dumps(layer, allow_nan=False)
         branches = [_json_lines(branch, inner + "  ") for branch in layer["branches"]]
@@ -220,6 +259,10 @@ def _yaml_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
     """Layers in YAML's flow style, which is that of JSON without the quotes that are not needed."""
     lines = []
     for layer in layers:
+        if layer["op"] == "repeat":
+            lines.append(f"{indent}- op: repeat\n{indent}  times: {layer['times']}\n{indent}  layers:")
+            lines.append(_yaml_lines(layer["layers"], indent + "    "))
+            continue
         if layer["op"] != "residual_sum":
             values = ", ".join(f"{name}: {_yaml_value(value)}" for name, value in layer.items())
             lines.append(f"{indent}- {{{values}}}")

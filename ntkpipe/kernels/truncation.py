@@ -8,11 +8,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.architecture import Architecture
-from ntkpipe.kernels.evaluation.fold import added, entering
+from ntkpipe.kernels.evaluation.fold import added, entering, repetitions
 from ntkpipe.kernels.evaluation.inner_product import Input
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.layers.attention import SelfAttention
@@ -22,14 +23,15 @@ from ntkpipe.kernels.layers.linear import Dense
 from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise
 from ntkpipe.kernels.layers.normalisation import LayerNorm
+from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.parameters import LARGEST_DEGREE, USUAL_DEGREE
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.spec import canonical_spec
+from ntkpipe.kernels.spec import canonical_spec, inner_lists
 from ntkpipe.kernels.state import Array, KernelState, Signature
 
 Spec = Sequence[Mapping[str, Any]]
 Place = tuple[int, ...]
-"""Of a layer: its position; in a residual sum the branch and the position there follow."""
+"""Of a layer: its position; within another layer the number of the list there (a branch) and the position in it follow."""
 
 # Degrees that are tried, and what they are to leave, relative to the root of both images' own values.
 _DEGREES = (USUAL_DEGREE, 96, 128, 192, LARGEST_DEGREE)
@@ -50,7 +52,7 @@ def expanded_layers(spec: Spec, place: Place = ()) -> Iterator[tuple[Place, Mapp
     for index, layer in enumerate(spec):
         if is_expanded(layer):
             yield (*place, index), layer
-        for number, branch in enumerate(layer.get("branches", ())):
+        for number, branch in enumerate(inner_lists(layer)):
             yield from expanded_layers(branch, (*place, index, number))
 
 
@@ -90,10 +92,10 @@ def with_degrees(spec: Spec, images: np.ndarray, dtype: str) -> list[dict[str, A
     if not wanted:
         return made
     with precision_context(np.float64):
-        variances: dict[Place, np.ndarray] = {}
+        variances: dict[Place, Array] = {}
         _Fold(variances).run(made, images)
         for place in wanted:
-            _at(made, place).update(_chosen(_at(made, place), variances[place], _ENOUGH[dtype]))
+            _at(made, place).update(_chosen(_at(made, place), np.asarray(variances[place]), _ENOUGH[dtype]))
     return canonical_spec(made)
 
 
@@ -143,7 +145,7 @@ def _relative(left: Array, own: Array) -> float:
 def _at(spec: list[dict[str, Any]], place: Place) -> dict[str, Any]:
     *inner, last = place
     for index, branch in zip(inner[::2], inner[1::2], strict=True):
-        spec = spec[index]["branches"][branch]
+        spec = inner_lists(spec[index])[branch]
     return spec[last]
 
 
@@ -171,7 +173,7 @@ class _Fold:
         variances: receives all that reach each nonlinearity, by its place.
     """
 
-    def __init__(self, variances: dict[Place, np.ndarray]) -> None:
+    def __init__(self, variances: dict[Place, Array]) -> None:
         self._variances = variances
 
     def run(self, spec: Spec, images: np.ndarray) -> tuple[KernelState, KernelState]:
@@ -196,6 +198,9 @@ class _Fold:
         self, steps: Sequence[Step], own: KernelState, left: KernelState, place: Place
     ) -> tuple[KernelState, KernelState]:
         for index, step in enumerate(steps):
+            if isinstance(step.layer, Repeat):
+                own, left = self._repeat(step, own, left, (*place, index, 0))
+                continue
             if step.branches:
                 ends = [
                     self._fold(
@@ -209,10 +214,39 @@ class _Fold:
             own = step.layer(own, step.outgoing)
         return own, left
 
+    def _see(self, place: Place, variances: Array) -> None:
+        before = [self._variances[place]] if place in self._variances else []
+        self._variances[place] = jnp.concatenate([*before, jnp.ravel(variances)])
+
+    def _repeat(self, step: Step, own: KernelState, left: KernelState, place: Place) -> tuple[KernelState, KernelState]:
+        first, body, more = repetitions(step)
+        for branch in first:
+            own, left = self._fold(branch, entering(branch, step, own), entering(branch, step, left), place)
+        if not more:
+            return entering((), step, own), entering((), step, left)
+
+        def both(arrays: Any) -> tuple[KernelState, KernelState]:
+            (k, t), (less, of_ntk) = arrays
+            return own.replace(nngp=k, ntk=t), left.replace(nngp=less, ntk=of_ntk)
+
+        def once(arrays: Any, _: None) -> tuple[Any, dict[Place, Array]]:
+            here, less = both(arrays)
+            inner = _Fold({})
+            after = inner._fold(body, entering(body, step, here), entering(body, step, less), place)
+            # The smallest and the largest, of thousands of repetitions.
+            ends = {at: jnp.stack([jnp.min(p), jnp.max(p)]) for at, p in inner._variances.items()}
+            return tuple((state.nngp, state.ntk) for state in after), ends
+
+        arrays, seen = lax.scan(once, ((own.nngp, own.ntk), (left.nngp, left.ntk)), None, length=more)
+        for at, variances in seen.items():
+            self._see(at, variances)
+        own, left = (state.replace(signature=body[-1].outgoing) for state in both(arrays))
+        return entering((), step, own), entering((), step, left)
+
     def _left(self, step: Step, own: KernelState, left: KernelState, place: Place) -> KernelState:
         layer, outgoing = step.layer, step.outgoing
         if isinstance(layer, Nonlinearity) and not isinstance(layer, Identity):
-            self._variances[place] = np.ravel(np.asarray(_variances(own.nngp, own.signature)))
+            self._see(place, _variances(own.nngp, own.signature))
             return _through(layer, own, left).replace(signature=outgoing)
         if isinstance(layer, Dense | Conv):  # a bias is in both kernels
             return dataclasses.replace(layer, b_std=None)(left, outgoing)

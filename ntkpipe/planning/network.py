@@ -9,7 +9,7 @@ from ntkpipe.gram.plan import ITEM_BYTES
 from ntkpipe.gram.worker import architecture
 from ntkpipe.kernels.cost import LayerCost, input_cost, kernel_cost, layer_costs
 from ntkpipe.kernels.parameters import LAYERS
-from ntkpipe.kernels.spec import canonical_spec, fingerprint
+from ntkpipe.kernels.spec import canonical_spec, fingerprint, inner_lists
 from ntkpipe.units import human_bytes
 
 Row = tuple[str, str, str, str, str]
@@ -58,7 +58,8 @@ def traffic(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> fl
 
     def entries(layers: Sequence[LayerCost]) -> float:
         return sum(
-            sum(entries(branch) for branch in layer.branches) if layer.branches else layer.entries for layer in layers
+            layer.times * sum(entries(branch) for branch in layer.branches) if layer.branches else layer.entries
+            for layer in layers
         )
 
     # Every layer's entries count both what goes in and what comes out: fused in pairs, half of it moves.
@@ -73,7 +74,10 @@ def _rows(
         after = step.outgoing
         shape = _shape((*after.spatial, after.features))
         yield f"{place}{index}", indent + _text(layer), shape, f"{after.entries:,}", f"{cost.flops:,.0f}"
-        for number, branch in enumerate(layer.get("branches", ())):
+        if layer["op"] == "repeat":
+            yield from _rows(layer["layers"], step.branches[-1], cost.branches[-1], f"{place}{index}.")
+            continue
+        for number, branch in enumerate(inner_lists(layer)):
             here = f"{place}{index}.{number}"
             yield here, f"{indent}  branch{'' if branch else ': the identity'}", "", "", ""
             yield from _rows(branch, step.branches[number], cost.branches[number], f"{here}.")
@@ -84,7 +88,7 @@ def _text(layer: Mapping[str, Any]) -> str:
     stated = [
         f"{p.name}={_value(layer[p.name])}"
         for p in LAYERS[layer["op"]]
-        if p.name != "branches" and (p.required or layer.get(p.name, p.default) != p.default)
+        if p.kind not in ("branches", "layers") and (p.required or layer.get(p.name, p.default) != p.default)
     ]
     return " ".join([layer["op"], *stated])
 

@@ -66,7 +66,10 @@ def block_map(
         )
     if repetitions < 1 or not (math.isfinite(variance) and variance > 0.0):
         raise ConfigError(f"repetitions={repetitions} must be at least 1, and variance={variance} above 0")
-    steps = _steps(layers[low:high], low)
+    block_layers = layers[low:high]
+    if [layer["op"] for layer in block_layers] == ["repeat"]:
+        block_layers = block_layers[0]["layers"]
+    steps = _steps(block_layers, low)
     variances, slopes, gradients = (np.full(repetitions, np.nan) for _ in range(3))
     q = variance
     with precision_context(np.float64):
@@ -137,6 +140,9 @@ def _on_one_pixel(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if op in ("dense", "conv"):
             kept = {key: layer[key] for key in ("w_std", "b_std", "parameterization")}
             made.append({"op": "conv", "features": 1, "filter": [1, 1], **kept})
+        elif op == "repeat":
+            if inner := _on_one_pixel(layer["layers"]):
+                made.append({**layer, "layers": inner})
         elif op == "residual_sum":
             made.append({"op": op, "branches": [_on_one_pixel(branch) for branch in layer["branches"]]})
         elif op == "global_self_attention":

@@ -8,7 +8,7 @@ from typing import Any
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
-from ntkpipe.kernels.spec import canonical_spec
+from ntkpipe.kernels.spec import canonical_spec, unrolled
 
 _LINEAR = ("dense", "conv")
 _POOLS = ("flatten", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool")
@@ -37,7 +37,7 @@ class PlainNetwork:
 
 def plain_network(spec: Spec) -> PlainNetwork | None:
     """The network, if it is a plain one; None if it has other layers, or several deviations or nonlinearities."""
-    layers = canonical_spec(spec)
+    layers = list(unrolled(canonical_spec(spec)))
     linear = [layer for layer in layers if layer["op"] in _LINEAR]
     phis = [layer for layer in layers if layer["op"] in ACTIVATIONS]
     if not phis or not linear or len(layers) > len(linear) + len(phis) + sum(layer["op"] in _POOLS for layer in layers):
@@ -52,15 +52,17 @@ def plain_network(spec: Spec) -> PlainNetwork | None:
 
 
 def repeated_block(spec: Spec) -> tuple[int, int]:
-    """The block that is looked at unless another is named: the first residual sum, or from a nonlinearity to the next linear layer.
+    """The block that is looked at unless another is named: the first repeat, or the first residual sum, or from a nonlinearity to
+    the next linear layer.
 
     Raises:
         ConfigError: if there is none.
     """
     layers = canonical_spec(spec)
     ops = [layer["op"] for layer in layers]
-    if "residual_sum" in ops:
-        return ops.index("residual_sum"), ops.index("residual_sum") + 1
+    for whole in ("repeat", "residual_sum"):
+        if whole in ops:
+            return ops.index(whole), ops.index(whole) + 1
     for start, op in enumerate(ops):
         if op not in ACTIVATIONS:
             continue

@@ -128,8 +128,14 @@ def serial(*layers: Any) -> Any:
 
 
 def repeat(layer: Any, n: int) -> Any:
-    """A layer n times in series, with weights of its own each time."""
-    return serial(*([layer] * whole("n", n, 0)))
+    """A layer n times in series, with weights of its own each time; compiled once, so that n may be large."""
+    if whole("n", n, 0) < 2:
+        return serial(*([layer] * n))
+    try:
+        layers = _joined(_parts(layer))
+    except ConfigError:  # joints of branches that are made elsewhere
+        return serial(*([layer] * n))
+    return serial(Piece(({"op": "repeat", "times": n, "layers": layers},)))
 
 
 def parallel(*layers: Any) -> Piece:
@@ -204,6 +210,10 @@ def _on_pixels(layers: Sequence[Mapping[str, Any]], image: bool) -> tuple[_Spec,
             image = False
         if layer["op"] == "dense" and image:
             layer |= {"op": "conv", "filter": [1, 1], "strides": [1, 1], "padding": "VALID"}
+        elif layer["op"] == "repeat":
+            # What leaves one repetition enters the next.
+            _, enters = _on_pixels(layer["layers"], image)
+            layer["layers"], image = _on_pixels(layer["layers"], image or enters)
         elif layer["op"] == "residual_sum":
             branches = [_on_pixels(branch, image) for branch in layer["branches"]]
             layer["branches"] = [branch for branch, _ in branches]

@@ -68,6 +68,7 @@ def residual(*branches):
 STANDARD = {"parameterization": "standard"}
 NETWORKS = {
     "same": [conv(), RELU, conv(), RELU, FLATTEN, dense()],
+    "repeat": [conv(), {"op": "repeat", "times": 2, "layers": [RELU, conv()]}, RELU, FLATTEN, dense()],
     "same_strided_no_bias": [conv(3, 2, b_std=None), RELU, conv(2, b_std=None), RELU, GAP, dense(b_std=None)],
     "valid": [conv(2, 1, "VALID"), RELU, conv(2, 2, "VALID"), ERF, FLATTEN, dense()],
     "circular": [conv(3, 1, "CIRCULAR"), RELU, conv(2, 3, "CIRCULAR"), ERF, GAP, dense()],

@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from ntkpipe.kernels.accelerator import to_host
 from ntkpipe.kernels.evaluation import host, near
-from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, fold_own, no_features, views
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, fold_own, images_first, no_features, views
 from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
 from ntkpipe.kernels.evaluation.resolve import Step, resolve
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
@@ -42,6 +42,11 @@ def segments(layers: Sequence[Layer], features: int) -> list[tuple[Step, ...]]:
 Result = tuple[Array, Array | None]
 
 
+def _at(a: Array, k: Array) -> Array:
+    """Of images `(n, ...)` what the k-th of many repetitions sees."""
+    return a[:, k]
+
+
 @lru_cache(maxsize=256)
 def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
     """A segment as one compiled function of `(nngp, ntk, rows, columns)`, shared by all networks that contain it.
@@ -50,8 +55,8 @@ def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
     """
 
     def segment(nngp: Array, ntk: Array | None, rows: PerImageFeatures, columns: PerImageFeatures) -> list[Result]:
-        of_rows = views(steps, rows, lambda step, arrays: lambda: tuple(a[:, None] for a in arrays))
-        of_columns = views(steps, columns, lambda step, arrays: lambda: tuple(a[None, :] for a in arrays))
+        of_rows = views(steps, rows, lambda step, arrays: lambda: tuple(a[:, None] for a in arrays), _at)
+        of_columns = views(steps, columns, lambda step, arrays: lambda: tuple(a[None, :] for a in arrays), _at)
         results: list[Result] = []
 
         def leave(branch: Sequence[Step], state: KernelState) -> None:
@@ -76,7 +81,7 @@ def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], P
             results.append((end.nngp, end.ntk))
 
         state, seen = fold_own(steps, KernelState(nngp, ntk, steps[0].incoming, is_own=True), leave)
-        return [*results, (state.nngp, state.ntk)], seen
+        return [*results, (state.nngp, state.ntk)], images_first(steps, seen, jnp.moveaxis)
 
     return jax.jit(segment)
 
@@ -164,6 +169,17 @@ def near_pairs(
     """Both kernels of pairs of flattened images that nearly coincide; see `near.evaluate`."""
     steps = [step for run in runs for step in run]
     return near.evaluate(steps, x1, x2, found, lambda images: diagonals(runs, images))
+
+
+def in_distance_form(runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None) -> list[Kernels]:
+    """Both kernels `(n1, n2)` of all pairs of flattened images, evaluated as those that nearly coincide; of every tap and the end."""
+    others = x1 if x2 is None else x2
+    every = np.indices((len(x1), len(others))) if x2 is not None else np.stack(np.tril_indices(len(x1)))
+    found = near.Found(*every.reshape(2, -1))
+    values = near_pairs(runs, x1, others, found)
+    made = [Kernels(*np.empty((2, len(x1), len(others)))) for _ in values]
+    near.put(made, values, found, mirrored=x2 is None)
+    return made
 
 
 def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> list[Kernels]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.state import Array, KernelState, Signature, View
 
 PerImageFeatures = tuple[Any, ...]
-"""Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch."""
+"""Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch; of a repeat likewise, all repetitions
+after the first ones together, in arrays with one more axis."""
 
 
 Leave = Callable[[Sequence[Step], KernelState], None]
@@ -40,6 +45,8 @@ def fold(
             state = state.settled()
             _leave(step, state, leave)
             state = _restricted(state, step.outgoing)
+        elif isinstance(step.layer, Repeat):
+            state = _repeated(step, state, row, column)
         elif step.branches:
             ends = [
                 fold(branch, entering(branch, step, state), row[number], column[number])
@@ -61,6 +68,9 @@ def fold_own(
             _leave(step, state, leave)
             seen.append(None)
             state = _restricted(state, step.outgoing)
+        elif isinstance(step.layer, Repeat):
+            state, of_repeat = _repeated_own(step, state)
+            seen.append(of_repeat)
         elif step.branches:
             made = [fold_own(branch, entering(branch, step, state)) for branch in step.branches]
             state = added([end for end, _ in made], step)
@@ -71,24 +81,125 @@ def fold_own(
     return state, tuple(seen)
 
 
+@dataclass(frozen=True)
+class Stacked:
+    """What the k-th of many repetitions sees."""
+
+    at: Callable[[Array], PerImageFeatures]
+
+
+def repetitions(step: Step) -> tuple[tuple[tuple[Step, ...], ...], tuple[Step, ...], int]:
+    """Of a repeat: the steps of the first repetitions, those of all others, and how many others there are."""
+    more = step.more
+    return (step.branches[:-1], step.branches[-1], more) if more else (step.branches, (), 0)
+
+
+def _repeated(step: Step, state: KernelState, rows: Any, columns: Any) -> KernelState:
+    first, body, more = repetitions(step)
+    for number, branch in enumerate(first):
+        state = fold(branch, entering(branch, step, state), rows[number], columns[number])
+    if more:
+
+        def one(state: KernelState, k: Array) -> tuple[KernelState, None]:
+            of_rows, of_columns = (
+                seen.at(k) if isinstance(seen, Stacked) else seen for seen in (rows[-1], columns[-1])
+            )
+            return fold(body, entering(body, step, state), of_rows, of_columns), None
+
+        state = _scanned(one, state, more)[0].replace(signature=body[-1].outgoing)
+    return _restricted(state, step.outgoing)
+
+
+def _repeated_own(step: Step, state: KernelState) -> tuple[KernelState, PerImageFeatures]:
+    first, body, more = repetitions(step)
+    seen: list[Any] = []
+    for branch in first:
+        state, of_branch = fold_own(branch, entering(branch, step, state))
+        seen.append(of_branch)
+    if more:
+        state, of_all = _scanned(lambda state, _: fold_own(body, entering(body, step, state)), state, more)
+        state = state.replace(signature=body[-1].outgoing)
+        seen.append(of_all)
+    return _restricted(state, step.outgoing), tuple(seen)
+
+
+def _scanned(
+    one: Callable[[KernelState, Array], tuple[KernelState, Any]], state: KernelState, times: int
+) -> tuple[KernelState, Any]:
+    """`one` so many times, in a loop that is compiled once; and what it gives besides, stacked."""
+
+    def step(kernels: tuple[Array, Array | None], k: Array) -> tuple[tuple[Array, Array | None], Any]:
+        after, more = one(state.replace(nngp=kernels[0], ntk=kernels[1]), k)
+        return (after.nngp, after.ntk), more
+
+    (nngp, ntk), more = lax.scan(step, (state.nngp, state.ntk), jnp.arange(times))
+    return state.replace(nngp=nngp, ntk=ntk), more
+
+
 def kernels_of(state: KernelState) -> tuple[Array, Array]:
     """Both kernels; a network without trainable layers has an NTK of zero."""
     return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
 
 
 def views(
-    steps: Sequence[Step], seen: PerImageFeatures, view: Callable[[Step, tuple[Array, ...]], View]
+    steps: Sequence[Step],
+    seen: PerImageFeatures,
+    view: Callable[[Step, tuple[Array, ...]], View],
+    at: Callable[[Array, Array], Array],
 ) -> PerImageFeatures:
-    """The same structure with a `View` for each tuple of arrays."""
+    """The same structure with a `View` for each tuple of arrays.
+
+    Args:
+        steps: of a network, or a part of it.
+        seen: of them.
+        view: of a step, from its arrays.
+        at: the k-th repetition's part of an array of many.
+    """
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
         if of_step is None:
             made.append(None)
         elif step.branches:
-            pairs = zip(step.branches, of_step, strict=True)
-            made.append(tuple(views(branch, inner, view) for branch, inner in pairs))
+            pairs = list(zip(step.branches, of_step, strict=True))
+            together = [pairs.pop()] if step.more else []
+            of_branches: list[Any] = [views(branch, inner, view, at) for branch, inner in pairs]
+            made.append((*of_branches, *(_stacked(branch, inner, view, at) for branch, inner in together)))
         else:
             made.append(view(step, of_step))
+    return tuple(made)
+
+
+def _stacked(
+    steps: Sequence[Step],
+    seen: PerImageFeatures,
+    view: Callable[[Step, tuple[Array, ...]], View],
+    at: Callable[[Array, Array], Array],
+) -> Stacked:
+    return Stacked(lambda k: views(steps, jax.tree.map(lambda a: at(a, k), seen), view, at))
+
+
+def images_first(
+    steps: Sequence[Step], seen: PerImageFeatures, moved: Callable[[Array, int, int], Array], stacked: int = 0
+) -> PerImageFeatures:
+    """What was seen by `fold_own` as arrays `(n, ...)`, by `moved(array, from, to)`.
+
+    Args:
+        steps: that saw it.
+        seen: of the images with themselves.
+        moved: moves an axis, as NumPy's `moveaxis` does.
+        stacked: axes of repetitions before all others.
+    """
+    made: list[Any] = []
+    for step, of_step in zip(steps, seen, strict=True):
+        if of_step is None:
+            made.append(None)
+        elif step.branches:
+            axes = [stacked + (number == len(step.branches) - 1 and step.more > 0) for number in range(len(of_step))]
+            each = zip(step.branches, of_step, axes, strict=True)
+            made.append(tuple(images_first(branch, inner, moved, count) for branch, inner, count in each))
+        else:
+            axis = stacked if step.layer.feature_scope == "matrices" else -1
+            made.append(tuple(moved(a, axis, 0) for a in of_step))
     return tuple(made)
 
 

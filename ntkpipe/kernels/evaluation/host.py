@@ -61,7 +61,7 @@ def evaluate(
         x1: flattened row images `(n1, d)`, contiguous.
         x2: flattened column images `(n2, d)`; None pairs `x1` with itself: only the lower triangle of products is
             then formed, and the result is symmetric to the last bit. Its diagonal is for the caller to set.
-        rows: what the map takes of the row images: a tree of arrays `(n1,)`.
+        rows: what the map takes of the row images: a tree of arrays `(n1, ...)`.
         columns: likewise of the column images.
         results: how many kernels the map gives.
         out_dtype: of the result.
@@ -117,7 +117,7 @@ def _mirror(result: np.ndarray, start: int, stop: int) -> None:
 
 
 def _padded(a: np.ndarray, count: int) -> np.ndarray:
-    out = np.zeros(count, a.dtype)
+    out = np.zeros((count, *a.shape[1:]), a.dtype)
     out[: len(a)] = a
     return out
 

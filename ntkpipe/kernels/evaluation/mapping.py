@@ -55,6 +55,6 @@ def _mapped(
 
     def seen(variances: Array) -> PerImageFeatures:
         found = fold_own(own_steps, KernelState(variances, None, start, is_own=True))[1]
-        return views(steps, found, lambda step, arrays: lambda: arrays)
+        return views(steps, found, lambda step, arrays: lambda: arrays, lambda a, k: a[k])
 
     return Kernels(*kernels_of(fold(steps, KernelState(k, ntk, start), seen(p), seen(q))))

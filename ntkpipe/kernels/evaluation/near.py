@@ -16,15 +16,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart, between, joined
+from ntkpipe.kernels.evaluation.fold import repetitions
 from ntkpipe.kernels.evaluation.inner_product import squared_norms
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.dropout import Dropout
 from ntkpipe.kernels.layers.nonlinear.base import Nonlinearity
+from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Signature, View
 
 # Of cosines beyond which pairs are evaluated anew: angles below 0.045. There an angle from a cosine is off by 22 times the
@@ -317,6 +320,8 @@ def _walk(steps: Sequence[Step], walk: _Walk, results: list[Kernels]) -> _Walk:
         if isinstance(step.layer, Tap):
             results += [_kernels_of(_walk(branch, _entering(branch, step, walk), [])) for branch in step.branches]
             walk = _restricted(walk, step.incoming, step.outgoing)
+        elif isinstance(step.layer, Repeat):
+            walk = _repeated(step, walk)
         elif step.branches:
             walk = _summed(
                 [_walk(branch, _entering(branch, step, walk), []) for branch in step.branches], step.outgoing
@@ -324,6 +329,24 @@ def _walk(steps: Sequence[Step], walk: _Walk, results: list[Kernels]) -> _Walk:
         else:
             walk = _advance(step, walk)
     return walk
+
+
+def _repeated(step: Step, walk: _Walk) -> _Walk:
+    first, body, more = repetitions(step)
+    has = step.incoming
+    for branch in first:
+        walk, has = _walk(branch, _restricted(walk, has, branch[0].incoming), []), branch[-1].outgoing
+    if more:
+        walk, has = _scanned(body, more, walk), body[-1].outgoing
+    return _restricted(walk, has, step.outgoing)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _scanned(body: Sequence[Step], times: int, walk: _Walk) -> _Walk:
+    def once(walk: _Walk, _: None) -> tuple[_Walk, None]:
+        return _walk(body, _restricted(walk, body[-1].outgoing, body[0].incoming), []), None
+
+    return lax.scan(once, walk, None, length=times)[0]
 
 
 @partial(jax.jit, static_argnums=0)

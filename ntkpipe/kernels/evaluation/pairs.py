@@ -11,7 +11,7 @@ from jax import lax
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.blocks import Batch
-from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, kernels_of, no_features, views
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, Stacked, fold, kernels_of, no_features, views
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.layers.pooling import Mixing
 from ntkpipe.kernels.state import Array, FusionPolicy, KernelState, Signature, View
@@ -107,7 +107,7 @@ class Pairs:
                 return lambda chunk: lambda: tuple(self._everywhere(step.incoming, field) for field in fields)
             return lambda chunk: lambda: tuple(self._at(step.incoming, field, chunk) for field in fields)
 
-        return views(steps, seen, prepare)
+        return views(steps, seen, prepare, lambda a, k: a[:, k])
 
     def _row_views(self, steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
         def prepare(step: Step, arrays: tuple[Array, ...]) -> View:
@@ -115,7 +115,7 @@ class Pairs:
                 return lambda: tuple(a[None] for a in arrays)
             return lambda: tuple(layout.spread_row(a[..., None]) for a in arrays)
 
-        return views(steps, seen, prepare)
+        return views(steps, seen, prepare, lambda a, k: a[k])
 
     def __call__(self, number: Array, row: Array, seen: PerImageFeatures) -> list[tuple[Array, Array]]:
         """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end.
@@ -203,7 +203,14 @@ def _of_chunk(steps: Sequence[Step], columns: Any, chunk: Array | None) -> PerIm
         if of_step is None:
             made.append(None)
         elif step.branches:
-            made.append(tuple(_of_chunk(b, c, chunk) for b, c in zip(step.branches, of_step, strict=True)))
+            each = zip(step.branches, of_step, strict=True)
+            made.append(tuple(_of_branch(branch, columns, chunk) for branch, columns in each))
         else:
             made.append(of_step(chunk))
     return tuple(made)
+
+
+def _of_branch(steps: Sequence[Step], columns: Any, chunk: Array | None) -> Any:
+    if isinstance(columns, Stacked):
+        return Stacked(lambda k: _of_chunk(steps, columns.at(k), chunk))
+    return _of_chunk(steps, columns, chunk)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.geometry import Support
+from ntkpipe.kernels.layers.repeat import Repeat, passes
 from ntkpipe.kernels.layers.residual import ResidualSum, signatures
 from ntkpipe.kernels.state import Layer, Signature
 
@@ -20,7 +21,8 @@ class Step:
         layer: the layer.
         incoming: what comes in, its support known.
         outgoing: what goes out, its support known.
-        branches: of a residual sum or a tap, the steps of each branch.
+        branches: of a residual sum or a tap, the steps of each branch; of a repeat those of its first repetitions, one by one, and
+            then, if there are `more`, those of all the others.
     """
 
     layer: Layer
@@ -38,7 +40,16 @@ class Step:
         # Branches get the same classes; those of a tap may go their own way with them.
         rows = self.incoming.support[0]
         same = all((b[0].incoming if b else self.outgoing).support[0] == rows for b in self.branches)
+        if isinstance(self.layer, Repeat):
+            same = same and all(b[-1].outgoing.support[0] == self.outgoing.support[0] for b in self.branches)
         return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
+
+    @property
+    def more(self) -> int:
+        """Of a repeat: repetitions after the first ones, all with the steps of the last branch."""
+        if not isinstance(self.layer, Repeat):
+            return 0
+        return passes(self.layer, dataclasses.replace(self.incoming, support=())).more
 
     @property
     def has_features(self) -> bool:
@@ -72,11 +83,22 @@ def resolve(
         branches: tuple[tuple[Step, ...], ...] = ()
         if isinstance(layer, ResidualSum):
             branches = tuple(resolve(branch, entering, wanted=wanted, own=own) for branch in layer.branches)
+        elif isinstance(layer, Repeat):
+            branches = _repetitions(layer, entering, wanted, own=own)
         elif isinstance(layer, Tap):
             branches = tuple(resolve(branch, entering, own=own) for branch in layer.branches)
         steps.insert(0, Step(layer, entering, leaving, branches))
         wanted = needed
     return tuple(steps)
+
+
+def _repetitions(layer: Repeat, incoming: Signature, wanted: Support, *, own: bool) -> tuple[tuple[Step, ...], ...]:
+    made = passes(layer, dataclasses.replace(incoming, support=()))
+    each = zip(made.first, made.wanted(wanted, own=own), strict=True)
+    first = tuple(resolve(layer.layers, before, wanted=after, own=own) for before, after in each)
+    if not made.more:
+        return first
+    return (*first, resolve(layer.layers, made.last, wanted=made.lasting(wanted, own=own), own=own))
 
 
 def with_features(layers: Sequence[Layer]) -> Sequence[Layer]:
@@ -90,4 +112,6 @@ def with_features(layers: Sequence[Layer]) -> Sequence[Layer]:
 def _has_features(layer: Layer) -> bool:
     if isinstance(layer, ResidualSum):
         return any(_has_features(inner) for branch in layer.branches for inner in branch)
+    if isinstance(layer, Repeat):
+        return any(_has_features(inner) for inner in layer.layers)
     return layer.feature_scope != "nothing"

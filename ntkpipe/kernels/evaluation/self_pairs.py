@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, COMPILER_OPTIONS
-from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold_own, kernels_of
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold_own, images_first, kernels_of
 from ntkpipe.kernels.evaluation.fusion import Fused, Materialised
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.state import Array, FusionPolicy, Kernels, KernelState
@@ -47,7 +46,7 @@ def _folded(
 def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], PerImageFeatures]:
     """The same under tracing, of images `(n, h, w, channels)`, with what was seen as `(n, ...)`; see `spatial.traced`."""
     results, seen = _folded(steps, jnp.moveaxis(x, 0, -1), FusionPolicy())
-    return [Kernels(*kernels) for kernels in results], _images_first(steps, seen, jnp.moveaxis)
+    return [Kernels(*kernels) for kernels in results], images_first(steps, seen, jnp.moveaxis)
 
 
 def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable[tuple[int, np.ndarray]]:
@@ -78,7 +77,7 @@ def image_features(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = Tru
         def first(a: Array, axis: int, to: int, count: int = count) -> np.ndarray:
             return np.ascontiguousarray(np.moveaxis(np.asarray(a), axis, to)[:count])
 
-        parts.append(_images_first(steps, seen, first))
+        parts.append(images_first(steps, seen, first))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
@@ -89,18 +88,3 @@ def diagonals(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) ->
         results, _ = own_program(steps, True, on_cpu)(np.int32(1), batch)
         parts.append([Kernels(*(np.asarray(kernel)[:count] for kernel in result)) for result in results])
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-
-
-def _images_first(
-    steps: Sequence[Step], seen: PerImageFeatures, moved: Callable[[Array, int, int], Array]
-) -> PerImageFeatures:
-    """What was seen as arrays `(n, ...)`, by `moved(array, from, to)`."""
-    made: list[Any] = []
-    for step, of_step in zip(steps, seen, strict=True):
-        if of_step is None:
-            made.append(None)
-        elif step.branches:
-            made.append(tuple(_images_first(b, s, moved) for b, s in zip(step.branches, of_step, strict=True)))
-        else:
-            made.append(tuple(moved(a, 0 if step.layer.feature_scope == "matrices" else -1, 0) for a in of_step))
-    return tuple(made)
