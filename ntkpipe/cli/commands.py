@@ -98,8 +98,10 @@ COMMANDS: dict[str, Command] = {
         "run_dir=DIR data.new=FILE",
         {
             "data.new": Own(
-                "new points, .csv, .parquet, .npy or .npz: those alone are predicted, by the run in run_dir"
+                "new points, .csv, .parquet, .npy or .npz: those alone are predicted, by the run in run_dir; of kernel=gram their "
+                "kernel with the training points, .npy or a Zarr array"
             ),
+            "data.new_diagonal": Own("of kernel=gram, k(x, x) of the new points, .npy: variances need it"),
             "path": Own("of their predictions, .csv, .parquet, .npz or .zarr; none is FILE-predictions.csv"),
             "overwrite": Own("replace a file that is there", "false"),
         },

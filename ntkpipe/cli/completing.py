@@ -44,6 +44,7 @@ _PATHS = (
     "kernel.test",
     "kernel.test_diagonal",
     "data.new",
+    "data.new_diagonal",
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ntkpipe.cli.arguments import settings, truth
 from ntkpipe.cli.commands import COMMANDS
+from ntkpipe.data.given_array import open_given
 from ntkpipe.data.new_points import read_new
 from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.export import FORMATS, export_predictions
@@ -28,7 +29,13 @@ def predict_new_points(arguments: Sequence[str]) -> int:
     overwrite = truth("overwrite", str(values["overwrite"]))
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists and is left as it is: choose another path, or set overwrite=true")
-    made = open_run(values["run_dir"], store=values["store.url"]).predict(read_new(str(source)))
+    run = open_run(values["run_dir"], store=values["store.url"])
+    if run.config.kernel.kind == "gram":  # read in place
+        of_points, x = values["data.new_diagonal"], open_given(str(source), "data.new", 2)
+        diagonal = None if of_points is None else open_given(of_points, "data.new_diagonal", 1)
+        made = run.predict(x, diagonal=diagonal)
+    else:
+        made = run.predict(read_new(str(source)), diagonal=values["data.new_diagonal"])
     export_predictions(made, target, format, overwrite=overwrite)
     kernels, times, ridges, points, _ = made.shape
     for text in made.attributes.get("warnings", ()):

@@ -27,7 +27,7 @@ class DataConfig:
             test points.
         download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
         source: where `download` fetches from; None is the data set's official address.
-        image_size: `[height, width]` that images of `image_folder` are resized to; None requires equal sizes.
+        image_size: `[height, width]` that images of `image_folder` are resized to, one number for both; None requires equal sizes.
         layout: of the arrays of `npz`: `NHWC` (images, height, width, channels), `NCHW` (channels first), or of sequences `NLC`
             (sequences, length, channels) or `NCL`; None is `NHWC`, and refuses shapes that look like another. Other arrays of three
             axes are gray images (images, height, width).
@@ -102,8 +102,12 @@ class DataConfig:
             raise ConfigError(f"data={self.kind} needs data.path=FILE_OR_FOLDER")
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ConfigError(f"data.shape={list(self.shape)} must be [height, width, channels], all positive")
+        if self.image_size is not None and len(self.image_size) == 1:
+            object.__setattr__(self, "image_size", self.image_size * 2)
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
-            raise ConfigError(f"data.image_size={list(self.image_size)} must be [height, width], both positive")
+            raise ConfigError(
+                f"data.image_size={list(self.image_size)} must be [height, width], or one number for both, positive"
+            )
         at_least("data.test_fraction", self.test_fraction, 0.0, strict=True)
         if self.test_fraction is not None and self.test_fraction >= 1:
             raise ConfigError(f"data.test_fraction={self.test_fraction} must be below 1: it is a share of the rows")

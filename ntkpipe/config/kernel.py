@@ -58,7 +58,7 @@ class KernelConfig:
         activation: name of a nonlinearity (`relu`, `erf`, `gelu`, `swish`, ...; docs/architectures.md has them all).
         activation_args: its parameters, such as `{alpha: 0.1}`.
         parameterization: `ntk` or `standard`.
-        filter: height and width of convolutions; of sequences the length alone, such as [3].
+        filter: height and width of convolutions, one number for both; of sequences the first is the length.
         padding: of convolutions, `SAME`, `VALID` or `CIRCULAR`.
         pool: before the readout, `gap` (global average pooling), `vec` (none), or `lap` (local average pooling, of `cntk`).
         pool_radius: of `lap`: squares of `2 pool_radius + 1` pixels.
@@ -144,7 +144,7 @@ class KernelConfig:
         at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
         if len(self.filter) not in (1, 2) or min(self.filter) < 1:
             raise ConfigError(
-                f"kernel.filter={list(self.filter)} must be [height, width], or [length] for sequences, all positive"
+                f"kernel.filter={list(self.filter)} must be [height, width], or one number (of sequences their length), positive"
             )
         choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
         choice("kernel.outputs", self.outputs, ("trace", "pseudo", "full"))

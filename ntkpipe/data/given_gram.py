@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -172,22 +173,53 @@ def check_gram(gram: GivenGram) -> GivenGram:
     seen = hashlib.sha256(f"{gram.train.dtype} {gram.train.shape} {gram.test.dtype} {gram.test.shape}".encode())
     for part, *_ in _parts(gram.train, symmetric=True):
         seen.update(part.data)
+    test = _checked_test(gram, diagonal, seen)
+    return replace(gram, content=seen.hexdigest(), diagonals={"train": diagonal, "test": test})
+
+
+def with_test(gram: GivenGram, test: GivenArray, test_diagonal: GivenArray | None) -> GivenGram:
+    """A checked kernel with other test points, which are checked as `check_gram` does.
+
+    Args:
+        gram: checked.
+        test: `(p, n)`, the new points as rows.
+        test_diagonal: `(p,)`; None if it is not known.
+
+    Raises:
+        DataError: if their shapes do not fit, or naming the entry that is no kernel's.
+    """
+    n = gram.train.shape[0]
+    if test.shape[1] != n:
+        turned = ": new points are its rows: transpose it" if test.shape[0] == n else ""
+        raise DataError(
+            f"{test.path} has shape {test.shape}: give the kernel between new points and all {n} training points, (new points, {n}){turned}"
+        )
+    if test_diagonal is not None and test_diagonal.shape != test.shape[:1]:
+        raise DataError(f"{test_diagonal.path} has {test_diagonal.shape[0]} values for {test.shape[0]} new points")
+    seen = hashlib.sha256(f"{gram.content} {test.dtype} {test.shape}".encode())
+    made = replace(gram, test=test, test_diagonal=test_diagonal)
+    found = _checked_test(made, gram.diagonals["train"], seen)
+    return replace(made, content=seen.hexdigest(), diagonals={"train": gram.diagonals["train"], "test": found})
+
+
+def _checked_test(gram: GivenGram, diagonal: np.ndarray, seen: Any) -> np.ndarray:
+    """`k(x, x)` of the test points, given or estimated, once all their values are read, checked and hashed into `seen`."""
     least = np.zeros(gram.test.shape[0])
     for part, rows, cols in _parts(gram.test, symmetric=False):
         seen.update(part.data)
         least[rows] = np.maximum(least[rows], (part.astype(np.float64) ** 2 / diagonal[cols]).max(axis=1))
-    test = estimated_diagonal(diagonal, least)
-    if gram.test_diagonal is not None:
-        test = gram.test_diagonal.read(slice(None)).astype(np.float64)
-        seen.update(test.data)
-        wrong = np.flatnonzero(~(np.isfinite(test) & (test >= least * (1 - _ROUNDING))))
-        if len(wrong):
-            i = wrong[0]
-            raise DataError(
-                f"kernel.test_diagonal holds {test[i]:g} at {i}, and row {i} of {gram.test.path} asks for at least "
-                f"{least[i]:g} (k(x, y)^2 / k(y, y)): it is not the diagonal of the same kernel"
-            )
-    return replace(gram, content=seen.hexdigest(), diagonals={"train": diagonal, "test": test})
+    if gram.test_diagonal is None:
+        return estimated_diagonal(diagonal, least)
+    test = gram.test_diagonal.read(slice(None)).astype(np.float64)
+    seen.update(test.data)
+    wrong = np.flatnonzero(~(np.isfinite(test) & (test >= least * (1 - _ROUNDING))))
+    if len(wrong):
+        i = wrong[0]
+        raise DataError(
+            f"{gram.test_diagonal.path} holds {test[i]:g} at {i}, and row {i} of {gram.test.path} asks for at least "
+            f"{least[i]:g} (k(x, y)^2 / k(y, y)): it is not the diagonal of the same kernel"
+        )
+    return test
 
 
 def changed_content(gram: GivenGram) -> list[str]:

@@ -43,8 +43,8 @@ def given_from_arrays(train: Any, test: Any, test_diagonal: Any, edge: int | Non
     Raises:
         DataError: if they are no arrays of floats, or their shapes do not fit.
     """
-    arrays = [_array("train", train, 2), _array("test", test, 2)]
-    diagonal = None if test_diagonal is None else _array("test_diagonal", test_diagonal, 1)
+    arrays = [memory_array("train", train, 2), memory_array("test", test, 2)]
+    diagonal = None if test_diagonal is None else memory_array("test_diagonal", test_diagonal, 1)
     return given_gram(arrays[0], arrays[1], diagonal, edge)
 
 
@@ -57,13 +57,18 @@ def features_from_arrays(train: Any, test: Any, scale: float) -> GivenFeatures:
     """
     named = (("train", train), ("test", test))
     arrays = [
-        open_given(str(values), name, 2) if isinstance(values, (str, os.PathLike)) else _array(name, values, 2)
+        open_given(str(values), name, 2) if isinstance(values, (str, os.PathLike)) else memory_array(name, values, 2)
         for name, values in named
     ]
     return given_features(*arrays, scale)
 
 
-def _array(name: str, values: Any, dimensions: int) -> MemoryArray:
+def memory_array(name: str, values: Any, dimensions: int) -> MemoryArray:
+    """An array of floats under a name for messages.
+
+    Raises:
+        DataError: if it is of another kind, or has other dimensions.
+    """
     values = np.asarray(values)
     if values.dtype.kind != "f" or values.dtype.itemsize not in (4, 8):
         raise DataError(f"{name} holds {values.dtype}: give float32 or float64")

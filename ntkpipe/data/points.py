@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.config import DataConfig
+from ntkpipe.config import DataConfig, from_dict
 from ntkpipe.data import npz, table
 from ntkpipe.data.class_labels import categories_of, is_one_hot
 from ntkpipe.data.columns import Encoding
@@ -82,7 +82,7 @@ class Dataset:
                 f"{', '.join(unknown)} is no way to prepare arrays: take any of {', '.join(_PREPARATION)}"
             )
         if is_frame(x_train):
-            config = DataConfig(kind="table", path="frame", target=("target",), **preparation)
+            config = _config(kind="table", path="frame", target="target", **preparation)
             raw, config = table.from_frames(x_train, y_train, x_test, y_test, config)
             self._start(checked(raw, drop_invalid=False), config)
             return
@@ -95,7 +95,7 @@ class Dataset:
                     "which, labels='centered' or labels='regression', or give classes as integers"
                 )
             preparation.setdefault("labels", "regression")
-        config = DataConfig(kind="npz", path="arrays", **preparation)
+        config = _config(kind="npz", path="arrays", **preparation)
         if x_test is None:
             if y_test is not None:
                 raise DataError("y_test without x_test: give the test points, or leave y_test out")
@@ -183,12 +183,12 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
     known = {f.name for f in dataclasses.fields(DataConfig)} - {"kind", "path"}
     if unknown := sorted(set(settings) - known):
         raise ConfigError(f"{', '.join(unknown)} is no setting of data: take any of {', '.join(sorted(known))}")
-    for name in ("target", "features"):
-        if isinstance(settings.get(name), str):
-            settings[name] = (settings[name],)
-        elif name in settings:
-            settings[name] = tuple(settings[name])
-    return Dataset.of(DataConfig(kind=kind, path=None if path is None else str(path), **settings))
+    return Dataset.of(_config(kind=kind, path=path, **settings))
+
+
+def _config(**settings: Any) -> DataConfig:
+    """The settings in their types: one name or number where several are expected, as on the command line."""
+    return from_dict(DataConfig, settings, "data.")
 
 
 # Whole numbers of more values are real targets: ages, counts. The same number as for a column of a table.

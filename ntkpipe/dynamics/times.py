@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from ntkpipe.dynamics.filters import Momentum, SpectralFilter
 
+Numbers = float | Sequence[float]
+"""One number, or several."""
+
 # Beyond this spread of eigenvalues the last ones are rounding, and times for them would only lengthen the table.
 MAX_CONDITION = 1e12
+
+
+def several(values: Numbers) -> tuple[float, ...]:
+    """One number or several as several."""
+    return tuple(float(value) for value in np.atleast_1d(np.asarray(values, dtype=np.float64)))
 
 
 def default_times(spectral_filter: SpectralFilter, largest: float, smallest: float) -> tuple[float, ...]:

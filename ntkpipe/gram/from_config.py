@@ -15,7 +15,7 @@ from ntkpipe.kernels.spec import load_spec
 from ntkpipe.kernels.zoo import FAMILIES
 
 # Of the size for which the families are meant, so that what they refuse before any image is read is not its shape.
-_USUAL_SHAPE, _USUAL_SEQUENCE = (32, 32, 3), (32, 1, 3)
+_USUAL_SHAPE = (32, 32, 3)
 # Fields that nearly all kinds take: not worth a mention.
 _COMMON = ("kind", "dtype")
 # Of a given matrix `dtype` means nothing, and runs are stored that have it.
@@ -39,12 +39,10 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
         assert kernel.path is not None  # checked by KernelConfig
         return load_spec(kernel.path)
     family = FAMILIES[kernel.kind]
-    if "filter" in family.takes and len(kernel.filter) == 1 and len(image_shape) == 3 and image_shape[1] > 1:
-        size = kernel.filter[0]
-        raise ConfigError(
-            f"kernel.filter=[{size}] is for sequences, and these are images of {image_shape[0]} x {image_shape[1]}: "
-            f"kernel.filter=[{size},{size}]"
-        )
+    if "filter" in family.takes and len(image_shape) == 3:
+        # Beside a sequence, an image of width 1, is nothing: taps there would only divide its kernel.
+        size = kernel.filter[:1] if image_shape[1] == 1 else (kernel.filter * 2)[:2]
+        kernel = dataclasses.replace(kernel, filter=size)
     return family(image_shape, **{name: getattr(kernel, name) for name in family.takes})
 
 
@@ -60,7 +58,7 @@ def check_kernel(kernel: KernelConfig) -> None:
     if kernel.kind == "empirical":
         empirical_kernel(kernel)
         return
-    architecture(kernel_spec(kernel, _USUAL_SHAPE if len(kernel.filter) == 2 else _USUAL_SEQUENCE))
+    architecture(kernel_spec(kernel, _USUAL_SHAPE))
 
 
 def empirical_kernel(kernel: KernelConfig) -> EmpiricalKernel:

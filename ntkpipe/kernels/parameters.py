@@ -76,8 +76,10 @@ class Parameter:
             return axes
         if self.kind == "pair":
             if not is_list(value) or len(value) not in (1, 2):
+                size = value if isinstance(value, int) and not isinstance(value, bool) else 3
                 raise ConfigError(
-                    f"{self.name}={shorten(value)} must be two integers, [along height, along width], or one for sequences"
+                    f"{self.name}={shorten(value)} must be two integers along height and width of images, such as [{size}, {size}], or one "
+                    f"in brackets along sequences, [{size}]"
                 )
             value = [*value, 1][:2]
             return [int(self._number(v)) for v in value]

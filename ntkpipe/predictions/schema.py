@@ -45,7 +45,7 @@ class Predictions:
             each have their own, (K, T, R, p, c). NaN where not computed.
         variance_bound: likewise `>= 0`, of the numerical error of `variance`; `inf` where none is known.
         noise: (K, T, R, c) float64 `>= 0`, variance with which targets scatter about what networks predict; None adds nothing.
-        covariance: (K, T, R, p, p) float64, likewise between test points.
+        covariance: (K, T, R, p, p) float64, likewise between test points; of several standardised targets (K, T, R, p, p, c).
         attributes: plain JSON: versions, fingerprints, learning rate and so on; numbers that are not finite become words
             (`storage.plain`).
 
@@ -125,7 +125,7 @@ class Predictions:
                 self.variance_bound,
                 grid + points + (outputs if _axes(self.variance_bound) == 5 else ()),
             ),
-            ("covariance", self.covariance, grid + points + points),
+            ("covariance", self.covariance, grid + points + points + (outputs if _axes(self.covariance) == 6 else ())),
             ("noise", self.noise, grid + outputs),
             *((f"bound_terms[{name!r}]", term, grid + outputs) for name, term in self.bound_terms.items()),
         ]
@@ -184,7 +184,7 @@ class Predictions:
             "bound_kind": (self.bound_kind, grid),
             "variance": (self.variance, (*grid, "test", "class")[: _axes(self.variance)]),
             "variance_bound": (self.variance_bound, (*grid, "test", "class")[: _axes(self.variance_bound)]),
-            "covariance": (self.covariance, (*grid, "test", "test_other")),
+            "covariance": (self.covariance, (*grid, "test", "test_other", "class")[: _axes(self.covariance)]),
             "noise": (self.noise, (*grid, "class")),
         }
         for name, term in self.bound_terms.items():

@@ -19,14 +19,14 @@ from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.solving import restore
 from ntkpipe.solvers.solution import Solution
 from ntkpipe.sources.blocks import KernelBlocks
-from ntkpipe.sources.new_points import new_blocks, new_points
+from ntkpipe.sources.new_points import given_blocks, new_blocks, new_points
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.tasks.serial import SerialExecutor
 
 _log = logging.getLogger(__name__)
 
 
-def predict_new(run: RunDir, x: Any, *, layout: str | None = None) -> Predictions:
+def predict_new(run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any = None) -> Predictions:
     """See `Run.predict`.
 
     The new rectangle of tiles is computed in this process, a batch of points at a time, and kept in memory alone.
@@ -45,6 +45,16 @@ def predict_new(run: RunDir, x: Any, *, layout: str | None = None) -> Prediction
     config = context.config
     solved = [restore(context, name, run) for name in config.predict.kernels]
     whole = fit_preprocessing(load_raw(config.data), config.data) if config.data.zca is not None else None
+    if config.kernel.kind == "gram":
+        if diagonal is None and config.predict.covariance != "none":
+            raise ConfigError(
+                "variances need k(x, x) of the new points: data.new_diagonal=FILE.npy, or predict(rows, diagonal=...)"
+            )
+        return _with_noise(run, _predict(context, given_blocks(context.kernels, x, diagonal), solved))
+    if diagonal is not None:
+        raise ConfigError(
+            f"data.new_diagonal is for kernel=gram; kernel={config.kernel.kind} is computed for new points: leave it out"
+        )
     new = new_points(context.kernels, x, layout=layout or config.data.layout, whole=whole)
     for note in new.notes:
         _log.warning("%s", note)

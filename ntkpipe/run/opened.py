@@ -49,20 +49,22 @@ class Run:
         """What is done and what is left, as `ntkpipe status` prints it."""
         return "\n".join(told.status(self._folder)[0])
 
-    def predict(self, x: Any, *, layout: str | None = None) -> Predictions:
+    def predict(self, x: Any, *, layout: str | None = None, diagonal: Any = None) -> Predictions:
         """Predictions of new points by the finished run: its kernels, times, ridges, variances and noise. Nothing that is stored changes.
 
         Args:
-            x: a frame with the columns of the run's table, or an array like the run's points. Targets are not needed.
+            x: a frame with the columns of the run's table, or an array like the run's points; of `kernel=gram` the kernel between p new
+                points and the n training points, (p, n). Targets are not needed.
             layout: of images, `NHWC` or `NCHW`; None is that of the run.
+            diagonal: of `kernel=gram`, (p,) `k(x, x)` of the new points: variances need it, and error bounds are estimates without it.
 
         Raises:
-            ConfigError: for a kernel that was given.
+            ConfigError: for variances of `kernel=gram` without `diagonal`.
             DataError: if they are not like the run's points.
             IncompleteError: if the run is not solved yet.
             StoreError: if its store is gone.
         """
-        return predict_new(self._folder, x, layout=layout)
+        return predict_new(self._folder, x, layout=layout, diagonal=diagonal)
 
     def predictions(self) -> Predictions:
         """Means, error bounds and variances for every kernel, time and ridge.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -14,6 +13,7 @@ from ntkpipe.dynamics.direct_bounds import direct_budget
 from ntkpipe.dynamics.estimates import Disturbance, direct_disturbance
 from ntkpipe.dynamics.krylov import means_from_weights
 from ntkpipe.dynamics.sampling import TestErrors
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError
 from ntkpipe.solvers.probing import row_facts
 from ntkpipe.solvers.problem import Problem
@@ -37,7 +37,7 @@ class ConvergedSolution(Solution):
         """See `Solution.times`."""
         return (math.inf,)
 
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+    def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
         """See `Solution.at`."""
         problem = self.problem.at(times, ridges)
         require_the_end(problem, self.solver.kind)

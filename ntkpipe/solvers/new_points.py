@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.sources.arrays import ArrayKernel
 from ntkpipe.sources.blocks import BlockTrainKernel
-from ntkpipe.sources.new_points import new_blocks, new_points
+from ntkpipe.sources.gram import Gram
+from ntkpipe.sources.new_points import given_blocks, new_blocks, new_points
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution
 
 
 def predict_new(
-    solution: Solution, x: Any, times: Sequence[float] | None, ridges: Sequence[float] | None, **settings: Any
+    solution: Solution, x: Any, times: Numbers | None, ridges: Numbers | None, diagonal: Any, **settings: Any
 ) -> Predictions:
     """See `Solution.predict`, whose other arguments `settings` are.
 
     Raises:
-        ConfigError: for a kernel that was given.
+        ConfigError: for variances of points of a kernel that was given without its diagonal.
         DataError: if the points are not like the training points.
     """
     kernel = solution.problem.kernel
+    if kernel.is_given:
+        if diagonal is None and settings["covariance"] != "none":
+            raise ConfigError(
+                "variances need k(x, x) of the new points: predict(rows, diagonal=..., covariance='diagonal')"
+            )
+        if isinstance(kernel, ArrayKernel):
+            test = Gram.from_arrays(kernel.array, x, diagonal).test()
+        else:
+            assert isinstance(kernel, BlockTrainKernel)
+            test = given_blocks(kernel.blocks, x, diagonal).test(kernel.name)
+        return solution.predict(test, times, ridges, **settings)
+    if diagonal is not None:
+        raise ConfigError("diagonal is for kernels that were given; this one is computed for new points: leave it out")
     if not isinstance(kernel, BlockTrainKernel):
         raise ConfigError("new points need a kernel that a Gram computes: nk.Gram(...).train()")
     blocks = kernel.blocks

@@ -187,19 +187,8 @@ class _Units:
         return values * self.scale[0] ** 2 if len(self.scale) == 1 else values[..., None] * self.scale**2
 
     def covariance(self, values: np.ndarray) -> np.ndarray:
-        """Of covariances (..., p, p).
-
-        Raises:
-            ConfigError: for several outputs, whose units differ.
-        """
-        if self.scale is None:
-            return values
-        if len(self.scale) > 1:
-            raise ConfigError(
-                "covariance=full of several standardised targets, whose units differ: use covariance=diagonal, one target, or "
-                "data.targets=none"
-            )
-        return values * self.scale[0] ** 2
+        """Of covariances (..., p, p): of several outputs, each with a unit of its own, (..., p, p, c)."""
+        return self.variance(values)
 
 
 def evaluate(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ntkpipe.dynamics.filters import SpectralFilter, absolute_ridge, make_filter
+from ntkpipe.dynamics.times import Numbers, several
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.storage.checksum import content_hash, digest
@@ -109,13 +109,13 @@ class Problem:
         """
         return weights if ridge == 0 else weights + (self.own_targets - self.targets) / ridge
 
-    def at(self, times: Sequence[float] | None, ridges: Sequence[float] | None) -> Problem:
+    def at(self, times: Numbers | None, ridges: Numbers | None) -> Problem:
         """The same at other times and ridges (in the scale of the problem); None leaves them.
 
         Raises:
             ConfigError: on impossible ones.
         """
-        found = self if ridges is None else self._with_ridges(tuple(float(r) for r in ridges))
+        found = self if ridges is None else self._with_ridges(several(ridges))
         return found if times is None else replace(found, times=_checked_times(times, self.filter))
 
     def leading(self, n: int) -> Problem:
@@ -139,8 +139,8 @@ def make_problem(
     kernel: TrainKernel,
     targets: np.ndarray,
     *,
-    times: Sequence[float] | None = None,
-    ridges: Sequence[float] = (0.0,),
+    times: Numbers | None = None,
+    ridges: Numbers = (0.0,),
     ridge_scale: str = "relative",
     dynamics: Dynamics | None = None,
     targets_key: str | None = None,
@@ -168,10 +168,10 @@ def make_problem(
     return found.at(times, ridges)
 
 
-def _checked_times(times: Sequence[float], spectral_filter: SpectralFilter) -> tuple[float, ...]:
-    found = tuple(sorted(float(t) for t in times))
+def _checked_times(times: Numbers, spectral_filter: SpectralFilter) -> tuple[float, ...]:
+    found = tuple(sorted(several(times)))
     if not found or len(set(found)) != len(found) or math.isnan(found[0]) or found[0] < 0:
-        raise ConfigError(f"times={list(times)} must hold at least one time, each once and at least 0")
+        raise ConfigError(f"times={list(found)} must hold at least one time, each once and at least 0")
     for time in found:
         spectral_filter.check_time(time)
     return found

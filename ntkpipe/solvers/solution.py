@@ -21,7 +21,7 @@ from ntkpipe.dynamics.bounds import ErrorBudget
 from ntkpipe.dynamics.estimates import Disturbance
 from ntkpipe.dynamics.krylov import means_from_weights
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
-from ntkpipe.dynamics.times import default_times
+from ntkpipe.dynamics.times import Numbers, default_times
 from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.events.lines import Progress
 from ntkpipe.predictions.points import TestPoints
@@ -146,7 +146,7 @@ class Solution(ABC):
         """At which it answers if it is not told: those asked for, or a grid over all of training and inf."""
 
     @abstractmethod
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+    def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
         """The same solution for other times and ridges; None leaves them as they were asked for.
 
         Args:
@@ -209,8 +209,8 @@ class Solution(ABC):
     def predict(
         self,
         test: Any,
-        times: Sequence[float] | None = None,
-        ridges: Sequence[float] | None = None,
+        times: Numbers | None = None,
+        ridges: Numbers | None = None,
         *,
         covariance: str = "none",
         noise: float | str | None = None,
@@ -218,14 +218,16 @@ class Solution(ABC):
         batch: int | None = None,
         workspace: Workspace | None = None,
         progress: Progress = None,
+        diagonal: Any = None,
     ) -> Predictions:
         """Means of test points, bounds on their errors, and variances: as a run exports them.
 
         Args:
             test: the kernel between p test points and the training points, as `Gram.test` gives it; or p new points, an array or a
                 frame like that of the training points: they are prepared as these were, and their kernel is computed now, in memory.
-            times: T in steps; None are `times`.
-            ridges: R in the scale of the problem; None are those that were solved for.
+                Of a kernel that was given, their rows of it, (p, n).
+            times: T in steps, one or several; None are `times`.
+            ridges: R, likewise, in the scale of the problem; None are those that were solved for.
             covariance: `none`, `diagonal` (variances) or `full`.
             noise: with variances, that of the targets besides: a number in the units of the data, `likelihood` or `held_out`; see
                 `uncertainty.noise`.
@@ -233,6 +235,7 @@ class Solution(ABC):
             batch: test points whose variances are made together; None is chosen from the memory.
             workspace: where it runs; None is where it was solved.
             progress: see `Solver.solve`.
+            diagonal: (p,) `k(x, x)` of new points of a kernel that was given: variances need it, and bounds are estimates without it.
 
         Warns:
             UserWarning: for what makes predictions doubtful, such as directions that are left out.
@@ -244,7 +247,7 @@ class Solution(ABC):
         if is_points(test):
             settings = {"covariance": covariance, "noise": noise, "held_out": held_out, "batch": batch}
             settings |= {"workspace": workspace, "progress": progress}
-            return predict_new(self, test, times, ridges, **settings)
+            return predict_new(self, test, times, ridges, diagonal, **settings)
         with (workspace or self.workspace).telling("predict", progress) as place:
             part = self.evaluate(test, times, ridges, covariance=covariance, batch=batch, workspace=place)
             if noise is not None:
@@ -280,15 +283,15 @@ class Solution(ABC):
     def evaluate(
         self,
         test: TestKernel,
-        times: Sequence[float] | None = None,
-        ridges: Sequence[float] | None = None,
+        times: Numbers | None = None,
+        ridges: Numbers | None = None,
         *,
         covariance: str = "none",
         batch: int | None = None,
         workspace: Workspace | None = None,
     ) -> KernelPredictions:
         """As `predict`, in the order of the test kernel's rows, with the bounds by origin; warnings are among the results."""
-        one = self.at(self.times if times is None else tuple(sorted(times)), ridges)
+        one = self.at(self.times if times is None else times, ridges)
         return evaluate(one, test, covariance=covariance, batch=batch, workspace=workspace or self.workspace)
 
     def attributes(self, part: KernelPredictions) -> dict[str, Any]:

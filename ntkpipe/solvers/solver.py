@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -12,6 +11,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ntkpipe.config import SolverConfig
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import IdentityError, IncompleteError
 from ntkpipe.events.lines import Progress
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
@@ -70,8 +70,8 @@ class Solver(ABC):
         kernel: TrainKernel | np.ndarray,
         targets: np.ndarray,
         *,
-        times: Sequence[float] | None = None,
-        ridges: Sequence[float] = (0.0,),
+        times: Numbers | None = None,
+        ridges: Numbers = (0.0,),
         ridge_scale: str = "relative",
         dynamics: Dynamics | None = None,
         error_estimate: str = "auto",
@@ -83,8 +83,8 @@ class Solver(ABC):
         Args:
             kernel: among the n training points: as `Gram.train` gives it, or a plain (n, n) array.
             targets: (n, c) or (n,), real.
-            times: training times in steps, `inf` allowed; None decides later, from the spectrum.
-            ridges: added to the diagonal.
+            times: training times in steps, one or several, `inf` allowed; None decides later, from the spectrum.
+            ridges: added to the diagonal, one or several.
             ridge_scale: of them, `relative` to the mean of the kernel's diagonal, or `absolute`.
             dynamics: of training; None is gradient flow.
             error_estimate: of predictions, beside the bounds on their errors: `auto` (where it is cheap), `true` or `false`.

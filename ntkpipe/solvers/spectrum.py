@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ntkpipe.dynamics.spectral_measure import SpectralMeasure, dense_measure, lanczos_measure
 from ntkpipe.dynamics.spectrum import Spectrum
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError
 from ntkpipe.events.lines import Progress
 from ntkpipe.linalg.copies import merged
@@ -31,7 +30,7 @@ def spectrum(
     *,
     probes: int = 32,
     top: int = 200,
-    ridges: Sequence[float] = (0.0,),
+    ridges: Numbers = (0.0,),
     ridge_scale: str = "relative",
     dynamics: Dynamics | None = None,
     seed: int = 0,

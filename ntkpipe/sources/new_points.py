@@ -1,4 +1,4 @@
-"""The kernel between points that came after the training and the training points: the new rectangle of tiles, in memory."""
+"""The kernel between points that came after the training and the training points: the new rectangle of tiles, computed or given."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.data.given_array import GivenArray
+from ntkpipe.data.given_gram import with_test
+from ntkpipe.data.in_memory import memory_array
 from ntkpipe.data.new_points import prepared_new
 from ntkpipe.data.prepared import PreparedImages
 from ntkpipe.data.preprocess import Preprocessing
 from ntkpipe.data.tables import is_frame
-from ntkpipe.errors import ConfigError
 from ntkpipe.gram.plan import BlockPlan
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, ImageSource
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.computed import ComputedSource
+from ntkpipe.sources.given import PrecomputedSource
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
@@ -80,15 +83,11 @@ def new_points(
         whole: the steps, where points are whitened.
 
     Raises:
-        ConfigError: for a kernel that was given: nothing can be computed of it.
         DataError: if they are not like the training points.
     """
     source = blocks.source
-    if not isinstance(source, ComputedSource) or not isinstance(source.images, PreparedImages):
-        raise ConfigError(
-            "the kernel was given, and cannot be computed for new points: give their rows with it, "
-            "nk.Gram.from_arrays(train, test).test()"
-        )
+    assert isinstance(source, ComputedSource)  # others are `given_blocks`
+    assert isinstance(source.images, PreparedImages)
     images = source.images
     made, rows, notes = prepared_new(
         x, images.preprocessing, images.shape("train")[1:], images.dtype, layout=layout, whole=whole
@@ -104,6 +103,34 @@ def new_points(
         classes=labels.labels_train is not None,
     )
     return NewPoints(images, made, known, tuple(notes))
+
+
+def given_blocks(blocks: KernelBlocks, rows: Any, diagonal: Any = None) -> KernelBlocks:
+    """A kernel that was given, with new test points, whose rows are given too.
+
+    Args:
+        blocks: the kernel.
+        rows: between p new points and all n training points, (p, n): an array, or one on disk.
+        diagonal: `k(x, x)` of the new points, (p,), likewise; None if it is not known.
+
+    Raises:
+        DataError: if they are not of a kernel with these training points.
+    """
+    source = blocks.source
+    assert isinstance(source, PrecomputedSource)
+    test = rows if isinstance(rows, GivenArray) else memory_array("of new points", rows, 2)
+    known = diagonal
+    if known is not None and not isinstance(known, GivenArray):
+        known = memory_array("diagonal", known, 1)
+    gram = with_test(source.gram, test, known)
+    p, points = test.shape[0], blocks.points
+    if points is not None:
+        unknown = np.full((p, len(points.class_names)), np.nan)
+        classes = points.classes or points.label is not None
+        points = dataclasses.replace(
+            points, index=np.arange(p), label=None, target=unknown, classes=classes, initial=None
+        )
+    return dataclasses.replace(blocks, parts=(dataclasses.replace(source, gram=gram),), p=p, points=points, _known={})
 
 
 @contextlib.contextmanager

@@ -77,8 +77,8 @@ def test_with_a_shape_no_data_is_loaded_and_no_ray_started(command, tmp_path, mo
         (f"kernel.path=a.yaml {SHAPE}", "kernel.path=a.yaml has no meaning for kernel=fcn"),
         (f"kernel=spec kernel.path=a.yaml {SHAPE}", "a.yaml cannot be read"),
         (
-            f"kernel=cnn_gap kernel.filter=[3] {SHAPE}",
-            "is for sequences, and these are images of 8 x 8: kernel.filter=[3,3]",
+            f"kernel=cnn_gap kernel.filter=[3,3,3] {SHAPE}",
+            "kernel.filter=[3, 3, 3] must be [height, width], or one number",
         ),
         (f"kernel=cnn_gap kernel.padding=same {SHAPE}", "SAME, VALID, CIRCULAR"),
         ("kernel=cnn_gap kernel.padding=VALID kernel.depth=4 image_shape=[8,8,3]", "layer 6 (conv)"),

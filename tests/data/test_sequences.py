@@ -9,6 +9,7 @@ import ntkpipe as nk
 from ntkpipe.config import DataConfig, KernelConfig
 from ntkpipe.data.dataset import load_dataset
 from ntkpipe.errors import DataError
+from ntkpipe.gram.from_config import kernel_spec
 from ntkpipe.kernels.images import as_images
 
 RNG = np.random.default_rng(0)
@@ -61,13 +62,19 @@ def test_a_first_convolution_averages_its_taps():
     np.testing.assert_allclose(nk.Architecture.from_spec(spec)(x, layout="NLC").nngp, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("filter", [(5,), (5, 5)])
+def test_one_number_is_both_of_images_and_the_length_of_sequences(filter):
+    kernel = KernelConfig(kind="cnn_gap", filter=filter)
+    assert kernel_spec(kernel, (8, 8, 1))[0]["filter"] == [5, 5]
+    assert kernel_spec(kernel, (8, 1, 2))[0]["filter"] == [5, 1]
+
+
 def test_sequences_from_a_file(tmp_path):
     x, y = RNG.normal(size=(30, 9, 2)), np.arange(30) % 2
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y)
     data = load_dataset(DataConfig(kind="npz", path=str(tmp_path / "a.npz"), layout="NLC", test_fraction=0.2))
     assert data.x_train.shape == (24, 9, 1, 2)
     np.testing.assert_allclose(data.x_train.mean(axis=(0, 1, 2)), 0, atol=1e-6)
-    assert KernelConfig(kind="cnn_gap", filter=(3,)).filter == (3,)
     made = nk.Dataset(x, y, layout="NLC", test_fraction=0.2)
     gram = nk.Gram(nk.zoo.cnn_gap(depth=1, filter=[3]), made)
     gram.compute()

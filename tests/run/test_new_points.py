@@ -134,9 +134,83 @@ def test_pictures_are_prepared_as_the_training_pictures_were():
         solution.predict(x[20:] / 255.0)
 
 
-def test_a_given_kernel_has_no_new_points():
-    kernel = np.eye(3)
-    gram = nk.Gram.from_arrays(kernel, kernel[:2])
-    solution = nk.Eigh().solve(gram.train(), np.zeros(3), times=[nk.inf])
-    with pytest.raises(ConfigError, match="the kernel was given"):
-        solution.predict(np.zeros((2, 3)))
+def test_a_given_kernel_takes_the_rows_of_new_points():
+    x = np.random.default_rng(0).normal(size=(30, 3))
+    whole = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / 8)
+    train, rows, diagonal, y = whole[:20, :20], whole[20:, :20], whole.diagonal()[20:], x[:20].sum(axis=1)
+    gram = nk.Gram.from_arrays(train, rows, diagonal)
+    for kernel in (gram.train(), train):
+        solution = nk.Eigh().solve(kernel, y, ridges=[1e-2], times=[10, nk.inf])
+        wanted = solution.predict(gram.test(), covariance="diagonal")
+        made = solution.predict(rows, covariance="diagonal", diagonal=diagonal)
+        np.testing.assert_array_equal(made.mean, wanted.mean)
+        np.testing.assert_array_equal(made.variance, wanted.variance)
+        np.testing.assert_array_equal(made.bound_kind, wanted.bound_kind)
+        assert (solution.predict(rows[:3]).bound_kind == "estimate").all()
+        with pytest.raises(ConfigError, match=r"variances need k\(x, x\) of the new points"):
+            solution.predict(rows, covariance="diagonal")
+    solution = nk.Eigh().solve(gram.train(), y, ridges=[1e-2])
+    with pytest.raises(
+        DataError, match=r"shape \(10, 3\): give the kernel between new points and all 20 training points"
+    ):
+        solution.predict(x[20:])
+    with pytest.raises(DataError, match="it is not the diagonal of the same kernel"):
+        solution.predict(rows, diagonal=diagonal / 100)
+    data = nk.Dataset(x, x[:, 0] > 0, test_fraction=0.2)
+    computed = nk.Gram(nk.zoo.fcn(depth=1), data)
+    computed.compute()
+    solution = nk.Eigh().solve(computed.train("nngp"), data.targets, ridges=[1e-2])
+    with pytest.raises(ConfigError, match="diagonal is for kernels that were given"):
+        solution.predict(x, diagonal=diagonal)
+
+
+def test_a_run_of_given_matrices_takes_their_rows(tmp_path, capsys):
+    x = np.random.default_rng(1).normal(size=(40, 3))
+    whole = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / 8)
+    y = np.where(x[:, 0] > 0, 1, 0)
+    for name, array in (("K", whole[:24, :24]), ("K_TEST", whole[24:34, :24]), ("d", whole.diagonal()[24:34])):
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "K_NEW.npy", whole[34:, :24])
+    np.save(tmp_path / "d_new.npy", whole.diagonal()[34:])
+    np.savez(tmp_path / "y.npz", y_train=y[:24], y_test=y[24:34])
+    words = ["kernel=gram", f"kernel.train={tmp_path / 'K.npy'}", f"kernel.test={tmp_path / 'K_TEST.npy'}"]
+    words += [f"kernel.test_diagonal={tmp_path / 'd.npy'}", "data=labels", f"data.path={tmp_path / 'y.npz'}"]
+    words += [f"run_dir={tmp_path / 'run'}", f"store.url={tmp_path / 'store'}", "predict.covariance=diagonal"]
+    assert main(["run", *words, "predict.ridges=[1e-2]", "predict.times=[100,inf]", "report=false"]) == 0
+    new = [
+        "predict",
+        f"run_dir={tmp_path / 'run'}",
+        f"data.new={tmp_path / 'K_NEW.npy'}",
+        f"path={tmp_path / 'out.csv'}",
+    ]
+    assert main(new) == ConfigError.exit_code
+    assert "data.new_diagonal=FILE.npy" in capsys.readouterr().err
+    before = content(tmp_path / "run")
+    assert main([*new, f"data.new_diagonal={tmp_path / 'd_new.npy'}"]) == 0
+    assert content(tmp_path / "run") == before
+    made = pd.read_csv(tmp_path / "out.csv")
+    assert len(made) == 6 * 2
+    run = nk.open_run(tmp_path / "run")
+    again = run.predict(whole[24:34, :24], diagonal=whole.diagonal()[24:34])
+    np.testing.assert_allclose(again.mean, run.predictions().mean, rtol=1e-12)
+    np.testing.assert_allclose(again.variance, run.predictions().variance, rtol=1e-9)
+    assert again.predicts_classes
+
+
+def test_covariances_of_several_standardised_targets_have_their_units(table, tmp_path):
+    several = table.drop(columns="part").assign(weight=table["b"] / 100)
+    several.to_csv(tmp_path / "t.csv", index=False)
+    words = [f"data.path={tmp_path / 't.csv'}", "data=table", "data.target=[price,weight]", "predict.covariance=full"]
+    words += [f"run_dir={tmp_path / 'run'}", f"store.url={tmp_path / 'store'}", "predict.ridges=1e-2"]
+    assert main(["run", *words, "predict.times=10", "predict.kernels=nngp", "report=false"]) == 0
+    run = nk.open_run(tmp_path / "run")
+    made, new = run.predictions(), run.predict(several.head(5))
+    p = len(made.test_index)
+    assert made.covariance.shape == (1, 1, 1, p, p, 2)
+    assert new.covariance.shape == (1, 1, 1, 5, 5, 2)
+    for one in (made, new):
+        np.testing.assert_allclose(np.einsum("...iic->...ic", one.covariance), one.variance, rtol=1e-9)
+    ratio = made.covariance[..., 0] / made.covariance[..., 1]
+    np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-9)
+    assert ratio.flat[0] > 1e4
+    assert made.to_xarray()["covariance"].dims == ("kernel", "time", "ridge", "test", "test_other", "class")
