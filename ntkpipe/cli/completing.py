@@ -30,6 +30,7 @@ _ntkpipe() {
     found=( ${(f)"$(ntkpipe --complete zsh "$LBUFFER" 2>/dev/null)"} )
     compadd -Q -S '' -- $found
 }
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
 compdef _ntkpipe ntkpipe
 """,
     "fish": "complete -c ntkpipe -f -a '(ntkpipe --complete fish (commandline -cp) 2>/dev/null)'\n",
@@ -71,8 +72,16 @@ def complete(arguments: Sequence[str]) -> int:
         *words, current = _split(line)
         for found in candidates(words[1:], current):
             # Bash completes what follows an equals sign as a word of its own.
-            print(found[current.rfind("=") + 1 :] if shell == "bash" else found)
+            print(_as_inserted(found[current.rfind("=") + 1 :] if shell == "bash" else found, shell))
     return 0
+
+
+def _as_inserted(found: str, shell: str) -> str:
+    """A candidate as the shell puts it into the line. Fish escapes it, and ends a word with a space, by itself."""
+    if shell == "fish":
+        return found.rstrip(" ")
+    text = re.sub(r"([^\w@%+=:,./~-])", r"\\\1", found.rstrip(" "))
+    return f"{text} " if found.endswith(" ") else text
 
 
 def candidates(words: Sequence[str], current: str) -> list[str]:

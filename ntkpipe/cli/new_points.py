@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ntkpipe.cli.arguments import settings, truth
 from ntkpipe.cli.commands import COMMANDS
+from ntkpipe.cli.session import Session
+from ntkpipe.cli.stages import echo
 from ntkpipe.data.given_array import open_given
 from ntkpipe.data.new_points import read_new
 from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.export import FORMATS, export_predictions
-from ntkpipe.run.opened import open_run
+from ntkpipe.predictions.schema import Predictions
+from ntkpipe.run.new_points import Choose, predict_new
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.tasks.executor import Executor
+
+# Ray takes 4 to 7 s to start and its workers 4 s each to import.
+_LONG = 60.0
 
 
 def predict_new_points(arguments: Sequence[str]) -> int:
     """Predict them, write the predictions, and say where; returns the exit code."""
-    known = {**COMMANDS["predict"].defaults(), "run_dir": None, "store.url": None}
+    known = {**COMMANDS["predict"].defaults(), "run_dir": None, "store.url": None, "cluster": None}
     values = settings(arguments, known, "predict")
     if not values["run_dir"]:
         raise ConfigError("data.new needs run_dir=DIR, the folder of a finished run")
@@ -29,16 +38,36 @@ def predict_new_points(arguments: Sequence[str]) -> int:
     overwrite = truth("overwrite", str(values["overwrite"]))
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists and is left as it is: choose another path, or set overwrite=true")
-    run = open_run(values["run_dir"], store=values["store.url"])
-    if run.config.kernel.kind == "gram":  # read in place
-        of_points, x = values["data.new_diagonal"], open_given(str(source), "data.new", 2)
-        diagonal = None if of_points is None else open_given(of_points, "data.new_diagonal", 1)
-        made = run.predict(x, diagonal=diagonal)
-    else:
-        made = run.predict(read_new(str(source)), diagonal=values["data.new_diagonal"])
+    kind = values["cluster"]
+    if kind not in (None, "serial", "local", "ray"):
+        raise ConfigError(f"cluster={kind} is not one of serial, local, ray: it says where new points are computed")
+    run = RunDir.open(Path(str(values["run_dir"])), store=values["store.url"])
+    with Session() as session:
+        made = _predict(run, values, str(source), lambda seconds: _executor(run, kind, seconds, session))
     export_predictions(made, target, format, overwrite=overwrite)
     kernels, times, ridges, points, _ = made.shape
     for text in made.attributes.get("warnings", ()):
         print(f"warning  {text}", file=sys.stderr)
     print(f"{points:,} points, {kernels} kernels, {times} times, {ridges} ridges\npredictions  {target}")
     return 0
+
+
+def _predict(run: RunDir, values: dict[str, str | None], source: str, choose: Choose) -> Predictions:
+    if run.config.kernel.kind == "gram":  # read in place
+        of_points, x = values["data.new_diagonal"], open_given(source, "data.new", 2)
+        diagonal = None if of_points is None else open_given(of_points, "data.new_diagonal", 1)
+        return predict_new(run, x, diagonal=diagonal)
+    return predict_new(run, read_new(source), diagonal=values["data.new_diagonal"], choose=choose)
+
+
+def _executor(run: RunDir, kind: str | None, seconds: float, session: Session) -> Executor | None:
+    """That of the run where the work is long, unless told; None is this process."""
+    stored = run.config.cluster.kind
+    chosen = kind or (stored if seconds > _LONG else "serial")
+    other = "serial" if chosen != "serial" else stored if stored != "serial" else "local"
+    why = f"about {seconds:,.0f} s of one core for the kernel of the new points"
+    echo(f"cluster  {chosen}: {why}{'' if kind else f'; cluster={other} for the other'}")
+    if chosen == "serial":
+        return None
+    config = dataclasses.replace(run.config, cluster=dataclasses.replace(run.config.cluster, kind=chosen))
+    return session.executor(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from ntkpipe.data.dataset import fit_preprocessing, load_raw
@@ -19,17 +20,24 @@ from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.solving import restore
 from ntkpipe.solvers.solution import Solution
 from ntkpipe.sources.blocks import KernelBlocks
-from ntkpipe.sources.new_points import given_blocks, new_blocks, new_points
+from ntkpipe.sources.new_points import given_blocks, new_blocks, new_points, seconds_of
 from ntkpipe.storage.memory import MemoryStore
+from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 
 _log = logging.getLogger(__name__)
 
+Choose = Callable[[float], Executor | None]
+"""From the seconds that something takes one core to where it runs; None is this process."""
 
-def predict_new(run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any = None) -> Predictions:
+
+def predict_new(
+    run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any = None, choose: Choose | None = None
+) -> Predictions:
     """See `Run.predict`.
 
-    The new rectangle of tiles is computed in this process, a batch of points at a time, and kept in memory alone.
+    The new rectangle of tiles is computed a batch of points at a time, in this process and in memory; or where `choose` says, from the
+    seconds that it takes one core, and then it lies beside the run's tiles until it was used.
     """
     run.require("solve")
     if (initial := run.config.predict.initial) not in ("zero", "network"):
@@ -50,7 +58,7 @@ def predict_new(run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any
             raise ConfigError(
                 "variances need k(x, x) of the new points: data.new_diagonal=FILE.npy, or predict(rows, diagonal=...)"
             )
-        return _with_noise(run, _predict(context, given_blocks(context.kernels, x, diagonal), solved))
+        return _with_noise(run, _predict(context, given_blocks(context.kernels, x, diagonal), solved, SerialExecutor()))
     if diagonal is not None:
         raise ConfigError(
             f"data.new_diagonal is for kernel=gram; kernel={config.kernel.kind} is computed for new points: leave it out"
@@ -58,19 +66,22 @@ def predict_new(run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any
     new = new_points(context.kernels, x, layout=layout or config.data.layout, whole=whole)
     for note in new.notes:
         _log.warning("%s", note)
+    executor = None if choose is None else choose(seconds_of(context.kernels, len(new.x)))
+    executor = executor or SerialExecutor()
+    place = None if isinstance(executor, SerialExecutor) else config.store.url
     full = config.predict.covariance == "full"
     kernels = len(context.kernels.source.identity.kernels)
     made: list[Predictions] = []
     for batch in [new] if full else new.batches(context.kernels.n, kernels):
-        with new_blocks(context.kernels, batch) as blocks:
-            made.append(_predict(context, blocks, solved))
+        with new_blocks(context.kernels, batch, executor, place) as blocks:
+            made.append(_predict(context, blocks, solved, executor))
     return _with_noise(run, Predictions.concatenated(made))
 
 
-def _predict(context: RunContext, blocks: KernelBlocks, solved: list[Solution]) -> Predictions:
+def _predict(context: RunContext, blocks: KernelBlocks, solved: list[Solution], executor: Executor) -> Predictions:
     times, store = resolve_times(context, solved), MemoryStore(f"new-{uuid.uuid4().hex}")
     found = dataclasses.replace(context, opened=dataclasses.replace(context.opened, blocks=blocks))
-    parts = [evaluate_kernel(found, one, times, SerialExecutor(), tell_nobody, store=store) for one in solved]
+    parts = [evaluate_kernel(found, one, times, executor, tell_nobody, store=store) for one in solved]
     warnings = dict.fromkeys((*context.warnings, *(text for part in parts for text in part.warnings)))
     return collect(found, solved, parts, list(warnings))
 

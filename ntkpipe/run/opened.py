@@ -49,7 +49,9 @@ class Run:
         """What is done and what is left, as `ntkpipe status` prints it."""
         return "\n".join(told.status(self._folder)[0])
 
-    def predict(self, x: Any, *, layout: str | None = None, diagonal: Any = None) -> Predictions:
+    def predict(
+        self, x: Any, *, layout: str | None = None, diagonal: Any = None, executor: Executor | None = None
+    ) -> Predictions:
         """Predictions of new points by the finished run: its kernels, times, ridges, variances and noise. Nothing that is stored changes.
 
         Args:
@@ -57,6 +59,8 @@ class Run:
                 points and the n training points, (p, n). Targets are not needed.
             layout: of images, `NHWC` or `NCHW`; None is that of the run.
             diagonal: of `kernel=gram`, (p,) `k(x, x)` of the new points: variances need it, and error bounds are estimates without it.
+            executor: where the kernel of the new points is computed, a part of it at a time; None is this process. Other processes keep it
+                beside the run's tiles until it was used.
 
         Raises:
             ConfigError: for variances of `kernel=gram` without `diagonal`.
@@ -64,7 +68,7 @@ class Run:
             IncompleteError: if the run is not solved yet.
             StoreError: if its store is gone.
         """
-        return predict_new(self._folder, x, layout=layout, diagonal=diagonal)
+        return predict_new(self._folder, x, layout=layout, diagonal=diagonal, choose=lambda seconds: executor)
 
     def predictions(self) -> Predictions:
         """Means, error bounds and variances for every kernel, time and ridge.

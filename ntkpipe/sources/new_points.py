@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from ntkpipe.data.tables import is_frame
 from ntkpipe.gram.plan import BlockPlan
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, ImageSource
+from ntkpipe.planning.machine import assumed_machine
+from ntkpipe.planning.tiles import pair_seconds
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.computed import ComputedSource
 from ntkpipe.sources.given import PrecomputedSource
-from ntkpipe.storage.store import open_store
+from ntkpipe.storage.store import local_folder, open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.layout import Block
@@ -134,16 +137,22 @@ def given_blocks(blocks: KernelBlocks, rows: Any, diagonal: Any = None) -> Kerne
 
 
 @contextlib.contextmanager
-def new_blocks(blocks: KernelBlocks, new: NewPoints, executor: Executor | None = None) -> Iterator[KernelBlocks]:
-    """The kernels between new points and the training points in use, within: the tiles are in memory alone, and gone afterwards.
+def new_blocks(
+    blocks: KernelBlocks, new: NewPoints, executor: Executor | None = None, place: str | None = None
+) -> Iterator[KernelBlocks]:
+    """The kernels between new points and the training points in use, within: the tiles are gone afterwards.
 
     Args:
         blocks: of the training points.
         new: the points.
-        executor: of this process; None is serial.
+        executor: where tiles are computed; None is this process.
+        place: URL of a store that the executor's processes see, in which the tiles lie in a folder of their own; None is the memory of
+            this process.
     """
     executor, p = executor or SerialExecutor(), len(new.x)
-    store = open_store(f"memory://new-{uuid.uuid4().hex}")
+    name = f"new-{uuid.uuid4().hex}"
+    url = f"memory://{name}" if place is None else f"{place.rstrip('/')}/{name}"
+    store = open_store(url)
     digest = hashlib.sha256(np.ascontiguousarray(new.x).tobytes()).hexdigest()
     parts: list[ComputedSource] = []
     for source in blocks.parts:
@@ -162,3 +171,11 @@ def new_blocks(blocks: KernelBlocks, new: NewPoints, executor: Executor | None =
         yield dataclasses.replace(blocks, parts=tuple(parts), p=p, sample=sample, points=new.points, _known={})
     finally:
         store.delete_all(list(store.list("")))
+        if (folder := local_folder(url)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def seconds_of(blocks: KernelBlocks, p: int) -> float:
+    """What the kernel between p new points and the training points takes one core, by rates that are assumed."""
+    pairs = len(blocks.parts) * (p + 1) * blocks.n
+    return pairs * pair_seconds(blocks.tiles.cost, assumed_machine(), blocks.source.identity.dtype)

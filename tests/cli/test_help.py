@@ -110,6 +110,12 @@ def test_a_shell_asks_without_importing_much(tmp_path):
 
     assert ask("--complete", "bash", "ntkpipe run kernel.wid") == (0, "kernel.widen=\nkernel.width=\n", "")
     assert ask("--complete", "bash", "ntkpipe run solver=kr") == (0, "krylov \n", "")
+    assert ask("--complete", "fish", "ntkpipe run solver=kr") == (0, "solver=krylov\n", "")
+    (tmp_path / "my data").mkdir()
+    words = f"ntkpipe run data.path={tmp_path}/my"
+    assert ask("--complete", "bash", words) == (0, f"{tmp_path}/my\\ data/\n", "")
+    assert ask("--complete", "zsh", words) == (0, f"data.path={tmp_path}/my\\ data/\n", "")
+    assert ask("--complete", "fish", words) == (0, f"data.path={tmp_path}/my data/\n", "")
     for words in ((), ("bash",), ("bash", "ntkpipe run 'a"), ("zsh", "")):
         code, _, err = ask("--complete", *words)
         assert (code, err) == (0, "")

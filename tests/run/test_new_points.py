@@ -104,6 +104,32 @@ def test_batches_make_one_whole(folder, table, monkeypatch):
     np.testing.assert_allclose(parts.mean, whole.mean, rtol=2e-3)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_other_processes_compute_the_same_and_leave_nothing(folder, table):
+    run, x = nk.open_run(folder / "run"), table.drop(columns=["price", "part"])
+    before = content(folder / "store")
+    wanted = run.predict(x)
+    with nk.LocalExecutor(workers=2) as executor:
+        made = run.predict(x, executor=executor)
+    np.testing.assert_allclose(made.mean, wanted.mean, rtol=1e-12)
+    np.testing.assert_allclose(made.variance, wanted.variance, rtol=1e-9)
+    assert content(folder / "store") == before
+    assert not [one for one in (folder / "store").iterdir() if one.name.startswith("new-")]
+
+
+def test_the_command_says_where_it_computes(folder, table, tmp_path, capsys):
+    table.head(4).to_csv(tmp_path / "new.csv")
+    words = ["predict", f"run_dir={folder / 'run'}", f"data.new={tmp_path / 'new.csv'}", f"path={tmp_path / 'a.csv'}"]
+    assert main(words) == 0
+    assert (
+        "cluster  serial: about 0 s of one core for the kernel of the new points; cluster=local"
+        in capsys.readouterr().err
+    )
+    assert main([*words, "overwrite=true", "cluster=slurm"]) == ConfigError.exit_code
+    assert "cluster=slurm is not one of serial, local, ray" in capsys.readouterr().err
+
+
 def test_a_solution_takes_arrays_and_classes():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4))
