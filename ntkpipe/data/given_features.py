@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -90,24 +91,44 @@ def check_features(given: GivenFeatures) -> GivenFeatures:
     """
     seen = hashlib.sha256(f"{given.train.dtype} {given.train.shape} {given.test.dtype} {given.test.shape}".encode())
     for array in (given.train, given.test):
-        rows, columns = array.shape
-        for top in range(0, rows, _HASH_ROWS):
-            there = slice(top, min(top + _HASH_ROWS, rows))
-            present = np.zeros(there.stop - there.start, dtype=bool)
-            for left in range(0, columns, _HASH_COLUMNS):
-                part = array.read(there, slice(left, min(left + _HASH_COLUMNS, columns)))
-                finite = np.isfinite(part)
-                if not finite.all():
-                    i, j = np.argwhere(~finite)[0]
-                    raise DataError(f"entry ({i + top}, {j + left}) of {array.path} is {part[i, j]}: clean it")
-                seen.update(part.data)
-                present |= part.any(axis=1)
-            if not present.all():
-                raise DataError(
-                    f"row {int(np.flatnonzero(~present)[0]) + top} of {array.path} is all zero: its kernel is zero with every point. "
-                    "Leave the point out, or give it a constant feature"
-                )
+        _check(array, seen)
     return replace(given, content=seen.hexdigest())
+
+
+def _check(array: GivenArray, seen: Any) -> None:
+    """Refuse what is no features of points, and hash all values into `seen`."""
+    rows, columns = array.shape
+    for top in range(0, rows, _HASH_ROWS):
+        there = slice(top, min(top + _HASH_ROWS, rows))
+        present = np.zeros(there.stop - there.start, dtype=bool)
+        for left in range(0, columns, _HASH_COLUMNS):
+            part = array.read(there, slice(left, min(left + _HASH_COLUMNS, columns)))
+            finite = np.isfinite(part)
+            if not finite.all():
+                i, j = np.argwhere(~finite)[0]
+                raise DataError(f"entry ({i + top}, {j + left}) of {array.path} is {part[i, j]}: clean it")
+            seen.update(part.data)
+            present |= part.any(axis=1)
+        if not present.all():
+            raise DataError(
+                f"row {int(np.flatnonzero(~present)[0]) + top} of {array.path} is all zero: its kernel is zero with every point. "
+                "Leave the point out, or give it a constant feature"
+            )
+
+
+def with_test(given: GivenFeatures, test: GivenArray) -> GivenFeatures:
+    """Checked features with other test points, which are checked as `check_features` does.
+
+    Raises:
+        DataError: if they are no features like those of the training points.
+    """
+    if test.shape[1] != given.count:
+        raise DataError(
+            f"{test.path} has shape {test.shape}: give the {given.count:,} features of each new point, (new points, {given.count})"
+        )
+    seen = hashlib.sha256(f"{given.content} {test.dtype} {test.shape}".encode())
+    _check(test, seen)
+    return replace(given, test=test, content=seen.hexdigest())
 
 
 def changed_features(given: GivenFeatures) -> list[str]:

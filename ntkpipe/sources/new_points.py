@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.data.given_array import GivenArray
-from ntkpipe.data.given_gram import with_test
+from ntkpipe.data.given_features import with_test
+from ntkpipe.data.given_gram import with_test as with_test_rows
 from ntkpipe.data.in_memory import memory_array
 from ntkpipe.data.new_points import prepared_new
 from ntkpipe.data.prepared import PreparedImages
@@ -28,6 +29,7 @@ from ntkpipe.planning.tiles import pair_seconds
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
 from ntkpipe.sources.computed import ComputedSource
+from ntkpipe.sources.features import FeatureSource
 from ntkpipe.sources.given import PrecomputedSource
 from ntkpipe.storage.store import local_folder, open_store
 from ntkpipe.tasks.executor import Executor
@@ -46,14 +48,14 @@ class NewPoints:
 
     Args:
         images: of the training points.
-        x: `(p, h, w, c)`, prepared.
-        points: what is known of these.
+        x: `(p, h, w, c)`, prepared; of given features `(p, P)`.
+        points: what is known of these; None is nothing.
         notes: what the user should know of them.
     """
 
     images: ImageSource
     x: np.ndarray
-    points: TestPoints
+    points: TestPoints | None
     notes: tuple[str, ...] = ()
 
     def read(self, block: Block, start: int, stop: int) -> np.ndarray:
@@ -65,7 +67,9 @@ class NewPoints:
         rows = max(1, _BATCH_BYTES // (8 * n * kernels))
         for start in range(0, len(self.x), rows):
             part = slice(start, start + rows)
-            known = dataclasses.replace(self.points, index=self.points.index[part], target=self.points.target[part])
+            known = self.points
+            if known is not None:
+                known = dataclasses.replace(known, index=known.index[part], target=known.target[part])
             yield dataclasses.replace(self, x=self.x[part], points=known)
 
 
@@ -89,6 +93,9 @@ def new_points(
         DataError: if they are not like the training points.
     """
     source = blocks.source
+    if isinstance(source, FeatureSource):
+        features = with_test(source.features, memory_array("of new points", x, 2))
+        return NewPoints(source.images, features.test.read(slice(None)), _unknown(blocks, features.test.shape[0]))
     assert isinstance(source, ComputedSource)  # others are `given_blocks`
     assert isinstance(source.images, PreparedImages)
     images = source.images
@@ -125,15 +132,19 @@ def given_blocks(blocks: KernelBlocks, rows: Any, diagonal: Any = None) -> Kerne
     known = diagonal
     if known is not None and not isinstance(known, GivenArray):
         known = memory_array("diagonal", known, 1)
-    gram = with_test(source.gram, test, known)
-    p, points = test.shape[0], blocks.points
-    if points is not None:
-        unknown = np.full((p, len(points.class_names)), np.nan)
-        classes = points.classes or points.label is not None
-        points = dataclasses.replace(
-            points, index=np.arange(p), label=None, target=unknown, classes=classes, initial=None
-        )
+    gram = with_test_rows(source.gram, test, known)
+    p, points = test.shape[0], _unknown(blocks, test.shape[0])
     return dataclasses.replace(blocks, parts=(dataclasses.replace(source, gram=gram),), p=p, points=points, _known={})
+
+
+def _unknown(blocks: KernelBlocks, p: int) -> TestPoints | None:
+    """Of p new points, by what is known of the test points: all but their labels."""
+    points = blocks.points
+    if points is None:
+        return None
+    target = np.full((p, len(points.class_names)), np.nan)
+    classes = points.classes or points.label is not None
+    return dataclasses.replace(points, index=np.arange(p), label=None, target=target, classes=classes, initial=None)
 
 
 @contextlib.contextmanager
@@ -159,8 +170,14 @@ def new_blocks(
         assert isinstance(source, ComputedSource)  # `new_points` has checked
         identity = dataclasses.replace(source.identity, data=digest, n_train=blocks.n, n_test=p)
         gram = GramStore.create_or_open(store, identity)
-        parts.append(dataclasses.replace(source, gram=gram, images=new, stored=True))
-    job = GramJob(tuple(part.output for part in parts), new, parts[0].pairs_per_step)
+        part = dataclasses.replace(source, gram=gram, stored=True)
+        if isinstance(part, FeatureSource):
+            features = dataclasses.replace(part.features, test=memory_array("of new points", new.x, 2), content=digest)
+            part = dataclasses.replace(part, features=features)
+        else:
+            part = dataclasses.replace(part, images=new)
+        parts.append(part)
+    job = GramJob(tuple(part.output for part in parts), parts[0].images, parts[0].pairs_per_step)
     test, train = (BlockPlan(block, grid, grid) for block in _BLOCKS for grid in [parts[0].grid(block)])
     plan = dataclasses.replace(blocks.tiles, blocks=(test,), stored=True)
     try:

@@ -190,6 +190,22 @@ def test_a_given_kernel_takes_the_rows_of_new_points():
         solution.predict(x, diagonal=diagonal)
 
 
+def test_given_features_take_those_of_new_points():
+    features = np.random.default_rng(0).normal(size=(30, 40))
+    gram = nk.Gram.from_features(features[:20], features[20:], dtype="float64")
+    gram.compute()
+    rate = nk.Dynamics(learning_rate=0.1)
+    solution = nk.Eigh().solve(gram.train(), features[:20, 0], ridges=0.1, times=[10, nk.inf], dynamics=rate)
+    made = solution.predict(features[20:], covariance="diagonal")
+    wanted = solution.predict(gram.test(), covariance="diagonal")
+    np.testing.assert_allclose(made.mean, wanted.mean, rtol=1e-12)
+    np.testing.assert_allclose(made.variance, wanted.variance, rtol=1e-9)
+    with pytest.raises(DataError, match="give the 40 features of each new point"):
+        solution.predict(features[20:, :3])
+    with pytest.raises(DataError, match="is all zero"):
+        solution.predict(np.zeros((2, 40)))
+
+
 def test_a_run_of_given_matrices_takes_their_rows(tmp_path, capsys):
     x = np.random.default_rng(1).normal(size=(40, 3))
     whole = np.exp(-((x[:, None] - x[None]) ** 2).sum(axis=2) / 8)
