@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -13,6 +13,7 @@ from ntkpipe.dynamics.estimates import Disturbance, disturbance, moved_weights, 
 from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestErrors
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.solvers.probing import row_facts
 from ntkpipe.solvers.solution import Sensitivity, Shape, Solution, grid_of_times
 
@@ -34,7 +35,7 @@ class SpectralSolution(Solution):
         """See `Solution.times`."""
         return self.problem.times or grid_of_times([self])
 
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+    def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
         """See `Solution.at`."""
         return replace(self, problem=self.problem.at(times, ridges))
 
