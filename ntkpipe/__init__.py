@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ntkpipe.finite.two_layers import catapult
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
+    from ntkpipe.kernels.combined import KernelProduct, KernelSum
     from ntkpipe.planning.plan import RunPlan
     from ntkpipe.predictions.schema import Predictions
     from ntkpipe.propagation.phase import phase
@@ -46,6 +47,8 @@ _PUBLIC = {
     "ConjugateGradients": "ntkpipe.solvers.cg",
     "Dynamics": "ntkpipe.solvers.problem",
     "Eigh": "ntkpipe.solvers.eigh",
+    "KernelProduct": "ntkpipe.kernels.combined",
+    "KernelSum": "ntkpipe.kernels.combined",
     "Krylov": "ntkpipe.solvers.krylov",
     "Solution": "ntkpipe.solvers.solution",
     "Workspace": "ntkpipe.solvers.workspace",
@@ -78,6 +81,8 @@ __all__ = [
     "Eigh",
     "EmpiricalKernel",
     "Gram",
+    "KernelProduct",
+    "KernelSum",
     "Krylov",
     "LocalExecutor",
     "Predictions",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ntkpipe.cli.arguments import number, numbers
-from ntkpipe.config import RunConfig
+from ntkpipe.config import COMBINED, RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.planning.machine import FIGURES, load_profile
 from ntkpipe.planning.shapes import Shapes
@@ -46,7 +46,7 @@ def lines(
     told = own["plan.figures"] == "true"
     if name is None:
         return [str(here), *(here.machine.origins() if told else [])]
-    if config.kernel.kind == "empirical":
+    if config.kernel.kind in ("empirical", *COMBINED):
         raise ConfigError(
             "machines of a profile are planned for with infinite networks alone: leave cluster.profile out"
         )

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ntkpipe.cli.parts import expanded
 from ntkpipe.config import RunConfig, from_dict
 
 
@@ -57,6 +58,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
     filled = OmegaConf.create(_filled(given, _defaults(RunConfig)))  # settings may refer to others
     container = OmegaConf.to_container(filled, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
+    container["kernel"]["parts"] = expanded(container["kernel"]["parts"])
     return from_dict(RunConfig, typing.cast("dict[str, Any]", container))
 
 

@@ -13,7 +13,7 @@ from ntkpipe.cli import phase as phases
 from ntkpipe.cli import projecting
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
-from ntkpipe.config import RunConfig
+from ntkpipe.config import COMBINED, RunConfig
 from ntkpipe.errors import ConfigError, ReportError
 from ntkpipe.events.event import PROGRESS, Emit, Event
 from ntkpipe.events.lines import for_people
@@ -171,9 +171,9 @@ def plan(config: RunConfig, session: Session, **own: str | None) -> None:
 def calibrate(config: RunConfig, session: Session) -> None:
     """Measure this machine for plans, and keep the record in the store."""
     first, *_ = sweep_runs(config)
-    if first.kernel.kind in ("gram", "features", "empirical"):
+    if first.kernel.kind in ("gram", "features", "empirical", *COMBINED):
         raise ConfigError(
-            f"kernel={first.kernel.kind} has no infinite network whose pairs could be measured: calibrate with another kernel"
+            f"kernel={first.kernel.kind} is no single infinite network whose pairs could be measured: calibrate with another kernel"
         )
     shapes, store = read_shapes(first)
     if first.cluster.kind == "auto":  # plans of large runs want it

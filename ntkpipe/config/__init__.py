@@ -6,13 +6,14 @@ Every check that needs no data is made on construction, so that a bad setting st
 from ntkpipe.config.cluster import LAUNCHERS, ClusterConfig, LaunchConfig
 from ntkpipe.config.data import DataConfig
 from ntkpipe.config.gram import GridConfig, StoreConfig
-from ntkpipe.config.kernel import GIVEN_KERNELS, KERNELS, PLAIN_KERNELS, KernelConfig
+from ntkpipe.config.kernel import COMBINED, GIVEN_KERNELS, KERNELS, PLAIN_KERNELS, KernelConfig
 from ntkpipe.config.plain import from_dict, to_dict
 from ntkpipe.config.predict import PredictConfig
 from ntkpipe.config.run import RunConfig, WatchConfig
 from ntkpipe.config.solver import SolverConfig
 
 __all__ = [
+    "COMBINED",
     "GIVEN_KERNELS",
     "KERNELS",
     "LAUNCHERS",

@@ -26,13 +26,19 @@ KERNELS = (
     "linear",
     "spec",
     "empirical",
+    "sum",
+    "product",
     "features",
     "gram",
 )
-"""Families of architectures, `spec`, `empirical` (one finite network), `features` (products of given ones), and `gram` (a matrix)."""
+"""Families of architectures, `spec`, `empirical` (one finite network), `sum` and `product` (of others), `features` (products of given
+ones), and `gram` (a matrix)."""
 
 GIVEN_KERNELS = ("features", "gram")
 """What is made of files and has no network and no images: labels come from `data=labels`."""
+
+COMBINED = ("sum", "product")
+"""Kernels made from others."""
 
 PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
 """Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
@@ -47,8 +53,8 @@ class KernelConfig:
 
     Args:
         kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), `empirical` (the kernels of one
-            finite network with these layers), `features` (products of features from files), or `gram`: no network, but kernel
-            matrices from files.
+            finite network with these layers), `sum` or `product` (of `parts`), `features` (products of features from files), or
+            `gram`: no network, but kernel matrices from files.
         depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
             `wide_resnet` as their papers count them.
         readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
@@ -68,7 +74,11 @@ class KernelConfig:
         length_scale: of `rbf`, `laplace` and `matern`, in units of a pixel as prepared.
         nu: smoothness of `matern`: 0.5, 1.5 or 2.5.
         path: JSON or YAML list of layers, for `kind: spec` and `empirical`.
-        weights: of `empirical`: `.npz` of the network's weights, as `finite.save_weights` writes it; None draws them.
+        parts: of `sum` and `product`: kernels, such as [{kind:fcn,depth:1},{kind:fcn,depth:3}]; each a mapping of the settings of
+            its family, which has that family's usual values for the others. On a command line the name of a family, a file of
+            layers, or the folder of a run stands for its kernel.
+        weights: of `empirical`: `.npz` of the network's weights, as `finite.save_weights` writes it; None draws them. Of `sum`: one
+            number per part; None is the average.
         seed: of `empirical`: of weights that are drawn.
         initialiser: of `empirical`: `gaussian`, `orthogonal` or `delta_orthogonal`, of weights that are drawn.
         outputs: of `empirical`: the NTK is the mean over outputs (`trace`), of their sum over sqrt(c) (`pseudo`), or of all pairs of
@@ -101,7 +111,8 @@ class KernelConfig:
     length_scale: float = 1.0
     nu: float | None = None
     path: str | None = None
-    weights: str | None = None
+    parts: tuple[dict[str, Any], ...] = ()
+    weights: str | tuple[float, ...] | None = None
     seed: int = 0
     initialiser: str = "gaussian"
     outputs: str = "trace"
@@ -116,6 +127,8 @@ class KernelConfig:
         """A few words for people."""
         if self.kind == "fcn":
             return f"{self.activation} network of {self.depth} hidden layers"
+        if self.kind in COMBINED:
+            return f"{self.kind} of {', '.join(str(part.get('kind', '?')) for part in self.parts)}"
         return f"kernel {Path(self.train).name}" if self.train is not None else Path(self.path or self.kind).name
 
     def __post_init__(self) -> None:
@@ -150,6 +163,7 @@ class KernelConfig:
         choice("kernel.outputs", self.outputs, ("trace", "pseudo", "full"))
         at_least("kernel.seed", self.seed, 0)
         at_least("kernel.scale", self.scale, 0.0, strict=True)
+        self._check_parts()
         if self.kind in ("spec", "empirical") and self.path is None:
             raise ConfigError(f"kernel={self.kind} needs kernel.path=FILE.json or FILE.yaml, a list of layers")
         if self.kind == "gram" and None in (self.train, self.test):
@@ -161,4 +175,19 @@ class KernelConfig:
             raise ConfigError(
                 "kernel=features needs kernel.train=FILE (training points by features) and kernel.test=FILE (test points by the same "
                 "features), each a .npy file or a Zarr array"
+            )
+
+    def _check_parts(self) -> None:
+        if self.kind not in COMBINED:
+            if isinstance(self.weights, tuple):
+                raise ConfigError(f"kernel.weights={list(self.weights)} is a list of numbers for kernel=sum")
+            return
+        if not self.parts:
+            raise ConfigError(
+                f"kernel={self.kind} needs kernel.parts=[...], the kernels that it is made of, such as "
+                "kernel.parts=[{kind:fcn,depth:1},{kind:fcn,depth:3}]"
+            )
+        if isinstance(self.weights, str):
+            raise ConfigError(
+                f"kernel.weights={self.weights} must be a list of numbers, one for each of {len(self.parts)} parts"
             )

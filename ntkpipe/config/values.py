@@ -33,38 +33,45 @@ def converted(name: str, hint: Any, value: Any, default: Any = None) -> Any:
     Raises:
         ConfigError: if the value cannot be meant.
     """
-    kind, optional = _without_none(hint)
+    kinds, optional = _kinds(hint)
     if optional and (value is None or (isinstance(value, str) and value.lower() in _NONE)):
         return None
-    try:
-        return _of_kind(kind, value)
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(
-            f"{name}={shown(value)} must be {described(hint)}, such as {name}={example(hint, default)}"
-        ) from None
+    bracketed = not isinstance(value, str) or (value[:1] == "[" and value[-1:] == "]")
+    # Of a setting that is a text or a list, a text in brackets is the list.
+    for kind in sorted(kinds, key=lambda one: typing.get_origin(one) is not tuple) if bracketed else kinds:
+        try:
+            return _of_kind(kind, value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+    raise ConfigError(f"{name}={shown(value)} must be {described(hint)}, such as {name}={example(hint, default)}")
 
 
 def described(hint: Any) -> str:
     """A type in words, such as `a whole number, or null for none`."""
-    kind, optional = _without_none(hint)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        words = f"a list of {_PLURALS[arguments[0]]}"
-    elif origin is dict:
-        words = "a mapping of names to " + ("values" if arguments[1] is Any else _PLURALS[arguments[1]])
-    else:
-        words = _WORDS[kind]
+    kinds, optional = _kinds(hint)
+    words = ", or ".join(map(_described, kinds))
     return f"{words}, or null for none" if optional else words
+
+
+def _described(kind: Any) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and typing.get_origin(arguments[0]) is dict:
+        return "a list of mappings of names to values"
+    if origin is tuple:
+        return f"a list of {_PLURALS[arguments[0]]}"
+    if origin is dict:
+        return "a mapping of names to " + ("values" if arguments[1] is Any else _PLURALS[arguments[1]])
+    return _WORDS[kind]
 
 
 def example(hint: Any, default: Any = None) -> str:
     """A value of a type: the default, if that is one."""
     if default not in (None, (), {}):
         return shown(default)
-    kind, _ = _without_none(hint)
+    kind = _kinds(hint)[0][0]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
-        return f"[{_EXAMPLES[arguments[0]]}]"
+        return "[{NAME:1}]" if typing.get_origin(arguments[0]) is dict else f"[{_EXAMPLES[arguments[0]]}]"
     return "{NAME:1}" if origin is dict else _EXAMPLES[kind]
 
 
@@ -81,11 +88,12 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _without_none(hint: Any) -> tuple[Any, bool]:
+def _kinds(hint: Any) -> tuple[list[Any], bool]:
+    """What a type may be, and whether it may be None."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         kinds = [one for one in typing.get_args(hint) if one is not type(None)]
-        return kinds[0], len(kinds) < len(typing.get_args(hint))
-    return hint, False
+        return kinds, len(kinds) < len(typing.get_args(hint))
+    return [hint], False
 
 
 def _of_kind(kind: Any, value: Any) -> Any:

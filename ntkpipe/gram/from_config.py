@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntkpipe.config import GIVEN_KERNELS, PLAIN_KERNELS, KernelConfig
+from ntkpipe.config import COMBINED, GIVEN_KERNELS, PLAIN_KERNELS, KernelConfig, from_dict
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.kernel import EmpiricalKernel
 from ntkpipe.gram.worker import architecture
+from ntkpipe.kernels.combined import Combination, KernelProduct, KernelSum
 from ntkpipe.kernels.cost import KernelCost, kernel_cost
 from ntkpipe.kernels.spec import load_spec
 from ntkpipe.kernels.zoo import FAMILIES
@@ -34,6 +35,8 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
     """
     if kernel.kind in GIVEN_KERNELS:
         raise ConfigError(f"kernel={kernel.kind} is made of files: it has no layers")
+    if kernel.kind in COMBINED:
+        raise ConfigError(f"kernel={kernel.kind} is made of several networks: ask for one of its parts")
     _refuse_others(kernel)
     if kernel.kind in ("spec", "empirical"):
         assert kernel.path is not None  # checked by KernelConfig
@@ -58,7 +61,52 @@ def check_kernel(kernel: KernelConfig) -> None:
     if kernel.kind == "empirical":
         empirical_kernel(kernel)
         return
+    if kernel.kind in COMBINED:
+        combined_kernel(kernel, _USUAL_SHAPE)
+        return
     architecture(kernel_spec(kernel, _USUAL_SHAPE))
+
+
+def combined_kernel(kernel: KernelConfig, image_shape: Sequence[int], name: str = "kernel") -> Combination:
+    """The architectures of `kernel=sum` or `kernel=product`, and how they are put together.
+
+    Args:
+        kernel: the configuration.
+        image_shape: see `kernel_spec`.
+        name: of the setting, for messages.
+
+    Raises:
+        ConfigError: naming the part that is at fault.
+    """
+    _refuse_others(kernel)
+    made: list[Any] = []
+    for k, given in enumerate(kernel.parts):
+        try:
+            one = _part(given, f"{name}.parts[{k}]", kernel.dtype)
+            if one.kind in COMBINED:
+                made.append(combined_kernel(one, image_shape, f"{name}.parts[{k}]"))
+            else:
+                made.append(architecture(kernel_spec(one, image_shape)))
+        except ConfigError as error:
+            text = str(error)
+            raise ConfigError(text if text.startswith(f"{name}.parts") else f"{name}.parts[{k}]: {text}") from error
+    if kernel.kind == "product":
+        return KernelProduct(tuple(made))
+    assert not isinstance(kernel.weights, str)  # checked by KernelConfig
+    return KernelSum(tuple(made), kernel.weights)  # type: ignore[arg-type]
+
+
+def _part(given: Mapping[str, Any], name: str, dtype: str) -> KernelConfig:
+    if given.get("dtype", dtype) != dtype:
+        raise ConfigError(f"{name} says dtype={given['dtype']}: all parts have kernel.dtype={dtype}, leave it out")
+    if "kind" not in given:
+        raise ConfigError(f"{name} names no kind: write {{kind:fcn, ...}}")
+    one: KernelConfig = from_dict(KernelConfig, {**given, "dtype": dtype}, f"{name}.")
+    if one.kind in ("gram", "empirical"):
+        raise ConfigError(f"{name} is kernel={one.kind}: parts of sums and products are infinitely wide networks")
+    if one.readout_depths:
+        raise ConfigError(f"{name} has several depths: give each as a part of its own")
+    return one
 
 
 def empirical_kernel(kernel: KernelConfig) -> EmpiricalKernel:
@@ -69,7 +117,7 @@ def empirical_kernel(kernel: KernelConfig) -> EmpiricalKernel:
     """
     return EmpiricalKernel(
         kernel_spec(kernel, _USUAL_SHAPE),
-        kernel.weights,
+        kernel.weights if isinstance(kernel.weights, str) else None,
         seed=kernel.seed,
         initialiser=kernel.initialiser,
         outputs=kernel.outputs,
@@ -93,6 +141,8 @@ def kernel_takes(kind: str) -> tuple[str, ...]:
         return ("kind", "dtype", "train", "test", "scale")
     if kind == "empirical":
         return ("kind", "dtype", "path", "weights", "seed", "initialiser", "outputs")
+    if kind in COMBINED:
+        return ("kind", "dtype", "parts", *(("weights",) if kind == "sum" else ()))
     depths = ("readout_depths",) if kind in PLAIN_KERNELS else ()
     return ("kind", "dtype", *depths, *(("path",) if kind == "spec" else FAMILIES[kind].takes))
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from ntkpipe import __version__
 from ntkpipe.errors import CorruptionError, NtkpipeError, ResourceError
+from ntkpipe.gram.combined import evaluation_of_all
 from ntkpipe.gram.function import Evaluates, Evaluator
-from ntkpipe.gram.worker import Evaluation, Spec, Wanted, architecture
+from ntkpipe.gram.worker import Spec, Wanted, architecture
 from ntkpipe.kernels.spec import canonical_json
 from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.store import Block, GramStore
@@ -53,7 +54,7 @@ def evaluation_of(outputs: Sequence[Output], dtype: str) -> Evaluates:
     """What gives the tiles of all these stores at once; kernels that no spec names go one by one."""
     if (own := outputs[0].evaluator) is not None:
         return own.evaluation(dtype)
-    return Evaluation(tuple(output.wanted for output in outputs), dtype)
+    return evaluation_of_all(tuple(output.wanted for output in outputs), dtype)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class GramJob:
     """What the tasks of one Gram stage share: every tile is evaluated once and written to each store that lacks it.
 
     Args:
-        outputs: stores of the same images, grid and dtypes: even and odd part of a kernel, or one network at several depths.
+        outputs: stores of the same images, grid and dtypes: even and odd part of a kernel, one network at several depths, or parts of a
+            sum or product.
         images: that tiles are computed from.
         pairs_per_step: see `Evaluation.tile`.
 

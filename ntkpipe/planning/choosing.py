@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from ntkpipe.config import RunConfig, SolverConfig
+from ntkpipe.config import COMBINED, RunConfig, SolverConfig
 from ntkpipe.gram.from_config import empirical_kernel, pair_cost
+from ntkpipe.planning.combined import combined_cost, parts_for
 from ntkpipe.planning.machine import assumed_machine
 from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.tiles import pair_seconds
@@ -76,6 +77,8 @@ def _gram_seconds(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfi
             return 0.0
         if config.kernel.kind == "empirical":
             cost = empirical_kernel(config.kernel).cost(shapes.image)
+        if config.kernel.kind in COMBINED:
+            cost = combined_cost(parts_for(config.kernel, shapes), shapes.image)
     if cost is None:
         deepest = max((spec_for(one.kernel, shapes) for one in (config, *siblings)), key=len)
         cost = pair_cost(deepest, shapes.image)

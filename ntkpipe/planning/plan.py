@@ -30,7 +30,6 @@ from ntkpipe.planning.solving import notes, project
 from ntkpipe.planning.storing import Storing, choose_storing
 from ntkpipe.planning.text import as_html, describe
 from ntkpipe.planning.tiles import pair_rate, pair_seconds, plan_gram
-from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.units import human_bytes
 
 # Times of the default grid, where none are given.
@@ -201,23 +200,28 @@ def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place
 
 
 def plan_of_cost(
-    config: RunConfig, machine: Machine, place: Place, shapes: Shapes, cost: KernelCost, identity: GramIdentity
+    config: RunConfig,
+    machine: Machine,
+    place: Place,
+    shapes: Shapes,
+    cost: KernelCost,
+    stores: Sequence[WantedStore],
 ) -> RunPlan:
-    """The plan of a run of a kernel that no spec of an infinite network names, by what a pair of points takes.
+    """The plan of a run of a kernel that no spec of one infinite network names, by what a pair of points takes.
 
     Args:
         config: of the run.
         machine: to run on.
         place: see there.
         shapes: of its points.
-        cost: of a pair.
-        identity: of the Gram store that it fills.
+        cost: of a pair, for all stores together.
+        stores: Gram stores that it fills.
 
     Raises:
         ConfigError, ResourceError: naming the setting to change.
     """
     seconds = {dtype: Figure(pair_seconds(cost, machine, dtype), _origin(machine, dtype)) for dtype in _DTYPES}
-    store = WantedStore("the kernel", identity, [])
+    identity = stores[0].identity
     tiles = _tiles(
         config,
         shapes,
@@ -230,12 +234,14 @@ def plan_of_cost(
         kernel_dtype=identity.dtype,
         store_dtype=identity.stored_dtype,
         rate=_rate(config, cost, place, seconds),
-        stores=[store.text],
+        stores=[store.text for store in stores],
+        evaluations=config.copies,
+        pairs_per_step=config.grid.pairs_per_step,
         stored=config.store.gram != "recompute",
         kernels=len(identity.kernels),
     )
     work = _work(config, shapes, machine, place, tiles, seconds, None)
-    return _finished(config, shapes, machine, place, work, (store,), None)
+    return _finished(config, shapes, machine, place, work, tuple(stores), None)
 
 
 def _pair_seconds(

@@ -113,9 +113,14 @@ def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
         ConfigError: see `kernel_spec`.
     """
     spec = kernel_spec(kernel, shapes.image) if shapes.layers is None else shapes.layers
+    return with_degrees_for(spec, shapes, kernel.dtype)
+
+
+def with_degrees_for(spec: list[dict[str, Any]], shapes: Shapes, dtype: str) -> list[dict[str, Any]]:
+    """See `spec_for`, of layers that are known."""
     if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
         return spec
-    return with_degrees(spec, shapes.extremes(), kernel.dtype)
+    return with_degrees(spec, shapes.extremes(), dtype)
 
 
 def worth_measuring(

@@ -6,17 +6,19 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
-from ntkpipe.config import RunConfig
+from ntkpipe.config import COMBINED, RunConfig
 from ntkpipe.data.given_features import GivenFeatures
 from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel
 from ntkpipe.gram.features import feature_cost
 from ntkpipe.gram.from_config import empirical_kernel, pair_cost
 from ntkpipe.gram.symmetry import check_flips
+from ntkpipe.kernels.combined import Combination
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.spec import fingerprint
 from ntkpipe.limits import free_memory, memory, processors
 from ntkpipe.planning.choosing import choose
+from ntkpipe.planning.combined import combined_cost, combined_stores, distinct, parts_for
 from ntkpipe.planning.empirical import empirical_identity
 from ntkpipe.planning.features import feature_identity
 from ntkpipe.planning.machine import Figure, Machine, assumed_machine
@@ -33,7 +35,7 @@ from ntkpipe.planning.probes import (
 from ntkpipe.planning.rank import refuse_low_rank
 from ntkpipe.planning.shapes import Place, Shapes, WantedStore, spec_for, tile_edge, wanted_stores, worth_measuring
 from ntkpipe.storage.store import ObjectStore, local_folder
-from ntkpipe.tiles.catalogue import stored_edge, usage
+from ntkpipe.tiles.catalogue import stored_edge, stored_shares, usage
 from ntkpipe.tiles.identity import GramIdentity
 
 # Of the memory budget, the part in which the system keeps files that were written.
@@ -148,6 +150,8 @@ def plan_here(
         why = f"of a network of {kernel.parameters:,} parameters"
         refuse_low_rank(config, shapes.used_train, kernel.rank, why, shapes.rows_of_point)
         return plan_empirical_here(config, shapes, store, kernel)
+    if config.kernel.kind in COMBINED:
+        return plan_combined_here(config, shapes, store, parts_for(config.kernel, shapes))
     if config.augment == "hflip":
         check_flips([spec_for(one.kernel, shapes) for one in (config, *siblings)], shapes.image)
     if measure and (network := worth_measuring(config, shapes, siblings)) is not None:
@@ -217,7 +221,32 @@ def _plan_of(
     there = usage(store, config.store.name or identity.key)
     place = Place(free_memory(), store.free_bytes(), edge=edge, stored_bytes=there)
     machine = this_machine(config, store)
-    return plan_of_cost(config, machine, place, shapes, cost(min(edge, shapes.n_train)), identity)
+    stores = [WantedStore("the kernel", identity, [])]
+    return plan_of_cost(config, machine, place, shapes, cost(min(edge, shapes.n_train)), stores)
+
+
+def plan_combined_here(config: RunConfig, shapes: Shapes, store: ObjectStore, parts: Combination) -> RunPlan:
+    """The plan of a run on this machine with a sum or product of networks' kernels; parts that are stored are used as they are.
+
+    Args:
+        config: of the run.
+        shapes: of its images.
+        store: where the Gram stores of the parts lie.
+        parts: architectures, for these images.
+
+    Raises:
+        ConfigError, ResourceError: naming the setting to change.
+    """
+    if config.augment == "hflip":
+        check_flips([one.to_spec() for one in distinct(parts)], shapes.image)
+    for one in distinct(parts):
+        one.check_input(shapes.image)
+    place = Place(free_memory(), store.free_bytes())
+    stores = combined_stores(config, parts, shapes, place, lambda identity: stored_shares(store, identity))
+    there = sum(usage(store, one.identity.key) for one in stores)
+    place = dataclasses.replace(place, edge=stores[0].identity.edge, stored_bytes=there)
+    cost = combined_cost(parts, shapes.image)
+    return plan_of_cost(config, this_machine(config, store), place, shapes, cost, stores)
 
 
 def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:

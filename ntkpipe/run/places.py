@@ -57,7 +57,7 @@ def named(config: RunConfig) -> Iterator[tuple[str, str]]:
     for name in PATHS:
         group, _, field = name.partition(".")
         value = getattr(getattr(config, group), field)
-        if value is not None and value not in _WORDS.get(name, ()):
+        if isinstance(value, str) and value not in _WORDS.get(name, ()):
             yield name, value
 
 

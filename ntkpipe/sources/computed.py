@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from ntkpipe.sources.recomputation import (
     series_errors,
 )
 from ntkpipe.sources.scale import check_computed_scale
+from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.identity import GramIdentity
@@ -61,8 +63,13 @@ class ComputedSource(ABC):
 
     @property
     @abstractmethod
-    def output(self) -> Output:
-        """What a task needs to fill the store."""
+    def outputs(self) -> tuple[Output, ...]:
+        """What a task needs to fill each store."""
+
+    @property
+    def stores(self) -> tuple[GramStore, ...]:
+        """See `KernelSource`."""
+        return tuple(output.gram for output in self.outputs)
 
     @abstractmethod
     def evaluation(self, dtype: str) -> Evaluates:
@@ -75,6 +82,20 @@ class ComputedSource(ABC):
     def shorter_evaluation(self) -> Evaluates | None:
         """In float64, with half the terms of every expansion; None if nothing is expanded."""
         return None
+
+    def of_points(self, images: ImageSource, data: str, n: int, p: int, store: ObjectStore) -> Self:
+        """The same kernel of other points, with stores of their own, whose tiles are still to be computed.
+
+        Args:
+            images: the points.
+            data: hash of them.
+            n: training points, the first ones.
+            p: test points.
+            store: where the tiles will lie.
+        """
+        identity = dataclasses.replace(self.gram.identity, data=data, n_train=n, n_test=p)
+        gram = GramStore.create_or_open(store, identity)
+        return dataclasses.replace(self, gram=gram, images=images, stored=True)
 
     @property
     def layers(self) -> Spec | None:
@@ -214,9 +235,9 @@ class NetworkSource(ComputedSource):
     spec: tuple[Mapping[str, Any], ...]
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """See `ComputedSource`."""
-        return Output(self.gram, self.spec)
+        return (Output(self.gram, self.spec),)
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""
@@ -259,9 +280,9 @@ class FunctionSource(ComputedSource):
     function: BlockFunction
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """See `ComputedSource`."""
-        return Output(self.gram, (), FunctionKernel(self.function))
+        return (Output(self.gram, (), FunctionKernel(self.function)),)
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""
@@ -283,9 +304,9 @@ class EmpiricalSource(ComputedSource):
     network: StoredNetwork | HeldNetwork
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """See `ComputedSource`."""
-        return Output(self.gram, (), self.network)
+        return (Output(self.gram, (), self.network),)
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""
@@ -325,9 +346,9 @@ class OutputPairSource(EmpiricalSource):
     pairs: OutputPairs
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """See `ComputedSource`."""
-        return Output(self.gram, (), self.pairs)
+        return (Output(self.gram, (), self.pairs),)
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""

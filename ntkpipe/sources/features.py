@@ -33,9 +33,9 @@ class FeatureSource(ComputedSource):
     features: GivenFeatures
 
     @property
-    def output(self) -> Output:
+    def outputs(self) -> tuple[Output, ...]:
         """See `ComputedSource`."""
-        return Output(self.gram, (), FeatureKernel(self.features))
+        return (Output(self.gram, (), FeatureKernel(self.features)),)
 
     def evaluation(self, dtype: str) -> Evaluates:
         """See `ComputedSource`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ntkpipe.config import RunConfig
+from ntkpipe.config import COMBINED, RunConfig
 from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.labels import class_notes
@@ -22,13 +22,22 @@ from ntkpipe.errors import IncompleteError, StoreError
 from ntkpipe.gram.from_config import empirical_kernel
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.planning.choosing import choose
+from ntkpipe.planning.combined import parts_for
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.rank import refuse_low_rank
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.surroundings import plan_features_here, plan_given_here, plan_here
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.features import feature_shapes, find_features
-from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_features, open_given, open_network
+from ntkpipe.sources.opened import (
+    InUse,
+    OpenGram,
+    open_combined,
+    open_empirical,
+    open_features,
+    open_given,
+    open_network,
+)
 from ntkpipe.sources.precomputed import find_given, given_shapes
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.store import ObjectStore
@@ -101,6 +110,9 @@ class Search:
 
     def open(self, images: PreparedImages, plan: RunPlan, use: InUse) -> OpenGram:
         """A network's kernels of points that are in the store."""
+        if self.config.kernel.kind in COMBINED:
+            parts = parts_for(self.config.kernel, plan.shapes)
+            return open_combined(self.store, images, parts, plan.stores, plan.tiles, use, reading=self.reading)
         known = {"name": self.config.store.name, "reading": self.reading}
         if self.config.kernel.kind == "empirical":
             kernel = empirical_kernel(self.config.kernel).at(images.shape("train")[1:])

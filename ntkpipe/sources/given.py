@@ -19,6 +19,7 @@ from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
+from ntkpipe.tiles.store import GramStore
 
 _HALF_UNIT = 2.0**-25
 
@@ -44,6 +45,11 @@ class PrecomputedSource:
     def where(self) -> str:
         """See `KernelSource`."""
         return self.gram.where
+
+    @property
+    def stores(self) -> tuple[GramStore, ...]:
+        """See `KernelSource`."""
+        return ()
 
     @property
     def estimates_test_diagonal(self) -> bool:

@@ -36,15 +36,31 @@ from ntkpipe.gram.progress import tell_tiles
 from ntkpipe.gram.stage import GramReport
 from ntkpipe.gram.task import GramJob
 from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.combined import Combination
 from ntkpipe.linalg.copies import Copies
+from ntkpipe.planning.combined import for_data
 from ntkpipe.planning.plan import RunPlan
 from ntkpipe.planning.shapes import Shapes
-from ntkpipe.planning.surroundings import plan_empirical_here, plan_features_here, plan_given_here, plan_here
+from ntkpipe.planning.surroundings import (
+    plan_combined_here,
+    plan_empirical_here,
+    plan_features_here,
+    plan_given_here,
+    plan_here,
+)
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
 from ntkpipe.sources.finding import points_of
-from ntkpipe.sources.opened import InUse, OpenGram, open_empirical, open_features, open_given, open_network
+from ntkpipe.sources.opened import (
+    InUse,
+    OpenGram,
+    open_combined,
+    open_empirical,
+    open_features,
+    open_given,
+    open_network,
+)
 from ntkpipe.sources.shapes import shapes_of, stored_shapes
 from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.storage.store import open_store
@@ -58,8 +74,9 @@ class Gram:
     """The Gram matrices of a kernel and a data set. Nothing is computed before `compute`.
 
     Args:
-        kernel: an `Architecture`; an `EmpiricalKernel` (of one finite network); or a function `k(x1, x2)` of two blocks of points to
-            `(n1, n2)`, of which the data set's points are handed over `(n, h, w, c)`, those of tables `(n, d)`.
+        kernel: an `Architecture`; a `KernelSum` or `KernelProduct` of some; an `EmpiricalKernel` (of one finite network); or a function
+            `k(x1, x2)` of two blocks of points to `(n1, n2)`, of which the data set's points are handed over `(n, h, w, c)`, those of
+            tables `(n, d)`.
         data: training and test points.
         name: of a function: its tiles are known by it, so a function that has changed needs another.
         store: folder or URL where images, tiles and what solvers keep lie; runs of the command line share it. None is the memory
@@ -86,7 +103,7 @@ class Gram:
 
     def __init__(
         self,
-        kernel: Architecture | EmpiricalKernel | BlockFunction,
+        kernel: Architecture | Combination | EmpiricalKernel | BlockFunction,
         data: Dataset,
         *,
         name: str | None = None,
@@ -99,12 +116,18 @@ class Gram:
         odd_part: bool = False,
         executor: Executor | None = None,
     ) -> None:
-        function = None if isinstance(kernel, (Architecture, EmpiricalKernel)) else kernel
+        function = None if isinstance(kernel, _OURS) else kernel
         if isinstance(kernel, EmpiricalKernel) and kernel.outputs == "full":
             raise ConfigError(
                 "outputs='full' has a row for every output of every point: runs take it (ntkpipe run kernel.outputs=full), and "
                 "finite.empirical_kernel gives it in memory. A Gram takes outputs='trace' or 'pseudo'"
             )
+        if isinstance(kernel, Combination):
+            for part in kernel.leaves():
+                if not isinstance(part, Architecture):
+                    raise ConfigError(
+                        f"a {kernel.kind} of kernels is made of architectures, such as nk.zoo.fcn(), and one part is {part!r}"
+                    )
         if function is not None and not callable(function):
             raise ConfigError(
                 "a kernel is an Architecture, such as nk.zoo.fcn(), an EmpiricalKernel, or a function of two blocks of points"
@@ -253,6 +276,10 @@ class Gram:
         if isinstance(self._kernel, Architecture):
             self._planned = plan_here(self.config, shapes, self.store, measure=True)
             return open_network(self.store, images, self._planned.stores, self._planned.tiles, use)
+        if isinstance(self._kernel, Combination):
+            parts = for_data(self._kernel, shapes, self.config.kernel.dtype)
+            self._planned = plan_combined_here(self.config, shapes, self.store, parts)
+            return open_combined(self.store, images, parts, self._planned.stores, self._planned.tiles, use)
         if isinstance(self._kernel, EmpiricalKernel):
             kernel = self._kernel.at(shapes.image)
             self._planned = plan_empirical_here(self.config, shapes, self.store, kernel)
@@ -266,6 +293,9 @@ class Gram:
         shapes = dataclasses.replace(shapes_of(self._data.prepared(self.config.kernel.dtype)), layers=self._layers)
         if isinstance(self._kernel, Architecture):
             return plan_here(self.config, shapes, self.store)
+        if isinstance(self._kernel, Combination):
+            parts = for_data(self._kernel, shapes, self.config.kernel.dtype)
+            return plan_combined_here(self.config, shapes, self.store, parts)
         if isinstance(self._kernel, EmpiricalKernel):
             return plan_empirical_here(self.config, shapes, self.store, self._kernel.at(shapes.image))
         return self._plan_function(shapes)
@@ -314,7 +344,7 @@ class Gram:
         return self._kernel.to_spec() if isinstance(self._kernel, Architecture) else None
 
     def _open_function(self, images: PreparedImages, shapes: Shapes, use: InUse) -> OpenGram:
-        assert not isinstance(self._kernel, (Architecture, EmpiricalKernel))
+        assert not isinstance(self._kernel, _OURS)
         config = self.config
         self._planned = self._plan_function(shapes)
         tiles = self._planned.tiles
@@ -330,7 +360,7 @@ class Gram:
         )
         gram = GramStore.create_or_open(self.store, identity)
         source = FunctionSource(gram, images, tiles.stored, None, self._kernel)
-        return OpenGram(use.blocks([source], tiles), GramJob((source.output,), images), tiles)
+        return OpenGram(use.blocks([source], tiles), GramJob(source.outputs, images), tiles)
 
     def _plan_function(self, shapes: Shapes) -> RunPlan:
         """Of what a call of the function takes nothing is known."""
@@ -343,10 +373,12 @@ class Gram:
         if "_kernel" not in self.__dict__:
             what = "features" if self.config.kernel.kind == "features" else "given"
             return f"Gram({self.opened.blocks.n:,} training and {self.opened.blocks.p:,} test points, {what})"
-        kernel = self._kernel if isinstance(self._kernel, (Architecture, EmpiricalKernel)) else self._name
+        kernel = self._kernel if isinstance(self._kernel, _OURS) else self._name
         return f"Gram({kernel!r}, {self._data!r}, {self.config.store.url})"
 
 
+# Kernels whose identity is theirs, and needs no name.
+_OURS = (Architecture, Combination, EmpiricalKernel)
 # Tiles of a function: of what a call takes nothing is known.
 _FUNCTION_EDGE = 512
 

@@ -35,7 +35,6 @@ from ntkpipe.storage.store import local_folder, open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.layout import Block
-from ntkpipe.tiles.store import GramStore
 
 # Tiles of one batch of new points.
 _BATCH_BYTES = 256 << 20
@@ -168,16 +167,15 @@ def new_blocks(
     parts: list[ComputedSource] = []
     for source in blocks.parts:
         assert isinstance(source, ComputedSource)  # `new_points` has checked
-        identity = dataclasses.replace(source.identity, data=digest, n_train=blocks.n, n_test=p)
-        gram = GramStore.create_or_open(store, identity)
-        part = dataclasses.replace(source, gram=gram, stored=True)
-        if isinstance(part, FeatureSource):
-            features = dataclasses.replace(part.features, test=memory_array("of new points", new.x, 2), content=digest)
-            part = dataclasses.replace(part, features=features)
-        else:
-            part = dataclasses.replace(part, images=new)
+        part = source.of_points(new, digest, blocks.n, p, store)
+        if isinstance(source, FeatureSource):
+            features = dataclasses.replace(
+                source.features, test=memory_array("of new points", new.x, 2), content=digest
+            )
+            part = dataclasses.replace(part, images=source.images, features=features)
         parts.append(part)
-    job = GramJob(tuple(part.output for part in parts), parts[0].images, parts[0].pairs_per_step)
+    outputs = tuple(output for part in parts for output in part.outputs)
+    job = GramJob(outputs, parts[0].images, parts[0].pairs_per_step)
     test, train = (BlockPlan(block, grid, grid) for block in _BLOCKS for grid in [parts[0].grid(block)])
     plan = dataclasses.replace(blocks.tiles, blocks=(test,), stored=True)
     try:

@@ -24,10 +24,13 @@ from ntkpipe.gram.plan import GramPlan
 from ntkpipe.gram.progress import Progress
 from ntkpipe.gram.stage import GramReport, compute_gram
 from ntkpipe.gram.task import GramJob, Output, evaluate_tile, evaluation_of
+from ntkpipe.kernels.combined import Combination
 from ntkpipe.linalg.copies import Copies
+from ntkpipe.planning.combined import combined_identity
 from ntkpipe.planning.shapes import WantedStore
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import KernelBlocks
+from ntkpipe.sources.combined import CombinedSource
 from ntkpipe.sources.computed import EmpiricalSource, NetworkSource, OutputPairSource
 from ntkpipe.sources.features import FeatureSource
 from ntkpipe.sources.given import PrecomputedSource
@@ -35,6 +38,7 @@ from ntkpipe.sources.source import KernelSource
 from ntkpipe.storage.protocol import Lease, ObjectStore
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
+from ntkpipe.tiles.identity import Symmetry
 from ntkpipe.tiles.layout import Block
 from ntkpipe.tiles.store import GramStore
 
@@ -78,8 +82,8 @@ class OpenGram:
             return NOTHING
         if not own:
             return list_missing(self.job, self.tiles)
-        network = self.source.identity.architecture
-        outputs = tuple(one for one in self.job.outputs if one.gram.identity.architecture == network)
+        stores = [gram for part in self.blocks.parts for gram in part.stores]
+        outputs = tuple(one for one in self.job.outputs if one.gram in stores)
         return list_missing(dataclasses.replace(self.job, outputs=outputs), self.tiles)
 
     def is_complete(self) -> bool:
@@ -238,6 +242,43 @@ def open_network(
     return OpenGram(use.blocks(parts, tiles), GramJob(outputs, images, tiles.pairs_per_step), tiles)
 
 
+def open_combined(
+    store: ObjectStore,
+    images: PreparedImages,
+    parts: Combination,
+    wanted: Sequence[WantedStore],
+    tiles: GramPlan,
+    use: InUse,
+    *,
+    reading: bool = False,
+) -> OpenGram:
+    """The Gram matrices of a sum or product of networks' kernels.
+
+    Args:
+        store: where the tiles of the parts lie.
+        images: that they are computed from.
+        parts: architectures.
+        wanted: stores of them.
+        tiles: plan of them.
+        use: which points.
+        reading: see `open_network`.
+    """
+    found = GramStore.at if reading else GramStore.create_or_open
+    sources: dict[Symmetry, dict[str, NetworkSource]] = {}
+    for one in wanted:
+        gram = found(store, one.identity)
+        made = NetworkSource(gram, images, tiles.stored, tiles.pairs_per_step, tuple(one.spec))
+        sources.setdefault(gram.identity.symmetry, {})[gram.identity.architecture] = made
+    combined = []
+    for of in sources.values():
+        first = next(iter(of.values())).gram
+        made = parts.map(lambda one, of=of: of[one.fingerprint])
+        identity = combined_identity(parts, first.identity)
+        combined.append(CombinedSource(first, images, tiles.stored, tiles.pairs_per_step, made, identity))
+    outputs = tuple(output for source in combined for output in source.outputs)
+    return OpenGram(use.blocks(combined, tiles), GramJob(outputs, images, tiles.pairs_per_step), tiles)
+
+
 def open_empirical(
     store: ObjectStore,
     images: PreparedImages,
@@ -263,7 +304,7 @@ def open_empirical(
         source = OutputPairSource(gram, RowNumbers(), tiles.stored, None, network, pairs)
     else:
         source = EmpiricalSource(gram, images, tiles.stored, None, network)
-    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), source.images), tiles)
+    return OpenGram(use.blocks([source], tiles), GramJob(source.outputs, source.images), tiles)
 
 
 def open_features(
@@ -279,7 +320,7 @@ def open_features(
     """The Gram matrix of given features, checked; other arguments as of `open_network`."""
     gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
     source = FeatureSource(gram, RowNumbers(), tiles.stored, None, features)
-    return OpenGram(use.blocks([source], tiles), GramJob((source.output,), source.images), tiles)
+    return OpenGram(use.blocks([source], tiles), GramJob(source.outputs, source.images), tiles)
 
 
 def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:

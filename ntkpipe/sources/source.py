@@ -12,13 +12,15 @@ from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
+from ntkpipe.tiles.store import GramStore
 
 
 class KernelSource(Protocol):
     """One kernel (of a network both, NNGP and NTK) among all points of a data set. Runs use leading blocks of it.
 
-    There are three: networks (`NetworkSource`), functions of two blocks (`FunctionSource`), and matrices that were given
-    (`PrecomputedSource`). Tiles of the first two are stored or computed whenever they are read. Nobody asks which it is.
+    There are five: networks (`NetworkSource`), finite ones (`EmpiricalSource`), functions of two blocks (`FunctionSource`), sums and
+    products of networks' kernels (`CombinedSource`), and matrices that were given (`PrecomputedSource`). Tiles of the others are stored
+    or computed whenever they are read. Nobody asks which it is.
     """
 
     @property
@@ -29,6 +31,11 @@ class KernelSource(Protocol):
     @property
     def where(self) -> str:
         """For messages."""
+        ...
+
+    @property
+    def stores(self) -> tuple[GramStore, ...]:
+        """That hold its tiles, or those that they are made from; none of a given kernel."""
         ...
 
     @property

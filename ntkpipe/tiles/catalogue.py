@@ -53,7 +53,17 @@ def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
 
 def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:
     """The tile edge of the store that has the values of `identity`, cut in whatever way; of several, that with most tiles."""
-    found: list[tuple[int, int]] = []
+    found = [(gram.tiles_done("train"), gram.identity.edge) for gram in _cut_in_any_way(objects, identity)]
+    return max(found)[1] if found else None
+
+
+def stored_shares(objects: ObjectStore, identity: GramIdentity) -> dict[int, float]:
+    """By tile edge, the share of the training block that is stored of the values of `identity`, cut in whatever way."""
+    found = _cut_in_any_way(objects, identity)
+    return {gram.identity.edge: gram.tiles_done("train") / len(gram.grid("train")) for gram in found}
+
+
+def _cut_in_any_way(objects: ObjectStore, identity: GramIdentity) -> Iterator[GramStore]:
     for name in objects.folders("gram"):
         try:
             gram = GramStore.open(objects, name)
@@ -61,8 +71,7 @@ def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:
             continue
         stored = gram.identity
         if replace(stored, edge=identity.edge) == identity and name == stored.key:
-            found.append((gram.tiles_done("train"), stored.edge))
-    return max(found)[1] if found else None
+            yield gram
 
 
 def usage(objects: ObjectStore, name: str) -> int:

@@ -32,10 +32,12 @@ OTHER = {
     "length_scale": 0.5,
     "nu": 2.5,
     "path": "layers.json",
+    "parts": ({"kind": "fcn"},),
     "weights": "w.npz",
     "seed": 1,
     "initialiser": "orthogonal",
     "outputs": "pseudo",
+    "scale": 2.0,
     "train": "K.npy",
     "test": "K_test.npy",
     "test_diagonal": "k.npy",
@@ -43,8 +45,8 @@ OTHER = {
 
 
 def test_kinds_are_the_families_and_files():
-    assert (*FAMILIES, "spec", "empirical", "gram") == KERNELS
-    files = {"path", "train", "test", "test_diagonal", "weights", "seed", "initialiser", "outputs"}
+    assert (*FAMILIES, "spec", "empirical", "sum", "product", "features", "gram") == KERNELS
+    files = {"path", "parts", "scale", "train", "test", "test_diagonal", "weights", "seed", "initialiser", "outputs"}
     fields = {f.name for f in dataclasses.fields(KernelConfig)} - {"kind", "dtype", "readout_depths"}
     assert {name for family in FAMILIES.values() for name in family.takes} | files == fields == set(OTHER)
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from ntkpipe.config import GIVEN_KERNELS, KERNELS, DataConfig, KernelConfig, PredictConfig, RunConfig, SolverConfig
+from ntkpipe.config import (
+    COMBINED,
+    GIVEN_KERNELS,
+    KERNELS,
+    DataConfig,
+    KernelConfig,
+    PredictConfig,
+    RunConfig,
+    SolverConfig,
+)
 from ntkpipe.errors import ConfigError
 from ntkpipe.run.meanings import MEANINGS, check_meanings, settings
 
@@ -38,6 +47,8 @@ def test_defaults_that_were_typed_are_refused_where_a_kernel_does_not_read_them(
         if kind in ("spec", "empirical")
         else {"train": "a", "test": "b"}
         if kind in GIVEN_KERNELS
+        else {"parts": ({"kind": "fcn"},)}
+        if kind in COMBINED
         else {}
     )
     data = DataConfig(kind="labels", path="y.npz") if kind in GIVEN_KERNELS else DataConfig()
