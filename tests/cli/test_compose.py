@@ -32,6 +32,8 @@ def test_every_choice_composes(group, name):
         extra += ["data.target=y"]
     if (group, name) in (("kernel", "spec"), ("kernel", "empirical")):
         extra = ["kernel.path=layers.json"]
+    if name in ("sum", "product"):
+        extra = ["kernel.parts=[fcn,{kind:rbf,length_scale:2}]"]
     if name == "features":
         extra = ["data=labels", "data.path=y.npz", "kernel.train=a.npy", "kernel.test=b.npy"]
     if name in ("labels", "gram"):
