@@ -163,7 +163,7 @@ def _of_the_kernels(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[
                 infinite_figure.finite_beside_infinite,
             )
         )
-    if any(_may_be_drawn(np.asarray(record["bound"], float)).any() for record in inputs.convergence.values()):
+    if any(_may_be_drawn(np.asarray(record["bound"], float)).sum() > 1 for record in inputs.convergence.values()):
         caption = "Largest error bound of any prediction against block steps of the Krylov solver."
         figures.append(("convergence", "Convergence of the solver", caption, curves.convergence))
     return figures

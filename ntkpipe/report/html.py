@@ -8,20 +8,32 @@ from html import escape
 from pathlib import Path
 
 from ntkpipe.report.figures import FigureFile
-from ntkpipe.report.style import DPI
+from ntkpipe.report.style import DPI, GREY, INK, PALE
 from ntkpipe.storage.replace import replace_text
 
 # Above this an SVG (of a confusion matrix of 100 classes, say) makes the page heavier than the PNG at 200 dpi does.
 LARGEST_SVG = 400_000
 
+# How a figure in the page looks on a dark page; the files beside the page stay as they are drawn, for papers.
+_INK_IN_THE_DARK = {INK: "#e8e8e8", GREY: "#a6a6a6", PALE: "#3a3d41"}
+_DARK = (
+    "@media (prefers-color-scheme: dark) { #figure_1 > [id^=patch] > path, [id^=axes] > [id^=patch]:first-of-type > path"
+    " { fill: #1f2226 !important }"
+    + "".join(
+        f' [style*="{what}: {light.lower()}"] {{ {what}: {dark} !important }}'
+        for light, dark in _INK_IN_THE_DARK.items()
+        for what in ("fill", "stroke")
+    )
+    + " }"
+)
 
 CSS = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5c5c5c; --rule: #dcdcdc; --page: #fff; --card: #f6f7f8;
+:root { color-scheme: light dark; --ink: #1b1b1b; --soft: #5c5c5c; --rule: #dcdcdc; --page: #fff; --card: #f6f7f8; --figure: #fff;
   --accent: #0072b2; --warn: #fff3e6; --warn-rule: #d55e00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a6a6a6; --rule: #3a3d41; --page: #16181b;
-  --card: #1f2226; --accent: #56b4e9; --warn: #33261a; } }
+  --card: #1f2226; --figure: #1f2226; --accent: #56b4e9; --warn: #33261a; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background: var(--page); color: var(--ink);
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 96rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .7rem; padding-bottom: .25rem; border-bottom: 1px solid var(--rule); }
@@ -32,7 +44,11 @@ p.lead, figcaption, .note { color: var(--soft); } figcaption, .note { font-size:
   font-size: .85rem; }
 .warnings { background: var(--warn); border-left: 4px solid var(--warn-rule); padding: .5rem 1rem; border-radius: 4px; }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; scrollbar-width: thin; max-width: 100%; background:
+  linear-gradient(to right, var(--page) 30%, transparent) left / 2.5rem 100% no-repeat local,
+  linear-gradient(to left, var(--page) 30%, transparent) right / 2.5rem 100% no-repeat local,
+  linear-gradient(to right, var(--rule), transparent) left / .8rem 100% no-repeat scroll,
+  linear-gradient(to left, var(--rule), transparent) right / .8rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; margin: .4rem 0 1rem; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
@@ -42,13 +58,18 @@ td.chosen { text-decoration: underline; text-underline-offset: .2em; }
 .side { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; align-items: flex-start; }
 .side > * { max-width: 100%; } figure { margin: 0 0 1.8rem; } figure h3 { font-size: 1rem; margin: 0 0 .4rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--rule);
-  border-radius: 6px; padding: .5rem; }
+  border-radius: 6px; padding: .5rem; } figure img.drawn { background: var(--figure); }
+@media (max-width: 40rem) { figure .scroll img { max-width: none; } }
 figcaption { margin-top: .4rem; }
 details { background: var(--card); border: 1px solid var(--rule); border-radius: 6px; padding: .4rem .9rem;
   margin: .5rem 0; }
 summary { cursor: pointer; font-weight: 600; } code { font-size: .85rem; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-@media print { body { max-width: none; } details > * { display: block; } }
+@media print { :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #ccc; --page: #fff; --card: #fff; --figure: #fff;
+  --accent: #0072b2; --warn: #fff; } body { max-width: none; padding: 0; font-size: 12px; }
+  details::details-content { content-visibility: visible; block-size: auto; } details > * { display: block; }
+  .scroll { overflow: visible; background: none; } th, td { padding: .15rem .4rem; white-space: normal; }
+  figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """
 
 
@@ -111,12 +132,17 @@ def _figure(figure: FigureFile) -> str:
     png = figure.png.read_bytes()
     # Bytes 16 to 20 of a PNG are its width: shown at its printed size, so that letters are equally large everywhere.
     width = int.from_bytes(png[16:20], "big") * 96 // DPI
-    data, kind = figure.svg.read_bytes(), "image/svg+xml"
+    data, kind, drawn = _with_a_dark_look(figure.svg.read_bytes()), "image/svg+xml", ' class="drawn"'
     if len(data) > LARGEST_SVG:
-        data, kind = png, "image/png"
+        data, kind, drawn = png, "image/png", ""
     source = f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
     caption = escape(figure.caption)
     return (
-        f'<figure style="max-width:{max(width, 340) + 18}px"><h3>{escape(figure.title)}</h3>'
-        f'<img src="{source}" width="{width}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        f'<figure style="max-width:min(100%, {max(width, 340) + 18}px)"><h3>{escape(figure.title)}</h3><div class="scroll">'
+        f'<img{drawn} src="{source}" width="{width}" alt="{caption}"></div><figcaption>{caption}</figcaption></figure>'
     )
+
+
+def _with_a_dark_look(svg: bytes) -> bytes:
+    """The figure with light lines and letters on a dark ground where the reader prefers that."""
+    return svg.replace(b"</style>", f"{_DARK}</style>".encode(), 1)

@@ -12,7 +12,9 @@ from matplotlib.ticker import PercentFormatter
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.style import BLUE, GREY, INK, PAGE_WIDTH, PALE, PALETTE, VERMILLION, literal, number, short
 
-SHARES = LinearSegmentedColormap.from_list("shares", ["#FFFFFF", "#CFE3F1", "#6BAED6", BLUE, "#08306B"])
+SHARES = LinearSegmentedColormap.from_list("shares", ["#E8F1F8", "#CFE3F1", "#6BAED6", BLUE, "#08306B"])
+# Like INK, but also on a dark page, where the cell below stays light.
+_ON_CELLS = "#232323"
 MISTAKES_SHOWN = 24
 COLUMNS = 6
 
@@ -33,7 +35,8 @@ def confusion(inputs: ReportInputs) -> Figure:
     edge = min(7.4, max(1.7, (0.46 if classes <= 12 else 0.32) * classes))
     figure = Figure(figsize=(edge + 1.9, edge + 1.0), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
+    # Empty cells are see-through, for dark pages.
+    image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
     axes.spines[:].set(visible=True, color=PALE)
     points_per_class = 72 * edge / classes
@@ -41,7 +44,7 @@ def confusion(inputs: ReportInputs) -> Figure:
     if points_per_class >= 16:
         size = min(8.5, 0.42 * points_per_class, 1.35 * points_per_class / len(str(counts.max())))
         for i, j in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[i, j] > 0.5 else INK
+            colour = "white" if shares[i, j] > 0.5 else _ON_CELLS
             axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=size, color=colour)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")

@@ -39,6 +39,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
+    "text.color": INK,
     "axes.labelsize": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",

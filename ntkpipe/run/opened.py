@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,27 @@ from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.spectrum import spectrum_of_run
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
+
+
+@dataclass(frozen=True)
+class Page:
+    """A run's report: one HTML file, which notebooks show in a frame of its own.
+
+    Args:
+        path: of the file.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_html_(self) -> str:
+        # Without sandbox permissions nothing in the frame could run, should the page have been replaced.
+        page = escape(self.path.read_text(encoding="utf-8"), quote=True)
+        return (
+            f'<iframe srcdoc="{page}" sandbox="" style="width: 100%; height: 40rem; border: 1px solid #8884"></iframe>'
+        )
 
 
 class Run:
@@ -105,9 +128,8 @@ class Run:
         """
         return spectrum_of_run(self._folder, executor or SerialExecutor(), kernel, probes=probes, top=top)
 
-    @property
-    def report(self) -> Path:
-        """The page with the figures.
+    def report(self) -> Page:
+        """The page with the figures; a notebook shows it.
 
         Raises:
             IncompleteError: if it is not there.
@@ -115,7 +137,7 @@ class Run:
         page = self.path / "report" / "report.html"
         if not page.exists():
             raise IncompleteError(f"{page} is not there: ntkpipe report run_dir={self.path}")
-        return page
+        return Page(page)
 
     def __repr__(self) -> str:
         return self.status()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -106,3 +108,14 @@ def test_a_run_of_one_diverged_entry(make, page) -> None:
         predictions, mean=np.full_like(predictions.mean, np.inf), error_bound=np.full_like(predictions.mean, np.inf)
     )
     assert "–" in page(bad).read_text(encoding="utf-8")
+
+
+def test_figures_have_a_dark_look_and_a_page_can_be_printed(make, page) -> None:
+    text = page(make()).read_text()
+    figures = re.findall(r'class="drawn" src="data:image/svg\+xml;base64,([^"]+)"', text)
+    assert figures
+    for figure in figures:
+        drawn = base64.b64decode(figure).decode()
+        assert "@media (prefers-color-scheme: dark)" in drawn
+        assert '[style*="fill: #222222"] { fill: #e8e8e8 !important }' in drawn
+    assert "details::details-content { content-visibility: visible" in text[text.index("@media print") :]

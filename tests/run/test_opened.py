@@ -25,6 +25,11 @@ def test_an_opened_run_gives_what_the_command_has_written(lab):
     assert run.path == lab.path / "opened"
     assert f"{run.path}: " in run.status().splitlines()[0]
     assert repr(run) == run.status()
+    (lab.path / "opened" / "report").mkdir(exist_ok=True)
+    (lab.path / "opened" / "report" / "report.html").write_text('<p title="a">1 &amp; 2</p>')
+    shown = run.report()._repr_html_()
+    assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;1 &amp;amp; 2&lt;/p&gt;"' in shown
+    assert 'sandbox=""' in shown
 
 
 def test_a_run_that_has_not_predicted_says_what_to_do(lab):
@@ -35,7 +40,7 @@ def test_a_run_that_has_not_predicted_says_what_to_do(lab):
         with pytest.raises(IncompleteError, match="ntkpipe predict"):
             ask()
     with pytest.raises(IncompleteError, match="ntkpipe report"):
-        _ = run.report
+        run.report()
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
