@@ -79,6 +79,11 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target.partition("#")[0]).exists(), target
 
 
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
 def test_code_of_the_first_pages_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
