@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ntkpipe.dynamics.in_memory import predict_in_memory
     from ntkpipe.dynamics.learning_theory import learning_theory
     from ntkpipe.finite.kernel import EmpiricalKernel
+    from ntkpipe.finite.sampling import sample
     from ntkpipe.finite.two_layers import catapult
     from ntkpipe.kernels import networks as zoo
     from ntkpipe.kernels.architecture import Architecture
@@ -69,6 +70,7 @@ _PUBLIC = {
     "phase": "ntkpipe.propagation.phase",
     "spectrum": "ntkpipe.solvers.spectrum",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
+    "sample": "ntkpipe.finite.sampling",
 }
 _MODULES = {"finite": "ntkpipe.finite", "zoo": "ntkpipe.kernels.networks"}
 
@@ -101,6 +103,7 @@ __all__ = [
     "open_run",
     "phase",
     "predict_in_memory",
+    "sample",
     "spectrum",
     "zoo",
 ]

@@ -181,6 +181,23 @@ COMMANDS: dict[str, Command] = {
             "delete": Own("KEY of a store, or `unfinished`, `solves`, `networks`, `compiled`, `litter`"),
         },
     ),
+    "sample": Command(
+        "the weight posterior of a finite network beside the infinite one",
+        "kernel=fcn finite.width=1024 data.train_size=100 sample.noise=0.1",
+        {
+            "finite.width": Own("of the narrowest hidden layer, all others in proportion; none is the kernel's"),
+            "sample.noise": Own("variance of the targets about the outputs", "0.1"),
+            "sample.count": Own("samples", "1000"),
+            "sample.method": Own("`importance` (weighted draws from the prior), `pcn` (chains), or `auto`", "auto"),
+            "sample.chains": Own("of `pcn`", "4"),
+            "sample.warmup": Own("steps of a chain before its samples, in which the step is adapted", "500"),
+            "sample.thin": Own("steps per sample of a chain", "5"),
+            "sample.piece": Own("samples, or steps of a warm-up, that are made and kept together", "50"),
+            "sample.seed": Own("of everything", "0"),
+            "format": Own("`table` or `json`", "table"),
+        },
+        composes=True,
+    ),
     "catapult": Command(
         "two linear layers at large learning rates",
         "width=512 rate=2.5",

@@ -11,6 +11,7 @@ from ntkpipe.cli import describe as describing
 from ntkpipe.cli import launch as launching
 from ntkpipe.cli import phase as phases
 from ntkpipe.cli import projecting
+from ntkpipe.cli import sample as sampling
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
 from ntkpipe.config import COMBINED, RunConfig
@@ -199,6 +200,7 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate,
     "describe": describing.describe,
     "phase": phases.show_phase,
+    "sample": sampling.sample,
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),

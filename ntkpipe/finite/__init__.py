@@ -1,4 +1,4 @@
-"""Networks of finite width from the spec of an infinite one: passes, empirical kernels, large rates."""
+"""Networks of finite width from the spec of an infinite one: passes, empirical kernels, weight posteriors, large rates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from ntkpipe.finite.kernel import EmpiricalKernel, read_weights, save_weights
     from ntkpipe.finite.monte_carlo import Estimate, monte_carlo_kernel
     from ntkpipe.finite.network import apply
+    from ntkpipe.finite.posterior import WeightPosterior, WeightSamples
+    from ntkpipe.finite.sampling import sample
     from ntkpipe.finite.two_layers import Catapult, catapult
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "EmpiricalKernel",
     "Estimate",
     "Prepared",
+    "WeightPosterior",
+    "WeightSamples",
     "apply",
     "catapult",
     "count_parameters",
@@ -27,6 +31,7 @@ __all__ = [
     "monte_carlo_kernel",
     "prepare",
     "read_weights",
+    "sample",
     "save_weights",
     "tile",
     "widened",
@@ -38,6 +43,8 @@ _PUBLIC = {
     "EmpiricalKernel": "kernel",
     "Estimate": "monte_carlo",
     "Prepared": "empirical",
+    "WeightPosterior": "posterior",
+    "WeightSamples": "posterior",
     "apply": "network",
     "catapult": "two_layers",
     "count_parameters": "initialisers",
@@ -47,6 +54,7 @@ _PUBLIC = {
     "monte_carlo_kernel": "monte_carlo",
     "prepare": "empirical",
     "read_weights": "kernel",
+    "sample": "sampling",
     "save_weights": "kernel",
     "tile": "empirical",
     "widened": "initialisers",

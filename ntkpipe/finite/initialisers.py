@@ -122,6 +122,32 @@ def widened(spec: Spec, factor: float) -> list[dict[str, Any]]:
     return made
 
 
+def at_width(spec: Spec, width: int) -> list[dict[str, Any]]:
+    """The same network with its narrowest hidden layer so wide, and all others in proportion; one without hidden layers as it is.
+
+    Raises:
+        ConfigError: if the width is below 1.
+    """
+    if width < 1:
+        raise ConfigError(f"a width of {width} is none: give 1 or more")
+    hidden = _hidden(widened(spec, 1.0), is_end=True)[0]
+    return widened(spec, width / min(hidden)) if hidden else widened(spec, 1.0)
+
+
+def _hidden(layers: list[dict[str, Any]], *, is_end: bool) -> tuple[list[int], bool]:
+    """Widths of the hidden layers, from the last one on; and True if no readout was met."""
+    found: list[int] = []
+    for layer in reversed(layers):
+        if layer["op"] == "residual_sum":
+            parts = [_hidden(branch, is_end=is_end) for branch in layer["branches"]]
+            found += [width for part, _ in parts for width in part]
+            is_end = any(end for _, end in parts)
+        elif layer["op"] in _WEIGHTED:
+            found += [] if is_end else [layer["features" if "features" in layer else "n_chan_out"]]
+            is_end = False
+    return found, is_end
+
+
 def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: str) -> bool:
     """Widen in place, from the last layer on; True if no readout was met yet."""
     for index in range(len(layers) - 1, -1, -1):

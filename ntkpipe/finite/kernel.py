@@ -182,13 +182,12 @@ class NetworkKernel:
     def rank(self) -> int:
         """Rows of the NTK that can be independent at most.
 
-        Of a trace each output has gradients of its own, but by the readout they are equal: `c P` with the readout counted once.
+        Of a trace each output has gradients of its own; by a dense readout they are equal, and by a dense layer before it multiples of one.
         """
-        if self.outputs != "trace":
-            return self.parameters
-        c, maps = self._network.outputs, self._network.maps
-        readout = maps[-1].parameters if self._network.has_readout else 0
-        return c * (self.parameters - readout) + readout // c
+        plans = plan_maps(self._network, self.outputs)
+        if self.outputs == "trace" and self._network.has_readout:
+            return sum(plan.rank for plan in plans[:-1]) + self._network.maps[-1].parameters // self._network.outputs
+        return sum(plan.rank for plan in plans)
 
     @property
     def cost(self) -> KernelCost:

@@ -38,6 +38,9 @@ W is (in, out) of a dense layer, (height, width, in, out) of a convolution, and 
 repetitions come before these axes, and before that of b.
 """
 
+# Of which each number gives one.
+_ELEMENTWISE = (*ACTIVATIONS, "dropout")
+
 # Batch statistics tie the images of a batch: there is no Jacobian of one image.
 _BATCHED = ("batch_norm", "batchnorm", "batch_normalization")
 
@@ -77,6 +80,15 @@ class Network:
     def has_readout(self) -> bool:
         """True if the last layer is dense: given all others, outputs are then Gaussian."""
         return self.spec[-1]["op"] == "dense"
+
+    @property
+    def last_hidden(self) -> int | None:
+        """Which map is a dense layer with nothing but nonlinearities between it and a dense readout; None if none is."""
+        before = len(self.spec) - 2
+        while before >= 0 and self.spec[before]["op"] in _ELEMENTWISE:
+            before -= 1
+        dense = self.has_readout and before >= 0 and self.spec[before]["op"] == "dense"
+        return len(self.maps) - 2 if dense else None
 
     def forward(self, weights: Any, x: Any, masks: Any = (), shifts: Any = None) -> tuple[Any, list[Any]]:
         """Outputs `(n, c)` and the input of every linear map; to be traced, checks nothing."""

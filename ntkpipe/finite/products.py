@@ -10,6 +10,10 @@ of image i by the weights is `G = s sum_p h[i, p] d[i, a, p]^T`, by the bias `b 
 - `pixel pairs`: both inner products of all pairs of pixels; those of h from the pixels' own, summed over the filter's taps.
 
 The last two give the same; that with fewer operations per pair of images is taken.
+
+Of a trace, the mean over equal outputs, products of signals are as deep as all outputs together, but for two dense layers. The signals of
+the readout are the same for every image, and those of the layer before it differ between outputs by the readout's weights alone,
+`d[i, a] = v[:, a] g[i]`, so that one product serves all outputs: of `g[i] |v|`, |v| the norms over outputs.
 """
 
 from __future__ import annotations
@@ -42,6 +46,7 @@ class MapPlan:
         features: of the output, m.
         rows: outputs that have signals of their own: c, of `pseudo` 1.
         full: every pair of outputs, not equal ones alone.
+        collapsed: of a trace: signals of all outputs are multiples of one, which is kept with the norm of them all.
         operations: multiplications per pair of images.
         floats: kept of each image.
     """
@@ -55,6 +60,12 @@ class MapPlan:
     full: bool
     operations: int
     floats: int
+    collapsed: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Rows of the map's part of the kernel that can be independent at most."""
+        return (1 if self.full else self.rows) * self.map.parameters
 
 
 def plan_maps(network: Network, outputs: str) -> tuple[MapPlan, ...]:
@@ -66,7 +77,10 @@ def plan_maps(network: Network, outputs: str) -> tuple[MapPlan, ...]:
     """
     rows = 1 if outputs == "pseudo" else network.outputs
     each = zip(network.maps, network.inputs, network.signals, strict=True)
-    return tuple(_plan(one, inputs, signals, rows, outputs == "full") for one, inputs, signals in each)
+    made = [_plan(one, inputs, signals, rows, outputs == "full") for one, inputs, signals in each]
+    if outputs == "trace" and network.outputs > 1 and (k := network.last_hidden) is not None:
+        made[k] = replace(_plan(network.maps[k], network.inputs[k], network.signals[k], 1, False), collapsed=True)
+    return tuple(made)
 
 
 def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], rows: int, full: bool) -> MapPlan:
@@ -131,6 +145,17 @@ def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
     if one.bias_scale:
         made = jnp.concatenate([made, one.bias_scale * d.sum(axis=2)], axis=-1)
     return (made if plan.full else made.reshape(n, -1),)
+
+
+def collapse(signals: Any, readout: Any) -> Any:
+    """One row of signals for all outputs, which products are the same of.
+
+    Args:
+        signals: `(n, c, m)`, of every output: multiples of one by the readout's weights.
+        readout: `(m, c)` of the weights.
+    """
+    size = jnp.sqrt(jnp.sum(readout**2, axis=1, keepdims=True))
+    return jnp.einsum("ncm,mc->nm", signals, readout / jnp.where(size > 0, size, 1.0))[:, None]
 
 
 def contribution(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
