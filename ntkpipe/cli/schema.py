@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.parts import expanded
 from ntkpipe.config import RunConfig, from_dict
 
@@ -46,6 +47,8 @@ def register_schema(*, blank: bool) -> None:
     Args:
         blank: with the names of all settings and no defaults: what nobody sets stays missing, and can be told from what was set.
     """
+    # A file beside the configuration's own, wherever these are installed: `${conf:experiment/dense_512.json}`.
+    OmegaConf.register_new_resolver("conf", lambda name: str(config_folder() / name), replace=True)
     ConfigStore.instance().store(name="schema", node=_mutable(RunConfig, blank=blank))
 
 

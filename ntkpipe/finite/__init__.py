@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntkpipe.finite.empirical import Prepared, empirical_kernel, prepare, tile
-    from ntkpipe.finite.initialisers import count_parameters, draw_masks, init, widened
+    from ntkpipe.finite.initialisers import at_width, count_parameters, draw_masks, init, widened
     from ntkpipe.finite.kernel import EmpiricalKernel, read_weights, save_weights
     from ntkpipe.finite.monte_carlo import Estimate, monte_carlo_kernel
     from ntkpipe.finite.network import apply
@@ -23,6 +23,7 @@ __all__ = [
     "WeightPosterior",
     "WeightSamples",
     "apply",
+    "at_width",
     "catapult",
     "count_parameters",
     "draw_masks",
@@ -46,6 +47,7 @@ _PUBLIC = {
     "WeightPosterior": "posterior",
     "WeightSamples": "posterior",
     "apply": "network",
+    "at_width": "initialisers",
     "catapult": "two_layers",
     "count_parameters": "initialisers",
     "draw_masks": "initialisers",

@@ -142,6 +142,9 @@ def _hidden(layers: list[dict[str, Any]], *, is_end: bool) -> tuple[list[int], b
             parts = [_hidden(branch, is_end=is_end) for branch in layer["branches"]]
             found += [width for part, _ in parts for width in part]
             is_end = any(end for _, end in parts)
+        elif layer["op"] == "repeat":
+            inner, is_end = _hidden(layer["layers"], is_end=is_end)
+            found += inner
         elif layer["op"] in _WEIGHTED:
             found += [] if is_end else [layer["features" if "features" in layer else "n_chan_out"]]
             is_end = False

@@ -227,9 +227,10 @@ def _weights(made: Network, state: Any) -> list[tuple[Any, Any]]:
         if one.entry == len(entries):
             entries.append([])
             biases.append(None)
-        entries[-1].append(jnp.zeros(one.shape) if last else take(one.shape, deviation))
-        if one.b_std is not None:
-            biases[-1] = jnp.zeros(one.outputs) if last else take((one.outputs,), of_bias)
+        shape, offset = one.shapes
+        entries[-1].append(jnp.zeros(shape) if last else take(shape, deviation))
+        if offset is not None:
+            biases[-1] = jnp.zeros(offset) if last else take(offset, of_bias)
     return [(w[0] if len(w) == 1 else tuple(w), b) for w, b in zip(entries, biases, strict=True)]
 
 

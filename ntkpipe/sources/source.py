@@ -18,9 +18,9 @@ from ntkpipe.tiles.store import GramStore
 class KernelSource(Protocol):
     """One kernel (of a network both, NNGP and NTK) among all points of a data set. Runs use leading blocks of it.
 
-    There are five: networks (`NetworkSource`), finite ones (`EmpiricalSource`), functions of two blocks (`FunctionSource`), sums and
-    products of networks' kernels (`CombinedSource`), and matrices that were given (`PrecomputedSource`). Tiles of the others are stored
-    or computed whenever they are read. Nobody asks which it is.
+    There are infinite networks (`NetworkSource`), finite ones (`EmpiricalSource`, `OutputPairSource`), functions of two blocks
+    (`FunctionSource`), features (`FeatureSource`), sums and products of networks' kernels (`CombinedSource`), and matrices that were given
+    (`PrecomputedSource`). Tiles of all but the last are stored or computed whenever they are read. Nobody asks which it is.
     """
 
     @property

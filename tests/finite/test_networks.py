@@ -150,3 +150,21 @@ def test_weights_of_other_shapes_are_refused_with_the_right_ones():
 def test_unknown_initialisers_are_refused():
     with pytest.raises(ConfigError, match="gaussian, orthogonal, delta_orthogonal"):
         finite.init(NETWORKS["dense"], SHAPE, initialiser="he")
+
+
+def test_a_network_at_a_width_keeps_its_proportions():
+    spec = [
+        {"op": "dense", "features": 8},
+        {"op": "relu"},
+        {"op": "dense", "features": 16},
+        {"op": "relu"},
+        {"op": "dense", "features": 3},
+    ]
+    assert [layer["features"] for layer in finite.at_width(spec, 32) if "features" in layer] == [32, 64, 3]
+    branch = [{"op": "dense", "features": 4}, {"op": "relu"}, {"op": "dense", "features": 8}]
+    block = {"op": "residual_sum", "branches": [[], branch]}
+    made = finite.at_width([spec[0], block, spec[-1]], 8)
+    assert (made[0]["features"], made[1]["branches"][1][0]["features"], made[2]["features"]) == (16, 8, 3)
+    assert finite.at_width([spec[-1]], 5)[0]["features"] == 3
+    with pytest.raises(ConfigError, match="a width of 0"):
+        finite.at_width(spec, 0)
