@@ -129,7 +129,8 @@ class KernelConfig:
             return f"{self.activation} network of {self.depth} hidden layers"
         if self.kind in COMBINED:
             return f"{self.kind} of {', '.join(str(part.get('kind', '?')) for part in self.parts)}"
-        return f"kernel {Path(self.train).name}" if self.train is not None else Path(self.path or self.kind).name
+        what = "features" if self.kind == "features" else "kernel"
+        return f"{what} {Path(self.train).name}" if self.train is not None else Path(self.path or self.kind).name
 
     def __post_init__(self) -> None:
         choice("kernel.kind", self.kind, KERNELS)

@@ -22,7 +22,7 @@ from ntkpipe.finite.initialisers import at_width
 from ntkpipe.finite.posterior import Chain, Evaluated, WeightPosterior, WeightSamples
 from ntkpipe.finite.sampling import Done, Piece, SampleSettings, draw, work
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
-from ntkpipe.gram.worker import compute_tile
+from ntkpipe.gram.worker import compute_diagonal, compute_tile
 from ntkpipe.kernels.spec import canonical_json, canonical_spec
 from ntkpipe.planning.choosing import choose
 from ntkpipe.sources.shapes import shapes_of
@@ -138,10 +138,7 @@ def infinite_posterior(
             compute_tile(spec, a, b, diagonal=b is None, dtype="float64", out_dtype="float64")["nngp"]
             for a, b in ((x, None), (z, x))
         )
-        own = np.concatenate([
-            compute_tile(spec, z[k : k + 1], None, diagonal=True, dtype="float64", out_dtype="float64")["nngp"][0]
-            for k in range(len(z))
-        ])  # fmt: skip
+        own = compute_diagonal(spec, z, dtype="float64")["nngp"]
     except ConfigError:
         return None
     weights = np.linalg.solve(train + noise * np.eye(len(x)), cross.T).T

@@ -220,3 +220,21 @@ def test_what_is_refused_before_anything_is_computed(work, layers, word, text):
     assert found.code in (2, 3)
     assert any(part in found.err for part in text.split("|"))
     assert not (work.path / "store/gram").exists()
+
+
+def test_the_infinite_network_is_beside_it(work, layers, blank):
+    """Numbers in the metrics, for both kernels; with all pairs of outputs those of the trace; and a figure."""
+    words = ("run_dir=a", *WORDS)
+    work.ok("run", *words)
+    found = json.loads((work.path / "a/metrics.json").read_text())["beside_infinite"]
+    assert found["points"] == 60
+    assert set(found["kernels"]) == {"ntk", "nngp"}
+    for one in found["kernels"].values():
+        assert 0.01 < one["deviation"] < 1.0
+        assert 0.5 < one["trace_ratio"] < 2.0
+        assert set(one["alignment"]) == {"finite", "infinite"}
+    assert (work.path / "a/report/figures/beside_infinite.png").exists()
+    for stage in ("gram", "solve", "predict"):
+        work.ok(stage, "run_dir=b", *WORDS, "kernel.outputs=full")
+    full = json.loads((work.path / "b/metrics.json").read_text())["beside_infinite"]["kernels"]["ntk"]
+    assert full["deviation"] == pytest.approx(found["kernels"]["ntk"]["deviation"], rel=1e-9)
