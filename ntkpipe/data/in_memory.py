@@ -60,7 +60,7 @@ def features_from_arrays(train: Any, test: Any, scale: float) -> GivenFeatures:
         open_given(str(values), name, 2) if isinstance(values, (str, os.PathLike)) else memory_array(name, values, 2)
         for name, values in named
     ]
-    return given_features(*arrays, scale)
+    return given_features(arrays[0], arrays[1], scale)
 
 
 def memory_array(name: str, values: Any, dimensions: int) -> MemoryArray:
