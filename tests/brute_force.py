@@ -76,17 +76,18 @@ def under(position, tap, extent, size, stride, padding):
 
 def shifts(spatial, window, strides, padding):
     """The extent of the output, and for every tap the matrix (output pixels, input pixels) of what lies under it."""
-    (h, w), (fh, fw), (sh, sw) = spatial, window, strides
-    oh, ow = output_extent(h, fh, sh, padding), output_extent(w, fw, sw, padding)
+    axes = list(zip(spatial, window, strides, strict=True))
+    out = tuple(output_extent(*axis, padding) for axis in axes)
     made = []
-    for a, b in itertools.product(range(fh), range(fw)):
-        matrix = np.zeros((oh * ow, h * w), REAL)
-        for i, j in itertools.product(range(oh), range(ow)):
-            row, col = under(i, a, h, fh, sh, padding), under(j, b, w, fw, sw, padding)
-            if row is not None and col is not None:
-                matrix[i * ow + j, row * w + col] = 1
+    for taps in itertools.product(*map(range, window)):
+        matrix = np.zeros((math.prod(out), math.prod(spatial)), REAL)
+        for position in itertools.product(*map(range, out)):
+            each = zip(position, taps, axes, strict=True)
+            at = [under(i, tap, *axis, padding) for i, tap, axis in each]
+            if None not in at:
+                matrix[np.ravel_multi_index(position, out), np.ravel_multi_index(at, spatial)] = 1
         made.append(matrix)
-    return (oh, ow), made
+    return out, made
 
 
 def both_sides(matrix, k):

@@ -29,8 +29,9 @@ class DataConfig:
         source: where `download` fetches from; None is the data set's official address.
         image_size: `[height, width]` that images of `image_folder` are resized to, one number for both; None requires equal sizes.
         layout: of the arrays of `npz`: `NHWC` (images, height, width, channels), `NCHW` (channels first), or of sequences `NLC`
-            (sequences, length, channels) or `NCL`; None is `NHWC`, and refuses shapes that look like another. Other arrays of three
-            axes are gray images (images, height, width).
+            (sequences, length, channels) or `NCL`, or of volumes `NDHWC` (volumes, depth, height, width, channels) or `NCDHW`; None is
+            `NHWC`, of five axes `NDHWC`, and refuses shapes that look like another. Other arrays of three axes are gray images
+            (images, height, width).
         train_size: the first so many images of the seeded order; None is all.
         test_size: likewise for test images.
         folds: so many parts of the training points, each predicted from the others, by the one Gram matrix; None makes no
@@ -84,7 +85,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         kinds = ("digits", "npz", "table", "cifar10", "cifar100", "image_folder", "mnist", "synthetic", "labels")
         choice("data.kind", self.kind, kinds)
-        choice("data.layout", self.layout, (None, "NHWC", "NCHW", "NLC", "NCL"))
+        choice("data.layout", self.layout, (None, "NHWC", "NCHW", "NLC", "NCL", "NDHWC", "NCDHW"))
         choice("data.standardize", self.standardize, ("channel", "none"))
         choice("data.statistics", self.statistics, ("full", "subset"))
         choice("data.labels", self.labels, (None, "centered", "half", "regression"))

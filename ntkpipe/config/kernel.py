@@ -64,7 +64,8 @@ class KernelConfig:
         activation: name of a nonlinearity (`relu`, `erf`, `gelu`, `swish`, ...; docs/architectures.md has them all).
         activation_args: its parameters, such as `{alpha: 0.1}`.
         parameterization: `ntk` or `standard`.
-        filter: height and width of convolutions, one number for both; of sequences the first is the length.
+        filter: height and width of convolutions, one number for both; of sequences the first is the length; of volumes depth, height and
+            width, or one number for all.
         padding: of convolutions, `SAME`, `VALID` or `CIRCULAR`.
         pool: before the readout, `gap` (global average pooling), `vec` (none), or `lap` (local average pooling, of `cntk`).
         pool_radius: of `lap`: squares of `2 pool_radius + 1` pixels.
@@ -156,9 +157,10 @@ class KernelConfig:
         at_least("kernel.w_std", self.w_std, 0.0, strict=True)
         at_least("kernel.b_std", self.b_std, 0.0)
         at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
-        if len(self.filter) not in (1, 2) or min(self.filter) < 1:
+        if len(self.filter) not in (1, 2, 3) or min(self.filter) < 1:
             raise ConfigError(
-                f"kernel.filter={list(self.filter)} must be [height, width], or one number (of sequences their length), positive"
+                f"kernel.filter={list(self.filter)} must be [height, width], or one number (of sequences their length), or of volumes "
+                "[depth, height, width], positive"
             )
         choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
         choice("kernel.outputs", self.outputs, ("trace", "pseudo", "full"))

@@ -16,6 +16,7 @@ from ntkpipe.data.preprocess import Preprocessing, fit, output_shape
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.data.subsets import stored_order
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.sequences import filled
 
 _log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def _used(setting: str, asked: int | None, present: int, what: str) -> int:
 
 def _require_finite(name: str, x: np.ndarray) -> None:
     # A float32 overflow of finite float64 pixels, or an image far outside the range of the training set.
-    total = sum(float(np.count_nonzero(~np.isfinite(x[i : i + 1024]))) for i in range(0, x.shape[0], 1024))
+    total = sum(float(np.count_nonzero(~np.isfinite(filled(x[i : i + 1024])))) for i in range(0, x.shape[0], 1024))
     if total:
         raise DataError(
             f"{int(total)} prepared {name} values overflow {x.dtype}: rescale them, or set kernel.dtype=float64"

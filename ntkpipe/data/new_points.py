@@ -13,6 +13,7 @@ from ntkpipe.data.table import encoded
 from ntkpipe.data.tables import as_table, is_frame, read_table
 from ntkpipe.errors import DataError
 from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.sequences import filled
 
 _ARRAYS = ("x_new", "x_test", "x")
 
@@ -76,7 +77,7 @@ def prepared_new(
         _check_kind(raw, preprocessing)
     steps = whole or Preprocessing.stored(preprocessing)
     downsample = steps.downsample
-    wanted = (shape[0] * downsample, shape[1] * downsample, shape[2])
+    wanted = shape if len(shape) == 4 else (shape[0] * downsample, shape[1] * downsample, shape[2])
     if raw.shape[1:] != wanted:
         named = (
             ""
@@ -86,13 +87,13 @@ def prepared_new(
         raise DataError(
             f"new points have the shape {_shown(raw.shape[1:])}, and those of training {_shown(wanted)}{named}"
         )
-    bad = np.flatnonzero(~np.isfinite(raw.astype(np.float64)).all(axis=(1, 2, 3)))
+    bad = np.flatnonzero(~np.isfinite(filled(raw.astype(np.float64))).all(axis=tuple(range(1, raw.ndim))))
     if bad.size:
         raise DataError(
             f"row {rows[bad[0]]} of the new points holds NaN or infinite values ({bad.size} such rows): clean them"
         )
     made = steps.transform(raw, np.arange(len(raw)), dtype.name)
-    if not np.isfinite(made).all():
+    if not np.isfinite(filled(made)).all():
         raise DataError(f"new points overflow {dtype.name} once they are prepared: rescale them")
     return made, rows, notes
 

@@ -20,29 +20,34 @@ def load(config: DataConfig) -> RawImages:
     """Arrays `x_train, y_train, x_test, y_test` of `config.path`, and `class_names` where present.
 
     Without `y_test` nobody knows the labels of the test points. Without `x_test` a share `config.test_fraction` of the points is
-    taken for testing.
+    taken for testing. Sequences of different lengths have `mask_train` and `mask_test` beside them.
 
     Raises:
         DataError: if the file is absent or not such an npz; missing arrays are named.
     """
-    arrays, names = read_npz(config, ("x_train", "y_train"), ("x_test", "y_test"))
+    arrays, names = read_npz(config, ("x_train", "y_train"), ("x_test", "y_test"), ("mask_train", "mask_test"))
+    raw = RawImages(
+        arrays["x_train"],
+        arrays["y_train"],
+        arrays.get("x_test", arrays["x_train"][:0]),
+        arrays.get("y_test"),
+        class_names=names,
+        mask_train=arrays.get("mask_train"),
+        mask_test=arrays.get("mask_test"),
+    )
     if "x_test" in arrays:
         if config.test_fraction is not None:
             raise DataError(
                 f"data.test_fraction={config.test_fraction:g}: {config.path} has test points of its own (x_test). Leave the setting "
                 "out, or save x_train and y_train alone"
             )
-        return RawImages(
-            arrays["x_train"], arrays["y_train"], arrays["x_test"], arrays.get("y_test"), class_names=names
-        )
+        return raw
     if config.test_fraction is None or "y_test" in arrays:
         raise DataError(
             f"{config.path} lacks x_test: save it with numpy.savez, or leave y_test out too and set data.test_fraction=0.2, which "
             "keeps a fifth of the points for testing"
         )
-    return split(
-        RawImages(arrays["x_train"], arrays["y_train"], arrays["x_train"][:0], None, class_names=names), config
-    )
+    return split(raw, config)
 
 
 def split(raw: RawImages, config: DataConfig) -> RawImages:
@@ -61,15 +66,28 @@ def split(raw: RawImages, config: DataConfig) -> RawImages:
     fraction = 0.2 if config.test_fraction is None else config.test_fraction
     test = drawn_test_rows(len(x), fraction, seed=config.subset_seed, labels=labels)
     train = np.delete(np.arange(len(x)), test)
+    masks = {}
+    if raw.mask_train is not None:
+        mask = np.asarray(raw.mask_train)
+        if not mask.ndim or len(mask) != len(x):
+            raise DataError(f"x_train has shape {x.shape} and its mask {mask.shape}: they must pair up one to one")
+        masks = {"mask_train": mask[train], "mask_test": mask[test]}
     return replace(
-        raw, x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test], index_train=train, index_test=test
+        raw,
+        x_train=x[train],
+        y_train=y[train],
+        x_test=x[test],
+        y_test=y[test],
+        index_train=train,
+        index_test=test,
+        **masks,
     )
 
 
 def read_npz(
-    config: DataConfig, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+    config: DataConfig, keys: tuple[str, ...], optional: tuple[str, ...] = (), rare: tuple[str, ...] = ()
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """The arrays `keys` of `config.path`, those of `optional` and its `class_names` where present. Nothing is unpickled.
+    """The arrays `keys` of `config.path`, those of `optional` and `rare` and its `class_names` where present. Nothing is unpickled.
 
     Raises:
         DataError: if the file is absent or not such an npz; missing arrays are named.
@@ -87,7 +105,7 @@ def read_npz(
             if missing:
                 found = ", ".join(loaded.files) or "nothing"
                 raise DataError(f"{path} lacks {', '.join(missing)} (it holds {found}): save {wanted} with numpy.savez")
-            arrays = {key: loaded[key] for key in (*keys, *optional) if key in loaded.files}
+            arrays = {key: loaded[key] for key in (*keys, *optional, *rare) if key in loaded.files}
             names = _names(path, loaded["class_names"]) if "class_names" in loaded.files else None
     except DataError:
         raise

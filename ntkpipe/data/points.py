@@ -52,6 +52,9 @@ class Dataset:
             as floats are refused until it does.
         x_test: as `x_train`, p of them; None takes a share `test_fraction` (0.2) of the training points.
         y_test: as `y_train`; None if nobody knows them: then there are predictions and no metrics.
+        mask: of sequences of different lengths, how long each is, `(n,)` whole numbers; or `(n, length)` of bool, true up to the end
+            of each. What follows the end is not looked at. None if all are as long as the array.
+        mask_test: likewise of `x_test`.
         class_names: of the labels 0, 1, ...; None calls them so.
         preparation: by the names of `data.*` settings: `standardize` (`channel` or `none`), `unit_norm`, `zca`, `downsample`,
             `layout`, `train_size`, `test_size`, `test_fraction`, `subset_seed`, `balanced`, `statistics`, `drop_invalid`, `labels`
@@ -73,6 +76,8 @@ class Dataset:
         x_test: Any = None,
         y_test: Any = None,
         *,
+        mask: Any = None,
+        mask_test: Any = None,
         class_names: tuple[str, ...] | list[str] | None = None,
         **preparation: Any,
     ) -> None:
@@ -82,6 +87,8 @@ class Dataset:
                 f"{', '.join(unknown)} is no way to prepare arrays: take any of {', '.join(_PREPARATION)}"
             )
         if is_frame(x_train):
+            if mask is not None or mask_test is not None:
+                raise ConfigError("mask is of sequences, arrays (n, length, channels): a frame has none")
             config = _config(kind="table", path="frame", target="target", **preparation)
             raw, config = table.from_frames(x_train, y_train, x_test, y_test, config)
             self._start(checked(raw, drop_invalid=False), config)
@@ -99,9 +106,15 @@ class Dataset:
         if x_test is None:
             if y_test is not None:
                 raise DataError("y_test without x_test: give the test points, or leave y_test out")
-            raw = npz.split(RawImages(np.asarray(x_train), y_train, np.empty(0), None, class_names=names), config)
+            if mask_test is not None:
+                raise DataError(
+                    "mask_test without x_test: mask is that of all points, some of which are drawn for testing"
+                )
+            raw = RawImages(np.asarray(x_train), y_train, np.empty(0), None, class_names=names, mask_train=mask)
+            raw = npz.split(raw, config)
         else:
-            raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names)
+            masks = {"mask_train": mask, "mask_test": mask_test}
+            raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names, **masks)
         self._start(checked(raw, drop_invalid=config.drop_invalid, layout=config.layout), config)
 
     @classmethod

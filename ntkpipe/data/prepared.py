@@ -75,10 +75,9 @@ class PreparedImages:
         """The steps and their statistics, plain JSON."""
         return self._manifest["preprocessing"]
 
-    def shape(self, block: str) -> tuple[int, int, int, int]:
-        """`(n, h, w, c)` of `train` or `test`."""
-        n, h, w, c = self._manifest["blocks"][block]["shape"]
-        return n, h, w, c
+    def shape(self, block: str) -> tuple[int, ...]:
+        """`(n, h, w, c)` of `train` or `test`; of volumes `(n, d, h, w, c)`."""
+        return tuple(self._manifest["blocks"][block]["shape"])
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
         """Rows `start:stop` of `train` or `test`, `(stop - start, h, w, c)`; read-only where they lie in one chunk.
@@ -151,13 +150,13 @@ class PreparedImages:
 
     def _address(self, block: str, k: int, entry: dict[str, Any]) -> tuple[str, str, int]:
         # The checksum is part of the address: a chunk rewritten after damage is not taken from the cache.
-        return self.url, chunk_key(self.prefix, block, k), entry["checksums"][k]
+        return self.url, chunk_key(self.prefix, block, k, entry), entry["checksums"][k]
 
     def _chunk(self, block: str, k: int, entry: dict[str, Any]) -> np.ndarray:
         chunk = _chunks.get(self._address(block, k, entry))
         if chunk is not None:
             return chunk
-        key = chunk_key(self.prefix, block, k)
+        key = chunk_key(self.prefix, block, k, entry)
         store = open_store(self.url)
         problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
         if content is None:
@@ -244,7 +243,7 @@ def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
     for block in BLOCKS:
         entry = manifest["blocks"][block]
         for k, checksum in enumerate(entry["checksums"]):
-            key = chunk_key(prefix, block, k)
+            key = chunk_key(prefix, block, k, entry)
             problem, _ = inspect_chunk(store, key, chunk_shape(entry), dtype, checksum)
             if problem:
                 problems.append(f"{key} {problem}")
@@ -256,7 +255,7 @@ def _write_chunk(
     store: ObjectStore, prefix: str, block: str, k: int, x: np.ndarray, entry: dict[str, Any], known: int | None
 ) -> int:
     """Make sure that a good chunk is stored and return its checksum."""
-    key = chunk_key(prefix, block, k)
+    key = chunk_key(prefix, block, k, entry)
     problem, content = inspect_chunk(store, key, chunk_shape(entry), x.dtype, known)
     if content is not None:
         return int.from_bytes(content[-4:], "little")

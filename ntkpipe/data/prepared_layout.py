@@ -84,9 +84,9 @@ def chunk_shape(entry: dict[str, Any]) -> tuple[int, ...]:
     return (entry["chunk_rows"], *entry["shape"][1:])
 
 
-def chunk_key(prefix: str, block: str, k: int) -> str:
-    """Where Zarr keeps chunk `k` along the first axis."""
-    return f"{prefix}/{block}/c/{k}/0/0/0"
+def chunk_key(prefix: str, block: str, k: int, entry: dict[str, Any]) -> str:
+    """Where Zarr keeps chunk `k` along the first axis of a block."""
+    return "/".join([prefix, block, "c", str(k), *["0"] * (len(entry["shape"]) - 1)])
 
 
 def inspect_chunk(
@@ -127,7 +127,10 @@ def metadata_objects(prefix: str, layout: dict[str, Any], dtype: np.dtype) -> di
             fill_value=np.nan,
             serializer=BytesCodec(endian="little"),
             compressors=[Crc32cCodec()],
-            dimension_names=(f"{block}_image", "height", "width", "channel"),
+            dimension_names=(
+                f"{block}_image",
+                *("depth", "height", "width", "channel")[1 - len(layout[block]["shape"]) :],
+            ),
         )
     return {f"{prefix}/{name}": content.to_bytes() for name, content in sorted(written.items())}
 

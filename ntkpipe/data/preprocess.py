@@ -7,6 +7,7 @@ whitening.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ import scipy.linalg
 from ntkpipe.config import DataConfig
 from ntkpipe.data.raw import row_chunks
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.images import as_planes
+from ntkpipe.kernels.sequences import filled, lengths_of
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +89,9 @@ class Preprocessing:
             x -= self.mean
             x /= self.std
         if self.unit_norm:
-            norms = np.sqrt(np.einsum("nhwc,nhwc->n", x, x))
-            x /= np.where(norms > 0, norms, 1.0)[:, None, None, None]
+            present = as_planes(filled(x))
+            norms = np.sqrt(np.einsum("nhwc,nhwc->n", present, present))
+            x /= np.where(norms > 0, norms, 1.0).reshape(-1, *(1,) * (x.ndim - 1))
         if self.whitening is not None:
             flat = x.reshape(x.shape[0], -1)
             flat -= self.whitening.mean
@@ -116,12 +120,16 @@ class Preprocessing:
         }
 
 
-def output_shape(shape: tuple[int, ...], downsample: int) -> tuple[int, int, int]:
-    """Shape `(h, w, c)` of an image after the block mean.
+def output_shape(shape: tuple[int, ...], downsample: int) -> tuple[int, ...]:
+    """Shape `(h, w, c)` of an image after the block mean; volumes `(d, h, w, c)` have none.
 
     Raises:
-        ConfigError: if `downsample` does not divide height and width.
+        ConfigError: if `downsample` does not divide height and width, or is of volumes.
     """
+    if len(shape) == 4:
+        if downsample > 1:
+            raise ConfigError(f"data.downsample={downsample} is of images, and these are volumes: leave it out")
+        return shape
     h, w, c = shape
     if h % downsample or w % downsample:
         raise ConfigError(f"data.downsample={downsample} must divide the height and width of the images, {h} x {w}")
@@ -134,8 +142,11 @@ def block_mean(x: np.ndarray, edge: int) -> np.ndarray:
     Raises:
         ConfigError: if `edge` does not divide height and width.
     """
-    h, w, c = output_shape(x.shape[1:], edge)
-    return x if edge == 1 else x.reshape(-1, h, edge, w, edge, c).mean(axis=(2, 4))
+    shape = output_shape(x.shape[1:], edge)
+    if edge == 1:
+        return x
+    h, w, c = shape
+    return x.reshape(-1, h, edge, w, edge, c).mean(axis=(2, 4))
 
 
 def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig, fixed: np.ndarray | None = None) -> Preprocessing:
@@ -148,10 +159,15 @@ def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig, fixed: np.ndarray
         fixed: `(c,)` bool, channels that standardisation leaves as they are.
 
     Raises:
-        ConfigError: if `downsample` does not divide the images, or a whitening without regularisation is singular.
+        ConfigError: if `downsample` does not divide the images, a whitening without regularisation is singular, or either is asked for
+            of sequences of different lengths.
         DataError: if all images are equal and whitening is asked for, or statistics overflow.
     """
     output_shape(raw.shape[1:], config.downsample)
+    if (config.downsample > 1 or config.zca is not None) and lengths_of(raw) is not None:
+        raise ConfigError(
+            "sequences of different lengths are not downsampled or whitened: leave data.downsample and data.zca out"
+        )
     mean = std = None
     if config.standardize == "channel":
         mean, std = channel_statistics(raw, rows)
@@ -221,14 +237,18 @@ def _histogram_moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
 def _moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """As `_histogram_moments`, of float pixels."""
     channels = raw.shape[-1]
-    count = rows.shape[0] * raw.shape[1] * raw.shape[2]
+    lengths = lengths_of(raw)
+    positions = rows.shape[0] * raw.shape[1] if lengths is None else int(lengths[rows].sum())
+    count = positions * math.prod(raw.shape[2:-1])
     total, squares = np.zeros(channels), np.zeros(channels)
     low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
 
     def chunks() -> Iterator[np.ndarray]:
         for part in row_chunks(rows.shape[0], raw[0].size):
             # Channels first: NumPy sums pairwise along a contiguous axis only.
-            yield np.ascontiguousarray(_scaled(raw[rows[part]]).reshape(-1, channels).T)
+            x = _scaled(raw[rows[part]]).reshape(-1, channels)
+            x = x if lengths is None else x[~np.isnan(x[:, 0])]
+            yield np.ascontiguousarray(x.T)
 
     with np.errstate(over="ignore", invalid="ignore"):
         for x in chunks():

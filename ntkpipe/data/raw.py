@@ -10,6 +10,7 @@ import numpy as np
 
 from ntkpipe.errors import DataError
 from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.sequences import filled, stated_lengths, with_ends
 
 # Working memory of a pass over a data set: the float64 copy of one chunk of images.
 _CHUNK_BYTES = 16 << 20
@@ -31,6 +32,8 @@ class RawImages:
         target_names: of the columns of regression targets; None calls them `target`.
         coding: `regression` where the loader has found out that targets are numbers.
         fixed: `(c,)` of bool, channels that standardisation leaves as they are: categories of a table.
+        mask_train: of sequences of different lengths, `(n,)` lengths or `(n, length)` of bool; None if all are as long as the array.
+        mask_test: likewise.
         encoding: of a table, from its columns to features; see `columns.Encoding.to_dict`.
     """
 
@@ -46,6 +49,8 @@ class RawImages:
     coding: str | None = None
     fixed: np.ndarray | None = None
     encoding: dict[str, Any] | None = None
+    mask_train: np.ndarray | None = None
+    mask_test: np.ndarray | None = None
 
     @property
     def rows_are(self) -> str:
@@ -69,12 +74,12 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
     """`raw` in the standard layout, refused with a remedy where it cannot be used.
 
     Arrays `(n, h, w)` become `(n, h, w, 1)`; `(n, d)` become `(n, 1, 1, d)`, so that per-channel statistics are per
-    feature.
+    feature. Sequences that end before their array does hold NaN from there on.
 
     Args:
         raw: what a loader returned.
         drop_invalid: drop images with NaN or infinite pixels instead of refusing them.
-        layout: of arrays with four axes; see `as_images`.
+        layout: of arrays with four or five axes; see `as_images`.
 
     Raises:
         DataError: if an array is empty, of a wrong dtype or shape, or not finite; if images and labels differ in
@@ -103,7 +108,7 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
             )
     raw = replace(raw, x_train=x_train, x_test=x_test, **y)
     raw = _finite(_finite(raw, "train", drop_invalid), "test", drop_invalid)
-    require_one_scale(raw.x_train, raw.x_test)
+    require_one_scale(filled(raw.x_train), filled(raw.x_test))
     return raw
 
 
@@ -170,13 +175,22 @@ def _standard(part: str, raw: RawImages, layout: str | None) -> np.ndarray:
 def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
     x: np.ndarray = getattr(raw, f"x_{part}")
     n = x.shape[0]
+    mask = getattr(raw, f"mask_{part}")
+    inside = None
+    if mask is not None:
+        x = with_ends(x, mask, f"mask_{part}")
+        inside = np.arange(x.shape[1]) < stated_lengths(mask, n, x.shape[1], f"mask_{part}")[:, None]
+        raw = replace(raw, **{f"x_{part}": x, f"mask_{part}": None})
     index = getattr(raw, f"index_{part}")
     index = np.arange(n, dtype=np.int64) if index is None else np.asarray(index, dtype=np.int64)
     if x.dtype.kind == "u":
         return replace(raw, **{f"index_{part}": index})
     good = np.ones(n, dtype=bool)
     for rows in row_chunks(n, x[0].size):
-        good[rows] = np.isfinite(x[rows]).all(axis=(1, 2, 3))
+        present = np.isfinite(x[rows])
+        if inside is not None:
+            present |= ~inside[rows][:, :, None, None]
+        good[rows] = present.all(axis=tuple(range(1, x.ndim)))
     bad = np.flatnonzero(~good)
     if bad.size == 0:
         return replace(raw, **{f"index_{part}": index})
@@ -184,7 +198,8 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
     if not drop:
         raise DataError(
             f"{bad.size} of {n} {raw.rows_are} in x_{part} hold NaN or infinite values (rows {named}): "
-            f"clean them, or set data.drop_invalid=true to leave these {raw.rows_are} out"
+            f"clean them, or set data.drop_invalid=true to leave these {raw.rows_are} out. Sequences of different lengths need "
+            f"mask_{part}"
         )
     if bad.size == n:
         raise DataError(

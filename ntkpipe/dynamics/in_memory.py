@@ -18,6 +18,7 @@ from ntkpipe.dynamics.filters import absolute_ridge, make_filter
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.sequences import filled
 from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.tasks.environment import keep_compiled
 
@@ -168,7 +169,7 @@ def _images(name: str, images: np.ndarray, dtype: str, layout: str | None) -> np
     if images.size == 0:
         raise DataError(f"{name} is empty (shape {images.shape}): at least one image with at least one pixel is needed")
     images = np.ascontiguousarray(as_images(name, images, layout))
-    if not np.isfinite(images).all():
+    if not np.isfinite(filled(images)).all():
         raise DataError(f"{name} holds NaN or infinite pixels: clean them first")
     return images
 

@@ -204,9 +204,7 @@ def is_random(architecture: Architecture) -> bool:
 
 
 def _has_dropout(layers: list[dict[str, Any]]) -> bool:
-    return any(
-        layer["op"] == "dropout" or any(_has_dropout(list(inner)) for inner in inner_lists(layer)) for layer in layers
-    )
+    return any(layer["op"] == "dropout" or any(_has_dropout(inner) for inner in inner_lists(layer)) for layer in layers)
 
 
 shared_kernels = SharedKernels()

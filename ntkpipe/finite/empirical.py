@@ -85,9 +85,11 @@ def prepare(
         dropped = made.check_masks(masks, len(x), x.dtype)
         size = block_images(made, outputs, np.dtype(x.dtype).itemsize)
         run = _compiled(*key).prepare
+        x, lengths = made.split_ends(x)
+        starts = [slice(start, start + size) for start in range(0, max(len(x), 1), size)]
         blocks = [
-            run(given, jnp.asarray(x[start : start + size]), [m[start : start + size] for m in dropped])
-            for start in range(0, max(len(x), 1), size)
+            run(given, jnp.asarray(x[part]), [m[part] for m in dropped], None if lengths is None else lengths[part])
+            for part in starts
         ]
         functions, parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *blocks) if blocks[1:] else blocks[0]
     return Prepared(key, np.dtype(x.dtype), functions, parts)
@@ -192,9 +194,9 @@ def _compiled(text: str, shape: tuple[int, ...], outputs: str) -> _Compiled:
     made = network(json.loads(text), shape)
     plans = plan_maps(made, outputs)
 
-    def prepare(weights: Any, x: Any, masks: Any) -> Any:
+    def prepare(weights: Any, x: Any, masks: Any, lengths: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return _prepared(made, plans, outputs, weights, x, masks)
+            return _prepared(made, plans, outputs, weights, x, masks, lengths)
 
     def tile(rows: Any, columns: Any) -> Any:
         with jax.default_matmul_precision("highest"):
@@ -232,12 +234,12 @@ def _of_readout(plan: MapPlan) -> tuple[float, float]:
 
 
 def _prepared(
-    made: Network, plans: Sequence[MapPlan], outputs: str, weights: Any, x: Any, masks: Any
+    made: Network, plans: Sequence[MapPlan], outputs: str, weights: Any, x: Any, masks: Any, lengths: Any
 ) -> tuple[Any, tuple[tuple[Any, ...], ...]]:
     c = made.outputs
     each_map = zip(made.maps, made.signals, strict=True)
     shifts = [jnp.zeros((len(x), *one.repeats, *shape), x.dtype) for one, shape in each_map]
-    functions, backward, inputs = jax.vjp(lambda s: made.forward(weights, x, masks, s), shifts, has_aux=True)
+    functions, backward, inputs = jax.vjp(lambda s: made.forward(weights, x, masks, s, lengths), shifts, has_aux=True)
     # One direction of the outputs each; images do not meet, so that all are differentiated at once.
     directions = jnp.full((1, c), c**-0.5) if outputs == "pseudo" else jnp.eye(c)
     scale = c**-0.5 if outputs == "trace" else 1.0

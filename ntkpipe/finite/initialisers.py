@@ -73,9 +73,8 @@ def _delta_orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
         return _orthogonal(rng, one)
     made = np.zeros(one.shape)
     # Of unit variance per tap in the mean: all of the filter's variance is at its centre.
-    taps = one.shape[0] * one.shape[1]
-    centre = one.shape[0] // 2, one.shape[1] // 2
-    made[centre] = math.sqrt(taps) * _orthonormal(rng, *one.shape[2:])
+    centre = tuple(size // 2 for size in one.filter)
+    made[centre] = math.sqrt(math.prod(one.filter)) * _orthonormal(rng, *one.shape[-2:])
     return made
 
 

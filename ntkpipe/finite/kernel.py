@@ -202,12 +202,12 @@ class NetworkKernel:
     def prepare(self, x: np.ndarray) -> Prepared:
         """What pairs need of each point, computed once; `x` is (n, ...) in the dtype of the computation."""
         spec = json.loads(self.layers)
-        layout = "NHWC" if x.ndim == 4 else None
+        layout = "NHWC" if x.ndim > 3 else None
         return prepare(spec, self.weights, x.reshape(len(x), *self.shape), outputs=self.outputs, layout=layout)
 
     def functions(self, x: np.ndarray) -> np.ndarray:
         """Outputs (n, c) of the network, in the dtype of `x`."""
-        layout = "NHWC" if x.ndim == 4 else None
+        layout = "NHWC" if x.ndim > 3 else None
         return np.asarray(apply(json.loads(self.layers), self.weights, x.reshape(len(x), *self.shape), layout=layout))
 
     def tile(self, rows: Prepared, columns: Prepared) -> Kernels:

@@ -25,7 +25,7 @@ class LinearMap:
         w_std: standard deviation of one output for inputs of unit variance.
         b_std: of the bias; None has none.
         parameterization: `ntk` or `standard`.
-        filter: height and width of a convolution; None of any other map.
+        filter: height and width (of volumes depth, height and width) of a convolution; None of any other map.
         strides: of a convolution.
         padding: of a convolution.
         repeats: how often the map is repeated, each time with weights of its own: the first axes of its arrays. One number for each
@@ -39,8 +39,8 @@ class LinearMap:
     w_std: float
     b_std: float | None
     parameterization: str = "ntk"
-    filter: tuple[int, int] | None = None
-    strides: tuple[int, int] = (1, 1)
+    filter: tuple[int, ...] | None = None
+    strides: tuple[int, ...] = (1, 1)
     padding: str = "VALID"
     repeats: tuple[int, ...] = ()
 
@@ -80,7 +80,7 @@ class LinearMap:
 
 
 class Recorder:
-    """Shapes of what a pass asks for."""
+    """Shapes of what a pass asks for. `lengths` are those of sequences, in passes that mask them."""
 
     def __init__(self) -> None:
         self.maps: list[LinearMap] = []
@@ -89,6 +89,7 @@ class Recorder:
         self.masks: list[tuple[tuple[int, ...], float]] = []
         self._entry = -1
         self._repeats: tuple[int, ...] = ()
+        self.lengths: Any = None
 
     def begin(self) -> None:
         """The weights of another layer."""
@@ -121,11 +122,14 @@ class Recorder:
 class Given:
     """Weights, masks and perturbations, in the order in which a pass asks for them; keeps the inputs of all maps."""
 
-    def __init__(self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any) -> None:
+    def __init__(
+        self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any, lengths: Any = None
+    ) -> None:
         flat = [(w, entry[1]) for entry in weights for w in arrays_of(entry[0])]
         self._flat = list(zip(maps, flat, [None] * len(flat) if shifts is None else shifts, strict=True))[::-1]
         self._masks = iter(masks)
         self.inputs: list[Any] = []
+        self.lengths = lengths
 
     def begin(self) -> None:
         """Nothing: weights come in order."""
@@ -143,6 +147,7 @@ class Given:
     def repeat(self, run: Callable[[Any, Any], Any], x: Any, times: int) -> Any:
         """`x = run(x, source)` so many times, in a loop that is compiled once."""
         recorder = Recorder()
+        recorder.lengths = self.lengths
         jax.eval_shape(lambda x: recorder.repeat(run, x, times), x)
         maps, *arrays = zip(*(self._flat.pop() for _ in recorder.maps), strict=True) if recorder.maps else ((), (), ())
         weights, shifts = arrays
@@ -150,7 +155,7 @@ class Given:
         moved = [None if s is None else jnp.moveaxis(s, 1, 0) for s in shifts]
 
         def once(x: Any, given: Any) -> Any:
-            one = Given((), (), (), None)
+            one = Given((), (), (), None, self.lengths)
             one._flat = list(zip(maps, *given, strict=True))[::-1]
             made = run(x, one)
             return made, one.inputs

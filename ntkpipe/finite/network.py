@@ -25,7 +25,9 @@ from ntkpipe.finite.maps import Given, Recorder, arrays_of
 from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool, window_outputs
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.layers.mask import factors
 from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
+from ntkpipe.kernels.sequences import filled, lengths_of, masked_spec, shortest
 from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
 
@@ -90,10 +92,39 @@ class Network:
         dense = self.has_readout and before >= 0 and self.spec[before]["op"] == "dense"
         return len(self.maps) - 2 if dense else None
 
-    def forward(self, weights: Any, x: Any, masks: Any = (), shifts: Any = None) -> tuple[Any, list[Any]]:
-        """Outputs `(n, c)` and the input of every linear map; to be traced, checks nothing."""
-        given = Given(self.maps, weights, masks, shifts)
-        return _run(self.spec, x, given, ""), given.inputs
+    def forward(
+        self, weights: Any, x: Any, masks: Any = (), shifts: Any = None, lengths: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Outputs `(n, c)` and the input of every linear map; to be traced, checks nothing.
+
+        Args:
+            weights: of the network.
+            x: of sequences that end at different places, zeros after the end.
+            masks: of dropout.
+            shifts: what is added to each linear map.
+            lengths: `(n,)` of such sequences; None otherwise.
+        """
+        given = Given(self.maps, weights, masks, shifts, lengths)
+        spec = self.spec if lengths is None else masked_spec(self.spec, self.shape[0])
+        return _run(spec, x, given, ""), given.inputs
+
+    def split_ends(self, x: Any) -> tuple[Any, Any]:
+        """Sequences with zeros after their ends, and their lengths `(n,)`, int32; other images as they are, and None.
+
+        Raises:
+            ConfigError: naming the layer that sequences of different lengths cannot pass.
+            DataError: if one is shorter than the network's windows.
+        """
+        host = np.asarray(x)
+        lengths = lengths_of(host)
+        if lengths is None:
+            return x, None
+        least = shortest(self.spec, self.shape[0])
+        if lengths.min() < least:
+            raise DataError(
+                f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}"
+            )
+        return filled(host), lengths.astype(np.int32)
 
     def shapes(self) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]]:
         """Of every entry of the weights: its layer, the shapes of W (one, of attention three) and that of b or None."""
@@ -179,8 +210,10 @@ def network(spec: Spec, shape: Sequence[int]) -> Network:
         ConfigError: naming the layer that is unknown, has no finite form, or that images of this shape cannot pass.
     """
     shape = tuple(int(size) for size in shape)
-    if len(shape) not in (1, 3) or min(shape) < 1:
-        raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
+    if len(shape) not in (1, 3, 4) or min(shape) < 1:
+        raise ConfigError(
+            f"images of shape {list(shape)} must be [height, width, channels], [depth, height, width, channels] or [features]"
+        )
     _refuse_batches(spec)
     return _network(canonical_json(spec), shape)
 
@@ -223,7 +256,7 @@ def apply(
         spec: list of layers, as `Architecture.from_spec` takes it.
         weights: see `Weights`.
         x: `(n, height, width, channels)`, `(n, height, width)` or `(n, features)`, float32 or float64: the dtype of the
-            computation.
+            computation. Sequences may have NaN after their ends.
         masks: of dropout, see `draw_masks`.
         layout: order of four axes, `NHWC` or `NCHW`.
 
@@ -239,7 +272,8 @@ def apply(
     with precision_context(x.dtype):
         given = made.check_weights(weights, x.dtype)
         dropped = made.check_masks(masks, len(x), x.dtype)
-        outputs = _forward(canonical_json(spec), tuple(x.shape[1:]))(given, jnp.asarray(x), dropped)
+        inputs, lengths = made.split_ends(x)
+        outputs = _forward(canonical_json(spec), tuple(x.shape[1:]))(given, jnp.asarray(inputs), dropped, lengths)
     return outputs if isinstance(x, jax.Array) else np.asarray(outputs)
 
 
@@ -248,9 +282,9 @@ def _forward(text: str, shape: tuple[int, ...]) -> Callable[..., Any]:
     made = _network(text, shape)
 
     @jax.jit
-    def run(weights: Any, x: Any, masks: Any) -> Any:
+    def run(weights: Any, x: Any, masks: Any, lengths: Any) -> Any:
         with jax.default_matmul_precision("highest"):
-            return made.forward(weights, x, masks)[0]
+            return made.forward(weights, x, masks, lengths=lengths)[0]
 
     return run
 
@@ -281,6 +315,9 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return x.reshape(x.shape[0], -1)
     if op == "residual_sum":
         return _residual(layer, x, source, name)
+    if op == "mask":
+        made = factors(layer["windows"], layer["power"], source.lengths, x.shape[1], x.dtype)
+        return x * made[:, :, None, None]
     if op == "repeat":
         return _repeat(layer, x, source, name)
     if op == "layer_norm":
@@ -296,7 +333,7 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         source.begin()
         shape = (x.shape[-1], layer["features"])
         return source.linear(_product, x, layer=name, shape=shape, fan_in=shape[0], **_scales(layer))
-    if x.ndim != 4:
+    if x.ndim not in (4, 5):
         raise ConfigError("acts on images [height, width, channels], but activations are flat here")
     if op == "conv":
         return _conv(layer, x, source, name)
@@ -304,7 +341,7 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return global_pool(layer, x)
     if op in ("avg_pool", "sum_pool"):
         return pool(layer, x)
-    assert op == "global_self_attention", op
+    assert op in ("global_self_attention", "masked_attention"), op
     return _attention(layer, x, source, name)
 
 
@@ -339,7 +376,7 @@ def _repeat(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
 
 def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     size, strides, padding = acting_filter(layer), tuple(layer["strides"]), layer["padding"]
-    window_outputs(x.shape[1:3], size, strides, padding)
+    window_outputs(x.shape[1:-1], size, strides, padding)
     shape = (*size, x.shape[-1], layer["features"])
     source.begin()
 
@@ -347,13 +384,14 @@ def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return convolve(pad(x, size, strides, padding), w, strides)
 
     window = {"filter": size, "strides": strides, "padding": padding}
-    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:3]), **window, **_scales(layer))
+    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:-1]), **window, **_scales(layer))
 
 
 def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     """Queries and keys share weights, scores are divided by their number (the linear scaling of arXiv:2006.10540)."""
-    n, h, w, channels = x.shape
-    pixels = x.reshape(n, h * w, channels)
+    n, *spatial, channels = x.shape
+    count, h = math.prod(spatial), spatial[0]
+    pixels = x.reshape(n, count, channels)
     heads, keys, values = layer["n_heads"], layer["n_chan_key"], layer["n_chan_val"]
     features = layer["n_chan_out"]
     source.begin()
@@ -369,11 +407,14 @@ def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return source.linear(product, x, layer=name, shape=shape, fan_in=fan_in, w_std=w_std, b_std=b_std)
 
     shared = linear(to_heads, pixels, (heads, channels, keys), channels, 1.0, None)
-    shared = shared.reshape(n, h * w, heads, keys)
+    shared = shared.reshape(n, count, heads, keys)
     scores = jnp.einsum("nphk,nqhk->nhpq", shared, shared) * (layer["w_query_std"] * layer["w_key_std"] / keys)
+    if layer["op"] == "masked_attention" and layer["mechanism"] == "SOFTMAX":
+        inside = jnp.repeat(factors(layer["windows"], 0.0, source.lengths, h, x.dtype), count // h, axis=1)
+        scores = jnp.where(inside[:, None, None, :] > 0, scores, -jnp.inf)
     mechanism = {"SOFTMAX": jax.nn.softmax, "IDENTITY": lambda s: s, "RELU": jax.nn.relu}[layer["mechanism"]]
     value = linear(to_heads, pixels, (heads, channels, values), channels, layer["w_value_std"], None)
-    mixed = jnp.einsum("nhpq,nqhv->nphv", mechanism(scores), value.reshape(n, h * w, heads, values))
-    mixed = mixed.reshape(n, h * w, heads * values)
+    mixed = jnp.einsum("nhpq,nqhv->nphv", mechanism(scores), value.reshape(n, count, heads, values))
+    mixed = mixed.reshape(n, count, heads * values)
     made = linear(from_heads, mixed, (heads, values, features), heads * values, layer["w_out_std"], layer["b_std"])
-    return made.reshape(n, h, w, features)
+    return made.reshape(n, *spatial, features)

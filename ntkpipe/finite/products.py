@@ -18,6 +18,7 @@ the readout are the same for every image, and those of the layer before it diffe
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any
@@ -53,8 +54,8 @@ class MapPlan:
 
     map: LinearMap
     way: str
-    padded: tuple[int, int, int]
-    pixels: tuple[int, int]
+    padded: tuple[int, ...]
+    pixels: tuple[int, ...]
     features: int
     rows: int
     full: bool
@@ -90,11 +91,10 @@ def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], row
         padded, taps = (*pixels, channels), 1
     else:
         size = one.filter
-        height, width = window_outputs(inputs[:2], size, one.strides, one.padding)
-        pixels = (height, width)
+        pixels = window_outputs(inputs[:-1], size, one.strides, one.padding)
         image = jax.eval_shape(lambda: pad(jnp.zeros((1, *inputs)), size, one.strides, one.padding))
-        padded, taps = (int(image.shape[1]), int(image.shape[2]), channels), math.prod(size)
-    count, depth, area = math.prod(pixels), taps * channels, padded[0] * padded[1]
+        padded, taps = (*map(int, image.shape[1:-1]), channels), math.prod(size)
+    count, depth, area = math.prod(pixels), taps * channels, math.prod(padded[:-1])
     pairs_of_rows = rows**2 if full else rows
     ways = {
         "structured": (depth + pairs_of_rows * features, depth + rows * features),
@@ -188,7 +188,7 @@ def _inner(plan: MapPlan, rows: Any, columns: Any) -> Any:
 
 def _over_pairs(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
     """One row image with a group of columns at a time: intermediates of about `_PAIR_BYTES`."""
-    area, count = plan.padded[0] * plan.padded[1], math.prod(plan.pixels)
+    area, count = math.prod(plan.padded[:-1]), math.prod(plan.pixels)
     held = area**2 + count**2 * 2 + (count * plan.rows * plan.features if plan.full else 0)
     n = len(columns[0])
     size = max(1, min(n, _PAIR_BYTES // (held * columns[0].dtype.itemsize)))
@@ -209,16 +209,16 @@ def _over_pairs(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) 
 
 def _pairs_of_one(plan: MapPlan, image: tuple[Any, ...], group: tuple[Any, ...]) -> Any:
     size, strides = plan.map.filter or (1, 1), plan.map.strides
+    axes = len(size)
     (h, d), (others, signals) = image, group
     n, count = len(others), math.prod(plan.pixels)
-    own = jnp.einsum("yxc,jvwc->yxjvw", h, others)
+    own = jnp.tensordot(h, others, axes=(-1, -1))  # pixels of the one image, others, pixels of the others
     # Both images are shifted equally: the same tap along both pairs of axes.
     total = jnp.zeros((), h.dtype)
-    for tap in range(size[0] * size[1]):
-        a, b = divmod(tap, size[1])
-        y = slice(a, a + (plan.pixels[0] - 1) * strides[0] + 1, strides[0])
-        x = slice(b, b + (plan.pixels[1] - 1) * strides[1] + 1, strides[1])
-        total = total + own[y, x, :, y, x]
+    for tap in itertools.product(*map(range, size)):
+        each = zip(tap, plan.pixels, strides[:axes], strict=True)
+        under = tuple(slice(a, a + (out - 1) * stride + 1, stride) for a, out, stride in each)
+        total = total + own[(*under, slice(None), *under)]
     inputs = total.reshape(count, n, count) + plan.map.bias_scale**2
     if not plan.full:
         return jnp.sum(inputs * jnp.einsum("pm,jqm->pjq", d, signals), axis=(0, 2))

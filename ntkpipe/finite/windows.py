@@ -1,7 +1,10 @@
-"""Layers of finite networks that mix pixels: windows, pools, norms. Images are `(n, height, width, channels)`."""
+"""Layers of finite networks that mix pixels: windows, pools, norms. Images are `(n, height, width, channels)`, volumes have
+a depth before these.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Window
 
 
 def _windows(spatial: Sequence[int], size: Sequence[int], strides: Sequence[int], padding: str) -> list[Window]:
+    if len(size) != len(spatial):
+        what = (
+            "volumes and need three numbers, [depth, height, width]"
+            if len(spatial) == 3
+            else "images and need two, [height, width]"
+        )
+        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}; here are {what}")
     return [Window(int(n), f, s, padding) for n, f, s in zip(spatial, size, strides, strict=True)]
 
 
@@ -31,32 +42,31 @@ def pad(x: Any, size: Sequence[int], strides: Sequence[int], padding: str) -> An
     """Zeros, or the other end of the image, where windows reach beyond it."""
     if padding == "VALID":
         return x
-    widths = [tuple(max(pad, 0) for pad in w.pads) for w in _windows(x.shape[1:3], size, strides, padding)]
+    widths = [tuple(max(pad, 0) for pad in w.pads) for w in _windows(x.shape[1:-1], size, strides, padding)]
     return jnp.pad(x, [(0, 0), *widths, (0, 0)], mode="wrap" if padding == "CIRCULAR" else "constant")
 
 
 def convolve(padded: Any, w: Any, strides: Sequence[int]) -> Any:
-    """Convolution of padded images with filters `(height, width, in, out)`."""
-    return jax.lax.conv_general_dilated(padded, w, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    """Convolution of padded images with filters `(height, width, in, out)`, of volumes `(depth, height, width, in, out)`."""
+    axes = "DHW"[-len(strides) :]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return jax.lax.conv_general_dilated(padded, w, strides, "VALID", dimension_numbers=numbers)
 
 
 def patches(padded: Any, size: Sequence[int], strides: Sequence[int], outputs: Sequence[int]) -> list[Any]:
     """What lies under every tap of a window: arrays `(n, out_height, out_width, channels)`."""
-    return [
-        padded[
-            :,
-            a : a + (outputs[0] - 1) * strides[0] + 1 : strides[0],
-            b : b + (outputs[1] - 1) * strides[1] + 1 : strides[1],
-        ]
-        for a in range(size[0])
-        for b in range(size[1])
-    ]
+
+    def under(tap: tuple[int, ...]) -> Any:
+        axes = zip(tap, outputs, strides, strict=True)
+        return padded[(slice(None), *(slice(a, a + (out - 1) * stride + 1, stride) for a, out, stride in axes))]
+
+    return [under(tap) for tap in itertools.product(*map(range, size))]
 
 
 def pool(layer: Mapping[str, Any], x: Any) -> Any:
     """Sums over windows of the padded image, divided as the layer says."""
     size, strides, padding = layer["window"], layer["strides"], layer["padding"]
-    window_outputs(x.shape[1:3], size, strides, padding)
+    window_outputs(x.shape[1:-1], size, strides, padding)
 
     def total(x: Any) -> Any:
         padded = pad(x, size, strides, padding)
@@ -69,11 +79,12 @@ def pool(layer: Mapping[str, Any], x: Any) -> Any:
 
 def global_pool(layer: Mapping[str, Any], x: Any) -> Any:
     """Mean or sum over all pixels."""
-    return x.mean(axis=(1, 2)) if layer["op"] == "global_avg_pool" else x.sum(axis=(1, 2))
+    axes = tuple(range(1, x.ndim - 1))
+    return x.mean(axis=axes) if layer["op"] == "global_avg_pool" else x.sum(axis=axes)
 
 
 def normalised(layer: Mapping[str, Any], x: Any) -> Any:
     """Less the mean over the layer's axes, divided by the standard deviation there."""
-    axes = tuple(layer["axis"]) if x.ndim == 4 else (-1,)
+    axes = (-1,) if x.ndim == 2 or layer["axis"] == [-1] else tuple(range(1, x.ndim))
     mean, variance = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
     return (x - mean) / jnp.sqrt(variance + layer["eps"])

@@ -42,11 +42,25 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
         assert kernel.path is not None  # checked by KernelConfig
         return load_spec(kernel.path)
     family = FAMILIES[kernel.kind]
-    if "filter" in family.takes and len(image_shape) == 3:
-        # Beside a sequence, an image of width 1, is nothing: taps there would only divide its kernel.
-        size = kernel.filter[:1] if image_shape[1] == 1 else (kernel.filter * 2)[:2]
-        kernel = dataclasses.replace(kernel, filter=size)
+    if "filter" in family.takes:
+        kernel = dataclasses.replace(kernel, filter=_filter(kernel.filter, image_shape))
     return family(image_shape, **{name: getattr(kernel, name) for name in family.takes})
+
+
+def _filter(size: tuple[int, ...], image_shape: Sequence[int]) -> tuple[int, ...]:
+    """Taps along as many axes as the points have: equal numbers stand for any number of them."""
+    if len(image_shape) == 3 and len(size) < 3:
+        # Beside a sequence, an image of width 1, is nothing: taps there would only divide its kernel.
+        return size[:1] if image_shape[1] == 1 else (size * 2)[:2]
+    if len(image_shape) == 4 and len(set(size)) == 1:
+        return (size[0],) * 3
+    if (len(image_shape) == 4) != (len(size) == 3):
+        kind, right = ("volumes", "[3,3,3]") if len(image_shape) == 4 else ("images", "[3,3]")
+        raise ConfigError(
+            f"kernel.filter={list(size)} has {len(size)} numbers, and these are {kind} of "
+            f"{' x '.join(map(str, image_shape[:-1]))}: set as many, such as kernel.filter={right}"
+        )
+    return size
 
 
 def check_kernel(kernel: KernelConfig) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,20 +15,19 @@ from jax.core import Tracer
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.evaluation import flat, host, near, self_pairs, spatial
-from ntkpipe.kernels.evaluation.fold import PerImageFeatures, no_features
+from ntkpipe.kernels.evaluation.fold import PerImageFeatures
 from ntkpipe.kernels.evaluation.mapping import map_covariances
-from ntkpipe.kernels.evaluation.readouts import Tap, share
+from ntkpipe.kernels.evaluation.prepared import Prepared, along
+from ntkpipe.kernels.evaluation.readouts import share
 from ntkpipe.kernels.evaluation.resolve import Step, resolve, with_features
-from ntkpipe.kernels.images import as_images
+from ntkpipe.kernels.images import as_images, as_planes
 from ntkpipe.kernels.layers.linear import Flatten
 from ntkpipe.kernels.layers.residual import PlaceError, signatures
 from ntkpipe.kernels.places import check_any_shape, located
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.spec import canonical_spec, fingerprint, unrolled
+from ntkpipe.kernels.sequences import filled, filled_to_flatten, lengths_of, masked_spec, shortest
+from ntkpipe.kernels.spec import canonical_spec, fingerprint, is_deep
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
-
-# Layers beyond which networks with repetitions are evaluated in distance form, in float64.
-_DEEP = 1000
 
 
 class Architecture:
@@ -38,11 +36,15 @@ class Architecture:
     Make one with `from_spec`. Immutable; what it compiles is shared by all architectures with the same layers.
     """
 
-    def __init__(self, specs: Sequence[list[dict[str, Any]]], networks: Sequence[tuple[Layer, ...]]) -> None:
+    def __init__(
+        self, specs: Sequence[list[dict[str, Any]]], networks: Sequence[tuple[Layer, ...]], *, has_masks: bool = False
+    ) -> None:
         deepest = max(range(len(networks)), key=lambda k: len(networks[k]))
         self._spec, self._layers = specs[deepest], networks[deepest]
         self._networks = tuple(zip(specs, networks, strict=True))
         self._tapped, self._order = share(networks)
+        self._has_masks = has_masks
+        self._masked: dict[tuple[int, ...], tuple[Architecture, ...]] = {}
 
     @classmethod
     def from_spec(cls, layers: Sequence[Mapping[str, Any]]) -> Architecture:
@@ -107,9 +109,11 @@ class Architecture:
         Raises:
             ConfigError: naming the layer that images of this shape cannot pass.
         """
-        if len(shape) not in (1, 3) or min(shape) < 1:
-            raise ConfigError(f"images of shape {list(shape)} must be [height, width, channels] or [features]")
-        start = Signature(tuple(shape[:-1]), shape[-1])
+        if len(shape) not in (1, 3, 4) or min(shape) < 1:
+            raise ConfigError(
+                f"images of shape {list(shape)} must be [height, width, channels], [depth, height, width, channels] or [features]"
+            )
+        start = Signature.of_shape(shape)
         for spec, layers in self._networks:
             try:
                 last = signatures(layers, start)[-1]
@@ -216,15 +220,18 @@ class Architecture:
         """
         x = np.ascontiguousarray(x)
         if self.is_flat(x.shape[1:]):
-            return Prepared(x.reshape(len(x), -1), ())
-        return Prepared(
-            x, self_pairs.image_features(self._steps_with_features(x.shape[1:]), x, on_cpu=host.is_default())
-        )
+            return Prepared(filled_to_flatten(x).reshape(len(x), -1), ())
+        if lengths_of(x) is not None:
+            return Prepared(x, (), tuple(one._seen(x) for one in self._of_sequences(x.shape[1:])))
+        return Prepared(x, self._seen(x))
+
+    def _seen(self, x: np.ndarray) -> PerImageFeatures:
+        return self_pairs.image_features(self._steps_with_features(x.shape[1:]), as_planes(x), on_cpu=host.is_default())
 
     def _steps_with_features(self, shape: tuple[int, ...]) -> tuple[Step, ...]:
         """Of images with themselves, up to the last layer that must know them one by one."""
         layers = with_features(self._layers)
-        signature = Signature(shape[:-1], shape[-1])
+        signature = Signature.of_shape(shape)
         ends = [signature, *signatures(layers, signature)][-1].spatial
         return resolve(layers, signature, wanted=((0,),) * len(ends), own=True)
 
@@ -246,11 +253,13 @@ class Architecture:
             pad_to: edge of the nominal tile: ragged ones then share its compiled functions.
             pairs: columns that go through the layers of a network on images together; None chooses.
         """
+        if rows.masked or (columns is not None and columns.masked):
+            return self._tiles_of_sequences(rows, columns, out_dtype=out_dtype, pad_to=pad_to, pairs=pairs)
         x, other = rows.images, None if columns is None else columns.images
         dtype = out_dtype or x.dtype
         if self.is_flat(x.shape[1:]):
             runs = self._flat_runs(x)
-            if self._is_deep and x.dtype == np.float64:
+            if self._is_deep:
                 return [
                     Kernels(*(kernel.astype(dtype, copy=False) for kernel in kernels))
                     for kernels in self._sorted(flat.in_distance_form(runs, x, other))
@@ -261,11 +270,13 @@ class Architecture:
             return self._sorted(flat.padded_on_device(runs, rows.on_device, others, out_dtype=dtype, pad_to=pad_to))
         steps = self.steps(x.shape[1:], plain=False)
         seen = rows.along(steps)
+        planes = as_planes(filled(x))
+        others = None if other is None else as_planes(filled(other))
         made = spatial.evaluate(
             steps,
-            x,
+            planes,
             seen,
-            other,
+            others,
             seen if columns is None else columns.along(steps),
             pad_to=pad_to,
             context=lambda: precision_context(x.dtype),
@@ -276,7 +287,7 @@ class Architecture:
             for kernels, diagonal in zip(made, self._image_diagonals(x), strict=True):
                 for kernel, values in zip(kernels, diagonal, strict=True):
                     np.fill_diagonal(np.asarray(kernel), values)
-        found = near.search(x, other)
+        found = near.search(planes, others)
         if found.rows.size:
             own_steps = self.steps(x.shape[1:], own=True, plain=False)
             values = near.evaluate(own_steps, x, other, found, self._image_diagonals)
@@ -286,15 +297,54 @@ class Architecture:
             for kernels in self._sorted(made)
         ]
 
+    def _tiles_of_sequences(self, rows: Prepared, columns: Prepared | None, **options: Any) -> list[Kernels]:
+        """Of sequences that end at different places, one network after the other."""
+        networks = self._of_sequences(rows.images.shape[1:])
+
+        def seen(block: Prepared) -> tuple[PerImageFeatures, ...]:
+            return block.masked or tuple(one._seen(block.images) for one in networks)
+
+        of_rows = seen(rows)
+        of_columns = [None] * len(networks) if columns is None else seen(columns)
+        made = []
+        for one, row, column in zip(networks, of_rows, of_columns, strict=True):
+            other = None if columns is None or column is None else Prepared(columns.images, column)
+            made += one.tiles(Prepared(rows.images, row), other, **options)
+        return made
+
+    def _of_sequences(self, shape: tuple[int, ...]) -> tuple[Architecture, ...]:
+        """Each network with masks, for sequences in arrays of a shape."""
+        if shape not in self._masked:
+            specs = [masked_spec(spec, shape[0]) for spec, _ in self._networks]
+            self._masked[shape] = tuple(
+                Architecture([spec], [tuple(build_layer(layer) for layer in spec)], has_masks=True) for spec in specs
+            )
+        return self._masked[shape]
+
+    def _check_ends(self, x: Array) -> None:
+        """Of sequences that end at different places, each must be as long as the network's windows."""
+        lengths = None if isinstance(x, Tracer) else lengths_of(np.asarray(x))
+        if lengths is None:
+            return
+        for spec, _ in self._networks:
+            least = shortest(spec, x.shape[1])
+            if lengths.min() < least:
+                raise DataError(
+                    f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}: leave such "
+                    "sequences out, or set padding to SAME"
+                )
+
     def diagonals(self, x: np.ndarray) -> list[Kernels]:
         """Both kernels of every image with itself, `(n,)` each, of every network. Call within `precision_context(x.dtype)`."""
         if self.is_flat(x.shape[1:]):
-            return self._sorted(flat.diagonals(self._flat_runs(x), x))
+            return self._sorted(flat.diagonals(self._flat_runs(x), filled_to_flatten(x)))
+        if not self._has_masks and lengths_of(x) is not None:
+            return [one.diagonals(x)[0] for one in self._of_sequences(x.shape[1:])]
         return self._sorted(self._image_diagonals(x))
 
     def _image_diagonals(self, x: np.ndarray) -> list[Kernels]:
         steps = self.steps(x.shape[1:], own=True, plain=False)
-        return self_pairs.diagonals(steps, x, on_cpu=host.is_default())
+        return self_pairs.diagonals(steps, as_planes(x), on_cpu=host.is_default())
 
     @cached_property
     def _program(self) -> Callable[[Array, Array | None], Kernels]:
@@ -307,11 +357,11 @@ class Architecture:
         featured_steps = self._steps_with_features(x1.shape[1:])
 
         def seen(x: Array) -> PerImageFeatures:
-            return _along(steps, self_pairs.traced(featured_steps, x)[1] if featured_steps else ())
+            return along(steps, self_pairs.traced(featured_steps, as_planes(x))[1] if featured_steps else ())
 
         of_rows = seen(x1)
         other, of_columns = (x1, of_rows) if x2 is None else (x2, seen(x2))
-        made = spatial.traced(steps, jnp.asarray(x1), of_rows, jnp.asarray(other), of_columns)[-1]
+        made = spatial.traced(steps, as_planes(jnp.asarray(x1)), of_rows, as_planes(jnp.asarray(other)), of_columns)[-1]
         if x2 is not None:
             return made
         return Kernels(*(flat.symmetric(*pair) for pair in zip(made, self.diagonal(x1), strict=True)))
@@ -346,8 +396,7 @@ class Architecture:
 
     @cached_property
     def _is_deep(self) -> bool:
-        """So many repetitions that ordinary formulas lose digits: of ReLU's NTK 8e-8 at 10,000 layers, growing with their square."""
-        return any(layer["op"] == "repeat" for layer in self._spec) and sum(1 for _ in unrolled(self._spec)) > _DEEP
+        return is_deep(self._spec)
 
     @property
     def _deepest(self) -> int:
@@ -369,27 +418,5 @@ class Architecture:
                 f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
             )
         self.check_input(tuple(x1.shape[1:]))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A block of images and what layers see of each, from `Architecture.prepare`."""
-
-    images: np.ndarray
-    seen: PerImageFeatures
-
-    @cached_property
-    def on_device(self) -> jax.Array:
-        """The images on JAX's default device, copied once. Ask within `precision_context(images.dtype)`."""
-        return jax.device_put(self.images)
-
-    def along(self, steps: Sequence[Step]) -> PerImageFeatures:
-        """What each step of the network sees: a tap nothing, and nor do those after the last that does."""
-        return _along(steps, self.seen)
-
-
-def _along(steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
-    left, nothing = iter(seen), no_features(steps)
-    return tuple(
-        none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)
-    )
+        for x in (x1,) if x2 is None else (x1, x2):
+            self._check_ends(x)

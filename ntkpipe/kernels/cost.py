@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
-from ntkpipe.kernels.spec import inner_lists
+from ntkpipe.kernels.spec import inner_lists, is_deep
 
 if TYPE_CHECKING:
     from ntkpipe.kernels.evaluation.resolve import Step
@@ -39,6 +39,10 @@ _ELEMENTWISE: Mapping[str, float] = {
     "elementwise": 60.0,  # the formula of a kernel, and its derivative
     "stationary": 30.0,
 }
+
+
+# Of pairs in distance form, over those of the covariances: both images are carried beside each pair.
+_DISTANCE_FORM = 4.0
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,14 @@ def kernel_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> Ker
         steps: the same in their places, from `Architecture.steps`.
     """
     costs = [input_cost(spec, steps), *layer_costs(spec, steps)]
+    times = _DISTANCE_FORM if _is_flat(spec, steps) and is_deep(spec) else 1.0
     first = steps[0].incoming
     return KernelCost(
-        elementwise_flops=sum(c.elementwise_flops for c in costs),
+        elementwise_flops=times * sum(c.elementwise_flops for c in costs),
         product_flops=sum(c.product_flops for c in costs),
         input_entries=costs[0].entries,
         entries=max(c.entries for c in costs),
-        seen=sum(c.seen for c in costs),
+        seen=0 if _is_flat(spec, steps) and is_deep(spec) else sum(c.seen for c in costs),
         inputs=math.prod(first.spatial) * first.features,
     )
 
@@ -178,7 +183,8 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
 
 def _convolution(layer: Mapping[str, Any], before: Signature, after: Signature, kernels: int) -> float:
     """Sums over taps along rows, then along columns; then scale, bias and the layer's own gradients."""
-    height, width = acting_filter(layer)
+    height, *others = acting_filter(layer)
+    width = math.prod(others)
     between = _along(after, 0) * _along(before, 1)
     masks = 0 if layer["padding"] == "VALID" else 1
     sums = between * (height - 1 + masks) + after.entries * (width - 1 + masks)
@@ -190,7 +196,7 @@ def _pooling(layer: Mapping[str, Any], before: Signature, after: Signature) -> f
     """Sums over both pixels of a pair, along columns, then along rows; windows side by side see every entry once."""
     total, entries = 0, before.entries
     for axis in (1, 0):
-        size, stride = layer["window"][axis], layer["strides"][axis]
+        size, stride = (math.prod(layer[name][axis:] if axis else layer[name][:1]) for name in ("window", "strides"))
         left = entries // max(_along(before, axis), 1) * _along(after, axis)
         total += (entries if size == stride else left * size**2) + left
         entries = left

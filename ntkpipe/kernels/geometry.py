@@ -9,9 +9,10 @@ pooling window covers f pixels a band of 2f - 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from ntkpipe.errors import ConfigError
 Classes = tuple[int, ...]
 Support = tuple[Classes, ...]
 """Classes of every spatial axis, ascending; `()` of flat activations."""
+Windows = tuple[tuple[int, int, str], ...]
+"""Size, stride and padding of every window that a sequence has gone through, along it."""
 
 
 def every_class(extent: int) -> Classes:
@@ -85,9 +88,10 @@ class Window:
 
     def counts(self) -> np.ndarray:
         """`(out,)` how many positions of each window lie in the input."""
-        return np.sum([self._inside(self.positions(tap)) for tap in range(self.size)], axis=0)
+        return np.sum([self.inside(self.positions(tap)) for tap in range(self.size)], axis=0)
 
-    def _inside(self, at: np.ndarray) -> np.ndarray:
+    def inside(self, at: np.ndarray) -> np.ndarray:
+        """Which positions lie in the input."""
         return (at >= 0) & (at < self.extent)
 
     @property
@@ -101,10 +105,94 @@ class Window:
         Returns:
             Input classes, input positions and whether both positions lie in the input: `(len(classes), out)` each.
         """
-        first = np.broadcast_to(np.arange(self.out), (len(classes), self.out))
-        second = (first - np.array(classes, int).reshape(-1, 1)) % self.out
-        one, two = self.positions(tap)[first], self.positions(other)[second]
-        return (one - two) % self.extent, one, self._inside(one) & self._inside(two)
+        return _sources(self, classes, tap, other)
+
+
+@dataclass(frozen=True)
+class GridWindow:
+    """A window that slides along two axes of a volume, whose positions are counted as one axis, row after row.
+
+    Both images of a covariance are shifted by equal numbers, so that classes of this axis are kept as those of a single one are.
+
+    Args:
+        windows: along both axes.
+    """
+
+    windows: tuple[Window, Window]
+
+    @property
+    def extent(self) -> int:
+        """Input positions."""
+        return self.windows[0].extent * self.windows[1].extent
+
+    @property
+    def size(self) -> int:
+        """Taps."""
+        return self.windows[0].size * self.windows[1].size
+
+    @property
+    def out(self) -> int:
+        """Output positions."""
+        return self.windows[0].out * self.windows[1].out
+
+    def positions(self, tap: int) -> np.ndarray:
+        """`(out,)` input positions under a tap; -1 in the padding."""
+        first, second = self.windows
+        rows, columns = (w.positions(k) for w, k in zip(self.windows, divmod(tap, second.size), strict=True))
+        inside = first.inside(rows)[:, None] & second.inside(columns)[None, :]
+        return np.where(inside, rows[:, None] * second.extent + columns[None, :], -1).ravel()
+
+    def inside(self, at: np.ndarray) -> np.ndarray:
+        """Which positions lie in the input."""
+        return at >= 0
+
+    def counts(self) -> np.ndarray:
+        """`(out,)` how many positions of each window lie in the input."""
+        return np.multiply.outer(*(w.counts() for w in self.windows)).ravel()
+
+    @property
+    def is_exact(self) -> bool:
+        """Output class C comes from input class C alone (of shared taps)."""
+        return all(w.stride == 1 and w.is_exact and w.padding != "CIRCULAR" for w in self.windows)
+
+    def sources(self, classes: Classes, tap: int, other: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `Window.sources`."""
+        return _sources(self, classes, tap, other)
+
+
+AnyWindow = Window | GridWindow
+
+
+def windows_along(
+    spatial: tuple[int, ...], grid: tuple[int, ...], size: Sequence[int], strides: Sequence[int], padding: str
+) -> tuple[Window, AnyWindow]:
+    """Windows along the rows and the columns of images, or of volumes.
+
+    Args:
+        spatial: rows and columns; of volumes the depth, and height times width.
+        grid: height and width of volumes; `()` of images.
+        size: of the windows, two numbers of images and three of volumes.
+        strides: likewise.
+        padding: of all.
+
+    Raises:
+        ConfigError: if there are more or fewer numbers, or a window does not fit.
+    """
+    extents = (spatial[0], *grid) if grid else spatial
+    if len(size) != len(extents):
+        what = (
+            "volumes and need three numbers, [depth, height, width]" if grid else "images and need two, [height, width]"
+        )
+        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}; here are {what}")
+    first, *others = (Window(*axis, padding) for axis in zip(extents, size, strides, strict=True))
+    return first, others[0] if len(others) == 1 else GridWindow((others[0], others[1]))
+
+
+def _sources(window: AnyWindow, classes: Classes, tap: int, other: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    first = np.broadcast_to(np.arange(window.out), (len(classes), window.out))
+    second = (first - np.array(classes, int).reshape(-1, 1)) % window.out
+    one, two = window.positions(tap)[first], window.positions(other)[second]
+    return (one - two) % window.extent, one, window.inside(one) & window.inside(two)
 
 
 @dataclass(frozen=True)
@@ -117,7 +205,7 @@ class PairedWindow:
         outgoing: classes of the output that are needed.
     """
 
-    window: Window
+    window: AnyWindow
     shared: bool
     outgoing: Classes
 
@@ -137,6 +225,11 @@ class PairedWindow:
         return tuple(sorted(found)) or (0,)
 
     @cached_property
+    def slides(self) -> bool:
+        """It keeps classes, and what lies under a tap is a slice."""
+        return self.keeps_classes and isinstance(self.window, Window)
+
+    @cached_property
     def keeps_classes(self) -> bool:
         """Every output class comes from one input class, and they can be taken one by one."""
         if not self.shared or not (self.window.is_exact or self.outgoing == (0,)):
@@ -145,6 +238,13 @@ class PairedWindow:
 
 
 @lru_cache(maxsize=1024)
-def paired_window(window: Window, shared: bool, outgoing: Classes) -> PairedWindow:
+def paired_window(window: AnyWindow, shared: bool, outgoing: Classes) -> PairedWindow:
     """The same object for the same arguments: what it derives is derived once."""
     return PairedWindow(window, shared, outgoing)
+
+
+def out_lengths(windows: Windows, lengths: Any) -> Any:
+    """Positions that are left of sequences after windows; of arrays of NumPy and of JAX."""
+    for size, stride, padding in windows:
+        lengths = (lengths - size) // stride + 1 if padding == "VALID" else -(-lengths // stride)
+    return lengths

@@ -6,9 +6,9 @@ from typing import Any
 
 from ntkpipe.errors import ConfigError, DataError
 
-LAYOUTS = ("NHWC", "NCHW", "NLC", "NCL")
+LAYOUTS = ("NHWC", "NCHW", "NLC", "NCL", "NDHWC", "NCDHW")
 """Order of the axes: images, height, width, channels; or with the channels first, as PyTorch has them. `NLC` and `NCL` are sequences of
-a length and channels: images of that height, and of width 1."""
+a length and channels: images of that height, and of width 1. `NDHWC` and `NCDHW` are volumes."""
 
 # More channels than an image has that was not made by a network: gray, gray and alpha, RGB, RGBA.
 _CHANNELS = 4
@@ -19,12 +19,12 @@ def as_images(name: str, x: Any, layout: str | None) -> Any:
 
     Args:
         name: of the array, for messages.
-        x: `(n, features)`; `(n, height, width)`, gray images; four axes in the order of `layout`; or three axes of sequences, which only
-            `layout` tells from gray images.
+        x: `(n, features)`; `(n, height, width)`, gray images; four axes in the order of `layout`; five, volumes; or three axes of
+            sequences, which only `layout` tells from gray images.
         layout: of `LAYOUTS`; None is `NHWC`, unless the shape looks like another one.
 
     Returns:
-        `(n, features)` or `(n, height, width, channels)`.
+        `(n, features)`, `(n, height, width, channels)` or `(n, depth, height, width, channels)`.
 
     Raises:
         ConfigError: if `layout` is none.
@@ -34,9 +34,10 @@ def as_images(name: str, x: Any, layout: str | None) -> Any:
         raise ConfigError(f"data.layout={layout!r} is not one of {', '.join(LAYOUTS)}")
     shape = tuple(int(size) for size in x.shape)
     if len(shape) == 5:
+        return _as_volumes(name, x, shape, layout)
+    if layout in ("NDHWC", "NCDHW"):
         raise DataError(
-            f"{name} has shape {shape}: volumes and films have no kernel here. Take slices (n, height, width, channels) with the depth or "
-            "the time among the channels, or give (n, features)"
+            f"{name} has shape {shape}, and layout={layout} is for volumes (n, depth, height, width, channels)"
         )
     if layout in ("NLC", "NCL"):
         if len(shape) != 3:
@@ -55,6 +56,17 @@ def as_images(name: str, x: Any, layout: str | None) -> Any:
     return x.transpose(0, 2, 3, 1) if layout == "NCHW" else x
 
 
+def _as_volumes(name: str, x: Any, shape: tuple[int, ...], layout: str | None) -> Any:
+    if layout is None and shape[1] <= _CHANNELS < min(shape[2:]):
+        raise DataError(
+            f"{name} has shape {shape}, which looks like (n, channels, depth, height, width): set data.layout=NCDHW if it is (in Python "
+            f"layout='NCDHW'), or data.layout=NDHWC if these are volumes of {shape[4]} channels"
+        )
+    if layout not in (None, "NHWC", "NDHWC", "NCDHW"):
+        raise DataError(f"{name} has shape {shape}: five axes are volumes, layout=NDHWC or NCDHW, and not {layout}")
+    return x.transpose(0, 2, 3, 4, 1) if layout == "NCDHW" else x
+
+
 def _refuse_another(name: str, shape: tuple[int, ...]) -> None:
     _, first, *middle, last = shape
     if len(shape) == 4 and first <= _CHANNELS < min(middle[0], last):
@@ -68,3 +80,8 @@ def _refuse_another(name: str, shape: tuple[int, ...]) -> None:
             "pixels: set data.layout=NHWC if they have (in Python layout='NHWC'). Sequences are data.layout=NLC (n, length, "
             "channels) or NCL; features are (n, features)"
         )
+
+
+def as_planes(x: Any) -> Any:
+    """Volumes `(n, depth, height, width, channels)` as `(n, depth, height * width, channels)`; images as they are."""
+    return x.reshape(*x.shape[:2], -1, x.shape[4]) if x.ndim == 5 else x

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkpipe.kernels.geometry import PairedWindow, Support, Window
+from ntkpipe.kernels.geometry import AnyWindow, PairedWindow, Support, Window
 from ntkpipe.kernels.state import Array, KernelState, Layer, Signature, View
 
 Mask = Callable[[np.ndarray], Array]
@@ -89,7 +89,7 @@ def own_views(layer: Layer, state: KernelState) -> tuple[View, View]:
     )
 
 
-def under_tap(rows: tuple[Window, int], columns: tuple[Window, int]) -> Callable[[Float[Array, "h w b"]], Array]:
+def under_tap(rows: tuple[AnyWindow, int], columns: tuple[AnyWindow, int]) -> Callable[[Float[Array, "h w b"]], Array]:
     """From a field to what one tap of all windows covers of it, `(o, v, b)`: 0 in the padding.
 
     Args:
@@ -214,6 +214,7 @@ def _mask_columns(inside: np.ndarray) -> Array:
 
 def _slid(x: Array, paired: PairedWindow, axis: int, mask: Mask) -> Array:
     window, parts = paired.window, []
+    assert isinstance(window, Window)
     for tap, _ in paired.taps:
         last = tap + window.stride * (window.out - 1) + 1
         part = x[(slice(None),) * axis + (slice(tap, last, window.stride),)]
@@ -236,6 +237,7 @@ def pad_columns(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Arr
 
 
 def _padded(x: Array, paired: PairedWindow, axis: int) -> Array:
+    assert isinstance(paired.window, Window)
     low, high = paired.window.pads
     if low == high == 0:
         return x

@@ -75,13 +75,13 @@ class Parameter:
                 raise ConfigError(f"{self.name}={shorten(value)} must be {known}")
             return axes
         if self.kind == "pair":
-            if not is_list(value) or len(value) not in (1, 2):
+            if not is_list(value) or len(value) not in (1, 2, 3):
                 size = value if isinstance(value, int) and not isinstance(value, bool) else 3
                 raise ConfigError(
                     f"{self.name}={shorten(value)} must be two integers along height and width of images, such as [{size}, {size}], or one "
-                    f"in brackets along sequences, [{size}]"
+                    f"in brackets along sequences, [{size}], or along volumes, [{size}, {size}, {size}]"
                 )
-            value = [*value, 1][:2]
+            value = [*value, 1] if len(value) == 1 else value
             return [int(self._number(v)) for v in value]
         return self._number(value)
 
@@ -275,7 +275,18 @@ def _with_smoothness(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_strides(layer: dict[str, Any]) -> dict[str, Any]:
-    return layer if layer["strides"] is not None else layer | {"strides": list(layer["window"])}
+    if layer["strides"] is None:
+        return layer | {"strides": list(layer["window"])}
+    return _with_as_many("window", layer)
+
+
+def _with_as_many(window: str, layer: dict[str, Any]) -> dict[str, Any]:
+    """Strides along as many axes as the window has."""
+    if len(layer["strides"]) != len(layer[window]):
+        if layer["strides"] != [1, 1]:
+            raise ConfigError(f"{window}={layer[window]} and strides={layer['strides']} must have as many numbers")
+        return layer | {"strides": [1] * len(layer[window])}
+    return layer
 
 
 def _with_linear_scaling(layer: dict[str, Any]) -> dict[str, Any]:
@@ -289,9 +300,10 @@ def _with_linear_scaling(layer: dict[str, Any]) -> dict[str, Any]:
 
 def _with_taps(layer: dict[str, Any]) -> dict[str, Any]:
     """Uniform taps go without saying: descriptions are what stored kernels are found by."""
+    layer = _with_as_many("filter", layer)
     if layer["taps"] == "uniform":
         return {name: value for name, value in layer.items() if name != "taps"}
-    if layer["strides"] != [1, 1] or layer["padding"] == "VALID" or any(size % 2 == 0 for size in layer["filter"]):
+    if set(layer["strides"]) != {1} or layer["padding"] == "VALID" or any(size % 2 == 0 for size in layer["filter"]):
         raise ConfigError(
             "taps=delta needs a central tap at every pixel: filter of odd sizes, strides [1, 1], padding SAME or CIRCULAR"
         )
@@ -302,10 +314,12 @@ def _with_taps(layer: dict[str, Any]) -> dict[str, Any]:
     return layer
 
 
-def acting_filter(layer: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the taps of a canonical `conv` that have weights: of delta taps the central one alone."""
-    height, width = layer["filter"]
-    return (1, 1) if layer.get("taps") == "delta" else (height, width)
+def acting_filter(layer: Mapping[str, Any]) -> tuple[int, ...]:
+    """Height and width (of volumes depth, height and width) of the taps of a canonical `conv` that have weights: of delta taps the
+    central one alone.
+    """
+    size = tuple(layer["filter"])
+    return (1,) * len(size) if layer.get("taps") == "delta" else size
 
 
 # What the parameters of one layer must satisfy together, and the defaults that follow from others.

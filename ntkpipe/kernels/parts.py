@@ -12,6 +12,9 @@ from ntkpipe.kernels.parameters import ACTIVATIONS
 
 Spec = list[dict[str, Any]]
 
+# Repetitions that are written out as layers.
+_WRITTEN_OUT = 1000
+
 FLATTEN = {"op": "flatten"}
 GLOBAL_MEAN = {"op": "global_avg_pool"}
 
@@ -49,12 +52,12 @@ class Parts:
 
     def conv(self, features: int, stride: int = 1) -> dict[str, Any]:
         """A convolution."""
-        taps = {"filter": list(self.filter), "strides": [stride, stride], "padding": self.padding}
+        taps = {"filter": list(self.filter), "strides": [stride] * max(2, len(self.filter)), "padding": self.padding}
         return {"op": "conv", "features": features, **taps, **self._weights}
 
     def convs(self, features: int, count: int) -> Spec:
         """`count` times a convolution and a nonlinearity."""
-        return [layer for _ in range(count) for layer in (self.conv(features), self.phi)]
+        return repeated(count, [self.conv(features), self.phi])
 
     def residual(self, features: int, stride: int = 1, *, projects: bool = False) -> dict[str, Any]:
         """Pre-activation block (arXiv:1603.05027): two convolutions beside the identity, or beside a convolution."""
@@ -65,6 +68,13 @@ class Parts:
     def readout(self, pool: str = "gap") -> Spec:
         """Global average pooling (`gap`) or one weight per pixel (`vec`), and a dense layer."""
         return [chosen("kernel.pool", pool, {"gap": GLOBAL_MEAN, "vec": FLATTEN}), self.dense(10)]
+
+
+def repeated(count: int, layers: Spec) -> Spec:
+    """Layers so many times; beyond 1,000 times all but the first in a `repeat`."""
+    if count <= _WRITTEN_OUT:
+        return [layer for _ in range(count) for layer in layers]
+    return [*layers, {"op": "repeat", "times": count - 1, "layers": layers}]
 
 
 def whole(name: str, value: Any, low: int = 0) -> int:

@@ -15,9 +15,10 @@ _LARGE = 1 << 20
 
 
 def check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:
-    """Refuse what no images can pass: neither very large ones, which have room for every window, nor flat ones."""
+    """Refuse what no images can pass: neither very large ones, which have room for every window, nor volumes, nor flat ones."""
     errors = []
-    for start in (Signature((_LARGE, _LARGE), 1), Signature((), 1)):
+    shapes = ((_LARGE, _LARGE, 1), (_LARGE, _LARGE, _LARGE, 1), (1,))
+    for start in map(Signature.of_shape, shapes):
         try:
             signatures(layers, start)
         except PlaceError as error:

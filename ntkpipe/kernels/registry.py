@@ -11,6 +11,7 @@ from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.convolution import Conv
 from ntkpipe.kernels.layers.dropout import Dropout
 from ntkpipe.kernels.layers.linear import Dense, Flatten
+from ntkpipe.kernels.layers.mask import Mask, MaskedSelfAttention
 from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise, ElementwiseKernel
 from ntkpipe.kernels.layers.nonlinear.exponential import Exp, ExpNormalized, Gaussian, Rbf, Sin
@@ -44,11 +45,17 @@ def _formula(template: str) -> Callable[..., Nonlinearity]:
 
 
 def _attention(
-    n_heads: int, n_chan_out: int, n_chan_key: int, n_chan_val: int, linear_scaling: bool, **parameters: Any
+    n_heads: int,
+    n_chan_out: int,
+    n_chan_key: int,
+    n_chan_val: int,
+    linear_scaling: bool,
+    make: Callable[..., Layer] = SelfAttention,
+    **parameters: Any,
 ) -> Layer:
     """Numbers of heads, keys and values are those of finite networks, and infinite here."""
     del n_heads, n_chan_key, n_chan_val, linear_scaling
-    return SelfAttention(**parameters, features=n_chan_out)
+    return make(**parameters, features=n_chan_out)
 
 
 def _conv(filter: Sequence[int], taps: str = "uniform", **parameters: Any) -> Layer:
@@ -93,6 +100,9 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
     "elu": _formula("max(x, 0) + {alpha} * expm1(min(x, 0))"),
     "stationary": Stationary,
     "layer_norm": LayerNorm,
+    # Of `sequences.masked_spec`; lists of layers cannot name them.
+    "mask": Mask,
+    "masked_attention": lambda **parameters: _attention(**parameters, make=MaskedSelfAttention),
 }
 
 

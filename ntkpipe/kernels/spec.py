@@ -27,6 +27,8 @@ DEEPEST = 32
 # aliases let a
 # file of a few lines stand for more than any memory holds.
 MOST_LAYERS = 200_000
+# Layers beyond which repetitions are many (see `is_deep`).
+_DEEP = 1000
 # Characters of a file of so many layers, at most.
 _MOST_CHARACTERS = 64 << 20
 
@@ -143,9 +145,9 @@ def canonical_spec(layers: Any) -> list[dict[str, Any]]:
         raise ConfigError(str(error)) from None
 
 
-def inner_lists(layer: Mapping[str, Any]) -> Sequence[Sequence[Mapping[str, Any]]]:
+def inner_lists(layer: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """The lists of layers within a layer: its branches, or what it repeats; none of others."""
-    return layer["branches"] if "branches" in layer else [layer["layers"]] if "layers" in layer else ()
+    return layer["branches"] if "branches" in layer else [layer["layers"]] if "layers" in layer else []
 
 
 def unrolled(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -156,6 +158,17 @@ def unrolled(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
                 yield from unrolled(layer["layers"])
         else:
             yield layer
+
+
+def is_deep(layers: Sequence[Mapping[str, Any]]) -> bool:
+    """So many repetitions that ordinary formulas lose digits: of ReLU's NTK 8e-8 at 10,000 layers, growing with their square.
+
+    Fully connected networks with it are evaluated in distance form. Not those with series, which take too long there, and lose less.
+    """
+    if not any(layer["op"] == "repeat" for layer in layers):
+        return False
+    every = list(unrolled(layers))
+    return len(every) > _DEEP and not any("nodes" in layer for layer in every)
 
 
 def canonical_json(layers: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -36,12 +36,27 @@ class Signature:
             normalisation have closed forms for Gaussian activations only.
         support: the classes of the covariance that are kept along each spatial axis (see `geometry`). It follows from
             what later layers need, so that only a resolved network knows it: `()` before.
+        grid: of volumes, height and width: `spatial` is then their depth, and height times width. `()` of images.
     """
 
     spatial: tuple[int, ...]
     features: int
     is_gaussian: bool = False
     support: Support = ()
+    grid: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image, the channels last."""
+        return (*((self.spatial[0], *self.grid) if self.grid else self.spatial), self.features)
+
+    @staticmethod
+    def of_shape(shape: Sequence[int]) -> Signature:
+        """Of inputs: `(features,)`, `(height, width, channels)` or `(depth, height, width, channels)`."""
+        if len(shape) == 4:
+            depth, height, width, channels = shape
+            return Signature((depth, height * width), channels, grid=(height, width))
+        return Signature(tuple(shape[:-1]), shape[-1])
 
     @property
     def entries(self) -> int:
@@ -98,6 +113,7 @@ class KernelState:
             function, so that it is looked up where it is used and not copied; None in an own block.
         column: likewise of the second images.
         fusion: see `FusionPolicy`.
+        lengths: of an own block of sequences that end at different places, `(n,)` positions that each has at the input.
         chunk: if given, only the class at this position along the rows is present (see `fold`).
     """
 
@@ -108,6 +124,7 @@ class KernelState:
     row: View | None = None
     column: View | None = None
     fusion: FusionPolicy = _PLAIN
+    lengths: Array | None = None
     chunk: Array | None = None
 
     def classes_at_hand(self, constant: np.ndarray) -> Array:

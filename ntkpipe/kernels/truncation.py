@@ -16,6 +16,7 @@ from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.evaluation.fold import added, entering, repetitions
 from ntkpipe.kernels.evaluation.inner_product import Input
 from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.images import as_planes
 from ntkpipe.kernels.layers.attention import SelfAttention
 from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.convolution import Conv
@@ -26,6 +27,7 @@ from ntkpipe.kernels.layers.normalisation import LayerNorm
 from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.parameters import LARGEST_DEGREE, USUAL_DEGREE
 from ntkpipe.kernels.registry import build_layer
+from ntkpipe.kernels.sequences import filled, filled_to_flatten
 from ntkpipe.kernels.spec import canonical_spec, inner_lists
 from ntkpipe.kernels.state import Array, KernelState, Signature
 
@@ -65,7 +67,7 @@ def extreme_images(x: np.ndarray, count: int = 4) -> np.ndarray:
         x: `(n, ...)`.
         count: of those by norm.
     """
-    flat = x.reshape(len(x), -1)
+    flat = filled(x).reshape(len(x), -1)
     norms = np.einsum("ni,ni->n", flat, flat, dtype=np.float64)
     order = np.argsort(norms, kind="stable")
     chosen = order[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
@@ -180,12 +182,13 @@ class _Fold:
         """Both states at the end."""
         network = Architecture.from_spec(spec)
         x = np.asarray(images, np.float64)
+        x = filled_to_flatten(x) if network.is_flat(x.shape[1:]) else filled(x)
         if network.is_flat(x.shape[1:]):
             x = x.reshape(len(x), -1)
         steps = network.steps(x.shape[1:], own=True)
         signature = steps[0].incoming
         if signature.spatial:
-            moved = jnp.moveaxis(jnp.asarray(x), 0, -1)
+            moved = jnp.moveaxis(jnp.asarray(as_planes(x)), 0, -1)
             nngp = layout.products(moved, moved, signature) / signature.features
         else:
             features = x.shape[1]
@@ -229,7 +232,7 @@ class _Fold:
             (k, t), (less, of_ntk) = arrays
             return own.replace(nngp=k, ntk=t), left.replace(nngp=less, ntk=of_ntk)
 
-        def once(arrays: Any, _: None) -> tuple[Any, dict[Place, Array]]:
+        def once(arrays: Any, _: None) -> tuple[Any, Any]:
             here, less = both(arrays)
             inner = _Fold({})
             after = inner._fold(body, entering(body, step, here), entering(body, step, less), place)

@@ -22,7 +22,7 @@ from inspect import signature
 from typing import Any
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.parts import FLATTEN, GLOBAL_MEAN, Parts, Spec, chosen, whole
+from ntkpipe.kernels.parts import FLATTEN, GLOBAL_MEAN, Parts, Spec, chosen, repeated, whole
 from ntkpipe.kernels.spec import canonical_spec
 
 _SQRT2 = 1.4142135623730951
@@ -45,7 +45,7 @@ def fcn(
         width: see the module, as for all others.
     """
     parts = Parts(w_std, b_std, activation, activation_args, parameterization)
-    hidden = [layer for _ in range(whole("kernel.depth", depth)) for layer in (parts.dense(width), parts.phi)]
+    hidden = repeated(whole("kernel.depth", depth), [parts.dense(width), parts.phi])
     return canonical_spec([FLATTEN, *hidden, parts.dense(10)])
 
 

@@ -72,7 +72,7 @@ def _rows(
     indent = "  " * place.count(".")
     for index, (layer, step, cost) in enumerate(zip(spec, steps, costs, strict=True)):
         after = step.outgoing
-        shape = _shape((*after.spatial, after.features))
+        shape = _shape(after.shape)
         yield f"{place}{index}", indent + _text(layer), shape, f"{after.entries:,}", f"{cost.flops:,.0f}"
         if layer["op"] == "repeat":
             yield from _rows(layer["layers"], step.branches[-1], cost.branches[-1], f"{place}{index}.")

@@ -66,8 +66,8 @@ def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -
 
 def _pictures(context: RunContext) -> np.ndarray | None:
     """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
-    p, h, w, c = context.kernels.test_points, *context.data.shape("test")[1:]
-    if min(h, w) < 2 or c not in (1, 3):
+    p, (*spatial, channels) = context.kernels.test_points, context.data.shape("test")[1:]
+    if len(spatial) != 2 or min(spatial) < 2 or channels not in (1, 3):
         return None
     x = np.asarray(context.data.read("test", 0, p), dtype=np.float32)
     steps = context.data.preprocessing

@@ -31,8 +31,8 @@ FanInProd = _without("FanInProd", "branches are added, not multiplied; FanInSum 
 _OWN = "layers of one's own are formulas, stax.Elementwise('x * sigmoid(x)')"
 layer = _without("layer", _OWN)
 requires = _without("requires", _OWN)
-supports_masking = _without("supports_masking", "there are no masks")
-unmask_fn = _without("unmask_fn", "there are no masks")
+supports_masking = _without("supports_masking", "masks are part of the arrays: NaN after the end of each sequence")
+unmask_fn = _without("unmask_fn", "masks are part of the arrays: NaN after the end of each sequence")
 
 
 class _Slices:

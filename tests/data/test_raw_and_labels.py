@@ -46,7 +46,7 @@ def test_layouts(shape, expected):
         ({"x_train": np.zeros((6, 4, 4, 3), bool)}, "bool"),
         ({"x_train": np.array([["a", "b"]])}, "pixels must be"),
         ({"x_train": np.zeros(6)}, "must be \\(n, height, width, channels\\)"),
-        ({"x_train": np.zeros((6, 1, 4, 4, 3))}, "has shape"),
+        ({"x_train": np.zeros((6, 1, 1, 4, 4, 3))}, "has shape"),
         ({"x_train": np.zeros((0, 4, 4, 3)), "y_train": np.zeros(0, int)}, "x_train is empty"),
         ({"y_train": np.arange(5)}, "y_train has 5 entries for 6 images"),
         ({"y_test": np.array(3)}, "y_test has 1 entries for 3 images"),

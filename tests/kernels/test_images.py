@@ -46,8 +46,8 @@ def test_what_looks_like_another_layout_is_asked_about(shape):
 def test_what_is_no_layout():
     with pytest.raises(ConfigError, match="NHWC, NCHW"):
         as_images("x", np.zeros((5, 3, 8, 8)), "nchw")
-    for shape in ((5,), (5, 1, 2, 3, 4)):
-        with pytest.raises(DataError, match=r"it must be|volumes"):
+    for shape in ((5,), (5, 1, 2, 3, 4, 5)):
+        with pytest.raises(DataError, match="it must be"):
             as_images("x", np.zeros(shape), None)
 
 

@@ -183,7 +183,7 @@ def test_files_hold_formulas_and_words_that_yaml_takes_for_others(tmp_path):
     ("layers", "text"),
     [
         ([CONV | {"filter": 3}], r"layer 0 \(conv\): filter=3 must be two integers"),
-        ([CONV | {"filter": [3, 3, 3]}], "must be two integers"),
+        ([CONV | {"filter": [3, 3, 3, 3]}], "must be two integers"),
         ([CONV | {"filter": [3, 0]}], "filter=0 must be at least 1"),
         ([CONV | {"filter": [3, 99999]}], "filter=99999 must be at most 4096"),
         ([CONV | {"filter": [3, 2.0]}], r"filter=2\.0 must be an integer"),

@@ -70,8 +70,8 @@ def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
 
 
 @lru_cache(maxsize=256)
-def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], PerImageFeatures]]:
-    """A segment as one compiled function of `(nngp, ntk)` of images with themselves, which also says what it has seen."""
+def compiled_own(steps: tuple[Step, ...], sees: bool = True) -> Callable[..., tuple[list[Result], PerImageFeatures]]:
+    """A segment as one compiled function of `(nngp, ntk)` of images with themselves, which also says what it has seen, if it `sees`."""
 
     def segment(nngp: Array, ntk: Array | None) -> tuple[list[Result], PerImageFeatures]:
         results: list[Result] = []
@@ -81,7 +81,7 @@ def compiled_own(steps: tuple[Step, ...]) -> Callable[..., tuple[list[Result], P
             results.append((end.nngp, end.ntk))
 
         state, seen = fold_own(steps, KernelState(nngp, ntk, steps[0].incoming, is_own=True), leave)
-        return [*results, (state.nngp, state.ntk)], images_first(steps, seen, jnp.moveaxis)
+        return [*results, (state.nngp, state.ntk)], images_first(steps, seen, jnp.moveaxis) if sees else ()
 
     return jax.jit(segment)
 
@@ -101,12 +101,14 @@ def fold_pairs(
     return [_kernels(*result) for result in [*results, (nngp, ntk)]]
 
 
-def fold_norms(runs: Sequence[tuple[Step, ...]], norms: Array) -> tuple[list[Kernels], list[PerImageFeatures]]:
-    """As `fold_pairs`, of images with themselves, from their squared norms `(n,)`; and what each segment sees of them."""
+def fold_norms(
+    runs: Sequence[tuple[Step, ...]], norms: Array, *, sees: bool = True
+) -> tuple[list[Kernels], list[PerImageFeatures]]:
+    """As `fold_pairs`, of images with themselves, from their squared norms `(n,)`; and what each segment `sees` of them."""
     nngp, ntk, every = norms, None, []
     results: list[Result] = []
     for steps in runs:
-        (*left, (nngp, ntk)), seen = compiled_own(steps)(nngp, ntk)
+        (*left, (nngp, ntk)), seen = compiled_own(steps, sees)(nngp, ntk)
         results += left
         every.append(seen)
     return [_kernels(*result) for result in [*results, (nngp, ntk)]], every
@@ -116,17 +118,19 @@ def _kernels(nngp: Array, ntk: Array | None) -> Kernels:
     return Kernels(nngp, jnp.zeros_like(nngp) if ntk is None else ntk)
 
 
-def own(runs: Sequence[tuple[Step, ...]], norms: np.ndarray) -> tuple[list[Kernels], list[PerImageFeatures]]:
+def own(
+    runs: Sequence[tuple[Step, ...]], norms: np.ndarray, *, sees: bool = True
+) -> tuple[list[Kernels], list[PerImageFeatures]]:
     """As `fold_norms`, on the host: NumPy arrays `(n,)`."""
     padded = np.zeros(-(-len(norms) // _CHUNK) * _CHUNK, norms.dtype)
     padded[: len(norms)] = norms
-    parts = [fold_norms(runs, padded[i : i + _CHUNK]) for i in range(0, len(padded), _CHUNK)]
+    parts = [fold_norms(runs, padded[i : i + _CHUNK], sees=sees) for i in range(0, len(padded), _CHUNK)]
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(a) for a in leaves])[: len(norms)], *parts)
 
 
 def diagonals(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> list[Kernels]:
     """Both kernels of flattened images with themselves, `(n,)` each, of every tap and the end."""
-    return own(runs, squared_norms(x))[0]
+    return own(runs, squared_norms(x), sees=not any(step.more for run in runs for step in run))[0]
 
 
 def on_host(

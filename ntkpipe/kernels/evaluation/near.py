@@ -24,10 +24,13 @@ from ntkpipe.kernels.evaluation.fold import repetitions
 from ntkpipe.kernels.evaluation.inner_product import squared_norms
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.images import as_planes
 from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.dropout import Dropout
+from ntkpipe.kernels.layers.mask import Mask
 from ntkpipe.kernels.layers.nonlinear.base import Nonlinearity
 from ntkpipe.kernels.layers.repeat import Repeat
+from ntkpipe.kernels.sequences import filled, lengths_of
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Signature, View
 
 # Of cosines beyond which pairs are evaluated anew: angles below 0.045. There an angle from a cosine is off by 22 times the
@@ -187,7 +190,9 @@ def _tells_equal_images_apart(steps: Sequence[Step]) -> bool:
 
 def _chunks(pairs: np.ndarray, steps: Sequence[Step]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs by pieces of one of some sizes, so that there are few to compile for; and padded to that size with the first."""
-    size = next((size for size in _SIZES if len(pairs) <= size), _SIZES[-1])
+    # What thousands of repetitions carry should stay in a core's cache.
+    sizes = _SIZES[:2] if any(step.more for step in steps) else _SIZES
+    size = next((size for size in sizes if len(pairs) <= size), sizes[-1])
     if steps[0].incoming.spatial:
         size = int(np.clip(_ENTRIES // max(step.incoming.entries for step in steps), 1, _SIZES[0]))
     for start in range(0, len(pairs), size):
@@ -205,6 +210,7 @@ class _Walk(NamedTuple):
         t: their NTK, or None.
         upper: see `Apart`.
         lower: likewise.
+        lengths: of sequences that end at different places, those of the first and the second, `(n,)`.
     """
 
     first: Array
@@ -213,6 +219,7 @@ class _Walk(NamedTuple):
     t: Array | None
     upper: Array
     lower: Array
+    lengths: tuple[Array, Array] | None = None
 
     def apart(self, signature: Signature) -> Apart:
         """With the variances."""
@@ -225,7 +232,12 @@ def _through_layers(steps: Sequence[Step], images: np.ndarray, first: np.ndarray
     with _in_float64():
         results: list[Kernels] = []
         begin = _begin_image if steps[0].incoming.spatial else _begin_flat
-        end = _walk(steps, begin(steps[0].incoming, images, first, second), results)
+        walk = begin(steps[0].incoming, images, first, second)
+        if any(step.is_masked for step in steps):
+            lengths = lengths_of(images)
+            lengths = np.full(len(images), images.shape[1]) if lengths is None else lengths
+            walk = walk._replace(lengths=(jnp.asarray(lengths[first]), jnp.asarray(lengths[second])))
+        end = _walk(steps, walk, results)
         return [Kernels(*map(np.asarray, kernels)) for kernels in [*results, _kernels_of(end)]]
 
 
@@ -300,6 +312,7 @@ def _from_differences(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
 
 def _begin_image(signature: Signature, images: np.ndarray, first: np.ndarray, second: np.ndarray) -> _Walk:
     """Covariances of all pairs of pixels, and what those of equal pixels leave of their bounds."""
+    images = as_planes(filled(images))
     return _image_products(signature, images[first], images[second])
 
 
@@ -353,7 +366,10 @@ def _scanned(body: Sequence[Step], times: int, walk: _Walk) -> _Walk:
 def _advance(step: Step, walk: _Walk) -> _Walk:
     """Through one layer: one program each, so that deep networks of equal layers have few, and XLA recomputes none in another."""
     incoming, outgoing, layer = step.incoming, step.outgoing, step.layer
-    first, second = (KernelState(x, None, incoming, is_own=True) for x in (walk.first, walk.second))
+    ends = walk.lengths or (None, None)
+    first, second = (
+        KernelState(x, None, incoming, is_own=True, lengths=lengths) for x, lengths in zip(walk[:2], ends, strict=True)
+    )
     after = _Walk(layer(first, outgoing).nngp, layer(second, outgoing).nngp, *walk[2:])
     row, column = (
         _view(step, own, spread) for own, spread in ((first, layout.spread_row), (second, _spread(incoming)))
@@ -374,6 +390,9 @@ def _advance(step: Step, walk: _Walk) -> _Walk:
         state = layer(KernelState(walk.k, walk.t, incoming, row=row, column=column), outgoing)
         k, t = state.nngp, state.ntk
         made = layer.apart(before, incoming)
+        if isinstance(layer, Mask):
+            f, g = (layer.image_features(own)[0] for own in (first, second))
+            made = Apart(before.p * f * f, before.q * g * g, before.upper * f * g, before.lower * f * g)
         if made is None:
             norm, value = after.apart(outgoing).norm, _equal_pixels(k, outgoing)
             upper, lower = jnp.maximum(norm - value, 0.0), jnp.maximum(norm + value, 0.0)
@@ -404,7 +423,8 @@ def _summed(ends: Sequence[_Walk], signature: Signature) -> _Walk:
     total = joined(Apart(*(jnp.stack(part) for part in zip(*parts, strict=True))))
     first, second, k = (layout.added(parts) for parts in zip(*(end[:3] for end in ends), strict=True))
     k = _with_equal_pixels(k, total.k, signature)
-    return _Walk(first, second, k, layout.added(ntks) if ntks else None, total.upper, total.lower)
+    ntk = layout.added(ntks) if ntks else None
+    return _Walk(first, second, k, ntk, total.upper, total.lower, ends[0].lengths)
 
 
 def _entering(branch: Sequence[Step], step: Step, walk: _Walk) -> _Walk:
@@ -415,7 +435,7 @@ def _restricted(walk: _Walk, has: Signature, wanted: Signature) -> _Walk:
     if has.support == wanted.support:
         return walk
     cut = [None if x is None else layout.restrict(x, has.support, wanted.support) for x in walk[:4]]
-    return _Walk(*cut, walk.upper, walk.lower)  # type: ignore[arg-type]
+    return _Walk(*cut, *walk[4:])  # type: ignore[arg-type]
 
 
 def _equal_pixels(x: Array, signature: Signature) -> Array:

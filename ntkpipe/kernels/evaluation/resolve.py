@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.geometry import Support
+from ntkpipe.kernels.layers.mask import Mask, MaskedSelfAttention
 from ntkpipe.kernels.layers.repeat import Repeat, passes
 from ntkpipe.kernels.layers.residual import ResidualSum, signatures
 from ntkpipe.kernels.state import Layer, Signature
@@ -43,6 +44,13 @@ class Step:
         if isinstance(self.layer, Repeat):
             same = same and all(b[-1].outgoing.support[0] == self.outgoing.support[0] for b in self.branches)
         return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
+
+    @property
+    def is_masked(self) -> bool:
+        """It must know where sequences end."""
+        return isinstance(self.layer, Mask | MaskedSelfAttention) or any(
+            step.is_masked for branch in self.branches for step in branch
+        )
 
     @property
     def more(self) -> int:

@@ -33,14 +33,25 @@ def _folded(
 ) -> tuple[list[tuple[Array, Array]], PerImageFeatures]:
     """From images `(h, w, channels, n)`: the kernels of each with itself, of every tap, then of the end, and what was seen."""
     signature = steps[0].incoming
+    x, lengths = without_ends(steps, x)
     nngp = layout.products(x, x, signature) / signature.features
     results: list[tuple[Array, Array]] = []
 
     def leave(branch: Sequence[Step], state: KernelState) -> None:
         results.append(kernels_of(fold_own(branch, state)[0]))
 
-    state, seen = fold_own(steps, KernelState(nngp, None, signature, is_own=True, fusion=fusion), leave)
+    state, seen = fold_own(
+        steps, KernelState(nngp, None, signature, is_own=True, fusion=fusion, lengths=lengths), leave
+    )
     return [*results, kernels_of(state)], seen
+
+
+def without_ends(steps: Sequence[Step], x: Array) -> tuple[Array, Array | None]:
+    """Of sequences `(h, w, channels, n)` with NaN after their ends, zeros there and their lengths `(n,)`, if the network masks them."""
+    if not any(step.is_masked for step in steps):
+        return x, None
+    present = ~jnp.isnan(x)
+    return jnp.where(present, x, 0.0), present[:, 0, 0, :].sum(axis=0)
 
 
 def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], PerImageFeatures]:

@@ -68,9 +68,13 @@ class SelfAttention:
     def image_features(self, own: KernelState) -> tuple[Array]:
         """`(n, pixels, pixels)`: how much each pixel of an image attends to each."""
         scores = (self.w_query_std * self.w_key_std) * layout.to_matrix(own.nngp, own.signature)
+        return (self._weights(scores, own),)
+
+    def _weights(self, scores: Array, own: KernelState) -> Array:
+        del own
         if self.mechanism == "SOFTMAX":
-            return (jax.nn.softmax(scores, axis=-1),)
-        return (jnp.maximum(scores, 0.0) if self.mechanism == "RELU" else scores,)
+            return jax.nn.softmax(scores, axis=-1)
+        return jnp.maximum(scores, 0.0) if self.mechanism == "RELU" else scores
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Mix the pixels of both images."""

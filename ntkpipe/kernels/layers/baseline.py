@@ -60,7 +60,7 @@ class Stationary(Pointwise):
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, and not Gaussian."""
         if incoming.spatial:
-            shape = [*incoming.spatial, incoming.features]
+            shape = list(incoming.shape)
             raise ConfigError(f'acts on flat inputs, got images of shape {shape}: put {{"op": "flatten"}} first')
         return replace(incoming, is_gaussian=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,9 +12,16 @@ import jax.numpy as jnp
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart, joined, with_bias
-from ntkpipe.kernels.geometry import PairedWindow, Support, Window, paired_window
+from ntkpipe.kernels.geometry import AnyWindow, GridWindow, PairedWindow, Support, Window, paired_window, windows_along
 from ntkpipe.kernels.layers.linear import affine, own_gradients
 from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
+
+
+def moved(incoming: Signature, windows: tuple[Window, AnyWindow]) -> Signature:
+    """What windows leave of images, as many channels."""
+    rows, columns = windows
+    grid = tuple(w.out for w in columns.windows) if isinstance(columns, GridWindow) else ()
+    return dataclasses.replace(incoming, spatial=(rows.out, columns.out), support=(), grid=grid)
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,8 @@ class Conv(Pointwise):
 
     Args:
         features: outgoing channels; the fan-in of a layer that follows.
-        filter: height and width.
-        strides: along height and width.
+        filter: height and width; of volumes depth, height and width.
+        strides: likewise.
         padding: `SAME`, `VALID` or `CIRCULAR`.
         w_std: of the weights.
         b_std: of the bias; 0.0 has a trainable bias that begins at zero, None has none.
@@ -33,8 +42,8 @@ class Conv(Pointwise):
     """
 
     features: int
-    filter: tuple[int, int]
-    strides: tuple[int, int]
+    filter: tuple[int, ...]
+    strides: tuple[int, ...]
     padding: str
     w_std: float
     b_std: float | None
@@ -42,19 +51,19 @@ class Conv(Pointwise):
 
     is_linear = True
 
-    def _windows(self, spatial: tuple[int, ...]) -> tuple[Window, ...]:
-        axes = zip(spatial, self.filter, self.strides, strict=True)
-        return tuple(Window(extent, size, stride, self.padding) for extent, size, stride in axes)
+    def _windows(self, incoming: Signature) -> tuple[Window, AnyWindow]:
+        return windows_along(incoming.spatial, incoming.grid, self.filter, self.strides, self.padding)
 
     def _paired(self, incoming: Signature, support: Support) -> tuple[PairedWindow, ...]:
-        windows = self._windows(incoming.spatial)
+        windows = self._windows(incoming)
         return tuple(paired_window(w, True, classes) for w, classes in zip(windows, support, strict=True))
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Gaussian, with this layer's channels."""
         if len(incoming.spatial) != 2:
             raise ConfigError("acts on images [height, width, channels], but activations are flat here")
-        return Signature(tuple(w.out for w in self._windows(incoming.spatial)), self.features, is_gaussian=True)
+        made = moved(incoming, self._windows(incoming))
+        return dataclasses.replace(made, features=self.features, is_gaussian=True)
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """Those from which the outgoing classes are shifted."""
@@ -67,14 +76,14 @@ class Conv(Pointwise):
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
         """Of the mean over taps."""
-        windows = self._windows(incoming.spatial)
+        windows = self._windows(incoming)
         under = [layout.under_tap(*both) for both in product(*([(w, tap) for tap in range(w.size)] for w in windows))]
         shifts = Apart(*(jnp.stack([shift(part) for shift in under]) for part in before))
         return with_bias(joined(shifts).times(self.w_std**2 / len(under)), (self.b_std or 0.0) ** 2)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Sum over taps, scale and shift; add this layer's own gradients to the NTK."""
-        taps = self.filter[0] * self.filter[1]
+        taps = math.prod(self.filter)
         total, *of_ntk = self._summed(state, outgoing)
         nngp = affine(total, self.w_std**2 / taps, self.b_std)
         ntk = own_gradients(self, nngp, total * float(state.signature.features))
@@ -102,8 +111,8 @@ class Conv(Pointwise):
         def along_rows(x: Array) -> Array:
             slid = rows.keeps_classes
             x = layout.slide_rows(x, rows, state.classes_at_hand) if slid else layout.gather_rows(x, rows)
-            return layout.pad_columns(x, cols) if cols.keeps_classes else x
+            return layout.pad_columns(x, cols) if cols.slides else x
 
         x = layout.pad_rows(x, rows) if rows.keeps_classes else x
         x = along_rows(x) if self.filter == (1, 1) else state.fusion(along_rows, x)
-        return layout.slide_columns(x, cols) if cols.keeps_classes else layout.gather_columns(x, cols)
+        return layout.slide_columns(x, cols) if cols.slides else layout.gather_columns(x, cols)

@@ -50,7 +50,7 @@ class Flatten:
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, with every pixel's channels counted as features."""
         return dataclasses.replace(
-            incoming, spatial=(), support=(), features=incoming.features * math.prod(incoming.spatial)
+            incoming, spatial=(), support=(), grid=(), features=incoming.features * math.prod(incoming.spatial)
         )
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
@@ -107,7 +107,7 @@ class Dense(Pointwise):
     def outgoing(self, incoming: Signature) -> Signature:
         """Gaussian, with this layer's features."""
         if incoming.spatial:
-            shape = [*incoming.spatial, incoming.features]
+            shape = list(incoming.shape)
             raise ConfigError(
                 f'acts on flat activations, got images of shape {shape}: put {{"op": "flatten"}} or '
                 '{"op": "global_avg_pool"} first'

@@ -13,7 +13,8 @@ import numpy as np
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.apart import Apart
-from ntkpipe.kernels.geometry import PairedWindow, Support, Window, every_class, paired_window
+from ntkpipe.kernels.geometry import AnyWindow, PairedWindow, Support, Window, every_class, paired_window, windows_along
+from ntkpipe.kernels.layers.convolution import moved
 from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
 
@@ -57,34 +58,33 @@ class SumPool(Mixing):
     """Sum over windows; see `AvgPool`.
 
     Args:
-        window: height and width.
-        strides: along height and width.
+        window: height and width; of volumes depth, height and width.
+        strides: likewise.
         padding: `SAME`, `VALID` or `CIRCULAR`.
     """
 
-    window: tuple[int, int]
-    strides: tuple[int, int]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
     padding: str
 
-    def _windows(self, spatial: tuple[int, ...]) -> tuple[Window, ...]:
-        axes = zip(spatial, self.window, self.strides, strict=True)
-        return tuple(Window(extent, size, stride, self.padding) for extent, size, stride in axes)
+    def _windows(self, incoming: Signature) -> tuple[Window, AnyWindow]:
+        return windows_along(incoming.spatial, incoming.grid, self.window, self.strides, self.padding)
 
     def _paired(self, incoming: Signature, support: Support) -> tuple[PairedWindow, ...]:
-        windows = self._windows(incoming.spatial)
+        windows = self._windows(incoming)
         return tuple(paired_window(w, False, classes) for w, classes in zip(windows, support, strict=True))
 
     def outgoing(self, incoming: Signature) -> Signature:
         """As many channels; Gaussian if it was."""
         _require_image(incoming)
-        return dataclasses.replace(incoming, spatial=tuple(w.out for w in self._windows(incoming.spatial)), support=())
+        return moved(incoming, self._windows(incoming))
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """A band around each outgoing class, or all classes."""
         del own
         return tuple(p.incoming for p in self._paired(incoming, support))
 
-    def _factors(self, window: Window) -> np.ndarray:
+    def _factors(self, window: AnyWindow) -> np.ndarray:
         """`(out,)`: by what the sum over each window is multiplied."""
         return np.ones(window.out)
 
@@ -120,15 +120,15 @@ class AvgPool(SumPool):
     """Mean over windows: the mean of the covariances of all pairs of pixels in a pair of windows.
 
     Args:
-        window: height and width.
-        strides: along height and width.
+        window: height and width; of volumes depth, height and width.
+        strides: likewise.
         padding: `SAME`, `VALID` or `CIRCULAR`.
         normalize_edges: divide by the number of pixels in the image that a window covers, not by its size.
     """
 
     normalize_edges: bool
 
-    def _factors(self, window: Window) -> np.ndarray:
+    def _factors(self, window: AnyWindow) -> np.ndarray:
         counts = window.counts() if self.normalize_edges else np.full(window.out, window.size)
         return 1.0 / counts
 
@@ -146,7 +146,7 @@ class GlobalPool(Mixing):
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, with as many features as channels."""
         _require_image(incoming)
-        return dataclasses.replace(incoming, spatial=(), support=())
+        return dataclasses.replace(incoming, spatial=(), support=(), grid=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """Everything."""
@@ -171,6 +171,8 @@ def _sum_of_class(x: Array) -> Array:
 def _is_tiling(paired: PairedWindow) -> bool:
     """Windows that lie side by side and cover the axis, of which every class is asked for."""
     window = paired.window
+    if not isinstance(window, Window):
+        return False
     return window.size == window.stride and window.is_exact and paired.outgoing == every_class(window.out)
 
 
@@ -180,6 +182,7 @@ def _halves(x: Array, paired: PairedWindow, position: int, classes: int) -> Arra
     Output (C, H) sums the inputs of class s C + r at position s H + a, over 0 <= a < s and those r = a - b with
     0 <= b < s. For each r the positions are summed first, over whole rows of classes.
     """
+    assert isinstance(paired.window, Window)
     s, out = paired.window.stride, paired.window.out
 
     def every(x: Array, axis: int, first: int) -> Array:

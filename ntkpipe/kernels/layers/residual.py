@@ -41,7 +41,7 @@ class ResidualSum:
                 raise PlaceError(f"branch {number}", error) from None
         first = ends[0]
         for number, end in enumerate(ends):
-            if end.spatial != first.spatial:
+            if end.shape[:-1] != first.shape[:-1]:
                 shapes = f"{_shape(first)} in branch 0 and {_shape(end)} in branch {number}"
                 # An image never is what flat activations are; but two images may agree that begin smaller.
                 kind = ShapeError if end.spatial and first.spatial else ConfigError
@@ -132,4 +132,4 @@ def _has_weights(layers: Iterable[Layer]) -> bool:
 
 
 def _shape(signature: Signature) -> list[int]:
-    return [*signature.spatial, signature.features]
+    return list(signature.shape)
