@@ -47,7 +47,10 @@ def sample(config: RunConfig, session: Session, **own: str | None) -> None:
     print(f"method      {record['method']}")
     print(f"effective   {size}")
     if record["kl_to_prior"] is not None:
-        print(f"KL          {record['kl_to_prior']:.4g} nats from the prior of the hidden weights to their posterior")
+        least = "at least " if record["kl_is_lower_bound"] else ""
+        print(
+            f"KL          {least}{record['kl_to_prior']:.4g} nats from the prior of the hidden weights to their posterior"
+        )
     if record["r_hat"] is not None:
         rates = ", ".join(f"{rate:.0%}" for rate in record["acceptance"])
         print(f"R-hat       {record['r_hat']:.3f}; accepted {rates}")

@@ -6,9 +6,9 @@ Bayesian linear regression on the readout's inputs F (n, q): the readout is draw
     p(hidden | y) = p(hidden) N(y; 0, F F^T + s^2) / Z,
 
 so that hidden weights drawn from the prior have the marginal likelihood of the *empirical NNGP* as importance weight. It varies the less
-the wider the network is, and the more the more points there are: beyond n of about a quarter of the width few samples carry all of it.
-There chains of preconditioned Crank-Nicolson steps (pCN) go on: `z' = sqrt(1 - b^2) z + b N(0, I)` leaves the prior as it is, and is
-accepted by the ratio of these weights.
+the wider the network is, and the more the more points and outputs there are: where n points times c outputs exceed about a quarter of
+the width few samples carry all of it. There chains of preconditioned Crank-Nicolson steps (pCN) go on: `z' = sqrt(1 - b^2) z + b N(0, I)`
+leaves the prior as it is, and is accepted by the ratio of these weights.
 """
 
 from __future__ import annotations
@@ -299,7 +299,10 @@ class WeightSamples:
 
     @property
     def divergence(self) -> float | None:
-        """Kullback-Leibler divergence of the hidden weights' posterior from their prior, in nats; None of chains, which do not see Z."""
+        """Kullback-Leibler divergence of the hidden weights' posterior from their prior, in nats; None of chains, which do not see Z.
+
+        It cannot exceed the logarithm of the number of samples: with few effective ones it is a lower bound.
+        """
         if self.method == "pcn":
             return None
         top = self.log_weights.max()

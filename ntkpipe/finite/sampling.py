@@ -178,7 +178,7 @@ def sample(
     """Networks from the posterior of a finite network's weights, and what they predict (arXiv:2206.07673).
 
     Hidden weights come from the prior, readouts are exact, and the marginal likelihood weighs them; where that leaves few samples,
-    by chains (see `finite.posterior`). About n = width / 4 is where weights end.
+    by chains (see `finite.posterior`). About n c = width / 4, of c outputs, is where weights end.
 
     Args:
         spec: list of layers with their widths, a dense readout last.

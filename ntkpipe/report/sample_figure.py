@@ -66,7 +66,7 @@ def _weights(axes: Axes, samples: WeightSamples) -> None:
 
 
 def _traces(axes: Axes, samples: WeightSamples) -> None:
-    axes.set_title("Log likelihood along the chains")
+    axes.set_title("Log likelihood of chains")
     for k, chain in enumerate(samples.log_weights.reshape(samples.chains, -1)):
         axes.plot(chain, color=PALETTE[k % len(PALETTE)], linewidth=0.7)
     axes.set_xlabel("sample")

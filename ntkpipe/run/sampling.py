@@ -32,8 +32,10 @@ from ntkpipe.storage.replace import replace_text, replacing
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 
-# Of the width: with more points few samples carry all of the weight.
+# Of the width: with more points times outputs few samples carry all of the weight, whose logarithm is a sum over outputs.
 _LIMIT = 0.25
+# Effective samples below which the divergence, at most the logarithm of their number, is more than it seems.
+_FEW = 20.0
 # R-hat above which chains have not met.
 _MET = 1.05
 
@@ -276,7 +278,9 @@ def _record(
         "samples": count,
         "effective_samples": samples.effective_size,
         "effective_share": samples.effective_size / count,
+        "outputs": targets.shape[1],
         "kl_to_prior": samples.divergence,
+        "kl_is_lower_bound": samples.divergence is not None and samples.effective_size < _FEW,
         "r_hat": samples.r_hat,
         "acceptance": list(samples.acceptance),
         "largest_standard_error": float(samples.mean_error.max()),
@@ -311,8 +315,9 @@ def _notes(record: dict[str, Any]) -> list[str]:
     """Where it ends, and what to do."""
     n, width, notes = record["training_points"], record["width"], []
     if width is not None:
-        limit = int(_LIMIT * width)
-        notes.append(f"importance weights hold up to about n = width / 4 = {limit:,}; here n = {n:,}")
+        c = record["outputs"]
+        limit, of_outputs = int(_LIMIT * width / c), f" / {c} outputs" if c > 1 else ""
+        notes.append(f"importance weights hold up to about n = width / 4{of_outputs} = {limit:,}; here n = {n:,}")
     if record["method"] == "importance" and record["effective_share"] < 0.1:
         notes.append(
             f"{record['effective_samples']:.1f} of {record['samples']:,} samples carry the weight: take sample.method=pcn, a wider network "

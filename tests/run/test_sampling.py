@@ -54,7 +54,7 @@ def test_numbers_beside_the_infinite_posterior(work, blank):
     assert found["apart"]["means_in_deviations"] < 0.5
     assert found["apart"]["deviations_ratio"] == pytest.approx(1.0, abs=0.15)
     assert set(found["finite"]) == {"mse", "nll", "accuracy"}
-    assert any("width / 4 = 128" in note for note in found["notes"])
+    assert any("width / 4 / 10 outputs = 12" in note for note in found["notes"])
     # Other settings are other samples, in a folder of their own.
     work.ok("sample", *WORDS, "run_dir=a", "finite.width=512", "sample.seed=1")
     assert len(list((work.path / "a/sample").iterdir())) == 2
