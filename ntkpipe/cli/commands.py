@@ -107,6 +107,11 @@ COMMANDS: dict[str, Command] = {
         },
         composes=True,
     ),
+    "validate": Command(
+        "finite networks trained beside the infinite one: does the theory hold for this width?",
+        "experiment=digits_fcn finite.widths=[64,128,256] finite.networks=20 data.train_size=128",
+        composes=True,
+    ),
     "launch": Command(
         "a file for a scheduler, with this configuration",
         "experiment=digits_fcn cluster/launch=slurm cluster.launch.nodes=4",

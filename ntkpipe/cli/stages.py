@@ -183,6 +183,14 @@ def calibrate(config: RunConfig, session: Session) -> None:
     print(f"{made.describe()}\nkept in {store.url}/{calibration_key(first)}; ntkpipe plan uses it")
 
 
+def validate(config: RunConfig, session: Session) -> None:
+    """Train finite networks beside the infinite one, and say which of the theory's claims hold at their widths."""
+    for work in runs_at_work(config, session):
+        with work.at_work():
+            folder = work.validate()
+        print(f"\nvalidation   {folder / 'validation.json'}   (validation.zarr and figures beside it)")
+
+
 def _stage(name: str) -> Callable[[RunConfig, Session], None]:
     def command(config: RunConfig, session: Session, **own: str | None) -> None:
         del own  # of `ntkpipe predict data.new=FILE`, which composes no run
@@ -204,6 +212,7 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),
+    "validate": validate,
     "launch": launching.launch,
 }
 """What runs a command: of a configuration, a session, and the command's own settings as keyword arguments."""

@@ -5,6 +5,7 @@ Every check that needs no data is made on construction, so that a bad setting st
 
 from ntkpipe.config.cluster import LAUNCHERS, ClusterConfig, LaunchConfig
 from ntkpipe.config.data import DataConfig
+from ntkpipe.config.finite import FiniteConfig
 from ntkpipe.config.gram import GridConfig, StoreConfig
 from ntkpipe.config.kernel import COMBINED, GIVEN_KERNELS, KERNELS, PLAIN_KERNELS, KernelConfig
 from ntkpipe.config.plain import from_dict, to_dict
@@ -20,6 +21,7 @@ __all__ = [
     "PLAIN_KERNELS",
     "ClusterConfig",
     "DataConfig",
+    "FiniteConfig",
     "GridConfig",
     "KernelConfig",
     "LaunchConfig",

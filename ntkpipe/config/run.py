@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ntkpipe.config.checks import at_least, choice
 from ntkpipe.config.cluster import ClusterConfig
 from ntkpipe.config.data import DataConfig
+from ntkpipe.config.finite import FiniteConfig
 from ntkpipe.config.gram import GridConfig, StoreConfig
 from ntkpipe.config.kernel import GIVEN_KERNELS, KernelConfig
 from ntkpipe.config.predict import PredictConfig
@@ -54,6 +55,7 @@ class RunConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+    finite: FiniteConfig = field(default_factory=FiniteConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
     augment: str = "none"

@@ -14,7 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from ntkpipe.config import KERNELS, KernelConfig, RunConfig
+from ntkpipe.config import KERNELS, FiniteConfig, KernelConfig, RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import kernel_takes
 
@@ -136,6 +136,8 @@ MEANINGS: dict[str, Needs] = {
     "predict.held_out": _need("predict.selection", "held_out", where={"predict.noise": (None, "likelihood")}),
     "predict.initial": _ALWAYS,
     "predict.noise": _need("predict.covariance", "diagonal", "full"),
+    **{f"finite.{one.name}": _ALWAYS for one in dataclasses.fields(FiniteConfig)},
+    "finite.batch_size": _need("finite.training", "sgd"),
     "cluster.kind": _ALWAYS,
     "cluster.address": _JOINED,
     "cluster.workers": _need("cluster.kind", "local", "serial", "auto"),

@@ -42,7 +42,7 @@ STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
 _LOG_FILE = "log.jsonl"
 # Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
-FREE_SETTINGS = ("cluster", "run_dir", "watch", "report")
+FREE_SETTINGS = ("cluster", "run_dir", "watch", "report", "finite")
 """Settings that a stored run may be taken up with whatever they are."""
 # Seconds between attempts to hold a run: a `status` that asks who holds it is in the way for a moment.
 _PATIENCE = (0.1, 0.2)

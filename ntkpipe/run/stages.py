@@ -30,6 +30,8 @@ from ntkpipe.run.prepare import forget_data, has_data, prepare
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.status import is_finished
+from ntkpipe.run.validation.setting import check_setting
+from ntkpipe.run.validation.whole import validate_run
 from ntkpipe.run.watching import Watch, watching
 from ntkpipe.solvers.solution import Solution, write_arrays
 from ntkpipe.tasks.executor import Executor
@@ -313,6 +315,24 @@ class RunAtWork:
             files = [file for file in page.parent.rglob("*") if file.is_file()]
             self._finish("report", time.monotonic() - began, files=files, page=str(page))
         self._note("report", str(page))
+
+    def validate(self) -> Path:
+        """Finite networks beside the infinite one; returns the folder of what was found.
+
+        Raises:
+            ConfigError, ResourceError: before anything is trained.
+            ReportError: if everything is stored, and the figures could not be made.
+        """
+        check_setting(self.run.config)
+        self.context()
+        self.gram()
+        began = time.monotonic()
+        with stage(self._emit, "validate") as tell:
+            folder, files, lines = validate_run(self.run, self.context(), self.executor(), tell)
+            self._finish("validate", time.monotonic() - began, files=files)
+        for line in lines:
+            self._note("", line)
+        return folder
 
     def all(self) -> bool:
         """Every stage that is not finished.

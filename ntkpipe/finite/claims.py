@@ -1,0 +1,259 @@
+"""What the theory claims of finite networks, fitted: powers of the width, their errors over networks, and verdicts in words.
+
+Errors come from resampling networks, never outputs of one network. The bias of an ensemble's mean is the distance of two means, of which
+the square is corrected for the noise: `|mean d|^2 - var(d) / networks`, with d a network's outputs less those of the infinite flow from its
+own start. The mean of the latter over starts is the predicted mean, and most of the noise is common to both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = 0.15
+"""An exponent that is nearer to the expected one than this agrees."""
+_RESAMPLES = 400
+# A value that is not so many standard errors from 0 has no logarithm worth fitting.
+_SIGNIFICANT = 2.0
+# Of the square of a bias, what an exponent needs: 30% are 15% of the bias.
+_WANTED = 0.3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A power law that the theory claims, and what was measured.
+
+    Args:
+        name: short, for programs.
+        quantity: in words.
+        expected: exponent.
+        against: what it is a power of, `width` or `output scale`.
+        at: widths or scales.
+        values: measured.
+        errors: standard errors over networks.
+        exponent: fitted; None where nothing can be fitted.
+        exponent_error: its standard error.
+        verdict: `holds`, `does not hold` or `undecided`.
+        text: the verdict in words.
+        networks_needed: to decide; None where it is decided.
+    """
+
+    name: str
+    quantity: str
+    expected: float
+    against: str
+    at: tuple[float, ...]
+    values: tuple[float, ...]
+    errors: tuple[float, ...]
+    exponent: float | None
+    exponent_error: float | None
+    verdict: str
+    text: str
+    networks_needed: int | None = None
+    used: tuple[float, ...] = field(default=())
+
+    def line(self) -> str:
+        """One line for people."""
+        found = "" if self.exponent is None else f"{self.exponent:+.2f} +- {self.exponent_error:.2f}, "
+        return f"{self.quantity}: {found}expected {self.expected:+.1f}: {self.text}"
+
+
+def fit_exponent(
+    at: Sequence[float], values: Sequence[float], errors: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """Slope of `log values` against `log at` by weighted least squares, and its standard error as the errors of the values give it.
+
+    Args:
+        at: at least 2, positive.
+        values: positive.
+        errors: of the values; None weights all alike and gives an error of 0.
+    """
+    x, y = np.log(np.asarray(at, dtype=np.float64)), np.log(np.asarray(values, dtype=np.float64))
+    relative = None if errors is None else np.asarray(errors, dtype=np.float64) / np.asarray(values, dtype=np.float64)
+    if relative is None or not (relative > 0).all():
+        x = x - x.mean()
+        return float(x @ y / (x @ x)), 0.0
+    weights = relative**-2.0
+    x = x - np.average(x, weights=weights)
+    spread = float(np.sum(weights * x * x))
+    return float(np.sum(weights * x * y) / spread), spread**-0.5
+
+
+def root_mean_square(
+    name: str,
+    quantity: str,
+    expected: float,
+    members: Mapping[float, np.ndarray],
+    *,
+    against: str = "width",
+    seed: int = 0,
+) -> Claim:
+    """A claim about the root mean square over networks.
+
+    Args:
+        name: of the claim.
+        quantity: in words.
+        expected: exponent.
+        members: by width (or output scale) one value per network.
+        against: what it is a power of.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    at = tuple(sorted(members))
+    squares = [np.square(np.asarray(members[one], dtype=np.float64)) for one in at]
+    values = [math.sqrt(float(one.mean())) for one in squares]
+    drawn = np.array([np.sqrt((_counts(rng, len(one)) @ one) / len(one)) for one in squares])
+    errors = drawn.std(axis=1, ddof=1)
+    networks = min(len(one) for one in squares)
+    return _decided(name, quantity, expected, against, at, values, errors.tolist(), networks, _as_root)
+
+
+def bias_of_mean(
+    quantity: str, differences: Mapping[float, np.ndarray], *, expected: float = -1.0, seed: int = 0
+) -> Claim:
+    """The claim about the distance of an ensemble's mean from the predicted one, root mean square over outputs.
+
+    Args:
+        quantity: in words.
+        differences: by width (networks, outputs): each network's outputs less those of the infinite flow from its own start.
+        expected: exponent.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    at = tuple(sorted(differences))
+    found = [_squared_bias(rng, np.asarray(differences[one], dtype=np.float64)) for one in at]
+    values = [math.copysign(math.sqrt(abs(square)), square) for square, _ in found]
+    # Of a square that is no larger than its error, the root of the error stands for that of the value.
+    errors = [
+        error / (2 * abs(value)) if square > error else math.sqrt(error)
+        for (square, error), value in zip(found, values, strict=True)
+    ]
+    networks = min(len(one) for one in differences.values())
+    return _decided("mean", quantity, expected, "width", at, values, errors, networks, _as_bias)
+
+
+def bias_of_variance(
+    quantity: str,
+    outputs: Mapping[float, np.ndarray],
+    predicted: Mapping[float, np.ndarray],
+    *,
+    expected: float = -1.0,
+    seed: int = 0,
+) -> Claim:
+    """The claim about the variance over networks: the mean over outputs of its ratio to the predicted one, less 1.
+
+    Args:
+        quantity: in words.
+        outputs: by width (networks, outputs).
+        predicted: by width (outputs,) variances, above 0.
+        expected: exponent.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    at, values, errors = tuple(sorted(outputs)), [], []
+    for one in at:
+        f = np.asarray(outputs[one], dtype=np.float64) / np.sqrt(predicted[one])
+        f = f - f.mean(axis=0)
+        networks, square = len(f), np.square(f).mean(axis=1)
+        values.append(float(square.sum() / (networks - 1) - 1.0))
+        counts = _counts(rng, networks)
+        means = counts @ f / networks
+        ratios = (counts @ square / networks - np.square(means).mean(axis=1)) * networks / (networks - 1)
+        errors.append(float(ratios.std(ddof=1)))
+    signs = {math.copysign(1.0, v) for v, e in zip(values, errors, strict=True) if abs(v) > _SIGNIFICANT * e}
+    sizes = [abs(v) for v in values] if len(signs) == 1 else values
+    networks = min(len(one) for one in outputs.values())
+    made = _decided("variance", quantity, expected, "width", at, sizes, errors, networks, _as_root)
+    return Claim(**{**made.__dict__, "values": tuple(values)})
+
+
+def _counts(rng: np.random.Generator, networks: int) -> np.ndarray:
+    """(resamples, networks) how often each network was drawn."""
+    return rng.multinomial(networks, np.full(networks, 1.0 / networks), size=_RESAMPLES).astype(np.float64)
+
+
+def _squared_bias(rng: np.random.Generator, d: np.ndarray) -> tuple[float, float]:
+    """Mean over outputs of the squared mean over networks, corrected for noise; and its standard error."""
+    networks = len(d)
+
+    def corrected(counts: np.ndarray) -> np.ndarray:
+        mean = np.square(counts @ d / networks).mean(axis=1)
+        second = counts @ np.square(d).mean(axis=1) / networks
+        return mean - (second - mean) / (networks - 1)
+
+    return float(corrected(np.ones((1, networks)))[0]), float(corrected(_counts(rng, networks)).std(ddof=1))
+
+
+Needed = Callable[[float, float, float, float | None], float]
+
+
+def _as_root(networks: float, value: float, error: float, slope_error: float | None) -> float:
+    """Networks for a value of this size: errors fall as the root of their number."""
+    wanted = (error / (0.5 * _WANTED * value)) ** 2
+    return networks * max(wanted, 0.0 if slope_error is None else (slope_error / (0.5 * TOLERANCE)) ** 2)
+
+
+def _as_bias(networks: float, value: float, error: float, slope_error: float | None) -> float:
+    """Networks for a bias of this size: the error of its square falls as their number while noise prevails."""
+    square = error**2 if error >= value else 2 * error * value
+    return networks * max(
+        square / (_WANTED * value**2), 0.0 if slope_error is None else (slope_error / (0.5 * TOLERANCE)) ** 2
+    )
+
+
+def _decided(
+    name: str,
+    quantity: str,
+    expected: float,
+    against: str,
+    at: tuple[float, ...],
+    values: Sequence[float],
+    errors: Sequence[float],
+    networks: int,
+    needed: Needed,
+) -> Claim:
+    used = [k for k, (v, e) in enumerate(zip(values, errors, strict=True)) if v > _SIGNIFICANT * e and v > 0]
+    exponent = error = None
+    if len(used) > 1:
+        exponent, error = fit_exponent([at[k] for k in used], [values[k] for k in used], [errors[k] for k in used])
+    wanted: int | None = None
+    if len(at) < 2:
+        verdict, text = "undecided", f"one {against} has no exponent: give several"
+    elif exponent is not None and error is not None and error <= TOLERANCE:
+        near = abs(exponent - expected) <= max(TOLERANCE, 2.0 * error)
+        verdict = "holds" if near else "does not hold"
+        text = (
+            "holds"
+            if near
+            else f"does not hold at these {against}s: falls {'faster' if exponent < expected else 'slower'}"
+        )
+    else:
+        # As large at the last width as the first one has it, and the claim would have it fall.
+        size = max(values[0], errors[0]) * (at[-1] / at[0]) ** expected
+        wanted = _rounded(needed(networks, size, errors[-1], error)) if size > 0 else None
+        verdict = "undecided"
+        lost = [f"{at[k]:g}" for k in range(len(at)) if k not in used]
+        where = f" (at {against} {', '.join(lost)} it is no larger than its noise)" if lost else ""
+        text = f"sampling noise of {networks} networks does not allow a verdict{where}"
+        text += "" if wanted is None or wanted <= networks else f": about {wanted:,} networks would"
+    return Claim(
+        name, quantity, expected, against, at, tuple(values), tuple(errors), exponent, error, verdict, text, wanted,
+        tuple(at[k] for k in used),
+    )  # fmt: skip
+
+
+def _rounded(networks: float) -> int:
+    """Up, to two digits."""
+    if not math.isfinite(networks):
+        return 0
+    unit = 10 ** max(0, math.floor(math.log10(max(networks, 1.0))) - 1)
+    return int(math.ceil(networks / unit) * unit)
+
+
+def as_record(claim: Claim) -> dict[str, Any]:
+    """As plain values."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in claim.__dict__.items()}

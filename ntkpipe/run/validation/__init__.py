@@ -1,0 +1,1 @@
+"""`ntkpipe validate`: ensembles of finite networks beside a run's predictions."""

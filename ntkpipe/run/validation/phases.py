@@ -1,0 +1,87 @@
+"""Phases of training at large rates, as measured (arXiv:2003.02218)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.run.validation.results import Validation
+
+# A loss so many times that of the start has left the lazy phase; one that is so many times larger at the end does not come back.
+_GROWN, _DIVERGED = 1.5, 1e3
+# Share of the curvature that the lazy phase keeps at any width worth the name.
+_KEPT = 0.5
+
+
+def phase_of(loss: np.ndarray, curvature: np.ndarray, peak: float) -> str:
+    """`lazy` (the loss never grew and the curvature stayed), `catapult` (it grew, or the curvature fell by more than half, and it ended below
+    its start), `diverging`, or `unfinished`.
+
+    Args:
+        loss: through training.
+        curvature: likewise.
+        peak: largest loss at any step.
+    """
+    start, end = float(loss[0]), float(loss[-1])
+    if not np.isfinite(end) or not np.isfinite(peak) or end > _DIVERGED * start:
+        return "diverging"
+    if peak <= _GROWN * start and curvature[-1] >= _KEPT * curvature[0]:
+        return "lazy"
+    return "catapult" if end < start else "unfinished"
+
+
+def phases_of(made: Validation) -> list[dict[str, Any]]:
+    """By width and rate: how many networks were in which phase, and medians over those that did not diverge."""
+    rows = []
+    for width in sorted(made.rates):
+        found = made.rates[width]
+        start = found["curvature0"]
+        for r, rate in enumerate(made.setting.finite.rates):
+            loss, curvature, peak = found["loss"][r], found["curvature"][r], found["peak"][r]
+            phases = [phase_of(*one[:2], float(one[2])) for one in zip(loss, curvature, peak, strict=True)]
+            good = np.array([one != "diverging" for one in phases])
+            share = curvature[good, -1] / start[good]
+            rows.append(
+                {
+                    "width": width,
+                    "rate": rate,
+                    "phases": {name: phases.count(name) for name in ("lazy", "catapult", "diverging", "unfinished")},
+                    "diverging_networks": [k for k, one in enumerate(phases) if one == "diverging"],
+                    "curvature_start": float(np.median(start)),
+                    "curvature_end": float(np.median(curvature[good, -1])) if good.any() else None,
+                    "curvature_end_over_start": float(np.median(share)) if good.any() else None,
+                    "rate_times_curvature_end": float(np.median(rate * share)) if good.any() else None,
+                    "peak_loss_over_start": float(np.median(peak[good] / loss[good, 0])) if good.any() else None,
+                    "loss_end": float(np.median(loss[good, -1])) if good.any() else None,
+                    "sparsity_start": float(np.median(found["sparsity"][r][:, 0])),
+                    "sparsity_end": float(np.median(found["sparsity"][r][good, -1])) if good.any() else None,
+                    "loss": np.median(loss, axis=0).tolist(),
+                    "curvature": np.median(curvature, axis=0).tolist(),
+                }
+            )
+    return rows
+
+
+def lines_of_phases(made: Validation) -> list[str]:
+    """A table for people."""
+    lines = [
+        f"{made.setting.finite.networks} networks of each width, {made.setting.steps[-1]:,} steps; rates in units of one over each "
+        "network's own curvature; medians",
+        _row("width", "rate", "lazy", "catapult", "diverging", "peak loss", "end curvature", "rate x end"),
+    ]
+    for row in phases_of(made):
+        phases = row["phases"]
+        peak, share, end = row["peak_loss_over_start"], row["curvature_end_over_start"], row["rate_times_curvature_end"]
+        unfinished = f"  ({phases['unfinished']} not back yet)" if phases["unfinished"] else ""
+        counts = (phases[name] for name in ("lazy", "catapult", "diverging"))
+        lines.append(_row(row["width"], f"{row['rate']:g}", *counts, *map(_shown, (peak, share, end))) + unfinished)
+    return [*lines, "peak loss and end curvature are relative to the start; edges are as measured here and no law"]
+
+
+def _row(*cells: object) -> str:
+    return " ".join(f"{cell!s:>{n}}" for cell, n in zip(cells, (6, 6, 5, 9, 10, 10, 14, 11), strict=True))
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,200 @@
+"""What ensembles say: outputs beside the predicted mean and variance, and the theory's claims with their exponents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.dynamics import gaussian_process as gp
+from ntkpipe.finite import claims
+from ntkpipe.finite.claims import Claim
+from ntkpipe.linalg.eigh import Eigensystem
+from ntkpipe.run.validation.stage import Setting
+
+
+@dataclass(frozen=True, eq=False)
+class OfWidth:
+    """Networks of one width and output scale beside the infinite one, at S steps.
+
+    Args:
+        train: (m, S, n, c) outputs of the networks.
+        others: (m, S, q, c) on test points and the path.
+        linear_train: likewise of the linearisations; None without them.
+        linear_others: likewise.
+        flow_train: of the infinite network's training from each network's own start.
+        flow_others: likewise.
+        mean: (S, q, c) predicted.
+        mean_train: (S, n, c).
+        covariance: (S, q, q) predicted, of each output.
+        variance_train: (S, n).
+        deviation: (m,) of the kernel at the start, relative.
+        curvature: (m,) largest eigenvalue of the kernel at the start, over n c.
+        drift: (m, S) of the kernel, relative.
+        loss: (m, S) of training.
+    """
+
+    train: np.ndarray
+    others: np.ndarray
+    linear_train: np.ndarray | None
+    linear_others: np.ndarray | None
+    flow_train: np.ndarray
+    flow_others: np.ndarray
+    mean: np.ndarray
+    mean_train: np.ndarray
+    covariance: np.ndarray
+    variance_train: np.ndarray
+    deviation: np.ndarray
+    curvature: np.ndarray
+    drift: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(S, q) predicted."""
+        return np.einsum("sqq->sq", self.covariance)
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """All of it.
+
+    Args:
+        setting: what was trained.
+        of: by width and output scale.
+        claims: what the theory claims, and what was measured.
+        rates: by width, of large rates: `curvature0`, `loss`, `curvature`, `sparsity`, `peak`.
+    """
+
+    setting: Setting
+    of: dict[tuple[int, float], OfWidth]
+    claims: tuple[Claim, ...]
+    rates: dict[int, dict[str, np.ndarray]]
+
+
+def collect(setting: Setting) -> Validation:
+    """Put together what the chunks have."""
+    if setting.finite.rates:
+        axes = {"curvature0": 0}
+        return Validation(setting, {}, (), {w: setting.gathered("rates", w, axes) for w in setting.finite.widths})
+    of: dict[tuple[int, float], OfWidth] = {}
+    for width in setting.finite.widths:
+        kernels = setting.gathered("kernels", width, {"deviation": 0, "curvature": 0})
+        trained = setting.gathered("training", width, {})
+        for s, scale in enumerate(setting.finite.output_scale):
+            linear = (kernels["train"][s], kernels["points"][s]) if "train" in kernels else (None, None)
+            train, others = trained["train"][s].astype(np.float64), trained["points"][s].astype(np.float64)
+            predicted = _predict(setting, width, scale, train[:, 0], others[:, 0])
+            of[width, scale] = OfWidth(
+                train, others, *linear, *predicted, kernels["deviation"], kernels["curvature"], trained["drift"][s], trained["loss"][s]
+            )  # fmt: skip
+    return Validation(setting, of, tuple(_claims(setting, of)), {})
+
+
+def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Flows from the networks' own starts, and means and covariances over starts, at every step."""
+    reference, kind, y = setting.references[width], setting.filter[width], setting.points.y
+    system = Eigensystem.of(reference.ntk)
+    values, cutoff = system.shifted(0.0)
+    # Outputs at the start have the covariance alpha^2 K, or none.
+    start = 0.0 if setting.finite.centred else scale**2
+    nngp, cross, far_own = (start * k for k in (reference.nngp, reference.nngp_others, reference.nngp_own))
+    n = len(y)
+    eps = float(np.finfo(setting.points.x.dtype).eps)
+    columns: list[list[np.ndarray]] = [[] for _ in range(6)]
+    for step in setting.steps:
+        weights = kind.weights(values, step, cutoff=cutoff)
+        dual = (system.vectors * weights) @ system.vectors.T
+        gain, gain_far = reference.ntk @ dual, reference.ntk_others @ dual
+        left = y - own
+        found = (
+            own + np.einsum("ij,mjc->mic", gain, left),
+            far + np.einsum("ij,mjc->mic", gain_far, left),
+            gain_far @ y,
+            gain @ y,
+            gp.ntk_covariance(system, reference.ntk_others, nngp, cross, far_own, kind, step, 0.0, eps),
+            np.einsum("ij,jk,ik->i", np.eye(n) - gain, nngp, np.eye(n) - gain),
+        )
+        for column, one in zip(columns, found, strict=True):
+            column.append(one)
+    flows = [np.stack(column, axis=1) for column in columns[:2]]
+    return (*flows, *(np.stack(column) for column in columns[2:]))
+
+
+def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Claim]:
+    finite, p = setting.finite, len(setting.points.test)
+    # The scale that is nearest to plain training.
+    scale = min(finite.output_scale, key=lambda one: abs(np.log(one)))
+    at = {width: of[width, scale] for width in sorted(finite.widths)}
+    seed = finite.seed
+
+    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.square(a[:, -1, :p] - b[:, -1, :p]).mean(axis=(1, 2)))
+
+    made = [
+        claims.root_mean_square(
+            "kernel",
+            "kernel at the start less the infinite one",
+            -0.5,
+            {w: one.deviation for w, one in at.items()},
+            seed=seed,
+        )
+    ]
+    all_layers = finite.trained == "network"
+    if all_layers and finite.in_theorem:
+        made.append(
+            claims.root_mean_square(
+                "drift",
+                "movement of the kernel in training",
+                -1.0,
+                {w: one.drift[:, -1] for w, one in at.items()},
+                seed=seed,
+            )
+        )
+        if all(one.linear_others is not None for one in at.values()):
+            far = {w: distance(one.others, one.linear_others) for w, one in at.items()}  # type: ignore[arg-type]
+            made.append(
+                claims.root_mean_square("linearisation", "network less its own linearisation", -1.0, far, seed=seed)
+            )
+    if finite.in_theorem:
+        far = {w: distance(one.others, one.flow_others) for w, one in at.items()}
+        made.append(
+            claims.root_mean_square("flow", "network less the infinite flow from its own start", -0.5, far, seed=seed)
+        )
+        off = {w: (one.others - one.flow_others)[:, -1, :p].reshape(len(one.others), -1) for w, one in at.items()}
+        made.append(claims.bias_of_mean("mean of the networks less the predicted mean", off, seed=seed))
+        if not finite.centred:
+            outputs = {w: one.others[:, -1, :p].reshape(len(one.others), -1) for w, one in at.items()}
+            c = setting.points.y.shape[1]
+            predicted = {w: np.repeat(one.variance[-1, :p], c) for w, one in at.items()}
+            made.append(
+                claims.bias_of_variance(
+                    "variance of the networks over the predicted one, less 1", outputs, predicted, seed=seed
+                )
+            )
+    if finite.is_lazy_study:
+        made += _lazy(setting, of, distance)
+    return made
+
+
+def _lazy(setting: Setting, of: dict[tuple[int, float], OfWidth], distance: Any) -> list[Claim]:
+    made = []
+    for width in sorted(setting.finite.widths):
+        at = {scale: of[width, scale] for scale in sorted(setting.finite.output_scale)}
+        if all(one.linear_others is not None for one in at.values()):
+            far = {scale: distance(one.others, one.linear_others) for scale, one in at.items()}
+            text = f"width {width}: network less its own linearisation"
+            made.append(
+                claims.root_mean_square(
+                    f"lazy_{width}", text, -1.0, far, against="output scale", seed=setting.finite.seed
+                )
+            )
+        drift = {scale: one.drift[:, -1] for scale, one in at.items()}
+        text = f"width {width}: movement of the kernel"
+        made.append(
+            claims.root_mean_square(
+                f"lazy_drift_{width}", text, -1.0, drift, against="output scale", seed=setting.finite.seed
+            )
+        )
+    return made

@@ -1,0 +1,260 @@
+"""The stage: chunks of networks through an executor, each kept when it is done, and what they say of the theory."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ntkpipe.config import FiniteConfig, RunConfig, to_dict
+from ntkpipe.dynamics.filters import GradientDescent
+from ntkpipe.dynamics.heavy_ball import HeavyBall
+from ntkpipe.errors import ConfigError
+from ntkpipe.events.event import Tell
+from ntkpipe.finite.ensemble import Training
+from ntkpipe.run.context import RunContext
+from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.validation.setting import (
+    Chunk,
+    Points,
+    Reference,
+    chunks_of,
+    momentum_of,
+    plain,
+    points_of,
+    reference_of,
+    spec_of_width,
+    steps_of,
+)
+from ntkpipe.run.validation.tasks import Arrays, Job, kernels_task, rates_task, training_task
+from ntkpipe.storage.checksum import digest
+from ntkpipe.storage.replace import replacing
+from ntkpipe.tasks.executor import Executor, values_of
+from ntkpipe.tasks.graph import Task
+from ntkpipe.units import human_seconds
+
+_VERSION = 1
+_NAMED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Everything that is trained and compared.
+
+    Args:
+        config: of the run.
+        points: of it.
+        steps: looked at.
+        filter: of the infinite network's training in the same steps, by width.
+        references: its kernels by width.
+        jobs: of the tasks, by width.
+        chunks: of networks.
+        folder: where finished chunks are.
+    """
+
+    config: RunConfig
+    points: Points
+    steps: tuple[int, ...]
+    filter: dict[int, GradientDescent]
+    references: dict[int, Reference]
+    jobs: dict[int, Job]
+    chunks: tuple[Chunk, ...]
+    folder: Path
+
+    @property
+    def finite(self) -> FiniteConfig:
+        """Settings of the networks."""
+        return self.config.finite
+
+    def of_width(self, width: int) -> list[Chunk]:
+        """Its chunks, in the order of the networks."""
+        return sorted((one for one in self.chunks if one.width == width), key=lambda one: one.first)
+
+    def gathered(self, kind: str, width: int, axis: dict[str, int]) -> Arrays:
+        """Arrays of all networks of a width, joined along the axis of the networks.
+
+        Args:
+            kind: of the tasks.
+            width: of the networks.
+            axis: of the networks in each array; of those that are not named it is 1.
+        """
+        parts = [load(self.folder, kind, chunk) for chunk in self.of_width(width)]
+        found = [one for one in parts if one is not None]
+        assert len(found) == len(parts), "a chunk that is done is kept"
+        return {name: np.concatenate([one[name] for one in found], axis=axis.get(name, 1)) for name in found[0]}
+
+
+def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
+    """Check, and make ready; nothing is trained.
+
+    Raises:
+        ConfigError: naming the setting, or the layer that has no finite form.
+        ResourceError: if networks do not fit into memory.
+    """
+    config, finite = context.config, context.config.finite
+    n, p = context.kernels.n, context.kernels.p
+    shape, outputs = context.data.shape("train")[1:], context.data.labels().y_train.shape[1]
+    specs = {width: spec_of_width(config, shape, width, outputs) for width in finite.widths}
+    if finite.loss == "cross_entropy" and context.data.labels().labels_train is None:
+        raise ConfigError("finite.loss=cross_entropy is for classes, and these targets are real numbers")
+    if finite.batch_size is not None and finite.batch_size > n:
+        raise ConfigError(f"finite.batch_size={finite.batch_size}: there are {n} training points")
+    chunks = chunks_of(config, shape, n, p + 25, outputs, workers)
+    points = points_of(context)
+    references = {width: reference_of(context, points, width, specs[width]) for width in finite.widths}
+    steps, momentum = steps_of(config), momentum_of(config)
+    c = points.y.shape[1]
+
+    def training(width: int) -> Training:
+        return Training(
+            references[width].rate, steps, momentum, finite.trained == "readout", 1.0, finite.centred, finite.batch_size, finite.loss,
+            finite.seed,
+        )  # fmt: skip
+
+    jobs = {
+        width: Job(
+            specs[width], points.x, points.y, points.others, references[width].ntk, training(width), finite.output_scale, finite.seed,
+            finite.initialiser, _linearised(finite),
+        )
+        for width in finite.widths
+    }  # fmt: skip
+    filters = {
+        width: HeavyBall(n, c, one.rate, momentum) if momentum else GradientDescent(n, c, one.rate)
+        for width, one in references.items()
+    }
+    told = to_dict(config)
+    key = digest(
+        {
+            "version": _VERSION,
+            "finite": plain(finite),
+            "kernel": told["kernel"],
+            "rate": [config.predict.learning_rate, momentum],
+            "steps": steps,
+            "data": [context.data.fingerprint, n, p],
+        }
+    )
+    return Setting(config, points, steps, filters, references, jobs, chunks, run.path / "validation" / key[:12])
+
+
+def _linearised(finite: FiniteConfig) -> bool:
+    """Where the loss is another, networks have no linearisation that moves as a linear model on squared loss does."""
+    return finite.in_theorem and (finite.linearised or finite.trained == "readout")
+
+
+def train(setting: Setting, executor: Executor, tell: Tell) -> None:
+    """All chunks that are not done yet: kernels and linearisations first, and training where every rate is stable.
+
+    Raises:
+        ConfigError: naming the networks that the rate is too large for.
+    """
+    finite = setting.finite
+    if finite.rates:
+        _run(setting, "rates", executor, tell, "networks at large rates")
+        return
+    _run(setting, "kernels", executor, tell, "networks' kernels")
+    _check_rates(setting)
+    _run(setting, "training", executor, tell, "networks trained")
+
+
+_TASKS = {"kernels": kernels_task, "training": training_task, "rates": rates_task}
+
+
+def _run(setting: Setting, kind: str, executor: Executor, tell: Tell, what: str) -> None:
+    left = [chunk for chunk in setting.chunks if load(setting.folder, kind, chunk) is None]
+    total = sum(chunk.stop - chunk.first for chunk in setting.chunks)
+    done = total - sum(chunk.stop - chunk.first for chunk in left)
+    began, at_start = time.monotonic(), done
+    tell(f"{done:,} of {total:,} {what}", done=done, total=total)
+    for chunk, arrays in values_of(executor, _tasks(setting, kind, left)):
+        _keep(setting.folder, kind, chunk, arrays)
+        done += chunk.stop - chunk.first
+        seconds = time.monotonic() - began
+        rest = (total - done) * seconds / max(done - at_start, 1)
+        tell(
+            f"{done:,} of {total:,} {what}, width {chunk.width}"
+            + (f", {human_seconds(rest)} to go" if done < total else ""),
+            force=done == total,
+            done=done,
+            total=total,
+        )
+
+
+def _tasks(setting: Setting, kind: str, chunks: Sequence[Chunk]) -> Iterator[Task]:
+    for chunk in chunks:
+        more = (setting.finite.rates,) if kind == "rates" else ()
+        yield Task(chunk, _TASKS[kind], (setting.jobs[chunk.width], chunk, *more))
+
+
+def _check_rates(setting: Setting) -> None:
+    """Refuse rates that are beyond what some members' own kernels allow, before anything is trained."""
+    momentum = momentum_of(setting.config)
+    limit = 2.0 * (1.0 + momentum)
+    lines, highest = [], 0.0
+    for width in setting.finite.widths:
+        shares = (
+            setting.references[width].rate
+            * setting.gathered("kernels", width, {"curvature": 0, "deviation": 0})["curvature"]
+        )
+        beyond = np.flatnonzero(shares >= limit)
+        highest = max(highest, float(shares.max()))
+        if len(beyond):
+            named = ", ".join(f"{k} ({shares[k]:.3g})" for k in beyond[:_NAMED])
+            more = f" and {len(beyond) - _NAMED} more" if len(beyond) > _NAMED else ""
+            lines.append(f"  width {width}: {named}{more}")
+    if lines:
+        rate = setting.config.predict.learning_rate
+        raise ConfigError(
+            f"predict.learning_rate={rate:g} is too large for some networks: their rate times curvature, in brackets, is {limit:g} or "
+            "more, where linear training diverges:\n"
+            + "\n".join(lines)
+            + "\nNothing was trained. Set predict.learning_rate="
+            f"{_below(0.5 * limit * rate / highest)}, or study large rates by finite.rates=[0.5,1.5,2.5,3.5,4.2]"
+        )
+
+
+def _below(value: float) -> str:
+    """One digit, rounded down."""
+    unit = 10.0 ** math.floor(math.log10(value))
+    return f"{math.floor(value / unit) * unit:g}"
+
+
+def chunk_file(folder: Path, kind: str, chunk: Chunk) -> Path:
+    """Where a finished chunk is kept."""
+    return folder / f"{kind}-width{chunk.width}-{chunk.first:05d}-{chunk.stop:05d}.npz"
+
+
+def _keep(folder: Path, kind: str, chunk: Chunk, arrays: Arrays) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(chunk_file(folder, kind, chunk)) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+
+
+def load(folder: Path, kind: str, chunk: Chunk) -> Arrays | None:
+    """A finished chunk; None where it is absent or damaged (every array of the file has a checksum): it is made again."""
+    try:
+        with chunk_file(folder, kind, chunk).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def settings_of(setting: Setting) -> dict[str, Any]:
+    """What was compared, as plain values."""
+    return {
+        "finite": plain(setting.finite),
+        "kernel": dataclasses.asdict(setting.config.kernel),
+        "steps": list(setting.steps),
+        "momentum": momentum_of(setting.config),
+        "rates": {str(width): one.rate for width, one in setting.references.items()},
+        "n_train": len(setting.points.x),
+        "n_test": len(setting.points.test),
+        "between": list(setting.points.ends),
+    }

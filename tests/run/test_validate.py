@@ -1,0 +1,109 @@
+"""`ntkpipe validate`: ensembles beside predictions, resumed, and refused before anything is trained."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import zarr
+from lab import Lab
+
+from ntkpipe.run.validation import stage
+from ntkpipe.tasks.stopping import check
+
+SMALL = (
+    "cluster=serial", "data=digits", "data.train_size=12", "data.test_size=6", "kernel.depth=1",
+    "finite.widths=[8,16]", "finite.networks=4",
+    "finite.steps=6", "predict.learning_rate=0.2", "finite.memory_gib=0.02", "store.url=s",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    return Lab(tmp_path_factory.mktemp("validate"), *SMALL)
+
+
+def found(lab, name):
+    folder = lab.path / name / "validation"
+    group = zarr.open_group(folder / "validation.zarr", mode="r")
+    return json.loads((folder / "validation.json").read_text()), {key: array[...] for key, array in group.arrays()}
+
+
+def test_an_ensemble_beside_the_predictions(lab, capfd):
+    assert lab.command("validate", *SMALL, "run_dir=a") == 0
+    record, arrays = found(lab, "a")
+    assert arrays["outputs"].shape == arrays["linearised"].shape == (4, 2, 5, 6, 10)
+    assert arrays["time"].tolist() == [0, 1, 2, 5, 6]
+    assert arrays["covariance"].shape == (2, 5, 6, 6)
+    # Networks and their linearisations start at the same outputs, and the predictions at zero.
+    np.testing.assert_allclose(arrays["outputs"][:, :, 0], arrays["linearised"][:, :, 0], atol=1e-5)
+    assert not arrays["mean"][:, 0].any()
+    assert {one["name"] for one in record["claims"]} == {"kernel", "drift", "linearisation", "flow", "mean", "variance"}
+    text = capfd.readouterr().err
+    assert all(one["text"] in text for one in record["claims"])
+
+
+def test_a_run_that_stops_goes_on_to_the_same_bits(lab, monkeypatch):
+    assert lab.command("validate", *SMALL, "finite.seed=1", "run_dir=whole") == 0
+    kept, calls = stage._keep, []
+
+    def stops(folder, kind, chunk, arrays):
+        kept(folder, kind, chunk, arrays)
+        calls.append((kind, chunk.width))
+        if len(calls) in (1, 3):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "_keep", stops)
+    codes = [lab.command("validate", *SMALL, "finite.seed=1", "run_dir=pieces") for _ in range(2)]
+    assert codes == [130, 130]
+    monkeypatch.setattr(stage, "_keep", kept)
+    assert lab.command("validate", *SMALL, "finite.seed=1", "run_dir=pieces") == 0
+    (record, arrays), (again, others) = found(lab, "whole"), found(lab, "pieces")
+    assert record == again
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name])
+
+
+def test_a_damaged_chunk_is_made_again(lab):
+    words = (*SMALL, "finite.seed=2", "run_dir=damaged")
+    assert lab.command("validate", *words) == 0
+    first = found(lab, "damaged")[1]
+    one, *_ = (lab.path / "damaged" / "validation").glob("*/training-*.npz")
+    content = bytearray(one.read_bytes())
+    content[len(content) // 2] ^= 1
+    one.write_bytes(content)
+    assert lab.command("validate", *words) == 0
+    np.testing.assert_array_equal(found(lab, "damaged")[1]["outputs"], first["outputs"])
+
+
+def test_large_rates(lab):
+    assert lab.command("validate", *SMALL, "kernel.activation=identity", "finite.rates=[0.5,20]", "run_dir=rates") == 0
+    record, arrays = found(lab, "rates")
+    assert arrays["loss"].shape == (2, 4, 2, 5)
+    phases = {(one["width"], one["rate"]): one["phases"] for one in record["rates"]}
+    assert phases[8, 0.5]["lazy"] == phases[16, 0.5]["lazy"] == 4
+    assert phases[16, 20]["diverging"] == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("finite.widths=[0,8]", "finite.widths=0 must be at least 1"),
+        ("finite.networks=1", "finite.networks=1 must be at least 2"),
+        ("predict.learning_rate=50", "width 8: 0 ("),
+        ("finite.memory_gib=1e-6", "one network of width 16 takes"),
+        ("kernel=rbf", "stationary"),
+        ("finite.training=sgd", "finite.batch_size=None"),
+        ("augment=hflip", "set augment=none"),
+        ("predict.times=[0.5,3]", "whole steps"),
+        ("finite.between=[0,99]", "there are 12 training points"),
+    ],
+)
+def test_what_is_refused(lab, capfd, words, text):
+    given = [word for word in SMALL if not word.startswith(words.partition("=")[0] + "=")]
+    if words == "kernel=rbf":
+        given = [word for word in given if not word.startswith("kernel.")]
+    assert lab.command("validate", *given, words, f"run_dir=refused-{words.partition('=')[0]}") in (2, 3, 8)
+    assert text in capfd.readouterr().err
+    check()
