@@ -91,6 +91,11 @@ class SpectralFilter(ABC):
         """The filter's value at eigenvalue zero, for gradient flow `s = rate * t / (n c)`; `inf` at `inf`."""
         return self.learning_rate * time / (self.n * self.c)
 
+    @property
+    def scaled_rate(self) -> float:
+        """Of one step, `rate / (n c)`: times the largest eigenvalue it is the rate in units of one over the curvature."""
+        return self.learning_rate / (self.n * self.c)
+
     def max_learning_rate(self, largest: float) -> float:
         """The largest learning rate at which *discrete* training at this filter's momentum converges."""
         return max_learning_rate(largest, self.n, self.c)

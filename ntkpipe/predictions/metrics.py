@@ -54,7 +54,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
         knows the labels or targets of the test points; in regression `of_the_mean`, the `mse` and `rmse` of predicting the mean of the
         training targets; of one finite network `beside_infinite`, how far its kernels are from the infinite ones (see
-        `finite.beside_infinite`); `cross_validation` by kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
+        `finite.beside_infinite`); of discrete steps and momentum `rates` by kernel, where the learning rate lies; `cross_validation` by
+        kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
         and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
     """
     entries = []
@@ -84,6 +85,7 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         **of_the_mean,
         "entries": entries,
         **({} if selection is None else {"selection": selection}),
+        **({"rates": rates} if (rates := predictions.attributes.get("rates")) else {}),
         **_beside_infinite(predictions),
         **({"cross_validation": validated} if (validated := predictions.attributes.get("cross_validation")) else {}),
     }

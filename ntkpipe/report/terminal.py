@@ -13,17 +13,21 @@ def summary(metrics: dict[str, Any]) -> list[str]:
 
     What may be wrong altogether carries a mark, and a line under the table says why.
     """
+    rates = [
+        f"{name}: learning rate times curvature {one['rate_times_curvature']:.3g} of {one['edge']:g}: {one['text']}"
+        for name, one in (metrics.get("rates") or {}).items()
+    ]
     if not metrics.get("known", True):
-        return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets"]
+        return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets", *rates]
     if metrics["task"] == "classification":
-        return _table(metrics, "accuracy", "accuracy")
+        return [*_table(metrics, "accuracy", "accuracy"), *rates]
     lines = _table(metrics, "rmse", "root mean square")
     if (mean := metrics.get("of_the_mean")) is not None:
         lines.append(f"predicting the mean of the training targets: {mean['rmse']:.4g}")
     lines += _table(metrics, "r2", "R^2")
     if any(entry.get("coverage_90") is not None for entry in metrics["entries"]):
         lines += _table(metrics, "coverage_90", "in 90% intervals")
-    return lines
+    return lines + rates
 
 
 def _table(metrics: dict[str, Any], name: str, title: str) -> list[str]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from ntkpipe.config import RunConfig
+from ntkpipe.config import FiniteConfig, RunConfig, from_dict
 from ntkpipe.dynamics.spectrum import Spectrum
 from ntkpipe.errors import IncompleteError
+from ntkpipe.events.lines import Progress, listener_of
 from ntkpipe.predictions.metrics import read_metrics
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run import status as told
 from ntkpipe.run.new_points import predict_new
+from ntkpipe.run.prepare import reopen
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.spectrum import spectrum_of_run
+from ntkpipe.run.validation.setting import check_setting
+from ntkpipe.run.validation.whole import validate_run
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 
@@ -127,6 +133,31 @@ class Run:
             IncompleteError: if its tiles are not there yet.
         """
         return spectrum_of_run(self._folder, executor or SerialExecutor(), kernel, probes=probes, top=top)
+
+    def validate(self, *, executor: Executor | None = None, progress: Progress = None, **finite: Any) -> dict[str, Any]:
+        """Train finite networks beside the infinite one, as `ntkpipe validate` does; what is trained already is kept.
+
+        Args:
+            executor: where networks are trained; None is this process.
+            progress: who listens; see `ntkpipe.events.lines.Progress`.
+            **finite: settings of the group `finite`, such as `widths=[64, 128]` and `networks=20`; the others are the run's.
+
+        Returns:
+            What `validation.json` in the run's folder holds: settings, claims with exponents and verdicts, curves.
+
+        Raises:
+            ConfigError, ResourceError: before anything is trained.
+            IncompleteError: if the run's tiles are not there yet.
+        """
+        self._folder.require("gram")
+        told = from_dict(FiniteConfig, {**dataclasses.asdict(self.config.finite), **finite}, "finite.")
+        config = dataclasses.replace(self.config, finite=told)
+        check_setting(config)
+        run = dataclasses.replace(self._folder, config=config)
+        with run.held():
+            context = dataclasses.replace(reopen(run), config=config)
+            folder = validate_run(run, context, executor or SerialExecutor(), listener_of(progress))
+        return json.loads((folder / "validation.json").read_text(encoding="utf-8"))
 
     def report(self) -> Page:
         """The page with the figures; a notebook shows it.

@@ -70,6 +70,23 @@ def select(context: RunContext, solution: Solution, times: tuple[float, ...], ex
     return select_leave_one_out(solution, labels=labels, workspace=workspace)
 
 
+def _place_of_rate(solution: Solution) -> dict[str, Any]:
+    """The learning rate in units of one over the curvature, the kernel's largest eigenvalue over n c, and what that means."""
+    trained = solution.problem.filter
+    share = trained.scaled_rate * solution.largest
+    momentum = getattr(trained, "momentum", 0.0)
+    edge = 2.0 * (1.0 + momentum)
+    if share < edge:
+        text = "the theory holds"
+    elif share < 2.0 * edge:
+        text = (
+            "the theory does not hold: these predictions diverge, and a wide network would find flatter ground instead"
+        )
+    else:
+        text = "training diverges (at other edges for other nonlinearities: ntkpipe validate finite.rates=[...] measures them)"
+    return {"rate_times_curvature": share, "edge": edge, "momentum": momentum, "text": text}
+
+
 def _coding(context: RunContext) -> str:
     """How targets were coded, found out or told."""
     return "regression" if context.data.labels().labels_train is None else context.config.data.labels or "centered"
@@ -105,6 +122,11 @@ def collect(
         "learning_rate": context.config.predict.learning_rate,
         "dynamics": context.config.predict.dynamics,
         **({} if context.initial is None else {"initial": context.config.predict.initial}),
+        **(
+            {}
+            if context.config.predict.dynamics == "gradient_flow"
+            else {"rates": {s.name: _place_of_rate(s) for s in solved}}
+        ),
         "labels": _coding(context),
         "target_mean": _in_points(context, solved[0].problem.own_targets).mean(axis=0).tolist(),
         "solver": {s.name: s.facts for s in solved},

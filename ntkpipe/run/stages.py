@@ -317,22 +317,11 @@ class RunAtWork:
         self._note("report", str(page))
 
     def validate(self) -> Path:
-        """Finite networks beside the infinite one; returns the folder of what was found.
-
-        Raises:
-            ConfigError, ResourceError: before anything is trained.
-            ReportError: if everything is stored, and the figures could not be made.
-        """
+        """Finite networks beside the infinite one; returns the folder of what was found. Raises as `validate_run` does."""
         check_setting(self.run.config)
         self.context()
         self.gram()
-        began = time.monotonic()
-        with stage(self._emit, "validate") as tell:
-            folder, files, lines = validate_run(self.run, self.context(), self.executor(), tell)
-            self._finish("validate", time.monotonic() - began, files=files)
-        for line in lines:
-            self._note("", line)
-        return folder
+        return validate_run(self.run, self.context(), self.executor(), self._emit)
 
     def all(self) -> bool:
         """Every stage that is not finished.

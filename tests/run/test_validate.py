@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import zarr
 from lab import Lab
+from PIL import Image
 
+import ntkpipe as nk
+from ntkpipe.errors import ConfigError
 from ntkpipe.run.validation import stage
-from ntkpipe.tasks.stopping import check
 
 SMALL = (
     "cluster=serial", "data=digits", "data.train_size=12", "data.test_size=6", "kernel.depth=1",
@@ -40,6 +42,9 @@ def test_an_ensemble_beside_the_predictions(lab, capfd):
     np.testing.assert_allclose(arrays["outputs"][:, :, 0], arrays["linearised"][:, :, 0], atol=1e-5)
     assert not arrays["mean"][:, 0].any()
     assert {one["name"] for one in record["claims"]} == {"kernel", "drift", "linearisation", "flow", "mean", "variance"}
+    for name in ("members", "training", "width"):
+        with Image.open(lab.path / "a" / "validation" / f"{name}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 10
     text = capfd.readouterr().err
     assert all(one["text"] in text for one in record["claims"])
 
@@ -87,6 +92,83 @@ def test_large_rates(lab):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("kernel.parameterization=standard",),
+        ("predict.dynamics=momentum", "predict.momentum=0.5"),
+        ("finite.trained=readout",),
+        ("kernel=cnn_gap", "data.downsample=2", "kernel.width=8"),
+        ("finite.output_scale=[1,4]", "finite.centred=true"),
+        ("finite.training=sgd", "finite.batch_size=4"),
+        ("finite.loss=cross_entropy",),
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.slow
+def test_other_networks_and_other_training(lab, words):
+    """All of it runs; a linearisation stays nearer to its network than the outputs are to 0."""
+    given = [word for word in SMALL if not (words[0] == "kernel=cnn_gap" and word.startswith("kernel."))]
+    assert lab.command("validate", *given, *words, f"run_dir={words[0].replace('=', '-')}") == 0
+    record, arrays = found(lab, words[0].replace("=", "-"))
+    assert np.isfinite(arrays["outputs"]).all()
+    assert bool(record["labelled"]) == (words[0] in ("finite.training=sgd", "finite.loss=cross_entropy"))
+    if "linearised" in arrays:
+        off = np.square(arrays["outputs"] - arrays["linearised"]).mean()
+        assert off < 0.5 * np.square(arrays["outputs"]).mean()
+    if words[0] == "finite.trained=readout":
+        np.testing.assert_allclose(arrays["outputs"], arrays["linearised"], atol=2e-5)
+    if words[0].startswith("finite.output_scale"):
+        assert arrays["outputs"].shape[0] == 2
+        assert {"lazy_8", "lazy_drift_16"} <= {one["name"] for one in record["claims"]}
+
+
+@pytest.mark.slow
+def test_exponents_of_widths(lab):
+    """One hidden layer of erf, where sampling noise allows a verdict: those of THEORY within 0.15."""
+    words = [word for word in SMALL if not word.startswith("finite.")]
+    wide = (
+        "kernel.activation=erf",
+        "finite.widths=[64,128,256,512]",
+        "finite.networks=40",
+        "finite.steps=100",
+        "predict.dynamics=gradient_descent",
+    )
+    assert lab.command("validate", *words, *wide, "predict.learning_rate=1", "run_dir=wide") == 0
+    record, _ = found(lab, "wide")
+    claims = {one["name"]: one for one in record["claims"]}
+    for name in ("kernel", "drift", "linearisation", "flow"):
+        assert claims[name]["exponent"] == pytest.approx(claims[name]["expected"], abs=0.15), name
+        assert claims[name]["verdict"] == "holds"
+
+
+def test_the_same_from_python_on_a_run(lab):
+    assert lab.command("validate", *SMALL, "run_dir=python") == 0
+    first = found(lab, "python")[0]
+    run = nk.open_run(lab.path / "python")
+    assert run.validate() == first
+    again = run.validate(networks=2, linearised=False)
+    assert again["settings"]["finite"]["networks"] == 2
+    with pytest.raises(ConfigError, match=r"finite\.widths=0 must be at least 1"):
+        run.validate(widths=[0])
+
+
+def test_a_run_of_discrete_steps_says_where_its_rate_lies(lab, capfd):
+    words = (
+        *(w for w in SMALL if not w.startswith("predict.")),
+        "report=false",
+        "predict.times=[5]",
+        "predict.dynamics=gradient_descent",
+    )
+    for rate, text in ((0.2, "the theory holds"), (20, "flatter ground"), (60, "training diverges")):
+        assert lab.command("run", *words, f"predict.learning_rate={rate}", f"run_dir=rate-{rate}") == 0
+        found_there = lab.metrics(f"rate-{rate}")["rates"]["ntk"]
+        assert text in found_there["text"]
+        assert found_there["text"] in capfd.readouterr().err
+    unit = lab.metrics("rate-0.2")["rates"]["ntk"]["rate_times_curvature"]
+    assert found_there["rate_times_curvature"] == pytest.approx(300 * unit)
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
         ("finite.widths=[0,8]", "finite.widths=0 must be at least 1"),
@@ -106,4 +188,3 @@ def test_what_is_refused(lab, capfd, words, text):
         given = [word for word in given if not word.startswith("kernel.")]
     assert lab.command("validate", *given, words, f"run_dir=refused-{words.partition('=')[0]}") in (2, 3, 8)
     assert text in capfd.readouterr().err
-    check()

@@ -15,8 +15,8 @@ _KEPT = 0.5
 
 
 def phase_of(loss: np.ndarray, curvature: np.ndarray, peak: float) -> str:
-    """`lazy` (the loss never grew and the curvature stayed), `catapult` (it grew, or the curvature fell by more than half, and it ended below
-    its start), `diverging`, or `unfinished`.
+    """`lazy` (the loss never grew and the curvature stayed), `catapult` (it grew, or the curvature fell by more than half, and it ended
+    below its start), `diverging`, or `unfinished`.
 
     Args:
         loss: through training.

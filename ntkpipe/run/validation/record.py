@@ -60,14 +60,14 @@ def labels_of(made: Validation) -> list[str]:
     return found
 
 
-def _of_width(made: Validation, width: int, one: OfWidth) -> dict[str, Any]:
-    setting = made.setting
-    points, rate = setting.points, setting.references[width].rate
+def curves_of(made: Validation, one: OfWidth) -> dict[str, dict[str, list[float]]]:
+    """Losses and accuracies at each step, of the networks, their linearisations, and the infinite network from their starts."""
+    points = made.setting.points
     p = len(points.test)
     off = {"finite": (one.train, one.others), "infinite": (one.flow_train, one.flow_others)}
     if one.linear_train is not None and one.linear_others is not None:
         off["linearised"] = (one.linear_train, one.linear_others)
-    curves = {
+    return {
         name: {
             "train_loss": _losses(train, points.y),
             "test_loss": _losses(others[:, :, :p], points.test_target),
@@ -76,6 +76,10 @@ def _of_width(made: Validation, width: int, one: OfWidth) -> dict[str, Any]:
         }
         for name, (train, others) in off.items()
     }
+
+
+def _of_width(made: Validation, width: int, one: OfWidth) -> dict[str, Any]:
+    rate, p = made.setting.references[width].rate, len(made.setting.points.test)
     shares = rate * one.curvature
     return {
         "rate": rate,
@@ -83,7 +87,7 @@ def _of_width(made: Validation, width: int, one: OfWidth) -> dict[str, Any]:
         "kernel_deviation": float(np.sqrt(np.square(one.deviation).mean())),
         "kernel_drift": np.sqrt(np.square(one.drift).mean(axis=0)).tolist(),
         "variance_ratio": _variance_ratio(one, p),
-        "curves": curves,
+        "curves": curves_of(made, one),
     }
 
 

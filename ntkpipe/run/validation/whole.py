@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from ntkpipe.events.event import Tell
+from ntkpipe.events.event import Emit, Event, Kind, stage
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import RunDir
+from ntkpipe.run.validation.drawing import draw
 from ntkpipe.run.validation.record import lines_of, write_validation
 from ntkpipe.run.validation.results import collect
 from ntkpipe.run.validation.stage import set_up, train
 from ntkpipe.tasks.executor import Executor
 
 
-def validate_run(
-    run: RunDir, context: RunContext, executor: Executor, tell: Tell
-) -> tuple[Path, list[Path], list[str]]:
-    """Train what is not trained yet, and write what was found.
+def validate_run(run: RunDir, context: RunContext, executor: Executor, emit: Emit) -> Path:
+    """Train what is not trained yet, write what was found, tell it, and draw it; returns the folder.
 
-    Returns:
-        The folder, the files in it, and lines for people.
+    Raises:
+        ConfigError, ResourceError: before anything is trained.
+        ReportError: if everything is stored, and the figures could not be made.
     """
-    setting = set_up(run, context, executor.workers)
-    train(setting, executor, tell)
-    made = collect(setting)
-    folder = run.path / "validation"
-    return folder, write_validation(made, folder), lines_of(made)
+    began, folder = time.monotonic(), run.path / "validation"
+    with stage(emit, "validate") as tell:
+        setting = set_up(run, context, executor.workers)
+        train(setting, executor, tell)
+        made = collect(setting)
+        files = write_validation(made, folder)
+        seconds = time.monotonic() - began
+        emit(Event(Kind.STAGE_DONE, "validate", facts=run.finish("validate", seconds, files), elapsed=seconds))
+    for line in lines_of(made):
+        emit(Event(Kind.NOTE, "", line))
+    if run.config.report:
+        for figure in draw(made, folder, "the same command"):
+            emit(Event(Kind.NOTE, "", f"figure   {figure}"))
+    return folder
