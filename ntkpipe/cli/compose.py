@@ -132,8 +132,10 @@ def _run_job(
 
 
 def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration stored in `run_dir`, if that is all the user named besides where to run and where the store is now."""
-    told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=]|store\.url=)", o)]
+    """The configuration stored in `run_dir`, if that is all the user named besides where to run, where the store is now, and
+    finite networks to train beside it.
+    """
+    told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=]|store\.url=|finite\.)", o)]
     if told:
         return config
     moved = any(o.startswith("store.url=") for o in overrides)
@@ -145,7 +147,8 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
         return config
     told = [o for o in overrides if o.startswith("cluster")]
     cluster: ClusterConfig = config.cluster if told else stored.cluster
-    return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster)
+    finite = config.finite if any(o.startswith("finite.") for o in overrides) else stored.finite
+    return dataclasses.replace(stored, run_dir=config.run_dir, cluster=cluster, finite=finite)
 
 
 def _open_mapping(word: str) -> str:
