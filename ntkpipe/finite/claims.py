@@ -59,7 +59,8 @@ class Claim:
     def line(self) -> str:
         """One line for people."""
         found = "" if self.exponent is None else f"{self.exponent:+.2f} +- {self.exponent_error:.2f}, "
-        return f"{self.quantity}: {found}expected {self.expected:+.1f}: {self.text}"
+        more = "" if self.text == self.verdict else f": {self.text.removeprefix(f'{self.verdict} ')}"
+        return f"{self.verdict:<13} {self.quantity}: {found}expected {self.expected:+.1f}{more}"
 
 
 def fit_exponent(

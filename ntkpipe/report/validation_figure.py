@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -175,12 +176,13 @@ def _draw_curves(shown: Shown) -> Figure:
 
 
 def _draw_rates(shown: Shown) -> Figure:
-    figure = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 2.9), layout="constrained")
     first, second, third = np.asarray(figure.subplots(1, 3))
+    viridis = colormaps["viridis"]
     widths = sorted({int(row["width"]) for row in shown.rates})
     widest = [row for row in shown.rates if row["width"] == widths[-1]]
     for k, row in enumerate(widest):
-        colour, label = PALETTE[k % len(PALETTE)], number(row["rate"])
+        colour, label = viridis(0.9 * k / max(1, len(widest) - 1)), number(row["rate"])
         loss = np.array(row["loss"], dtype=float)
         first.plot(shown.steps, np.where(np.isfinite(loss) & (loss < 1e6), loss, np.nan), color=colour, label=label)
         curved = np.array(row["curvature"], dtype=float) * row["rate"] / row["curvature_start"]
@@ -192,7 +194,15 @@ def _draw_rates(shown: Shown) -> Figure:
     first.set_title(f"Loss, width {widths[-1]}")
     second.set_title("Rate x curvature")
     second.axhline(2.0, color=INK, linestyle=LINE_STYLES[1], linewidth=0.8)
-    first.legend(title="rate", loc="lower left", fontsize=7, title_fontsize=7)
+    handles, labels = first.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        title="rate in units of 1 / curvature at the start",
+        loc="outside lower center",
+        ncols=11,
+        columnspacing=1.2,
+    )
     for k, width in enumerate(widths):
         rows = [row for row in shown.rates if row["width"] == width and row["curvature_end_over_start"] is not None]
         at = [row["rate"] for row in rows]

@@ -182,5 +182,5 @@ def lines_of(made: Validation) -> list[str]:
         ])  # fmt: skip
     columns = [max(len(row[k]) for row in rows) for k in range(len(head))]
     lines += ["  ".join(f"{cell:>{n}}" for cell, n in zip(row, columns, strict=True)) for row in rows]
-    lines += [f"{one.verdict:<13} {one.line()}" for one in made.claims]
+    lines += [one.line() for one in made.claims]
     return lines

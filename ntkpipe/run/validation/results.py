@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -122,15 +121,19 @@ def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: n
     return (*flows, *(np.stack(column) for column in columns[2:]))
 
 
+def _distance(a: np.ndarray, b: np.ndarray, p: int) -> np.ndarray:
+    """(m,) root mean square over test points and outputs, at the last step."""
+    return np.sqrt(np.square(a[:, -1, :p] - b[:, -1, :p]).mean(axis=(1, 2)))
+
+
 def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Claim]:
     finite, p = setting.finite, len(setting.points.test)
+    if finite.is_lazy_study and len(finite.widths) == 1:
+        return _lazy(setting, of)
     # The scale that is nearest to plain training.
     scale = min(finite.output_scale, key=lambda one: abs(np.log(one)))
     at = {width: of[width, scale] for width in sorted(finite.widths)}
     seed = finite.seed
-
-    def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.square(a[:, -1, :p] - b[:, -1, :p]).mean(axis=(1, 2)))
 
     made = [
         claims.root_mean_square(
@@ -153,12 +156,12 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
             )
         )
         if all(one.linear_others is not None for one in at.values()):
-            far = {w: distance(one.others, one.linear_others) for w, one in at.items()}  # type: ignore[arg-type]
+            far = {w: _distance(one.others, one.linear_others, p) for w, one in at.items()}  # type: ignore[arg-type]
             made.append(
                 claims.root_mean_square("linearisation", "network less its own linearisation", -1.0, far, seed=seed)
             )
     if finite.in_theorem:
-        far = {w: distance(one.others, one.flow_others) for w, one in at.items()}
+        far = {w: _distance(one.others, one.flow_others, p) for w, one in at.items()}
         made.append(
             claims.root_mean_square("flow", "network less the infinite flow from its own start", -0.5, far, seed=seed)
         )
@@ -174,16 +177,16 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
                 )
             )
     if finite.is_lazy_study:
-        made += _lazy(setting, of, distance)
+        made += _lazy(setting, of)
     return made
 
 
-def _lazy(setting: Setting, of: dict[tuple[int, float], OfWidth], distance: Any) -> list[Claim]:
-    made = []
+def _lazy(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Claim]:
+    made, p = [], len(setting.points.test)
     for width in sorted(setting.finite.widths):
         at = {scale: of[width, scale] for scale in sorted(setting.finite.output_scale)}
         if all(one.linear_others is not None for one in at.values()):
-            far = {scale: distance(one.others, one.linear_others) for scale, one in at.items()}
+            far = {scale: _distance(one.others, one.linear_others, p) for scale, one in at.items()}
             text = f"width {width}: network less its own linearisation"
             made.append(
                 claims.root_mean_square(
