@@ -78,6 +78,8 @@ def _place_of_rate(solution: Solution) -> dict[str, Any]:
     edge = 2.0 * (1.0 + momentum)
     if share < edge:
         text = "the theory holds"
+    elif solution.name == "nngp":
+        text = "training of the readout, which is linear, diverges"
     elif share < 2.0 * edge:
         text = (
             "the theory does not hold: these predictions diverge, and a wide network would find flatter ground instead"

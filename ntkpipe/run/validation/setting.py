@@ -23,8 +23,8 @@ from ntkpipe.units import human_bytes
 
 # Networks of one task, at most: what is done when a run is stopped is kept by tasks.
 _LARGEST_CHUNK = 10
-# Points between two images.
-_PATH = 25
+PATH = 25
+"""Points between two images."""
 _WEIGHTED = ("dense", "conv", "global_self_attention")
 
 
@@ -187,7 +187,7 @@ def points_of(context: RunContext) -> Points:
     x, test = data.read("train", 0, n), data.read("test", 0, p)
     of_train = None if labels.labels_train is None else labels.labels_train[:n]
     first, second = _ends(context.config.finite.between, of_train, n)
-    places = np.linspace(0.0, 1.0, _PATH)
+    places = np.linspace(0.0, 1.0, PATH)
     shape = (-1, *(1,) * (x.ndim - 1))
     share = places.reshape(shape).astype(x.dtype)
     assert known is not None

@@ -23,6 +23,7 @@ from ntkpipe.finite.ensemble import Training
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.validation.setting import (
+    PATH,
     Chunk,
     Points,
     Reference,
@@ -107,7 +108,7 @@ def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
         raise ConfigError("finite.loss=cross_entropy is for classes, and these targets are real numbers")
     if finite.batch_size is not None and finite.batch_size > n:
         raise ConfigError(f"finite.batch_size={finite.batch_size}: there are {n} training points")
-    chunks = chunks_of(config, shape, n, p + 25, outputs, workers)
+    chunks = chunks_of(config, shape, n, p + PATH, outputs, workers)
     points = points_of(context)
     references = {width: reference_of(context, points, width, specs[width]) for width in finite.widths}
     steps, momentum = steps_of(config), momentum_of(config)
@@ -138,7 +139,8 @@ def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
             "kernel": told["kernel"],
             "rate": [config.predict.learning_rate, momentum],
             "steps": steps,
-            "data": [context.data.fingerprint, n, p],
+            "data": [context.data.fingerprint, context.data.labels_key, n, p],
+            "stored": config.store_dtype,
         }
     )
     return Setting(config, points, steps, filters, references, jobs, chunks, run.path / "validation" / key[:12])
