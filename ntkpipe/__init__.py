@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ntkpipe.propagation.phase import phase
     from ntkpipe.run.compare import compare
     from ntkpipe.run.opened import Run, open_run
+    from ntkpipe.run.tuning import tune
     from ntkpipe.solvers.cg import ConjugateGradients
     from ntkpipe.solvers.cholesky import Cholesky
     from ntkpipe.solvers.eigh import Eigh
+    from ntkpipe.solvers.flow import Flow
     from ntkpipe.solvers.krylov import Krylov
     from ntkpipe.solvers.problem import Dynamics
     from ntkpipe.solvers.solution import Solution
@@ -56,6 +58,7 @@ _PUBLIC = {
     "Architecture": "ntkpipe.kernels.architecture",
     "Dataset": "ntkpipe.data.points",
     "EmpiricalKernel": "ntkpipe.finite.kernel",
+    "Flow": "ntkpipe.solvers.flow",
     "Gram": "ntkpipe.sources.gram",
     "LocalExecutor": "ntkpipe.cluster.local",
     "Predictions": "ntkpipe.predictions.schema",
@@ -71,6 +74,7 @@ _PUBLIC = {
     "spectrum": "ntkpipe.solvers.spectrum",
     "predict_in_memory": "ntkpipe.dynamics.in_memory",
     "sample": "ntkpipe.finite.sampling",
+    "tune": "ntkpipe.run.tuning",
 }
 _MODULES = {"finite": "ntkpipe.finite", "zoo": "ntkpipe.kernels.networks"}
 
@@ -82,6 +86,7 @@ __all__ = [
     "Dynamics",
     "Eigh",
     "EmpiricalKernel",
+    "Flow",
     "Gram",
     "KernelProduct",
     "KernelSum",
@@ -105,6 +110,7 @@ __all__ = [
     "predict_in_memory",
     "sample",
     "spectrum",
+    "tune",
     "zoo",
 ]
 

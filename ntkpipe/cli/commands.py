@@ -91,6 +91,30 @@ COMMANDS: dict[str, Command] = {
         },
         composes=True,
     ),
+    "tune": Command(
+        "numbers of the kernel chosen by marginal likelihood, leave-one-out or held-out error on some training points",
+        "tune.w_std=[0.5,3] tune.b_std=[0.01,1] tune.depth=[1,2,3] tune.by=likelihood",
+        {
+            **{
+                f"tune.{name}": Own(f"`kernel.{name}`: two numbers are a range, more are tried one by one")
+                for name in ("w_std", "b_std", "length_scale")
+            },
+            **{
+                f"tune.{name}": Own(f"`kernel.{name}`: all of these whole numbers are tried")
+                for name in ("depth", "width", "blocks", "widen", "pool_radius")
+            },
+            "tune.weights": Own("of kernel=sum: [low,high] of every weight but the first, which is 1"),
+            "tune.ridge": Own("[low,high] of the relative ridge, which costs nothing", "[1e-8,1]"),
+            "tune.by": Own("`likelihood`, `loo` or `held_out`", "likelihood"),
+            "tune.kernel": Own("`nngp` or `ntk`; none is nngp for the likelihood, else the first of predict.kernels"),
+            "tune.size": Own("training points, the first ones of the run", "1000"),
+            "tune.held_out": Own("of `held_out`, the share of these points that is predicted", "0.2"),
+            "tune.trials": Own("kernels to try, where ranges are searched", "40"),
+            "tune.seed": Own("of the search", "0"),
+            "path": Own("folder of what is found, and of the trials that are found again", "./tune"),
+        },
+        composes=True,
+    ),
     "gram": Command("the Gram tiles", "experiment=digits_fcn", composes=True),
     "solve": Command("the solver's stage, on stored tiles", "experiment=digits_fcn", composes=True),
     "predict": Command(

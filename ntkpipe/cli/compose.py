@@ -119,7 +119,7 @@ def _run_job(
             ended.append((config.run_dir, ""))
         elif is_own(config.run_dir):
             config = dataclasses.replace(config, run_dir=own_folder(config, state.runtime.choices.get("experiment")))
-        elif command not in ("launch", "plan", "describe", "phase", "calibrate"):
+        elif command not in ("launch", "plan", "describe", "phase", "calibrate", "tune"):
             config = _stored_if_named_alone(config, overrides)
         FUNCTIONS[command](config, session, **own)
     except NtkpipeError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ntkpipe.cli import describe as describing
 from ntkpipe.cli import launch as launching
 from ntkpipe.cli import phase as phases
-from ntkpipe.cli import projecting
+from ntkpipe.cli import projecting, tuning
 from ntkpipe.cli import sample as sampling
 from ntkpipe.cli.folder import profiles
 from ntkpipe.cli.session import Session
@@ -209,6 +209,7 @@ FUNCTIONS: dict[str, Callable[..., None]] = {
     "describe": describing.describe,
     "phase": phases.show_phase,
     "sample": sampling.sample,
+    "tune": tuning.tune,
     "gram": _stage("gram"),
     "solve": _stage("solve"),
     "predict": _stage("predict"),

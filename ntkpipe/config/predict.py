@@ -22,6 +22,9 @@ class PredictConfig:
         learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
         dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
         momentum: of heavy-ball momentum, between 0 and 1.
+        loss: of training: `squared`, or with means alone and finite times `cross_entropy` (of classes; outputs are logits), `logistic`
+            (one class against the rest) or `huber` (docs/losses.md).
+        huber_delta: of `huber`, the residual from which it is linear, in the units that targets are solved in.
         train_sizes: several training sizes, each a run of its own in `run_dir/train_size=...` on a leading block of one Gram
             matrix, and a learning curve of them all in `run_dir`.
         theory: of `train_sizes`: squared errors that learning-curve theory predicts from the spectrum of the largest run are put
@@ -48,6 +51,8 @@ class PredictConfig:
     learning_rate: float = 1.0
     dynamics: str = "gradient_flow"
     momentum: float = 0.9
+    loss: str = "squared"
+    huber_delta: float = 1.0
     train_sizes: tuple[int, ...] = ()
     theory: bool = False
     covariance: str = "none"
@@ -65,6 +70,10 @@ class PredictConfig:
             choice("predict.kernels", kernel, ("ntk", "nngp", "ntkgp", "gram"))
         choice("predict.ridge_scale", self.ridge_scale, ("relative", "absolute"))
         choice("predict.dynamics", self.dynamics, ("gradient_flow", "gradient_descent", "momentum"))
+        choice("predict.loss", self.loss, ("squared", "cross_entropy", "logistic", "huber"))
+        at_least("predict.huber_delta", self.huber_delta, 0.0, strict=True)
+        if self.loss != "squared":
+            self._check_loss()
         choice("predict.covariance", self.covariance, ("none", "diagonal", "full"))
         at_least("predict.covariance_batch", self.covariance_batch, 1)
         choice("predict.error_estimate", self.error_estimate.lower(), ("auto", "true", "false"))
@@ -98,6 +107,34 @@ class PredictConfig:
             for t in self.times:
                 if math.isfinite(t) and t != int(t):
                     raise ConfigError(f"predict.times={t}: discrete gradient descent takes whole steps")
+
+    def _check_loss(self) -> None:
+        """Refuse what is known of squared loss alone."""
+        loss = f"predict.loss={self.loss}"
+        if self.dynamics != "gradient_flow":
+            raise ConfigError(f"{loss} is integrated as gradient flow: leave predict.dynamics={self.dynamics} out")
+        if self.covariance != "none" or self.noise is not None:
+            raise ConfigError(
+                f"{loss} has no closed form for the spread over networks, which squared loss has because its flow is linear: means "
+                "alone, so leave predict.covariance and predict.noise out"
+            )
+        if self.selection != "none":
+            raise ConfigError(
+                f"{loss} has no selection of its own: leave predict.selection={self.selection} out; metrics of all times and ridges are "
+                "there, and ntkpipe tune chooses kernels"
+            )
+        if self.initial != "zero":
+            raise ConfigError(f"{loss} starts at zero: leave predict.initial={self.initial} out")
+        if self.theory:
+            raise ConfigError(f"{loss}: learning-curve theory is of squared loss, leave predict.theory out")
+        if self.times is None or any(math.isinf(t) for t in self.times):
+            why = {
+                "huber": "which ends where squared loss does: predict.loss=squared has t = inf",
+            }.get(
+                self.loss,
+                "which has no finite limit where classes can be separated, as full-rank kernels do: outputs grow like log t",
+            )
+            raise ConfigError(f"{loss}, {why}. Set finite times, such as predict.times=[10,100,1000]")
 
     def _check_noise(self) -> None:
         if self.noise in (None, "likelihood", "held_out"):

@@ -88,6 +88,12 @@ class RunConfig:
             raise ConfigError(
                 f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
             )
+        if (self.solver.kind == "flow") > (self.predict.times is not None and math.inf not in self.predict.times):
+            raise ConfigError(
+                "solver=flow integrates up to finite times: set them, such as predict.times=[10,100,1000]"
+            )
+        if self.predict.loss != "squared":
+            self._check_loss()
         self._check_selection()
         if self.kernel.kind == "empirical" and self.kernel.outputs == "full":
             self._check_full()
@@ -95,6 +101,19 @@ class RunConfig:
             raise ConfigError("store.name names one Gram store, and each of kernel.readout_depths has one of its own")
         if self.kernel.dtype == "float32" and self.store.dtype == "float64":
             raise ConfigError("store.dtype=float64 would store float32 values: set kernel.dtype=float64 as well")
+
+    def _check_loss(self) -> None:
+        loss, solver = self.predict.loss, self.solver.kind
+        if solver not in ("auto", "flow"):
+            raise ConfigError(
+                f"predict.loss={loss} is integrated (solver=flow), and solver={solver} is for squared loss: leave it out"
+            )
+        if self.kernel.outputs == "full":
+            raise ConfigError(
+                f"predict.loss={loss} goes over the outputs of a point together: leave kernel.outputs=full out"
+            )
+        if self.data.folds is not None:
+            raise ConfigError(f"predict.loss={loss} has no closed form for points left out: leave data.folds out")
 
     def _check_selection(self) -> None:
         p = self.predict

@@ -14,17 +14,17 @@ class SolverConfig:
 
     Args:
         kind: `auto` (`eigh` of up to 2,000 training points, else `krylov`), `krylov` (block Lanczos, every time and ridge),
-            `eigh` (dense, the reference), `cholesky` (tiled factors, t = inf) or `cg` (conjugate gradients, t = inf, in little
-            memory).
+            `eigh` (dense, the reference), `cholesky` (tiled factors, t = inf), `cg` (conjugate gradients, t = inf, in little
+            memory) or `flow` (`predict.loss` integrated up to finite times; what `auto` is for losses other than the squared one).
         tolerance: of krylov, largest acceptable error bound of a prediction, absolute, before rounding terms; with `cg`, of a
-            variance.
+            variance; of flow, the largest acceptable estimate of a prediction's error.
         residual: of cg, largest acceptable `|y - A u| / |y|` of any output, in float64.
         preconditioner: of cg: `nystrom` (randomised, from products), `cholesky` (pivoted, from rows), `float32_factor` (of
             the whole matrix, in tiles, as for `solver=cholesky solver.precision=mixed`) or `none`.
         rank: of `nystrom` and `cholesky`; None looks for what the smallest ridge calls for, at most 256.
         max_steps: block steps after which krylov and cg stop and say that they have not converged.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
-        checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg.
+        checkpoint_every: block steps between checkpoints of the basis, or of the vectors of cg; steps of flow.
         basis: of krylov, where its vectors are: `driver`, or in slices over the `workers`, on their disks beyond `basis_gib`; then
             the times have to be given.
         basis_gib: of krylov, memory for its basis; in the driver, a basis that outgrows it is restarted, and answers the times
@@ -53,7 +53,7 @@ class SolverConfig:
     leave_one_out: bool = True
 
     def __post_init__(self) -> None:
-        choice("solver.kind", self.kind, ("auto", "krylov", "eigh", "cholesky", "cg"))
+        choice("solver.kind", self.kind, ("auto", "krylov", "eigh", "cholesky", "cg", "flow"))
         choice("solver.preconditioner", self.preconditioner, ("nystrom", "cholesky", "float32_factor", "none"))
         choice("solver.products", self.products, ("float32", "float64"))
         at_least("solver.tolerance", self.tolerance, 0.0, strict=True)

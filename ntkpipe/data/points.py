@@ -145,6 +145,11 @@ class Dataset:
         return self._order.targets.y_train[self._order.train[: self.n]]
 
     @property
+    def is_classes(self) -> bool:
+        """Whether targets are classes."""
+        return self._order.targets.labels_train is not None
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """One per column of the targets."""
         return self._order.targets.class_names

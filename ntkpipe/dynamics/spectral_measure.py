@@ -17,6 +17,7 @@ from jaxtyping import Float64
 
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import LinearMap
+from ntkpipe.linalg.steps import Checkpoint
 
 # Residual of a Ritz pair, relative to its value, below which it is called an eigenvalue: its own error is the square over the gap.
 _CONVERGED = 1e-4
@@ -25,6 +26,8 @@ _VECTORS_PER_VALUE = 8
 _LEAST_PASSES = 12
 # Of probes that are left out in turn.
 _GROUPS = 8
+# Passes between checkpoints: there are a few dozen, each with some tens of columns.
+_CHECKPOINT_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def lanczos_measure(
     rows: int = 16,
     seed: int = 0,
     tell: Callable[[str], None] = lambda line: None,
+    checkpoint: Checkpoint | None = None,
 ) -> SpectralMeasure:
     """By products with a block of vectors, until the leading eigenvalues are known or the basis is full.
 
@@ -110,6 +114,7 @@ def lanczos_measure(
         rows: unit vectors, for leave-one-out errors.
         seed: of the random choice.
         tell: told of passes.
+        checkpoint: of the basis; the same call goes on from it.
     """
     n, c = targets.shape
     generator = np.random.default_rng(seed)
@@ -125,7 +130,15 @@ def lanczos_measure(
         tell(f"{result.steps} passes, {result.tridiagonal.size} vectors")
         return result.steps >= _LEAST_PASSES and _ritz(result)[2] >= top
 
-    made = block_lanczos(operator, block, max_steps=math.ceil(most / width), max_vectors=most, stop=stop)
+    made = block_lanczos(
+        operator,
+        block,
+        max_steps=math.ceil(most / width),
+        max_vectors=most,
+        stop=stop,
+        checkpoint=checkpoint,
+        checkpoint_every=_CHECKPOINT_EVERY,
+    )
     values, along, leading = _ritz(made)
     leading = min(leading, top)
     seen = along[:, c : c + probes].T ** 2

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.dynamics.extrapolation import Extrapolated, extrapolate
 from ntkpipe.dynamics.learning_theory import theory_of_measure
 from ntkpipe.dynamics.power_law import PowerLawRange, widest_power_law
 from ntkpipe.dynamics.spectral_measure import SpectralMeasure
@@ -181,6 +182,35 @@ class Spectrum:
                 )
         return [self._predicted(size, position) for size in asked]
 
+    def extrapolated(self, sizes: Sequence[int] | None = None, position: int = 0) -> list[Extrapolated]:
+        """Errors of more training points than there are, extrapolated from predicted ones: what more data would buy, with a band.
+
+        From sizes up to a quarter of the sample, and leave-one-out errors of all of it where they are known.
+
+        Args:
+            sizes: numbers of training points, beyond the sample; None is twice, four and eight times as many.
+            position: of the ridge.
+
+        Raises:
+            ConfigError: for a size that is no extrapolation, or a sample of fewer than 16 points.
+        """
+        trusted = [size for size in default_sizes(self.n) if size <= TRUSTED * self.n]
+        known = [(one.n, one.test_mse) for one in self.learning_curve(trusted, position)]
+        checked = self.cross_validated(position)
+        if checked.leave_one_out is not None and checked.rows == self.n:
+            known.append((self.n, checked.leave_one_out))
+        known = [(n, error) for n, error in known if error > 0.0]
+        wanted = [factor * self.n for factor in (2, 4, 8)] if sizes is None else [int(size) for size in sizes]
+        n, errors = zip(*known, strict=True) if known else ((), ())
+        return extrapolate(n, errors, wanted, self.ridges[position])
+
+    def _beyond(self, position: int) -> list[Extrapolated]:
+        """`extrapolated`, of samples and errors that allow it."""
+        try:
+            return self.extrapolated(None, position)
+        except ConfigError:
+            return []
+
     def _predicted(self, size: int, position: int) -> PredictedError:
         ridge = self.absolute_ridges[position]
         operator = self.measure.values / self.n
@@ -271,6 +301,7 @@ class Spectrum:
                 for k in ridges
             ],
             "learning_curve": [asdict(one) for k in ridges for one in self.learning_curve(sizes, k)],
+            "extrapolated": [asdict(one) for k in ridges for one in self._beyond(k)],
             "warnings": self.warnings(),
         }
 
@@ -309,6 +340,10 @@ class Spectrum:
                 lines.append(
                     f"    n = {one.n:>8,}: predicted squared error {one.test_mse:.4g}, {one.effective_dimension:.4g} modes and "
                     f"{100 * one.learnability:.3g}% of the targets learnt{doubt}"
+                )
+            for far in self._beyond(k):
+                lines.append(
+                    f"    n = {far.n:>8,}: extrapolated squared error {far.test_mse:.4g}, from {far.low:.4g} to {far.high:.4g}"
                 )
         lines.append("  The theory predicts squared error, not accuracy.")
         return [*lines, *(f"warning: {text}" for text in self.warnings())]

@@ -35,9 +35,18 @@ def choose(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()
     n = shapes.used_train
     if config.solver.kind == "auto":
         kind, why = _solver(config, n)
+        if kind == "flow":
+            config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=kind))
+            return _with_cluster(config, shapes, siblings, [f"solver   flow: {why}, in steps of gradient flow"])
         other = "solver=krylov for the iterative one" if kind == "eigh" else "solver=eigh for the dense one"
         config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=kind))
         told.append(f"solver   {kind}: {why}; {other}")
+    return _with_cluster(config, shapes, siblings, told)
+
+
+def _with_cluster(
+    config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig], told: list[str]
+) -> tuple[RunConfig, tuple[str, ...]]:
     if config.cluster.kind == "auto":
         kind, why = _cluster(config, shapes, siblings)
         other = "cluster=local for Ray on all cores" if kind == "serial" else "cluster=serial for this process alone"
@@ -48,6 +57,8 @@ def choose(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()
 
 def _solver(config: RunConfig, n: int) -> tuple[str, str]:
     default, memory = SolverConfig(), config.cluster.memory_gib
+    if config.predict.loss != "squared":
+        return "flow", f"predict.loss={config.predict.loss}"
     for name in _ITERATIONS:
         if getattr(config.solver, name) != getattr(default, name):
             return "krylov", f"solver.{name} is set"

@@ -33,6 +33,8 @@ _FACTOR_SHARE = 0.75
 # Block steps for which memory is set aside; kernels of 2,000 real images took 12 to 33 (`cost`), larger ones take more.
 _VARIANCE_STEPS = 100
 # Columns beyond which products are no more efficient, and projected kernels become large.
+# Weights and outputs, each with the slopes of a step.
+_FLOW_ARRAYS = 24
 _MOST_COLUMNS = {"krylov": 64, "cg": 64, "eigh": 1024, "cholesky": 1024}
 # Of a space of k columns the projected kernel has some ten k rows: with n / 100 columns it stays far below n.
 _LEAST_COLUMNS, _COLUMNS_OF_ROWS = 8, 100
@@ -163,7 +165,7 @@ def held_memory(solver: SolverConfig, n: int, c: int, answers: int, room: Room) 
         room: of all processes.
     """
     basis = 8 * n * min(c * min(solver.max_steps, _BASIS_STEPS), basis_capacity(solver, n, c, answers, room))
-    own = cg_bytes(solver, n, c) if solver.kind == "cg" else basis
+    own = {"cg": cg_bytes(solver, n, c), "flow": _FLOW_ARRAYS * 8 * n * c}.get(solver.kind, basis)
     return max(0, room.budget - (room.workers + 1) * _PROCESS_BYTES - own)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.special
 from scipy.special import log_ndtr
 
 from ntkpipe.predictions.calibration import calibration_metrics, of_outputs, usable_variance, z_scores
@@ -35,7 +36,8 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind`, and
 
     - `doubt`: None, or why its numbers may be wrong altogether, a key of `doubt.REASONS`;
-    - `mse`: mean of (mean - target)^2 over test points and outputs;
+    - `mse`: mean of (mean - target)^2 over test points and outputs; of losses whose outputs are logits, of their probabilities, and
+        `log_loss`, the mean of the loss itself;
     - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
     - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
       test points whose predicted class no error within the bounds can change;
@@ -105,12 +107,32 @@ def _beside_infinite(predictions: Predictions) -> dict[str, Any]:
     return {"beside_infinite": {"points": found["points"], "kernels": kernels}}
 
 
+def probability_metrics(outputs: np.ndarray, label: np.ndarray, loss: str) -> dict[str, float]:
+    """Of logits: `log_loss`, the mean over points of the loss itself, and `mse`, that of the probabilities they stand for.
+
+    Args:
+        outputs: (p, c).
+        label: (p,).
+        loss: `cross_entropy` or `logistic`.
+    """
+    known = np.eye(outputs.shape[1])[label]
+    if loss == "cross_entropy":
+        values, made = -scipy.special.log_softmax(outputs, axis=1)[known > 0], scipy.special.softmax(outputs, axis=1)
+    else:
+        values, made = (np.logaddexp(0.0, outputs) - known * outputs).sum(axis=1), scipy.special.expit(outputs)
+    return {"log_loss": float(values.mean()), "mse": float(np.mean((made - known) ** 2))}
+
+
 def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dict[str, Any]:
     mean, target, label = predictions.mean[entry], predictions.target, predictions.label
     bound = predictions.error_bound[entry]
     finite = bool(np.isfinite(mean).all())
+    loss, of_loss = predictions.attributes.get("loss", "squared"), {}
+    if loss in ("cross_entropy", "logistic") and label is not None and finite:
+        of_loss = probability_metrics(mean, label, loss)
     metrics: dict[str, Any] = {
         "mse": float(np.mean((mean - target) ** 2)) if finite and predictions.has_targets else None,
+        **of_loss,
         "max_error_bound": float(bound.max()),
         "median_error_bound": float(np.median(bound)),
     }

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntkpipe.dynamics.spectrum import TRUSTED, PredictedError, Spectrum
+from ntkpipe.errors import ConfigError
 from ntkpipe.report.style import GREY, LINE_STYLES, PAGE_WIDTH, kernel_colour, kernel_name, number, render
 
 
@@ -136,8 +137,23 @@ def _errors(axes: Axes, spectra: Sequence[Spectrum], curves: Sequence[Sequence[S
                     color=kernel_colour(one.name, k),
                     label="leave-one-out" if k == r == 0 else None,
                 )
+    _beyond(axes, spectra)
     axes.axvspan(TRUSTED * spectra[0].n, spectra[0].n, color=GREY, alpha=0.12, linewidth=0, label="less sure")
     axes.set_xscale("log")
     axes.set_xlabel("training points n")
     axes.set_ylabel("mean squared error")
     axes.legend(loc="best")
+
+
+def _beyond(axes: Axes, spectra: Sequence[Spectrum]) -> None:
+    """What more data would buy: dotted, with a band, and called extrapolated."""
+    for k, one in enumerate(spectra):
+        try:
+            found = one.extrapolated()
+        except ConfigError:
+            continue
+        n, colour = [point.n for point in found], kernel_colour(one.name, k)
+        axes.plot(n, [point.test_mse for point in found], ":", color=colour, label=None if k else "extrapolated")
+        axes.fill_between(
+            n, [point.low for point in found], [point.high for point in found], color=colour, alpha=0.15, linewidth=0
+        )

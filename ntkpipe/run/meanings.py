@@ -49,7 +49,8 @@ _TABLE = _need("data.kind", "table")
 _SYNTHETIC = _need("data.kind", "synthetic")
 _KRYLOV = _need("solver.kind", "krylov", "auto")
 _CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("cg", "cholesky"))
-_STEPS = _need("solver.kind", "krylov", "cg", "auto")
+_STEPS = _need("solver.kind", "krylov", "cg", "flow", "auto")
+_BLOCK_STEPS = _need("solver.kind", "krylov", "cg", "auto")
 # Means of cg have `residual`; its inverses of many columns take their precision from the tolerance of what they are for.
 _VARIANCES_OF_CG = _need(
     "predict.covariance", "diagonal", "full", where={"solver.kind": ("cg",), "predict.selection": ("none", "held_out")}
@@ -111,7 +112,7 @@ MEANINGS: dict[str, Needs] = {
     "solver.residual": _CG,
     "solver.preconditioner": _CG,
     "solver.rank": _CG + _need("solver.preconditioner", "nystrom", "cholesky"),
-    "solver.max_steps": _STEPS,
+    "solver.max_steps": _BLOCK_STEPS,
     "solver.products": _ALWAYS,
     "solver.checkpoint_every": _STEPS,
     "solver.basis": _KRYLOV,
@@ -128,6 +129,8 @@ MEANINGS: dict[str, Needs] = {
     "predict.learning_rate": _ALWAYS,
     "predict.dynamics": _ALWAYS,
     "predict.momentum": _need("predict.dynamics", "momentum"),
+    "predict.loss": _ALWAYS,
+    "predict.huber_delta": _need("predict.loss", "huber"),
     "predict.train_sizes": _ALWAYS,
     "predict.theory": _ALWAYS,
     "predict.covariance": _ALWAYS,

@@ -37,7 +37,7 @@ PATHS = (
 _WORDS = {"predict.initial": ("zero", "network")}
 """What such a setting may be instead of a path."""
 
-SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/")
+SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/", "flow/", "spectrum/")
 """Where solvers keep what they have, in the store: tiles of factors, and checkpoints."""
 # By these a folder is known as a store; a folder `data`, `gram` or `runs` may be anybody's.
 _OURS = ("data/sources/", "data/given/", "tuning/", ".compiled/", ".probe/", *SOLVES)

@@ -123,6 +123,7 @@ def collect(
         "augment": context.config.augment,
         "learning_rate": context.config.predict.learning_rate,
         "dynamics": context.config.predict.dynamics,
+        **({} if context.config.predict.loss == "squared" else {"loss": context.config.predict.loss}),
         **({} if context.initial is None else {"initial": context.config.predict.initial}),
         **(
             {}

@@ -47,7 +47,7 @@ def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -
         if len(saved["history"]):
             steps, _, bounds = saved["history"].T
             convergence[name] = {"steps": [int(step) for step in steps], "bound": [float(bound) for bound in bounds]}
-    solver = from_config(run.config.solver)
+    solver = from_config(run.config)
     made = ReportInputs(
         predictions=predictions,
         metrics=compute_metrics(predictions),

@@ -60,7 +60,7 @@ def problem_of(context: RunContext, name: str) -> Problem:
 
 def solve(context: RunContext, name: str, executor: Executor, tell: Tell) -> Solution:
     """Solve one kernel, or take up a solve where it stopped; raises what `Solver.solve` does."""
-    return from_config(context.config.solver).answer(problem_of(context, name), workspace_of(context, executor, tell))
+    return from_config(context.config).answer(problem_of(context, name), workspace_of(context, executor, tell))
 
 
 def restore(context: RunContext, name: str, run: RunDir) -> Solution:
@@ -73,7 +73,7 @@ def restore(context: RunContext, name: str, run: RunDir) -> Solution:
     saved = Saved(facts, load_saved(name, run))
     workspace = workspace_of(context, SerialExecutor())
     try:
-        return from_config(context.config.solver).restore(problem_of(context, name), saved, workspace)
+        return from_config(context.config).restore(problem_of(context, name), saved, workspace)
     except IncompleteError as error:
         raise IncompleteError(f"{error}: ntkpipe solve run_dir={run.path}") from error
 

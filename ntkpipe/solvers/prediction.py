@@ -307,7 +307,7 @@ def warnings_of(solution: Solution) -> list[str]:
     if lost is not None and lost.max(initial=0) > 0:
         found.append(_left_out(solution, lost))
         return found
-    if not solution.smallest > 0 and 0.0 in problem.ridges:
+    if not solution.smallest > 0 and 0.0 in problem.ridges and solution.solver.kind != "flow":  # which has no t = inf
         found.append(
             f"{problem.name}: no smallest eigenvalue is known that errors of the tiles could not have made, and without a ridge "
             "nothing bounds the predictions at t = inf: add one (predict.ridges)."

@@ -302,6 +302,7 @@ class Solution(ABC):
             "n_train": self.problem.kernel.n,
             "learning_rate": dynamics.learning_rate,
             "dynamics": dynamics.name,
+            **({"loss": self.facts["loss"]} if self.facts.get("loss", "squared") != "squared" else {}),
             "solver": {self.name: self.facts},
             "absolute_ridges": {self.name: list(part.absolute_ridges)},
             "warnings": list(part.warnings),

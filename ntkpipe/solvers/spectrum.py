@@ -9,6 +9,7 @@ from ntkpipe.dynamics.spectrum import Spectrum
 from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError
 from ntkpipe.events.lines import Progress
+from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import merged
 from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.planning.memory import free_share
@@ -16,6 +17,7 @@ from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
 from ntkpipe.solvers.solver import as_kernel
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TrainKernel
+from ntkpipe.storage.checksum import digest
 
 DENSE = 2000
 """Rows up to which every eigenvalue is found: 8 n^2 bytes and seconds of LAPACK."""
@@ -102,7 +104,11 @@ def _measured(problem: Problem, workspace: Workspace, probes: int, top: int, see
         if n <= dense:
             workspace.tell(f"{problem.name}: all {n:,} eigenvalues", force=True)
             return dense_measure(operator.rows(np.arange(n)), problem.targets)
-        return lanczos_measure(
+        key = digest({"spectrum": problem.solve_key("float64"), "probes": probes, "rows": _ROWS, "seed": seed})
+        # In memory it would be a second basis, and go with the process.
+        kept = not workspace.store.url.startswith("memory:")
+        checkpoint = StoreCheckpoint(workspace.store, f"spectrum/{key}", key) if kept else None
+        made = lanczos_measure(
             operator,
             problem.targets,
             probes=probes,
@@ -110,4 +116,8 @@ def _measured(problem: Problem, workspace: Workspace, probes: int, top: int, see
             rows=_ROWS,
             seed=seed,
             tell=lambda line: workspace.tell(f"{problem.name}: {line}"),
+            checkpoint=checkpoint,
         )
+        if checkpoint is not None:
+            checkpoint.clear()
+        return made

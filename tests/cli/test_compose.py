@@ -38,6 +38,8 @@ def test_every_choice_composes(group, name):
         extra = ["data=labels", "data.path=y.npz", "kernel.train=a.npy", "kernel.test=b.npy"]
     if name in ("labels", "gram"):
         extra = ["data=labels", "data.path=y.npz", "kernel=gram", "kernel.train=a.npy", "kernel.test=b.npy"]
+    if name == "flow":
+        extra = ["predict.times=[10]"]
     if name in ("cholesky", "cg"):
         extra = ["predict.times=[inf]"]
     config = composed(f"{group}={name}", *extra)

@@ -11,6 +11,9 @@ from ntkpipe.dynamics.spectral_measure import dense_measure, lanczos_measure
 from ntkpipe.dynamics.spectrum import Spectrum
 from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.operator import DenseOperator
+from ntkpipe.solvers.spectrum import spectrum
+from ntkpipe.solvers.workspace import Workspace
+from ntkpipe.storage.store import open_store
 
 N, OUTPUTS = 400, 3
 
@@ -137,3 +140,22 @@ def test_a_power_law_is_found_on_its_range():
 def test_sizes_at_or_above_the_sample_are_refused(both):
     with pytest.raises(ConfigError, match=f"below the {N} points"):
         both[0].learning_curve([N])
+
+
+def test_a_spectrum_by_products_goes_on_where_it_was_killed(tmp_path):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((260, 260)) * np.arange(1, 261) ** -0.7
+    targets, settings = rng.standard_normal((260, 1)), {"probes": 4, "top": 20, "dense": 100}
+    whole = spectrum(x @ x.T, targets, **settings)
+
+    def dies(line: str, **facts: object) -> None:
+        if " passes" in line and int(line.split(": ")[1].split()[0]) >= 6:
+            raise KeyboardInterrupt
+
+    place = Workspace(store=open_store(str(tmp_path)), tell=dies)
+    with pytest.raises(KeyboardInterrupt):
+        spectrum(x @ x.T, targets, workspace=place, **settings)
+    assert list(place.store.list("spectrum/"))
+    again = spectrum(x @ x.T, targets, workspace=Workspace(store=place.store), **settings)
+    np.testing.assert_allclose(again.eigenvalues, whole.eigenvalues, rtol=1e-10)
+    assert not list(place.store.list("spectrum/"))
