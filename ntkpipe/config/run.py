@@ -88,7 +88,7 @@ class RunConfig:
             raise ConfigError(
                 f"solver={self.solver.kind} answers t = inf only: set predict.times=[inf] or solver=krylov"
             )
-        if (self.solver.kind == "flow") > (self.predict.times is not None and math.inf not in self.predict.times):
+        if self.solver.kind == "flow" and (self.predict.times is None or math.inf in self.predict.times):
             raise ConfigError(
                 "solver=flow integrates up to finite times: set them, such as predict.times=[10,100,1000]"
             )

@@ -138,6 +138,7 @@ MEANINGS: dict[str, Needs] = {
     "predict.selection": _ALWAYS,
     "predict.held_out": _need("predict.selection", "held_out", where={"predict.noise": (None, "likelihood")}),
     "predict.initial": _ALWAYS,
+    "predict.error_estimate": _ALWAYS,
     "predict.noise": _need("predict.covariance", "diagonal", "full"),
     **{f"finite.{one.name}": _ALWAYS for one in dataclasses.fields(FiniteConfig)},
     "finite.batch_size": _need("finite.training", "sgd"),

@@ -13,6 +13,7 @@ import numpy as np
 
 from ntkpipe.config import SolverConfig
 from ntkpipe.dynamics.bounds import ErrorBudget, error_of_test_rows, scaled
+from ntkpipe.dynamics.estimates import Disturbance
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.gains import ESTIMATE, time_gain
 from ntkpipe.dynamics.loss_flow import FlowState, LossFlow
@@ -256,6 +257,14 @@ class FlowSolution(Solution):
         local = np.repeat(self.errors[..., None], c, axis=2)
         test = error_of_test_rows(self.weights, self.largest, tests, None if tests is None else tests.rows)
         return ErrorBudget(local, product, storage, test, np.full((t, r), ESTIMATE, dtype="<U12"))
+
+    def disturbance(self) -> Disturbance:
+        """Refused; see `Solution.disturbance`."""
+        raise ConfigError(_MEANS_ONLY.format("estimates of what rounding does"))
+
+    def sensitivity(self) -> None:
+        """See `Solution.sensitivity`: bounds alone tell of errors."""
+        return
 
     def left_out(self) -> None:
         """See `Solution.left_out`."""
