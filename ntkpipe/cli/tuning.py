@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -121,7 +121,7 @@ class _Problem:
         training = dataclasses.replace(opened, tiles=tiles)
         training.compute(self._session.executor(context.config))
         matrix = opened.blocks.train(self._name).to_numpy()
-        return score(matrix, self._targets, self._ridges, self._by, held_out=self._held_out, labels=self._labels)
+        return score(matrix, self._targets, list(self._ridges), self._by, held_out=self._held_out, labels=self._labels)
 
     def gradient(self, ranges: Mapping[str, Range]) -> Gradient | None:
         """Of the likelihood of the NNGP of a plain network on flat inputs, in w_std and b_std; None of anything else."""
@@ -159,10 +159,12 @@ class _Problem:
 def with_values(kernel: KernelConfig, values: Values) -> KernelConfig:
     """The kernel with other numbers; `weight_2` and so on are those of a sum."""
     weights = {name: value for name, value in values.items() if name.startswith("weight_")}
-    own = {name: int(value) if name in _WHOLE else value for name, value in values.items() if name not in weights}
+    own: dict[str, Any] = {
+        name: int(value) if name in _WHOLE else value for name, value in values.items() if name not in weights
+    }
     if weights:
         own["weights"] = (1.0, *(weights[f"weight_{k + 2}"] for k in range(len(kernel.parts) - 1)))
-    return dataclasses.replace(kernel, **cast("dict[str, Any]", own))
+    return dataclasses.replace(kernel, **own)
 
 
 def _ranges(kernel: KernelConfig, own: Mapping[str, str | None]) -> dict[str, Range]:

@@ -19,6 +19,7 @@ from ntkpipe.dynamics.gains import ESTIMATE, time_gain
 from ntkpipe.dynamics.loss_flow import FlowState, LossFlow
 from ntkpipe.dynamics.losses import make_loss
 from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
+from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError, IdentityError
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.lanczos import block_lanczos
@@ -172,20 +173,20 @@ class Flow(Solver):
         done, state = _restored(checkpoint) or ([], flow.start())
         if state.steps:
             workspace.tell(f"{problem.name}: going on at step {state.steps}, pass {state.passes}", force=True)
+        kept_at = state.steps
+
+        def told(now: FlowState) -> None:
+            nonlocal kept_at
+            t = times[-1] * now.time / ends[-1] if ends[-1] else 0.0
+            workspace.tell(
+                f"{problem.name}: {now.passes} passes, t = {t:.4g} of {times[-1]:g}, error about {now.error * root:.1e}, "
+                f"about {flow.passes_left(now, ends[-1])} passes more"
+            )
+            if now.steps - kept_at >= self.checkpoint_every:
+                kept_at = now.steps
+                checkpoint.append(0, 1, _arrays(done, now))
+
         for end in ends[len(done) :]:
-            since = state.steps
-
-            def told(now: FlowState, done: list[FlowState] = done) -> None:
-                nonlocal since
-                t = times[-1] * now.time / ends[-1] if ends[-1] else 0.0
-                workspace.tell(
-                    f"{problem.name}: {now.passes} passes, t = {t:.4g} of {times[-1]:g}, error about {now.error * root:.1e}, "
-                    f"about {flow.passes_left(now, ends[-1])} passes more"
-                )
-                if now.steps - since >= self.checkpoint_every:
-                    since = now.steps
-                    checkpoint.append(0, 1, _arrays(done, now))
-
             state = flow.advance(state, end, ends[-1], told)
             done = [*done, state]
             checkpoint.append(0, 1, _arrays(done, state))
@@ -215,7 +216,7 @@ class FlowSolution(Solution):
         assert self.problem.times is not None  # `Flow` refuses to solve without
         return self.problem.times
 
-    def at(self, times: Sequence[float] | None = None, ridges: Sequence[float] | None = None) -> Self:
+    def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
         """See `Solution.at`."""
         problem = self.problem.at(times, ridges)
         own = self.problem

@@ -13,7 +13,7 @@ from ntkpipe.dynamics.losses import CrossEntropy
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.zoo import FAMILIES
 
-N, OUTPUTS, STEPS, RATE = 8, 3, 400, 2.0
+N, OUTPUTS, STEPS, RATE = 8, 3, 1600, 0.5
 
 
 def distance(width: int) -> float:
