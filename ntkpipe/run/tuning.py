@@ -222,7 +222,10 @@ def search(
         if trial is None:
             trial = Trial(values, evaluate(values))
             kept.add(trial)
-        found[repr(sorted(values.items()))] = trial
+        key = repr(sorted(values.items()))
+        if key in found:
+            return trial.score.value
+        found[key] = trial
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "the kernel as it is"
         tell(f"trial {len(found)}: {shown}: {trial.score.value:.6g} at ridge {trial.score.ridge:.2g}")
         return trial.score.value
@@ -257,7 +260,12 @@ def _descend(
     high = np.array([math.log(free[name].high) if name in free else 0.0 for name in names])
 
     def told(logs: np.ndarray) -> None:
-        attempt({**values, **{name: float(np.exp(one)) for name, one in zip(names, logs, strict=True) if name in free}})
+        made = {
+            name: float(np.clip(np.exp(one), free[name].low, free[name].high))
+            for name, one in zip(names, logs, strict=True)
+            if name in free
+        }
+        attempt({**values, **made})
 
     start = (low + high) / 2
     told(start)
