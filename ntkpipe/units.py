@@ -1,6 +1,11 @@
-"""Numbers of bytes and seconds for people."""
+"""Numbers of things, bytes and seconds for people."""
 
 from __future__ import annotations
+
+
+def counted(count: int, one: str, several: str | None = None) -> str:
+    """A number of things for people: `1 time`, `2 times`, `1,000 times`."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def human_bytes(count: float) -> str:

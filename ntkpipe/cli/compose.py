@@ -125,7 +125,8 @@ def _run_job(
     except NtkpipeError as error:
         print(f"{'stopped' if isinstance(error, RequeueError) else 'error'}: {error}", file=sys.stderr)
         if str(state.mode).endswith("MULTIRUN"):
-            folder = ended.pop()[0] if len(ended) > before else " ".join(overrides)
+            here = [o for o in overrides if o.partition("=")[0].lstrip("+") in varying]
+            folder = ended.pop()[0] if len(ended) > before else job_folder(here)
             ended.append((folder, str(error).partition("\n")[0]))
         return error.exit_code
     return 0

@@ -19,6 +19,7 @@ from ntkpipe.predictions.schema import Predictions
 from ntkpipe.run.new_points import Choose, predict_new
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.tasks.executor import Executor
+from ntkpipe.units import counted
 
 # Ray takes 4 to 7 s to start and its workers 4 s each to import.
 _LONG = 60.0
@@ -48,7 +49,8 @@ def predict_new_points(arguments: Sequence[str]) -> int:
     kernels, times, ridges, points, _ = made.shape
     for text in made.attributes.get("warnings", ()):
         print(f"warning  {text}", file=sys.stderr)
-    print(f"{points:,} points, {kernels} kernels, {times} times, {ridges} ridges\npredictions  {target}")
+    sizes = ((points, "point"), (kernels, "kernel"), (times, "time"), (ridges, "ridge"))
+    print(f"{', '.join(counted(*size) for size in sizes)}\npredictions  {target}")
     return 0
 
 

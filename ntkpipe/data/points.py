@@ -17,6 +17,7 @@ from ntkpipe.data.labels import class_notes
 from ntkpipe.data.raw import RawImages, checked
 from ntkpipe.data.tables import is_frame
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.units import counted
 
 # Settings that say where files are; of arrays there are none.
 _OF_FILES = (
@@ -177,9 +178,11 @@ class Dataset:
         return None if encoding is None else Encoding.from_dict(encoding).features
 
     def __repr__(self) -> str:
-        shape = " x ".join(map(str, self._raw.x_train.shape[1:]))
-        outputs = len(self.class_names)
-        return f"Dataset({self.n:,} training and {self.p:,} test points of {shape}, {outputs} output{'s' if outputs > 1 else ''})"
+        size = self._raw.x_train.shape[1:]
+        flat = len(size) == 3 and tuple(size[:2]) == (1, 1)
+        shape = counted(size[2], "feature") if flat else " x ".join(map(str, size))
+        outputs = counted(len(self.class_names), "output")
+        return f"Dataset({self.n:,} training and {self.p:,} test points of {shape}, {outputs})"
 
 
 def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset:

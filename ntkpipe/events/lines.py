@@ -81,9 +81,9 @@ class LiveLine:
         self._paced(event)
 
     def _show(self, event: Event) -> None:
-        if event.kind in PROGRESS and not event.prompt:
-            done, total = event.facts.get("done"), event.facts.get("total")
-            known = isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0
+        done, total = event.facts.get("done"), event.facts.get("total")
+        known = isinstance(done, (int, float)) and isinstance(total, (int, float)) and total > 0
+        if event.kind in PROGRESS and (known or not event.prompt):
             self._surface.show(event.stage, event.text, done if known else None, total if known else None)
             return
         if event.kind in (Kind.STAGE_BEGUN, Kind.STAGE_DONE, Kind.STAGE_STOPPED, Kind.RUN_DONE):
@@ -150,10 +150,16 @@ def _rich_bar(file: TextIO) -> Any:
 
 
 class NotebookLine:
-    """A line of text in the output of a notebook's cell; empty when it is closed."""
+    """One output of a notebook's cell for a call: what was told, and below it the line that is updated in place."""
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._told: list[str] = []
+
+    def echo(self, line: str) -> None:
+        """Add a line that stays."""
+        self._told.append(line)
+        self._put()
 
     def show(self, stage: str, text: str, done: float | None, total: float | None) -> None:
         """See `Surface.show`."""
@@ -165,17 +171,17 @@ class NotebookLine:
 
     def close(self) -> None:
         """See `Surface.close`."""
-        if self._handle is not None:
-            self._put("")
-            self._handle = None
+        if self._handle is not None and self._told:
+            self._put()
 
-    def _put(self, line: str) -> None:
+    def _put(self, *line: str) -> None:
+        text = "\n".join([*self._told, *line])
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
         if self._handle is None:
-            self._handle = display({"text/plain": line}, raw=True, display_id=True)
+            self._handle = display({"text/plain": text}, raw=True, display_id=True)
         else:
-            self._handle.update({"text/plain": line}, raw=True)
+            self._handle.update({"text/plain": text}, raw=True)
 
 
 def for_people(echo: Echo, terminal: TextIO | None = None) -> Emit:
@@ -185,7 +191,7 @@ def for_people(echo: Echo, terminal: TextIO | None = None) -> Emit:
         echo: receives plain lines.
         terminal: where people look, if it is a terminal; None is the standard error.
     """
-    surface = _surface(sys.stderr if terminal is None else terminal)
+    surface = _terminal(sys.stderr if terminal is None else terminal)
     return plain_lines(echo) if surface is None else LiveLine(surface, echo)
 
 
@@ -198,8 +204,12 @@ def listener_of(progress: Progress) -> Emit:
     """Who listens to a call from Python."""
     if callable(progress):
         return progress
-    surface = None if progress is False else _surface(sys.stderr)
-    if surface is not None:
+    if progress is False:
+        return silent
+    if _is_notebook():
+        cell = NotebookLine()
+        return LiveLine(cell, cell.echo)
+    if (surface := _terminal(sys.stderr)) is not None:
         return LiveLine(surface, _to_stderr)
     return plain_lines(_to_stderr) if progress else silent
 
@@ -208,10 +218,8 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _surface(terminal: TextIO) -> Surface | None:
+def _terminal(terminal: TextIO) -> Surface | None:
     """Where a line can be updated in place; None where it cannot."""
-    if _is_notebook():
-        return NotebookLine()
     return TerminalLine(terminal) if terminal.isatty() and os.environ.get("TERM", "dumb") != "dumb" else None
 
 

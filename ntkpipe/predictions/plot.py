@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def plot_errors(predictions: Predictions) -> Any:
     """See `Predictions.plot`."""
-    from matplotlib.figure import Figure
+    from ntkpipe.predictions.shown import ShownFigure
 
     table = predictions.metrics()
     shown = [("mse", "test mean squared error")]
@@ -20,7 +20,7 @@ def plot_errors(predictions: Predictions) -> Any:
         shown.insert(0, ("accuracy", "test accuracy"))
     along, across = ("time", "ridge") if len(predictions.times) > 1 else ("ridge", "time")
     places = predictions.times if along == "time" else predictions.ridges
-    figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
+    figure = ShownFigure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for (kernel, other), rows in table.groupby(["kernel", across], sort=False):
             axes.plot(np.arange(len(rows)), rows[name], marker="o", markersize=3, label=f"{kernel}, {across} {other:g}")

@@ -14,6 +14,7 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.storage.plain import json_ready
+from ntkpipe.units import counted
 
 RIDGE_SCALES = ("relative", "absolute")
 BOUND_KINDS = ("rigorous", "estimate", "minimum_norm")
@@ -291,6 +292,13 @@ class Predictions:
         terms = {name: np.max([part.bound_terms[name] for part in parts], axis=0) for name in first.bound_terms}
         joined = {name: along(name, axis) for name, axis in by_point.items()}
         return replace(first, **joined, bound_kind=np.array(BOUND_KINDS)[kinds], bound_terms=terms, covariance=None)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        _, times, ridges, points, outputs = self.shape
+        sizes = [counted(times, "time"), counted(ridges, "ridge"), counted(points, "test point")]
+        sizes.append(counted(outputs, "class", "classes") if self.predicts_classes else counted(outputs, "output"))
+        arrays = [name for name, (array, _) in self.arrays().items() if array.ndim > 3 and name != "mean"]
+        return f"Predictions({', '.join(self.kernels)}: {', '.join(sizes)}; mean, {', '.join(arrays)})"
 
     def require_targets(self) -> None:
         """Raise `DataError` if nothing is known of the test points' labels or targets."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from ntkpipe.predictions.shown import ShownFigure
 from ntkpipe.report.style import LINE_STYLES, PALETTE, literal, number, short
 
 _NAMES = {"accuracy": "test accuracy", "rmse": "test root mean squared error"}
@@ -25,7 +26,7 @@ def draw_comparison(measure: str, labels: Sequence[str], curves: Sequence[Sequen
     times = sorted({time for curve in curves for time, _ in curve})
     places = {time: float(k) for k, time in enumerate(times)}
     shown = min(len(curves), _MOST)
-    figure = Figure(figsize=(7.0, 3.4), layout="constrained")
+    figure = ShownFigure(figsize=(7.0, 3.4), layout="constrained")
     axes = figure.subplots()
     for k in range(shown):
         x, y = np.array([(places[time], value) for time, value in curves[k]]).T

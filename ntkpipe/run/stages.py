@@ -36,7 +36,7 @@ from ntkpipe.run.watching import Watch, watching
 from ntkpipe.solvers.solution import Solution, write_arrays
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
-from ntkpipe.units import human_bytes, human_seconds
+from ntkpipe.units import counted, human_bytes, human_seconds
 
 # Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
 _REPAIRS = 3
@@ -253,7 +253,8 @@ class RunAtWork:
             parts, warnings = [], list(context.warnings)
             for one in solved:
                 progress(
-                    f"{one.name}: {len(times)} times, {len(one.problem.ridges)} ridges, {context.kernels.test_points:,} points"
+                    f"{one.name}: {counted(len(times), 'time')}, {counted(len(one.problem.ridges), 'ridge')}, "
+                    f"{counted(context.kernels.test_points, 'point')}"
                 )
                 part = self._repairing(
                     lambda one=one: prediction.predict_kernel(self.context(), one, times, self.executor(), progress)

@@ -160,7 +160,7 @@ class ConjugateGradients(Solver):
         return held_memory(self.config(), *problem.shape, problem.answers, room)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IterativeSolution(ConvergedSolution):
     """Weights of conjugate gradients."""
 

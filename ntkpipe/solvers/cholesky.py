@@ -166,7 +166,7 @@ class Cholesky(Solver):
         return facts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FactorSolution(ConvergedSolution):
     """Weights by factors, which lie in the store."""
 

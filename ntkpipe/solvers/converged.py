@@ -20,7 +20,7 @@ from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.solution import Sensitivity, Shape, Solution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConvergedSolution(Solution):
     """One at t = inf, for the ridges that were solved for.
 

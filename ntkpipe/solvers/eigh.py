@@ -87,7 +87,7 @@ class Eigh(Solver):
         return EigenSolution(problem, self, workspace, saved.sample, saved.facts, space, history=saved.history)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EigenSolution(SpectralSolution):
     """The whole spectrum."""
 

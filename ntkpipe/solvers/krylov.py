@@ -163,7 +163,7 @@ class Krylov(Solver):
         return KrylovSolution.from_lanczos(result, noise, ceiling)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BasisSolution(SpectralSolution):
     """A Krylov basis with its small problem, or what restarts have added up."""
 

@@ -36,6 +36,7 @@ from ntkpipe.storage.replace import replacing
 from ntkpipe.uncertainty.filters import Filters, Part
 from ntkpipe.uncertainty.noise import noise_of
 from ntkpipe.uncertainty.selection import held_out_count
+from ntkpipe.units import counted
 
 if TYPE_CHECKING:
     from ntkpipe.solvers.solver import Solver
@@ -95,7 +96,7 @@ class Sensitivity:
     values: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution(ABC):
     """A solved problem.
 
@@ -308,6 +309,13 @@ class Solution(ABC):
             "warnings": list(part.warnings),
             "target_mean": self.problem.own_targets.mean(axis=0).tolist(),
         }
+
+    def __repr__(self) -> str:
+        problem, (n, c) = self.problem, self.problem.shape
+        ridges = ", ".join(f"{ridge:g}" for ridge in problem.asked_ridges)
+        times = "all times" if problem.times is None else f"times {', '.join(f'{time:g}' for time in problem.times)}"
+        size = f"{counted(n, 'training point')}, {counted(c, 'output')}"
+        return f"{type(self).__name__}({self.name} of {size}; {times}; ridges {ridges} ({problem.ridge_scale}))"
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `Solver.restore` needs besides the workspace's store."""

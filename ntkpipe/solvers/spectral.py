@@ -18,7 +18,7 @@ from ntkpipe.solvers.probing import row_facts
 from ntkpipe.solvers.solution import Sensitivity, Shape, Solution, grid_of_times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralSolution(Solution):
     """One that answers every time and ridge, or those that it was made for.
 

@@ -146,14 +146,17 @@ def test_a_notebook_gets_a_bar_of_text(monkeypatch):
     module.display = display
     monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
-    told: list[str] = []
-    show = lines.LiveLine(lines.NotebookLine(), told.append, every=0.0)
-    assert isinstance(lines.for_people(told.append), lines.LiveLine)
+    show = lines.listener_of(None)
+    assert isinstance(show, lines.LiveLine)
+    show._paced._every = 0.0
     show(Event(Kind.TILES_DONE, "gram", "1 of 2", {"done": 1, "total": 2}))
     show(Event(Kind.PROGRESS, "gram", "no amount"))
-    show(Event(Kind.STAGE_DONE, "gram"))
-    assert shown == [f"gram     {'█' * 10}{'░' * 10} 1 of 2", "gram     no amount", ""]
-    assert told == []
+    show(Event(Kind.TILES_DONE, "gram", "2 of 2", {"done": 2, "total": 2}, prompt=True))
+    show(Event(Kind.STAGE_DONE, "gram", "2 tiles"))
+    show(Event(Kind.PROGRESS, "solve", "a step"))
+    half, whole = "█" * 10, "█" * 20
+    assert shown[:3] == [f"gram     {half}{'░' * 10} 1 of 2", "gram     no amount", f"gram     {whole} 2 of 2"]
+    assert shown[-2:] == ["gram     2 tiles", "gram     2 tiles\nsolve    a step"]
 
 
 def test_a_terminal_that_cannot_move_gets_plain_lines(monkeypatch):
