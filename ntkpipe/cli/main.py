@@ -99,7 +99,7 @@ def _reported(work: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
-    """Show what the rooms log (dropped images, downloads, replaced workers) as lines like those of the stages."""
+    """Show what the rooms log (dropped points, downloads, replaced workers) as lines like those of the stages."""
     handler = _ToStderr()
     handler.setFormatter(_Lines())
     logger = logging.getLogger("ntkpipe")

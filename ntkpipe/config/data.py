@@ -1,4 +1,4 @@
-"""Which images and labels."""
+"""Which points and labels."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class DataConfig:
             (sequences, length, channels) or `NCL`, or of volumes `NDHWC` (volumes, depth, height, width, channels) or `NCDHW`; None is
             `NHWC`, of five axes `NDHWC`, and refuses shapes that look like another. Other arrays of three axes are gray images
             (images, height, width).
-        train_size: the first so many images of the seeded order; None is all.
-        test_size: likewise for test images.
+        train_size: the first so many points of the seeded order; None is all.
+        test_size: likewise for test points.
         folds: so many parts of the training points, each predicted from the others, by the one Gram matrix; None makes no
             cross-validation.
-        subset_seed: of the order in which images are stored; subsets are prefixes of it, hence nested.
+        subset_seed: of the order in which points are stored; subsets are prefixes of it, hence nested.
         balanced: order the classes in turn, so that every subset is balanced.
         standardize: `channel` (zero mean, unit variance per channel) or `none` (pixels as they are; uint8 scaled to 0..1).
-        unit_norm: scale every image to unit Euclidean norm (after standardisation).
+        unit_norm: scale every point to unit Euclidean norm (after standardisation).
         zca: strength of the regularised ZCA whitening relative to the mean eigenvalue of the covariance; None is off.
         downsample: edge of the block mean; 1 is off.
         statistics: `full` training set or the chosen `subset`.
@@ -47,7 +47,7 @@ class DataConfig:
             but for `table`, where it is what the target looks like: numbers of many values are regression.
         targets: of regression, `standardize` (zero mean, unit variance; predictions are in the units of the data again) or `none`;
             None standardises those of `table`.
-        drop_invalid: drop images with NaN or infinite pixels instead of refusing them.
+        drop_invalid: drop points with NaN or infinite values instead of refusing them.
         n_train, n_test, shape, classes, noise: of `synthetic` images.
     """
 
@@ -116,7 +116,7 @@ class DataConfig:
             self._check_table()
         if self.kind == "labels" and self.balanced:
             raise ConfigError(
-                "data.balanced orders images, and the rows of a given kernel have their order: leave it out"
+                "data.balanced orders points, and the rows of a given kernel have their order: leave it out"
             )
 
     def _check_table(self) -> None:

@@ -29,12 +29,12 @@ class PredictConfig:
             matrix, and a learning curve of them all in `run_dir`.
         theory: of `train_sizes`: squared errors that learning-curve theory predicts from the spectrum of the largest run are put
             beside the measured ones.
-        covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test image; docs/uncertainty.md says
+        covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test point; docs/uncertainty.md says
             what it takes with each solver.
-        covariance_batch: test images that are solved for together; None is chosen from the memory.
-        selection: how the ridge and the time that a report recommends are chosen, from training images alone: `held_out`
+        covariance_batch: test points that are solved for together; None is chosen from the memory.
+        selection: how the ridge and the time that a report recommends are chosen, from training points alone: `held_out`
             (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
-        held_out: of `held_out`: a share of the training images, or from 1 on a number of them.
+        held_out: of `held_out`: a share of the training points, or from 1 on a number of them.
         error_estimate: estimates of the errors of predictions, which 99.9% of these are within, beside the bounds: `auto` (wherever that
             takes less than 15% of the solve, and of up to 10,000 training points), `true` or `false`.
         noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
@@ -81,7 +81,7 @@ class PredictConfig:
         choice("predict.selection", self.selection, ("none", "held_out", "loo"))
         at_least("predict.held_out", self.held_out, 0.0, strict=True)
         if self.held_out >= 1 and self.held_out != int(self.held_out):
-            raise ConfigError(f"predict.held_out={self.held_out} must be a share below 1, or a whole number of images")
+            raise ConfigError(f"predict.held_out={self.held_out} must be a share below 1, or a whole number of points")
         at_least("predict.learning_rate", self.learning_rate, 0.0, strict=True)
         for name in ("times", "ridges"):
             values = getattr(self, name)

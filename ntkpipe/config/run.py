@@ -165,7 +165,7 @@ class RunConfig:
         if self.data.statistics == "subset":
             raise ConfigError(
                 f"{sizes} reads leading blocks of one matrix, and with data.statistics=subset every size would prepare the "
-                "images in another way: use data.statistics=full"
+                "points in another way: use data.statistics=full"
             )
 
     def _check_given(self) -> None:

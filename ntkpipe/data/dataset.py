@@ -1,4 +1,4 @@
-"""From a `DataConfig` to images and targets that are ready for a kernel."""
+"""From a `DataConfig` to points and targets that are ready for a kernel."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def load_dataset(config: DataConfig, *, dtype: str = "float32") -> PreparedDatas
 
 def _check_settings(config: DataConfig, dtype: str) -> None:
     if dtype not in ("float32", "float64"):
-        raise ConfigError(f"images can be prepared as float32 or float64, not {dtype}")
+        raise ConfigError(f"points can be prepared as float32 or float64, not {dtype}")
     if config.balanced and config.labels == "regression":
         raise ConfigError("data.balanced=true needs class labels: it cannot be used with data.labels=regression")
 

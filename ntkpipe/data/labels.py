@@ -227,7 +227,7 @@ def regression_targets(name: str, y: np.ndarray) -> np.ndarray:
         )
     y = y.reshape(y.shape[0], -1).astype(np.float64)
     if y.shape[1] == 0:
-        raise DataError(f"{name} has no columns: regression needs at least one target per image")
+        raise DataError(f"{name} has no columns: regression needs at least one target per point")
     bad = np.flatnonzero(~np.isfinite(y).all(axis=1))
     if bad.size:
         raise DataError(

@@ -200,7 +200,7 @@ def write_prepared(dataset: PreparedDataset, store: ObjectStore) -> PreparedImag
             same = same and all(old["blocks"][block][k] == layout[block][k] for k in ("shape", "chunk_rows"))
         if not same:
             raise StoreError(
-                f"{prefix} in {store.url} holds images of {old['fingerprint']}, not "
+                f"{prefix} in {store.url} holds points of {old['fingerprint']}, not "
                 f"{dataset.fingerprint}, or of another layout: set store.url to another folder, or remove this one "
                 "with `ntkpipe clean`"
             )

@@ -153,7 +153,7 @@ def read_manifest(store: ObjectStore, prefix: str) -> dict[str, Any]:
         content = store.get(key)
     except MissingObjectError as error:
         raise IncompleteError(
-            f"{key} is missing in {store.url}, the images were not written to the end: {REMEDY}"
+            f"{key} is missing in {store.url}, the points were not written to the end: {REMEDY}"
         ) from error
     body = unsealed(parsed(content))
     if body is None:

@@ -200,14 +200,14 @@ def channel_statistics(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
     else:
         mean, std, low, high = _moments(raw, rows)
     if not (np.isfinite(mean).all() and np.isfinite(std).all()):
-        raise DataError("pixel values are so large that their variance overflows: rescale the images")
+        raise DataError("values are so large that their variance overflows: rescale them")
     constant = low == high
     if constant.any():
         # Exactly its value: the rounded mean would leave a tiny residue instead of zero.
         mean = np.where(constant, low, mean)
         std = np.where(constant, 1.0, std)
         _log.warning(
-            "channels %s are constant over the training images: centred, not scaled",
+            "channels %s are constant over the training points: centred, not scaled",
             ", ".join(map(str, np.flatnonzero(constant)[:10])) + (", ..." if constant.sum() > 10 else ""),
         )
     return mean, std
@@ -289,12 +289,12 @@ def _fit_zca(raw: np.ndarray, rows: np.ndarray, before: Preprocessing, strength:
     average = float(eigenvalues.mean())
     if average == 0:
         raise DataError(
-            "all training images are equal after preprocessing: there is nothing to whiten. Remove data.zca"
+            "all training points are equal after preprocessing: there is nothing to whiten. Remove data.zca"
         )
     shifted = eigenvalues + strength * average
     if shifted[0] <= d * np.finfo(np.float64).eps * shifted[-1]:
         raise ConfigError(
-            f"data.zca={strength}: the covariance of the {d} features is singular ({n} images), so whitening needs a "
+            f"data.zca={strength}: the covariance of the {d} features is singular ({n} points), so whitening needs a "
             "larger strength, for example data.zca=0.01"
         )
     matrix = (vectors / np.sqrt(shifted)) @ vectors.T

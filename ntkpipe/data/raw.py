@@ -88,7 +88,7 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
     x_train, x_test = _standard("train", raw, layout), _standard("test", raw, layout)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(
-            f"training images have shape {_times(x_train.shape[1:])} and test images {_times(x_test.shape[1:])} "
+            f"training {raw.rows_are} have shape {_times(x_train.shape[1:])} and test {raw.rows_are} {_times(x_test.shape[1:])} "
             "(height x width x channels): bring them to the same shape"
         )
     if x_train.dtype != x_test.dtype:
@@ -164,7 +164,7 @@ def _standard(part: str, raw: RawImages, layout: str | None) -> np.ndarray:
             "are). Convert the array with astype"
         )
     if x.size == 0:
-        raise DataError(f"{name} is empty (shape {x.shape}): at least one image with at least one pixel is needed")
+        raise DataError(f"{name} is empty (shape {x.shape}): at least one point with at least one value is needed")
     x = as_images(name, x, layout)
     if x.ndim == 2:
         x = x[:, None, None, :]
@@ -203,7 +203,7 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
         )
     if bad.size == n:
         raise DataError(
-            f"every image in x_{part} holds NaN or infinite pixels: nothing is left after data.drop_invalid=true"
+            f"every row of x_{part} holds NaN or infinite values: nothing is left after data.drop_invalid=true"
         )
     note = f"dropped {bad.size} of {n} {raw.rows_are} in x_{part} with NaN or infinite values (rows {named})"
     y: np.ndarray | None = getattr(raw, f"y_{part}")

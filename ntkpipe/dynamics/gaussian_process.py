@@ -160,7 +160,7 @@ def _settled(covariance: np.ndarray, prior: np.ndarray, scale: np.ndarray, unit:
         raise NumericalError(
             f"the variance of test point {at} is {own[at]:.3g}, of {prior[at]:.3g} before training, and rounding does not account "
             "for that: the kernels of training and test points are not parts of one positive semidefinite kernel. Check "
-            "that all of them come from the same network and the same images"
+            "that all of them come from the same network and the same points"
         )
     cut = np.maximum(own, 0.0)
     if covariance.ndim == 1:

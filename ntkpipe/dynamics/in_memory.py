@@ -167,10 +167,10 @@ def _float64(array: Any) -> np.ndarray:
 def _images(name: str, images: np.ndarray, dtype: str, layout: str | None) -> np.ndarray:
     images = np.asarray(images, dtype=dtype)
     if images.size == 0:
-        raise DataError(f"{name} is empty (shape {images.shape}): at least one image with at least one pixel is needed")
+        raise DataError(f"{name} is empty (shape {images.shape}): at least one point with at least one value is needed")
     images = np.ascontiguousarray(as_images(name, images, layout))
     if not np.isfinite(filled(images)).all():
-        raise DataError(f"{name} holds NaN or infinite pixels: clean them first")
+        raise DataError(f"{name} holds NaN or infinite values: clean them first")
     return images
 
 
@@ -205,7 +205,7 @@ def warn_of_doubt(instability: str | None, unlearnt: int, kernel: str) -> None:
         warnings.warn(instability, stacklevel=3)
     if unlearnt:
         warnings.warn(
-            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions; duplicated images do that): they "
+            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions; equal points do that): they "
             "stay unlearnt at the last time; remove duplicates or set a ridge",
             stacklevel=3,
         )

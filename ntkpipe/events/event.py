@@ -39,8 +39,8 @@ PROGRESS = (Kind.PROGRESS, Kind.TILES_DONE)
 UNITS: Mapping[str, str] = {
     "done": "units of work",
     "total": "units of work",
-    "pairs": "pairs of images",
-    "rate": "pairs of images per second",
+    "pairs": "pairs of points",
+    "rate": "pairs of points per second",
     "seconds": "s",
     "elapsed": "s",
     "eta": "s",

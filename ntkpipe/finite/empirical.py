@@ -121,7 +121,7 @@ def tile(rows: Prepared, columns: Prepared) -> Kernels:
     """
     if rows.key != columns.key or rows.dtype != columns.dtype:
         raise DataError(
-            "both blocks must be prepared with one spec, images of one shape, and the same outputs and dtype"
+            "both blocks must be prepared with one spec, points of one shape, and the same outputs and dtype"
         )
     made = _compiled(*rows.key)
     with precision_context(rows.dtype):
@@ -170,7 +170,7 @@ def empirical_kernel(
         other = as_inputs("x2", x2, layout)
         if x1.shape[1:] != other.shape[1:] or x1.dtype != other.dtype:
             raise DataError(
-                f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {other.shape[1:]} {other.dtype}"
+                f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {other.shape[1:]} {other.dtype}"
             )
         made = tile(rows, prepare(spec, weights, other, outputs=outputs, layout="NHWC"))
     return made if isinstance(x1, jax.Array) else Kernels(*(np.asarray(k) for k in made))

@@ -92,7 +92,7 @@ def kernels_of_networks(
     x1, x2 = as_inputs("x1", x1, layout), None if x2 is None else as_inputs("x2", x2, layout)
     if x2 is not None and (x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype):
         raise DataError(
-            f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
+            f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
         )
     wide, shape, dtype = widened(spec, width_factor), tuple(x1.shape[1:]), x1.dtype
     # Images of both blocks draw masks from one stream, so that no two share one.

@@ -237,7 +237,7 @@ class _Stage:
         images = f"rows {tile.row_start} to {tile.row_stop - 1} of {block}"
         if not label.startswith("diagonal/"):
             images += f", columns {tile.col_start} to {tile.col_stop - 1} of train"
-        self._failed.append(TileRecord(label, i, j, 0, "failed", error=f"it holds images {images}; {error}"))
+        self._failed.append(TileRecord(label, i, j, 0, "failed", error=f"it holds points {images}; {error}"))
 
     def finish(self) -> GramReport:
         """The report; `IncompleteError` if tiles failed."""

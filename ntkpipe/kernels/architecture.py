@@ -410,12 +410,12 @@ class Architecture:
         """Check two blocks of images, as `__call__` does; see there for what is raised."""
         for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
             if x.dtype not in (np.float32, np.float64):
-                raise DataError(f"{name} has dtype {x.dtype}: convert images to float32 or float64")
+                raise DataError(f"{name} has dtype {x.dtype}: convert it to float32 or float64")
             if x.ndim < 2 or x.shape[0] < 1:
-                raise DataError(f"{name} has shape {x.shape}: it must be (images, height, width, channels)")
+                raise DataError(f"{name} has shape {x.shape}: it must be (n, height, width, channels)")
         if x2 is not None and (x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype):
             raise DataError(
-                f"x1 and x2 must agree: images of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
+                f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
             )
         self.check_input(tuple(x1.shape[1:]))
         for x in (x1,) if x2 is None else (x1, x2):

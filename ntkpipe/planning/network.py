@@ -43,10 +43,10 @@ def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int
     size = ITEM_BYTES[dtype]
     lines += [
         "",
-        f"arithmetic   {cost.flops_per_pair:,.0f} flops per pair of images, NNGP and NTK: {cost.product_flops:.3g} in matrix "
+        f"arithmetic   {cost.flops_per_pair:,.0f} flops per pair of points, NNGP and NTK: {cost.product_flops:.3g} in matrix "
         f"products, {cost.elementwise_flops:.3g} elsewhere",
         f"memory       {human_bytes(2 * cost.entries * size)} per pair around the widest layer, "
-        f"{human_bytes((cost.inputs + cost.seen) * size)} per image, in {dtype}",
+        f"{human_bytes((cost.inputs + cost.seen) * size)} per point, in {dtype}",
         f"fingerprint  {fingerprint(spec)}",
     ]
     return "\n".join(line.rstrip() for line in lines)

@@ -343,7 +343,7 @@ def _refuse_eigh(config: RunConfig, n: int, driver: int, *, there: bool) -> None
     if (need := copies * 8 * n * n) > driver:
         where = "the driver's machine has" if config.cluster.kind == "ray" else "the budget is"
         raise ResourceError(
-            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training images and {where} "
+            f"solver={config.solver.kind} needs {human_bytes(need)} for {n:,} training points and {where} "
             f"{human_bytes(driver)}: use solver=krylov, a smaller data.train_size, or more cluster.memory_gib"
         )
 

@@ -132,7 +132,7 @@ def measure_pairs(
         )
     except subprocess.TimeoutExpired as error:
         raise ResourceError(
-            f"one pair of images takes longer than {_SECONDS:.0f} s to compile and evaluate: use a smaller network, "
+            f"one pair of points takes longer than {_SECONDS:.0f} s to compile and evaluate: use a smaller network, "
             "data.downsample=2, or give grid.edge and grid.pairs_per_step, and nothing is measured"
         ) from error
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""Test error against the number of training images, with the power law that fits it: numbers in, numbers out."""
+"""Test error against the number of training points, with the power law that fits it: numbers in, numbers out."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _curve(runs: Sequence[tuple[int, Predictions]], k: int, r: int, point: str, 
 
 
 def _losses(predictions: Predictions, measure: str, k: int, r: int) -> np.ndarray:
-    """(T, p) loss of every test image."""
+    """(T, p) loss of every test point."""
     mean = predictions.mean[k, :, r]
     if measure == "mse":
         return ((mean - predictions.target) ** 2).mean(axis=-1)
@@ -185,7 +185,7 @@ def _losses(predictions: Predictions, measure: str, k: int, r: int) -> np.ndarra
 def fit_power_law(sizes: np.ndarray, losses: np.ndarray) -> tuple[PowerLaw | None, str]:
     """The law by generalised least squares, and intervals by the profile of the likelihood.
 
-    The errors of the sizes are correlated, because their test images are the same: their covariance is that of the losses over
+    The errors of the sizes are correlated, because their test points are the same: their covariance is that of the losses over
     the images. Where no law fits within it, a deviation of equal relative size at every size is added, as large as the fit asks
     for. For a given exponent the law is linear in scale and constant, and the constant is at least 0; the interval of the
     exponent has all for which some constant fits, so that it covers laws with and without one. The constant that is reported is
@@ -193,7 +193,7 @@ def fit_power_law(sizes: np.ndarray, losses: np.ndarray) -> tuple[PowerLaw | Non
 
     Args:
         sizes: (s,) training images, distinct.
-        losses: (s, p) of every test image.
+        losses: (s, p) of every test point.
 
     Returns:
         The law, or None and the reason.

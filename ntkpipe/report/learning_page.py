@@ -191,7 +191,7 @@ def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
     note = (
         f"From the spectrum of the {theory[0].sample:,} points of the largest run, for training sets drawn from them and tested on the "
         "rest. The theory predicts squared error, not accuracy. Beyond a quarter of these points it is less sure. Where "
-        "predicted errors are far below measured ones, the test images are unlike the training images."
+        "predicted errors are far below measured ones, the test points are unlike the training points."
     )
     columns = ["measured", "predicted", "difference"]
     return table(["kernel", "ridge", "training points"], columns, rows) + f'<p class="note">{note}</p>'

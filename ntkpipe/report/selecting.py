@@ -17,7 +17,7 @@ from ntkpipe.report.style import KERNEL_MARKERS, LINE_STYLES, PAGE_WIDTH, kernel
 
 
 def selection_curves(predictions: Predictions) -> Figure:
-    """Accuracy and squared error on training images that were not trained on, by time or by ridge; the chosen marked."""
+    """Accuracy and squared error on training points that were not trained on, by time or by ridge; the chosen marked."""
     panels = [("mse", "mean squared error")]
     records = selection_of(predictions)["kernels"]
     if all("accuracy" in record for record in records.values()):

@@ -65,7 +65,7 @@ def fold_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def chosen_lines(metrics: dict[str, Any]) -> list[str]:
-    """What was chosen on training images, a line per kernel."""
+    """What was chosen on training points, a line per kernel."""
     selection = metrics.get("selection")
     if not selection:
         return []

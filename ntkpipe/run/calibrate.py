@@ -138,7 +138,7 @@ def calibrate(
         size=effort.size,
         seconds=effort.seconds,
     )
-    tell("pairs of images, in float32 and float64")
+    tell("pairs of points, in float32 and float64")
     pairs = _pairs(config, shapes)
     tell("the store")
     disk, paths = measure_disk(store), measure_paths(store, effort.objects)

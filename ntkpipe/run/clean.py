@@ -120,14 +120,14 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
             i = info.identity
             layers = json.dumps(i.spec)
             part = "" if i.symmetry == "none" else f", {i.symmetry} part under flips"
-            what = f"{i.n_train:,} + {i.n_test:,} images{part}, {i.stored_dtype}, tile {i.edge}, "
+            what = f"{i.n_train:,} + {i.n_test:,} points{part}, {i.stored_dtype}, tile {i.edge}, "
             what += layers[:60] + "..." * (len(layers) > 60)
         tell(
             f"  {info.name}  {human_bytes(info.nbytes):>8}  {info.tiles_done:,} of {info.tiles_total:,} tiles  last used "
             f"{info.last_used or 'unknown'}  {what}"
         )
     sizes = {
-        "prepared images": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
+        "prepared data": sum(size for p in prepared_prefixes(store) for _, size in store.sizes(p + "/")),
         "solver states": sum(size for prefix in SOLVES for _, size in store.sizes(prefix)),
         "compiled programs": sum(size for _, size in store.sizes(_COMPILED)),
     }

@@ -61,7 +61,7 @@ def evaluate_kernel(
 
 
 def select(context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
-    """The time and ridge that training images choose for one kernel."""
+    """The time and ridge that training points choose for one kernel."""
     p, labels = context.config.predict, context.data.labels().labels_train
     workspace = workspace_of(context, executor, tell)
     if p.selection == "held_out":
@@ -113,7 +113,7 @@ def collect(
     folds: dict[str, Any] | None = None,
     beside: dict[str, Any] | None = None,
 ) -> Predictions:
-    """All kernels' parts as `Predictions`, test images in the order of their source."""
+    """All kernels' parts as `Predictions`, test points in the order of their source."""
     attributes = {
         "ntkpipe": ntkpipe.__version__,
         "created": now(),

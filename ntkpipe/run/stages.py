@@ -284,7 +284,7 @@ class RunAtWork:
             self._note("predict", line)
 
     def _select(self, solved: Sequence[Solution], times: tuple[float, ...], tell: Tell) -> dict[str, Any] | None:
-        """The time and ridge that training images choose, of every kernel; None where none are to be chosen."""
+        """The time and ridge that training points choose, of every kernel; None where none are to be chosen."""
         method = self.run.config.predict.selection
         if method == "none":
             return None
@@ -383,11 +383,11 @@ class RunAtWork:
         return work()
 
     def _mend_data(self) -> bool:
-        """Write damaged prepared images again, from the raw data; False if there are none."""
+        """Write damaged prepared data again, from the raw data; False if there are none."""
         context = self.context()
         damaged = context.data.find_damage()
         for text in damaged:
-            self.warn(f"{text}; preparing the images again")
+            self.warn(f"{text}; preparing the data again")
         if damaged:
             forget_data(context)
             self._context = None

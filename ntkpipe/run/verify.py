@@ -63,7 +63,7 @@ def verify(run: RunDir, context: RunContext | None) -> Findings:
         _require_same_formulas(run, context)
     if context is None:
         found.images = True
-        found.damaged.append("the prepared images are missing or damaged")
+        found.damaged.append("the prepared data is missing or damaged")
     else:
         problems = context.data.find_damage()
         for name, changes in context.opened.source.find_changes().items():
@@ -71,7 +71,7 @@ def verify(run: RunDir, context: RunContext | None) -> Findings:
             found.checked.append(name)
         found.images = bool(problems)
         found.damaged += problems
-        found.checked.append(f"images {context.data.prefix}")
+        found.checked.append(f"data {context.data.prefix}")
         for gram in context.opened.stores:
             for problem in audit.verify(gram):
                 if problem.is_harmless:

@@ -38,7 +38,7 @@ def sampled_leave_one_out(solution: Solution, workspace: Workspace) -> LeaveOneO
     weights = own_weights(solution)
     rows = sample_indices(n, ROWS, seed=1)
     with tile_operator(kernel.matrix, workspace.executor, products=solution.solver.pass_products) as operator:
-        workspace.tell(f"{problem.name}: leave-one-out of {len(rows)} images, drawn at random")
+        workspace.tell(f"{problem.name}: leave-one-out of {len(rows)} points, drawn at random")
         # [A^-1]_ii is at least 1 / A_ii: the tolerance is made relative to it.
         scale = float(operator.diagonal().max()) + max(problem.ridges)
         tight = replace(solution, solver=solution.solver.tightened(scale))

@@ -149,7 +149,7 @@ def _find_network(search: Search) -> Found:
     images = known_images(store, source)
     if images is None and search.reading:
         raise StoreError(
-            f"the prepared images are not in {store.url} or are damaged: ntkpipe run with the same settings prepares them "
+            f"the prepared data is not in {store.url} or damaged: ntkpipe run with the same settings prepares them "
             "again"
         )
     if images is None:

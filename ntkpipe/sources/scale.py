@@ -69,7 +69,7 @@ def check_computed_scale(
         if not (off <= _ALIKE).all():
             raise ConfigError(
                 f"{_NAMES[kernel]} comes out wrong in {dtype}, by {np.nanmax(off):.0%} of its size or more for some of "
-                f"{len(root)} images that were looked at: a layer's numbers leave the range of {dtype}, or lose all their digits "
+                f"{len(root)} points that were looked at: a layer's numbers leave the range of {dtype}, or lose all their digits "
                 "on the way. Set kernel.dtype=float64"
             )
 

@@ -1,4 +1,4 @@
-"""Measuring pairs of images in a process of its own."""
+"""Measuring pairs of points in a process of its own."""
 
 from __future__ import annotations
 

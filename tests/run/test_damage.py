@@ -145,7 +145,7 @@ def test_damaged_images(copy, damage):
     # Met while tiles are computed: the images are written again, and the tiles follow.
     DAMAGES[damage](chunk)
     found = copy.ok("gram", "run_dir=b", *copy.quick, "kernel.depth=1")
-    assert "preparing the images again" in found.err
+    assert "preparing the data again" in found.err
     assert chunk.read_bytes() == good
 
 
