@@ -18,6 +18,8 @@ infinite   no bound is known
 idle       the bound lies above the largest prediction, and more than 1e3 times above the error: it says nothing
 unknown    the reference has no answer: the flow has no limit, or grows
 
+`estimated` counts the estimates of the same errors (`error_estimate`), of which one in 1,000 may be exceeded.
+
 A run that is refused with an error of ntkpipe's own is counted; any other error is a fault. The exit code is 1 if there was a
 fault, or a rigorous bound was exceeded.
 """
@@ -76,7 +78,7 @@ def compare(context: RunContext, found: Predictions) -> dict[str, Any]:
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     histogram: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     worst: dict[str, Any] | None = None
-    negative = False
+    negative, missed = False, []
     for k, name in enumerate(found.kernels):
         wanted = answer(context, name, exact, found.times)
         negative |= wanted.negative
@@ -89,14 +91,18 @@ def compare(context: RunContext, found: Predictions) -> dict[str, Any]:
             bound = found.error_bound[k, i, j]
             error = distances(found.mean[k, i, j], wanted.mean[i, j])
             size = max(float(abs(v)) for v in wanted.mean[i, j].ravel())
-            over = error > bound * (1 + _TOUCH) + wanted.slack[i, j]
-            counts[kind]["exceeded"] += int(over.sum())
-            counts[kind]["infinite"] += int(np.isinf(bound).sum())
-            counts[kind]["idle"] += int(((bound > _IDLE * error) & (bound > size)).sum())
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.log10(np.where(np.isinf(bound), 0.0, error / bound))
-            levels = np.where(np.isfinite(ratio), np.clip(np.ceil(ratio * 4) / 4, -20, 20), -20)
-            histogram[kind].update(str(v) for v in levels[np.isfinite(bound)].tolist())
+            over = _count(counts[kind], histogram[kind], error, bound, size, wanted.slack[i, j])
+            if found.error_estimate is not None:
+                estimate, name = found.error_estimate[k, i, j], "estimated"
+                counts[name]["entries"] += estimate.size
+                beyond = _count(counts[name], histogram[name], error, estimate, size, wanted.slack[i, j])
+                if beyond.any():
+                    missed.append(
+                        {"kernel": found.kernels[k], "time": float(found.times[i]), "ridge": float(found.ridges[j])}
+                        | {"beyond": int(beyond.sum()), "of": beyond.size}
+                        | {"times over": float(np.max(error[beyond] / np.maximum(estimate[beyond], 1e-300)))}
+                        | {"largest prediction": size, "error": float(error[beyond].max())}
+                    )
             if over.any():
                 at = np.unravel_index(np.argmax(np.where(over, error / np.maximum(bound, 1e-300), 0)), over.shape)
                 place = (k, i, j, *map(int, at))
@@ -118,10 +124,32 @@ def compare(context: RunContext, found: Predictions) -> dict[str, Any]:
     }
     if negative:
         line["negative"] = True
+    if missed:
+        line["estimates exceeded"] = missed
     if worst is not None:
         rigorous = counts["rigorous"]["exceeded"] > 0
         line |= {"outcome": "EXCEEDED" if rigorous else "estimate exceeded", "worst": worst}
     return line
+
+
+def _count(
+    counts: collections.Counter,
+    histogram: collections.Counter,
+    error: np.ndarray,
+    bound: np.ndarray,
+    size: float,
+    slack: np.ndarray | float,
+) -> np.ndarray:
+    """Count errors and their bounds, or estimates, in both; where they are exceeded."""
+    over = error > bound * (1 + _TOUCH) + slack
+    counts["exceeded"] += int(over.sum())
+    counts["infinite"] += int(np.isinf(bound).sum())
+    counts["idle"] += int(((bound > _IDLE * error) & (bound > size)).sum())
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log10(np.where(np.isinf(bound), 0.0, error / bound))
+    levels = np.where(np.isfinite(ratio), np.clip(np.ceil(ratio * 4) / 4, -20, 20), -20)
+    histogram.update(str(v) for v in levels[np.isfinite(bound)].tolist())
+    return over
 
 
 def _variances(
@@ -139,15 +167,8 @@ def _variances(
             counts["unknown"] += value.size
             continue
         error = distances(value, wanted.variance[i, j])
-        over = error > bound * (1 + _TOUCH) + wanted.variance_slack[i, j]
         size = max(float(abs(v)) for v in wanted.variance[i, j])
-        counts["exceeded"] += int(over.sum())
-        counts["infinite"] += int(np.isinf(bound).sum())
-        counts["idle"] += int(((bound > _IDLE * error) & (bound > size)).sum())
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log10(np.where(np.isinf(bound), 0.0, error / bound))
-        levels = np.where(np.isfinite(ratio), np.clip(np.ceil(ratio * 4) / 4, -20, 20), -20)
-        histogram.update(str(v) for v in levels[np.isfinite(bound)].tolist())
+        over = _count(counts, histogram, error, bound, size, wanted.variance_slack[i, j])
         if over.any():
             at = int(np.argmax(np.where(over, error / np.maximum(bound, 1e-300), 0)))
             times = float(error[at] / bound[at]) if bound[at] > 0 else math.inf

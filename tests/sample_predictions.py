@@ -12,7 +12,7 @@ from ntkpipe.predictions.schema import Predictions
 
 def build(
     *, kernels=("ntk", "nngp"), times=(1.0, 10.0, np.inf), ridges=(0.0, 1e-4), p=7, c=3, seed=0, regression=False,
-    variance=True, covariance=False, class_names=None,
+    variance=True, covariance=False, class_names=None, estimate=False,
 ) -> Predictions:  # fmt: skip
     rng = np.random.default_rng(seed)
     grid = (len(kernels), len(times), len(ridges))
@@ -30,6 +30,7 @@ def build(
         target=target,
         mean=target + 0.5 * rng.standard_normal((*grid, p, c)),
         error_bound=np.abs(rng.standard_normal((*grid, p, c))) * 1e-6,
+        error_estimate=np.abs(rng.standard_normal((*grid, p, c))) * 1e-8 if estimate else None,
         bound_kind=np.broadcast_to(kind[None, :, None], grid).copy(),
         bound_terms={"krylov": rng.random((*grid, c)), "product": rng.random((*grid, c))},
         variance=rng.random((*grid, p)) + 0.1 if variance else None,

@@ -29,7 +29,7 @@ CONFIDENCE = 0.999
 """Share of predictions whose error is at most the estimate: with 8 random vectors a Student distribution of 8 degrees is beyond 5 in
 one case of 1,000; errors of the test tiles, which are known better, make it rarer."""
 MOVEMENTS = 5.0
-"""The error of a truncated space is at most so many movements of the mean over its last steps."""
+"""The error of a truncated space is at most so many times what its last movement leaves, if movements go on to shrink as they did."""
 # Of rounding the evaluation, in units of eps (|A| |u| + |b|) for the whole residual, and of a product with a test row.
 _EVALUATION, _PRODUCT = 4.0, 0.5
 # Steps of a truncated space over which means may move.
@@ -201,7 +201,7 @@ def error_estimate(
         tests: errors of the test rows.
         test_diagonal: (p,) `T_**`.
         mean_diagonal: of the training points.
-        movement: (T, R, p, c) of the means over the last steps of a truncated space.
+        movement: (T, R, p, c) what a truncated space may leave out.
     """
     root = np.sqrt(np.maximum(test_diagonal, 0.0))[:, None]  # (p, 1)
     grown = np.where(np.isinf(found.growth), 0.0, found.growth)[:, :, None, None]
@@ -214,43 +214,69 @@ def error_estimate(
     squared = squared + root**2 * product[:, :, None, :]
     fixed = 0.0 if sample.rounding else tests.systematic * found.size
     made = SIGMAS * np.sqrt(squared) + reach * found.bias[:, :, None, :]
-    made = made + root * (fixed + found.lost)[:, :, None, :] + MOVEMENTS * movement
+    made = made + root * (fixed + found.lost)[:, :, None, :] + movement
     made = np.where(np.isinf(found.growth)[:, :, None, None], np.inf, made)
     return np.nan_to_num(made, nan=np.inf, posinf=np.inf)
 
 
-def shortened(solution: AnySolution, steps: int) -> KrylovSolution | None:
-    """The space as it was `max(2, 0.08 steps)` steps before; None where it is complete, or none is left.
-
-    Args:
-        solution: of so many steps.
-        steps: block steps.
-    """
-    if isinstance(solution, RestartedSolution) or solution.rotation is None or not len(solution.tail):
-        return None
-    m = len(solution.values)
-    back = max(_STEPS, round(_SHARE * steps))
-    kept = m - math.ceil(m * back / max(steps, 1))
+def shortened(solution: KrylovSolution, kept: int) -> KrylovSolution | None:
+    """The space of its first `kept` vectors alone; None if none is left."""
     rotation = solution.rotation
-    start = rotation @ solution.targets
-    if kept <= 0:
+    if rotation is None or kept <= 0:
         return None
+    start = rotation @ solution.targets
     projected = (rotation[:kept] * solution.values) @ rotation[:kept].T
     values, vectors = scipy.linalg.eigh(projected, driver="evd", check_finite=False)
     targets = vectors.T @ start[:kept]
     return replace(solution, basis=solution.basis[:kept], values=values, rotation=vectors, targets=targets)
 
 
+def is_truncated(solution: AnySolution) -> bool:
+    """Whether a space has left something out."""
+    return len(solution.tail) > 0 and len(solution.values) > 0
+
+
 def moved_weights(
     solution: AnySolution, steps: int, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
 ) -> np.ndarray | None:
-    """(T, R, m, c): by how much coordinates have changed over the last steps; None where nothing is truncated."""
-    before = shortened(solution, steps)
+    """What the next steps of a truncated space may still change, in its coordinates: (T, R, m, c).
+
+    That is the change over the last `max(2, 0.08 steps)` steps, times `MOVEMENTS rho / (1 - rho)`, with rho the ratio of the changes'
+    norms over these steps and as many before; at least once, at most `MOVEMENTS` times.
+
+    Returns:
+        None where nothing is truncated, or too few steps have been made.
+    """
+    if not isinstance(solution, KrylovSolution) or not is_truncated(solution):
+        return None
+    m = len(solution.values)
+    back = math.ceil(m * max(_STEPS, round(_SHARE * steps)) / max(steps, 1))
+    before = shortened(solution, m - back)
     if before is None:
         return None
-    moved = solution.coordinates(spectral_filter, times, ridges).copy()
-    moved[:, :, : len(before.values)] -= before.coordinates(spectral_filter, times, ridges)
-    return moved
+    changed = _change(solution, before, spectral_filter, times, ridges)
+    factor = np.full((len(times), len(ridges), 1, solution.c), MOVEMENTS)
+    if (earlier := shortened(solution, m - 2 * back)) is not None:
+        last, first = (
+            np.linalg.norm(one, axis=2, keepdims=True)
+            for one in (changed, _change(before, earlier, spectral_filter, times, ridges))
+        )
+        left = last / np.maximum(first - last, np.finfo(np.float64).tiny)  # rho / (1 - rho)
+        factor = np.where(first > last, np.clip(MOVEMENTS * left, 1.0, MOVEMENTS), MOVEMENTS)
+    return factor * changed
+
+
+def _change(
+    now: KrylovSolution,
+    before: KrylovSolution,
+    spectral_filter: SpectralFilter,
+    times: Sequence[float],
+    ridges: Sequence[float],
+) -> np.ndarray:
+    """(T, R, m, c), of coordinates in the larger space."""
+    changed = now.coordinates(spectral_filter, times, ridges)
+    changed[:, :, : len(before.values)] -= before.coordinates(spectral_filter, times, ridges)
+    return changed
 
 
 def movement_of(means: np.ndarray) -> np.ndarray:

@@ -20,12 +20,13 @@ REASONS = {
     ),
     "no_bound": "no bound on the numerical error is known",
     "bound_exceeds_prediction": "the bound on the numerical error is larger than the predictions themselves",
+    "estimate_exceeds_prediction": "the estimate of the numerical error is larger than the predictions themselves",
     "not_finite": "the predictions are not finite numbers",
 }
 
 
 def doubt_of(predictions: Predictions, entry: tuple[int, int, int]) -> str | None:
-    """A key of `REASONS`, or None where the error bound says something about most test points.
+    """A key of `REASONS`, or None where the estimate of the error, or the bound on it if there is none, says something about most points.
 
     Args:
         predictions: of a run.
@@ -38,9 +39,10 @@ def doubt_of(predictions: Predictions, entry: tuple[int, int, int]) -> str | Non
         return "minimum_norm"
     if np.isinf(bound).any():
         return "no_bound"
-    if np.median(bound) > np.sqrt(np.mean(mean**2)):
-        return "bound_exceeds_prediction"
-    return None
+    size = np.sqrt(np.mean(mean**2))
+    if predictions.error_estimate is not None:
+        return "estimate_exceeds_prediction" if np.median(predictions.error_estimate[entry]) > size else None
+    return "bound_exceeds_prediction" if np.median(bound) > size else None
 
 
 def legend(doubts: Iterable[str | None]) -> list[str]:

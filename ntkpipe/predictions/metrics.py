@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 from scipy.special import log_ndtr
 
+from ntkpipe.dynamics.estimates import SIGMAS
 from ntkpipe.predictions.calibration import calibration_metrics, of_outputs, usable_variance, z_scores
 from ntkpipe.predictions.choice import selection_metrics
 from ntkpipe.predictions.doubt import doubt_of
@@ -39,8 +40,10 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
     - `mse`: mean of (mean - target)^2 over test points and outputs; of losses whose outputs are logits, of their probabilities, and
         `log_loss`, the mean of the loss itself;
     - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
+    - where errors were estimated `max_error_estimate`, `median_error_estimate`, and `typical_error`: one standard deviation of it, the
+      median over test points and outputs;
     - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
-      test points whose predicted class no error within the bounds can change;
+      test points whose predicted class no error within the bounds can change; `certain_by_estimate`, no error within the estimates;
     - in regression `rmse`, `r2` and `targets`, see `regression_metrics`;
     - with variances `calibration` (see `calibration.calibration_metrics`), `nll` (Gaussian negative log-likelihood per
       target, in nats), `coverage_50`, `coverage_90`, `coverage_95` (the fraction of targets within the central predictive intervals), and
@@ -136,6 +139,14 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
         "max_error_bound": float(bound.max()),
         "median_error_bound": float(np.median(bound)),
     }
+    estimate = None if predictions.error_estimate is None else predictions.error_estimate[entry]
+    if estimate is not None:
+        middle = float(np.median(estimate))
+        metrics |= {
+            "max_error_estimate": float(estimate.max()),
+            "median_error_estimate": middle,
+            "typical_error": middle / SIGMAS,
+        }
     if label is not None:
         accuracy = float(np.mean(mean.argmax(1) == label)) if finite else None
         metrics["accuracy"] = accuracy
@@ -143,6 +154,9 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
             None if accuracy is None else math.sqrt(accuracy * (1 - accuracy) / len(label))
         )
         metrics["certain"] = float(np.mean(decision_is_certain(mean, bound))) if finite else None
+        if estimate is not None:
+            certain = float(np.mean(decision_is_certain(mean, estimate))) if finite else None
+            metrics["certain_by_estimate"] = certain
     elif not predictions.predicts_classes:
         metrics |= (
             regression_metrics(mean, target, predictions.class_names) if finite and predictions.has_targets else {}

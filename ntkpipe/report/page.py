@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ntkpipe.dynamics.estimates import CONFIDENCE
 from ntkpipe.predictions.choice import basis_of, chosen_entries
 from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.predictions.schema import BOUND_KINDS
@@ -92,9 +93,16 @@ def _tiles(inputs: ReportInputs) -> str:
         facts.append((_significant(metric["r2"]) + mark, "R²"))
     if (mean := inputs.metrics.get("of_the_mean")) is not None:
         facts.append((_significant(mean["rmse"]), "root mean squared error of predicting the mean"))
-    facts.append((_significant(metric["max_error_bound"], 2), f"largest error bound ({metric['bound_kind']})"))
-    if metric.get("certain") is not None:
-        facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
+    if metric.get("max_error_estimate") is None:
+        facts.append((_significant(metric["max_error_bound"], 2), f"largest error bound ({metric['bound_kind']})"))
+        if metric.get("certain") is not None:
+            facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
+    else:
+        facts.append((_significant(metric["typical_error"], 2), "typical numerical error (estimate)"))
+        share = f"largest numerical error of {CONFIDENCE:.1%} of predictions (estimate)"
+        facts.append((_significant(metric["max_error_estimate"], 2), share))
+        if metric.get("certain_by_estimate") is not None:
+            facts.append((f"{metric['certain_by_estimate']:.2%}", "classes certain within the estimate"))
     if metric.get("nll") is not None:
         facts.append((_significant(metric["nll"]), "negative log-likelihood (nats)"))
     tiles = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for value, what in facts)
@@ -208,7 +216,9 @@ def _target_table(inputs: ReportInputs) -> list[str]:
 def _bound_table(inputs: ReportInputs) -> str:
     predictions = inputs.predictions
     K, T, R = predictions.shape[:3]
-    columns = ["median bound", "largest bound"] + (["certain classes"] if predictions.is_classification else [])
+    estimated, classes = predictions.error_estimate is not None, predictions.is_classification
+    columns = ["typical error", "largest estimate", *(["certain by it"] if classes else [])] if estimated else []
+    columns += ["median bound", "largest bound", *(["certain within it"] if classes else [])]
     rows = []
     for k in range(K):
         for r in range(R):
@@ -216,26 +226,38 @@ def _bound_table(inputs: ReportInputs) -> str:
                 picked = [inputs.metric((k, t, r)) for t in range(T) if predictions.bound_kind[k, t, r] == kind]
                 if not picked:
                     continue
-                cells = [
+                cells = []
+                if estimated:
+                    typical = float(np.median([m["typical_error"] for m in picked]))
+                    cells = [
+                        (_significant(one, 2), "") for one in (typical, max(m["max_error_estimate"] for m in picked))
+                    ]
+                    cells += [_least(picked, "certain_by_estimate")] if classes else []
+                cells += [
                     (_significant(float(np.median([m["median_error_bound"] for m in picked])), 2), ""),
                     (_significant(max(m["max_error_bound"] for m in picked), 2), ""),
                 ]
-                if predictions.is_classification:
-                    certain = [m["certain"] for m in picked if m["certain"] is not None]
-                    cells.append((f"{100 * min(certain):.2f}%" if certain else "–", ""))
+                cells += [_least(picked, "certain")] if classes else []
                 head = [kernel_name(predictions.kernels[k])] + ([number(float(predictions.ridges[r]))] if R > 1 else [])
                 rows.append(([*head, kind.replace("_", " "), _count(len(picked), "time")], cells))
     heads = ["kernel"] + (["ridge"] if R > 1 else []) + ["kind", "entries"]
+    what = "Estimates and bounds" if estimated else "Bounds"
     note = (
-        "Bounds of the difference between the means given here and those of exact arithmetic, over all times of a row. "
-        "An <i>estimate</i> rests on an approximation of the smallest eigenvalue. <i>Minimum norm</i>: directions that rounding "
-        "cannot tell from null ones are left out, and nothing bounds the error."
+        f"{what} of the difference between the means given here and those of exact arithmetic, over all times of a row. "
+        "The kind <i>estimate</i>: the bound rests on an approximation of the smallest eigenvalue. <i>Minimum norm</i>: directions "
+        "that rounding cannot tell from null ones are left out, and nothing bounds the error."
     )
-    if predictions.is_classification:
-        note += (
-            " <i>Certain classes</i>: test points whose predicted class no error within the bounds changes, at worst."
-        )
+    if estimated:
+        note += f" {CONFIDENCE:.1%} of the errors are at most their estimates, and typically a fifth of them; a bound is for all."
+    if classes:
+        note += " <i>Certain</i>: test points whose predicted class no such error changes, at worst."
     return _table(heads, columns, rows) + f'<p class="note">{note}</p>'
+
+
+def _least(picked: Sequence[Mapping[str, Any]], name: str) -> tuple[str, str]:
+    """The smallest share of several entries, as a cell."""
+    known = [metric[name] for metric in picked if metric.get(name) is not None]
+    return (f"{100 * min(known):.2f}%" if known else "–", "")
 
 
 def _confused_pairs(inputs: ReportInputs) -> str:

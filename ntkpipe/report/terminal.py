@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from ntkpipe.dynamics.estimates import CONFIDENCE
 from ntkpipe.predictions.doubt import MARK, legend
 
 
@@ -17,17 +19,39 @@ def summary(metrics: dict[str, Any]) -> list[str]:
         f"{name}: learning rate times curvature {one['rate_times_curvature']:.3g} of {one['edge']:g}: {one['text']}"
         for name, one in (metrics.get("rates") or {}).items()
     ]
+    last = [*rates, *error_lines(metrics)]
     if not metrics.get("known", True):
-        return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets", *rates]
+        return [f"{metrics['test_points']:,} points predicted; nothing is known of their labels or targets", *last]
     if metrics["task"] == "classification":
-        return [*_table(metrics, "accuracy", "accuracy"), *rates]
+        return [*_table(metrics, "accuracy", "accuracy"), *last]
     lines = _table(metrics, "rmse", "root mean square")
     if (mean := metrics.get("of_the_mean")) is not None:
         lines.append(f"predicting the mean of the training targets: {mean['rmse']:.4g}")
     lines += _table(metrics, "r2", "R^2")
     if any(entry.get("coverage_90") is not None for entry in metrics["entries"]):
         lines += _table(metrics, "coverage_90", "in 90% intervals")
-    return lines + rates
+    return lines + last
+
+
+def error_lines(metrics: dict[str, Any]) -> list[str]:
+    """How far predictions may be from those of exact arithmetic, a line per kernel: at the last time and the first ridge."""
+    last = {}
+    for entry in metrics["entries"]:
+        if (found := last.get(entry["kernel"])) is None or entry["time"] > found["time"]:
+            last[entry["kernel"]] = entry
+    lines = []
+    for kernel, entry in last.items():
+        if (largest := entry.get("max_error_estimate")) is None:
+            continue
+        where = f"{kernel}, t={entry['time']:g}, ridge {entry['ridge']:g}"
+        if not math.isfinite(entry["median_error_estimate"]):
+            lines.append(f"error of a prediction ({where}): nothing bounds it, nor is it estimated")
+            continue
+        most = f"at most {largest:.0e}" if math.isfinite(largest) else "not estimated for some"
+        lines.append(
+            f"error of a prediction ({where}): typically {entry['typical_error']:.0e}, {most} ({CONFIDENCE:.1%} of predictions)"
+        )
+    return lines
 
 
 def _table(metrics: dict[str, Any], name: str, title: str) -> list[str]:

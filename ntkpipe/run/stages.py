@@ -279,6 +279,7 @@ class RunAtWork:
                 files=[self.run.path / "metrics.json", *([residuals] if residuals.exists() else [])],
                 fingerprint=predictions.fingerprint(),
                 max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
+                **_estimated(metrics),
             )
         for line in [*summary(metrics), *chosen_lines(metrics), *fold_lines(metrics)]:
             self._note("predict", line)
@@ -399,3 +400,9 @@ class RunAtWork:
         for store in self.context().opened.stores:
             for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
                 self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
+
+
+def _estimated(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The largest estimate of an error, where there are any."""
+    found = [entry["max_error_estimate"] for entry in metrics["entries"] if "max_error_estimate" in entry]
+    return {"max_error_estimate": max(found)} if found else {}

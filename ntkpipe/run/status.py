@@ -78,6 +78,8 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
         parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
         return ", " + "; ".join(parts)
     if stage == "predict":
+        if (estimate := receipt.get("max_error_estimate")) is not None:
+            return f", largest error estimate {estimate:.1e}, bound {receipt['max_error_bound']:.1e}"
         return f", largest error bound {receipt['max_error_bound']:.1e}"
     return f", {receipt['page']}" if stage == "report" else f", {receipt['n_train']:,} + {receipt['n_test']:,} points"
 

@@ -33,6 +33,8 @@ _PROBES = (16, 8)
 # stop is used when it has added no more than the second, with what is missing made up for.
 _ENOUGH, _USABLE = 0.05, 0.2
 _GROWTH = 0.2
+# Vectors of so many bytes fit in any case.
+_LEAST_BYTES = 64 << 20
 
 
 def wanted(problem: Problem) -> bool:
@@ -123,7 +125,7 @@ class ProbeSolve:
             operator,
             start,
             max_steps=most,
-            max_vectors=capacity,
+            max_vectors=max(capacity, _LEAST_BYTES // (8 * operator.n)),
             stop=rule,
             check_every=_schedule,
             checkpoint=None if checkpoint_every is None else self.checkpoint(start.shape[1]),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import ErrorBudget, error_budget
-from ntkpipe.dynamics.estimates import Disturbance, disturbance, moved_weights, movement_of
+from ntkpipe.dynamics.bounds import ErrorBudget, error_budget, krylov_factors
+from ntkpipe.dynamics.estimates import Disturbance, disturbance, is_truncated, moved_weights, movement_of
 from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestErrors
@@ -61,7 +62,17 @@ class SpectralSolution(Solution):
         """See `Solution.disturbance`."""
         problem, sample = self.problem, self.sample
         facts = row_facts(problem, sample.indices, self.noise)
-        return disturbance(self.space, problem.filter, self.times, problem.ridges, sample, facts)
+        found = disturbance(self.space, problem.filter, self.times, problem.ridges, sample, facts)
+        if is_truncated(self.space) and self._moved is None and not self.space.is_restarted:
+            # Of too few steps no earlier space is left that could tell what is missing: its bound does.
+            missing = krylov_factors(self.space, problem.filter, self.times, problem.ridges)
+            found = replace(found, lost=found.lost + missing)
+        return found
+
+    @cached_property
+    def _moved(self) -> np.ndarray | None:
+        problem = self.problem
+        return moved_weights(self.space, int(self.facts["steps"]), problem.filter, self.times, problem.ridges)
 
     def probe_space(self) -> KrylovSolution | None:
         """The space of the random vectors."""
@@ -74,7 +85,7 @@ class SpectralSolution(Solution):
             return None
         times, ridges = self.times, problem.ridges
         columns, answers_of = space.factors(problem.filter, times, ridges)
-        moved = moved_weights(self.space, int(self.facts["steps"]), problem.filter, times, ridges)
+        moved = self._moved
         factor, q = float(self.facts.get("estimate_factor", 1.0)), columns.shape[1]
         if moved is not None:
             assert isinstance(self.space, KrylovSolution)

@@ -15,7 +15,9 @@ from ntkpipe.predictions.read import read_predictions
 def check_frame(frame: pd.DataFrame, predictions) -> None:
     K, T, R, p, c = predictions.shape
     assert len(frame) == K * T * R * p
-    for name, array in (("mean", predictions.mean), ("error_bound", predictions.error_bound)):
+    assert ("error_estimate_0" in frame) == (predictions.error_estimate is not None)
+    names = ["mean", "error_bound", *([] if predictions.error_estimate is None else ["error_estimate"])]
+    for name, array in ((name, getattr(predictions, name)) for name in names):
         values = frame[[f"{name}_{i}" for i in range(c)]].to_numpy().reshape(K, T, R, p, c)
         np.testing.assert_array_equal(values, array)  # exactly: text keeps 17 digits
     np.testing.assert_array_equal(frame["time"].to_numpy().reshape(K, T, R, p)[0, :, 0, 0], predictions.times)

@@ -20,6 +20,7 @@ from ntkpipe.predictions.metrics import (
     read_metrics,
     write_metrics,
 )
+from ntkpipe.report.terminal import error_lines, summary
 
 
 def test_agree_with_scikit_learn_and_scipy(make) -> None:
@@ -44,6 +45,34 @@ def test_regression_has_no_class_metrics(make) -> None:
         "kernel", "time", "ridge", "bound_kind", "doubt", "mse", "max_error_bound", "median_error_bound", "rmse", "r2", "targets"
     }  # fmt: skip
     assert {"nll", "coverage_50", "coverage_95"} <= set(compute_metrics(make(regression=True))["entries"][0])
+
+
+def test_estimates_of_errors_have_metrics_of_their_own(make) -> None:
+    predictions = make(p=40, estimate=True)
+    estimate = predictions.error_estimate
+    assert estimate is not None
+    for entry, at in zip(compute_metrics(predictions)["entries"], predictions.entries(), strict=True):
+        assert entry["max_error_estimate"] == estimate[at].max()
+        assert entry["typical_error"] == np.median(estimate[at]) / 5 == entry["median_error_estimate"] / 5
+        certain = decision_is_certain(predictions.mean[at], estimate[at])
+        assert entry["certain_by_estimate"] == certain.mean() >= entry["certain"]
+    assert "max_error_estimate" not in compute_metrics(make())["entries"][0]
+
+
+def test_a_line_per_kernel_says_how_far_predictions_may_be_off(make) -> None:
+    predictions = make(p=40, estimate=True)
+    estimate = np.full_like(predictions.error_bound, 1e-9)
+    estimate[:, 2] = 1e-8  # at the last time
+    estimate[0, 2, 0, 0, 0] = 2e-8
+    estimate[1, 2, 0] = np.inf
+    bound = np.maximum(predictions.error_bound, estimate)
+    metrics = compute_metrics(dataclasses.replace(predictions, error_estimate=estimate, error_bound=bound))
+    assert error_lines(metrics) == [
+        "error of a prediction (ntk, t=inf, ridge 0): typically 2e-09, at most 2e-08 (99.9% of predictions)",
+        "error of a prediction (nngp, t=inf, ridge 0): nothing bounds it, nor is it estimated",
+    ]
+    assert summary(metrics)[-2:] == error_lines(metrics)
+    assert error_lines(compute_metrics(make())) == []
 
 
 def test_diverged_means_give_none_and_are_valid_json(make, tmp_path) -> None:

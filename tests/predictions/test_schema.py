@@ -30,6 +30,8 @@ def test_shape_and_entries(make) -> None:
         ({"mean": np.zeros((2, 3, 2, 7, 4))}, "mean has shape"),
         ({"error_bound": np.full((2, 3, 2, 7, 3), -1.0)}, "error_bound must"),
         ({"error_bound": np.full((2, 3, 2, 7, 3), np.nan)}, "error_bound must"),
+        ({"error_estimate": np.full((2, 3, 2, 7, 3), np.nan)}, "error_estimate must"),
+        ({"error_estimate": np.zeros((2, 3, 2, 7))}, "error_estimate has shape"),
         ({"variance": np.full((2, 3, 2, 7), -1e-9)}, "variance must"),
         ({"variance_bound": np.full((2, 3, 2, 7), np.nan)}, "variance_bound must"),
         ({"variance_bound": np.zeros((2, 3, 2, 8))}, "variance_bound has shape"),

@@ -94,6 +94,21 @@ def test_the_page_is_whole_and_self_contained(make, page) -> None:
     assert "default-src 'none'" in html
 
 
+def test_the_headline_says_what_errors_are_estimated_at_and_the_detail_has_both(make, page) -> None:
+    predictions = make(p=30, estimate=True)
+    text = "".join(Reader(page(predictions).read_text(encoding="utf-8")).texts)
+    entry = compute_metrics(predictions)["entries"][4]  # the first kernel, last time and first ridge
+    for expected in (
+        f"{entry['typical_error']:.2g}typical numerical error (estimate)",
+        f"{entry['max_error_estimate']:.2g}largest numerical error of 99.9% of predictions (estimate)",
+        f"{entry['certain_by_estimate']:.2%}classes certain within the estimate",
+        "largest bound",
+        f"{entry['max_error_bound']:.2g}",
+    ):
+        assert expected in text
+    assert "largest error bound (" not in text
+
+
 def test_a_regression_has_a_page_too(make, page) -> None:
     text = "".join(Reader(page(make(regression=True, variance=False)).read_text(encoding="utf-8")).texts)
     assert "Test mean squared error" in text

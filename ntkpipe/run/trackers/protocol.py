@@ -128,7 +128,7 @@ def _curves(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, float]]:
     groups: dict[Any, dict[str, float]] = {}
     for entry in entries:
         values = groups.setdefault(entry["time"], {})
-        for name in ("accuracy", "mse", "max_error_bound"):
+        for name in ("accuracy", "mse", "max_error_bound", "max_error_estimate"):
             if _is_number(entry.get(name)):
                 values[f"test/{entry['kernel']}/ridge_{entry['ridge']:g}/{name}"] = float(entry[name])
     yield from groups.values()
