@@ -23,15 +23,12 @@ import scipy.linalg
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import MINIMUM_NORM, RIGOROUS, Gain, final_gain, gain_at, momentum_gains, time_gain
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.residuals import ROUNDING, AnySolution, Residuals, residuals_at
 from ntkpipe.dynamics.restarted import RestartedSolution
-from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
+from ntkpipe.dynamics.sampling import RowSample, TestErrors
 
-# Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
-ROUNDING = 16.0
 # On bounds that take a Ritz value for the smallest eigenvalue twice.
 ENERGY_SAFETY = 8.0
-# Of a finite time's contour, as a residual in units of |b|: its error is at most 1e-14 |b| / sqrt(l), and the gain 1 / sqrt(l).
-QUADRATURE = 2e-14
 # Times per decade at which the residual's maximum is looked for.
 GRID_PER_DECADE = 8
 
@@ -71,120 +68,6 @@ class ErrorBudget:
     def bound(self, test_diagonal: np.ndarray) -> np.ndarray:
         """Bound on `|mean - exact mean|`, (T, R, p, c), for images with kernel diagonal (p,) `T_**`."""
         return self.factor[:, :, None, :] * np.sqrt(np.maximum(test_diagonal, 0.0))[None, None, :, None]
-
-
-AnySolution = KrylovSolution | RestartedSolution
-
-
-@dataclass(frozen=True)
-class _Residuals:
-    """Norms per column (c,) of the parts of the residual at one time and ridge; `left` of what is left out for good."""
-
-    krylov: np.ndarray
-    product: np.ndarray
-    storage: np.ndarray
-    left: np.ndarray
-
-
-def _residuals(
-    solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample | None
-) -> tuple[_Residuals, np.ndarray]:
-    if isinstance(solution, RestartedSolution):
-        return _restarted_residuals(solution, time, ridge, sample)
-    values, cutoff = solution.shifted(ridge)
-    phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
-    krylov = solution.tail @ phi  # b - u' - A u = -V_next tail phi when products are exact
-    # Slightly negative Ritz values are moved to zero by the filter: their residual inside the space.
-    moved = np.linalg.norm((np.maximum(values, 0.0) - values)[:, None] * phi, axis=0)
-    size = np.linalg.norm(phi, axis=0)
-    floor = ROUNDING * EPS * ((solution.largest + ridge) * size + np.linalg.norm(solution.targets, axis=0))
-    storage = np.zeros(solution.c)
-    left = solution.left_out(spectral_filter, time, ridge)[1]
-    if sample is None:
-        return _Residuals(np.linalg.norm(krylov, axis=0) + moved, floor, storage, left), krylov
-    residual, rounded = _rows_in_space(solution, spectral_filter, time, ridge, sample, phi, krylov)
-    scale = norm_safety(len(sample.indices), solution.n) * math.sqrt(solution.n / max(len(sample.indices), 1))
-    product = scale * np.linalg.norm(residual, axis=0) + floor
-    if rounded is not None:
-        storage = scale * np.linalg.norm(rounded, axis=0) * independent_share(solution.n)
-    return _Residuals(np.linalg.norm(krylov, axis=0) + moved, product, storage + sample.systematic * size, left), krylov
-
-
-def _rows_in_space(
-    solution: KrylovSolution,
-    spectral_filter: SpectralFilter,
-    time: float,
-    ridge: float,
-    sample: RowSample,
-    phi: np.ndarray,
-    krylov: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `row_residuals`, from what `_residuals` has computed: weights `phi` (m, c), and `krylov` (k, c)."""
-    values, cutoff = solution.shifted(ridge)
-    # What the equation asks of A u at the sampled rows: targets that are learnt at all, minus what is still to learn.
-    decay = spectral_filter.decay(values, time, cutoff=cutoff)
-    asked = (
-        np.where(spectral_filter.unlearnt(values, time, cutoff=cutoff), 0.0, 1.0 - decay)[:, None] * solution.targets
-    )
-    weights, asked = solution.rotate(phi), solution.rotate(asked)
-    rows = sample.indices
-    here = solution.basis[:, rows].T
-    residual = here @ (asked - ridge * weights) - sample.stored @ weights
-    residual += solution.next_block[:, rows].T @ krylov
-    return residual, None if sample.exact is None else (sample.stored - sample.exact) @ weights
-
-
-def _rows_of_restarts(
-    solution: RestartedSolution, i: int, j: int, ridge: float, sample: RowSample
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `row_residuals`, at a time `i` of the grid and ridge `j`."""
-    k = len(sample.indices)
-    along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
-    residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
-    residual -= solution.next_block[:, sample.indices].T @ solution.coefficients[i, j]
-    return residual, along - exact if len(exact) else None
-
-
-def row_residuals(
-    solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """What disturbs the equation of the weights at the sampled rows.
-
-    Returns:
-        Residuals of rounded products (k, c); errors of the stored tiles times the weights (k, c), or None; and the residual that the
-        truncated space leaves, in the next block's coordinates.
-    """
-    if isinstance(solution, RestartedSolution):
-        i, j = solution.grid.index(time), solution.ridges.index(ridge)
-        return *_rows_of_restarts(solution, i, j, ridge, sample), solution.coefficients[i, j]
-    values, cutoff = solution.shifted(ridge)
-    phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
-    krylov = solution.tail @ phi
-    return *_rows_in_space(solution, spectral_filter, time, ridge, sample, phi, krylov), krylov
-
-
-def _restarted_residuals(
-    solution: RestartedSolution, time: float, ridge: float, sample: RowSample | None
-) -> tuple[_Residuals, np.ndarray]:
-    """The same where weights have been added up; those of the sampled rows were, as `sample` only says."""
-    i, j = solution.grid.index(time), solution.ridges.index(ridge)
-    left = solution.coefficients[i, j]
-    krylov, target = np.linalg.norm(left, axis=0), np.linalg.norm(solution.targets, axis=0)
-    # |u| grows with time: that at the next time asked for is not below.
-    later = min((t for t in solution.times if t >= time), default=solution.times[-1])
-    size = np.linalg.norm(solution.weights[:, solution.times.index(later), j], axis=0)
-    floor = ROUNDING * EPS * ((solution.largest + ridge) * size + target) + QUADRATURE * target
-    lost = solution.left_out(solution.spectral_filter, time, ridge)[1]
-    if sample is None:
-        return _Residuals(krylov, floor, np.zeros(solution.c), lost), left
-    k = len(sample.indices)
-    residual, rounded = _rows_of_restarts(solution, i, j, ridge, sample)
-    scale = norm_safety(k, solution.n) * math.sqrt(solution.n / max(k, 1))
-    product = scale * np.linalg.norm(residual, axis=0) + floor
-    storage = sample.systematic * size
-    if rounded is not None:
-        storage = storage + scale * np.linalg.norm(rounded, axis=0) * independent_share(solution.n)
-    return _Residuals(krylov, product, storage, lost), left
 
 
 def error_budget(
@@ -271,6 +154,18 @@ def krylov_factors(
     return out
 
 
+def is_rounding(
+    solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
+) -> bool:
+    """Whether all that the truncated space leaves is within what float64 rounding may, of any size: more steps change nothing."""
+    for ridge in ridges:
+        for gain, residuals, final in _walk(solution, spectral_filter, times, ridge, None):
+            krylov = scaled(gain, residuals.krylov) if final is None else final
+            if not (krylov <= scaled(gain, residuals.product)).all():
+                return False
+    return True
+
+
 def scaled(gain: Gain, norms: np.ndarray) -> np.ndarray:
     """The gain times residuals; nothing moves nothing, also where the gain is infinite."""
     return np.where(norms > 0, gain.value * np.where(norms > 0, norms, 1.0), 0.0)
@@ -282,17 +177,17 @@ def _walk(
     times: Sequence[float],
     ridge: float,
     sample: RowSample | None,
-) -> list[tuple[Gain, _Residuals, np.ndarray | None]]:
+) -> list[tuple[Gain, Residuals, np.ndarray | None]]:
     """Per time: the gain, the largest residuals up to it, and at t = inf the Krylov factor itself."""
     if isinstance(solution, RestartedSolution):
         grid = [t for t in solution.grid if math.isfinite(t)]
     else:
         grid = time_grid(spectral_filter, times, solution.largest)
-    history = [_residuals(solution, spectral_filter, time, ridge, sample)[0] for time in grid]
-    out: list[tuple[Gain, _Residuals, np.ndarray | None]] = []
+    history = [residuals_at(solution, spectral_filter, time, ridge, sample)[0] for time in grid]
+    out: list[tuple[Gain, Residuals, np.ndarray | None]] = []
     for time in times:
         if math.isinf(time):
-            now, tail = _residuals(solution, spectral_filter, time, ridge, sample)
+            now, tail = residuals_at(solution, spectral_filter, time, ridge, sample)
             gain = final_gain(ridge, solution.smallest) if solution.largest > 0 else Gain(0.0, RIGOROUS)
             out.append((gain, now, _final_factor(solution, ridge, gain, now, tail)))
             continue
@@ -301,9 +196,9 @@ def _walk(
         until = np.asarray(grid) <= time
         if isinstance(spectral_filter, Momentum):
             shares = _shares(spectral_filter, np.asarray(grid)[until], solution.smallest + ridge)
-            out.append((gain, _Residuals(*(_smeared(part[until], shares) for part in parts)), None))
+            out.append((gain, Residuals(*(_smeared(part[until], shares) for part in parts)), None))
         else:
-            out.append((gain, _Residuals(*(part[until].max(axis=0) for part in parts)), None))
+            out.append((gain, Residuals(*(part[until].max(axis=0) for part in parts)), None))
     return out
 
 
@@ -348,7 +243,7 @@ def _smeared(history: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _final_factor(
-    solution: AnySolution, ridge: float, gain: Gain, residuals: _Residuals, tail: np.ndarray
+    solution: AnySolution, ridge: float, gain: Gain, residuals: Residuals, tail: np.ndarray
 ) -> np.ndarray:
     """The Krylov factor (c,) at `t = inf`: the smallest of three bounds on `|A^(1/2) error|`."""
     plain = scaled(gain, residuals.krylov) if solution.largest > 0 else np.zeros(solution.c)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import ROUNDING, ErrorBudget, error_of_test_rows, scaled
+from ntkpipe.dynamics.bounds import ErrorBudget, error_of_test_rows, scaled
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.gains import RIGOROUS, final_gain
+from ntkpipe.dynamics.residuals import ROUNDING
 from ntkpipe.dynamics.sampling import TestErrors, independent_share, norm_safety
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from ntkpipe.dynamics.bounds import AnySolution, left_out_factor, row_residuals
+from ntkpipe.dynamics.bounds import left_out_factor
 from ntkpipe.dynamics.filters import EPS, Momentum, SpectralFilter
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.residuals import AnySolution, row_residuals
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 
@@ -31,9 +32,11 @@ one case of 1,000; errors of the test tiles, which are known better, make it rar
 MOVEMENTS = 5.0
 """The error of a truncated space is at most so many times what its last movement leaves, if movements go on to shrink as they did."""
 # Of rounding the evaluation, in units of eps (|A| |u| + |b|) for the whole residual, and of a product with a test row.
-_EVALUATION, _PRODUCT = 4.0, 0.5
+_EVALUATION, _PRODUCT = 4.0, 2.0
 # Steps of a truncated space over which means may move.
 _STEPS, _SHARE = 2, 0.08
+# Of the largest rounding of float32 products among the test points, which may be all of them.
+_LARGEST = 1.25
 # Rows of a smaller diagonal count as having this share of the mean.
 _LEAST_SCALE = 1e-6
 
@@ -97,12 +100,26 @@ class RowFacts:
         diagonal: mean of the kernel's diagonal.
         total: rows in all.
         noise: norm of the errors of the stored kernel.
+        unit: of what its products are rounded by.
     """
 
     scales: np.ndarray
     diagonal: float
     total: int
     noise: float
+    unit: float = EPS
+
+    def growth(self, largest: float, smallest: float, ridge: float, scaled_time: float) -> float:
+        """See `growth`: of errors of the entries, and of rounded products, which are as those of entries of this size.
+
+        Args:
+            largest: eigenvalue.
+            smallest: eigenvalue less the noise.
+            ridge: absolute.
+            scaled_time: `SpectralFilter.scaled_time`.
+        """
+        products = 2.0 * self.unit * largest / math.sqrt(self.total)
+        return growth(self.noise + products, max(smallest - products, 0.0), ridge, scaled_time)
 
     def mean_square(self, rows: np.ndarray) -> np.ndarray:
         """(c,) of rows (k, c)."""
@@ -139,7 +156,7 @@ def disturbance(
             count, left = solution.left_out(spectral_filter, time, ridge)
             if count:
                 lost[i, j] = left_out_factor(spectral_filter, time, ridge, solution.largest, left)[0]
-            grown[i, j] = growth(facts.noise, solution.smallest, ridge, spectral_filter.scaled_time(time))
+            grown[i, j] = facts.growth(solution.largest, solution.smallest, ridge, spectral_filter.scaled_time(time))
             if isinstance(spectral_filter, Momentum) and math.isfinite(time):
                 grown[i, j] = math.inf  # its filter oscillates in time, and nothing is derived
     return Disturbance(row, bias, sizes, _PRODUCT * EPS * math.sqrt(solution.largest) * sizes, lost, grown)
@@ -168,7 +185,7 @@ def direct_disturbance(
         if sample.exact is not None:
             row[0, j] += facts.mean_square((sample.stored - sample.exact) @ weights[j])
         bias[0, j] = 0.0 if sample.rounding else sample.systematic * size
-        grown[0, j] = growth(facts.noise, smallest, ridge, math.inf)
+        grown[0, j] = facts.growth(largest, smallest, ridge, math.inf)
     floor = _PRODUCT * EPS * math.sqrt(largest) * sizes
     return Disturbance(row, bias, sizes, floor, np.zeros_like(row), grown)
 
@@ -210,7 +227,7 @@ def error_estimate(
     spread = np.zeros(len(test_diagonal)) if tests.spread is None else tests.spread
     entries = spread[:, None] ** 2 + sample.rounding**2 * mean_diagonal
     squared = squared + (root**2 * entries) * found.size[:, :, None, :] ** 2
-    product = found.floor**2 + (0.0 if tests.product is None else (tests.product / SIGMAS) ** 2)
+    product = found.floor**2 + (0.0 if tests.product is None else (_LARGEST * tests.product / SIGMAS) ** 2)
     squared = squared + root**2 * product[:, :, None, :]
     fixed = 0.0 if sample.rounding else tests.systematic * found.size
     made = SIGMAS * np.sqrt(squared) + reach * found.bias[:, :, None, :]

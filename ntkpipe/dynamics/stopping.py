@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import ENERGY_SAFETY, largest_factor
+from ntkpipe.dynamics.bounds import ENERGY_SAFETY, is_rounding, largest_factor
 from ntkpipe.dynamics.filters import GradientFlow, SpectralFilter
 from ntkpipe.dynamics.gains import RIGOROUS, final_gain, time_gain
 from ntkpipe.dynamics.krylov import BlockKrylov, KrylovSolution, lowered
@@ -26,6 +26,8 @@ from ntkpipe.linalg.lanczos import LanczosResult
 _MARGIN = 0.99
 # Eigenvalues of so many times the noise count as resolved.
 _RESOLVED = 2.0
+# Tolerances below may be out of the reach of float64: whether rounding is all that is left is looked at as well.
+_FINE = 1e-9
 
 
 @dataclass
@@ -57,9 +59,9 @@ class StopRule:
     _flow: LastRows | None = None
 
     def __call__(self, result: BlockKrylov) -> bool:
-        """True when the Krylov part of every bound is at most `tolerance`, or nothing is left to add."""
+        """True when the Krylov part of every bound is at most `tolerance` or what rounding leaves, or nothing is left to add."""
         steps, scale = len(result.block_sizes), math.sqrt(self.largest_test_diagonal)
-        if isinstance(result, LanczosResult) and not result.invariant:
+        if isinstance(result, LanczosResult) and not result.invariant and self.tolerance >= _FINE:
             part = self._part(result)
             if part is not None and _MARGIN * part * scale > self.tolerance:
                 self.history.append((steps, result.tridiagonal.size, part * scale))
@@ -68,7 +70,9 @@ class StopRule:
         self.eigensystems += 1
         worst = scale * largest_factor(self.solution, self.spectral_filter, self.times, self.ridges, self.scales)
         self.history.append((steps, len(self.solution.values), worst))
-        return worst <= self.tolerance or not len(self.solution.tail)
+        if worst <= self.tolerance or not len(self.solution.tail):
+            return True
+        return self.tolerance < _FINE and is_rounding(self.solution, self.spectral_filter, self.times, self.ridges)
 
     def _part(self, result: LanczosResult) -> float | None:
         """A part of the largest Krylov factor; None where the blocks alone do not give it."""

@@ -30,11 +30,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import GRID_PER_DECADE, ROUNDING, error_budget, krylov_factors
+from ntkpipe.dynamics.bounds import GRID_PER_DECADE, error_budget, krylov_factors
 from ntkpipe.dynamics.direct_bounds import direct_budget
 from ntkpipe.dynamics.filters import EPS, GradientDescent, Momentum, SpectralFilter
 from ntkpipe.dynamics.gains import final_gain, gain_at
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.residuals import ROUNDING
 from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
 from ntkpipe.dynamics.weights import DirectWeights, SpannedWeights, Weights
 

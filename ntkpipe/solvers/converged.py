@@ -83,7 +83,7 @@ class ConvergedSolution(Solution):
     def disturbance(self) -> Disturbance:
         """See `Solution.disturbance`."""
         problem, sample = self.problem, self.sample
-        facts = row_facts(problem, sample.indices, self.noise)
+        facts = row_facts(problem, sample.indices, self.noise, self.solver.pass_products)
         ends = {"smallest": self.smallest, "largest": self.largest}
         return direct_disturbance(self.weights, problem.targets, problem.ridges, sample, facts, **ends)
 

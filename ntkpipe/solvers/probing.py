@@ -50,12 +50,12 @@ def probes(problem: Problem) -> np.ndarray:
     return problem.kernel.copies.average(scaled)
 
 
-def row_facts(problem: Problem, indices: np.ndarray, noise: float) -> RowFacts:
-    """Of the sampled rows."""
+def row_facts(problem: Problem, indices: np.ndarray, noise: float, products: str) -> RowFacts:
+    """Of the sampled rows, noise and precision of products of a solve."""
     kernel = problem.kernel
     diagonal = kernel.diagonal()
     scales = row_scales(diagonal)[indices] / kernel.copies.sizes[indices]
-    return RowFacts(scales, float(np.mean(diagonal)), kernel.n, noise)
+    return RowFacts(scales, float(np.mean(diagonal)), kernel.n, noise, float(np.finfo(products).eps))
 
 
 @dataclass(frozen=True)

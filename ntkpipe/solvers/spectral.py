@@ -61,7 +61,7 @@ class SpectralSolution(Solution):
     def disturbance(self) -> Disturbance:
         """See `Solution.disturbance`."""
         problem, sample = self.problem, self.sample
-        facts = row_facts(problem, sample.indices, self.noise)
+        facts = row_facts(problem, sample.indices, self.noise, self.solver.pass_products)
         found = disturbance(self.space, problem.filter, self.times, problem.ridges, sample, facts)
         if is_truncated(self.space) and self._moved is None and not self.space.is_restarted:
             # Of too few steps no earlier space is left that could tell what is missing: its bound does.

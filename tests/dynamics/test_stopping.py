@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ntkpipe.dynamics.filters import make_filter
+from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.stopping import stop_rule
 from ntkpipe.dynamics.talbot import DECAY_ERROR, PHI_ERROR, ROOT_ERROR, flow_shifts
 from ntkpipe.linalg.lanczos import block_lanczos
@@ -54,3 +55,20 @@ def test_the_cheap_part_changes_no_decision(dynamics, times, condition, make_pro
         assert fast.eigensystems <= min(4, slow.eigensystems)
         if times is None:  # nothing is left out at t = inf
             np.testing.assert_allclose([h[2] for h in fast.history], [h[2] for h in slow.history], rtol=1e-3)
+
+
+@pytest.mark.parametrize("times", [(math.inf,), (1e2, 1e4, math.inf)])
+def test_a_tolerance_out_of_reach_ends_where_rounding_is_all_that_is_left(times, make_problem):
+    p = make_problem(np.geomspace(1e-1, 1e2, 400), c=4)
+    f = make_filter("gradient_flow", p.n, p.c)
+
+    def solve(stop):
+        result = block_lanczos(DenseOperator(p.train), p.targets, max_steps=300, stop=stop)
+        return result.steps, KrylovSolution.from_lanczos(result).dual_weights(f, times, (0.0,))
+
+    exact = KrylovSolution.from_eigensystem(*np.linalg.eigh(p.train), p.targets).dual_weights(f, times, (0.0,))
+    rule = stop_rule(f, times, (0.0,), largest_test_diagonal=float(p.diagonal.max()), tolerance=1e-18)
+    steps, found = solve(rule)
+    most, best = solve(None)
+    assert steps < 0.9 * most  # of an invariant space
+    assert np.abs(p.test_train @ (found - exact)).max() < 10 * np.abs(p.test_train @ (best - exact)).max() + 1e-13

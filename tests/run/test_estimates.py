@@ -39,12 +39,14 @@ class Runs:
         self.exact = self.run("exact", "float64", kind="eigh")
 
     def config(self, name: str, dtype: str, predict: dict[str, Any] | None = None, **solver: Any) -> RunConfig:
+        # A basis that another run has finished is not restarted.
+        store = self.folder / ("other" if "basis_gib" in solver else "store")
         times = TIMES if solver["kind"] in ("krylov", "eigh") else (math.inf,)
         return RunConfig(
             data=DataConfig(kind="digits", train_size=N, test_size=P),
             kernel=KernelConfig(kind="fcn", depth=3, dtype=dtype),
             grid=GridConfig(edge=128),
-            store=StoreConfig(url=str(self.folder / "store")),
+            store=StoreConfig(url=str(store)),
             solver=SolverConfig(**solver),
             predict=PredictConfig(times=times, ridges=(0.0, 1e-3), **(predict or {})),
             cluster=ClusterConfig(kind="serial"),
@@ -93,10 +95,11 @@ def test_999_of_1000_errors_are_within_their_estimates_which_lie_near(runs: Runs
     found = runs.run("-".join(map(str, solver.values())), **solver)
     error, estimate = runs.errors(found), found.error_estimate
     assert estimate is not None
+    assert ("basis_gib" in solver) == any(s.get("restarted", False) for s in found.attributes["solver"].values())
     assert (estimate <= found.error_bound).all()
     for at in np.ndindex(error.shape[:3]):
         assert np.mean(error[at] > estimate[at]) <= 2e-3  # 1,500 predictions: at most three
-        assert np.median(estimate[at]) < 20 * np.median(error[at])
+        assert np.median(estimate[at]) < 30 * np.median(error[at])  # 7.4 were sigma known
     assert np.mean(error > estimate) < 1e-3
     assert 10 * np.median(estimate) < np.median(found.error_bound)
 
