@@ -37,6 +37,8 @@ _EVALUATION, _PRODUCT = 4.0, 2.0
 _STEPS, _SHARE = 2, 0.08
 # Of the largest rounding of float32 products among the test points, which may be all of them.
 _LARGEST = 1.25
+# Random sums of outputs whose movements are looked at, where there are more than twice so many.
+_SUMS = 16
 # Rows of a smaller diagonal count as having this share of the mean.
 _LEAST_SCALE = 1e-6
 
@@ -278,8 +280,9 @@ def moved_weights(
             np.linalg.norm(one, axis=2, keepdims=True)
             for one in (changed, _change(before, earlier, spectral_filter, times, ridges))
         )
-        left = last / np.maximum(first - last, np.finfo(np.float64).tiny)  # rho / (1 - rho)
-        factor = np.where(first > last, np.clip(MOVEMENTS * left, 1.0, MOVEMENTS), MOVEMENTS)
+        gap = np.maximum(first - last, 1e-6 * first)  # movements that grow count as those that hardly shrink
+        left = last / np.where(gap > 0, gap, 1.0)  # rho / (1 - rho)
+        factor = np.clip(MOVEMENTS * left, 1.0, MOVEMENTS)
     return factor * changed
 
 
@@ -296,6 +299,19 @@ def _change(
     return changed
 
 
-def movement_of(means: np.ndarray) -> np.ndarray:
-    """(T, R, p, c) from moved means: a point's own movement, or the root mean square over the points where that is more."""
+def fewer_outputs(moved: np.ndarray) -> np.ndarray:
+    """(T, R, m, k) of changes (T, R, m, c): themselves, or of many outputs random sums, whose mean square is that over the outputs."""
+    c = moved.shape[3]
+    if c <= 2 * _SUMS:
+        return moved
+    signs = np.random.default_rng(43).choice([-1.0, 1.0], size=(c, _SUMS)) / math.sqrt(c)
+    return moved @ signs
+
+
+def movement_of(means: np.ndarray, c: int) -> np.ndarray:
+    """(T, R, p, c) from means (T, R, p, k) by `fewer_outputs`: a point's own movement, or the root mean square over the points where
+    that is more. Of random sums it is one for all outputs, (T, R, p, 1).
+    """
+    if means.shape[3] != c:
+        means = np.sqrt(np.mean(means**2, axis=3, keepdims=True))
     return np.maximum(np.abs(means), np.sqrt(np.mean(means**2, axis=2, keepdims=True)))

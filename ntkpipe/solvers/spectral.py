@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 
 from ntkpipe.dynamics.bounds import ErrorBudget, error_budget, krylov_factors
-from ntkpipe.dynamics.estimates import Disturbance, disturbance, is_truncated, moved_weights, movement_of
+from ntkpipe.dynamics.estimates import Disturbance, disturbance, fewer_outputs, is_truncated, moved_weights, movement_of
 from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestErrors
@@ -89,13 +89,15 @@ class SpectralSolution(Solution):
         factor, q = float(self.facts.get("estimate_factor", 1.0)), columns.shape[1]
         if moved is not None:
             assert isinstance(self.space, KrylovSolution)
+            moved = fewer_outputs(moved)
             columns = np.concatenate([columns, combined_weights(self.space.basis, moved)], axis=1)
 
         def values(product: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
             found = factor * np.sqrt(np.mean(answers_of(product[:, :q]) ** 2, axis=3))
             if moved is None:
                 return found, 0.0
-            return found, movement_of(means_from_weights(product[:, q:], (len(times), len(ridges), self.space.c)))
+            shape = (len(times), len(ridges), moved.shape[3])
+            return found, movement_of(means_from_weights(product[:, q:], shape), self.space.c)
 
         return Sensitivity(columns, values)
 

@@ -15,8 +15,10 @@ from ntkpipe.dynamics.estimates import (
     disturbance,
     error_estimate,
     few_rows,
+    fewer_outputs,
     growth,
     moved_weights,
+    movement_of,
     row_scales,
 )
 from ntkpipe.dynamics.filters import GradientDescent, GradientFlow, Momentum
@@ -85,6 +87,18 @@ def test_a_truncated_space_is_off_by_less_than_its_means_may_still_move(make_pro
         error = np.abs(found - wanted).reshape(-1, len(times), problem.c).transpose(1, 0, 2)
         for t in range(len(times)):
             assert error[t].max() <= movement[t].max() + 1e-12
+
+
+def test_many_outputs_move_by_their_root_mean_square() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.standard_normal((1, 1, 5, 10)), rng.standard_normal((1, 1, 5, 1000)) * np.arange(1, 6)[:, None]
+    assert fewer_outputs(few) is few
+    sums = fewer_outputs(many)
+    assert sums.shape == (1, 1, 5, 16)
+    movement = movement_of(sums, 1000)  # five test points, the largest of which moves most
+    assert movement.shape == (1, 1, 5, 1)
+    assert 0.5 < movement[0, 0, 4, 0] / np.sqrt(np.mean(many[0, 0, 4] ** 2)) < 2
+    np.testing.assert_array_equal(movement_of(few, 10) >= np.abs(few), True)
 
 
 def test_nothing_has_moved_in_a_whole_basis_and_none_is_left_of_two_steps(make_problem, block_lanczos) -> None:
