@@ -246,7 +246,7 @@ def test_regression_targets_as_given():
     assert targets.class_names == ("target",)
     with pytest.raises(DataError, match="first at row 4"):
         make_targets(raw(y_train=np.where(np.arange(6) == 4, np.nan, y), y_test=y[:3]), "regression")
-    with pytest.raises(DataError, match="2 targets per point and y_test 1"):
+    with pytest.raises(DataError, match="2 targets per image and y_test 1"):
         make_targets(raw(y_train=np.stack([y, y], axis=1), y_test=y[:3]), "regression")
     with pytest.raises(DataError, match="real numbers"):
         make_targets(raw(y_train=np.array(list("abcabc")), y_test=y[:3]), "regression")
