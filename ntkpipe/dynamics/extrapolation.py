@@ -39,7 +39,12 @@ class Extrapolated:
 
 
 def extrapolate(
-    sizes: Sequence[float], errors: Sequence[float], wanted: Sequence[int], ridge: float = 0.0
+    sizes: Sequence[float],
+    errors: Sequence[float],
+    wanted: Sequence[int],
+    ridge: float = 0.0,
+    *,
+    spread: float = 0.0,
 ) -> list[Extrapolated]:
     """Errors beyond a curve.
 
@@ -48,6 +53,7 @@ def extrapolate(
         errors: (m,) at these, above 0.
         wanted: training points, beyond the last size and at most 16 times as many.
         ridge: goes along.
+        spread: relative standard error of the errors, from the points that they were looked at on; the band is wider by twice that.
 
     Raises:
         ConfigError: for sizes that are no extrapolation, or a curve of fewer than 4 points.
@@ -71,6 +77,7 @@ def extrapolate(
         # More data that is used rightly does not make errors grow: a parabola that turns up is flat from there.
         made = np.minimum(np.polyval(fit, at), y[-1])
         low, high = np.minimum(low, made - left), np.maximum(high, made + left)
+    low, high = low - 2.0 * spread, high + 2.0 * spread
     return [
         Extrapolated(int(n), ridge, float(np.exp(m)), float(np.exp(a)), float(np.exp(b)))
         for n, m, a, b in zip(wanted, middle, low, high, strict=True)

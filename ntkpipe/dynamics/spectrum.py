@@ -202,7 +202,9 @@ class Spectrum:
         known = [(n, error) for n, error in known if error > 0.0]
         wanted = [factor * self.n for factor in (2, 4, 8)] if sizes is None else [int(size) for size in sizes]
         n, errors = zip(*known, strict=True) if known else ((), ())
-        return extrapolate(n, errors, wanted, self.ridges[position])
+        # Of a mean of so many squares of normal numbers.
+        spread = math.sqrt(2.0 / (self.n * self.measure.along.shape[1]))
+        return extrapolate(n, errors, wanted, self.ridges[position], spread=spread)
 
     def _beyond(self, position: int) -> list[Extrapolated]:
         """`extrapolated`, of samples and errors that allow it."""

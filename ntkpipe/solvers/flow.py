@@ -27,10 +27,12 @@ from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import held_memory
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
+from ntkpipe.solvers.prediction import KernelPredictions
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.solution import LeaveOneOut, Saved, Shape, Solution
 from ntkpipe.solvers.solver import Solver
 from ntkpipe.solvers.workspace import Workspace, exclusive
+from ntkpipe.sources.kernels import TestKernel
 from ntkpipe.storage.checksum import digest
 from ntkpipe.uncertainty.filters import Filters, Part
 
@@ -230,6 +232,21 @@ class FlowSolution(Solution):
             [self.times.index(t) for t in problem.times or ()], [own.ridges.index(r) for r in problem.ridges]
         )
         return replace(self, problem=problem, weights=self.weights[picked], errors=self.errors[picked])
+
+    def evaluate(
+        self,
+        test: TestKernel,
+        times: Numbers | None = None,
+        ridges: Numbers | None = None,
+        *,
+        covariance: str = "none",
+        batch: int | None = None,
+        workspace: Workspace | None = None,
+    ) -> KernelPredictions:
+        """See `Solution.evaluate`; without covariances."""
+        if covariance != "none":
+            raise ConfigError(_MEANS_ONLY.format("variances"))
+        return super().evaluate(test, times, ridges, batch=batch, workspace=workspace)
 
     def spectrum(self) -> np.ndarray:
         """See `Solution.spectrum`."""
