@@ -17,6 +17,8 @@ import numpy as np
 TOLERANCE = 0.15
 """An exponent that is nearer to the expected one than this agrees."""
 _RESAMPLES = 400
+# Resampled errors of fewer networks are too small by a tenth and more.
+_FEWEST = 10
 # A value that is not so many standard errors from 0 has no logarithm worth fitting.
 _SIGNIFICANT = 2.0
 # Of the square of a bias, what an exponent needs: 30% are 15% of the bias.
@@ -224,6 +226,12 @@ def _decided(
     wanted: int | None = None
     if len(at) < 2:
         verdict, text = "undecided", f"one {against} has no exponent: give several"
+    elif networks < _FEWEST:
+        verdict, text, wanted = (
+            "undecided",
+            f"errors of {networks} networks are no errors: at least {_FEWEST} would do",
+            _FEWEST,
+        )
     elif exponent is not None and error is not None and error <= TOLERANCE:
         near = abs(exponent - expected) <= max(TOLERANCE, 2.0 * error)
         verdict = "holds" if near else "does not hold"

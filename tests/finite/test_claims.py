@@ -78,6 +78,11 @@ def test_a_bias_of_the_variance():
     assert made.verdict == "holds"
 
 
+def test_a_few_networks_decide_nothing():
+    made = claims.root_mean_square("kernel", "kernel", -0.5, {w: drawn(w, -0.5, 9) for w in WIDTHS})
+    assert (made.verdict, made.networks_needed) == ("undecided", 10)
+
+
 def test_one_width_has_no_exponent():
     made = claims.root_mean_square("kernel", "kernel", -0.5, {64: drawn(64, -0.5, 20)})
     assert (made.exponent, made.verdict) == (None, "undecided")

@@ -91,7 +91,10 @@ def collect(setting: Setting) -> Validation:
     return Validation(setting, of, tuple(_claims(setting, of)), {})
 
 
-def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, ...]:
+_Six = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: np.ndarray) -> _Six:
     """Flows from the networks' own starts, and means and covariances over starts, at every step."""
     reference, kind, y = setting.references[width], setting.filter[width], setting.points.y
     system = Eigensystem.of(reference.ntk)
@@ -117,12 +120,14 @@ def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: n
         )
         for column, one in zip(columns, found, strict=True):
             column.append(one)
-    flows = [np.stack(column, axis=1) for column in columns[:2]]
-    return (*flows, *(np.stack(column) for column in columns[2:]))
+    a, b = (np.stack(column, axis=1) for column in columns[:2])
+    c, d, e, f = (np.stack(column) for column in columns[2:])
+    return a, b, c, d, e, f
 
 
-def _distance(a: np.ndarray, b: np.ndarray, p: int) -> np.ndarray:
+def _distance(a: np.ndarray, b: np.ndarray | None, p: int) -> np.ndarray:
     """(m,) root mean square over test points and outputs, at the last step."""
+    assert b is not None
     return np.sqrt(np.square(a[:, -1, :p] - b[:, -1, :p]).mean(axis=(1, 2)))
 
 
@@ -132,7 +137,7 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
         return _lazy(setting, of)
     # The scale that is nearest to plain training.
     scale = min(finite.output_scale, key=lambda one: abs(np.log(one)))
-    at = {width: of[width, scale] for width in sorted(finite.widths)}
+    at = {float(width): of[width, scale] for width in sorted(finite.widths)}
     seed = finite.seed
 
     made = [
@@ -156,7 +161,7 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
             )
         )
         if all(one.linear_others is not None for one in at.values()):
-            far = {w: _distance(one.others, one.linear_others, p) for w, one in at.items()}  # type: ignore[arg-type]
+            far = {w: _distance(one.others, one.linear_others, p) for w, one in at.items()}
             made.append(
                 claims.root_mean_square("linearisation", "network less its own linearisation", -1.0, far, seed=seed)
             )
