@@ -27,7 +27,7 @@ from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.mask import factors
 from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
-from ntkpipe.kernels.sequences import filled, lengths_of, masked_spec, shortest
+from ntkpipe.kernels.sequences import masked_spec, split_ends
 from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
 
@@ -109,22 +109,8 @@ class Network:
         return _run(spec, x, given, ""), given.inputs
 
     def split_ends(self, x: Any) -> tuple[Any, Any]:
-        """Sequences with zeros after their ends, and their lengths `(n,)`, int32; other images as they are, and None.
-
-        Raises:
-            ConfigError: naming the layer that sequences of different lengths cannot pass.
-            DataError: if one is shorter than the network's windows.
-        """
-        host = np.asarray(x)
-        lengths = lengths_of(host)
-        if lengths is None:
-            return x, None
-        least = shortest(self.spec, self.shape[0])
-        if lengths.min() < least:
-            raise DataError(
-                f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}"
-            )
-        return filled(host), lengths.astype(np.int32)
+        """See `sequences.split_ends`."""
+        return split_ends(x, self.spec)
 
     def shapes(self) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]]:
         """Of every entry of the weights: its layer, the shapes of W (one, of attention three) and that of b or None."""

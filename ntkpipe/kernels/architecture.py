@@ -25,7 +25,7 @@ from ntkpipe.kernels.layers.linear import Flatten
 from ntkpipe.kernels.layers.residual import PlaceError, signatures
 from ntkpipe.kernels.places import check_any_shape, located
 from ntkpipe.kernels.registry import build_layer
-from ntkpipe.kernels.sequences import filled, filled_to_flatten, lengths_of, masked_spec, shortest
+from ntkpipe.kernels.sequences import check_lengths, filled, filled_to_flatten, lengths_of, masked_spec
 from ntkpipe.kernels.spec import canonical_spec, fingerprint, is_deep
 from ntkpipe.kernels.state import Array, Kernels, Layer, Signature
 
@@ -327,12 +327,7 @@ class Architecture:
         if lengths is None:
             return
         for spec, _ in self._networks:
-            least = shortest(spec, x.shape[1])
-            if lengths.min() < least:
-                raise DataError(
-                    f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}: leave such "
-                    "sequences out, or set padding to SAME"
-                )
+            check_lengths(lengths, spec, x.shape[1])
 
     def diagonals(self, x: np.ndarray) -> list[Kernels]:
         """Both kernels of every image with itself, `(n,)` each, of every network. Call within `precision_context(x.dtype)`."""

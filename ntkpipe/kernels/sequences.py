@@ -131,6 +131,39 @@ def shortest(spec: Sequence[Mapping[str, Any]], positions: int) -> int:
     return found
 
 
+def split_ends(x: Any, spec: Sequence[Mapping[str, Any]]) -> tuple[Any, np.ndarray | None]:
+    """Sequences with zeros after their ends, and their lengths `(n,)`, int32; other images as they are, and None.
+
+    Args:
+        x: `(n, ...)`.
+        spec: of the network that they are for, canonical.
+
+    Raises:
+        ConfigError: naming the layer that sequences of different lengths cannot pass.
+        DataError: if one is shorter than the network's windows.
+    """
+    host = np.asarray(x)
+    lengths = lengths_of(host)
+    if lengths is None:
+        return x, None
+    check_lengths(lengths, spec, host.shape[1])
+    return filled(host), lengths.astype(np.int32)
+
+
+def check_lengths(lengths: np.ndarray, spec: Sequence[Mapping[str, Any]], positions: int) -> None:
+    """Refuse sequences that are shorter than a network's windows.
+
+    Raises:
+        DataError: naming the shortest.
+    """
+    least = shortest(spec, positions)
+    if lengths.min() < least:
+        raise DataError(
+            f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}: leave such "
+            "sequences out, or set padding to SAME"
+        )
+
+
 _UNTOUCHED = ("identity", "dropout")
 
 

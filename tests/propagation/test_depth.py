@@ -14,8 +14,9 @@ from ntkpipe.propagation.critical import critical_w_std
 from ntkpipe.propagation.depth import depth_that_loses, depth_that_splits, depths
 from ntkpipe.propagation.isometry import isometry
 from ntkpipe.propagation.maps import activation_maps
+from ntkpipe.propagation.network import plain_network, repeated_block
 from ntkpipe.propagation.phase import phase
-from ntkpipe.propagation.summary import warnings_of_depth
+from ntkpipe.propagation.summary import summary, warnings_of_depth
 
 
 @pytest.mark.parametrize("activation", ["tanh", "erf", "gelu"])
@@ -182,3 +183,27 @@ def test_depths_that_a_precision_cannot_hold_are_warned_of():
     assert deep(30, "float64") == []
     (text,) = deep(100, "float64")
     assert "set fewer layers" in text
+
+
+def test_repeated_layers_count_as_often_as_they_are_repeated():
+    dense = {"op": "dense", "features": 8, "w_std": 1.2, "b_std": 0.2}
+    short = [
+        {"op": "flatten"},
+        dense,
+        {"op": "repeat", "times": 29, "layers": [{"op": "erf"}, dense]},
+        {"op": "erf"},
+        dense,
+    ]
+    plain = [{"op": "flatten"}, *[dense, {"op": "erf"}] * 30, dense]
+    assert plain_network(short) == plain_network(plain)
+    assert summary(short) == summary(plain)
+    block = {"op": "residual_sum", "branches": [[{"op": "relu"}, dense], []]}
+    deep = [dense, {"op": "repeat", "times": 50, "layers": [block]}, {"op": "relu"}, dense]
+    assert repeated_block(deep) == (1, 2)
+    made, right = block_map(deep, (1, 2), repetitions=5), block_map([dense, block, dense], (1, 2), repetitions=5)
+    np.testing.assert_array_equal(made.slope, right.slope)
+    twice = [dense, {"op": "repeat", "times": 2, "layers": [block]}, block, dense]
+    longer = block_map(twice, (1, 3), repetitions=2)
+    np.testing.assert_allclose(
+        longer.variance[1], block_map([dense, block, block, block], (1, 4), repetitions=2).variance[1]
+    )
