@@ -134,8 +134,9 @@ class Architecture:
         derivatives' covariance of ReLU has slope 0.
 
         Args:
-            x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64: the dtype of the
-                computation.
+            x1: `(n1, height, width, channels)`, `(n1, height, width)`, `(n1, depth, height, width, channels)` or `(n1, features)`,
+                float32 or float64: the dtype of the computation. Sequences of different lengths have NaN after their ends (not under
+                tracing; see `sequences`).
             x2: `(n2, ...)` of the same shape and dtype; None pairs `x1` with itself, and the diagonals are then exact
                 and the kernels exactly symmetric.
             layout: order of four axes, `NHWC` or `NCHW`; None is `NHWC`, unless the shape looks like another.
