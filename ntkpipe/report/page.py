@@ -248,7 +248,7 @@ def _bound_table(inputs: ReportInputs) -> str:
         "that rounding cannot tell from null ones are left out, and nothing bounds the error."
     )
     if estimated:
-        note += f" {CONFIDENCE:.1%} of the errors are at most their estimates, and typically a fifth of them; a bound is for all."
+        note += f" {CONFIDENCE:.1%} of the errors are at most their estimates, most of them a fifth or less; a bound is for all."
     if classes:
         note += " <i>Certain</i>: test points whose predicted class no such error changes, at worst."
     return _table(heads, columns, rows) + f'<p class="note">{note}</p>'
