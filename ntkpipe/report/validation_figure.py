@@ -151,7 +151,8 @@ def _draw_curves(shown: Shown) -> Figure:
             steps[1:], np.sqrt(np.square(moved).mean(axis=0))[1:], color=colours[name], marker="o", markersize=3
         )
     panels[0].set_title("Movement of the kernel, relative")
-    panels[0].set_yscale("log")
+    if any((moved > 0).any() for moved in shown.drift.values()):  # a readout alone moves no kernel
+        panels[0].set_yscale("log")
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     for axes, kind in zip(panels[1:], kinds, strict=True):
         for name, of_kind in shown.curves.items():
