@@ -54,16 +54,16 @@ def nk_array(shape, chunks):
 def test_it_solves_and_refuses(tmp_path):
     train, test = arrays()
     targets = np.random.default_rng(2).standard_normal((23, 2))
-    gram = nk.Gram.from_features(train, test, dtype="float64", store=str(tmp_path / "store"))
+    gram = nk.Gram.from_features(train, test, scale=10.0, dtype="float64", store=str(tmp_path / "store"))
     gram.compute()
     found = (
         nk.Eigh()
         .solve(gram.train(), targets, ridges=[0.1], ridge_scale="absolute")
         .predict(gram.test(), times=[nk.inf])
     )
-    exact = test @ train.T @ np.linalg.solve(train @ train.T + 0.1 * np.eye(23), targets)
+    exact = test @ train.T @ np.linalg.solve(train @ train.T + 1.0 * np.eye(23), targets)
     np.testing.assert_allclose(found.mean[0, 0, 0], exact, atol=1e-10)
-    again = nk.Gram.from_features(train, test, dtype="float64", store=str(tmp_path / "store"))
+    again = nk.Gram.from_features(train, test, scale=10.0, dtype="float64", store=str(tmp_path / "store"))
     assert again.compute().computed == 0
     assert "features" in repr(again)
     with pytest.raises(DataError, match="features of each point"):
