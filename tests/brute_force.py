@@ -120,6 +120,59 @@ def conv(state, features, filter, strides, padding, w_std=1.0, b_std=None, param
     return weights(state, mean, state.features * len(taps), spatial, features, w_std, b_std, parameterization)
 
 
+def conv_transpose(state, features, filter, strides, padding, w_std=1.0, b_std=None, parameterization="ntk"):
+    """Every input pixel is laid on the output under all taps: the transpose of a strided convolution of the output."""
+    (h, w), (fh, fw), (sh, sw) = state.spatial, filter, strides
+    more = [max(f - s, 0) if padding == "VALID" else 0 for f, s in ((fh, sh), (fw, sw))]
+    oh, ow = h * sh + more[0], w * sw + more[1]
+
+    def first(f, s):
+        if padding == "VALID" or s >= f:
+            return 0
+        return f - 1 - math.ceil((f + s - 2) / 2)
+
+    taps = []
+    for a, b in itertools.product(range(fh), range(fw)):
+        matrix = np.zeros((oh * ow, h * w), REAL)
+        for i, j in itertools.product(range(h), range(w)):
+            row, col = i * sh - first(fh, sh) + a, j * sw - first(fw, sw) + b
+            if padding == "CIRCULAR":
+                row, col = row % oh, col % ow
+            if 0 <= row < oh and 0 <= col < ow:
+                matrix[row * ow + col, i * w + j] = 1
+        taps.append(matrix)
+
+    def mean(k):
+        return sum(both_sides(tap, k) for tap in taps) / len(taps)
+
+    return weights(state, mean, state.features * len(taps), (oh, ow), features, w_std, b_std, parameterization)
+
+
+def conv_local(state, **parameters):
+    made = conv(state, **parameters)
+    pixels = np.eye(made.nngp.shape[2], dtype=bool)
+    return made.map(lambda k: np.where(pixels, k, 0))
+
+
+def resize(state, shape, method="linear", antialias=True):
+    """Interpolated along one axis after the other, pixel by pixel."""
+
+    def matrix(n, out):
+        made = np.zeros((out, n), REAL)
+        for i in range(out):
+            centre = (2 * i + 1) * REAL(n) / (2 * out)
+            for j in range(n):
+                if method == "nearest":
+                    made[i, j] = j == math.floor(centre)
+                else:
+                    made[i, j] = max(0, 1 - abs(centre - j - 0.5) / (max(REAL(n) / out, 1) if antialias else 1))
+        return made / made.sum(axis=1, keepdims=True)
+
+    spatial = tuple(n if out == -1 else out for n, out in zip(state.spatial, shape, strict=True))
+    both = np.kron(*(matrix(*sizes) for sizes in zip(state.spatial, spatial, strict=True)))
+    return state.map(lambda k: both_sides(both, k), spatial=spatial)
+
+
 def sum_pool(state, window, strides, padding):
     spatial, taps = shifts(state.spatial, window, strides, padding)
     return state.map(lambda k: both_sides(sum(taps), k), spatial=spatial)
@@ -193,21 +246,58 @@ def residual_sum(state, branches):
     )
 
 
+def fan_in_concat(state, branches, fractions=None):
+    ends = [fold(branch, state) for branch in branches]
+    widths = [end.features for end in ends]
+    shares = [REAL(n) / sum(widths) for n in widths] if fractions is None else [REAL(f) for f in fractions]
+    kernels = {
+        name: sum(f * getattr(end, name) for f, end in zip(shares, ends, strict=True)) for name in ("nngp", "ntk")
+    }
+    return replace(ends[0], **kernels, features=sum(widths), sine=min(e.sine for e in ends))
+
+
+def fan_in_product(state, branches):
+    ends = [fold(branch, state) for branch in branches]
+    ntk = sum(
+        math.prod((other.nngp for k, other in enumerate(ends) if k != at), start=end.ntk) for at, end in enumerate(ends)
+    )
+    return replace(ends[0], nngp=math.prod(end.nngp for end in ends), ntk=ntk, sine=min(end.sine for end in ends))
+
+
 def global_self_attention(
     state, mechanism, w_key_std, w_query_std, w_value_std, w_out_std, b_std, n_chan_out, **unused
 ):
-    attends = REAL(w_query_std) * REAL(w_key_std) * np.einsum("iipq->ipq", state.nngp)
+    weight, positions = 1, 0
+    if unused.get("pos_emb_type", "NONE") != "NONE":
+        rate = float(unused["pos_emb_decay_fn"].removeprefix("exp(-").removesuffix(" * d)"))
+        positions = REAL(unused["w_pos_emb_std"]) ** 2 * embedded(state.spatial, unused["pos_emb_p_norm"], rate)
+        if unused["pos_emb_type"] == "CONCAT":
+            channels = unused["n_chan_pos_emb"] or state.features
+            weight = REAL(state.features) / (state.features + channels)
+            positions = positions * channels / (state.features + channels)
+    attends = REAL(w_query_std) * REAL(w_key_std) * (weight * np.einsum("iipq->ipq", state.nngp) + positions)
     if mechanism == "SOFTMAX":
         attends = softmax(attends, axis=2)
     elif mechanism == "RELU":
         attends = np.maximum(attends, 0)
+    elif mechanism == "ABS":
+        attends = np.abs(attends)
     scale = (REAL(w_out_std) * REAL(w_value_std)) ** 2
 
     def mixed(k):
+        if unused.get("val_pos_emb", False):
+            k = weight * k + positions
         return scale * attends[:, None] @ k @ np.swapaxes(attends, 1, 2)[None, :]
 
     k, bias = mixed(state.nngp), 0 if b_std is None else REAL(b_std) ** 2
     return replace(state, nngp=k + bias, ntk=mixed(state.ntk) + 2 * k + bias, features=n_chan_out)
+
+
+def embedded(spatial, p_norm, rate):
+    """Covariance of the embeddings of all pixels, exp(-rate * d)."""
+    places = list(itertools.product(*map(range, spatial)))
+    distances = [[sum(abs(i - j) ** REAL(p_norm) for i, j in zip(a, b, strict=True)) for b in places] for a in places]
+    return np.exp(-np.array(distances) * REAL(rate))
 
 
 def dropout(state, rate):
@@ -219,6 +309,9 @@ LAYERS = {
     "flatten": flatten,
     "dense": dense,
     "conv": conv,
+    "conv_transpose": conv_transpose,
+    "conv_local": conv_local,
+    "resize": resize,
     "avg_pool": avg_pool,
     "sum_pool": sum_pool,
     "global_avg_pool": global_avg_pool,
@@ -232,6 +325,8 @@ LAYERS = {
     "layer_norm": layer_norm,
     "residual_sum": residual_sum,
     "repeat": lambda state, times, layers: fold(list(layers) * times, state),
+    "fan_in_concat": fan_in_concat,
+    "fan_in_product": fan_in_product,
     "global_self_attention": global_self_attention,
     "dropout": dropout,
 }

@@ -41,6 +41,22 @@ def residual(*branches):
     return {"op": "residual_sum", "branches": [list(branch) for branch in branches]}
 
 
+def concat(*branches, fractions=None):
+    return {"op": "fan_in_concat", "branches": [list(branch) for branch in branches], "fractions": fractions}
+
+
+def product(*branches):
+    return {"op": "fan_in_product", "branches": [list(branch) for branch in branches]}
+
+
+def resize(height, width, method="linear", **more):
+    return {"op": "resize", "shape": [height, width], "method": method, **more}
+
+
+def placed(mechanism, kind, **more):
+    return attention(mechanism) | {"pos_emb_type": kind, "w_pos_emb_std": 0.8} | more
+
+
 ACTIVATIONS = [
     {"op": "relu"},
     {"op": "leaky_relu", "alpha": 0.1},
@@ -115,6 +131,24 @@ NETWORKS = {
     "repeated_pool": [
         conv(),
         repeat(2, ERF, attention("RELU"), pool("avg_pool", 2, 1, "SAME", normalize_edges=True)),
+        GAP,
+        dense(),
+    ],
+    "concat": [conv(), concat([ERF], [ERF, conv(features=6)], []), conv(2), ERF, FLATTEN, dense()],
+    "fractions": [conv(), concat([ERF, conv()], [conv(1, features=2)], fractions=[0.3, 0.7]), GAP, dense()],
+    "product": [conv(), product([conv(), ERF], [conv(1)], []), conv(2), ERF, GAP, dense()],
+    "transposed": [conv(2, 2), ERF, conv(3, 2, op="conv_transpose"), ERF, GAP, dense()],
+    "transposed_valid": [conv(2, 3, "VALID", op="conv_transpose", **STANDARD), ERF, FLATTEN, dense()],
+    "transposed_circular": [conv(4, 1, "CIRCULAR", op="conv_transpose"), ERF, conv(2, 2), GAP, dense()],
+    "local": [conv(op="conv_local"), ERF, conv(2, 2, op="conv_local", b_std=None), ERF, GAP, dense()],
+    "local_standard": [conv(2, 1, "CIRCULAR", op="conv_local", **STANDARD), ERF, FLATTEN, dense()],
+    "resized": [conv(), ERF, resize(3, 7), conv(2), ERF, resize(-1, 4, "nearest"), FLATTEN, dense()],
+    "abs_attention": [conv(), ERF, attention("ABS"), ERF, GAP, dense()],
+    "added_positions": [conv(), placed("SOFTMAX", "SUM", val_pos_emb=True), ERF, GAP, dense()],
+    "positions": [
+        placed("IDENTITY", "CONCAT", n_chan_pos_emb=5, pos_emb_decay_fn="exp(-0.5 * d)", val_pos_emb=True),
+        ERF,
+        placed("RELU", "CONCAT"),
         GAP,
         dense(),
     ],

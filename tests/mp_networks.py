@@ -39,6 +39,15 @@ def _advance(layer: dict[str, Any], state):
     if layer["op"] == "residual_sum":
         ends = [_fold(branch, state) for branch in layer["branches"]]
         return tuple(mp.fsum(values) for values in zip(*ends, strict=True))
+    if layer["op"] == "fan_in_concat":
+        ends = [_fold(branch, state) for branch in layer["branches"]]
+        shares = [mp.mpf(fraction) for fraction in layer["fractions"]]
+        return tuple(mp.fdot(shares, values) for values in zip(*ends, strict=True))
+    if layer["op"] == "fan_in_product":
+        ends = [_fold(branch, state) for branch in layer["branches"]]
+        k, p, q = (mp.fprod(end[at] for end in ends) for at in (0, 2, 3))
+        t = mp.fsum(end[1] * mp.fprod(other[0] for m, other in enumerate(ends) if m != n) for n, end in enumerate(ends))
+        return k, t, p, q
     if layer["op"] == "layer_norm":
         f, g = (value + mp.mpf(layer["eps"]) for value in (p, q))
         root = mp.sqrt(f * g)

@@ -69,6 +69,15 @@ def networks(stax: Any) -> dict[str, tuple[Callable[[], Any], str]]:
             stax.Conv(4, (3, 3), W_std=1.2, b_std=0.1), stax.Relu(), *(make() for make in layers), stax.Dense(1)
         )
 
+    def of_attention(**settings):
+        return of_pixels(
+            lambda: stax.GlobalSelfAttention(4, 4, 4, 2, W_key_std=1.2, **settings), stax.Relu, stax.Flatten
+        )
+
+    # Behind an odd number of convolutions the peer takes height for width.
+    again = lambda: stax.Conv(4, (1, 1))  # noqa: E731
+    # A function there, a formula here.
+    decay = (lambda x: np.exp(-x / 2)) if stax.__name__.startswith("neural_tangents") else "exp(-d / 2)"
     s = stax
     made = {
         "readme_fcn": (lambda: fcn(s), "points"),
@@ -157,6 +166,108 @@ def networks(stax: Any) -> dict[str, tuple[Callable[[], Any], str]]:
                 s.Conv(4, (3, 3)),
                 s.GlobalSelfAttention(4, 4, 4, 2, attention_mechanism="IDENTITY"),
                 s.Flatten(),
+                s.Dense(1),
+            ),
+            "images",
+        ),
+        "attention_abs": (of_attention(attention_mechanism="ABS"), "images"),
+        "attention_sum": (
+            of_attention(pos_emb_type="SUM", W_pos_emb_std=0.7, attention_mechanism="RELU", b_std=0.2),
+            "images",
+        ),
+        "attention_concat": (of_attention(pos_emb_type="CONCAT", val_pos_emb=True, b_std=0.2), "images"),
+        "attention_decay": (
+            of_attention(
+                pos_emb_type="CONCAT",
+                n_chan_pos_emb=6,
+                W_pos_emb_std=1.4,
+                pos_emb_p_norm=1,
+                pos_emb_decay_fn=decay,
+                val_pos_emb=True,
+            ),
+            "images",
+        ),
+        "attention_first": (
+            lambda: s.serial(
+                s.GlobalSelfAttention(4, 4, 4, 2, pos_emb_type="SUM", val_pos_emb=True), s.GlobalAvgPool(), s.Dense(1)
+            ),
+            "images",
+        ),
+        "resize_linear": (
+            of_pixels(
+                again, lambda: s.ImageResize((-1, 7, 9, -1), "linear"), lambda: s.Conv(4, (2, 2)), s.Relu, s.Flatten
+            ),
+            "images",
+        ),
+        "resize_smaller": (
+            of_pixels(again, lambda: s.ImageResize((-1, 3, -1, -1), "linear"), s.GlobalAvgPool),
+            "images",
+        ),
+        "resize_plain": (
+            of_pixels(
+                again,
+                lambda: s.ImageResize((-1, 3, 2, -1), "linear", antialias=False),
+                lambda: s.Dense(4),
+                s.Relu,
+                s.Flatten,
+            ),
+            "images",
+        ),
+        "resize_nearest": (of_pixels(again, lambda: s.ImageResize((-1, 9, 3, -1), "nearest"), s.Flatten), "images"),
+        "transpose_same": (
+            of_pixels(lambda: s.ConvTranspose(4, (3, 2), (2, 2), "SAME", 1.3, 0.2), s.Relu, s.Flatten),
+            "images",
+        ),
+        "transpose_valid": (
+            of_pixels(lambda: s.ConvTranspose(4, (3, 2), (2, 3), "VALID", 1.3, 0.2), s.Relu, s.GlobalAvgPool),
+            "images",
+        ),
+        "transpose_circular": (
+            of_pixels(lambda: s.ConvTranspose(4, (4, 3), (2, 1), "CIRCULAR", 1.3, 0.2), s.Relu, s.GlobalAvgPool),
+            "images",
+        ),
+        "transpose_standard": (
+            of_pixels(lambda: s.ConvTranspose(4, (2, 2), parameterization="standard", b_std=0.3), s.Relu, s.Flatten),
+            "images",
+        ),
+        "local": (of_pixels(lambda: s.ConvLocal(4, (2, 3), (1, 2), "SAME", 1.3, 0.2), s.Relu, s.Flatten), "images"),
+        "local_pooled": (
+            of_pixels(lambda: s.ConvLocal(4, (2, 2), b_std=0.2), s.Erf, lambda: s.AvgPool((2, 2)), s.GlobalAvgPool),
+            "images",
+        ),
+        "local_standard": (
+            of_pixels(
+                lambda: s.ConvLocal(4, (2, 2), padding="CIRCULAR", b_std=0.2, parameterization="standard"),
+                s.Relu,
+                s.GlobalAvgPool,
+            ),
+            "images",
+        ),
+        "fan_in_concat": (
+            lambda: s.serial(
+                s.Dense(8, 1.3, 0.1),
+                s.FanOut(3),
+                s.parallel(s.Relu(), s.serial(s.Erf(), s.Dense(4, 1.2)), s.Identity()),
+                s.FanInConcat(),
+                s.Dense(8, 1.1),
+                s.Relu(),
+                s.Dense(1),
+            ),
+            "points",
+        ),
+        "fan_in_prod": (
+            lambda: s.serial(
+                s.Conv(8, (3, 3), W_std=1.3, b_std=0.1),
+                s.FanOut(3),
+                s.parallel(
+                    s.serial(s.Conv(8, (3, 3), padding="SAME"), s.Relu()),
+                    s.serial(s.Erf(), s.Dense(8, 1.2)),
+                    s.Identity(),
+                ),
+                s.FanInProd(),
+                s.Dense(8, 1.1),
+                s.Relu(),
+                s.GlobalAvgPool(),
                 s.Dense(1),
             ),
             "images",

@@ -35,6 +35,24 @@ def conv(draw, spatial, features=None):
     return layer | weights(draw), out, features
 
 
+def conv_transpose(draw, spatial):
+    """To at most 7 pixels a side."""
+    strides = [draw(st.sampled_from((1, 2, 3))) if n <= 2 else 1 for n in spatial]
+    size, padding = [draw(st.integers(1, 3)) for _ in spatial], draw(st.sampled_from(PADDINGS))
+    more = [max(f - s, 0) if padding == "VALID" else 0 for f, s in zip(size, strides, strict=True)]
+    out = tuple(n * s + m for n, s, m in zip(spatial, strides, more, strict=True))
+    features = draw(st.integers(1, 4))
+    layer = {"op": "conv_transpose", "features": features, "filter": size, "strides": strides, "padding": padding}
+    return layer | weights(draw), out, features
+
+
+def resize(draw, spatial):
+    shape = [draw(st.sampled_from((-1, 1, 2, 3, 4, 5))) for _ in spatial]
+    out = tuple(n if wanted == -1 else wanted for n, wanted in zip(spatial, shape, strict=True))
+    method = {"method": draw(st.sampled_from(("linear", "nearest"))), "antialias": draw(st.booleans())}
+    return {"op": "resize", "shape": shape} | method, out
+
+
 def shortcut(draw, spatial, wanted, features):
     """A convolution from one extent to another that is not larger."""
     size = [a - b + 1 for a, b in zip(spatial, wanted, strict=True)]
@@ -55,12 +73,26 @@ def attention(draw, features):
         "n_chan_key": 4,
         "n_chan_val": 4,
         "linear_scaling": True,
-        "mechanism": draw(st.sampled_from(("SOFTMAX", "IDENTITY", "RELU"))),
+        "mechanism": draw(st.sampled_from(("SOFTMAX", "IDENTITY", "RELU", "ABS"))),
         "w_key_std": 0.9,
         "w_query_std": 0.7,
         "w_value_std": 1.1,
         "w_out_std": 1.2,
         "b_std": draw(st.sampled_from(B_STD)),
+    } | positions(draw)
+
+
+def positions(draw):
+    kind = draw(st.sampled_from(("NONE", "SUM", "CONCAT")))
+    if kind == "NONE":
+        return {}
+    return {
+        "pos_emb_type": kind,
+        "pos_emb_p_norm": draw(st.sampled_from((1, 2))),
+        "pos_emb_decay_fn": draw(st.sampled_from(("exp(-0.3 * d)", "exp(-1.5 * d)"))),
+        "n_chan_pos_emb": draw(st.sampled_from((None, 3))) if kind == "CONCAT" else None,
+        "w_pos_emb_std": 0.8,
+        "val_pos_emb": draw(st.booleans()),
     }
 
 
@@ -76,15 +108,25 @@ def body(draw, spatial, features, gaussian, length, nesting):
     """Layers up to the readout; where they lead to."""
     made = []
     for _ in range(length):
-        choices = ["conv", "conv", "pool", "dropout", "attention"]
+        choices = ["conv", "conv", "pool", "dropout", "attention", "conv_local", "resize"]
+        if max(spatial) <= 5:
+            choices.append("conv_transpose")
         if gaussian:
             choices += ["nonlinearity", "nonlinearity", "nonlinearity", "layer_norm"]
         if nesting:
-            choices += ["residual_sum", "residual_sum", "repeat"]
+            choices += ["residual_sum", "residual_sum", "repeat", "fan_in"]
         op = draw(st.sampled_from(choices))
         if op == "conv":
             layer, spatial, features = conv(draw, spatial)
             gaussian = True
+        elif op == "conv_local":
+            layer, spatial, features = conv(draw, spatial)
+            layer, gaussian = layer | {"op": "conv_local"}, True
+        elif op == "conv_transpose":
+            layer, spatial, features = conv_transpose(draw, spatial)
+            gaussian = True
+        elif op == "resize":
+            layer, spatial = resize(draw, spatial)
         elif op == "pool":
             layer, spatial = pool(draw, spatial)
         elif op == "dropout":
@@ -105,6 +147,9 @@ def body(draw, spatial, features, gaussian, length, nesting):
             layer, features = {"op": "repeat", "times": draw(st.integers(1, 4)), "layers": inner}, width
         elif op == "layer_norm":
             layer = {"op": "layer_norm", "axis": draw(st.sampled_from(([-1], [1, 2, 3]))), "eps": 1e-3}
+        elif op == "fan_in":
+            layer, spatial, features = fan_in(draw, spatial, features, gaussian, nesting)
+            gaussian = False
         else:
             layer, spatial, features = residual(draw, spatial, features, gaussian, nesting)
             gaussian = True
@@ -124,6 +169,26 @@ def residual(draw, spatial, features, gaussian, nesting):
     if draw(st.booleans()):
         branches.append([shortcut(draw, spatial, out, width)])
     return {"op": "residual_sum", "branches": draw(st.permutations(branches))}, out, width
+
+
+def fan_in(draw, spatial, features, gaussian, nesting):
+    """Branches side by side or multiplied, of which one may be without weights."""
+    first, out, _, _ = body(draw, spatial, features, gaussian, draw(st.integers(0, 2)), nesting - 1)
+    last, out, width = conv(draw, out)
+    branches = [[*first, last], [shortcut(draw, spatial, out, width)]]
+    if draw(st.booleans()):
+        branches[1].append(nonlinearity(draw))
+    if out == spatial and features == width and draw(st.booleans()):
+        branches.append([])
+    layer = {
+        "op": draw(st.sampled_from(("fan_in_product", "fan_in_concat"))),
+        "branches": draw(st.permutations(branches)),
+    }
+    if layer["op"] == "fan_in_product":
+        return layer, out, width
+    if draw(st.booleans()):
+        layer["fractions"] = [0.25, 0.75] if len(branches) == 2 else [0.5, 0.125, 0.375]
+    return layer, out, width * len(branches)
 
 
 @st.composite

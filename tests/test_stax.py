@@ -133,9 +133,13 @@ POINTS = np.ones((2, 4))
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: stax.ConvTranspose(3, (2, 2)), "stax.ConvTranspose has no layer here: no layer enlarges"),
+        (lambda: stax.DotGeneral(), "stax.DotGeneral has no layer here: no layer multiplies"),
+        (lambda: stax.ConvTranspose(3, (2,)), "sequences as images of height 1"),
+        (lambda: stax.ImageResize((-1, 3, 3, 3), "linear"), "of channels stays"),
+        (lambda: stax.ImageResize((-1, 3, 3, -1), "cubic"), "linear or nearest"),
         (lambda: stax.Aggregate(), "graph"),
-        (lambda: stax.FanInConcat(), "FanInSum"),
+        (lambda: stax.FanInConcat(axis=1), "channels side by side"),
+        (lambda: list(stax.serial(stax.FanOut(2), stax.FanInProd())), "independent branches"),
         (lambda: stax.Slice[:, 0], "stax.Index has no layer"),
         (lambda: stax.layer(lambda: None), "formulas"),
         (lambda: stax.Conv(3, (3,)), "sequences as images of height 1"),
@@ -145,7 +149,10 @@ POINTS = np.ones((2, 4))
         (lambda: stax.Dense(0), "out_dim=0"),
         (lambda: stax.LayerNorm(axis=(1, 2)), "whole images"),
         (lambda: stax.Dropout(0.5, mode="eval"), "train, test"),
-        (lambda: stax.GlobalSelfAttention(1, 1, 1, 1, pos_emb_type="SUM"), "positional"),
+        (
+            lambda: stax.GlobalSelfAttention(1, 1, 1, 1, pos_emb_type="SUM", pos_emb_decay_fn=lambda d: d),
+            "formula as text here, in the distance d",
+        ),
         (lambda: stax.Elementwise(lambda x: x**2), "formula as text"),
         (lambda: stax.Elementwise(nngp_fn=lambda k, p, q: k), "formula as text"),
         (lambda: stax.Elementwise("x", d_nngp_fn="1"), "leave it out"),

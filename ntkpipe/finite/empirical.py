@@ -186,7 +186,9 @@ class _Compiled:
     @property
     def of_products(self) -> bool:
         """Whether a tile is nothing but matrix products, which NumPy's library makes faster than XLA on a processor."""
-        return all(plan.way != "pixel pairs" and not plan.full and not plan.map.repeats for plan in self.plans)
+        return all(
+            plan.way not in ("pixel pairs", "local") and not plan.full and not plan.map.repeats for plan in self.plans
+        )
 
 
 @lru_cache(maxsize=64)

@@ -15,8 +15,8 @@ from ntkpipe.finite.network import Spec, network
 from ntkpipe.kernels.spec import canonical_spec, name_layer, unrolled
 
 INITIALISERS = ("gaussian", "orthogonal", "delta_orthogonal")
-_WIDTHS = ("features", "n_heads", "n_chan_key", "n_chan_val", "n_chan_out")
-_WEIGHTED = ("dense", "conv", "global_self_attention")
+_WIDTHS = ("features", "n_heads", "n_chan_key", "n_chan_val", "n_chan_pos_emb", "n_chan_out")
+_WEIGHTED = ("dense", "conv", "conv_transpose", "conv_local", "global_self_attention")
 
 
 def init(
@@ -63,6 +63,9 @@ def _gaussian(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
 
 
 def _orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
+    if one.pixels is not None:
+        each = [_orthonormal(rng, *one.shape[2:]) for _ in range(math.prod(one.pixels))]
+        return np.stack(each).reshape(one.shape)
     if one.filter is None and len(one.shape) == 3:  # heads of an attention, each by itself
         return np.stack([_orthonormal(rng, *one.shape[1:]) for _ in range(one.shape[0])])
     return _orthonormal(rng, math.prod(one.shape[:-1]), one.shape[-1]).reshape(one.shape)
@@ -154,7 +157,7 @@ def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: 
     """Widen in place, from the last layer on; True if no readout was met yet."""
     for index in range(len(layers) - 1, -1, -1):
         layer, name = layers[index], place + name_layer(index, layers[index])
-        if layer["op"] == "residual_sum":
+        if "branches" in layer:
             ends = [
                 _widen(branch, factor, is_end=is_end, place=f"{name}, branch {n}, ")
                 for n, branch in enumerate(layer["branches"])
@@ -167,7 +170,7 @@ def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: 
                 )
             _widen(layer["layers"], factor, is_end=is_end, place=f"{name}, ")
         elif layer["op"] in _WEIGHTED:
-            for key in (key for key in _WIDTHS if key in layer):
+            for key in (key for key in _WIDTHS if layer.get(key) is not None):
                 if is_end and key in ("features", "n_chan_out"):
                     continue
                 width = round(layer[key] * factor)

@@ -30,6 +30,7 @@ class LinearMap:
         padding: of a convolution.
         repeats: how often the map is repeated, each time with weights of its own: the first axes of its arrays. One number for each
             `repeat` around it.
+        pixels: height and width of the output, if every pixel has weights and a bias of its own.
     """
 
     layer: str
@@ -43,6 +44,7 @@ class LinearMap:
     strides: tuple[int, ...] = (1, 1)
     padding: str = "VALID"
     repeats: tuple[int, ...] = ()
+    pixels: tuple[int, int] | None = None
 
     @property
     def scale(self) -> float:
@@ -66,17 +68,19 @@ class LinearMap:
     @property
     def parameters(self) -> int:
         """How many, the bias included."""
-        return math.prod(self.repeats) * (math.prod(self.shape) + (0 if self.b_std is None else self.outputs))
+        return math.prod(self.repeats) * (
+            math.prod(self.shape) + (0 if self.b_std is None else math.prod(self.bias_shape))
+        )
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         """Of the arrays W and b, repetitions first; None without a bias."""
-        return (*self.repeats, *self.shape), None if self.b_std is None else (*self.repeats, self.outputs)
+        return (*self.repeats, *self.shape), None if self.b_std is None else (*self.repeats, *self.bias_shape)
 
     @property
-    def outputs(self) -> int:
-        """Length of the bias, of one repetition."""
-        return self.shape[-1]
+    def bias_shape(self) -> tuple[int, ...]:
+        """Of the bias of one repetition: one number a channel, or a channel and pixel."""
+        return (*(self.pixels or ()), self.shape[-1])
 
 
 class Recorder:

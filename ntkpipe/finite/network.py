@@ -22,11 +22,22 @@ from jaxtyping import Float
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.activations import activation
 from ntkpipe.finite.maps import Given, Recorder, arrays_of
-from ntkpipe.finite.windows import convolve, global_pool, normalised, pad, pool, window_outputs
+from ntkpipe.finite.windows import (
+    convolve,
+    global_pool,
+    normalised,
+    pad,
+    patches,
+    pool,
+    resized,
+    window_outputs,
+    with_gaps,
+)
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.mask import factors
 from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
+from ntkpipe.kernels.registry import positional_embedding
 from ntkpipe.kernels.sequences import masked_spec, split_ends
 from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
@@ -35,9 +46,11 @@ Spec = Sequence[Mapping[str, Any]]
 Weights = Sequence[tuple[Any, Any]]
 """Of every layer that has them, in the layers' order (branches one after another): `(W, b)`, b None without a bias.
 
-W is (in, out) of a dense layer, (height, width, in, out) of a convolution, and of an attention three arrays: queries and keys
-(heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out). Of layers within `repeat` the
-repetitions come before these axes, and before that of b.
+W is (in, out) of a dense layer, (height, width, in, out) of a convolution, transposed ones included, and (output height, output width,
+height x width x in, out) of one without shared weights, whose b is (output height, output width, out). Of an attention it is three arrays:
+queries and keys (heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out); with positional
+embeddings these come first, (pixels, channels). Of layers within `repeat` the
+repetitions come before these axes, and before those of b.
 """
 
 # Of which each number gives one.
@@ -299,8 +312,8 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         raise ConfigError("is a kernel without a network: it has no finite form")
     if op == "flatten":
         return x.reshape(x.shape[0], -1)
-    if op == "residual_sum":
-        return _residual(layer, x, source, name)
+    if "branches" in layer:
+        return _joined(layer, x, source, name)
     if op == "mask":
         made = factors(layer["windows"], layer["power"], source.lengths, x.shape[1], x.dtype)
         return x * made[:, :, None, None]
@@ -323,6 +336,12 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         raise ConfigError("acts on images [height, width, channels], but activations are flat here")
     if op == "conv":
         return _conv(layer, x, source, name)
+    if op == "conv_transpose":
+        return _conv_transpose(layer, x, source, name)
+    if op == "conv_local":
+        return _conv_local(layer, x, source, name)
+    if op == "resize":
+        return resized(layer, x)
     if op in ("global_avg_pool", "global_sum_pool"):
         return global_pool(layer, x)
     if op in ("avg_pool", "sum_pool"):
@@ -339,12 +358,24 @@ def _scales(layer: Mapping[str, Any]) -> dict[str, Any]:
     return {name: layer[name] for name in ("w_std", "b_std", "parameterization")}
 
 
-def _residual(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+def _joined(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     made = [_run(branch, x, source, f"{name}, branch {n}, ") for n, branch in enumerate(layer["branches"])]
-    if len({one.shape for one in made}) > 1:
+    op = layer["op"]
+    if len({one.shape[:-1] if op == "fan_in_concat" else one.shape for one in made}) > 1:
         shapes = " and ".join(str(list(one.shape[1:])) for one in made)
-        raise ConfigError(f"adds branches of different shapes, {shapes}: give them the same features and strides")
-    return sum(made[1:], start=made[0])
+        verb = {"residual_sum": "adds", "fan_in_concat": "puts side by side", "fan_in_product": "multiplies"}[op]
+        same = "strides" if op == "fan_in_concat" else "features and strides"
+        raise ConfigError(f"{verb} branches of different shapes, {shapes}: give them the same {same}")
+    if op == "residual_sum":
+        return sum(made[1:], start=made[0])
+    if op == "fan_in_product":
+        return math.prod(made[1:], start=made[0])
+    if layer["fractions"] is not None:  # as if the branches had so many of all channels
+        widths = [one.shape[-1] for one in made]
+        shares = zip(layer["fractions"], widths, strict=True)
+        scales = [math.sqrt(fraction * sum(widths) / width) for fraction, width in shares]
+        made = [scale * one for scale, one in zip(scales, made, strict=True)]
+    return jnp.concatenate(made, axis=-1)
 
 
 def _repeat(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
@@ -373,6 +404,34 @@ def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:-1]), **window, **_scales(layer))
 
 
+def _conv_transpose(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    """A plain convolution of the image with gaps between its pixels."""
+    height, width = layer["filter"]
+    x = with_gaps(x, (height, width), layer["strides"], layer["padding"])
+    shape = (height, width, x.shape[-1], layer["features"])
+    source.begin()
+
+    def product(x: Any, w: Any) -> Any:
+        return convolve(x, w, (1, 1))
+
+    window = {"filter": (height, width), "strides": (1, 1), "padding": "VALID"}
+    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:3]), **window, **_scales(layer))
+
+
+def _conv_local(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
+    size, strides, padding = tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"]
+    pixels = window_outputs(x.shape[1:3], size, strides, padding)
+    under = jnp.concatenate(patches(pad(x, size, strides, padding), size, strides, pixels), axis=-1)
+    fan_in = under.shape[-1]
+    source.begin()
+
+    def product(x: Any, w: Any) -> Any:
+        return jnp.einsum("nhwk,hwkf->nhwf", x, w)
+
+    shape = (*pixels, fan_in, layer["features"])
+    return source.linear(product, under, layer=name, shape=shape, fan_in=fan_in, pixels=pixels, **_scales(layer))
+
+
 def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     """Queries and keys share weights, scores are divided by their number (the linear scaling of arXiv:2006.10540)."""
     n, *spatial, channels = x.shape
@@ -392,15 +451,38 @@ def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     def linear(product: Any, x: Any, shape: tuple[int, ...], fan_in: int, w_std: float, b_std: float | None) -> Any:
         return source.linear(product, x, layer=name, shape=shape, fan_in=fan_in, w_std=w_std, b_std=b_std)
 
-    shared = linear(to_heads, pixels, (heads, channels, keys), channels, 1.0, None)
+    placed, of_values = _placed(layer, pixels, tuple(spatial), linear)
+    shared = linear(to_heads, placed, (heads, placed.shape[-1], keys), placed.shape[-1], 1.0, None)
     shared = shared.reshape(n, count, heads, keys)
     scores = jnp.einsum("nphk,nqhk->nhpq", shared, shared) * (layer["w_query_std"] * layer["w_key_std"] / keys)
     if layer["op"] == "masked_attention" and layer["mechanism"] == "SOFTMAX":
         inside = jnp.repeat(factors(layer["windows"], 0.0, source.lengths, h, x.dtype), count // h, axis=1)
         scores = jnp.where(inside[:, None, None, :] > 0, scores, -jnp.inf)
-    mechanism = {"SOFTMAX": jax.nn.softmax, "IDENTITY": lambda s: s, "RELU": jax.nn.relu}[layer["mechanism"]]
-    value = linear(to_heads, pixels, (heads, channels, values), channels, layer["w_value_std"], None)
+    mechanism = {"SOFTMAX": jax.nn.softmax, "IDENTITY": lambda s: s, "RELU": jax.nn.relu, "ABS": jnp.abs}[
+        layer["mechanism"]
+    ]
+    width = of_values.shape[-1]
+    value = linear(to_heads, of_values, (heads, width, values), width, layer["w_value_std"], None)
     mixed = jnp.einsum("nhpq,nqhv->nphv", mechanism(scores), value.reshape(n, count, heads, values))
     mixed = mixed.reshape(n, count, heads * values)
     made = linear(from_heads, mixed, (heads, values, features), heads * values, layer["w_out_std"], layer["b_std"])
     return made.reshape(n, *spatial, features)
+
+
+def _placed(
+    layer: Mapping[str, Any], pixels: Any, spatial: tuple[int, ...], linear: Callable[..., Any]
+) -> tuple[Any, Any]:
+    """What keys and queries are made of, and what values are: pixels `(n, p, channels)`, with positional embeddings or without."""
+    positions = positional_embedding(layer)
+    if positions is None:
+        return pixels, pixels
+    channels = pixels.shape[-1] if positions.channels is None else positions.channels
+    count = math.prod(spatial)
+    root = jnp.broadcast_to(jnp.asarray(positions.root(spatial), pixels.dtype), (len(pixels), count, count))
+
+    def embed(x: Any, w: Any) -> Any:
+        return jnp.einsum("npq,qc->npc", x, w)
+
+    embeddings = linear(embed, root, (count, channels), 1, positions.std, None)
+    placed = jnp.concatenate([pixels, embeddings], axis=-1) if positions.concat else pixels + embeddings
+    return placed, placed if positions.in_values else pixels

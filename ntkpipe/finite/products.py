@@ -8,8 +8,9 @@ of image i by the weights is `G = s sum_p h[i, p] d[i, a, p]^T`, by the bias `b 
 - `structured`, one output pixel (dense layers): two matrix products, multiplied elementwise.
 - `gradients`: G of every image, and one matrix product of depth k m.
 - `pixel pairs`: both inner products of all pairs of pixels; those of h from the pixels' own, summed over the filter's taps.
+- `local`, weights of their own for every pixel: as `structured`, pixel by pixel, and summed.
 
-The last two give the same; that with fewer operations per pair of images is taken.
+Of `gradients` and `pixel pairs`, which give the same, that with fewer operations per pair of images is taken.
 
 Of a trace, the mean over equal outputs, products of signals are as deep as all outputs together, but for two dense layers. The signals of
 the readout are the same for every image, and those of the layer before it differ between outputs by the readout's weights alone,
@@ -41,7 +42,7 @@ class MapPlan:
 
     Args:
         map: the linear map.
-        way: `structured`, `gradients` or `pixel pairs`.
+        way: `structured`, `gradients`, `pixel pairs` or `local`.
         padded: `(height, width, channels)` of the input with its padding.
         pixels: `(height, width)` of the output.
         features: of the output, m.
@@ -108,7 +109,14 @@ def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], row
         ),
     }
     times = math.prod(one.repeats)
-    way = "structured" if count == 1 else min(("gradients", "pixel pairs"), key=lambda name: ways[name][0])
+    ways["local"] = (count * ways["structured"][0], count * ways["structured"][1])
+    way = (
+        "local"
+        if one.pixels is not None
+        else "structured"
+        if count == 1
+        else min(("gradients", "pixel pairs"), key=lambda name: ways[name][0])
+    )
     operations, floats = (times * number for number in ways[way])
     return MapPlan(one, way, padded, pixels, features, rows, full, operations, floats)
 
@@ -139,6 +147,9 @@ def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
         by_pixel = d if plan.full else d.transpose(0, 2, 1, 3).reshape(n, d.shape[2], -1)
         return one.scale * h, by_pixel
     depth = jnp.concatenate(under, axis=-1).reshape(n, d.shape[2], -1)
+    if plan.way == "local":
+        by_pixel = d.transpose(0, 2, 1, 3)
+        return one.scale * depth, by_pixel if plan.full else by_pixel.reshape(n, d.shape[2], -1)
     if plan.way == "structured":
         return one.scale * depth[:, 0], d[:, :, 0] if plan.full else d[:, :, 0].reshape(n, -1)
     made = one.scale * jnp.einsum("npk,napm->nakm", depth, d).reshape(n, plan.rows, -1)
@@ -167,6 +178,8 @@ def contribution(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...])
     if plan.way == "structured":
         inputs = rows[0] @ columns[0].T + plan.map.bias_scale**2
         return (inputs[:, :, None, None] if plan.full else inputs) * _inner(plan, rows[1], columns[1])
+    if plan.way == "local":
+        return _over_pixels(plan, rows, columns)
     return _over_pairs(plan, rows, columns)
 
 
@@ -180,6 +193,20 @@ def _over_repeats(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]
     full = (plan.rows, plan.rows) if plan.full else ()
     none = jnp.zeros((len(rows[0]), len(columns[0]), *full), rows[0].dtype)
     return jax.lax.scan(once, none, (of_rows, of_columns))[0]
+
+
+def _over_pixels(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
+    """The sum over pixels of what each one's weights add."""
+    (h, d), (others, signals) = (tuple(jnp.moveaxis(x, 1, 0) for x in part) for part in (rows, columns))
+
+    def add(total: Any, pixel: tuple[Any, ...]) -> tuple[Any, None]:
+        h, d, other, signal = pixel
+        inputs = h @ other.T + plan.map.bias_scale**2
+        return total + (inputs[:, :, None, None] if plan.full else inputs) * _inner(plan, d, signal), None
+
+    full = (plan.rows, plan.rows) if plan.full else ()
+    nothing = jnp.zeros((h.shape[1], others.shape[1], *full), h.dtype)
+    return jax.lax.scan(add, nothing, (h, d, others, signals))[0]
 
 
 def _inner(plan: MapPlan, rows: Any, columns: Any) -> Any:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Window
+from ntkpipe.kernels.layers.transposed import TransposedWindow
 
 
 def _windows(spatial: Sequence[int], size: Sequence[int], strides: Sequence[int], padding: str) -> list[Window]:
@@ -51,6 +52,31 @@ def convolve(padded: Any, w: Any, strides: Sequence[int]) -> Any:
     axes = "DHW"[-len(strides) :]
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
     return jax.lax.conv_general_dilated(padded, w, strides, "VALID", dimension_numbers=numbers)
+
+
+def with_gaps(x: Any, size: Sequence[int], strides: Sequence[int], padding: str) -> Any:
+    """Images with `stride - 1` zeros behind each pixel, padded: a convolution of stride 1 of them is the transposed one."""
+    axes = zip(x.shape[1:3], size, strides, strict=True)
+    windows = [TransposedWindow(int(n), f, s, padding) for n, f, s in axes]
+    n, h, w, channels = x.shape
+    (s, t), (height, width) = strides, (h * strides[0], w * strides[1])
+    x = jnp.pad(x[:, :, None, :, None], [(0, 0), (0, 0), (0, s - 1), (0, 0), (0, t - 1), (0, 0)])
+    x = x.reshape(n, height, width, channels)
+    for axis, window in enumerate(windows, 1):
+        low, high = window.low, window.out + window.size - 1 - window.low - x.shape[axis]
+        if high < 0:
+            x, high = jax.lax.slice_in_dim(x, 0, x.shape[axis] + high, axis=axis), 0
+        widths = [(0, 0)] * 4
+        widths[axis] = (low, high)
+        x = jnp.pad(x, widths, mode="wrap" if padding == "CIRCULAR" else "constant")
+    return x
+
+
+def resized(layer: Mapping[str, Any], x: Any) -> Any:
+    """Images of the layer's height and width."""
+    height, width = (n if wanted < 0 else wanted for n, wanted in zip(x.shape[1:3], layer["shape"], strict=True))
+    shape = (x.shape[0], height, width, x.shape[3])
+    return jax.image.resize(x, shape, layer["method"], antialias=layer["antialias"])
 
 
 def patches(padded: Any, size: Sequence[int], strides: Sequence[int], outputs: Sequence[int]) -> list[Any]:

@@ -8,6 +8,7 @@ sums of terms that are not negative from layer to layer. An error of eps sqrt(r 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -77,6 +78,18 @@ def between(f: Float[Array, " d *n"], g: Float[Array, " d *n"], sign: float = 1.
     excess = jnp.sum(apart * together, axis=0) / (norm_f * (norm_f + norm_g))  # m^2 - 1
     square = 0.5 * jnp.sum(jnp.square(apart - excess * f), axis=0) * (norm_f / norm_g)
     return jnp.where(present, square, 0.0)
+
+
+def stacked(parts: Sequence[Apart]) -> Apart:
+    """Several, along a new first axis."""
+    return Apart(*(jnp.stack(part) for part in zip(*parts, strict=True)))
+
+
+def multiplied(one: Apart, other: Apart) -> Apart:
+    """Of products of independent activations: sums of products that are not negative, so that nothing cancels."""
+    upper = 0.5 * (one.upper * other.lower + one.lower * other.upper)
+    lower = 0.5 * (one.upper * other.upper + one.lower * other.lower)
+    return Apart(one.p * other.p, one.q * other.q, upper, lower)
 
 
 def joined(parts: Apart) -> Apart:

@@ -82,7 +82,7 @@ class LayerCost:
 
     Args:
         elementwise_flops, product_flops, entries, seen: see `KernelCost`.
-        branches: of a sum, what each layer of each branch takes; of a repeat, what each layer takes in one of the repetitions.
+        branches: of a join of branches, what each layer of each branch takes; of a repeat, what each layer takes in one of the repetitions.
         times: how often the branches are gone through.
     """
 
@@ -149,7 +149,7 @@ def _costs(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step], *, trained:
 def _has_weights(layer: Mapping[str, Any]) -> bool:
     if inner := inner_lists(layer):
         return any(_has_weights(one) for branch in inner for one in branch)
-    return layer["op"] in ("dense", "conv", "global_self_attention", "stationary")
+    return layer["op"] in ("dense", "conv", "conv_transpose", "conv_local", "global_self_attention", "stationary")
 
 
 def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost:
@@ -162,7 +162,12 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
         return replace(cost, elementwise_flops=float(kernels * before.entries))
     if op == "dense":
         return replace(cost, elementwise_flops=4.0 * after.entries)
-    if op == "conv":
+    if op == "conv_local":
+        equal = replace(after, support=((0,),) * len(after.spatial))
+        return replace(cost, elementwise_flops=_convolution(layer, before, equal, kernels))
+    if op == "resize":
+        return replace(cost, elementwise_flops=kernels * _resizing(layer, before, after))
+    if op in ("conv", "conv_transpose"):
         return replace(cost, elementwise_flops=_convolution(layer, before, after, kernels))
     if op in ("avg_pool", "sum_pool"):
         return replace(cost, elementwise_flops=kernels * _pooling(layer, before, after))
@@ -173,8 +178,8 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
         return replace(made, seen=pixels**2, entries=3 * pixels**2)
     if op == "layer_norm":
         return replace(cost, elementwise_flops=(1.0 + kernels) * before.entries, seen=math.prod(before.spatial))
-    if op == "residual_sum":
-        return _sum_cost(layer, step, kernels, cost)
+    if "branches" in layer:
+        return _joined_cost(layer, step, kernels, cost)
     if op == "repeat":
         return _repeat_cost(layer, step, kernels)
     fields, flops = _nonlinearity(layer)
@@ -203,11 +208,24 @@ def _pooling(layer: Mapping[str, Any], before: Signature, after: Signature) -> f
     return float(total)
 
 
-def _sum_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: LayerCost) -> LayerCost:
+def _resizing(layer: Mapping[str, Any], before: Signature, after: Signature) -> float:
+    """A product and a sum for each pair of contributions, along columns, then along rows."""
+    total, entries = 0.0, before.entries
+    for axis in (1, 0):
+        entries = entries // max(_along(before, axis), 1) * _along(after, axis)
+        ratio = before.spatial[axis] / after.spatial[axis]
+        most = 1 if layer["method"] == "nearest" or ratio == 1 else 2 * (math.ceil(ratio) if layer["antialias"] else 1)
+        total += 2.0 * min(most, before.spatial[axis]) ** 2 * entries
+    return total
+
+
+def _joined_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: LayerCost) -> LayerCost:
     pairs = zip(layer["branches"], step.branches, strict=True)
     branches = tuple(_costs(spec, steps, trained=kernels == 2) for spec, steps in pairs)
     inner = [c for branch in branches for c in branch]
-    added = 2.0 * (len(branches) - 1) * step.outgoing.entries
+    # Of each branch after the first both kernels are added; means scale all of them; products take three products and a sum.
+    each = {"residual_sum": 2.0, "fan_in_concat": 4.0, "fan_in_product": 4.0}[layer["op"]]
+    added = each * (len(branches) - 1) * step.outgoing.entries
     return LayerCost(
         elementwise_flops=sum(c.elementwise_flops for c in inner) + added,
         product_flops=sum(c.product_flops for c in inner),

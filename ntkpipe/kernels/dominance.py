@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Linear in the kernels and without weights: what holds before them holds after them.
-_PASSIVE = ("flatten", "global_avg_pool", "avg_pool", "sum_pool", "global_sum_pool")
-_LINEAR = ("dense", "conv")
+_PASSIVE = ("flatten", "global_avg_pool", "avg_pool", "sum_pool", "global_sum_pool", "resize")
+_LINEAR = ("dense", "conv", "conv_transpose", "conv_local")
 _BASELINES = ("stationary",)
 
 

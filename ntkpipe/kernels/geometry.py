@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -60,6 +60,9 @@ class Window:
     size: int
     stride: int
     padding: str
+
+    slides: ClassVar[bool] = True
+    """The positions under a tap are `stride` apart."""
 
     def __post_init__(self) -> None:
         if self.padding == "VALID" and self.size > self.extent:
@@ -119,6 +122,8 @@ class GridWindow:
     """
 
     windows: tuple[Window, Window]
+
+    slides: ClassVar[bool] = True
 
     @property
     def extent(self) -> int:
@@ -232,7 +237,7 @@ class PairedWindow:
     @cached_property
     def keeps_classes(self) -> bool:
         """Every output class comes from one input class, and they can be taken one by one."""
-        if not self.shared or not (self.window.is_exact or self.outgoing == (0,)):
+        if not self.shared or not self.window.slides or not (self.window.is_exact or self.outgoing == (0,)):
             return False
         return len(self.incoming) == len(self.outgoing)
 

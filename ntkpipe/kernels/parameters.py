@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.layers.nonlinear.formula import canonical_covariance, canonical_function
+from ntkpipe.kernels.layers.nonlinear.formula import canonical_covariance, canonical_decay, canonical_function
 
 _REQUIRED = object()
 
@@ -35,7 +35,7 @@ class Parameter:
     """One parameter of a layer: its kind, its default (absent means required) and the values it may take."""
 
     name: str
-    kind: str  # "int", "number", "bool", "choice", "axes", "pair" (of integers), "branches", "layers" or "formula"
+    kind: str  # "int", "number", "bool", "choice", "axes", "pair" (of integers), "branches", "fractions", "layers" or "formula"
     default: Any = _REQUIRED
     optional: bool = False
     above: float = -math.inf
@@ -74,6 +74,10 @@ class Parameter:
                 known = " or ".join(str(list(c)) for c in self.choices)
                 raise ConfigError(f"{self.name}={shorten(value)} must be {known}")
             return axes
+        if self.kind == "fractions":
+            if not is_list(value):
+                raise ConfigError(f"{self.name}={shorten(value)} must be a list of numbers")
+            return [self._number(v) for v in value]
         if self.kind == "pair":
             if not is_list(value) or len(value) not in (1, 2, 3):
                 size = value if isinstance(value, int) and not isinstance(value, bool) else 3
@@ -142,6 +146,14 @@ _POOL = (
     Parameter("padding", "choice", "VALID", choices=_PADDINGS),
 )
 
+_POSITIONS = (
+    Parameter("pos_emb_p_norm", "number", 2.0, above=0.0),
+    Parameter("pos_emb_decay_fn", "formula", None, optional=True, canonical_formula=canonical_decay),
+    Parameter("n_chan_pos_emb", "int", None, optional=True, at_least=1.0),
+    Parameter("w_pos_emb_std", "number", 1.0, above=0.0),
+    Parameter("val_pos_emb", "bool", False),
+)
+
 # Every layer that can be named, with its parameters in canonical order.
 LAYERS: dict[str, tuple[Parameter, ...]] = {
     "flatten": (),
@@ -154,24 +166,50 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("taps", "choice", "uniform", choices=("uniform", "delta")),
         *_WEIGHTS,
     ),
+    "conv_transpose": (
+        _FEATURES,
+        _extent("filter"),
+        _extent("strides", [1, 1]),
+        Parameter("padding", "choice", "SAME", choices=_PADDINGS),
+        *_WEIGHTS,
+    ),
+    "conv_local": (
+        _FEATURES,
+        _extent("filter"),
+        _extent("strides", [1, 1]),
+        Parameter("padding", "choice", "SAME", choices=_PADDINGS),
+        *_WEIGHTS,
+    ),
+    "resize": (
+        Parameter("shape", "pair", at_least=-1.0, at_most=4096.0),
+        Parameter("method", "choice", "linear", choices=("linear", "nearest")),
+        Parameter("antialias", "bool", True),
+    ),
     "avg_pool": (*_POOL, Parameter("normalize_edges", "bool", False)),
     "sum_pool": _POOL,
     "global_avg_pool": (),
     "global_sum_pool": (),
     "residual_sum": (Parameter("branches", "branches"),),
     "repeat": (Parameter("times", "int", at_least=1.0), Parameter("layers", "layers")),
+    "fan_in_concat": (
+        Parameter("branches", "branches"),
+        Parameter("fractions", "fractions", None, optional=True, above=0.0, at_most=1.0),
+    ),
+    "fan_in_product": (Parameter("branches", "branches"),),
     "global_self_attention": (
         Parameter("n_heads", "int", at_least=1.0),
         Parameter("n_chan_out", "int", at_least=1.0),
         Parameter("n_chan_key", "int", at_least=1.0),
         Parameter("n_chan_val", "int", at_least=1.0),
         Parameter("linear_scaling", "bool", True),
-        Parameter("mechanism", "choice", "SOFTMAX", choices=("SOFTMAX", "IDENTITY", "RELU")),
+        Parameter("mechanism", "choice", "SOFTMAX", choices=("SOFTMAX", "IDENTITY", "RELU", "ABS")),
         Parameter("w_key_std", "number", 1.0, above=0.0),
         Parameter("w_query_std", "number", 1.0, above=0.0),
         Parameter("w_value_std", "number", 1.0, above=0.0),
         Parameter("w_out_std", "number", 1.0, above=0.0),
         Parameter("b_std", "number", None, optional=True, at_least=0.0),
+        Parameter("pos_emb_type", "choice", "NONE", choices=("NONE", "SUM", "CONCAT")),
+        *_POSITIONS,
     ),
     # As in neural-tangents, the rate is the probability of keeping an activation.
     "dropout": (Parameter("rate", "number", above=0.0, at_most=1.0),),
@@ -289,13 +327,61 @@ def _with_as_many(window: str, layer: dict[str, Any]) -> dict[str, Any]:
     return layer
 
 
-def _with_linear_scaling(layer: dict[str, Any]) -> dict[str, Any]:
+def _with_attention(layer: dict[str, Any]) -> dict[str, Any]:
     if not layer["linear_scaling"]:
         raise ConfigError(
             "linear_scaling=False has no kernel of this form: queries times keys, divided by the square root of their "
             "number, stay random however many there are. Set linear_scaling to true, which divides by their number"
         )
+    return _with_positions(layer)
+
+
+def _with_positions(layer: dict[str, Any]) -> dict[str, Any]:
+    """No embeddings go without saying: descriptions are what stored kernels are found by."""
+    if layer["pos_emb_type"] == "NONE":
+        idle = [p.name for p in _POSITIONS if layer[p.name] != p.default]
+        if idle:
+            raise ConfigError(
+                f"{', '.join(idle)}: there are no positional embeddings unless pos_emb_type is SUM or CONCAT"
+            )
+        return {name: value for name, value in layer.items() if "pos_emb" not in name}
+    if layer["pos_emb_type"] == "SUM" and layer["n_chan_pos_emb"] is not None:
+        raise ConfigError(
+            "n_chan_pos_emb is for pos_emb_type=CONCAT: embeddings that are added have as many channels as the pixels"
+        )
+    return layer | {"pos_emb_p_norm": 2.0} if layer["pos_emb_decay_fn"] is None else layer
+
+
+def _on_planes(layer: dict[str, Any]) -> dict[str, Any]:
+    layer = _with_as_many("filter", layer)
+    if len(layer["filter"]) != 2:
+        raise ConfigError(
+            f"filter={layer['filter']} must be two integers along height and width: it is of images and sequences"
+        )
     return layer
+
+
+def _with_shape(layer: dict[str, Any]) -> dict[str, Any]:
+    if len(layer["shape"]) != 2:
+        raise ConfigError(f"shape={layer['shape']} must be a height and a width")
+    if 0 in layer["shape"]:
+        raise ConfigError(f"shape={layer['shape']} must be a height and a width of at least 1; -1 leaves one as it is")
+    return layer | {"antialias": True} if layer["method"] == "nearest" else layer
+
+
+def _with_fractions(layer: dict[str, Any]) -> dict[str, Any]:
+    fractions, branches = layer["fractions"], layer["branches"]
+    if fractions is None:
+        return layer
+    if len(fractions) != len(branches):
+        raise ConfigError(f"states {len(fractions)} fractions for {len(branches)} branches: one for each, or none")
+    if abs(sum(fractions) - 1.0) > _ROUNDING:
+        raise ConfigError(f"fractions sum to {sum(fractions):g}: they are shares of all channels, and sum to 1")
+    return layer
+
+
+# Of fractions, which must sum to 1: thirds in six digits do not.
+_ROUNDING = 1e-5
 
 
 def _with_taps(layer: dict[str, Any]) -> dict[str, Any]:
@@ -325,9 +411,13 @@ def acting_filter(layer: Mapping[str, Any]) -> tuple[int, ...]:
 # What the parameters of one layer must satisfy together, and the defaults that follow from others.
 JOINT_RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "conv": _with_taps,
+    "fan_in_concat": _with_fractions,
     "avg_pool": _with_strides,
     "sum_pool": _with_strides,
-    "global_self_attention": _with_linear_scaling,
+    "global_self_attention": _with_attention,
+    "resize": _with_shape,
+    "conv_transpose": _on_planes,
+    "conv_local": _on_planes,
     "elementwise": _with_one_formula,
     "stationary": _with_smoothness,
 } | {op: _with_series for op, parameters in LAYERS.items() if parameters[-2:] == _SERIES}

@@ -10,7 +10,9 @@ from ntkpipe.kernels.layers.attention import SelfAttention
 from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.convolution import Conv
 from ntkpipe.kernels.layers.dropout import Dropout
+from ntkpipe.kernels.layers.fan_in import FanInConcat, FanInProduct
 from ntkpipe.kernels.layers.linear import Dense, Flatten
+from ntkpipe.kernels.layers.local import ConvLocal
 from ntkpipe.kernels.layers.mask import Mask, MaskedSelfAttention
 from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise, ElementwiseKernel
@@ -20,8 +22,11 @@ from ntkpipe.kernels.layers.nonlinear.polynomial import Hermite, Monomial
 from ntkpipe.kernels.layers.nonlinear.sigmoidal import SIGMOID_LIKE_SCALE, Erf, Gelu
 from ntkpipe.kernels.layers.normalisation import LayerNorm
 from ntkpipe.kernels.layers.pooling import AvgPool, GlobalPool, SumPool
+from ntkpipe.kernels.layers.positions import PositionalEmbedding
 from ntkpipe.kernels.layers.repeat import Repeat
 from ntkpipe.kernels.layers.residual import ResidualSum
+from ntkpipe.kernels.layers.resize import Resize
+from ntkpipe.kernels.layers.transposed import ConvTranspose
 from ntkpipe.kernels.parameters import USUAL_DEGREE, acting_filter
 from ntkpipe.kernels.state import Layer
 
@@ -55,7 +60,23 @@ def _attention(
 ) -> Layer:
     """Numbers of heads, keys and values are those of finite networks, and infinite here."""
     del n_heads, n_chan_key, n_chan_val, linear_scaling
-    return make(**parameters, features=n_chan_out)
+    plain = {name: value for name, value in parameters.items() if "pos_emb" not in name}
+    return make(**plain, features=n_chan_out, positions=positional_embedding(parameters))
+
+
+def positional_embedding(attention: Mapping[str, Any]) -> PositionalEmbedding | None:
+    """Of a canonical `global_self_attention`; None if it has none."""
+    kind = attention.get("pos_emb_type", "NONE")
+    if kind == "NONE":
+        return None
+    return PositionalEmbedding(
+        concat=kind == "CONCAT",
+        p_norm=attention["pos_emb_p_norm"],
+        decay=attention["pos_emb_decay_fn"],
+        channels=attention["n_chan_pos_emb"],
+        std=attention["w_pos_emb_std"],
+        in_values=attention["val_pos_emb"],
+    )
 
 
 def _conv(filter: Sequence[int], taps: str = "uniform", **parameters: Any) -> Layer:
@@ -67,10 +88,16 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
     "flatten": Flatten,
     "dense": Dense,
     "conv": _conv,
+    "conv_transpose": ConvTranspose,
+    "conv_local": ConvLocal,
+    "resize": Resize,
     "avg_pool": AvgPool,
     "sum_pool": SumPool,
     "global_avg_pool": lambda: GlobalPool(is_mean=True),
     "global_sum_pool": lambda: GlobalPool(is_mean=False),
+    "residual_sum": ResidualSum,
+    "fan_in_concat": FanInConcat,
+    "fan_in_product": FanInProduct,
     "global_self_attention": _attention,
     "dropout": Dropout,
     "relu": lambda: ABRelu(0.0, 1.0),
@@ -108,10 +135,10 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
 
 def build_layer(layer: Mapping[str, Any]) -> Layer:
     """The layer that a canonical description names."""
-    if layer["op"] == "residual_sum":
-        return ResidualSum(tuple(tuple(build_layer(inner) for inner in branch) for branch in layer["branches"]))
     if layer["op"] == "repeat":
         return Repeat(layer["times"], tuple(build_layer(inner) for inner in layer["layers"]))
     # Layers are hashable: compiled functions are found by them.
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in layer.items() if name != "op"}
+    if "branches" in layer:
+        parameters["branches"] = tuple(tuple(build_layer(inner) for inner in branch) for branch in layer["branches"])
     return _MAKERS[layer["op"]](**parameters)

@@ -230,6 +230,11 @@ class _Walk:
                     "padding to VALID"
                 )
             return [layer, _mask(windows)], windows
+        if op == "global_self_attention" and "pos_emb_type" in layer:
+            raise _RefusedError(
+                "has positional embeddings, of which there is no form for sequences of different lengths: give them one length, or set "
+                "pos_emb_type to NONE"
+            )
         if op == "global_self_attention":
             return [layer | {"op": "masked_attention", "windows": windows}, _mask(windows)], windows
         raise _RefusedError(

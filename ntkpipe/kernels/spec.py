@@ -78,11 +78,12 @@ class _Canonical:
         missing = [p.name for p in parameters if p.required and p.name not in layer]
         if missing:
             raise ConfigError(f"needs {', '.join(missing)}")
-        if op == "residual_sum":
-            return {"op": op, "branches": self._branches(layer["branches"], depth + 1)}
         if op == "repeat":
             return self._repeat(op, parameters[0].canonical(layer["times"]), layer["layers"], depth + 1)
-        made = {"op": op} | {p.name: p.canonical(layer.get(p.name, p.default)) for p in parameters}
+        made: dict[str, Any] = {"op": op}
+        for p in parameters:
+            value = layer.get(p.name, p.default)
+            made[p.name] = self._branches(value, depth + 1) if p.kind == "branches" else p.canonical(value)
         return JOINT_RULES.get(op, dict)(made)
 
     def _repeat(self, op: str, times: int, layers: Any, depth: int) -> dict[str, Any]:
@@ -259,11 +260,12 @@ def _json_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
     def line(layer: Mapping[str, Any]) -> str:
         if layer["op"] == "repeat":
             return f'{{"op": "repeat", "times": {layer["times"]}, "layers": {_json_lines(layer["layers"], inner)}}}'
-        if layer["op"] != "residual_sum":
+        if "branches" not in layer:
             return json.dumps(layer, allow_nan=False)
         branches = [_json_lines(branch, inner + "  ") for branch in layer["branches"]]
         text = f",\n{inner}  ".join(branches)
-        return f'{{"op": "residual_sum", "branches": [\n{inner}  {text}]}}'
+        plain = json.dumps({name: value for name, value in layer.items() if name != "branches"}, allow_nan=False)
+        return f'{plain[:-1]}, "branches": [\n{inner}  {text}]}}'
 
     return "[" + ",".join(f"\n{inner}{line(layer)}" for layer in layers) + (f"\n{indent}]" if layers else "]")
 
@@ -276,11 +278,11 @@ def _yaml_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
             lines.append(f"{indent}- op: repeat\n{indent}  times: {layer['times']}\n{indent}  layers:")
             lines.append(_yaml_lines(layer["layers"], indent + "    "))
             continue
-        if layer["op"] != "residual_sum":
-            values = ", ".join(f"{name}: {_yaml_value(value)}" for name, value in layer.items())
-            lines.append(f"{indent}- {{{values}}}")
+        plain = [f"{name}: {_yaml_value(value)}" for name, value in layer.items() if name != "branches"]
+        if "branches" not in layer:
+            lines.append(f"{indent}- {{{', '.join(plain)}}}")
             continue
-        lines.append(f"{indent}- op: residual_sum\n{indent}  branches:")
+        lines.append("\n".join([f"{indent}- {plain[0]}", *(f"{indent}  {one}" for one in [*plain[1:], "branches:"])]))
         for branch in layer["branches"]:
             text = _yaml_lines(branch, indent + "    ")
             lines.append(f"{indent}  - " + (text.removeprefix(indent + "    ") if branch else "[]"))

@@ -13,13 +13,14 @@ from jax import lax
 from ntkpipe.kernels import layout
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.architecture import Architecture
-from ntkpipe.kernels.evaluation.fold import added, entering, repetitions
+from ntkpipe.kernels.evaluation.fold import entering, joined, repetitions
 from ntkpipe.kernels.evaluation.inner_product import Input
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.images import as_planes
 from ntkpipe.kernels.layers.attention import SelfAttention
 from ntkpipe.kernels.layers.baseline import Stationary
 from ntkpipe.kernels.layers.convolution import Conv
+from ntkpipe.kernels.layers.fan_in import FanInProduct
 from ntkpipe.kernels.layers.linear import Dense
 from ntkpipe.kernels.layers.nonlinear.base import Identity, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.elementwise import Elementwise
@@ -211,7 +212,9 @@ class _Fold:
                     )
                     for number, branch in enumerate(step.branches)
                 ]
-                own, left = added([end for end, _ in ends], step), added([end for _, end in ends], step)
+                of_own = [end for end, _ in ends]
+                left = _joined(of_own, [end for _, end in ends], step)
+                own = joined(of_own, step)
                 continue
             left = self._left(step, own, left, (*place, index))
             own = step.layer(own, step.outgoing)
@@ -307,6 +310,22 @@ def _through(layer: Nonlinearity, own: KernelState, left: KernelState) -> Kernel
     return left.replace(nngp=nngp, ntk=ntk if left.ntk is None else ntk + slopes * left.ntk)
 
 
+def _joined(own: Sequence[KernelState], left: Sequence[KernelState], step: Step) -> KernelState:
+    """What is left of branches that have met: of a product, that of the factors with what is left of them, less that of the factors."""
+    if not isinstance(step.layer, FanInProduct):
+        return joined(left, step)
+    wider = joined(
+        [a.replace(nngp=a.nngp + b.nngp, ntk=_plus(a.ntk, b.ntk)) for a, b in zip(own, left, strict=True)], step
+    )
+    plain = joined(own, step)
+    ntk = None if wider.ntk is None or plain.ntk is None else wider.ntk - plain.ntk
+    return plain.replace(nngp=wider.nngp - plain.nngp, ntk=ntk)
+
+
+def _plus(one: Array | None, other: Array | None) -> Array | None:
+    return one if other is None else other if one is None else one + other
+
+
 def _weighted(coefficients: Array) -> Array:
     """The sum of `j a_j^2`: by how much a series changes with the cosine, at most."""
     powers = jnp.arange(coefficients.shape[0], dtype=coefficients.dtype)
@@ -324,7 +343,7 @@ def _attended(layer: SelfAttention, own: KernelState, left: KernelState, outgoin
     scale = (layer.w_out_std * layer.w_value_std) ** 2
 
     def mixed(of_own: Array, of_left: Array) -> Array:
-        root = jnp.sqrt(jnp.diagonal(layout.to_matrix(of_own, own.signature), axis1=1, axis2=2))
+        root = jnp.sqrt(jnp.diagonal(layer.values(of_own, own.signature), axis1=1, axis2=2))
         less, all_of_it = jnp.einsum("npq,nq->np", off, root), jnp.einsum("npq,nq->np", wider, root)
         share = jnp.max(jnp.where(all_of_it > 0.0, less / jnp.where(all_of_it > 0.0, all_of_it, 1.0), 0.0))
         matrix = wider @ layout.to_matrix(of_left, own.signature) @ jnp.swapaxes(wider, -1, -2)

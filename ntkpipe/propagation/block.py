@@ -25,7 +25,7 @@ from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec, name_layer
 from ntkpipe.kernels.state import KernelState, Signature
 
-_GONE = ("flatten", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool")
+_GONE = ("flatten", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool", "resize")
 """Layers that a single pixel passes unchanged (a sum over pixels but for its scale)."""
 
 
@@ -137,14 +137,24 @@ def _on_one_pixel(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )
         if op in _GONE:
             continue
-        if op in ("dense", "conv"):
+        if op == "conv_transpose" and layer["strides"] != [1, 1]:
+            raise ConfigError(
+                f"{name_layer(index, layer)} of the block leaves gaps between pixels, which a constant image does not pass: "
+                "leave it out of phase.block"
+            )
+        if op in ("dense", "conv", "conv_transpose", "conv_local"):
             kept = {key: layer[key] for key in ("w_std", "b_std", "parameterization")}
             made.append({"op": "conv", "features": 1, "filter": [1, 1], **kept})
         elif op == "repeat":
             if inner := _on_one_pixel(layer["layers"]):
                 made.append({**layer, "layers": inner})
-        elif op == "residual_sum":
-            made.append({"op": op, "branches": [_on_one_pixel(branch) for branch in layer["branches"]]})
+        elif op == "fan_in_concat" and layer["fractions"] is None:
+            raise ConfigError(
+                f"{name_layer(index, layer)} of the block takes its fractions from the widths of its branches, which a single pixel does "
+                "not have: state fractions"
+            )
+        elif "branches" in layer:
+            made.append({**layer, "branches": [_on_one_pixel(branch) for branch in layer["branches"]]})
         elif op == "global_self_attention":
             made.append({**layer, "n_chan_out": 1})
         else:

@@ -13,12 +13,7 @@ from __future__ import annotations
 
 from ntkpipe.stax.absent import (
     Aggregate,
-    ConvLocal,
-    ConvTranspose,
     DotGeneral,
-    FanInConcat,
-    FanInProd,
-    ImageResize,
     Index,
     Slice,
     layer,
@@ -52,6 +47,8 @@ from ntkpipe.stax.elementwise import (
 from ntkpipe.stax.linear import (
     AvgPool,
     Conv,
+    ConvLocal,
+    ConvTranspose,
     Dense,
     Dropout,
     Flatten,
@@ -59,10 +56,11 @@ from ntkpipe.stax.linear import (
     GlobalSelfAttention,
     GlobalSumPool,
     Identity,
+    ImageResize,
     LayerNorm,
     SumPool,
 )
-from ntkpipe.stax.network import FanInSum, FanOut, Network, Piece, parallel, repeat, serial
+from ntkpipe.stax.network import FanInConcat, FanInProd, FanInSum, FanOut, Network, Piece, parallel, repeat, serial
 from ntkpipe.stax.values import AttentionMechanism, Padding, PositionalEmbedding
 
 __all__ = [

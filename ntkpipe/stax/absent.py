@@ -19,14 +19,9 @@ def _without(name: str, reason: str) -> Callable[..., NoReturn]:
 
 _PLACES = "the kernel would differ from pixel to pixel, and layers here share what they do between pixels"
 
-ConvLocal = _without("ConvLocal", f"weights that are not shared between pixels are not among the layers; {_PLACES}")
-ConvTranspose = _without("ConvTranspose", "no layer enlarges images")
-ImageResize = _without("ImageResize", "no layer interpolates images; resize them before")
 Index = _without("Index", f"no layer picks pixels; {_PLACES}")
 DotGeneral = _without("DotGeneral", "no layer multiplies activations by a given array; multiply the inputs before")
 Aggregate = _without("Aggregate", "no layer takes a graph beside its inputs")
-FanInConcat = _without("FanInConcat", "branches are added, not concatenated; FanInSum does that")
-FanInProd = _without("FanInProd", "branches are added, not multiplied; FanInSum does that")
 
 _OWN = "layers of one's own are formulas, stax.Elementwise('x * sigmoid(x)')"
 layer = _without("layer", _OWN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.stax.network import Piece, layer_piece
@@ -50,18 +51,94 @@ def Conv(
     s: tuple[int, int] = (1, 1),
 ) -> Piece:
     """A convolution in two dimensions; without padding unless it is asked for."""
+    kinds = weights(W_std, b_std, parameterization, s)
+    return _convolution("conv", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
+
+
+def ConvTranspose(
+    out_chan: int,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str | Padding = "VALID",
+    W_std: float = 1.0,
+    b_std: float | None = None,
+    dimension_numbers: tuple[str, str, str] | None = None,
+    parameterization: str = "ntk",
+    s: tuple[int, int] = (1, 1),
+) -> Piece:
+    """A transposed convolution: images grow by the strides."""
+    kinds = weights(W_std, b_std, parameterization, s)
+    return _convolution("conv_transpose", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
+
+
+def ConvLocal(
+    out_chan: int,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    padding: str | Padding = "VALID",
+    W_std: float = 1.0,
+    b_std: float | None = None,
+    dimension_numbers: tuple[str, str, str] | None = None,
+    parameterization: str = "ntk",
+    s: tuple[int, int] = (1, 1),
+) -> Piece:
+    """A convolution with weights and biases of its own for every pixel."""
+    kinds = weights(W_std, b_std, parameterization, s)
+    return _convolution("conv_local", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
+
+
+def _convolution(
+    op: str,
+    out_chan: int,
+    filter_shape: Sequence[int],
+    strides: Sequence[int] | None,
+    padding: str | Padding,
+    dimension_numbers: tuple[str, str, str] | None,
+    kinds: dict[str, Any],
+) -> Piece:
     if dimension_numbers not in (None, ("NHWC", "HWIO", "NHWC")):
         raise ConfigError(
             f"dimension_numbers={dimension_numbers!r}: arrays are (n, height, width, channels) here; transpose them"
         )
     return layer_piece(
-        "conv",
+        op,
         features=whole("out_chan", out_chan, 1),
         filter=pair("filter_shape", filter_shape),
         strides=pair("strides", strides, (1, 1)),
         padding=name_of(padding),
-        **weights(W_std, b_std, parameterization, s),
+        **kinds,
     )
+
+
+def ImageResize(
+    shape: Sequence[int],
+    method: Any,
+    antialias: bool = True,
+    precision: Any = None,
+    batch_axis: int = 0,
+    channel_axis: int = -1,
+) -> Piece:
+    """Images of another height and width, by the methods `nearest` and `linear` of `jax.image.resize`.
+
+    Args:
+        shape: of the images with all their axes, -1 where one stays as it is: `(-1, height, width, -1)`.
+        method: `nearest`, or `linear` by any of its names.
+        antialias: of `linear`, where images grow smaller.
+        precision: changes nothing.
+        batch_axis: 0.
+        channel_axis: -1.
+    """
+    del precision
+    require_usual_axes(batch_axis, channel_axis)
+    if len(shape) != 4 or shape[0] != -1 or shape[3] != -1:
+        raise ConfigError(
+            f"shape={tuple(shape)} must be (-1, height, width, -1): the number of images and of channels stays"
+        )
+    name = str(name_of(method)).lower()
+    name = "linear" if name in ("linear", "bilinear", "trilinear", "triangle") else name
+    if name not in ("linear", "nearest"):
+        raise ConfigError(f"method={name!r}: ImageResize is by linear or nearest, as the peer's kernels are")
+    return layer_piece("resize", shape=pair("shape", list(shape[1:3])), method=name, antialias=antialias)
 
 
 def AvgPool(
@@ -142,18 +219,30 @@ def GlobalSelfAttention(
     attention_mechanism: str | AttentionMechanism = "SOFTMAX",
     pos_emb_type: str | PositionalEmbedding = "NONE",
     pos_emb_p_norm: float = 2,
-    pos_emb_decay_fn: Callable[[float], float] | None = None,
+    pos_emb_decay_fn: str | Callable[[float], float] | None = None,
     n_chan_pos_emb: int | None = None,
     W_pos_emb_std: float = 1.0,
     val_pos_emb: bool = False,
     batch_axis: int = 0,
     channel_axis: int = -1,
 ) -> Piece:
-    """Attention over all pixels, without positional embeddings."""
-    del pos_emb_p_norm, pos_emb_decay_fn, n_chan_pos_emb, W_pos_emb_std, val_pos_emb  # of embeddings
+    """Attention over all pixels; `pos_emb_decay_fn` is a formula in the distance d, as text: `"exp(-d)"`."""
     require_usual_axes(batch_axis, channel_axis)
+    positions = {}
     if name_of(pos_emb_type) != "NONE":
-        raise ConfigError(f"pos_emb_type={name_of(pos_emb_type)}: there are no positional embeddings here")
+        if pos_emb_decay_fn is not None and not isinstance(pos_emb_decay_fn, str):
+            raise ConfigError(
+                "pos_emb_decay_fn must be a formula as text here, in the distance d, such as 'exp(-d)': functions of Python have no "
+                "fingerprint to find stored results by"
+            )
+        positions = {
+            "pos_emb_type": name_of(pos_emb_type),
+            "pos_emb_p_norm": number(pos_emb_p_norm),
+            "pos_emb_decay_fn": pos_emb_decay_fn,
+            "n_chan_pos_emb": None if n_chan_pos_emb is None else whole("n_chan_pos_emb", n_chan_pos_emb, 1),
+            "w_pos_emb_std": number(W_pos_emb_std),
+            "val_pos_emb": val_pos_emb,
+        }
     return layer_piece(
         "global_self_attention",
         n_heads=whole("n_heads", n_heads, 1),
@@ -167,4 +256,5 @@ def GlobalSelfAttention(
         w_value_std=number(W_value_std),
         w_out_std=number(W_out_std),
         b_std=number(b_std),
+        **positions,
     )

@@ -97,8 +97,8 @@ class _Parallel:
 
 
 @dataclass(frozen=True)
-class _FanInSum:
-    pass
+class _FanIn:
+    op: str
 
 
 def _parts(layer: Any) -> tuple[Any, ...]:
@@ -139,7 +139,7 @@ def repeat(layer: Any, n: int) -> Any:
 
 
 def parallel(*layers: Any) -> Piece:
-    """Layers side by side, between `FanOut` and `FanInSum`."""
+    """Layers side by side, between `FanOut` and one of `FanInSum`, `FanInProd` and `FanInConcat`."""
     return Piece((_Parallel(tuple(_parts(layer) for layer in layers)),))
 
 
@@ -150,7 +150,21 @@ def FanOut(num: int) -> Piece:
 
 def FanInSum() -> Piece:
     """The sum of all branches."""
-    return Piece((_FanInSum(),))
+    return Piece((_FanIn("residual_sum"),))
+
+
+def FanInProd() -> Piece:
+    """All branches multiplied, channel by channel."""
+    return Piece((_FanIn("fan_in_product"),))
+
+
+def FanInConcat(axis: int = -1) -> Piece:
+    """The channels of all branches side by side."""
+    if axis not in (-1, 3):
+        raise ConfigError(
+            f"axis={axis!r}: FanInConcat puts channels side by side (-1); pixels and points stay where they are"
+        )
+    return Piece((_FanIn("fan_in_concat"),))
 
 
 def _resolve(parts: Sequence[Any]) -> _Spec:
@@ -159,14 +173,14 @@ def _resolve(parts: Sequence[Any]) -> _Spec:
 
 
 def _joined(parts: Sequence[Any]) -> _Spec:
-    """Branches between their joints, as residual sums."""
+    """Branches between their joints."""
     made: _Spec = []
     branches: list[list[Any]] | None = None
     for part in parts:
         if isinstance(part, dict):
             if branches is not None:
                 raise ConfigError(
-                    f"{part['op']} meets {len(branches)} branches: put FanInSum before it, or it into parallel"
+                    f"{part['op']} meets {len(branches)} branches: put FanInSum (FanInProd, FanInConcat) before it, or it into parallel"
                 )
             made.append(part)
         elif isinstance(part, _FanOut):
@@ -174,7 +188,8 @@ def _joined(parts: Sequence[Any]) -> _Spec:
                 raise ConfigError("FanOut of branches: put it into one branch of parallel, together with its FanInSum")
             branches = [[] for _ in range(part.number)]
         elif branches is None:
-            raise ConfigError(f"{type(part).__name__.strip('_')} needs branches: put FanOut before it")
+            name = "parallel" if isinstance(part, _Parallel) else "FanIn"
+            raise ConfigError(f"{name} needs branches: put FanOut before it")
         elif isinstance(part, _Parallel):
             if len(part.branches) != len(branches):
                 raise ConfigError(f"parallel has {len(part.branches)} layers for {len(branches)} branches of FanOut")
@@ -182,14 +197,25 @@ def _joined(parts: Sequence[Any]) -> _Spec:
                 branch += more
         else:
             specs = [_joined(branch) for branch in branches]
-            made += specs[0] if len(specs) == 1 else [{"op": "residual_sum", "branches": specs}]
+            made += specs[0] if len(specs) == 1 else [{"op": part.op, "branches": specs}]
             branches = None
     if branches is not None:
         raise ConfigError(f"{len(branches)} branches are left: end them with FanInSum")
     return made
 
 
-_OF_IMAGES = {"conv", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool", "global_self_attention", "flatten"}
+_OF_IMAGES = {
+    "conv",
+    "conv_transpose",
+    "conv_local",
+    "resize",
+    "avg_pool",
+    "sum_pool",
+    "global_avg_pool",
+    "global_sum_pool",
+    "global_self_attention",
+    "flatten",
+}
 _FLATTENING = {"flatten", "global_avg_pool", "global_sum_pool"}
 
 
@@ -214,7 +240,7 @@ def _on_pixels(layers: Sequence[Mapping[str, Any]], image: bool) -> tuple[_Spec,
             # What leaves one repetition enters the next.
             _, enters = _on_pixels(layer["layers"], image)
             layer["layers"], image = _on_pixels(layer["layers"], image or enters)
-        elif layer["op"] == "residual_sum":
+        elif "branches" in layer:
             branches = [_on_pixels(branch, image) for branch in layer["branches"]]
             layer["branches"] = [branch for branch, _ in branches]
             image = image or any(needed for _, needed in branches)

@@ -28,7 +28,7 @@ class AttentionMechanism(enum.Enum):
 
 
 class PositionalEmbedding(enum.Enum):
-    """Of attention; only `NONE` is known here."""
+    """Of attention; its names may be given as text too."""
 
     NONE = "NONE"
     SUM = "SUM"

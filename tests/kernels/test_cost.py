@@ -79,6 +79,27 @@ def test_sums_cost_their_branches_and_the_addition():
     assert layers[1].entries > plain[1].entries
 
 
+def test_layers_that_change_sizes_by_hand():
+    """Of 4 x 4 pixels: a local convolution sums its taps for equal pixels alone, a transposed one for all pairs of its 8 x 8."""
+    local = costs([CONV | {"op": "conv_local"}, {"op": "global_avg_pool"}], (4, 4, 2))
+    assert local[0].input_entries == 16
+    assert local[1][0].flops == 16 * (3 + 3 + 1)
+    transposed = costs([CONV | {"op": "conv_transpose", "strides": [2, 2]}, {"op": "global_avg_pool"}], (4, 4, 2))[1][0]
+    assert transposed.flops == 64 * 16 * 3 + 64**2 * (3 + 1)
+    up = costs([CONV, {"op": "resize", "shape": [8, 8]}, {"op": "global_avg_pool"}], (4, 4, 2))[1][1]
+    assert up.flops == 2 * 2 * 4 * (64 * 16 + 64**2)
+    nearest = [CONV, {"op": "resize", "shape": [2, 2], "method": "nearest"}, {"op": "flatten"}]
+    assert costs(nearest, (4, 4, 2))[1][1].flops == 2 * 2 * (2 * 4 + 4)
+
+
+@pytest.mark.parametrize(("op", "each"), [("fan_in_concat", 4), ("fan_in_product", 4)])
+def test_other_joins_cost_their_branches_and_what_becomes_of_them(op, each):
+    branch = [{"op": "relu"}, CONV]
+    plain = costs([CONV, *branch, {"op": "global_avg_pool"}], (4, 4, 2))[1]
+    layers = costs([CONV, {"op": op, "branches": [branch, [], branch]}, {"op": "global_avg_pool"}], (4, 4, 2))[1]
+    assert layers[1].flops == 2 * sum(c.flops for c in plain[1:3]) + 2 * each * 256
+
+
 @pytest.mark.parametrize("op", [op for op in ACTIVATIONS if op != "identity"])
 def test_every_nonlinearity_has_a_cost(op):
     layers = [{"op": "flatten"}, {"op": "dense", "features": 4}, {"op": op} | NEEDED.get(op, {})]

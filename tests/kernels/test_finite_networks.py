@@ -65,6 +65,14 @@ def residual(*branches):
     return {"op": "residual_sum", "branches": [list(branch) for branch in branches]}
 
 
+def concat(*branches, fractions=None):
+    return {"op": "fan_in_concat", "branches": [list(branch) for branch in branches], "fractions": fractions}
+
+
+def product(*branches):
+    return {"op": "fan_in_product", "branches": [list(branch) for branch in branches]}
+
+
 STANDARD = {"parameterization": "standard"}
 NETWORKS = {
     "same": [conv(), RELU, conv(), RELU, FLATTEN, dense()],
@@ -121,7 +129,55 @@ NETWORKS = {
         GAP,
         dense(),
     ],
+    "concat": [
+        conv(w_std=1.0),
+        concat([RELU], [ERF, conv(width=WIDTH // 2)], []),
+        conv(**STANDARD),
+        concat([RELU, conv()], [conv(1)], fractions=[0.3, 0.7]),
+        GAP,
+        dense(),
+    ],
+    "product": [
+        conv(w_std=1.0),
+        product([conv(), RELU], [ERF, conv(w_std=0.9)], []),
+        conv(w_std=1.0),
+        RELU,
+        GAP,
+        dense(),
+    ],
     "attention": [conv(w_std=1.0), RELU, attention("SOFTMAX"), RELU, GAP, dense()],
+    "transposed": [
+        conv(2, 2),
+        RELU,
+        conv(3, 2, w_std=1.7) | {"op": "conv_transpose"},
+        RELU,
+        conv(3, 1, "CIRCULAR", **STANDARD) | {"op": "conv_transpose"},
+        ERF,
+        FLATTEN,
+        dense(),
+    ],
+    "local": [conv() | {"op": "conv_local"}, RELU, conv(2, 2, **STANDARD) | {"op": "conv_local"}, ERF, GAP, dense()],
+    "resized": [
+        conv(),
+        RELU,
+        {"op": "resize", "shape": [3, 5]},
+        conv(2),
+        {"op": "resize", "shape": [2, -1]},
+        RELU,
+        {"op": "resize", "shape": [3, 3], "method": "nearest"},
+        conv(2),
+        RELU,
+        GAP,
+        dense(),
+    ],
+    "positions": [
+        conv(w_std=1.0),
+        RELU,
+        attention("SOFTMAX") | {"pos_emb_type": "CONCAT", "pos_emb_decay_fn": "exp(-d / 2)", "val_pos_emb": True},
+        RELU,
+        GAP,
+        dense(),
+    ],
     "dropout": [
         conv(),
         RELU,
@@ -172,10 +228,11 @@ def test_finite_networks_converge_to_the_kernels(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mechanism", ["IDENTITY", "RELU"])
-def test_other_attention(mechanism):
+@pytest.mark.parametrize("settings", [{}, {"pos_emb_type": "SUM", "w_pos_emb_std": 0.6, "val_pos_emb": True}])
+@pytest.mark.parametrize("mechanism", ["IDENTITY", "RELU", "ABS"])
+def test_other_attention(mechanism, settings):
     """Cubic in the covariance: it spreads more."""
-    check([conv(w_std=1.0), RELU, attention(mechanism), RELU, FLATTEN, dense()], 128)
+    check([conv(w_std=1.0), RELU, attention(mechanism) | settings, RELU, FLATTEN, dense()], 128)
 
 
 def test_the_error_falls_as_one_over_the_root_of_the_width():

@@ -59,6 +59,28 @@ NESTED = [
     RELU,
     *GLOBAL,
 ]
+# Every layer between two that mix pixels, so that all classes of pairs are asked for.
+NEW_SIZES = [
+    conv([2, 3], [2, 1], op="conv_transpose", b_std=0.3),
+    RELU,
+    {"op": "resize", "shape": [5, 4]},
+    conv([3, 2], [1, 2], op="conv_local", b_std=0.2, parameterization="standard"),
+    RELU,
+    {"op": "resize", "shape": [3, 3], "method": "nearest"},
+    {"op": "resize", "shape": [2, -1]},
+    conv([2, 2], [3, 2], "CIRCULAR", op="conv_transpose", parameterization="standard"),
+    RELU,
+    *GLOBAL,
+]
+JOINED = [
+    conv([3, 3], [1, 1], b_std=0.1),
+    {"op": "fan_in_concat", "branches": [[RELU], [RELU, conv([3, 3], [1, 1], features=5)], []]},
+    conv([2, 2], [1, 1]),
+    {"op": "fan_in_product", "branches": [[conv([3, 3], [1, 1]), RELU], [RELU, conv([1, 1], [1, 1])], []]},
+    conv([3, 3], [2, 2]),
+    RELU,
+    *GLOBAL,
+]
 WEIGHTLESS_SUM_LAST = [
     conv([3, 3], [1, 1]),
     RELU,
@@ -81,6 +103,12 @@ SMALL = {
 @example((WEIGHTLESS_SUM_LAST, (3, 3, 1)), 0, "zero pixel", LARGE_BLOCKS)
 def test_any_network(network, seed, special, block_bytes):
     check(network, seed, special, block_bytes)
+
+
+@pytest.mark.parametrize("block_bytes", [LARGE_BLOCKS, ONE_CLASS_AT_A_TIME])
+@pytest.mark.parametrize(("spec", "shape"), [(NEW_SIZES, (3, 2, 2)), (JOINED, (4, 4, 2))], ids=["sizes", "joined"])
+def test_layers_that_are_seldom_drawn(spec, shape, block_bytes):
+    check((spec, shape), 0, "", block_bytes)
 
 
 @pytest.mark.slow

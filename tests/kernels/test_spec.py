@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from layer_kinds import NETWORKS
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.spec import canonical_spec, dump_spec, fingerprint, load_spec
@@ -179,6 +180,28 @@ def test_files_hold_formulas_and_words_that_yaml_takes_for_others(tmp_path):
         assert load_spec(tmp_path / f"a.{form}") == spec
 
 
+def test_what_changes_nothing_has_the_same_fingerprint():
+    for one, other in (
+        (HEADS, HEADS | {"pos_emb_type": "NONE", "pos_emb_p_norm": 2}),
+        (HEADS | {"pos_emb_type": "SUM"}, HEADS | {"pos_emb_type": "SUM", "pos_emb_p_norm": 1}),
+        (
+            {"op": "resize", "shape": [2, 2], "method": "nearest"},
+            {"op": "resize", "shape": [2, 2], "method": "nearest", "antialias": False},
+        ),
+    ):
+        assert fingerprint([one]) == fingerprint([other])
+    assert "pos_emb_type" not in canonical_spec([HEADS])[0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_survives_files(name, tmp_path):
+    spec = canonical_spec(NETWORKS[name])
+    for form in ("json", "yaml"):
+        (tmp_path / f"a.{form}").write_text(dump_spec(spec, form))
+        assert load_spec(tmp_path / f"a.{form}") == spec
+    assert fingerprint(spec) == fingerprint(NETWORKS[name])
+
+
 @pytest.mark.parametrize(
     ("layers", "text"),
     [
@@ -198,7 +221,23 @@ def test_files_hold_formulas_and_words_that_yaml_takes_for_others(tmp_path):
         ([HEADS | {"linear_scaling": False}], r"layer 0 \(global_self_attention\): linear_scaling=False has no kernel"),
         ([HEADS | {"linear_scaling": 1}], "linear_scaling=1 must be true or false"),
         ([HEADS | {"mechanism": ["SOFTMAX"]}], "not one of SOFTMAX, IDENTITY, RELU"),
+        ([HEADS | {"pos_emb_type": "ADD"}], "not one of NONE, SUM, CONCAT"),
+        ([HEADS | {"val_pos_emb": True}], "val_pos_emb: there are no positional embeddings unless"),
+        ([HEADS | {"pos_emb_type": "SUM", "n_chan_pos_emb": 3}], "n_chan_pos_emb is for pos_emb_type=CONCAT"),
+        ([HEADS | {"pos_emb_type": "SUM", "pos_emb_decay_fn": "exp(-x)"}], "uses the name x; known names: d"),
+        ([HEADS | {"pos_emb_type": "SUM", "pos_emb_decay_fn": "1 / d"}], "not a finite real number at d = 0"),
+        ([{"op": "resize", "shape": [0, 3]}], "height and a width of at least 1"),
+        ([{"op": "resize", "shape": [3, 3], "method": "cubic"}], "not one of linear, nearest"),
+        ([CONV | {"op": "conv_transpose", "taps": "delta"}], "unknown parameter taps"),
         ([{"op": "residual_sum"}], "needs branches"),
+        ([{"op": "fan_in_product", "branches": [CONV]}], "list of lists"),
+        ([{"op": "fan_in_concat", "branches": [[CONV], []], "fractions": [1.0]}], "1 fractions for 2 branches"),
+        ([{"op": "fan_in_concat", "branches": [[CONV], []], "fractions": [0.5, 0.4]}], "fractions sum to 0.9"),
+        (
+            [{"op": "fan_in_concat", "branches": [[CONV], []], "fractions": [1.2, -0.2]}],
+            "fractions=1.2 must be at most 1",
+        ),
+        ([{"op": "fan_in_concat", "branches": [[CONV], []], "fractions": 0.5}], "must be a list of numbers"),
         ([{"op": "residual_sum", "branches": []}], "list of lists"),
         ([{"op": "residual_sum", "branches": [{"op": "relu"}]}], "list of lists"),
         ([{"op": "residual_sum", "branches": "relu"}], "list of lists"),

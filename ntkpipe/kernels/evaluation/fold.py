@@ -14,6 +14,7 @@ from ntkpipe.kernels import layout
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
 from ntkpipe.kernels.layers.repeat import Repeat
+from ntkpipe.kernels.layers.residual import Branching
 from ntkpipe.kernels.state import Array, KernelState, Signature, View
 
 PerImageFeatures = tuple[Any, ...]
@@ -52,7 +53,7 @@ def fold(
                 fold(branch, entering(branch, step, state), row[number], column[number])
                 for number, branch in enumerate(step.branches)
             ]
-            state = added(ends, step)
+            state = joined(ends, step)
         else:
             state = step.layer(state.replace(row=row, column=column), step.outgoing)
     return state
@@ -73,7 +74,7 @@ def fold_own(
             seen.append(of_repeat)
         elif step.branches:
             made = [fold_own(branch, entering(branch, step, state)) for branch in step.branches]
-            state = added([end for end, _ in made], step)
+            state = joined([end for end, _ in made], step)
             seen.append(tuple(inner for _, inner in made))
         else:
             seen.append(step.layer.image_features(state) if step.has_features else None)
@@ -216,7 +217,7 @@ def no_features(steps: Sequence[Step]) -> PerImageFeatures:
 
 def entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
     """The state as a branch needs it: of fewer classes, perhaps."""
-    return _restricted(state, branch[0].incoming if branch else step.outgoing)
+    return _restricted(state, step.entering(branch))
 
 
 def _restricted(state: KernelState, wanted: Signature) -> KernelState:
@@ -231,14 +232,8 @@ def _restricted(state: KernelState, wanted: Signature) -> KernelState:
     return state.map(chosen, wanted)
 
 
-def added(ends: Sequence[KernelState], step: Step) -> KernelState:
-    """The sum of what the branches end with."""
-    ntk = None
-    for end in ends:
-        if end.ntk is not None:
-            ntk = end.ntk if ntk is None else ntk + end.ntk
-    nngp = ends[0].nngp
-    for end in ends[1:]:
-        nngp = nngp + end.nngp
-    # What is added up goes into the next branch and around it.
-    return ends[0].replace(nngp=nngp, ntk=ntk, signature=step.outgoing).settled()
+def joined(ends: Sequence[KernelState], step: Step) -> KernelState:
+    """What the branches end with, put together by their layer."""
+    assert isinstance(step.layer, Branching)
+    # What is put together goes into the next branch and around it.
+    return step.layer.join(ends, step.outgoing).settled()

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 
 from ntkpipe.kernels import layout
-from ntkpipe.kernels.apart import Apart, between, joined
+from ntkpipe.kernels.apart import Apart, between
 from ntkpipe.kernels.evaluation.fold import repetitions
 from ntkpipe.kernels.evaluation.inner_product import squared_norms
 from ntkpipe.kernels.evaluation.readouts import Tap
@@ -30,6 +30,7 @@ from ntkpipe.kernels.layers.dropout import Dropout
 from ntkpipe.kernels.layers.mask import Mask
 from ntkpipe.kernels.layers.nonlinear.base import Nonlinearity
 from ntkpipe.kernels.layers.repeat import Repeat
+from ntkpipe.kernels.layers.residual import Branching
 from ntkpipe.kernels.sequences import filled, lengths_of
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Signature, View
 
@@ -336,9 +337,7 @@ def _walk(steps: Sequence[Step], walk: _Walk, results: list[Kernels]) -> _Walk:
         elif isinstance(step.layer, Repeat):
             walk = _repeated(step, walk)
         elif step.branches:
-            walk = _summed(
-                [_walk(branch, _entering(branch, step, walk), []) for branch in step.branches], step.outgoing
-            )
+            walk = _joined([_walk(branch, _entering(branch, step, walk), []) for branch in step.branches], step)
         else:
             walk = _advance(step, walk)
     return walk
@@ -417,18 +416,23 @@ def _spread(signature: Signature) -> Callable[[Array], Array]:
 
 
 @partial(jax.jit, static_argnums=1)
-def _summed(ends: Sequence[_Walk], signature: Signature) -> _Walk:
-    ntks: list[Array] = [end.t for end in ends if end.t is not None]
-    parts = [end.apart(signature) for end in ends]
-    total = joined(Apart(*(jnp.stack(part) for part in zip(*parts, strict=True))))
-    first, second, k = (layout.added(parts) for parts in zip(*(end[:3] for end in ends), strict=True))
-    k = _with_equal_pixels(k, total.k, signature)
-    ntk = layout.added(ntks) if ntks else None
-    return _Walk(first, second, k, ntk, total.upper, total.lower, ends[0].lengths)
+def _joined(ends: Sequence[_Walk], step: Step) -> _Walk:
+    layer, signature = step.layer, step.outgoing
+    assert isinstance(layer, Branching)
+    leaving = [step.leaving(branch) for branch in step.branches]
+    total = layer.join_apart([end.apart(signature) for end in ends], [end.features for end in leaving])
+    each = list(zip(ends, leaving, strict=True))
+    first, second = (
+        layer.join([KernelState(end[k], None, leaves, is_own=True) for end, leaves in each], signature).nngp
+        for k in (0, 1)
+    )
+    pairs = layer.join([KernelState(end.k, end.t, leaves) for end, leaves in each], signature)
+    k = _with_equal_pixels(pairs.nngp, total.k, signature)
+    return _Walk(first, second, k, pairs.ntk, total.upper, total.lower, ends[0].lengths)
 
 
 def _entering(branch: Sequence[Step], step: Step, walk: _Walk) -> _Walk:
-    return _restricted(walk, step.incoming, branch[0].incoming if branch else step.outgoing)
+    return _restricted(walk, step.incoming, step.entering(branch))
 
 
 def _restricted(walk: _Walk, has: Signature, wanted: Signature) -> _Walk:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.geometry import Support, union
 from ntkpipe.kernels.layers.repeat import Repeat
-from ntkpipe.kernels.layers.residual import ResidualSum, signatures
+from ntkpipe.kernels.layers.residual import Branching, signatures
 from ntkpipe.kernels.state import KernelState, Layer, Pointwise, Signature
 
 
@@ -67,7 +67,7 @@ def share(networks: Sequence[tuple[Layer, ...]]) -> tuple[tuple[Layer, ...], tup
     for layers in set(networks) - {trunk}:
         common = next(k for k in range(len(layers) + 1) if k == len(layers) or layers[k] != trunk[k])
         tail = layers[common:]
-        if any(layer.feature_scope != "nothing" or isinstance(layer, ResidualSum | Repeat) for layer in tail):
+        if any(layer.feature_scope != "nothing" or isinstance(layer, Branching | Repeat) for layer in tail):
             raise ConfigError("networks share an evaluation only if they differ in depth and end with plain readouts")
         leaving.setdefault(common, []).append(tail)
     made: list[Layer] = []

@@ -10,7 +10,7 @@ from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.geometry import Support
 from ntkpipe.kernels.layers.mask import Mask, MaskedSelfAttention
 from ntkpipe.kernels.layers.repeat import Repeat, passes
-from ntkpipe.kernels.layers.residual import ResidualSum, signatures
+from ntkpipe.kernels.layers.residual import Branching, signatures
 from ntkpipe.kernels.state import Layer, Signature
 
 
@@ -22,7 +22,7 @@ class Step:
         layer: the layer.
         incoming: what comes in, its support known.
         outgoing: what goes out, its support known.
-        branches: of a residual sum or a tap, the steps of each branch; of a repeat those of its first repetitions, one by one, and
+        branches: of a join of branches or a tap, the steps of each branch; of a repeat those of its first repetitions, one by one, and
             then, if there are `more`, those of all the others.
     """
 
@@ -30,6 +30,14 @@ class Step:
     incoming: Signature
     outgoing: Signature
     branches: tuple[tuple[Step, ...], ...] = ()
+
+    def entering(self, branch: Sequence[Step]) -> Signature:
+        """What goes into one of the branches: what comes in, of the classes that it needs."""
+        return branch[0].incoming if branch else dataclasses.replace(self.incoming, support=self.outgoing.support)
+
+    def leaving(self, branch: Sequence[Step]) -> Signature:
+        """What one of the branches ends with."""
+        return branch[-1].outgoing if branch else self.entering(branch)
 
     @property
     def keeps_classes(self) -> bool:
@@ -40,7 +48,7 @@ class Step:
             return True
         # Branches get the same classes; those of a tap may go their own way with them.
         rows = self.incoming.support[0]
-        same = all((b[0].incoming if b else self.outgoing).support[0] == rows for b in self.branches)
+        same = all(self.entering(branch).support[0] == rows for branch in self.branches)
         if isinstance(self.layer, Repeat):
             same = same and all(b[-1].outgoing.support[0] == self.outgoing.support[0] for b in self.branches)
         return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
@@ -89,7 +97,7 @@ def resolve(
         needed = layer.needs(entering, wanted, own=own)
         entering = dataclasses.replace(entering, support=needed)
         branches: tuple[tuple[Step, ...], ...] = ()
-        if isinstance(layer, ResidualSum):
+        if isinstance(layer, Branching):
             branches = tuple(resolve(branch, entering, wanted=wanted, own=own) for branch in layer.branches)
         elif isinstance(layer, Repeat):
             branches = _repetitions(layer, entering, wanted, own=own)
@@ -118,7 +126,7 @@ def with_features(layers: Sequence[Layer]) -> Sequence[Layer]:
 
 
 def _has_features(layer: Layer) -> bool:
-    if isinstance(layer, ResidualSum):
+    if isinstance(layer, Branching):
         return any(_has_features(inner) for branch in layer.branches for inner in branch)
     if isinstance(layer, Repeat):
         return any(_has_features(inner) for inner in layer.layers)

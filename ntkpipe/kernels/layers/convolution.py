@@ -24,6 +24,12 @@ def moved(incoming: Signature, windows: tuple[Window, AnyWindow]) -> Signature:
     return dataclasses.replace(incoming, spatial=(rows.out, columns.out), support=(), grid=grid)
 
 
+def require_plane(incoming: Signature) -> None:
+    """Refuse volumes."""
+    if incoming.grid:
+        raise ConfigError(f"acts on images and sequences, not on volumes, and these have shape {list(incoming.shape)}")
+
+
 @dataclass(frozen=True)
 class Conv(Pointwise):
     """A convolution with independent normal filters; `Dense` with K replaced by the mean over filter taps.

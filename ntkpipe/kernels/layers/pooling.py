@@ -18,7 +18,8 @@ from ntkpipe.kernels.layers.convolution import moved
 from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
 
-def _require_image(incoming: Signature) -> None:
+def require_image(incoming: Signature) -> None:
+    """Refuse flat activations."""
     if len(incoming.spatial) != 2:
         raise ConfigError("acts on images [height, width, channels], but activations are flat here")
 
@@ -76,7 +77,7 @@ class SumPool(Mixing):
 
     def outgoing(self, incoming: Signature) -> Signature:
         """As many channels; Gaussian if it was."""
-        _require_image(incoming)
+        require_image(incoming)
         return moved(incoming, self._windows(incoming))
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
@@ -145,7 +146,7 @@ class GlobalPool(Mixing):
 
     def outgoing(self, incoming: Signature) -> Signature:
         """Flat, with as many features as channels."""
-        _require_image(incoming)
+        require_image(incoming)
         return dataclasses.replace(incoming, spatial=(), support=(), grid=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:

@@ -1,4 +1,4 @@
-"""Sums of parallel branches."""
+"""Parallel branches, and their sum."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ntkpipe.errors import ConfigError
+from ntkpipe.kernels.apart import Apart, joined, stacked
 from ntkpipe.kernels.geometry import Support, union
 from ntkpipe.kernels.state import FeatureScope, KernelState, Layer, Signature
 
 
 @dataclass(frozen=True)
-class ResidualSum:
-    """The sum of branches that begin at the same activations (arXiv:1512.03385): K and T are the sums of theirs.
-
-    Which holds if the branches' outputs are Gaussian and independent, that is, if at most one of them has no weights of
-    its own. `fold` follows the branches; nothing is left to do for the layer itself.
+class Branching:
+    """What joins of parallel branches have in common: `fold` follows the branches, and the layer says what becomes of their ends.
 
     Args:
         branches: a sequence of layers each; `()` is the identity.
@@ -29,10 +27,14 @@ class ResidualSum:
     @property
     def is_linear(self) -> bool:
         """Every branch has weights of its own."""
-        return all(_has_weights(branch) for branch in self.branches)
+        return all(has_weights(branch) for branch in self.branches)
 
-    def outgoing(self, incoming: Signature) -> Signature:
-        """What every branch ends with."""
+    def ends(self, incoming: Signature) -> list[Signature]:
+        """What each branch ends with; images of one shape, or all flat.
+
+        Raises:
+            ConfigError: if they are of different shapes.
+        """
         ends = []
         for number, branch in enumerate(self.branches):
             try:
@@ -45,20 +47,24 @@ class ResidualSum:
                 shapes = f"{_shape(first)} in branch 0 and {_shape(end)} in branch {number}"
                 # An image never is what flat activations are; but two images may agree that begin smaller.
                 kind = ShapeError if end.spatial and first.spatial else ConfigError
-                raise kind(f"adds activations of different shapes: {shapes}")
-            if end.features != first.features:
-                shapes = f"{first.features} in branch 0 and {end.features} in branch {number}"
-                raise ConfigError(f"adds activations with different numbers of features: {shapes}")
-            if not end.is_gaussian:
-                raise ConfigError(
-                    f"needs Gaussian branches, and branch {number} ends with activations that are not: end it with a linear "
-                    "layer such as conv or dense, or put one before the sum"
-                )
-        if sum(not _has_weights(branch) for branch in self.branches) > 1:
+                raise kind(f"{self.verb} activations of different shapes: {shapes}")
+        return ends
+
+    verb: ClassVar[str] = "joins"
+
+    def require_equal_features(self, ends: Sequence[Signature]) -> None:
+        """Refuse branches of different widths."""
+        for number, end in enumerate(ends):
+            if end.features != ends[0].features:
+                shapes = f"{ends[0].features} in branch 0 and {end.features} in branch {number}"
+                raise ConfigError(f"{self.verb} activations with different numbers of features: {shapes}")
+
+    def require_independence(self) -> None:
+        """Refuse two branches without weights."""
+        if sum(not has_weights(branch) for branch in self.branches) > 1:
             raise ConfigError(
                 "needs independent branches: at most one may be without a linear layer (conv, dense, attention) of its own"
             )
-        return first
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
         """What any branch needs."""
@@ -86,7 +92,60 @@ class ResidualSum:
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
         """Never called: see `fold`."""
-        raise AssertionError("fold adds up the branches")
+        raise AssertionError("fold joins the branches")
+
+    def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
+        """The state after the branches' ends have met."""
+        raise NotImplementedError
+
+    def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
+        """How far apart images are then that nearly coincide.
+
+        Args:
+            ends: of each branch.
+            features: that each branch ends with.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ResidualSum(Branching):
+    """The sum of branches that begin at the same activations (arXiv:1512.03385): K and T are the sums of theirs.
+
+    Which holds if the branches' outputs are Gaussian and independent, that is, if at most one of them has no weights of
+    its own.
+    """
+
+    verb: ClassVar[str] = "adds"
+
+    def outgoing(self, incoming: Signature) -> Signature:
+        """What every branch ends with."""
+        ends = self.ends(incoming)
+        self.require_equal_features(ends)
+        for number, end in enumerate(ends):
+            if not end.is_gaussian:
+                raise ConfigError(
+                    f"needs Gaussian branches, and branch {number} ends with activations that are not: end it with a linear "
+                    "layer such as conv or dense, or put one before the sum"
+                )
+        self.require_independence()
+        return ends[0]
+
+    def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
+        """The sums of both kernels."""
+        ntk = None
+        for end in ends:
+            if end.ntk is not None:
+                ntk = end.ntk if ntk is None else ntk + end.ntk
+        nngp = ends[0].nngp
+        for end in ends[1:]:
+            nngp = nngp + end.nngp
+        return ends[0].replace(nngp=nngp, ntk=ntk, signature=outgoing)
+
+    def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
+        """Of independent activations, summed."""
+        del features
+        return joined(stacked(ends))
 
 
 class PlaceError(ConfigError):
@@ -127,7 +186,8 @@ def signatures(layers: Sequence[Layer], incoming: Signature) -> list[Signature]:
     return after
 
 
-def _has_weights(layers: Iterable[Layer]) -> bool:
+def has_weights(layers: Iterable[Layer]) -> bool:
+    """Some layer has weights of its own."""
     return any(layer.is_linear for layer in layers)
 
 

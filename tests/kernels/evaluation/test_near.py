@@ -64,6 +64,20 @@ NETWORKS = {
         dense(),
     ],
     "dropout": [dense(), RELU, {"op": "dropout", "rate": 0.7}, dense(), RELU, dense()],
+    "concat": [
+        dense(),
+        {"op": "fan_in_concat", "branches": [[RELU], [{"op": "erf"}, dense()], []], "fractions": [0.25, 0.625, 0.125]},
+        dense(),
+        RELU,
+        dense(),
+    ],
+    "product": [
+        dense(),
+        {"op": "fan_in_product", "branches": [[dense(), RELU], [{"op": "erf"}, dense(1.2, None)], []]},
+        dense(),
+        RELU,
+        dense(),
+    ],
 }
 # Multiples of eps relative to both images' own kernels. A chaotic network multiplies a rounding by its whole distance; 50 layers
 # add up 50 roundings.
@@ -150,6 +164,17 @@ IMAGE_NETWORKS = {
         dense(),
     ],
     "pooled": [conv(), RELU, conv(), RELU, GAP, dense()],
+    "sizes": [
+        conv(strides=2, op="conv_transpose"),
+        RELU,
+        {"op": "resize", "shape": [5, 6], "method": "nearest"},
+        conv(op="conv_local"),
+        {"op": "fan_in_concat", "branches": [[RELU], [conv()], []]},
+        conv(),
+        RELU,
+        FLATTEN,
+        dense(),
+    ],
 }
 
 

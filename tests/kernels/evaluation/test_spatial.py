@@ -18,15 +18,17 @@ from ntkpipe.kernels.evaluation.blocks import BLOCK_BYTES, choose_batch
 from ntkpipe.kernels.evaluation.self_pairs import own_program
 from ntkpipe.kernels.evaluation.spatial import evaluate as evaluate_tile
 from ntkpipe.kernels.evaluation.spatial import tile_program
+from ntkpipe.kernels.sequences import masked_spec
+from ntkpipe.kernels.spec import canonical_spec
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
 DENSE = {"op": "dense", "features": 1, "w_std": 1.3, "b_std": 0.1}
 ROOT2 = math.sqrt(2)
 
 
-def conv(size=3, strides=1, padding="SAME", features=4, b_std=0.2, w_std=ROOT2):
+def conv(size=3, strides=1, padding="SAME", features=4, b_std=0.2, w_std=ROOT2, op="conv"):
     shape = {"filter": [size, size], "strides": [strides, strides], "padding": padding}
-    return {"op": "conv", "features": features, "w_std": w_std, "b_std": b_std} | shape
+    return {"op": op, "features": features, "w_std": w_std, "b_std": b_std} | shape
 
 
 def pool(size, strides, padding="VALID", **settings):
@@ -35,6 +37,18 @@ def pool(size, strides, padding="VALID", **settings):
 
 def residual(*branches):
     return {"op": "residual_sum", "branches": [list(branch) for branch in branches]}
+
+
+def resize(size, method):
+    return {"op": "resize", "shape": [size, size], "method": method}
+
+
+def concat(*branches):
+    return {"op": "fan_in_concat", "branches": [list(branch) for branch in branches]}
+
+
+def product(*branches):
+    return {"op": "fan_in_product", "branches": [list(branch) for branch in branches]}
 
 
 ATTENTION = {
@@ -50,6 +64,19 @@ NETWORKS = {
     "diagonal": [conv(), RELU, conv(3, 2), {"op": "erf"}, FLATTEN, DENSE],
     "pooled": [conv(), residual([RELU, conv()], []), RELU, pool(2, 2), conv(), RELU, GAP, DENSE],
     "attention": [conv(), {"op": "layer_norm", "axis": [-1]}, RELU, ATTENTION, RELU, GAP, DENSE],
+    "sizes": [
+        conv(3, 2, op="conv_transpose"),
+        RELU,
+        resize(4, "linear"),
+        conv(op="conv_local"),
+        concat([RELU], [conv()]),
+        conv(2),
+        product([RELU, conv()], []),
+        conv(),
+        RELU,
+        GAP,
+        DENSE,
+    ],
     "dropout": [conv(3, 2), RELU, {"op": "dropout", "rate": 0.7}, conv(2), RELU, GAP, DENSE, RELU, DENSE],
 }
 
@@ -152,6 +179,43 @@ def test_neither_does_the_device(architectures, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=0, atol=REORDERED * np.abs(a).max())
 
 
+FLIPPED = {
+    "transposed": [conv(3, op="conv_transpose"), RELU, conv(2, 2, op="conv_transpose"), RELU, GAP, DENSE],
+    "local": [conv(op="conv_local"), RELU, conv(op="conv_local"), RELU, GAP, DENSE],
+    "resized": [conv(), RELU, resize(7, "linear"), conv(), RELU, resize(3, "linear"), FLATTEN, DENSE],
+    "nearest": [conv(), RELU, resize(12, "nearest"), conv(), RELU, FLATTEN, DENSE],
+    "positions": [conv(), RELU, ATTENTION | {"pos_emb_type": "SUM", "pos_emb_decay_fn": "exp(-d)"}, FLATTEN, DENSE],
+    "joined": [conv(), concat([RELU], []), conv(), product([RELU, conv()], []), FLATTEN, DENSE],
+}
+NOT_FLIPPED = {
+    "transposed": [conv(), RELU, conv(3, 2, op="conv_transpose"), RELU, conv(), GAP, DENSE],
+    "nearest": [conv(), RELU, resize(3, "nearest"), conv(), RELU, FLATTEN, DENSE],
+}
+
+
+@pytest.mark.parametrize("name", FLIPPED)
+def test_flips_of_both_images_change_nothing(name):
+    """Windows and triangles are symmetric, distances too, and so are the gaps of as many pixels as a filter has."""
+    arch, x, y = Architecture.from_spec(FLIPPED[name]), images(2, (6, 4, 2)), images(2, (6, 4, 2), seed=1)
+    for a, b in zip(arch(x, y), arch(x[:, :, ::-1], y[:, :, ::-1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NOT_FLIPPED)
+def test_flips_matter_where_windows_lie_unevenly(name):
+    """An odd filter over gaps of one pixel, and the right one of two pixels that are equally near."""
+    arch, x, y = Architecture.from_spec(NOT_FLIPPED[name]), images(2, (6, 6, 2)), images(2, (6, 6, 2), seed=1)
+    assert np.abs(arch(x, y).ntk - arch(x[:, :, ::-1], y[:, :, ::-1]).ntk).max() > 1e-4
+
+
+def test_a_decay_that_is_no_covariance_is_refused():
+    spec = [ATTENTION | {"pos_emb_type": "SUM", "pos_emb_decay_fn": "max(1 - d / 3, -1)"}, GAP, DENSE]
+    with pytest.raises(
+        ConfigError, match=r"layer 0 \(global_self_attention\) pos_emb_decay_fn=.* is no covariance of \[6, 5\]"
+    ):
+        Architecture.from_spec(spec)(images(2))
+
+
 def test_cyclic_shifts_change_nothing_without_edges():
     """Circular convolutions commute with shifts, of which the mean over pixels knows nothing: k(x, shifted y) = k(x, y)."""
     spec = [conv(3, 1, "CIRCULAR"), RELU, pool(3, 1, "CIRCULAR"), conv(2, 1, "CIRCULAR"), RELU, GAP, DENSE]
@@ -242,6 +306,11 @@ def spec_with_defaults(spec):
         ([conv(), RELU, ATTENTION, RELU, FLATTEN], (4, 4), [16**2] * 3 + [16] * 2),
         ([conv(), RELU, {"op": "dropout", "rate": 0.5}, FLATTEN], (4, 4), [16] * 4),
         ([conv(), residual([RELU, conv(3, 2)], [conv(1, 2)]), RELU, FLATTEN], (8, 8), [64, 64, 16, 16]),
+        ([conv(), RELU, conv() | {"op": "conv_local"}, RELU, GAP], (4, 4), [16] * 3 + [16**2] * 2),
+        ([conv(), RELU, conv(3, 2) | {"op": "conv_transpose"}, FLATTEN], (4, 4), [16, 16, 16, 64]),
+        ([conv(), RELU, resize(8, "nearest"), FLATTEN], (4, 4), [16, 16, 16, 64]),
+        ([conv(), RELU, resize(8, "linear"), FLATTEN], (5, 5), [15**2] * 3 + [64]),  # 3 classes of 5
+        ([conv(), resize(4, "linear"), FLATTEN], (4, 4), [16] * 3),  # what is left as it is
     ],
 )
 def test_only_what_later_layers_need_is_computed(spec, shape, entries):
@@ -276,6 +345,12 @@ def test_only_what_later_layers_need_is_computed(spec, shape, entries):
         ([GAP, ATTENTION], r"layer 1 \(global_self_attention\) acts on images"),
         ([GAP, GAP], r"layer 1 \(global_avg_pool\) acts on images"),
         ([conv(), {"op": "dense", "features": 3}], r"layer 1 \(dense\) acts on flat"),
+        ([conv(), concat([RELU], [conv(features=3)]), RELU, FLATTEN], r"layer 2 \(relu\) needs Gaussian"),
+        ([conv(), product([RELU], []), FLATTEN], r"layer 1 \(fan_in_product\) needs independent branches"),
+        ([conv(), product([conv(features=3)], []), FLATTEN], "multiplies.*3 in branch 0 and 4 in branch 1"),
+        ([conv(), concat([FLATTEN], []), FLATTEN], r"layer 1 \(fan_in_concat\) puts side by side.*different shapes"),
+        ([FLATTEN, resize(3, "linear")], r"layer 1 \(resize\) acts on images"),
+        ([FLATTEN, conv() | {"op": "conv_local"}], r"layer 1 \(conv_local\) acts on images"),
         ([conv(), RELU, {"op": "layer_norm", "axis": [1, 2, 3]}], r"layer 2 \(layer_norm\) needs Gaussian"),
         ([conv(), {"op": "dropout", "rate": 0.5}, RELU], r"layer 2 \(relu\) needs Gaussian"),
     ],
@@ -296,6 +371,24 @@ def test_images_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match=r"layer 1 \(residual_sum\) adds activations of different shapes"):
         strided.check_input((8, 8, 1))
     strided.check_input((4, 4, 1))  # both give 2 x 2
+
+
+@pytest.mark.parametrize("layer", [conv(op="conv_transpose"), conv(op="conv_local"), resize(3, "linear")])
+def test_what_is_of_planes_alone(layer):
+    """Not of volumes, nor of sequences that end at different places."""
+    with pytest.raises(ConfigError, match=r"layer 0 \(\w+\) acts on images and sequences, not on volumes"):
+        Architecture.from_spec([layer, GAP, DENSE]).check_input((3, 4, 5, 2))
+    with pytest.raises(ConfigError, match=r"layer 0 \(\w+\) has no form for sequences of different lengths"):
+        masked_spec(canonical_spec([layer, GAP, DENSE]), 6)
+
+
+def test_positional_embeddings_of_sequences_and_volumes():
+    spec = canonical_spec([ATTENTION | {"pos_emb_type": "SUM"}, GAP, DENSE])
+    with pytest.raises(ConfigError, match="has positional embeddings"):
+        masked_spec(spec, 6)
+    decay = {"pos_emb_type": "CONCAT", "pos_emb_decay_fn": "exp(-d)", "val_pos_emb": True}
+    made = Architecture.from_spec([ATTENTION | decay, GAP, DENSE])(images(2, (2, 3, 2, 2)))
+    assert np.isfinite(made.ntk).all()
 
 
 def test_images_may_be_jax_arrays_and_traced(architectures):

@@ -263,6 +263,19 @@ def canonical_covariance(text: Any) -> str:
     return canonical_text(tree)
 
 
+def canonical_decay(text: Any) -> str:
+    """The canonical text of a function of a distance d, at least 0.
+
+    Raises:
+        ConfigError: if it cannot be read, or is not a finite real number at some distance.
+    """
+    tree = parse(text, ("d",))
+    for d in (0.0, 1.0, 2.0, 5.0, 100.0):
+        if not math.isfinite(evaluate_number(tree, {"d": d})):
+            raise ConfigError(f"formula {_short(text)} is not a finite real number at d = {d:g}")
+    return canonical_text(tree)
+
+
 def _kind(node: ast.AST) -> str:
     """How an error calls a piece of syntax: `Attribute` is `attribute`, `BoolOp` is `bool op`."""
     name = type(getattr(node, "op", node)).__name__
