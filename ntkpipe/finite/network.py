@@ -22,22 +22,17 @@ from jaxtyping import Float
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.activations import activation
 from ntkpipe.finite.maps import Given, Recorder, arrays_of
+from ntkpipe.finite.weighted import attention, conv, conv_local, conv_transpose, dense
 from ntkpipe.finite.windows import (
-    convolve,
     global_pool,
     normalised,
-    pad,
-    patches,
     pool,
     resized,
-    window_outputs,
-    with_gaps,
 )
 from ntkpipe.kernels.architecture import precision_context
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.mask import factors
-from ntkpipe.kernels.parameters import ACTIVATIONS, acting_filter
-from ntkpipe.kernels.registry import positional_embedding
+from ntkpipe.kernels.parameters import ACTIVATIONS
 from ntkpipe.kernels.sequences import masked_spec, split_ends
 from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
@@ -52,6 +47,14 @@ queries and keys (heads, channels, keys), values (heads, channels, values), read
 embeddings these come first, (pixels, channels). Of layers within `repeat` the
 repetitions come before these axes, and before those of b.
 """
+
+_WEIGHTED = {
+    "conv": conv,
+    "conv_transpose": conv_transpose,
+    "conv_local": conv_local,
+    "global_self_attention": attention,
+    "masked_attention": attention,
+}
 
 # Of which each number gives one.
 _ELEMENTWISE = (*ACTIVATIONS, "dropout")
@@ -329,33 +332,18 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
                 f'acts on flat activations, got images of shape {list(x.shape[1:])}: put {{"op": "flatten"}} or '
                 '{"op": "global_avg_pool"} first'
             )
-        source.begin()
-        shape = (x.shape[-1], layer["features"])
-        return source.linear(_product, x, layer=name, shape=shape, fan_in=shape[0], **_scales(layer))
+        return dense(layer, x, source, name)
     if x.ndim not in (4, 5):
         raise ConfigError("acts on images [height, width, channels], but activations are flat here")
-    if op == "conv":
-        return _conv(layer, x, source, name)
-    if op == "conv_transpose":
-        return _conv_transpose(layer, x, source, name)
-    if op == "conv_local":
-        return _conv_local(layer, x, source, name)
+    if op in _WEIGHTED:
+        return _WEIGHTED[op](layer, x, source, name)
     if op == "resize":
         return resized(layer, x)
     if op in ("global_avg_pool", "global_sum_pool"):
         return global_pool(layer, x)
     if op in ("avg_pool", "sum_pool"):
         return pool(layer, x)
-    assert op in ("global_self_attention", "masked_attention"), op
-    return _attention(layer, x, source, name)
-
-
-def _product(x: Any, w: Any) -> Any:
-    return x @ w
-
-
-def _scales(layer: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: layer[name] for name in ("w_std", "b_std", "parameterization")}
+    raise AssertionError(op)
 
 
 def _joined(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
@@ -389,100 +377,3 @@ def _repeat(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         return made
 
     return source.repeat(once, x, layer["times"])
-
-
-def _conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    size, strides, padding = acting_filter(layer), tuple(layer["strides"]), layer["padding"]
-    window_outputs(x.shape[1:-1], size, strides, padding)
-    shape = (*size, x.shape[-1], layer["features"])
-    source.begin()
-
-    def product(x: Any, w: Any) -> Any:
-        return convolve(pad(x, size, strides, padding), w, strides)
-
-    window = {"filter": size, "strides": strides, "padding": padding}
-    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:-1]), **window, **_scales(layer))
-
-
-def _conv_transpose(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """A plain convolution of the image with gaps between its pixels."""
-    height, width = layer["filter"]
-    x = with_gaps(x, (height, width), layer["strides"], layer["padding"])
-    shape = (height, width, x.shape[-1], layer["features"])
-    source.begin()
-
-    def product(x: Any, w: Any) -> Any:
-        return convolve(x, w, (1, 1))
-
-    window = {"filter": (height, width), "strides": (1, 1), "padding": "VALID"}
-    return source.linear(product, x, layer=name, shape=shape, fan_in=math.prod(shape[:3]), **window, **_scales(layer))
-
-
-def _conv_local(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    size, strides, padding = tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"]
-    pixels = window_outputs(x.shape[1:3], size, strides, padding)
-    under = jnp.concatenate(patches(pad(x, size, strides, padding), size, strides, pixels), axis=-1)
-    fan_in = under.shape[-1]
-    source.begin()
-
-    def product(x: Any, w: Any) -> Any:
-        return jnp.einsum("nhwk,hwkf->nhwf", x, w)
-
-    shape = (*pixels, fan_in, layer["features"])
-    return source.linear(product, under, layer=name, shape=shape, fan_in=fan_in, pixels=pixels, **_scales(layer))
-
-
-def _attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """Queries and keys share weights, scores are divided by their number (the linear scaling of arXiv:2006.10540)."""
-    n, *spatial, channels = x.shape
-    count, h = math.prod(spatial), spatial[0]
-    pixels = x.reshape(n, count, channels)
-    heads, keys, values = layer["n_heads"], layer["n_chan_key"], layer["n_chan_val"]
-    features = layer["n_chan_out"]
-    source.begin()
-
-    def to_heads(x: Any, w: Any) -> Any:
-        """`(n, p, channels)` and `(heads, channels, k)` to `(n, p, heads k)`, heads together."""
-        return jnp.einsum("npc,hck->nphk", x, w).reshape(*x.shape[:2], -1)
-
-    def from_heads(x: Any, w: Any) -> Any:
-        return x @ w.reshape(-1, features)
-
-    def linear(product: Any, x: Any, shape: tuple[int, ...], fan_in: int, w_std: float, b_std: float | None) -> Any:
-        return source.linear(product, x, layer=name, shape=shape, fan_in=fan_in, w_std=w_std, b_std=b_std)
-
-    placed, of_values = _placed(layer, pixels, tuple(spatial), linear)
-    shared = linear(to_heads, placed, (heads, placed.shape[-1], keys), placed.shape[-1], 1.0, None)
-    shared = shared.reshape(n, count, heads, keys)
-    scores = jnp.einsum("nphk,nqhk->nhpq", shared, shared) * (layer["w_query_std"] * layer["w_key_std"] / keys)
-    if layer["op"] == "masked_attention" and layer["mechanism"] == "SOFTMAX":
-        inside = jnp.repeat(factors(layer["windows"], 0.0, source.lengths, h, x.dtype), count // h, axis=1)
-        scores = jnp.where(inside[:, None, None, :] > 0, scores, -jnp.inf)
-    mechanism = {"SOFTMAX": jax.nn.softmax, "IDENTITY": lambda s: s, "RELU": jax.nn.relu, "ABS": jnp.abs}[
-        layer["mechanism"]
-    ]
-    width = of_values.shape[-1]
-    value = linear(to_heads, of_values, (heads, width, values), width, layer["w_value_std"], None)
-    mixed = jnp.einsum("nhpq,nqhv->nphv", mechanism(scores), value.reshape(n, count, heads, values))
-    mixed = mixed.reshape(n, count, heads * values)
-    made = linear(from_heads, mixed, (heads, values, features), heads * values, layer["w_out_std"], layer["b_std"])
-    return made.reshape(n, *spatial, features)
-
-
-def _placed(
-    layer: Mapping[str, Any], pixels: Any, spatial: tuple[int, ...], linear: Callable[..., Any]
-) -> tuple[Any, Any]:
-    """What keys and queries are made of, and what values are: pixels `(n, p, channels)`, with positional embeddings or without."""
-    positions = positional_embedding(layer)
-    if positions is None:
-        return pixels, pixels
-    channels = pixels.shape[-1] if positions.channels is None else positions.channels
-    count = math.prod(spatial)
-    root = jnp.broadcast_to(jnp.asarray(positions.root(spatial), pixels.dtype), (len(pixels), count, count))
-
-    def embed(x: Any, w: Any) -> Any:
-        return jnp.einsum("npq,qc->npc", x, w)
-
-    embeddings = linear(embed, root, (count, channels), 1, positions.std, None)
-    placed = jnp.concatenate([pixels, embeddings], axis=-1) if positions.concat else pixels + embeddings
-    return placed, placed if positions.in_values else pixels
