@@ -423,8 +423,10 @@ def _joined(ends: Sequence[_Walk], step: Step) -> _Walk:
     total = layer.join_apart([end.apart(signature) for end in ends], [end.features for end in leaving])
     each = list(zip(ends, leaving, strict=True))
     first, second = (
-        layer.join([KernelState(end[k], None, leaves, is_own=True) for end, leaves in each], signature).nngp
-        for k in (0, 1)
+        layer.join(
+            [KernelState(x, None, leaves, is_own=True) for x, leaves in zip(of, leaving, strict=True)], signature
+        ).nngp
+        for of in ([end.first for end in ends], [end.second for end in ends])
     )
     pairs = layer.join([KernelState(end.k, end.t, leaves) for end, leaves in each], signature)
     k = _with_equal_pixels(pairs.nngp, total.k, signature)

@@ -35,8 +35,10 @@ class Mixing:
         del incoming, outgoing
         return False
 
-    def apart(self, before: Apart, incoming: Signature) -> None:
+    def apart(self, before: Apart, incoming: Signature) -> Apart | None:
         """Unknown: pixels meet others of their own image."""
+        del before, incoming
+        return None
 
     def image_features(self, own: KernelState) -> None:
         """Nothing."""
