@@ -67,7 +67,7 @@ def repeated_block(spec: Spec) -> tuple[int, int]:
         if op not in ACTIVATIONS:
             continue
         for end in range(start + 1, len(ops)):
-            if ops[end] in (*_LINEAR, "global_self_attention"):
+            if ops[end] in (*_LINEAR, "conv_transpose", "conv_local", "global_self_attention"):
                 return start, end + 2 if ops[end + 1 : end + 2] == ["layer_norm"] else end + 1
     raise ConfigError(
         "the network has no repeated block: it needs a residual_sum, or a nonlinearity with a linear layer after it; name one "
