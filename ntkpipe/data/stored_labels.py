@@ -110,8 +110,8 @@ class StoredData(Protocol):
         """Steps that they went through and their statistics, plain JSON."""
         ...
 
-    def shape(self, block: str) -> tuple[int, int, int, int]:
-        """`(n, h, w, c)` of `train` or `test`; of points without pixels `(n, 0, 0, 0)`."""
+    def shape(self, block: str) -> tuple[int, ...]:
+        """`(n, h, w, c)` of `train` or `test`; of volumes `(n, d, h, w, c)`, of points without pixels `(n, 0, 0, 0)`."""
         ...
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
