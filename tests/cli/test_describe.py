@@ -78,7 +78,7 @@ def test_with_a_shape_no_data_is_loaded_and_no_ray_started(command, tmp_path, mo
         (f"kernel=spec kernel.path=a.yaml {SHAPE}", "a.yaml cannot be read"),
         (
             f"kernel=cnn_gap kernel.filter=[3,3,3] {SHAPE}",
-            "kernel.filter=[3, 3, 3] must be [height, width], or one number",
+            "kernel.filter=[3, 3, 3] has 3 numbers, and these are images of 32 x 32: set as many",
         ),
         (f"kernel=cnn_gap kernel.padding=same {SHAPE}", "SAME, VALID, CIRCULAR"),
         ("kernel=cnn_gap kernel.padding=VALID kernel.depth=4 image_shape=[8,8,3]", "layer 6 (conv)"),

@@ -36,7 +36,7 @@ BAD_DATA = {
     "label negative": (images(y_train=np.arange(40) % 3 - 1), "negative label"),
     "labels not integers": (images(y_train=np.linspace(0, 1, 40)), "data.labels=regression"),
     "shapes differ": (images(x_test=RNG.random((8, 4, 5, 1))), "bring them to the same shape"),
-    "impossible shape": (images(x_train=RNG.random((40, 2, 2, 2, 2))), "(n, height, width, channels)"),
+    "impossible shape": (images(x_train=RNG.random((40, 2, 2, 2, 2, 2))), "(n, height, width, channels)"),
     "no images": (images(x_test=np.zeros((0, 4, 4, 1)), y_test=np.zeros(0, int)), "x_test is empty"),
     "one class": (images(y_train=np.zeros(40, int), y_test=np.zeros(8, int)), "needs at least two classes"),
     "labels do not pair up": (images(y_train=np.arange(39) % 3), "pair up one to one"),
