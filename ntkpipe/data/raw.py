@@ -87,9 +87,10 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
     """
     x_train, x_test = _standard("train", raw, layout), _standard("test", raw, layout)
     if x_train.shape[1:] != x_test.shape[1:]:
+        depth = "depth x " if 5 in (x_train.ndim, x_test.ndim) else ""
         raise DataError(
             f"training {raw.rows_are} have shape {_times(x_train.shape[1:])} and test {raw.rows_are} {_times(x_test.shape[1:])} "
-            "(height x width x channels): bring them to the same shape"
+            f"({depth}height x width x channels): bring them to the same shape"
         )
     if x_train.dtype != x_test.dtype:
         raise DataError(
