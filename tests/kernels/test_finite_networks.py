@@ -231,8 +231,11 @@ def test_finite_networks_converge_to_the_kernels(name):
 @pytest.mark.parametrize("settings", [{}, {"pos_emb_type": "SUM", "w_pos_emb_std": 0.6, "val_pos_emb": True}])
 @pytest.mark.parametrize("mechanism", ["IDENTITY", "RELU", "ABS"])
 def test_other_attention(mechanism, settings):
-    """Cubic in the covariance: it spreads more."""
-    check([conv(w_std=1.0), RELU, attention(mechanism) | settings, RELU, FLATTEN, dense()], 128)
+    """Cubic in the covariance: it spreads more. Embeddings that all heads share are off by more at small widths: by 0.33, 0.23
+    and 0.06 of the NTK at 64, 128 and 256 channels."""
+    width, count = (2 * WIDTH, 48) if settings else (WIDTH, 128)
+    wide = attention(mechanism) | {"n_chan_out": width, "n_chan_val": width // 2} | settings
+    check([conv(w_std=1.0, width=width), RELU, wide, RELU, FLATTEN, dense()], count)
 
 
 def test_the_error_falls_as_one_over_the_root_of_the_width():

@@ -86,7 +86,8 @@ def test_it_is_the_layers_written_out(name):
     np.testing.assert_allclose(ntk[5], ntk[2], rtol=1e-14)
     assert ntk[5, 2] == ntk[2, 2]
     np.testing.assert_array_equal(np.diagonal(ntk), network.diagonal(x).ntk)
-    np.testing.assert_allclose(network(x[:2], x[3:]).ntk, ntk[:2, 3:], rtol=1e-12)
+    # After an inner pool or attention the pair that is nearly equal comes from rounded differences: 1e-9 apart, known to a part of it.
+    np.testing.assert_allclose(network(x[:2], x[3:]).ntk, ntk[:2, 3:], rtol=1e-12 if name in QUICK else 1e-9)
 
 
 @pytest.mark.parametrize("name", ["begins_with_dense", "residual", "gap", "attention"])

@@ -47,10 +47,10 @@ class Step:
         if not self.branches or not self.incoming.spatial:
             return True
         # Branches get the same classes; those of a tap may go their own way with them.
-        rows = self.incoming.support[0]
-        same = all(self.entering(branch).support[0] == rows for branch in self.branches)
+        rows = self.incoming.support[:1]
+        same = all(self.entering(branch).support[:1] == rows for branch in self.branches)
         if isinstance(self.layer, Repeat):
-            same = same and all(b[-1].outgoing.support[0] == self.outgoing.support[0] for b in self.branches)
+            same = same and all(b[-1].outgoing.support[:1] == self.outgoing.support[:1] for b in self.branches)
         return same and (isinstance(self.layer, Tap) or all(step.keeps_classes for b in self.branches for step in b))
 
     @property
