@@ -35,7 +35,7 @@ class PredictConfig:
         selection: how the ridge and the time that a report recommends are chosen, from training points alone: `held_out`
             (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
         held_out: of `held_out`: a share of the training points, or from 1 on a number of them.
-        error_estimate: estimates of the errors of predictions, which 99.9% of these are within, beside the bounds: `auto` (wherever that
+        error_estimate: estimates of the errors of predictions, which 99% of these are within, beside the bounds: `auto` (wherever that
             takes less than 15% of the solve, and of up to 10,000 training points), `true` or `false`.
         noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
             the data), `likelihood` (with the kernel as a prior, the most likely one) or `held_out` (such that variances are right on

@@ -26,6 +26,8 @@ from ntkpipe.dynamics.sampling import RowSample, TestErrors
 
 SIGMAS = 5.0
 """Standard deviations that an estimate is."""
+STATED = 0.99
+"""Share of errors that users are told to be at most their estimates: what random problems have borne out (docs/bounds.md)."""
 CONFIDENCE = 0.999
 """Share of predictions whose error is at most the estimate: with 8 random vectors a Student distribution of 8 degrees is beyond 5 in
 one case of 1,000; errors of the test tiles, which are known better, make it rarer."""

@@ -37,7 +37,7 @@ class Predictions:
         target: (p, c) float64, what the mean is regressed on.
         mean: (K, T, R, p, c) float64.
         error_bound: (K, T, R, p, c) float64 `>= 0`, of the numerical error of `mean`; `inf` where none is known.
-        error_estimate: (K, T, R, p, c), what 99.9% of the errors of `mean` are at most, by estimate: at most `error_bound`, and infinite
+        error_estimate: (K, T, R, p, c), what 99% of the errors of `mean` are at most, by estimate: at most `error_bound`, and infinite
             where nothing is known (docs/mathematics.md); None where it was not made.
         bound_kind: (K, T, R), `rigorous`, `estimate`, or `minimum_norm` where directions that the stored kernel cannot tell from
             null ones are left out: the bound is infinite there, and the means are those of least norm.

@@ -29,7 +29,7 @@ DESCRIPTIONS = {
     "target": "what the mean is regressed on",
     "mean": "predicted mean of the infinitely wide network",
     "error_bound": "bound of the numerical error of mean; see bound_kind",
-    "error_estimate": "estimate of the numerical error of mean: 99.9% of the errors are at most this",
+    "error_estimate": "estimate of the numerical error of mean: 99% of the errors are at most this",
     "bound_kind": "rigorous, estimate, or minimum_norm (directions left out, no bound)",
     "variance": "predictive variance of each output; outputs are independent and share it",
     "variance_bound": "bound of the numerical error of variance",

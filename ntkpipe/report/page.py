@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ntkpipe.dynamics.estimates import CONFIDENCE
+from ntkpipe.dynamics.estimates import STATED
 from ntkpipe.predictions.choice import basis_of, chosen_entries
 from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.predictions.schema import BOUND_KINDS
@@ -99,7 +99,7 @@ def _tiles(inputs: ReportInputs) -> str:
             facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
     else:
         facts.append((_significant(metric["typical_error"], 2), "typical numerical error (estimate)"))
-        share = f"largest numerical error of {CONFIDENCE:.1%} of predictions (estimate)"
+        share = f"largest numerical error of {STATED:.0%} of predictions (estimate)"
         facts.append((_significant(metric["max_error_estimate"], 2), share))
         if metric.get("certain_by_estimate") is not None:
             facts.append((f"{metric['certain_by_estimate']:.2%}", "classes certain within the estimate"))
@@ -248,7 +248,7 @@ def _bound_table(inputs: ReportInputs) -> str:
         "that rounding cannot tell from null ones are left out, and nothing bounds the error."
     )
     if estimated:
-        note += f" {CONFIDENCE:.1%} of the errors are at most their estimates, most of them a fifth or less; a bound is for all."
+        note += f" {STATED:.0%} of the errors are at most their estimates, most of them a fifth or less; a bound is for all."
     if classes:
         note += " <i>Certain</i>: test points whose predicted class no such error changes, at worst."
     return _table(heads, columns, rows) + f'<p class="note">{note}</p>'

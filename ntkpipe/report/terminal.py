@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ntkpipe.dynamics.estimates import CONFIDENCE
+from ntkpipe.dynamics.estimates import STATED
 from ntkpipe.predictions.doubt import MARK, legend
 
 
@@ -49,7 +49,7 @@ def error_lines(metrics: dict[str, Any]) -> list[str]:
             continue
         most = f"at most {largest:.0e}" if math.isfinite(largest) else "not estimated for some"
         lines.append(
-            f"error of a prediction ({where}): typically {entry['typical_error']:.0e}, {most} ({CONFIDENCE:.1%} of predictions)"
+            f"error of a prediction ({where}): typically {entry['typical_error']:.0e}, {most} ({STATED:.0%} of predictions)"
         )
     return lines
 

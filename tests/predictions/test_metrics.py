@@ -68,7 +68,7 @@ def test_a_line_per_kernel_says_how_far_predictions_may_be_off(make) -> None:
     bound = np.maximum(predictions.error_bound, estimate)
     metrics = compute_metrics(dataclasses.replace(predictions, error_estimate=estimate, error_bound=bound))
     assert error_lines(metrics) == [
-        "error of a prediction (ntk, t=inf, ridge 0): typically 2e-09, at most 2e-08 (99.9% of predictions)",
+        "error of a prediction (ntk, t=inf, ridge 0): typically 2e-09, at most 2e-08 (99% of predictions)",
         "error of a prediction (nngp, t=inf, ridge 0): nothing bounds it, nor is it estimated",
     ]
     assert summary(metrics)[-2:] == error_lines(metrics)

@@ -100,7 +100,7 @@ def test_the_headline_says_what_errors_are_estimated_at_and_the_detail_has_both(
     entry = compute_metrics(predictions)["entries"][4]  # the first kernel, last time and first ridge
     for expected in (
         f"{entry['typical_error']:.2g}typical numerical error (estimate)",
-        f"{entry['max_error_estimate']:.2g}largest numerical error of 99.9% of predictions (estimate)",
+        f"{entry['max_error_estimate']:.2g}largest numerical error of 99% of predictions (estimate)",
         f"{entry['certain_by_estimate']:.2%}classes certain within the estimate",
         "largest bound",
         f"{entry['max_error_bound']:.2g}",
