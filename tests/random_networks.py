@@ -54,10 +54,12 @@ def resize(draw, spatial):
 
 
 def shortcut(draw, spatial, wanted, features):
-    """A convolution from one extent to another that is not larger."""
+    """Layers from one extent to another that end with weights."""
     size = [a - b + 1 for a, b in zip(spatial, wanted, strict=True)]
-    layer = {"op": "conv", "features": features, "filter": size, "strides": [1, 1], "padding": "VALID"}
-    return layer | weights(draw)
+    layer = {"op": "conv", "features": features, "filter": size, "strides": [1, 1], "padding": "VALID"} | weights(draw)
+    if min(size) >= 1:
+        return [layer]
+    return [{"op": "resize", "shape": list(wanted), "method": "nearest"}, layer | {"filter": [1, 1]}]
 
 
 def nonlinearity(draw):
@@ -165,9 +167,9 @@ def residual(draw, spatial, features, gaussian, nesting):
     if gaussian and out == spatial and draw(st.booleans()):
         branches.append([])
     else:
-        branches.append([shortcut(draw, spatial, out, width)])
+        branches.append(shortcut(draw, spatial, out, width))
     if draw(st.booleans()):
-        branches.append([shortcut(draw, spatial, out, width)])
+        branches.append(shortcut(draw, spatial, out, width))
     return {"op": "residual_sum", "branches": draw(st.permutations(branches))}, out, width
 
 
@@ -175,7 +177,7 @@ def fan_in(draw, spatial, features, gaussian, nesting):
     """Branches side by side or multiplied, of which one may be without weights."""
     first, out, _, _ = body(draw, spatial, features, gaussian, draw(st.integers(0, 2)), nesting - 1)
     last, out, width = conv(draw, out)
-    branches = [[*first, last], [shortcut(draw, spatial, out, width)]]
+    branches = [[*first, last], shortcut(draw, spatial, out, width)]
     if draw(st.booleans()):
         branches[1].append(nonlinearity(draw))
     if out == spatial and features == width and draw(st.booleans()):

@@ -27,7 +27,7 @@ def check(network, seed, special, block_bytes):
     x = np.random.default_rng(seed).standard_normal((2, SIDE, *shape))
     if special == "zero image":
         x[0, 1] = 0
-    elif special == "zero pixel":
+    elif special == "zero pixel" and shape[:2] != (1, 1):  # images that are zero altogether are one image
         x[:, :, 0, 0] = 0
     nngp, ntk, sine = evaluate(spec, x.reshape(-1, *shape))
     with pytest.MonkeyPatch.context() as patch:
