@@ -11,13 +11,14 @@ from ntkpipe.data.given_labels import load_given_labels
 from ntkpipe.data.labels import require_two_classes
 from ntkpipe.data.source_records import read_source, write_source
 from ntkpipe.data.stored_labels import GIVEN_PREFIX, GivenLabels, Labels, read_labels, write_labels
-from ntkpipe.errors import DataError, NtkpipeError, StoreError
+from ntkpipe.errors import DataError, NtkpipeError
 from ntkpipe.gram.features import FeatureEvaluation, FeatureKernel, feature_cost
 from ntkpipe.gram.function import Evaluates
 from ntkpipe.gram.task import Output
 from ntkpipe.kernels.dominance import dominance
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.sources.computed import ComputedSource
+from ntkpipe.sources.precomputed import not_known
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.units import human_bytes
 
@@ -99,10 +100,7 @@ def find_features(
         tell(f"features {given.where}, checked before: {known.features.content[:16]}")
         return known
     if reading:
-        raise StoreError(
-            f"what {store.url} knows of {given.where} is gone or damaged, or the file has changed: ntkpipe run with the same "
-            "settings reads it again"
-        )
+        raise not_known(store, given.where)
     sizes = (given.train.shape[0], given.test.shape[0])
     labels = load_given_labels(config.data, *sizes)
     _used(config, sizes, labels)

@@ -39,6 +39,14 @@ def open_files(config: RunConfig) -> GivenGram:
     return open_gram(k.train, k.test, k.test_diagonal, config.grid.edge)
 
 
+def not_known(store: ObjectStore, where: str) -> StoreError:
+    """That nothing valid is kept of a file, which a command that writes nothing cannot change."""
+    return StoreError(
+        f"what {store.url} knows of {where} is gone or damaged, or the file has changed: ntkpipe run with the same "
+        "settings reads it again"
+    )
+
+
 def find_given(
     config: RunConfig, store: ObjectStore, source: str, tell: Callable[[str], None], *, reading: bool = False
 ) -> Given:
@@ -61,10 +69,7 @@ def find_given(
         tell(f"kernel   {gram.where}, checked before: {known.gram.content[:16]}")
         return known
     if reading:
-        raise StoreError(
-            f"what {store.url} knows of {gram.where} is gone or damaged, or the file has changed: ntkpipe run with the same "
-            "settings reads it again"
-        )
+        raise not_known(store, gram.where)
     sizes = (gram.train.shape[0], gram.test.shape[0])
     labels = load_given_labels(config.data, *sizes)
     _used(config, gram, labels)
