@@ -1,10 +1,11 @@
-"""Series and images beside scikit-learn: each by one command, its ridge, time and kernel chosen by cross-validation, on the same rows.
+"""Series and images compared with scikit-learn on the same rows. Cross-validation chooses the ridge, time and kernel.
 
     python benchmarks/arrays.py --work DIR [--cifar10 FILE.npz] [--only series,cifar10,channels_first]
 
-Prints a table in Markdown. scikit-learn's models, support vectors and logistic regression, see the same prepared numbers in a row; a
-small grid of each is chosen by three folds. `series` is that of docs/data.md. `channels_first` is the file of CIFAR-10 as PyTorch has
-it. FILE.npz holds x_train (n, 32, 32, 3), y_train, x_test and y_test.
+The script prints a table in Markdown. Each dataset takes one command of ntkpipe. The models of scikit-learn are support
+vector machines and logistic regression. They get the same prepared numbers as flat rows, and three folds choose from a
+small grid of settings. `series` is the example of docs/data.md. `channels_first` is CIFAR-10 in the layout of PyTorch.
+FILE.npz holds x_train (n, 32, 32, 3), y_train, x_test and y_test.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COMMON = "data=npz data.folds=5 predict.ridges=[1e-3,1e-2] cluster=serial solver
 
 
 def series() -> dict[str, np.ndarray]:
-    """Bursts of one of two frequencies at random times, in noise."""
+    """Return series with bursts of one of two frequencies at random times, in noise."""
     rng, t = np.random.default_rng(0), np.arange(64)
     y = rng.integers(0, 2, 800)
     start, phase = rng.integers(0, 40, (800, 1)), rng.uniform(0, 6.28, (800, 1))
@@ -43,14 +44,14 @@ def series() -> dict[str, np.ndarray]:
 
 
 def images(file: Path, *, channels_first: bool) -> dict[str, np.ndarray]:
-    """Those of a file, in either layout."""
+    """Return the images of a file, in either layout."""
     with np.load(file) as archive:
         found = {name: archive[name] for name in ("x_train", "y_train", "x_test", "y_test")}
     return {k: v.transpose(0, 3, 1, 2) if channels_first and k.startswith("x") else v for k, v in found.items()}
 
 
 def ours(name: str, path: Path, work: Path) -> dict[str, Any]:
-    """One command, and what it has found for the kernel, time and ridge that cross-validation chose."""
+    """Run one command, and return its results for the kernel, time and ridge that cross-validation chose."""
     words = [
         *f"{COMMON} {WORDS[name]}".split(),
         f"data.path={path}",
@@ -69,7 +70,7 @@ def ours(name: str, path: Path, work: Path) -> dict[str, Any]:
 
 
 def theirs(path: Path, words: str) -> dict[str, Any]:
-    """The best of scikit-learn's simple models, on the same prepared rows."""
+    """Return the results of scikit-learn's best simple model on the same prepared rows."""
     settings = dict(word.removeprefix("data.").split("=") for word in words.split() if word.startswith("data."))
     data = nk.load_dataset("npz", path, **settings)
     found, began = data.prepared(), time.monotonic()

@@ -1,12 +1,14 @@
-"""The floor of the full-size run: the same arithmetic in one process, without store, scheduler or checks.
+"""The lower limit for the full-size run: the same arithmetic in one process, without store, scheduler or checks.
 
-All 50,000 + 10,000 CIFAR-10 images, a fully connected ReLU network of depth 3, NTK and NNGP in float32: lower-triangle
-tiles kept in a list, block Lanczos with full reorthogonalisation, test tiles recomputed where they are used. OpenBLAS and
-XLA run on all cores. Compare with `ntkpipe run` on the same images and settings (`benchmarks/full_cifar10.py` runs both):
+The script takes all 50,000 + 10,000 CIFAR-10 images, and the NTK and NNGP of a fully connected ReLU network of depth 3
+in float32. It keeps the lower-triangle tiles in a list, runs block Lanczos with full reorthogonalisation, and recomputes
+test tiles when they are used. OpenBLAS and XLA run on all cores. Compare it with `ntkpipe run` on the same images and
+settings (`benchmarks/full_cifar10.py` runs both):
 
     python benchmarks/bare_cifar10.py --images cifar10.zip --steps ntk=110,nngp=150 --json bare.json
 
-The steps are given, so that both sides make the same number of passes; the block width is that of centred labels (9).
+The steps are arguments, so that both sides make the same number of passes. The block width is 9, the rank of centred
+labels.
 
 Arithmetic per phase, n = 50,000, p = 10,000, d = 3,072, m = 9 * steps:
     gram        n^2/2 * (2 d + about 60) flops, 2 * n^2/2 * 4 bytes written
@@ -37,7 +39,10 @@ PANEL = 128  # rows of a tile multiplied while they are in cache
 
 
 def multiply(tiles: dict[tuple[int, int], np.ndarray], x: np.ndarray, dtype: type) -> np.ndarray:
-    """One pass: every stored lower tile serves both triangles, in panels that stay in cache between the two uses."""
+    """Multiply the matrix by vectors in one pass.
+
+    Every stored lower tile serves both triangles, in panels that stay in cache between the two uses.
+    """
     n = len(x)
     y = np.zeros_like(x)
     xd = np.ascontiguousarray(x, dtype=dtype)
@@ -56,7 +61,7 @@ def multiply(tiles: dict[tuple[int, int], np.ndarray], x: np.ndarray, dtype: typ
 
 
 def lanczos(tiles, b: np.ndarray, steps: int, dtype: type, clock: dict[str, float]):
-    """Block Lanczos, full reorthogonalisation twice, float64 basis stored as rows."""
+    """Run block Lanczos with two full reorthogonalisations and a float64 basis that is stored as rows."""
     u, s, _ = np.linalg.svd(b, full_matrices=False)
     block = u[:, s > 1e-10 * s[0]].T.copy()
     start = block @ b

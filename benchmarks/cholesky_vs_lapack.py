@@ -2,11 +2,16 @@
 
     python benchmarks/cholesky_vs_lapack.py --n 12000 --rounds 2
 
-Rows: `lapack` (SciPy `potrf` in place on an F-ordered array, all threads), `tiled` (tiles in memory, one process whose BLAS has
-all threads), `budget` (files, tiles' memory a third of the matrix, the same process), `mixed` (float32 factor and refinement of
-ten columns to the residual of float64, against `float64`: the same with a float64 factor). The matrix:
-a Gram matrix of random vectors, condition about 1e4. On a machine that others use, `--clock cpu --threads 1` counts processor seconds,
-of the threads that read and write as well.
+The rows of the table are:
+
+lapack     SciPy's `potrf` in place on an F-ordered array, with all threads
+tiled      tiles in memory, in one process whose BLAS has all threads
+budget     tiles in files, with memory for a third of the matrix, in the same process
+mixed      a float32 factor, and refinement of ten columns to the residual of float64
+float64    the same with a float64 factor, for comparison with `mixed`
+
+The matrix is a Gram matrix of random vectors with a condition number of about 1e4. On a shared machine, use
+`--clock cpu --threads 1`, which counts processor seconds, including those of threads that read and write.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from ntkpipe.tiles.matrix import InMemoryTiles
 
 
 def matrix_of(n: int) -> np.ndarray:
-    """A kernel-like matrix: one large eigenvalue, a decaying bulk, condition about 1e4."""
+    """Return a matrix like a kernel, with one large eigenvalue, a decaying bulk and a condition number of about 1e4."""
     x = np.random.default_rng(0).standard_normal((n, 256)) * np.logspace(0, -1, 256)
     a = x @ x.T
     a += 0.1 * a.diagonal().mean()

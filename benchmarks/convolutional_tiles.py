@@ -1,20 +1,23 @@
 """Tiles of convolutional networks, in float32 and float64, against neural-tangents on the same machine.
 
-Usage: `python benchmarks/convolutional_tiles.py [PEER_ENVIRONMENT]`: makes the peer's environment there (default
-`.venv-peer`) if it is not there yet. `--networks myrtle10 --dtypes float32` runs a part; the whole takes half an hour.
+Usage: `python benchmarks/convolutional_tiles.py [PEER_ENVIRONMENT]`. The script creates the peer's environment there
+(default `.venv-peer`) if it does not exist. `--networks myrtle10 --dtypes float32` runs a part; the whole takes half an
+hour.
 
-Both sides return both kernels and are servers in processes of their own, asked in turn, on all cores (two here); printed are
-medians over rounds, and of the ratios of the rounds. neural-tangents is jitted, at the batch of pairs that is best for it, found
-beforehand within `--memory-gib`. ntkpipe computes a tile, images prepared anew each time; once more with one thread
-(NPROC=1), as a worker of the pipeline does. For a symmetric matrix the peer computes every tile, ntkpipe half of them: not
-counted here. Values are compared with the peer's in float64, of the same images; so are the peer's own in float32, which are off
-by 2e-4 in the mean over CNN-GAP's million covariances.
+Both sides return both kernels. They are servers in separate processes that are called in turn, on all cores (two here).
+The script prints medians over rounds, and medians of the ratios of the rounds. neural-tangents is jitted and uses its
+best batch of pairs, which is found before within `--memory-gib`. ntkpipe computes a tile and prepares the images each
+time. It also runs with one thread (NPROC=1), as a worker of the pipeline does. For a symmetric matrix, the peer computes
+every tile and ntkpipe half of them, which is not counted here. Values are compared with the peer's float64 values for
+the same images. The peer's own float32 values are compared as well; they deviate by 2e-4 in the mean over CNN-GAP's
+million covariances.
 
-Floors per pair: operations of both kernels as `ntkpipe.kernels.cost` counts them (a root or division as one), over the
-rate at which a core evaluates a polynomial of covariances in cache, measured here: 130 GF/s in float32, 65 in float64
-(OpenBLAS multiplies no faster: 125 to 145 and 62). Bytes: every layer that moves covariances reads and writes both kernels in
-memory once, nonlinearities fused into them; what stays in cache, one class of pixel pairs at a time, moves none of it, so
-that this floor can be undercut, and is.
+The lower limit of the time per pair is the number of operations of both kernels over the rate of a core.
+`ntkpipe.kernels.cost` counts the operations (a root or a division is one). The rate is measured on a polynomial of
+covariances in cache: 130 GF/s in float32, 65 in float64 (OpenBLAS multiplies no faster: 125 to 145 and 62). The bytes
+assume that every layer that moves covariances reads and writes both kernels in memory once, with nonlinearities fused.
+Covariances that stay in cache, one class of pixel pairs at a time, move no bytes, so ntkpipe can be faster than the
+limit by bytes.
 
     network              operations   2 cores,   2 cores,   bytes,    at 20 GB/s   H200, 67 TF/s   H200, 4.3 TB/s
                                       float32    float64    float32   (2 cores)    (data sheet)    (copy, measured)
@@ -22,7 +25,7 @@ that this floor can be undercut, and is.
     CNN-GAP-10  32x32    535 MF       2.1 ms     4.1 ms     176 MB    8.8 ms       8.0 us          41 us
     CNN-Vec-10  32x32    0.52 MF      2.0 us     4.0 us     0.17 MB   8.6 us       8 ns            40 ns
 
-What a GPU reaches of it: `benchmarks/gpu.py`.
+`benchmarks/gpu.py` measures what a GPU reaches of these limits.
 """
 
 from __future__ import annotations
@@ -61,10 +64,10 @@ class Network:
     """One row of the table.
 
     Args:
-        spec: layers.
-        image_shape: of an image.
-        edge: of the tile.
-        targets: least ratio in float32 and in float64.
+        spec: layers of the network.
+        image_shape: shape of an image.
+        edge: edge of the tile.
+        targets: smallest accepted ratio in float32 and in float64.
     """
 
     spec: list[dict[str, Any]]
@@ -74,13 +77,13 @@ class Network:
 
     @property
     def flops(self) -> float:
-        """Of both kernels of a pair."""
+        """Return the operations of both kernels of a pair."""
         architecture = Architecture.from_spec(self.spec)
         return kernel_cost(architecture.to_spec(), architecture.steps(self.image_shape)).flops_per_pair
 
     @property
     def entries(self) -> int:
-        """Covariances of a pair that the network needs in its first layer."""
+        """Return the number of covariances of a pair that the network needs in its first layer."""
         return Architecture.from_spec(self.spec).steps(self.image_shape)[0].incoming.entries
 
 
@@ -148,7 +151,10 @@ def evaluate(request):
 
 
 def best_batch(server: Server, network: Network, itemsize: int, memory: float, patience: float) -> int:
-    """Edge of the peer's batch with most pairs per second, among those whose arrays fit and that take `patience` seconds."""
+    """Return the edge of the peer's batch with most pairs per second.
+
+    Only batches whose arrays fit into memory and that take at most `patience` seconds are tried.
+    """
     best, seconds = 1, math.inf
     for batch in _BATCHES:
         too_long = math.isfinite(seconds) and seconds * batch**2 > patience
@@ -165,7 +171,7 @@ def best_batch(server: Server, network: Network, itemsize: int, memory: float, p
 
 
 def compare(name: str, dtype: str, python: str, options: argparse.Namespace) -> bool:
-    """Print one row; whether the values agree."""
+    """Print one row, and return whether the values agree."""
     network, itemsize = NETWORKS[name], np.dtype(dtype).itemsize
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -209,7 +215,7 @@ def compare(name: str, dtype: str, python: str, options: argparse.Namespace) -> 
 
 
 def _rate(run: Callable[[], Any], work: float) -> float:
-    """Work per second at the best of ten."""
+    """Return the work per second in the best of ten calls."""
     run()
     seconds = []
     for _ in range(10):
@@ -220,7 +226,11 @@ def _rate(run: Callable[[], Any], work: float) -> float:
 
 
 def measure_rates() -> None:
-    """Print, as JSON, operations per second of one core on covariances in cache per dtype, and bytes per second that all copy."""
+    """Print rates as JSON.
+
+    They are the operations per second of one core on covariances in cache for each dtype, and the bytes per second that
+    all cores copy.
+    """
     import jax
 
     def polynomial(x: Any, repeats: int) -> Any:
@@ -247,7 +257,7 @@ def measure_rates() -> None:
 
 
 def print_floors() -> None:
-    """The floors of the docstring, with what this machine does now."""
+    """Print the limits of the module's docstring with the rates of this machine."""
     command = [sys.executable, __file__, "--rates"]
     made = subprocess.run(command, env={**os.environ, "NPROC": "1"}, check=True, capture_output=True, text=True)
     rates, cores = json.loads(made.stdout), len(os.sched_getaffinity(0))

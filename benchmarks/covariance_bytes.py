@@ -1,4 +1,4 @@
-"""What the covariances of a pair move through memory, for the floors of `convolutional_tiles.py` and `gpu.py`."""
+"""Bytes that the covariances of a pair move through memory, for the limits of `convolutional_tiles.py` and `gpu.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOVING = ("conv", "avg_pool", "global_avg_pool", "flatten", "global_self_attent
 
 
 def bytes_moved(spec: Sequence[dict[str, Any]], shape: tuple[int, int, int], itemsize: int) -> int:
-    """Of both kernels of a pair, by the layers that move covariances, sums and their branches included."""
+    """Return the bytes of both kernels of a pair in the layers that move covariances, including sums and branches."""
     architecture = Architecture.from_spec(spec)
     canonical = architecture.to_spec()
 

@@ -1,6 +1,6 @@
-"""Runs on real images, finished or killed half-way, whose stored objects are damaged at random; and what they must give.
+"""Finished and killed runs on real images for random damage, and the results that they must give.
 
-Every run is a folder: `store` (images, tiles, solver states), `a` (the run), `exports` (its predictions as files).
+Every run is a folder with `store` (images, tiles, solver states), `a` (the run) and `exports` (its predictions as files).
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A run that stands still, to be copied and damaged.
+    """An inactive run that is copied and damaged.
 
     Args:
-        path: of its folder.
-        words: of the command that goes on with it.
+        path: folder of the run.
+        words: words of the command that continues it.
         state: a key of `DEATHS`.
     """
 
@@ -86,7 +86,7 @@ class Base:
         return self.path.name
 
     def objects(self, folder: Path) -> dict[str, list[Path]]:
-        """The files of a copy by kind; leases and litter are none."""
+        """Return the files of a copy by kind, without leases and temporary files."""
         found: dict[str, list[Path]] = {}
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             if ".leases" in path.parts or path.name.endswith(".partial"):
@@ -96,12 +96,12 @@ class Base:
 
 
 def kind_of(path: Path) -> str:
-    """The kind of an object, from its path below the folder of its run."""
+    """Return the kind of an object from its path within the folder of its run."""
     return next((kind for kind, pattern in KINDS.items() if re.match(pattern, str(path))), "others")
 
 
 def make_bases(work: Path, data: Path, n: int, p: int) -> tuple[list[Base], dict[str, dict[str, np.ndarray]]]:
-    """Every solver's run in every state, made once in `work`; and the arrays that each solver's run must give."""
+    """Return a run of every solver in every state, made once in `work`, and the correct arrays for each solver."""
     images = work / "images.npz"
     if not images.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _make(base: Base, death: tuple[str, int] | None) -> None:
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """What a run gives: its predictions, bounds and variances."""
+    """Return the predictions, bounds and variances of a run."""
     found = read_predictions(folder / "a" / "predictions.zarr")
     return {name: array for name, (array, _) in found.arrays().items()}
 
@@ -178,7 +178,7 @@ def command(folder: Path, *words: str) -> tuple[int, str]:
 
 
 def go_on(folder: Path, config: RunConfig, stages: Sequence[str]) -> tuple[int, str]:
-    """What `ntkpipe run`, `gram`, `solve` and `predict` do once their settings are composed, which takes a second each time."""
+    """Continue a run as `ntkpipe run`, `gram`, `solve` or `predict` does, without composing settings, which takes 1 s."""
     said = io.StringIO()
     handler, logger = logging.StreamHandler(said), logging.getLogger("ntkpipe")
     logger.addHandler(handler)
@@ -211,14 +211,14 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its path in the folder."""
+    """Return the SHA-256 of every file by its path in the folder."""
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
     }
 
 
 def _die_at(pattern: str, count: int, words: list[str]) -> None:
-    """Run `ntkpipe`, and SIGKILL this process when the `count`-th file that matches is about to get its name."""
+    """Run `ntkpipe`, and kill this process (SIGKILL) before the `count`-th matching file gets its final name."""
     left, replace, link = [count], os.replace, os.link
 
     def counted(target: object) -> None:

@@ -1,11 +1,12 @@
-"""Tiles of a finite network's NTK beside the matrix products that they are made of, torch.func, and the peer's implementations.
+"""Tiles of a finite network's NTK compared with their matrix products, with torch.func and with neural-tangents.
 
 python benchmarks/empirical_tiles.py [--network dense|conv] [--images 2048] [--width 1024] [--outputs 1]
                                      [--torch PYTHON] [--peer PYTHON] [--rounds 3]
 
-Traces over outputs, float32, images of 32 x 32 x 3. With `--torch` and `--peer`, interpreters of environments that have torch and
-neural-tangents, every side is a process of its own and all are asked in turn (see `peer.py`). Gradients of 2,048 images do not
-fit into memory: compare with `--images 64` there. Limit all sides alike: `taskset -c 0 python benchmarks/empirical_tiles.py ...`.
+The kernels are traces over outputs in float32 for images of 32 x 32 x 3. `--torch` and `--peer` name interpreters of
+environments with torch and neural-tangents. Every side is then a separate process, and all are called in turn (see
+`peer.py`). Gradients of 2,048 images do not fit into memory, so use `--images 64` there. Give all sides the same cores:
+`taskset -c 0 python benchmarks/empirical_tiles.py ...`.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ _WAYS = ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS", "STRUCTURED_DERIVATIVES"
 
 
 def layers(network: str, width: int, outputs: int) -> list[dict[str, Any]]:
-    """Three hidden layers, dense or convolutional, and a dense readout."""
+    """Return the spec of three hidden layers, dense or convolutional, and a dense readout."""
     scales = {"w_std": 1.4, "b_std": 0.1}
     dense = {"op": "dense", **scales}
     if network == "dense":
@@ -112,7 +113,7 @@ def layers(network: str, width: int, outputs: int) -> list[dict[str, Any]]:
 
 
 def best(run: Callable[[], Any], tries: int = 3) -> float:
-    """Seconds of the fastest try, after one that compiles."""
+    """Return the seconds of the fastest call after one that compiles."""
     jax.block_until_ready(run())
     seconds = []
     for _ in range(tries):
@@ -123,7 +124,7 @@ def best(run: Callable[[], Any], tries: int = 3) -> float:
 
 
 def alone(spec: list[dict[str, Any]], images: int, outputs: int) -> None:
-    """A tile against its products, and against the two of a layer as deep as one output's."""
+    """Compare a tile with its matrix products, and with the two products of a layer as deep as one output's."""
     x = np.random.default_rng(0).standard_normal((images, 32, 32, 3)).astype(np.float32)
     weights = finite.init(spec, x.shape[1:])
     prepared = finite.prepare(spec, weights, x)

@@ -1,11 +1,12 @@
-"""Estimated against true errors of predictions: float32 tiles of real images, and the answer of float64 ones.
+"""Estimated and true errors of predictions with float32 tiles of real images; the reference uses float64 tiles.
 
     python benchmarks/error_estimates.py --data cifar10_subset.npz --n 1200 --p 300 --work DIR [--figure PATH.png]
 
-Each solver predicts with float32 tiles; the truth is `solver=eigh` with float64 tiles. The table has a row
-per solver and kernel at t = inf without a ridge: quantiles of estimate / error, the share of errors beyond their estimates (1 in 1,000 are
-allowed), how much smaller estimates are than bounds, and what they took of the solve's seconds. The figure shows every prediction.
-The exit code is 1 if more than 2 in 1,000 errors of a row are beyond, or a median estimate is more than 20 times the error's.
+Each solver predicts with float32 tiles; the reference is `solver=eigh` with float64 tiles. The table has a row per
+solver and kernel at t = inf without a ridge. It shows quantiles of estimate / error, the share of errors above their
+estimates (1 in 1,000 is allowed), the ratio of bounds to estimates, and the share of the solve's seconds that estimates
+take. The figure shows every prediction. The exit code is 1 if more than 2 in 1,000 errors of a row exceed their
+estimates, or if a median estimate is more than 20 times the error.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ TIMES = (1e2, 1e4, math.inf)
 
 
 def run(options: argparse.Namespace, name: str, dtype: str, solver: dict[str, Any]) -> tuple[Predictions, dict]:
-    """The pipeline in this process: predictions, and facts of the solves."""
+    """Run the pipeline in this process, and return the predictions and the facts of the solves."""
     whole = solver["kind"] in ("eigh", "krylov")
     config = RunConfig(
         data=DataConfig(kind="npz", path=str(options.data.resolve()), train_size=options.n, test_size=options.p),
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace, name: str, dtype: str, solver: dict[str, An
 
 
 def row(name: str, kernel: str, error: np.ndarray, found: Predictions, k: int, facts: dict) -> tuple[list[str], bool]:
-    """A row of the table, and whether it is as promised."""
+    """Return a row of the table, and whether it meets the promise."""
     assert found.error_estimate is not None
     estimate, bound = found.error_estimate[k, -1, 0], found.error_bound[k, -1, 0]
     ratio = estimate / np.maximum(error, np.finfo(float).tiny)
@@ -86,7 +87,7 @@ def row(name: str, kernel: str, error: np.ndarray, found: Predictions, k: int, f
 
 
 def draw(points: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]], path: Path) -> None:
-    """True errors against estimated ones, a panel per solver."""
+    """Draw true errors against estimated ones, with one panel per solver."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -103,6 +104,7 @@ def draw(points: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]], path: Pat
             )
             axes.plot(ends, ends, color="black", linewidth=0.9)
             axes.plot(ends, ends / 5, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)))
+            axes.plot(ends, ends / 20, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.set(
                 xscale="log", yscale="log", xlim=ends, ylim=(ends[0] / 1e3, ends[1]), title=f"{solver}, t = ∞, no ridge"
             )

@@ -1,4 +1,4 @@
-"""What a finished run should have predicted, in extended precision, from the floats that its workers computed with."""
+"""The correct predictions of a finished run in extended precision, from the same floats that its workers used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST = 1e300
 
 @dataclass(frozen=True)
 class Kernel:
-    """Among training points (n, n), test by training points (p, n), the training diagonal that a relative ridge refers to (n,), and
+    """Kernels among training points (n, n), test by training points (p, n), the training diagonal of relative ridges (n,), and
     the diagonal of the test points (p,), None where it is not known.
     """
 
@@ -34,15 +34,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Answer:
-    """Means of one kernel.
+    """The correct predictions of one kernel.
 
     Args:
-        mean: (T, R, p, c) numbers, in the order of the exported test points; None where there is no answer.
-        known: (T, R): false where the flow has no limit, or grows.
-        slack: (T, R, p, c) floats, what the reference itself may be off by.
+        mean: means `(T, R, p, c)` as numbers, in the order of the exported test points; None without a correct answer.
+        known: `(T, R)`, false where the flow has no limit, or grows.
+        slack: largest error of the reference itself, `(T, R, p, c)` floats.
         negative: whether the given matrix has a negative eigenvalue.
-        variance: (T, R, p) numbers, or None.
-        variance_slack: (T, R, p) floats.
+        variance: variances `(T, R, p)` as numbers, or None.
+        variance_slack: largest error of these variances, `(T, R, p)` floats.
     """
 
     mean: Numbers
@@ -54,12 +54,12 @@ class Answer:
 
 
 def _layers(context: RunContext) -> list:
-    """Of a network; none of a given kernel."""
+    """Return the layers of a network, or none for a given kernel."""
     return context.opened.source.describe().get("layers", [])
 
 
 def exact_kernels(context: RunContext) -> dict[str, Kernel]:
-    """Every kernel of a run, from its prepared points or its files."""
+    """Return every kernel of a run, from its prepared points or its files."""
     n, p = context.kernels.n, context.kernels.p
     given = context.config.kernel
     if given.kind == "gram":
@@ -94,7 +94,7 @@ def exact_kernels(context: RunContext) -> dict[str, Kernel]:
 
 
 def stored_kernels(context: RunContext) -> dict[str, Kernel]:
-    """The same as the solver reads it: differences from `exact_kernels` are those of evaluation and storage."""
+    """Return the kernels as the solver reads them, with the errors of evaluation and storage."""
     found = {}
     for name in ("gram",) if context.config.kernel.kind == "gram" else ("nngp", "ntk"):
         blocks = {}
@@ -111,7 +111,7 @@ def stored_kernels(context: RunContext) -> dict[str, Kernel]:
 
 
 def answer(context: RunContext, name: str, kernels: dict[str, Kernel], times: np.ndarray) -> Answer:
-    """The predictions of one kernel of a run, and variances where the run has them, from its `exact_kernels` or others."""
+    """Return the predictions of one kernel of a run, and its variances if the run has them, from the given kernels."""
     kernel = kernels["ntk" if name == "ntkgp" else name]
     config = context.config.predict
     labels = context.data.labels()
@@ -170,6 +170,6 @@ def _shaken(kernel: Kernel, rng: np.random.Generator) -> Kernel:
 
 
 def distances(mean: np.ndarray, wanted: Numbers) -> np.ndarray:
-    """`|mean - wanted|` as floats, subtracted in extended precision."""
+    """Return `|mean - wanted|` as floats, subtracted in extended precision."""
     out: Any = np.frompyfunc(lambda a, b: float(abs(arb(float(a)) - b)) if math.isfinite(a) else math.inf, 2, 1)
     return np.asarray(out(mean, wanted), dtype=np.float64)

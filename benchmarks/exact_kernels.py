@@ -1,10 +1,12 @@
-"""Kernels of infinitely wide networks in 120 digits, from the floats that a run computes with.
+"""Kernels of infinitely wide networks in 120 digits, from the same floats that a run uses.
 
-A second implementation of what docs/mathematics.md says, for comparison alone: it shares no code with `ntkpipe`, reads the same list
-of layers, and takes one pair of points at a time. Arithmetic is FLINT's (python-flint, https://flintlib.org): balls of 400 bits and
-100 more for every layer, each of which holds the exact number. Kinks and near copies cost no accuracy here.
+This is a second implementation of docs/mathematics.md, for comparison only. It shares no code with `ntkpipe`, reads the
+same list of layers, and evaluates one pair of points at a time. FLINT (python-flint, https://flintlib.org) does the
+arithmetic, in balls of 400 bits and 100 more for every layer, each of which contains the exact number. Kinks and nearly
+equal points cost no accuracy here.
 
-Nonlinearities without a closed form are integrated in float64 over two variables, or one: `is_exact` says of which layers that is true.
+Nonlinearities without a closed form are integrated in float64 over one or two variables; `is_exact` tells whether a
+network has none of these.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ exact: Callable[..., Any] = np.frompyfunc(lambda x: arb(float(x)), 1, 1)
 
 
 def is_exact(layers: Iterable[dict]) -> bool:
-    """Whether every layer has a closed form."""
+    """Return whether every layer has a closed form."""
     return all(
         all(map(is_exact, layer["branches"])) if layer["op"] == "residual_sum" else layer["op"] not in INTEGRATED
         for layer in layers
@@ -70,7 +72,7 @@ class _State:
 
     @property
     def variances(self) -> tuple[Numbers, Numbers]:
-        """Of both points, for every entry of `k`."""
+        """Return the variances of both points for every entry of `k`."""
         p, q = self.p[self.first], self.p[self.second]
         if self.k.ndim == 5:
             return p[:, :, :, None, None], q[:, None, None]
@@ -78,15 +80,15 @@ class _State:
 
 
 def kernels(layers: Sequence[dict], x: np.ndarray, pairs: np.ndarray) -> tuple[Numbers, Numbers]:
-    """NNGP and NTK of pairs of points.
+    """Return the NNGP and the NTK of pairs of points.
 
     Args:
-        layers: as in `kernel.path`, with all their parameters.
-        x: points (m, h, w, c), floats.
-        pairs: (k, 2) of row numbers.
+        layers: list of layers as in `kernel.path`, with all parameters.
+        x: points, `(m, h, w, c)` floats.
+        pairs: row indices of the pairs, `(k, 2)`.
 
     Returns:
-        Two arrays (k,) of numbers.
+        Two arrays `(k,)` of numbers.
     """
     flint.ctx.prec = PRECISION + BITS_OF_A_LAYER * len(layers)
     try:
@@ -163,7 +165,7 @@ def _linear(state: _State, layer: dict, mean: Callable[[Numbers], Numbers], fan_
 
 
 def _shifted_mean(x: Numbers, layer: dict) -> Numbers:
-    """The mean over the taps of a filter, of both images of a pair alike; zero beyond their edges."""
+    """Return the mean over the taps of a filter at both images of a pair; values beyond the edges are zero."""
     taps, strides, padding = layer["filter"], layer["strides"], layer["padding"]
     axes = [tuple(range(axis, x.ndim, 2)) for axis in (1, 2)]
     extents = []
@@ -223,7 +225,7 @@ def _nonlinear(state: _State, layer: dict) -> _State:
 
 
 def _ab_relu(k: Numbers, p: Numbers, q: Numbers, a: arb, b: arb) -> tuple[Numbers, Numbers]:
-    """Of `a min(x, 0) + b max(x, 0)` (Cho and Saul 2009), by the angle's sine and cosine times the norms."""
+    """Return both kernels of `a min(x, 0) + b max(x, 0)` (Cho and Saul 2009), by the angle's sine and cosine times norms."""
     sine = _sqrt(_at_least_zero(p * q - k * k))
     c = (a - b) ** 2 / (2 * arb.pi())
     angle = _atan2(sine, _at_least_zero(k))
@@ -233,7 +235,7 @@ def _ab_relu(k: Numbers, p: Numbers, q: Numbers, a: arb, b: arb) -> tuple[Number
 
 
 def _erf(k: Numbers, p: Numbers, q: Numbers, a: arb, b: arb, c: arb) -> tuple[Numbers, Numbers]:
-    """Of `a erf(b x) + c` (Williams 1996)."""
+    """Return both kernels of `a erf(b x) + c` (Williams 1996)."""
     scale = 2 * b * b
     norm = (p * scale + 1) * (q * scale + 1)
     value = _asin(k * scale / _sqrt(norm)) * (2 * a * a / arb.pi()) + c * c
@@ -241,7 +243,7 @@ def _erf(k: Numbers, p: Numbers, q: Numbers, a: arb, b: arb, c: arb) -> tuple[Nu
 
 
 def _gelu(k: Numbers, p: Numbers, q: Numbers) -> tuple[Numbers, Numbers]:
-    """Of `x Phi(x)`: the derivative kernel is that of the value in k."""
+    """Return both kernels of `x Phi(x)`; the kernel of the slope is the derivative of the other one by k."""
     norm = (p + 1) * (q + 1)
     square = norm - k * k
     root = _sqrt(square)

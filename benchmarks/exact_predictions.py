@@ -1,4 +1,4 @@
-"""Predictions of a kernel in 120 digits: an eigendecomposition of any spectrum, and filters of it."""
+"""Predictions of a kernel in 120 digits, by filters of an eigendecomposition that is accurate for every spectrum."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Spectrum:
     """`A = vectors diag(values) vectors^T`; null directions have the value 0.
 
     Args:
-        values: n numbers.
-        vectors: (n, n).
-        doubtful: whether some value is too small to be called zero or not.
+        values: eigenvalues, n numbers.
+        vectors: eigenvectors, `(n, n)`.
+        doubtful: whether some eigenvalue is so small that it may be zero.
     """
 
     values: list[arb]
@@ -33,18 +33,18 @@ class Spectrum:
 
 
 def matrix(numbers: np.ndarray) -> arb_mat:
-    """Of an array (n, m) of numbers or floats."""
+    """Return the matrix of an array `(n, m)` of numbers or floats."""
     return arb_mat(
         *numbers.shape, [arb(float(x)) if isinstance(x, float) else arb(x) for x in numbers.ravel().tolist()]
     )
 
 
 def spectrum(numbers: np.ndarray) -> Spectrum:
-    """Eigenvalues and vectors of a symmetric matrix, also of graded and clustered ones.
+    """Return the eigenvalues and eigenvectors of a symmetric matrix, also with graded or clustered eigenvalues.
 
-    LAPACK's eigenvectors make it diagonal to 16 digits. What is left either couples eigenvalues that differ by far more, and a
-    first-order rotation squares it, or lies in a group of eigenvalues that are equal to these digits, whose own block LAPACK
-    then resolves by another 16.
+    LAPACK's eigenvectors make the matrix diagonal to 16 digits. The remainder has two parts. One part couples
+    eigenvalues that differ by far more than the remainder, and a first-order rotation squares its size. The other part
+    lies within groups of eigenvalues that are equal to 16 digits, and LAPACK resolves each block by another 16 digits.
     """
     b = matrix(numbers)
     n = b.nrows()
@@ -67,7 +67,7 @@ def spectrum(numbers: np.ndarray) -> Spectrum:
 
 
 def _coupled(b: arb_mat) -> Iterator[tuple[int, int, arb, arb]]:
-    """Places below the diagonal, what is there where it is more than rounding, and the difference of their eigenvalues."""
+    """Return the entries below the diagonal that exceed rounding: positions, values and differences of eigenvalues."""
     n = b.nrows()
     least = (_DONE * max(abs(b[i, i]) for i in range(n))).mid()
     for i in range(n):
@@ -77,7 +77,7 @@ def _coupled(b: arb_mat) -> Iterator[tuple[int, int, arb, arb]]:
 
 
 def _groups(b: arb_mat) -> list[list[int]]:
-    """Rows that are linked by what is not small against the difference of their eigenvalues."""
+    """Return groups of rows that are coupled by entries not small against the difference of their eigenvalues."""
     parent = list(range(b.nrows()))
 
     def root(i: int) -> int:
@@ -96,7 +96,7 @@ def _groups(b: arb_mat) -> list[list[int]]:
 
 
 def _blocks(b: arb_mat, groups: list[list[int]]) -> arb_mat:
-    """Eigenvectors of the block of every group, to 16 digits of its own scale."""
+    """Return the eigenvectors of the block of every group, to 16 digits of its own scale."""
     x = _one(b.nrows())
     for group in groups:
         middle = sum((b[i, i] for i in group), arb(0)) / len(group)
@@ -110,7 +110,7 @@ def _blocks(b: arb_mat, groups: list[list[int]]) -> arb_mat:
 
 
 def _angles(b: arb_mat) -> arb_mat | None:
-    """`1 + K + K^2 / 2` of the antisymmetric K that removes small couplings to first order; None where there is nothing to remove."""
+    """Return `1 + K + K^2 / 2` for the antisymmetric K that removes small couplings, or None if there are none."""
     n = b.nrows()
     k, some = arb_mat(n, n), False
     for i, j, value, gap in _coupled(b):
@@ -133,7 +133,7 @@ def _one(n: int) -> arb_mat:
 
 
 def _orthogonal(x: arb_mat) -> arb_mat:
-    """The nearest orthogonal matrix, by an iteration of third order."""
+    """Return the nearest orthogonal matrix, by an iteration of third order."""
     n = x.nrows()
     for _ in range(8):
         x = x.mid()
@@ -156,8 +156,8 @@ class Dynamics:
     Args:
         kind: `gradient_flow`, `gradient_descent` or `momentum`.
         rate: learning rate.
-        momentum: of the last.
-        count: n times c.
+        momentum: momentum of the third kind.
+        count: number of training points times number of outputs, n c.
     """
 
     kind: str
@@ -166,7 +166,7 @@ class Dynamics:
     count: int
 
     def learnt(self, value: arb, time: float) -> arb:
-        """`(1 - residual after the time) / value` of an eigenvalue with its ridge; at t = inf 0 for a null direction."""
+        """Return `(1 - residual after the time) / value` for an eigenvalue plus ridge; 0 for null directions at t = inf."""
         if math.isinf(time):
             return 1 / value if value != 0 else arb(0)
         unit = arb(self.rate) / self.count
@@ -180,7 +180,7 @@ class Dynamics:
         return self._heavy_ball(value, time)
 
     def _heavy_ball(self, value: arb, time: float) -> arb:
-        """`h'' + 2 gamma h' + a h = 0` from rest, at `tau = sqrt(rate) t`."""
+        """Return the solution of `h'' + 2 gamma h' + a h = 0` from rest, at `tau = sqrt(rate) t`."""
         gamma = (1 - arb(self.momentum)) / (2 * arb(self.rate).sqrt())
         tau = arb(self.rate).sqrt() * arb(time)
         if value == 0:
@@ -195,13 +195,13 @@ class Dynamics:
 def predictions(
     found: Spectrum, test: np.ndarray, targets: np.ndarray, dynamics: Dynamics, times: list[float], ridges: list[arb]
 ) -> np.ndarray:
-    """Means (T, R, p, c) of numbers.
+    """Return the means as numbers, `(T, R, p, c)`.
 
     Args:
-        found: of the train-train kernel.
-        test: (p, n), numbers.
-        targets: (n, c), floats.
-        dynamics: of the training.
+        found: spectrum of the train-train kernel.
+        test: test-train kernel, `(p, n)` numbers.
+        targets: targets, `(n, c)` floats.
+        dynamics: dynamics of the training.
         times: T times.
         ridges: R absolute ridges.
     """
@@ -221,7 +221,10 @@ def predictions(
 def variances(
     found: Spectrum, test: np.ndarray, prior: np.ndarray, dynamics: Dynamics, times: list[float], ridges: list[arb]
 ) -> np.ndarray:
-    """Of a posterior, (T, R, p) numbers: `K_** - K_* psi K_*^T` with `psi = phi (1 + decay)`; `prior` is `K_**`, (p,)."""
+    """Return the variances of a posterior as numbers, `(T, R, p)`.
+
+    They are `K_** - K_* psi K_*^T` with `psi = phi (1 + decay)`; `prior` is `K_**`, `(p,)`.
+    """
     left = np.array((matrix(test) * found.vectors).table(), dtype=object).reshape(test.shape)
     out = np.empty((len(times), len(ridges), len(test)), dtype=object)
     for i, time in enumerate(times):
@@ -242,15 +245,15 @@ def ensemble_variances(
     times: list[float],
     ridges: list[arb],
 ) -> np.ndarray:
-    """Of fully trained networks, (T, R, p) numbers: `K_** + B K B^T - 2 B K_*^T` with `B = T_* phi`.
+    """Return the variances of trained networks as numbers, `(T, R, p)`: `K_** + B K B^T - 2 B K_*^T`, `B = T_* phi`.
 
     Args:
-        found: of the NTK.
-        test: (p, n), the NTK.
-        nngp: (n, n).
-        cross: (p, n), the NNGP.
-        prior: (p,), the NNGP.
-        dynamics: of the training.
+        found: spectrum of the NTK.
+        test: test-train NTK, `(p, n)`.
+        nngp: train-train NNGP, `(n, n)`.
+        cross: test-train NNGP, `(p, n)`.
+        prior: NNGP of each test point with itself, `(p,)`.
+        dynamics: dynamics of the training.
         times: T times.
         ridges: R absolute ridges.
     """
@@ -268,7 +271,7 @@ def ensemble_variances(
 
 
 def is_reached(found: Spectrum, test: np.ndarray) -> bool:
-    """Whether predictions depend on null directions: then t = inf without a ridge has no finite limit."""
+    """Return whether predictions depend on null directions, so that t = inf without a ridge has no finite limit."""
     null = [k for k, value in enumerate(found.values) if value == 0]
     if not null:
         return False

@@ -1,15 +1,15 @@
 """One tile of a fully connected network of depth 3, NNGP and NTK, against neural-tangents on the same machine.
 
-Usage: `python benchmarks/fcn_tile.py [PEER_ENVIRONMENT]`: makes the peer's environment there (default `.venv-peer`) with
-this interpreter (3.11 or 3.12) and the configured package index, if it is not there yet.
+Usage: `python benchmarks/fcn_tile.py [PEER_ENVIRONMENT]`. The script creates the peer's environment there (default
+`.venv-peer`) with this interpreter (3.11 or 3.12) and the configured package index, if it does not exist.
 
-Both sides are servers in processes of their own and are asked in turn, so that whatever else the machine does hits
-both; what is printed is the median over rounds of the ratio of their times. neural-tangents is jitted and returns both
-kernels from one call, as here. It has no triangle: for a symmetric matrix it computes every tile, ntkpipe half of them.
+Both sides are servers in separate processes that are called in turn, so that other load on the machine affects both. The
+script prints the median over rounds of the ratio of their times. neural-tangents is jitted and returns both kernels from
+one call, as ntkpipe does. For a symmetric matrix, it computes every tile and ntkpipe half of them.
 
-The floor, for a tile of n x n pairs of images of d values in float32: 2 n^2 d operations of the product (n = 2048, d =
-3072: 25.8 GFlop, 0.18 s at the 145 GF/s of two slow cores, 0.11 s at 240), 3 nonlinear maps of about 35 operations
-(0.4 GFlop), 8 n^2 bytes of results (34 MB) and 8 n d bytes of images (50 MB): the product is all but everything.
+A tile of n x n pairs of images of d values in float32 needs 2 n^2 d operations for the product (n = 2048, d = 3072:
+25.8 GFlop, 0.18 s at the 145 GF/s of two slow cores, 0.11 s at 240), 3 nonlinear maps of about 35 operations
+(0.4 GFlop), 8 n^2 bytes of results (34 MB) and 8 n d bytes of images (50 MB). So the product takes almost all the time.
 """
 
 from __future__ import annotations

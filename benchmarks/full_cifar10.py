@@ -1,11 +1,12 @@
 """All 50,000 + 10,000 CIFAR-10 images, NTK and NNGP, on this machine: seconds per phase, memory, accuracies.
 
-Runs `ntkpipe run` in a fresh store while sampling the memory of all its processes (proportional set sizes, once a
-second, page cache excluded), then `benchmarks/bare_cifar10.py` with the same number of passes, and prints the ratio:
+The script runs `ntkpipe run` in a fresh store and samples the memory of all its processes (proportional set sizes, once
+a second, without page cache). Then it runs `benchmarks/bare_cifar10.py` with the same number of passes, and prints the
+ratio:
 
     python benchmarks/full_cifar10.py --images cifar10.zip --work /scratch/full
 
-`--side pipeline` or `--side bare` runs one of the two; results are kept in `--work` and compared when both are there.
+`--side pipeline` or `--side bare` runs one of the two. Results are kept in `--work` and compared when both exist.
 Linux only (/proc).
 """
 
@@ -24,7 +25,7 @@ TIMES = "1,10,100,1e3,1e4,1e5,1e6,inf"
 
 
 def pipeline(options: argparse.Namespace) -> dict:
-    """Run ntkpipe; seconds per stage from its receipts."""
+    """Run ntkpipe, and return the seconds per stage from its receipts."""
     work: Path = options.work
     run_dir, store = work / "run", work / "store"
     command = [

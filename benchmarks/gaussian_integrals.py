@@ -1,8 +1,9 @@
 """`E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]` of nonlinearities without a closed form, in float64, by integration.
 
-Smooth ones by the trapezium rule in two variables, which converges exponentially; its step follows from the distance of the poles from the
-real line. ELU has a kink at zero: given u, the integral over v is in closed form, and that over u is taken on either side
-of zero, by Gauss-Legendre rules on intervals that shrink towards it.
+Smooth nonlinearities are integrated by the trapezium rule in two variables, which converges exponentially; its step
+follows from the distance of the poles from the real line. ELU has a kink at zero. Given u, its integral over v has a
+closed form. The integral over u is computed on each side of zero, by Gauss-Legendre rules on intervals that shrink
+towards zero.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _AT_ONCE = 1 << 22
 
 
 def moments(layer: dict, k: np.ndarray, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both moments of u, v with covariance `k` and variances `p` and `q`, arrays of one shape.
+    """Return both moments for u, v with covariance `k` and variances `p` and `q`, arrays of the same shape.
 
-    Their relative error is some units of float64 rounding.
+    The relative error is a few units of float64 rounding.
     """
     shape = k.shape
     integral = _elu if layer["op"] == "elu" else _smooth
@@ -74,7 +75,7 @@ def _smooth(layer: dict, k: np.ndarray, p: np.ndarray, q: np.ndarray) -> tuple[n
 
 
 def _half_line() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights of the normal density on `z > 0`, dense near 0: the integrand may change at once there."""
+    """Return nodes and weights of the normal density on `z > 0`, dense near 0, where the integrand may change fast."""
     nodes, weights = np.polynomial.legendre.leggauss(12)
     edges = np.concatenate([[0.0], np.geomspace(1e-9, 0.5, 30), np.linspace(0.5, 9.0, 18)[1:]])
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2

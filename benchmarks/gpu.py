@@ -1,16 +1,16 @@
-"""Kernels and products on a GPU: values, rates, and how far they are from the card's own ceilings.
+"""Kernels and products on a GPU: values, and rates compared with the largest rates of the card.
 
-Usage: `python benchmarks/gpu.py [--sections ceilings,values,flat,spatial,products] [--reference DIR] [--trace DIR]`. Needs JAX,
-NumPy and SciPy only, and an accelerator that JAX uses by default. Prints tables (Markdown).
+Usage: `python benchmarks/gpu.py [--sections ceilings,values,flat,spatial,products] [--reference DIR] [--trace DIR]`. The
+script needs only JAX, NumPy and SciPy, and an accelerator that JAX uses by default. It prints tables in Markdown.
 
-ceilings   what the card does at best, measured here: copies, matrix products in full float32 and float64, arithmetic in registers
-values     float32 and float64 on the card against float64 on the CPU; with `--reference`, against stored values of a peer
-flat       tiles of a fully connected network: arithmetic alone, and with both ways between host and card
-spatial    tiles of networks on images, by pairs that go through the layers together
+ceilings   largest rates of the card, measured: copies, matrix products in full float32 and float64, register arithmetic
+values     float32 and float64 on the card against float64 on the CPU; with `--reference`, against stored peer values
+flat       tiles of a fully connected network: arithmetic only, and with the transfers between host and card
+spatial    tiles of networks on images, by the number of pairs that are evaluated together
 products   passes over tiles that are kept on the card, in both precisions
-memory     tiles that do not fit (with XLA_PYTHON_CLIENT_MEM_FRACTION=0.02): must be asked for, and run alone
+memory     tiles that do not fit (with XLA_PYTHON_CLIENT_MEM_FRACTION=0.02); name this section, and run it alone
 
-Times are the median of `--rounds` after one call that compiles; each ends when its results are there.
+Times are medians of `--rounds` calls after one call that compiles. A call ends when its results are available.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ VALUES = {
 
 
 class Card:
-    """What is measured of the card, and how.
+    """The measured rates of the card.
 
     Args:
-        rounds: of each measurement.
+        rounds: number of calls of each measurement.
     """
 
     def __init__(self, rounds: int) -> None:
         self.rounds, self.rates = rounds, dict[str, float]()
 
     def seconds(self, run: Callable[[], Any], *, rounds: int | None = None) -> tuple[float, float]:
-        """Seconds of a call that is compiled, the median, and of the first one."""
+        """Return the median seconds of a compiled call, and the seconds of the first call."""
         began = time.perf_counter()
         jax.block_until_ready(run())
         first = time.perf_counter() - began
@@ -85,19 +85,19 @@ class Card:
 
 
 def peak() -> float:
-    """Largest GiB on the card so far."""
+    """Return the peak memory on the card so far, in GiB."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", 0) / 2**30
 
 
 def images(shape: tuple[int, ...], count: int, seed: int, dtype: str = "float32") -> np.ndarray:
-    """Correlated random images `(count, *shape)`."""
+    """Return correlated random images `(count, *shape)`."""
     common = np.random.default_rng(99).standard_normal((1, *shape))
     return (common + np.random.default_rng(seed).standard_normal((count, *shape))).astype(dtype)
 
 
 def ceilings(card: Card, _: argparse.Namespace) -> None:
-    """Print and keep the card's rates."""
+    """Print and keep the card's largest rates."""
     rows = []
     big = jnp.ones((1 << 30,), jnp.float32)
     taken, _first = card.seconds(lambda big=big: big + 1.0)
@@ -142,7 +142,7 @@ def ceilings(card: Card, _: argparse.Namespace) -> None:
 
 
 def values(card: Card, options: argparse.Namespace) -> None:
-    """Compare with the CPU, and with a peer."""
+    """Compare values with the CPU's and with a peer's."""
     print("| network | float32: NNGP, NTK | float64: NNGP, NTK |\n|---|---|---|")
     for name, (spec, shape) in mine(list(VALUES.items()), options.part):
         architecture = Architecture.from_spec(spec)
@@ -167,12 +167,12 @@ def values(card: Card, options: argparse.Namespace) -> None:
 
 
 def mine(items: list[Any], part: tuple[int, int]) -> list[Any]:
-    """Every so many of a list: compilation takes most of the time, and processes share it."""
+    """Return this process's share of a list; processes share the work because compilation takes most of the time."""
     return items[part[0] :: part[1]]
 
 
 def print_reference(folder: Path, part: tuple[int, int]) -> None:
-    """Every stored case in float64: how far from the peer, of what its rounding allows."""
+    """Print the deviation of every stored case in float64 from the peer, relative to the peer's rounding."""
     described = json.loads((folder / "public.json").read_text())
     cases = mine(described["cases"], part)
     worst: tuple[float, str] = (0.0, "")
@@ -195,7 +195,7 @@ def print_reference(folder: Path, part: tuple[int, int]) -> None:
 
 
 def flat(card: Card, _: argparse.Namespace) -> None:
-    """Tiles of a fully connected network."""
+    """Measure tiles of a fully connected network."""
     print("| edge | dtype | on the card | TF/s | of its products' rate | with both ways | pairs/s | compiled in |")
     print("|---|---|---|---|---|---|---|---|")
     architecture = Architecture.from_spec(zoo.fcn(3))
@@ -217,7 +217,7 @@ def flat(card: Card, _: argparse.Namespace) -> None:
 
 
 def spatial(card: Card, options: argparse.Namespace) -> None:
-    """Tiles of networks on images."""
+    """Measure tiles of networks on images."""
     print(
         "| network | dtype | together | us per pair | pairs/s | TF/s | GB/s of the floor's bytes | of the floor | peak GiB | compiled in |"
     )
@@ -255,7 +255,7 @@ def spatial(card: Card, options: argparse.Namespace) -> None:
 
 
 def trace(folder: Path) -> None:
-    """One tile of Myrtle-10 under JAX's profiler, and the compiled program beside it."""
+    """Record one tile of Myrtle-10 with JAX's profiler, and write the compiled program beside it."""
     spec, shape, *_ = SPATIAL["myrtle10"]
     architecture = Architecture.from_spec(spec)
     rows, columns = architecture.prepare(images(shape, 4, 1)), architecture.prepare(images(shape, 16, 2))
@@ -265,7 +265,7 @@ def trace(folder: Path) -> None:
 
 
 def products(card: Card, _: argparse.Namespace) -> None:
-    """Passes over kept tiles, and how many rows of the result are right."""
+    """Measure passes over kept tiles, and count the correct rows of the result."""
     print(
         "| tiles | GB | products | vectors | ms per pass | GB/s of the tiles | of a copy's | error |\n|---|---|---|---|---|---|---|---|"
     )
@@ -303,7 +303,10 @@ def products(card: Card, _: argparse.Namespace) -> None:
 
 
 def memory(card: Card, options: argparse.Namespace) -> None:
-    """Tiles that do not fit: evaluated in smaller pieces, to the same values. Run with a small share of the card's memory."""
+    """Check that tiles that do not fit are evaluated in smaller pieces with the same values.
+
+    Run this with a small share of the card's memory.
+    """
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 0)
     print(
         f"{limit / 2**30:.2f} GiB are allowed\n\n| network | tile | in smaller pieces of | difference | peak GiB |\n|---|---|---|---|---|"
@@ -332,7 +335,7 @@ def memory(card: Card, options: argparse.Namespace) -> None:
 
 
 class Logged(logging.Handler):
-    """What `fitting` says in the block."""
+    """Collects the messages of `fitting` in the block."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,13 +1,13 @@
-"""What Ray and Zarr cost the Gram stage, against the same worker writing raw bytes without either.
+"""Cost of Ray and Zarr in the Gram stage, compared with the same worker that writes raw bytes.
 
 Both sides compute the lower triangle of the same synthetic images with `gram.worker.compute_tile`, in the same number
-of processes of one thread each, and both write a tile while the next is computed. The pipeline's side adds all that the
-stage adds: scheduling, prepared images read from their chunks and checked, Zarr chunks with checksums, put-if-absent,
-receipts, progress. The raw side maps a `.npy` file and writes plain files; its tiles are dealt out beforehand.
+of processes of one thread each, and both write a tile while the next is computed. The pipeline's side includes all work
+of the stage: scheduling, reading and checking prepared images, Zarr chunks with checksums, put-if-absent, receipts and
+progress. The raw side maps a `.npy` file and writes plain files; its tiles are assigned before.
 
-Start-up (Ray, processes, compilation) is reported apart. Rounds are interleaved; the ratio of each is printed, and the
-median of them. For the figure of merit: `python benchmarks/gram_overhead.py` (n = 20,480, edge 2048: about 2 GB are
-written per side and round, and removed after it); for a quick look: `--n 6144 --edge 1024 --rounds 2`.
+Start-up (Ray, processes, compilation) is reported separately. Rounds are interleaved. The script prints the ratio of
+each round and their median. For the full measurement: `python benchmarks/gram_overhead.py` (n = 20,480, edge 2048: about
+2 GB are written per side and round, and removed after it); for a quick look: `--n 6144 --edge 1024 --rounds 2`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHAPE = (32, 32, 3)
 
 
 def serve(images: str, edge: int, worker: int, workers: int) -> None:
-    """One process of the raw side: for each folder named on standard input, write its share of the tiles there."""
+    """Run one process of the raw side, which writes its share of the tiles to each folder named on standard input."""
     from ntkpipe.gram.worker import compute_tile
 
     x = np.load(images, mmap_mode="r", allow_pickle=False)
@@ -75,7 +75,7 @@ def serve(images: str, edge: int, worker: int, workers: int) -> None:
 
 
 class RawSide:
-    """Plain processes, started once."""
+    """The plain processes of the raw side, started once."""
 
     def __init__(self, images: Path, edge: int, workers: int) -> None:
         start = time.perf_counter()
@@ -94,7 +94,7 @@ class RawSide:
         self.startup = time.perf_counter() - start
 
     def run(self, folder: Path) -> float:
-        """Compute all tiles into a new folder; seconds."""
+        """Compute all tiles into a new folder, and return the seconds."""
         folder.mkdir()
         start = time.perf_counter()
         for process in self._processes:
@@ -105,7 +105,7 @@ class RawSide:
         return time.perf_counter() - start
 
     def close(self) -> None:
-        """Let the processes end."""
+        """End the processes."""
         for process in self._processes:
             assert process.stdin
             process.stdin.close()

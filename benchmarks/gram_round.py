@@ -1,4 +1,4 @@
-"""The Gram stage alone, as the pipeline runs it, on a store of its own."""
+"""The Gram stage alone, as the pipeline runs it, on a separate store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gram_round(
     fingerprint: str,
     folder: Path,
 ) -> GramReport:
-    """All tiles of `n` images in float32, computed into a fresh store in `folder`; what the stage reports."""
+    """Compute all tiles of `n` images in float32 into a fresh store in `folder`, and return the stage's report."""
     identity = GramIdentity(
         data=fingerprint,
         architecture=Architecture.from_spec(spec).fingerprint,

@@ -2,15 +2,16 @@
 
     python benchmarks/kernel_accuracy.py --data cifar10_subset.npz [--figure docs/figures]
 
-Images are standardised per channel and averaged over blocks of 2 x 2 pixels (16 x 16 are left, for time), classes in turn. NTK
-and NNGP regression on one-hot labels at t = inf, with a ridge relative to the mean of the diagonal: for every kernel and
-number of images n that of `RIDGES` with the best accuracy on the last fifth of the n training images, when trained on the
-others; then trained on all n. Test images have no part in the choice. Kernels are float32, solved in float64. The
-Gram matrix of the largest n holds those of all others as leading blocks.
+Images are standardised per channel and averaged over blocks of 2 x 2 pixels (to 16 x 16 pixels, which saves time), with
+classes in turn. The script runs NTK and NNGP regression on one-hot labels at t = inf, with a ridge relative to the mean
+of the diagonal. For every kernel and number of images n, it chooses the ridge of `RIDGES` with the best accuracy on the
+last fifth of the n training images, when trained on the others. Then it trains on all n. Test images have no part in the
+choice. Kernels are float32, and systems are solved in float64. The Gram matrix of the largest n contains those of all
+others as leading blocks.
 
-A pair of 16 x 16 images is 65,536 covariances in a pooled network: 800 training and 500 test images are 0.72 million pairs per
-kernel, some 12 minutes for all on two quiet cores. The standard error of an accuracy near 50% on 500 images is 2.2%; differences between
-kernels are less uncertain than that, since all see the same images.
+A pair of 16 x 16 images has 65,536 covariances in a network with pooling. 800 training and 500 test images are 0.72
+million pairs per kernel, which take about 12 minutes for all kernels on two free cores. The standard error of an accuracy
+near 50% on 500 images is 2.2%. Differences between kernels are more certain, because all kernels see the same images.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _KERNELS = ("ntk", "nngp")
 
 
 def families(shape: tuple[int, ...]) -> dict[str, list[dict[str, Any]]]:
-    """Label and layers of each kernel."""
+    """Return the label and the layers of each kernel."""
     return {
         "FCN, 3 hidden layers": zoo.fcn(3),
         "CNN-Vec, 5 convolutions": zoo.cnn_vec(5),
@@ -51,7 +52,10 @@ def families(shape: tuple[int, ...]) -> dict[str, list[dict[str, Any]]]:
 
 
 def accuracy(k: np.ndarray, train: np.ndarray, test: np.ndarray, y: np.ndarray, ridge: float) -> float:
-    """Of regression on the images `train`, on the images `test`, all rows of one matrix `k` whose columns are training images."""
+    """Return the accuracy on the images `test` after regression on the images `train`.
+
+    Both are rows of one matrix `k`, whose columns are training images.
+    """
     gram = k[np.ix_(train, train)].astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge * np.trace(gram) / len(gram)
     targets = np.eye(y.max() + 1)[y[train]] - 1 / (y.max() + 1)
@@ -60,7 +64,10 @@ def accuracy(k: np.ndarray, train: np.ndarray, test: np.ndarray, y: np.ndarray, 
 
 
 def learning_curve(k: np.ndarray, y: np.ndarray, sizes: list[int], n_train: int) -> list[dict[str, float]]:
-    """Accuracy and chosen ridge per number of training images; rows of `k` are training images, then test images."""
+    """Return the accuracy and the chosen ridge per number of training images.
+
+    Rows of `k` are training images, followed by test images.
+    """
     made = []
     test = np.arange(n_train, len(k))
     for n in sizes:
@@ -72,7 +79,7 @@ def learning_curve(k: np.ndarray, y: np.ndarray, sizes: list[int], n_train: int)
 
 
 def draw(results: dict[str, Any], shape: list[int], tested: int) -> Figure:
-    """Accuracy against the number of training images, a panel per kernel and a line per network."""
+    """Draw accuracy against the number of training images, with a panel per kernel and a line per network."""
     figure = Figure(figsize=(PAGE_WIDTH, 3.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, kernel in zip(panels, _KERNELS, strict=True):

@@ -1,4 +1,4 @@
-"""Which tiles were evaluated when, by whom, and why more than once: a journal that every process of a run writes."""
+"""A journal of tile evaluations that every process of a run writes; it explains evaluations beyond the first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ Tile = tuple[str, int, int]
 
 @dataclasses.dataclass
 class Evaluation:
-    """One evaluation of a tile; `end` is when its receipt was there, inf if it never was. Times are seconds since 1970."""
+    """One evaluation of a tile; `end` is the time of its receipt, inf without one. Times are seconds since 1970."""
 
     tile: Tile
     begin: float
@@ -62,7 +62,7 @@ class Evaluation:
 
 @dataclasses.dataclass
 class Lifetime:
-    """Of one driver, and the number of the head whose cluster it joined."""
+    """The lifetime of one driver, and the number of the head whose cluster it joined."""
 
     begin: float
     head: int
@@ -74,11 +74,11 @@ class Kill:
     """One kill.
 
     Args:
-        how: its kind.
-        stage: of the run at that time.
-        begin: before the first signal.
-        end: after the last process was gone.
-        pids: of the processes that were killed; None if the driver was, and so everything that ran for it.
+        how: kind of the kill.
+        stage: stage of the run at that time.
+        begin: time before the first signal.
+        end: time after the last process had ended.
+        pids: ids of the killed processes; None if the driver was killed, which ends everything that ran for it.
         in_flight: tiles whose evaluation it stopped, set by `count_repeats`.
     """
 
@@ -90,7 +90,7 @@ class Kill:
     in_flight: int = 0
 
     def hits(self, evaluation: Evaluation) -> bool:
-        """Whether the tile was in the making at the kill, by a process that it concerned."""
+        """Return whether a process that the kill concerned was computing the tile at that time."""
         # At the first signal, or begun before the last process was gone and not ended by then.
         since = self.begin if evaluation.begin <= self.begin else self.end
         alive = evaluation.begin <= self.end and evaluation.end >= since
@@ -98,7 +98,7 @@ class Kill:
 
 
 def read_journal(path: Path, store: Path) -> list[Evaluation]:
-    """All evaluations of one store's tiles, in the order in which they began."""
+    """Return all evaluations of one store's tiles, in the order of their begin."""
     found: list[Evaluation] = []
     open_ones: dict[tuple[Tile, int], Evaluation] = {}
     for line in path.read_text().splitlines():
@@ -115,14 +115,12 @@ def read_journal(path: Path, store: Path) -> list[Evaluation]:
 
 
 def count_repeats(evaluations: list[Evaluation], kills: list[Kill], lives: list[Lifetime]) -> collections.Counter[str]:
-    """Evaluations beyond the first of each tile, and what explains them.
-
-    Sets `in_flight` of the kills.
+    """Count the evaluations beyond the first of each tile by their explanations, and set `in_flight` of the kills.
 
     Returns:
-        `again`: evaluations beyond one per tile; `in flight`: tiles in the making at kills; `orphans`: evaluations begun by
-        workers whose driver was gone; `copies`: begun while another worker of the same driver was at the same tile;
-        `unexplained`: of `again`, what none of these covers, tile by tile.
+        `again`: evaluations beyond one per tile. `in flight`: tiles that kills interrupted. `orphans`: evaluations that
+        workers began after their driver had ended. `copies`: evaluations that began while another worker of the same
+        driver computed the same tile. `unexplained`: evaluations in `again` that none of these explains, tile by tile.
     """
     counts: collections.Counter[str] = collections.Counter()
     allowed: collections.Counter[Tile] = collections.Counter()
@@ -156,5 +154,5 @@ def count_repeats(evaluations: list[Evaluation], kills: list[Kill], lives: list[
 
 
 def _lived(evaluation: Evaluation, when: float, kills: list[Kill]) -> bool:
-    """Whether its process had not been killed by then."""
+    """Return whether the process had not been killed by then."""
     return not any(kill.hits(evaluation) and kill.begin <= when for kill in kills)

@@ -1,13 +1,13 @@
-"""Block Lanczos against a dense eigendecomposition, and against the bare products that it makes, on real images.
+"""Block Lanczos compared with a dense eigendecomposition, and with its matrix products alone, on real images.
 
-The NTK of a fully connected network (3 hidden ReLU layers, w_std = sqrt 2, b_std = 0.1, float64) of standardised
-CIFAR-10 images; dual weights at ten times and five ridges, the error bound of every prediction below the tolerance at all
-of them. All sides get the matrix in memory and two BLAS threads, and take turns:
+The matrix is the NTK of a fully connected network (3 hidden ReLU layers, w_std = sqrt 2, b_std = 0.1, float64) on
+standardised CIFAR-10 images. All sides compute dual weights at ten times and five ridges, with the error bound of every
+prediction below the tolerance. They have the matrix in memory and two BLAS threads, and run in turn:
 
     krylov  block_lanczos with its stopping rule, the small eigenproblem, weights (n, 500)
-    bare    as many products of the matrix with nine vectors, nothing else
-    eigh    scipy.linalg.eigh(driver="evd") and the same weights, of the first --dense images; the time for all of them is
-            extrapolated by n^3 where --dense is smaller, and called so
+    bare    the same number of products of the matrix with nine vectors, and nothing else
+    eigh    scipy.linalg.eigh(driver="evd") and the same weights, for the first --dense images; if --dense is smaller,
+            the time for all images is extrapolated by n^3 and marked so
 
 Arithmetic: eigh 9 n^3 (syevd with vectors); Lanczos 2 n^2 k per step with k = 9, and 4 m n k for reorthogonalisation.
 
@@ -45,7 +45,7 @@ ROWS = 1000  # of the matrix, made at a time
 
 
 def images(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardised training images, one-hot labels less 1/10, and 500 test images."""
+    """Return standardised training images, one-hot labels minus 1/10, and 500 test images."""
     if args.data:
         with np.load(args.data, allow_pickle=False) as data:
             x, y, test = data["x_train"], data["y_train"], data["x_test"][:500]
@@ -60,7 +60,7 @@ def images(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def krylov(
     matrix: np.ndarray, y: np.ndarray, flow: GradientFlow, ridges: tuple[float, ...], diagonal: float
 ) -> tuple[np.ndarray, list[StepRecord], int]:
-    """Dual weights `(n, T R c)`, what the steps took, and the vectors of the basis."""
+    """Return the dual weights `(n, T R c)`, the cost of the steps, and the number of vectors in the basis."""
     records: list[StepRecord] = []
     rule = stop_rule(flow, TIMES, ridges, largest_test_diagonal=diagonal, tolerance=TOLERANCE)
     result = block_lanczos(DenseOperator(matrix), y, max_steps=1000, stop=rule, on_step=records.append)
@@ -69,14 +69,14 @@ def krylov(
 
 
 def dense(matrix: np.ndarray, y: np.ndarray, flow: GradientFlow, ridges: tuple[float, ...]) -> np.ndarray:
-    """The same from all eigenvectors."""
+    """Return the dual weights from all eigenvectors."""
     values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)
     solution = KrylovSolution.from_eigensystem(values, vectors, y)
     return combined_weights(solution.basis, solution.coordinates(flow, TIMES, ridges))
 
 
 def bare(matrix: np.ndarray, steps: int) -> float:
-    """Seconds of `steps` products with nine orthonormal vectors."""
+    """Return the seconds of `steps` products with nine orthonormal vectors."""
     block = np.linalg.qr(np.random.default_rng(0).standard_normal((len(matrix), 9)))[0]
     operator, began = DenseOperator(matrix), time.perf_counter()
     for _ in range(steps):

@@ -1,11 +1,12 @@
-"""Predicted against measured squared errors of kernel regression on real images.
+"""Predicted and measured squared errors of kernel regression on real images.
 
-The spectrum of one Gram matrix of M images predicts the errors of training sets of n < M of them, tested on the rest. Measured
-are random training sets, solved by Cholesky factorisation. Up to n = M / 4 they should agree within 4%.
+The spectrum of one Gram matrix of M images predicts the errors of training sets of n < M of them, tested on the others.
+The measured errors come from random training sets that are solved by Cholesky factorisation. Up to n = M / 4, both
+should agree within 4%.
 
     python benchmarks/learning_theory.py --data cifar10_subset.npz --points 3000
 
-`--lanczos` takes the spectrum from products with vectors alone, as for matrices that are too large for LAPACK.
+`--lanczos` estimates the spectrum from products with vectors only, as for matrices that are too large for LAPACK.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ AGREEMENT = 0.04
 def measured(
     matrix: np.ndarray, targets: np.ndarray, n: int, ridge: float, repetitions: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Mean squared error on the points that are left over, over random training sets, and its standard error."""
+    """Return the mean squared error on the other points over random training sets, and its standard deviation."""
     found = []
     for _ in range(repetitions):
         order = rng.permutation(len(matrix))
@@ -33,7 +34,7 @@ def measured(
         system = matrix[np.ix_(rows, rows)] + ridge * np.eye(n)
         weights = scipy.linalg.solve(system, targets[rows], assume_a="pos")
         found.append(np.mean((matrix[np.ix_(rest, rows)] @ weights - targets[rest]) ** 2))
-    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(repetitions))
+    return float(np.mean(found)), float(np.std(found, ddof=1))
 
 
 def main() -> int:
@@ -59,15 +60,18 @@ def main() -> int:
     )
     matrix, targets = kernel.to_numpy().astype(np.float64), np.asarray(data.targets, np.float64)
     rng = np.random.default_rng(0)
-    print(f"{'n':>6} {'M / n':>6} {'predicted':>10} {'measured':>10} {'± se':>8} {'difference':>11}")
+    print(f"{'n':>6} {'M / n':>6} {'predicted':>10} {'measured':>10} {'± se':>8} {'one set':>8} {'difference':>11}")
     worst = 0.0
     for one in found.learning_curve([asked.points // k for k in (64, 32, 16, 8, 4, 2)]):
-        value, error = measured(matrix, targets, one.n, found.absolute_ridges[0], asked.repetitions, rng)
+        value, between = measured(matrix, targets, one.n, found.absolute_ridges[0], asked.repetitions, rng)
         off = one.test_mse / value - 1.0
         if 4 * one.n <= asked.points:
             worst = max(worst, abs(off))
+        error = between / asked.repetitions**0.5
         print(
-            f"{one.n:>6} {asked.points / one.n:>6.1f} {one.test_mse:>10.5f} {value:>10.5f} {error:>8.5f} {off:>+11.2%}"
+            f"{one.n:>6} {asked.points / one.n:>6.1f} {one.test_mse:>10.5f} {value:>10.5f} {error:>8.5f} "
+            f"{between / value:>8.1%} {off:>+11.2%}",
+            flush=True,
         )
     checked = found.cross_validated()
     print(

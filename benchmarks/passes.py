@@ -1,9 +1,9 @@
-"""Passes over a symmetric matrix held in memory: fused products, BLAS, and a bare read of the same bytes by the same threads.
+"""Passes over a symmetric matrix in memory: fused products, BLAS, and a plain read of the same bytes by the same threads.
 
 python benchmarks/passes.py --points 20000
 
-A pass multiplies every stored tile and its mirror image with nine vectors. The tiles are copies of a few random ones at addresses
-of their own, so that every pass reads all bytes from memory. `read` sums each tile's entries once with NumPy.
+A pass multiplies every stored tile and its mirror image by nine vectors. The tiles are copies of a few random tiles at
+separate addresses, so that every pass reads all bytes from memory. `read` sums each tile's entries once with NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tile = tuple[int, int, bool, np.ndarray]
 
 
 def main() -> None:
-    """One row for each precision of tiles and products."""
+    """Print one row for each precision of tiles and products."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--vectors", type=int, default=9)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def _seconds(stored: str, products: str, x: np.ndarray, repeats: int) -> tuple[float, float, float]:
-    """Of a bare read, a pass by BLAS, and a pass by fused products."""
+    """Return the seconds of a plain read, of a pass by BLAS, and of a pass by fused products."""
     n = len(x)
     base = np.random.default_rng(1).standard_normal((2048, 2048)).astype(stored)
     tiles: list[Tile] = []
@@ -65,7 +65,7 @@ def _pass(total: Accumulator, tiles: list[Tile]) -> None:
 
 
 def _least(call: Callable[[], None], repeats: int) -> float:
-    """Seconds of the fastest of some calls."""
+    """Return the seconds of the fastest of several calls."""
     call()
     found = []
     for _ in range(repeats):

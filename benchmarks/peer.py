@@ -1,7 +1,7 @@
-"""The peer in an environment of its own, and two sides that are asked in turn.
+"""The peer in a separate environment, and two sides that are called in turn.
 
-Each side is a server in a process of its own, so that whatever else the machine does hits both, and neither's library,
-flags or memory touch the other's. What benchmarks print is the median over rounds of the ratio of their times.
+Each side is a server in a separate process. So other load on the machine affects both, and they share no library, flags
+or memory. Benchmarks print the median over rounds of the ratio of their times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ for _line in _sys.stdin:
 
 
 def peer_python(folder: Path) -> str:
-    """Interpreter of the peer's environment, which is made when absent, with this interpreter and its package index."""
+    """Return the interpreter of the peer's environment, which is created with this interpreter if it does not exist."""
     folder = folder.resolve()
     python, marker = folder / "bin" / "python", folder / "complete"
     if not marker.exists():
@@ -44,10 +44,10 @@ class Server:
     """One side, in a process of its own.
 
     Args:
-        python: interpreter.
+        python: path of the interpreter.
         program: source that defines `evaluate(request: str)`; it finds `arguments` in `sys.argv[1:]`.
         arguments: see `program`.
-        variables: of the environment, besides the usual ones.
+        variables: additional environment variables.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Server:
         return line
 
     def seconds(self, request: str = "") -> float:
-        """Time of one more evaluation."""
+        """Return the seconds of one more evaluation."""
         assert self._process.stdin is not None
         self._process.stdin.write(request + "\n")
         self._process.stdin.flush()
@@ -85,7 +85,7 @@ class Server:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median and upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

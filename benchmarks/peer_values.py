@@ -2,7 +2,7 @@
 
     python benchmarks/peer_values.py --out tests/reference/stax.json
 
-Runs in the peer's own environment, which is made if need be; see peer.py.
+The script runs in the peer's environment, which is created if it does not exist; see peer.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ print(json.dumps({"kernels": values, "predictions": predictions, "max_learning_r
 
 
 def main() -> None:
-    """Run the peer and write what it prints."""
+    """Run the peer, and write its output to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--environment", type=Path, default=DEFAULT_ENVIRONMENT)

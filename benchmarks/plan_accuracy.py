@@ -1,12 +1,13 @@
-"""Projected against real seconds and bytes of small runs on this machine, stage by stage.
+"""Projected and real seconds and bytes of small runs on this machine, stage by stage.
 
     python benchmarks/plan_accuracy.py --data cifar10_subset.npz --work DIR [--quick]
 
-Calibrates (`ntkpipe calibrate`) for each way of running, then runs fully connected networks at two sizes and a small convolutional
-one, serial and with two Ray workers, each in a fresh store, and compares. On a shared machine wall time says how busy the others
-are, processor seconds of all processes of a run (user and system) say less of them. Both are projected by the model, and every stage
-of at least 3 s is told whose wall or processor seconds are more than 25% off. Passes of the solver are projected in the first table; with
-`--known-passes` those of the run are given to the model. It needs a quiet machine: calibration measures what the machine does then.
+The script calibrates (`ntkpipe calibrate`) for each way of running. Then it runs fully connected networks at two sizes
+and a small convolutional network, serially and with two Ray workers, each in a fresh store, and compares. On a shared
+machine, wall time depends on the load of others; processor seconds of all processes of a run (user and system) depend
+on it less. The model projects both. The script reports every stage of at least 3 s whose wall or processor seconds
+deviate by more than 25%. The first table projects the solver's passes; with `--known-passes`, the model gets the passes
+of the run. Use a machine without other load, because calibration measures its current speed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ COUNTED, TOLERANCE = 3.0, 0.25
 
 
 def cases(options: argparse.Namespace) -> list[tuple[str, KernelConfig, DataConfig, ClusterConfig]]:
-    """Networks, sizes and ways of running."""
+    """Return the networks, sizes and ways of running."""
     path = options.data
     fcn, cnn = KernelConfig(), KernelConfig(kind="cnn_vec", depth=3)
     serial, ray = ClusterConfig(kind="serial"), ClusterConfig(kind="local", workers=options.workers)
@@ -54,14 +55,14 @@ def cases(options: argparse.Namespace) -> list[tuple[str, KernelConfig, DataConf
 
 
 def measure(config: RunConfig, calibrations: str) -> float:
-    """Calibrate; how long the processes waited for others, over what they computed."""
+    """Calibrate, and return the ratio of the time that processes waited for others to the time that they computed."""
     shapes, store = read_shapes(config)[0], open_store(calibrations)
     with Session() as session:
         return calibrate(config, shapes, store, lambda: session.executor(config), lambda line: None).busy
 
 
 def run(config: RunConfig, folder: Path) -> tuple[dict[str, float], dict[str, float], dict[str, int], float]:
-    """Wall and processor seconds per stage, passes, and bytes in the store."""
+    """Return the wall and processor seconds per stage, the passes, and the bytes in the store."""
     wall, cpu = {}, {}
     # As on a machine that has never run this: programs are compiled, as calibration counts them.
     with Session() as session, compiling_anew(folder), ProcessorSeconds(0.1) as clock:
@@ -84,7 +85,7 @@ def run(config: RunConfig, folder: Path) -> tuple[dict[str, float], dict[str, fl
 
 
 def apart(work, *args):
-    """In a process of its own, as users run a command: nothing is imported or compiled yet."""
+    """Run in a separate process, as users run a command, in which nothing is imported or compiled yet."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(work, *args).result()
 

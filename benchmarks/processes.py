@@ -1,4 +1,4 @@
-"""Memory of a process and all that it started: proportional set sizes, so that shared pages count once. Linux only (/proc)."""
+"""Memory of a process and its descendants as proportional set sizes, which count shared pages once (Linux only)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:
-    """The process and all that it started, Ray's daemons included (they leave the process group, not the tree)."""
+    """Return the process and its descendants, including Ray's daemons (they leave the process group, not the tree)."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -18,10 +18,10 @@ def family(root: psutil.Process) -> list[psutil.Process]:
 
 
 class Sampler(threading.Thread):
-    """Samples the summed proportional set size of a process tree, page cache excluded.
+    """Samples the summed proportional set size of a process tree, without page cache.
 
     Args:
-        pid: of its root.
+        pid: process id of the root.
         every: seconds between samples.
     """
 
@@ -48,5 +48,5 @@ class Sampler(threading.Thread):
             self.samples.append((time.monotonic() - began, total))
 
     def peak(self, start: float = 0.0, stop: float = float("inf")) -> int:
-        """Largest sample between two times, in bytes."""
+        """Return the largest sample between two times, in bytes."""
         return max((size for at, size in self.samples if start <= at <= stop), default=0)

@@ -1,27 +1,28 @@
-"""Error bounds, tried: random small problems, each run by the pipeline and answered again in 120 digits.
+"""Tests of error bounds on random small problems, which the pipeline solves and a reference solves in 120 digits.
 
-A problem has points with exact and near copies, targets of some scale, an architecture or given matrices, a solver, times and
-ridges (`random_problems.py`). The pipeline runs in this process. The reference takes the floats that its workers take and computes
-kernels (`exact_kernels.py`) and predictions (`exact_predictions.py`) in 400 bits, with code of its own. Then no error may exceed a
-bound that is called `rigorous`.
+A problem has points with exact and near copies, targets of some scale, an architecture or given matrices, a solver, times
+and ridges (`random_problems.py`). The pipeline runs in this process. The reference uses the same floats as its workers. It
+computes kernels (`exact_kernels.py`) and predictions (`exact_predictions.py`) in 400 bits, with separate code. No error
+may exceed a bound that is called `rigorous`.
 
     pip install python-flint
     python benchmarks/random_bounds.py --work DIR --rounds 100 --seed 0 [--seconds 600] [--kinds relu,given]
     python benchmarks/random_bounds.py --work DIR --seed 0 --only 17      one problem again, in detail
-    python benchmarks/random_bounds.py --work DIR --table
+    python benchmarks/random_bounds.py --work DIR --table [--by solver]
+    python benchmarks/random_bounds.py --work DIR --rounds 100 --refine   of networks in float32, t = inf alone and refined
 
-The first command may be repeated with other seeds: `DIR/bounds.jsonl` gathers a line per problem, and the last sums it up.
-Of every entry (kernel, time, ridge, test point, output; of variances without the outputs):
+The first command may be repeated with other seeds: `DIR/bounds.jsonl` receives a line per problem, and `--table`
+summarises it. An entry is a kernel, time, ridge, test point and output (variances have no outputs). The table counts:
 
-exceeded   the error lies above the bound (and above what the reference may be off by, where integrals are taken in float64)
-infinite   no bound is known
-idle       the bound lies above the largest prediction, and more than 1e3 times above the error: it says nothing
-unknown    the reference has no answer: the flow has no limit, or grows
+exceeded   entries with an error above the bound, and above the error of the reference where it integrates in float64
+infinite   entries without a known bound
+idle       entries with a bound above the largest prediction and more than 1e3 times the error, which says nothing
+unknown    entries without an answer of the reference, because the flow has no limit, or grows
 
 `estimated` counts the estimates of the same errors (`error_estimate`), of which one in 1,000 may be exceeded.
 
-A run that is refused with an error of ntkpipe's own is counted; any other error is a fault. The exit code is 1 if there was a
-fault, or a rigorous bound was exceeded.
+A run that ntkpipe refuses with its own error is counted; any other error is a fault. The exit code is 1 if there was a
+fault, or if a rigorous bound was exceeded.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import shutil
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 
 def run(drawn: Drawn) -> tuple[RunContext, Predictions]:
-    """The pipeline, without figures and in this process."""
+    """Run the pipeline in this process, without figures."""
     job = RunAtWork(RunDir.create(drawn.config), lambda: SerialExecutor(1), silent)
     with job.at_work():
         context = job.context()
@@ -73,7 +75,7 @@ def run(drawn: Drawn) -> tuple[RunContext, Predictions]:
 
 
 def compare(context: RunContext, found: Predictions) -> dict[str, Any]:
-    """What the record says of one finished run."""
+    """Return the record of one finished run: its errors and bounds, compared with the reference."""
     exact = exact_kernels(context)
     counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     histogram: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
@@ -140,7 +142,7 @@ def _count(
     size: float,
     slack: np.ndarray | float,
 ) -> np.ndarray:
-    """Count errors and their bounds, or estimates, in both; where they are exceeded."""
+    """Count errors and their bounds or estimates, and return the entries where they are exceeded."""
     over = error > bound * (1 + _TOUCH) + slack
     counts["exceeded"] += int(over.sum())
     counts["infinite"] += int(np.isinf(bound).sum())
@@ -155,7 +157,7 @@ def _count(
 def _variances(
     found: Predictions, wanted: Answer, k: int, counts: collections.Counter, histogram: collections.Counter
 ) -> dict[str, Any] | None:
-    """Count the variances of one kernel; the worst that exceeds its bound."""
+    """Count the variances of one kernel, and return the worst that exceeds its bound."""
     assert found.variance is not None
     assert found.variance_bound is not None
     assert wanted.variance is not None
@@ -209,7 +211,7 @@ def _violation(found: Predictions, at: tuple[int, ...], error: float, size: floa
 def _origin(
     context: RunContext, found: Predictions, kernels: dict[str, Kernel], wanted: Answer, at: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Which part of the error is whose: the exact answer to the stored tiles lies between."""
+    """Split an error into the error of the tiles and that of the solver, by the exact answer for the stored tiles."""
     k, i, j, test, output = at
     name = found.kernels[k]
     source = "ntk" if name == "ntkgp" else name
@@ -228,7 +230,7 @@ def _origin(
 
 
 def tried(drawn: Drawn) -> dict[str, Any]:
-    """Run, and compare: the outcome."""
+    """Run the problem, compare it with the reference, and return the outcome."""
     began = time.monotonic()
     try:
         with np.errstate(all="ignore"):
@@ -241,8 +243,22 @@ def tried(drawn: Drawn) -> dict[str, Any]:
         return {"outcome": "FAULT", "why": traceback.format_exc()}
 
 
+def refined(drawn: Drawn) -> Drawn:
+    """Return the problem at the end of training, in float32 and with refinement."""
+    config = drawn.config
+    return replace(
+        drawn,
+        config=replace(
+            config,
+            kernel=replace(config.kernel, dtype="float32"),
+            solver=replace(config.solver, refine=1),
+            predict=replace(config.predict, times=(math.inf,), dynamics="gradient_flow", learning_rate=1.0),
+        ),
+    )
+
+
 def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
-    """Draw and try; the line of the record."""
+    """Draw and run a problem, and return its line of the record."""
     folder = options.work.resolve() / f"round-{os.getpid()}-{k}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -250,6 +266,8 @@ def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
     line: dict[str, Any] = {"seed": options.seed, "round": k, "what": drawn.kind, **drawn.facts}
     if options.kinds != tuple(KINDS):
         line["kinds"] = ",".join(options.kinds)
+    if options.refine:
+        drawn = refined(drawn)
     began = time.monotonic()
     line |= tried(drawn)
     line["seconds in all"] = round(time.monotonic() - began, 2)
@@ -258,16 +276,18 @@ def round_of(options: argparse.Namespace, k: int) -> dict[str, Any]:
     return line
 
 
-def table(lines: list[dict]) -> str:
-    """By kind of problem and of bound, in Markdown."""
+def table(lines: list[dict], by: str) -> str:
+    """Return a table in Markdown by kind of problem or solver, and by kind of bound."""
+    for line in lines:
+        line["by"] = line["what"] if by == "kind" else line["solver"]["kind"]
     names = ("entries", "exceeded", "infinite", "idle", "unknown")
     made = [
         f"| problems | run | refused | faults | bound | {' | '.join(names)} | "
         f"{' | '.join(f'error / bound at {q:.0%}' for q in _QUANTILES)} | largest |",
         "|---" * (9 + len(_QUANTILES) + 1) + "|",
     ]
-    for what in (*KINDS, "in all"):
-        mine = [line for line in lines if what in ("in all", line["what"])]
+    for what in (*(sorted({line["by"] for line in lines})), "in all"):
+        mine = [line for line in lines if what in ("in all", line["by"])]
         if not mine:
             continue
         outcomes = collections.Counter(line["outcome"] for line in mine)
@@ -285,7 +305,7 @@ def table(lines: list[dict]) -> str:
 
 
 def _at(histogram: collections.Counter, share: float) -> str:
-    """A quantile of error over bound, rounded up to a quarter of a decade."""
+    """Return a quantile of error over bound, rounded up to a quarter of a decade."""
     total, seen = sum(histogram.values()), 0
     for level in sorted(histogram):
         seen += histogram[level]
@@ -303,12 +323,18 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="this round of the seed alone, in detail; its folder is kept")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of problems; other choices draw other problems")
     parser.add_argument("--table", action="store_true", help="show what was gathered, and do nothing")
+    parser.add_argument("--by", choices=("kind", "solver"), default="kind", help="rows of the table")
+    parser.add_argument(
+        "--refine", action="store_true", help="networks in float32 at the end of training, with solver.refine=1"
+    )
     options = parser.parse_args()
+    if options.refine:
+        options.kinds = ",".join(kind for kind in options.kinds.split(",") if kind != "given")
     options.kinds = tuple(options.kinds.split(","))
     record = options.work / RECORD
     if options.table:
         lines = [json.loads(line) for line in record.read_text().splitlines()]
-        print(table(lines))
+        print(table(lines, options.by))
         return int(any(line["outcome"] in ("FAULT", "EXCEEDED") for line in lines))
     options.work.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(options.work.resolve() / "compiled"))
@@ -327,7 +353,7 @@ def main() -> int:
                 file.write(json.dumps(line) + "\n")
         if k % _KEPT == _KEPT - 1:
             jax.clear_caches()
-    print(table(lines))
+    print(table(lines, options.by))
     return int(any(line["outcome"] in ("FAULT", "EXCEEDED") for line in lines))
 
 

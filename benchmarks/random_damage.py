@@ -1,21 +1,22 @@
 """Random damage to every kind of stored object: each must be detected, named and repaired, or be harmless.
 
-For every solver there is a finished run on real images and runs killed in each stage (see `damaged_runs`). A round copies one,
-damages one object (a flipped bit, a file cut short, emptied, grown, deleted, swapped with or overwritten by another), has the run
-looked after (`ntkpipe verify`) or simply goes on with it, and compares all that it gives with the undisturbed run.
+For every solver there are a finished run on real images and runs that were killed in each stage (see `damaged_runs`). A
+round copies one of them and damages one object: it flips a bit, truncates, empties, extends or deletes a file, or swaps
+or overwrites it with another. Then it checks the run (`ntkpipe verify`) or continues it without a check, and compares
+all results with the undisturbed run.
 
     python benchmarks/random_damage.py --data cifar10_subset.npz --work DIR --rounds 250 --seed 0 [--seconds 200]
     python benchmarks/random_damage.py --work DIR --table
 
-The first command may be repeated with other seeds: `DIR/damage.jsonl` gathers what was done, a line per round, and the second sums
-it up. Outcomes:
+The first command may be repeated with other seeds: `DIR/damage.jsonl` receives a line per round, and the second command
+summarises it. The outcomes are:
 
-named      what is damaged was named, and made again; or the command refused it by name, and what it told to do has helped
-made again without a word: what is not there, or has no valid receipt, counts as not computed
-harmless   nothing that is exported depends on it
-MISSED     another result, an error of Python, or damage that `verify` still finds at the end: a fault of ntkpipe
+named      the damaged object was named and recomputed, or the command refused it by name and its remedy helped
+made again the object was recomputed without a message, because objects without a valid receipt count as not computed
+harmless   no exported result depends on the object
+MISSED     another result, a Python error, or damage that `verify` still finds at the end, which is a fault of ntkpipe
 
-The exit code is 1 if anything was missed.
+The exit code is 1 if any damage was missed.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _DRAWN = 0.1
 
 
 def damage(rng: np.random.Generator, how: str, path: Path, others: list[Path]) -> list[Path]:
-    """Damage one file, or swap two of a kind; those whose content changed."""
+    """Damage one file, or swap two of a kind, and return the files whose content changed."""
     data = path.read_bytes()
     if how == "delete":
         path.unlink()
@@ -74,7 +75,7 @@ def damage(rng: np.random.Generator, how: str, path: Path, others: list[Path]) -
 
 
 def is_named(path: str, said: str) -> bool:
-    """Whether what was said names the object: by its path, or by what it is."""
+    """Return whether the messages name the object, by its path or by its kind."""
     parts = path.split("/")
     if "/".join(parts[1:]) in said or path in said:
         return True
@@ -94,7 +95,7 @@ def is_named(path: str, said: str) -> bool:
 
 
 class Round:
-    """One damage to one copy, and all that is done with it."""
+    """One damage to one copy of a run, and the commands that follow it."""
 
     def __init__(self, base: Base, folder: Path, rng: np.random.Generator, truth: dict[str, np.ndarray]) -> None:
         self.base, self.folder, self.rng, self.truth = base, folder, rng, truth
@@ -107,7 +108,7 @@ class Round:
         (folder / "made").unlink()
 
     def run(self) -> dict:
-        """Damage, go on, compare; the line of the record."""
+        """Damage the copy, continue it, compare the results, and return the line of the record."""
         objects = self.base.objects(self.folder)
         kind = sorted(objects)[self.rng.integers(len(objects))]
         path = objects[kind][self.rng.integers(len(objects[kind]))]
@@ -149,7 +150,7 @@ class Round:
         return code
 
     def _go_on(self, way: str, kind: str) -> str | None:
-        """None, or what went wrong."""
+        """Continue the run, and return a description of the fault, or None."""
         if self._do("status", "run_dir=a") == 2:
             self._start_over()
         look = ("verify", "run_dir=a", "tiles=0", "rows=0")
@@ -180,14 +181,14 @@ class Round:
         return self._compare() or self._compare_files()
 
     def _resume(self) -> int:
-        """Go on; figures, which take most of the time, are drawn in some rounds only."""
+        """Continue the run; only some rounds draw figures, because these take most of the time."""
         stages = ("all",) if self.draws else ("gram", "solve", "predict")
         code, text = go_on(self.folder, self.config, stages)
         self.said += f"$ ntkpipe {' '.join(stages)}\n{text}"
         return code
 
     def _export(self) -> bool:
-        """Export again where `verify` says so; whether it did."""
+        """Export again if `verify` asks for it, and return whether it did."""
         asked = set(re.findall(r"ntkpipe export (run_dir=a format=\w+ path=\S+ overwrite=true)", self.said))
         if "export them again" in self.said:
             asked = {f"run_dir=a format={form} path=exports/predictions.{form} overwrite=true" for form in EXPORTS}
@@ -197,7 +198,7 @@ class Round:
         return "damaged" in self.said or "ntkpipe" in self.said.rpartition("error: ")[2]
 
     def _start_over(self) -> None:
-        """What is said of a damaged configuration: move the folder away and run again."""
+        """Follow the remedy for a damaged configuration: move the folder away and run again."""
         if "move the folder away and run again" in self.said:
             shutil.move(self.folder / "a", self.folder / "away")
 
@@ -220,7 +221,7 @@ class Round:
         return None
 
     def _compare_files(self) -> str | None:
-        """Metrics, the report and exported files say what the predictions do."""
+        """Compare metrics, the report and exported files with the predictions."""
         files = (
             [p for p in (self.folder / "exports").rglob("*") if p.is_file()]
             if (self.folder / "exports").exists()
@@ -254,7 +255,7 @@ def _alike(mine: object, theirs: object) -> bool:
 
 
 def table(lines: list[dict]) -> str:
-    """Outcomes by kind of object, and by kind of damage, in Markdown."""
+    """Return a table of outcomes by kind of object and by kind of damage, in Markdown."""
     lines = [line for line in lines if line["outcome"] != "nothing"]
 
     def rows(title: str, key: str, names: list[str]) -> list[str]:

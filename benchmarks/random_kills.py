@@ -1,18 +1,20 @@
-"""Kills at random over complete runs on real images: each is taken up again, and the predictions must not change.
+"""Random kills in complete runs on real images: every run is continued, and its predictions must not change.
 
-A Ray cluster of several nodes is started on loopback. For a solver, one run is left in peace, and others are disturbed, in every
-stage and at random moments: the driver is killed (SIGKILL) or told to end (SIGTERM, as on pre-emption), one of its workers is
-killed, a whole node is lost and a fresh one added, or the head is lost, with it the cluster, and a new one is started. A driver
-that is gone is started again with the same command; a run that finishes before all kills are spent is followed by another in a
-fresh store. Finished runs are compared with the one left in peace. Every process notes when it begins and ends each tile.
+The script starts a Ray cluster of several nodes on loopback. For each solver, one run is undisturbed, and others are
+disturbed in every stage and at random moments. A disturbance kills the driver (SIGKILL) or tells it to end (SIGTERM, as
+on pre-emption), kills one of its workers, removes a whole node and adds a new one, or removes the head with the cluster
+and starts a new one. A driver that has ended is started again with the same command. If a run finishes before all kills
+are used, another one begins in a fresh store. Finished runs are compared with the undisturbed run. Every process records
+when it begins and ends each tile.
 
     python benchmarks/random_kills.py --data cifar10_subset.npz --work DIR --solvers krylov,cg --kills 10 --seed 0 [setting=value ...]
     python benchmarks/random_kills.py --work DIR --table
 
-The first command may be repeated with other seeds: `DIR/kills.jsonl` gathers what was done, a line per disturbed run, and the
-second sums it up as a table. The exit code is 1 if a prediction or variance differs by more than 1e-12 (where nodes were lost, by
-more than its error bounds: a pool that begins without them sums in another order), or if a tile was evaluated again that was in
-the making at no kill, of no second copy, and of no worker that had lost its driver. Linux only.
+The first command may be repeated with other seeds: `DIR/kills.jsonl` receives a line per disturbed run, and the second
+command summarises it as a table. The exit code is 1 if a prediction or variance differs by more than 1e-12. If nodes were
+lost, the limit is the error bounds, because a pool with fewer workers sums in another order. The exit code is also 1 if
+a tile was evaluated again without a reason: a kill during its evaluation, a second copy, or a worker without its driver.
+Linux only.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ PATIENCE = 90.0
 
 
 class Pipeline:
-    """One complete run in a folder of its own."""
+    """One complete run in a separate folder."""
 
     def __init__(self, work: Path, options: argparse.Namespace, solver: str, environment: dict[str, str]) -> None:
         self.work, self.note = work, work / "peace.json"
@@ -69,16 +71,16 @@ class Pipeline:
         self.lives: list[Lifetime] = []
 
     def known(self) -> bool:
-        """Whether it is there already, by an earlier call, left in peace with the same command."""
+        """Return whether an earlier call has already finished this run, undisturbed and with the same command."""
         return self.note.exists() and json.loads(self.note.read_text())["command"] == self.command
 
     def clear(self) -> None:
-        """Begin from nothing."""
+        """Remove all files of the run."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
 
     def start(self, nodes: RayNodes) -> subprocess.Popen[bytes]:
-        """The driver, on the cluster as it is now."""
+        """Start the driver on the current cluster."""
         with (self.work / "log").open("ab") as log:
             driver = subprocess.Popen(
                 [*self.command, f"cluster.address={nodes.address}"],
@@ -95,7 +97,7 @@ class Pipeline:
         self.lives[-1].end = time.time()
 
     def stage(self) -> str:
-        """The stage that runs now."""
+        """Return the current stage."""
         for stage in ("data", *STAGES, "report"):
             if not (self.work / "run" / "stages" / f"{stage}.json").exists():
                 return stage
@@ -105,11 +107,11 @@ class Pipeline:
         return json.loads((self.work / "run" / "stages" / f"{stage}.json").read_text())
 
     def fail(self, why: str) -> NoReturn:
-        """Stop everything: the run ended as it must not."""
+        """Stop everything, because the run ended in a wrong way."""
         raise RuntimeError(f"{why}; the end of {self.work / 'log'}:\n{self.last_words(3000)}")
 
     def last_words(self, count: int = 1000) -> str:
-        """The end of what its drivers have said."""
+        """Return the last lines of the output of the run's drivers."""
         return (self.work / "log").read_text()[-count:]
 
 
@@ -118,10 +120,10 @@ class Disturbance:
     """Kills runs at random moments of random stages.
 
     Args:
-        nodes: of the cluster.
-        rng: chooses.
-        spans: seconds that each stage took in peace.
-        kills: made so far.
+        nodes: nodes of the cluster.
+        rng: random generator of the kills.
+        spans: seconds of each stage in the undisturbed run.
+        kills: kills so far.
     """
 
     nodes: RayNodes
@@ -130,7 +132,7 @@ class Disturbance:
     kills: list[Kill] = dataclasses.field(default_factory=list)
 
     def run(self, pipeline: Pipeline, left: int, deadline: float) -> None:
-        """To the end, under at most `left` kills, none after `deadline` (monotonic)."""
+        """Run to the end with at most `left` kills, and none after `deadline` (monotonic)."""
         driver, most = pipeline.start(self.nodes), len(self.kills) + left
         self._planned = self._plan(pipeline)
         while True:
@@ -148,7 +150,7 @@ class Disturbance:
             self._planned = self._plan(pipeline)
 
     def _plan(self, pipeline: Pipeline) -> tuple[str, float, float | None]:
-        """A stage, the share of its time after which to kill, and when that is, once it has begun."""
+        """Choose a stage and the share of its time after which to kill; the moment is known once the stage begins."""
         now = pipeline.stage()
         ahead = STAGES[STAGES.index(now) :] if now in STAGES else STAGES if now == "data" else ()
         # Mostly in the stage that runs: else the first ones would see few.
@@ -164,7 +166,7 @@ class Disturbance:
         return when is not None and time.monotonic() >= when
 
     def _make(self, how: str, pipeline: Pipeline, driver: subprocess.Popen[bytes]) -> bool:
-        """One kill; whether the driver must be started again."""
+        """Make one kill, and return whether the driver must be started again."""
         stage, began = pipeline.stage(), time.time()
         if driver.poll() is not None:
             return False  # it has just finished
@@ -195,7 +197,7 @@ class Disturbance:
         kill.end = time.time()
         pipeline.ended()
         # One that had not joined yet finds no cluster to join.
-        late = how == "head lost" and code == 8 and "no Ray cluster could be joined" in pipeline.last_words()
+        late = how == "head lost" and code == 8 and "there is no Ray cluster at" in pipeline.last_words()
         if code not in (0, -signal.SIGKILL if how == "driver killed" else 75) and not late:
             pipeline.fail(f"exit code {code} after this: {how}")
         if how == "head lost":
@@ -207,7 +209,7 @@ class Disturbance:
 
 
 def compared(mine: Predictions, theirs: Predictions) -> dict:
-    """Largest difference of a mean or variance, its share of what both runs' error bounds allow, and whether all bits are equal."""
+    """Return the largest difference of a mean or variance, its share of the error bounds, and if all bits are equal."""
     pairs = [(mine.mean, theirs.mean, mine.error_bound + theirs.error_bound)]
     if mine.variance is not None and theirs.variance is not None:
         assert mine.variance_bound is not None
@@ -223,7 +225,7 @@ def compared(mine: Predictions, theirs: Predictions) -> dict:
 
 
 def campaign(options: argparse.Namespace, solver: str, nodes: RayNodes, environment: dict[str, str]) -> Iterator[dict]:
-    """All kills of one solver in this call; what came of every finished run."""
+    """Make all kills of one solver in this call, and yield the result of every finished run."""
     journal = Path(environment["NTKPIPE_KILLS_JOURNAL"])
     quiet = Pipeline(options.work / f"{solver}-peace", options, solver, environment)
     if not quiet.known():
@@ -263,7 +265,7 @@ def campaign(options: argparse.Namespace, solver: str, nodes: RayNodes, environm
 
 
 def failed(one: dict) -> bool:
-    """Whether a line of the record tells of a fault of ntkpipe.
+    """Return whether a line of the record shows a fault of ntkpipe.
 
     A pool that begins while a node is missing has fewer workers, and sums the same numbers in another order.
     """
@@ -273,7 +275,7 @@ def failed(one: dict) -> bool:
 
 
 def table(lines: list[dict]) -> str:
-    """The sum of all calls, in Markdown."""
+    """Return a table of all calls, in Markdown."""
     kills: collections.Counter[tuple[str, str]] = collections.Counter()
     in_flight: collections.Counter[str] = collections.Counter()
     for line in lines:

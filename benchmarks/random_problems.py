@@ -34,7 +34,7 @@ KINDS = {
     "stationary": 0.07,
     "given": 0.25,
 }
-"""What is drawn, and how often."""
+"""The choices, with their frequencies."""
 
 # Share of the problems that ask for variances as well.
 _VARIANCES = 0.35
@@ -100,7 +100,7 @@ _BLOCKS = 6
 
 @dataclass(frozen=True)
 class Drawn:
-    """A problem: a configuration, of files in a folder, and what to say of it."""
+    """A problem: a configuration with its files in a folder, and a description."""
 
     kind: str
     config: RunConfig
@@ -108,7 +108,7 @@ class Drawn:
 
 
 def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> Drawn:
-    """A problem whose files are written to `folder`."""
+    """Return a random problem, whose files are written to `folder`."""
     shares = np.array([KINDS[kind] for kind in kinds])
     kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
     most = _MOST.get(kind, 120 if rng.random() < 0.1 else 60)
@@ -157,7 +157,7 @@ def draw(rng: np.random.Generator, folder: Path, kinds: tuple[str, ...] = tuple(
 
 
 def _targets(rng: np.random.Generator, n: int, p: int, facts: dict[str, Any]) -> tuple[dict[str, np.ndarray], str, int]:
-    """`y_train` and `y_test`, their coding, and how many outputs they make."""
+    """Return `y_train` and `y_test`, their coding, and the number of outputs."""
     if rng.random() < 0.35:
         c = int(rng.integers(1, 4))
         scale = 10.0 ** rng.uniform(-8, 8) if rng.random() < 0.6 else 1.0
@@ -187,7 +187,7 @@ def _points(
     arrays: dict[str, np.ndarray],
     facts: dict[str, Any],
 ) -> np.ndarray:
-    """Normal points; some are copies of training points, exact or near, with their label or another."""
+    """Return normal points, some of which are exact or near copies of training points, with any label."""
     x = rng.normal(size=(n + p, *shape))
     # Integrals in float64 do not tell copies at distances whose square is lost in rounding.
     nearest = -3.0 if kind == "expansion" else -12.0
@@ -235,7 +235,11 @@ def _given(
     coding: str,
     facts: dict[str, Any],
 ) -> KernelConfig:
-    """Matrices in files: of short binary features, and so positive semi-definite to the last bit; or of a spectrum, rounded."""
+    """Write given matrices to files, and return the kernel that reads them.
+
+    The matrices are products of features with few bits, and then exactly positive semi-definite, or they have a given
+    spectrum, up to rounding.
+    """
     dtype = str(rng.choice(["float32", "float64"]))
     how = str(rng.choice(["features", "deficient", "copies", "geometric", "clustered"]))
     m = n + p

@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, on loopback, whose nodes can be lost as machines are: all at once.
+"""A Ray cluster of several nodes on this machine, on loopback, whose nodes can be lost like machines: all at once.
 
-Every node is a `ray start --block` of its own and what that has started. Processes are ended by number, never by name: other
-clusters of this machine are left alone. Linux only.
+Every node is a separate `ray start --block` with its descendants. Processes are ended by their ids, never by their names,
+so other clusters on this machine are not affected. Linux only.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "h
 
 
 class RayNodes:
-    """A head without places for tasks, and nodes of one place each.
+    """A head without places for tasks, and nodes with one place each.
 
     Args:
-        folder: for Ray's files; a short path, because sockets lie there.
-        environment: of every process.
-        count: of nodes beside the head.
+        folder: folder for Ray's files; its path must be short because it contains sockets.
+        environment: environment variables of every process.
+        count: number of nodes without the head.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], count: int) -> None:
@@ -47,11 +47,11 @@ class RayNodes:
 
     @property
     def generation(self) -> int:
-        """Heads started so far."""
+        """Number of heads that were started."""
         return self._heads
 
     def start(self) -> None:
-        """A new head on a new port, and its nodes; returns when all have joined."""
+        """Start a new head on a new port and its nodes, and return when all have joined."""
         with socket.socket() as free:
             free.bind((LOOPBACK, 0))
             port = free.getsockname()[1]
@@ -69,14 +69,14 @@ class RayNodes:
         self.settle()
 
     def add(self) -> None:
-        """Start one more node; does not wait for it."""
+        """Start one more node without waiting for it."""
         self._named += 1
         name = f"node{self._named}"
         own = f"--resources={json.dumps({name: 1})}"
         self._nodes[name] = self._ray(f"--address={self.address}", "--num-cpus=1", own)
 
     def settle(self) -> None:
-        """Wait until the cluster has as many live nodes as it should; nodes that could not start are started again."""
+        """Wait until the cluster has all its nodes; nodes that could not start are started again."""
         end, once = time.monotonic() + _PATIENCE, time.monotonic() + _PATIENCE / 3
         while not set(self._nodes) <= (alive := self._alive()):
             late = time.monotonic() > once
@@ -92,7 +92,7 @@ class RayNodes:
             time.sleep(0.2)
 
     def _alive(self) -> set[str]:
-        """Resources of live nodes, as the head sees them."""
+        """Return the resources of live nodes, as the head sees them."""
         try:
             nodes = GcsClient(address=self.address).get_all_node_info(timeout=5).values()
         except Exception:  # of many kinds, while the head starts
@@ -101,7 +101,7 @@ class RayNodes:
         return {name for node in nodes if node.state == alive for name in node.resources_total}
 
     def workers(self) -> list[psutil.Process]:
-        """Processes that run a task or hold a pool's state now."""
+        """Return the processes that currently run a task or hold a pool's state."""
         found = []
         for node in self._nodes.values():
             for process in tree(node.pid):
@@ -113,22 +113,22 @@ class RayNodes:
 
     @property
     def names(self) -> list[str]:
-        """Of the nodes beside the head."""
+        """Return the names of the nodes without the head."""
         return list(self._nodes)
 
     def kill_node(self, name: str) -> list[int]:
-        """Lose a node with everything on it; the numbers of its processes."""
+        """Kill a node with all its processes, and return their ids."""
         return _kill(self._nodes.pop(name))
 
     def kill_head(self) -> list[int]:
-        """Lose the head, and with it the cluster: nodes end without theirs anyway, seconds later."""
+        """Kill the head and the cluster, because nodes without a head end seconds later anyway."""
         assert self._head is not None
         gone = _kill(self._head, *self._nodes.values())
         self._head, self._nodes = None, {}
         return gone
 
     def close(self) -> None:
-        """End everything that was started, and remove Ray's files."""
+        """End all processes of the cluster, and remove Ray's files."""
         _kill(*self._nodes.values(), *filter(None, [self._head]))
         self._nodes, self._head = {}, None
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -149,7 +149,7 @@ class RayNodes:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     try:
         top = psutil.Process(pid)
         return [top, *top.children(recursive=True)]

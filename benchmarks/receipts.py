@@ -1,4 +1,4 @@
-"""Receipts as one object each, and packed into segments: how long writing, listing and resuming take.
+"""Time of writing, listing and resuming with receipts as one object each, and packed into segments.
 
 python benchmarks/receipts.py --receipts 100000
 python benchmarks/receipts.py --receipts 5000 --url s3://BUCKET/PREFIX    (credentials and endpoint in the environment)
@@ -23,7 +23,7 @@ from ntkpipe.tiles.store import GramStore
 
 
 def timed(name: str, call: Callable[[], object], gram: GramStore) -> None:
-    """Run and print seconds and requests."""
+    """Run some work, and print its seconds and requests."""
     before = gram.objects.statistics().requests
     start, cpu = time.perf_counter(), time.process_time()
     result = call()
@@ -33,13 +33,13 @@ def timed(name: str, call: Callable[[], object], gram: GramStore) -> None:
 
 
 def resume(gram: GramStore) -> int:
-    """What a new process does: tiles that are missing."""
+    """Find missing tiles, as a new process does."""
     gram.ledger("train").reread()
     return sum(1 for _ in gram.missing("train"))
 
 
 def parse_all(gram: GramStore, n: int) -> int:
-    """Every receipt, as `ntkpipe verify` and the start of a Gram stage do."""
+    """Read every receipt, as `ntkpipe verify` and the start of a Gram stage do."""
     ledger = gram.ledger("train")
     ledger.reread()
     return sum(

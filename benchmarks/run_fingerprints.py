@@ -1,11 +1,12 @@
-"""Fingerprints of finished runs on real images: two versions of the code that give equal ones compute the same, bit for bit.
+"""Fingerprints of finished runs on real images. Two versions of the code with equal fingerprints give equal bits.
 
     python benchmarks/run_fingerprints.py --data cifar10_subset.npz --work DIR [--only NAME,...]      run, and write DIR/fingerprints.json
     python benchmarks/run_fingerprints.py --compare DIR/fingerprints.json OTHER/fingerprints.json      exit code 1 where they differ
 
-A run goes through the command line in a process of its own: one per solver, one restarted, with flips, with variances, with a
-kernel that is given, with tiles that are not stored, in float64, a convolutional network, and a learning curve. Of each the record has
-a hash of every array of its predictions, of its metrics without what depends on the clock, and the names of the objects in its store.
+Every run uses the command line in a separate process. There is one run per solver, and there are runs that are restarted,
+with flips, with variances, with a given kernel, with tiles that are not stored, in float64, with a convolutional network,
+and with a learning curve. The record of a run has a hash of every array of its predictions, a hash of its metrics without
+times, and the names of the objects in its store.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _VOLATILE = (
 
 
 def _given(folder: Path, data: Path) -> Path:
-    """A kernel of features that is a matrix, with labels."""
+    """Write a given kernel matrix and its labels, and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
     source = np.load(data)
     train, test = (source[f"x_{b}"][:k].reshape(k, -1) / 255.0 for b, k in (("train", 200), ("test", 40)))
@@ -81,7 +82,7 @@ def _given(folder: Path, data: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """Without what depends on the clock or the place."""
+    """Return the content without entries that depend on the clock or the location."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in sorted(value.items()) if not any(part in k for part in _VOLATILE)}
     return [_plain(v) for v in value] if isinstance(value, list) else value
@@ -92,7 +93,7 @@ def _hash(data: bytes) -> str:
 
 
 def of_run(folder: Path, work: Path) -> dict[str, str]:
-    """Hashes of a finished run, by what they are of; the folder of all runs is left out of its configuration."""
+    """Return the hashes of a finished run by their subject; the configuration is hashed without the runs' folder."""
     found: dict[str, str] = {}
     for target in sorted(folder.rglob("predictions.zarr")):
         at = f"{target.parent.relative_to(folder)}/".removeprefix("./")
@@ -113,7 +114,7 @@ def of_run(folder: Path, work: Path) -> dict[str, str]:
 
 
 def of_store(store: Path) -> list[str]:
-    """Names of the objects of a store: their addresses hold the identities. Programs and temporary names are not of it."""
+    """Return the names of a store's objects, which contain their identities, without programs and temporary files."""
     return sorted(
         str(p.relative_to(store))
         for p in store.rglob("*")
@@ -148,7 +149,7 @@ def run(name: str, work: Path, data: Path) -> dict[str, Any]:
 
 
 def compare(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """What differs, a line each."""
+    """Return one line per difference."""
     lines = []
     for name in sorted({*first, *second}):
         a, b = first.get(name), second.get(name)

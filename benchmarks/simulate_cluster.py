@@ -2,20 +2,19 @@
 
     python benchmarks/simulate_cluster.py [--profile h200x8x16] [--kernel myrtle10] [--sizes 50000 1000000 5000000] [--figure docs/figures]
 
-Nothing here is measured on a cluster. Unit costs are the figures of the profile (`conf/cluster/profile`: data sheets, assumptions, and what
-was measured on two cores, each with its origin); numbers of tiles, bytes, batches and shares are those of the program's own planning
-functions (`plan_gram`, `batch_size`, `balanced_shares`, `expected_passes`), not copies of them.
+Nothing here is measured on a cluster. Unit costs are the figures of the profile (`conf/cluster/profile`: data sheets,
+assumptions, and measurements on two cores, each with its origin). Numbers of tiles, bytes, batches and shares come from
+the program's own planning functions (`plan_gram`, `batch_size`, `balanced_shares`, `expected_passes`).
 
-Gram: a driver that handles one message at a time, a thread beside it that packs a thousand receipts at once; workers
-with three tasks in flight that compute a
-tile while the one before is written and the next is read; a store with a bandwidth for all, one for each node, a rate of
-requests and a latency; tiles of
-random duration, stragglers, nodes that are lost and come back, whose tasks are done again (second copies of stragglers are left out).
-Solve:
-passes that end when the slowest worker has ended, parts that are summed between the nodes (`--sums driver`: that arrive one after the
-other at the driver's link), vectors that the driver
-(`--basis driver`) or the workers (`--basis slices`) orthogonalise, lost nodes that read their tiles again. Beyond `--most-tiles` a
-part of the tiles is simulated, and the rest counts at the rate of its middle.
+The Gram stage has a driver that handles one message at a time, and a thread beside it that packs a thousand receipts at
+once. Workers have three tasks in flight, and compute a tile while the one before is written and the next is read. The
+store has a total bandwidth, a bandwidth per node, a rate of requests and a latency. Tiles have random durations, some are
+stragglers, and nodes are lost and replaced; their tasks are repeated. Second copies of stragglers are not simulated.
+
+In the solve stage, a pass ends when the slowest worker has ended. Parts are summed between the nodes (with
+`--sums driver` they arrive one after the other at the driver's link). The driver (`--basis driver`) or the workers
+(`--basis slices`) orthogonalise vectors. Lost nodes read their tiles again. Above `--most-tiles`, a part of the tiles is
+simulated, and the others count at the rate of its middle.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ SHARES = 200_000  # tiles beyond which shares are taken to be equal
 
 @dataclass(frozen=True)
 class World:
-    """What a profile does not say.
+    """Parameters that a profile does not have.
 
     Args:
-        sigma: of the logarithm of a tile's duration.
+        sigma: standard deviation of the logarithm of a tile's duration.
         stragglers: share of tiles that take `slow` times as long.
-        losses: of a node, per day.
+        losses: number of losses of a node per day.
     """
 
     sigma: float = 0.1
@@ -67,13 +66,13 @@ class World:
 
 
 class Server:
-    """Serves one after the other, at a rate."""
+    """A server that handles one request after the other, at a given rate."""
 
     def __init__(self, rate: float) -> None:
         self.rate, self.free, self.busy = rate, 0.0, 0.0
 
     def serve(self, now: float, amount: float) -> float:
-        """When it is done with `amount` that arrives now."""
+        """Return the time when it has handled an `amount` that arrives now."""
         took = amount / self.rate
         self.free = max(now, self.free) + took
         self.busy += took
@@ -81,7 +80,11 @@ class Server:
 
 
 class GramStage:
-    """The Gram stage in events: `tile` (computed), `task` (its last tile is written), `told` (the driver has heard of it), and losses."""
+    """The Gram stage as events.
+
+    The events are `tile` (a tile is computed), `task` (its last tile is written), `told` (the driver knows it), and
+    losses of nodes.
+    """
 
     def __init__(
         self, projection: RunPlan, pair: float, numbers: int, world: World, rng: np.random.Generator, most: int
@@ -116,7 +119,7 @@ class GramStage:
         self.computing, self.unpacked, self.lost, self.finished = 0.0, 0, 0, []
 
     def run(self) -> dict:
-        """Seconds of the stage and the busy share of every resource."""
+        """Return the seconds of the stage and the busy share of every resource."""
         for _ in range(FLIGHT):
             for w in range(self.workers):
                 self.give(w)
@@ -147,12 +150,12 @@ class GramStage:
         }
 
     def at(self, time: float, handle: Callable[..., None], *what: object) -> None:
-        """Have something happen later."""
+        """Schedule an event."""
         self.order += 1
         heapq.heappush(self.events, (time, self.order, handle, *what))
 
     def give(self, w: int) -> None:
-        """The driver sends a worker a task, if there is one."""
+        """Let the driver send a task to a worker, if there is one."""
         if self.again:
             task = self.again.popleft()
         elif self.waiting:
@@ -165,14 +168,14 @@ class GramStage:
             self.begin(w)
 
     def images(self, w: int) -> float:
-        """When the columns' images of a tile are here that are asked for now."""
+        """Return the time when the column images of a tile arrive, if they are requested now."""
         link = self.links[w // self.per_node]
         requested = self.requests.serve(self.now, self.plan.edge / 512)
         here = max(self.reads.serve(self.now, self.image_bytes), link.serve(self.now, self.image_bytes), requested)
         return self.machine.store_latency.value + here
 
     def begin(self, w: int) -> None:
-        """The first tile of the first task; nobody has asked for its images before."""
+        """Begin the first tile of the first task, whose images were not requested before."""
         task, here = self.tasks[w][0], self.images(w)
         self.ahead[w] = self.images(w) if len(task) > 1 else here
         self.at(here + task[0], self.tile, w, self.epoch[w], 0)
@@ -201,7 +204,7 @@ class GramStage:
             self.at(self.written[w], self.task, w, epoch)
 
     def task(self, w: int, epoch: int) -> None:
-        """A task is done, the next one begins, and the driver is told."""
+        """Handle a finished task: the next one begins, and the driver receives a message."""
         if epoch != self.epoch[w]:
             return
         done = len(self.tasks[w].popleft())
@@ -218,17 +221,17 @@ class GramStage:
         self.at(told, self.told, w, epoch)
 
     def told(self, w: int, epoch: int) -> None:
-        """The driver has heard of a task."""
+        """Handle the driver's receipt of a message about a task."""
         if epoch == self.epoch[w]:
             self.give(w)
 
     def next_loss(self) -> None:
-        """Losses of nodes are independent of all."""
+        """Schedule the next loss of a node; losses are independent of each other."""
         if self.world.losses:
             self.at(self.now + float(self.rng.exponential(86400 / self.world.losses / self.nodes)), self.loss)
 
     def loss(self) -> None:
-        """A node is lost with its tasks; another one comes."""
+        """Handle the loss of a node with its tasks; another node replaces it."""
         node = int(self.rng.integers(self.nodes))
         for w in range(node * self.per_node, (node + 1) * self.per_node):
             if self.alive[w]:
@@ -240,14 +243,14 @@ class GramStage:
         self.next_loss()
 
     def requeue(self, tasks: list[list[float]]) -> None:
-        """The driver has noticed; idle workers take the tasks, and others when they are told."""
+        """Handle the driver's notice of a loss: idle workers take the tasks at once, and others later."""
         self.again.extend(tasks)
         for w in range(self.workers):
             if self.alive[w] and not self.tasks[w] and self.again:
                 self.give(w)
 
     def back(self, w: int) -> None:
-        """A worker of the node that has come."""
+        """Start a worker of the new node."""
         self.alive[w] = True
         for _ in range(FLIGHT):
             self.give(w)
@@ -262,7 +265,7 @@ def solve(
     basis: str,
     sums: str,
 ) -> dict:
-    """Likewise of block Lanczos."""
+    """Simulate block Lanczos, and return the seconds and the busy share of every resource."""
     machine, plan = projection.machine, projection.tiles
     workers, nodes = machine.all_workers, int(machine.nodes.value)
     n, c = plan.blocks[0].used.rows, outputs - 1
@@ -321,12 +324,12 @@ def solve(
 
 
 def shapes_of(n: int) -> Shapes:
-    """Images like those of CIFAR-10."""
+    """Return the shapes of a dataset with images like those of CIFAR-10."""
     return Shapes("0" * 64, n, 10_000, n, 10_000, (32, 32, 3), 10)
 
 
 def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Namespace, *, stored: bool) -> dict:
-    """Both stages of one size on one machine."""
+    """Simulate both stages for one size on one machine."""
     projection = on_profile(config, shapes_of(n), machine, n, stored=stored)
     pair = projection.work.sizes.pair_seconds[config.kernel.dtype]
     rng = np.random.default_rng(options.seed)
@@ -339,7 +342,7 @@ def simulate(config: RunConfig, machine: Machine, n: int, options: argparse.Name
 
 
 def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> None:
-    """Sizes by stages."""
+    """Return a table of sizes by stages."""
     print(
         f"{machine.name}, {config.kernel.kind}, basis by {options.basis}, sums by {options.sums}, {options.losses} losses of a node a day, "
         f"store latency {machine.store_latency.value} s"
@@ -371,7 +374,7 @@ def table(config: RunConfig, machine: Machine, options: argparse.Namespace) -> N
 
 
 def figure(machine: Machine, options: argparse.Namespace) -> None:
-    """Time and busy shares against the number of nodes, at the middle size."""
+    """Draw time and busy shares against the number of nodes, at the middle size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -411,7 +414,7 @@ def figure(machine: Machine, options: argparse.Namespace) -> None:
 
 
 def configuration(kernel: str) -> RunConfig:
-    """A run to convergence without ridge."""
+    """Return the configuration of a run to convergence without a ridge."""
     return RunConfig(
         kernel=KernelConfig(kind=kernel),
         solver=SolverConfig(kind="krylov"),

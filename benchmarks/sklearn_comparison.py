@@ -1,8 +1,9 @@
-"""Estimators of ntkpipe beside scikit-learn's: wine, breast cancer, diabetes; the table of docs/sklearn.md.
+"""Estimators of ntkpipe compared with scikit-learn's on wine, breast cancer and diabetes: the table of docs/sklearn.md.
 
     python benchmarks/sklearn_comparison.py [--folds 5]
 
-Every model is searched over its usual settings on three folds of each training part; the score is that of the part left out.
+The usual settings of every model are searched on three folds of each training part. The score is that of the part that is
+left out.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MARGINS = {"C": [0.1, 1.0, 10.0, 100.0], "gamma": ["scale", 0.01, 0.1]}
 
 
 def models(*, classes: bool) -> dict[str, Any]:
-    """What is compared, by name."""
+    """Return the compared models, by name."""
     if classes:
         return {
             "NTKClassifier": GridSearchCV(NTKClassifier("fcn"), _NETWORK, cv=3),

@@ -1,7 +1,7 @@
-"""Memory of the Gram and solve stages against what the plan says and against the budget, at several sizes, on real images.
+"""Memory of the Gram and solve stages compared with the plan and with the budget, at several sizes, on real images.
 
-Runs `ntkpipe run` while the memory of all its processes is sampled (proportional set sizes, four times a second), and compares
-the peak of each stage with the plan of the same settings and with `cluster.memory_gib`:
+The script runs `ntkpipe run` and samples the memory of all its processes (proportional set sizes, four times a second).
+It compares the peak of each stage with the plan of the same settings and with `cluster.memory_gib`:
 
     python benchmarks/stage_memory.py --data cifar10_subset.npz --work DIR [--sizes 1250,2500,5000] [--solvers krylov,cholesky,cg,eigh]
 
@@ -27,7 +27,7 @@ from ntkpipe.run.run_dir import RunDir
 
 
 def planned(run: RunDir) -> dict[str, int]:
-    """Peaks of the stages in bytes, as the plan has them, with the passes that were made."""
+    """Return the planned peaks of the stages in bytes, for the passes of the run."""
     config = run.config
     shapes, store = read_shapes(config)
     facts = run.require("solve")["kernels"]

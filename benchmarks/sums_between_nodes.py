@@ -1,10 +1,11 @@
-"""What reaches the driver in a sum over workers, and how long it takes: all parts, or sums made between the nodes.
+"""Bytes and seconds of the driver in a sum over workers, with all parts sent to it or with sums between the nodes.
 
     sudo python benchmarks/sums_between_nodes.py [--nodes 4] [--rows 250000] [--columns 9] [--mbit 200]
 
-Every node is a network namespace of this machine with a Ray of its own, joined to the others by a bridge; each link passes `--mbit` in
-either direction (`tc`). The driver is on a node that computes nothing. Bytes are those that the kernel counted on its link. All nodes
-share this machine's cores: with slow links these hardly matter, and without a limit nothing is learnt about a cluster.
+Every node is a network namespace of this machine with its own Ray. A bridge joins the nodes; each link passes `--mbit` in
+each direction (`tc`). The driver is on a node that computes nothing. The bytes are those that the kernel counts on its
+link. All nodes share this machine's cores. With slow links, the cores hardly matter; without a limit, the results say
+nothing about a cluster.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def run(*words: str) -> None:
 
 
 def network(stack: contextlib.ExitStack, nodes: int, mbit: int) -> list[str]:
-    """Names of namespaces whose links to one bridge are that fast."""
+    """Create namespaces whose links to one bridge pass `mbit` in each direction, and return their names."""
     switch = f"ntks{os.getpid()}"
     names = [f"ntkn{k}p{os.getpid()}" for k in range(nodes + 1)]
     for name in (switch, *names):
@@ -53,7 +54,7 @@ def network(stack: contextlib.ExitStack, nodes: int, mbit: int) -> list[str]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """The driver's part, in its namespace."""
+    """Measure the driver's part, in its namespace."""
     import numpy as np
     import ray
 

@@ -1,10 +1,11 @@
-"""Tables beside scikit-learn: each by one command, its ridge, time and kernel chosen by cross-validation, on the same rows.
+"""Tables compared with scikit-learn on the same rows. Cross-validation chooses the ridge, time and kernel.
 
     python benchmarks/tables.py --work DIR [--only diabetes,wine,breast_cancer,houses]
 
-Prints a table in Markdown. scikit-learn's models are the best of a small grid each, chosen by five folds of the same training rows:
-ridge regression or logistic regression, support vectors, and for less than 2,000 rows a Gaussian process. `houses` has the shape of
-California housing (20,640 rows of eight columns) and is made from a seed; 1,500 rows train and 500 test.
+The script prints a table in Markdown. Each dataset takes one command of ntkpipe. The models of scikit-learn are ridge
+regression or logistic regression, support vector machines, and for less than 2,000 rows a Gaussian process. Five folds
+of the same training rows choose each from a small grid. `houses` has the shape of California housing (20,640 rows of
+eight columns) and is generated from a seed; 1,500 rows train and 500 test.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ OWN = {"houses": "data.train_size=1500 data.test_size=500"}
 
 
 def houses(n: int = 20_640) -> pd.DataFrame:
-    """Districts with incomes, ages, rooms and places; prices that depend on them, with noise that is a third of their deviation."""
+    """Return districts with incomes, ages, rooms and places, and prices that depend on them.
+
+    The noise of the prices is a third of their standard deviation.
+    """
     rng = np.random.default_rng(0)
     income, age = rng.lognormal(1.2, 0.5, n), rng.integers(1, 53, n)
     rooms, people = 3 + 0.6 * income + rng.gamma(2, 0.5, n), rng.gamma(9, 0.33, n)
@@ -67,7 +71,7 @@ def tables() -> dict[str, Any]:
 
 
 def ours(name: str, path: Path, work: Path, regression: bool) -> dict[str, Any]:
-    """One command, and what it has found for the kernel, time and ridge that cross-validation chose."""
+    """Run one command, and return its results for the kernel, time and ridge that cross-validation chose."""
     words = f"{COMMON} {OWN.get(name, '')} {'predict.noise=held_out' if regression else ''}".split()
     words += [f"data.path={path}", f"run_dir={work / name}", f"store.url={work / 'store'}"]
     began = time.monotonic()
@@ -90,7 +94,7 @@ def ours(name: str, path: Path, work: Path, regression: bool) -> dict[str, Any]:
 
 
 def theirs(name: str, path: Path, regression: bool) -> dict[str, Any]:
-    """The best of scikit-learn's simple models, by the same rows."""
+    """Return the results of scikit-learn's best simple model on the same rows."""
     config = {"train_size": 1500, "test_size": 500} if name in OWN else {}
     data = nk.load_dataset("table", path=path, target="target", **config)
     rows, table = data.prepared(), pd.read_csv(path)

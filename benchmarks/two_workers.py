@@ -1,11 +1,12 @@
-"""What a second worker gives the Gram stage: wall time, processor seconds of a tile, and how long workers wait.
+"""The Gram stage with one and with two workers: wall time, processor seconds per tile, and waiting time of workers.
 
     python benchmarks/two_workers.py --data cifar10_jpeg.zip [--rounds 3]
 
-Real images, float32, the stage as the pipeline runs it on Ray, one thread a worker, with one worker and then with two; every
-round starts both anew, and its first tiles (compilation) are computed before the clock starts. A speed-up of two takes a machine whose two
-cores are given and do not slow each other down. Where they are not, processor seconds of a tile say what the pipeline adds (all
-processes: workers, driver, Ray's), and the wall time that workers spent outside of computing says how long they waited.
+The script runs the stage on real images in float32, as the pipeline runs it on Ray, with one thread per worker. Every
+round starts again with one worker and then with two, and computes the first tiles (compilation) before the clock starts.
+A speed-up of two needs a machine with two free cores that do not slow each other down. On other machines, processor
+seconds per tile show the overhead of the pipeline (in all processes: workers, driver and Ray's). The wall time that
+workers spend without computing shows how long they wait.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CASES: list[tuple[str, list[dict[str, Any]], int, int]] = [
 def measure(
     data: DataConfig, spec: list[dict[str, Any]], n: int, edge: int, workers: int, folder: Path
 ) -> dict[str, float]:
-    """Seconds, processor seconds a tile and idle share of one round."""
+    """Return the seconds, the processor seconds per tile and the idle share of one round."""
     with local_session(ClusterConfig(workers=workers)) as executor:
         from gram_round import gram_round
 

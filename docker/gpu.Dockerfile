@@ -1,10 +1,13 @@
-# docker build -f docker/gpu.Dockerfile -t ntkpipe-gpu . && docker run --gpus all --shm-size=2g -v "$PWD:/data" ntkpipe-gpu run data.path=/data/my.npz run_dir=/data/run
+# docker build -f docker/gpu.Dockerfile -t ntkpipe-gpu .
+# docker run --rm --gpus all --shm-size=2g --user "$(id -u):$(id -g)" -v "$PWD:/data" ntkpipe-gpu run data.path=my.npz
+# The working folder is the mounted one: files are read and results are written there, as the user of --user.
 # The CUDA libraries come with JAX; the host needs NVIDIA's driver and container toolkit.
 FROM python:3.12-slim
 WORKDIR /opt/ntkpipe
 COPY . .
-RUN pip install --no-cache-dir --constraint constraints.txt ".[fast,cloud]" "jax[cuda12]"
-RUN useradd --create-home ntkpipe
-USER ntkpipe
-WORKDIR /home/ntkpipe
+RUN pip install --no-cache-dir --constraint constraints.txt ".[report,tables,images,fast,cloud]" "jax[cuda12]"
+# A user of --user has no entry in /etc/passwd: Ray and JAX take the name and the home from here.
+ENV HOME=/tmp USER=ntkpipe LOGNAME=ntkpipe
+USER 1000:1000
+WORKDIR /data
 ENTRYPOINT ["ntkpipe"]

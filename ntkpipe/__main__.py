@@ -4,8 +4,8 @@ import sys
 
 if __name__ == "__main__":
     if not sys.flags.safe_path:
-        # Python puts the working directory first: a file there that is called like a library would be taken for it. This
-        # package is found already, and its modules with it.
+        # Python searches the working directory first, where a file could have the name of a library. This package is
+        # already found.
         del sys.path[0]
     from ntkpipe.cli.main import entry
 

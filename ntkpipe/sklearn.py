@@ -1,11 +1,11 @@
-"""Infinitely wide networks as estimators of scikit-learn, for problems of up to a few thousand points, in memory.
+"""Infinitely wide networks as scikit-learn estimators, in memory, for problems of up to a few thousand points.
 
     from ntkpipe.sklearn import NTKClassifier
 
     NTKClassifier("fcn", ridge=1e-3).fit(X_train, y_train).score(X_test, y_test)
 
-They work in pipelines and searches. Estimators of one process share what they computed (`ntkpipe.dynamics.shared`), and with `store`
-those of several (`ntkpipe.dynamics.kept`).
+The estimators work in pipelines and searches. Estimators in one process share their kernels and eigendecompositions
+(`ntkpipe.dynamics.shared`). With `store`, those in several processes share them too (`ntkpipe.dynamics.kept`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self, cast
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ntkpipe.data.labels import encode_labels
 from ntkpipe.dynamics import gaussian_process as gp
@@ -27,16 +24,25 @@ from ntkpipe.dynamics.in_memory import warn_of_doubt
 from ntkpipe.dynamics.kept import KeptKernels
 from ntkpipe.dynamics.shared import SharedKernels, shared_kernels
 from ntkpipe.errors import ConfigError
+from ntkpipe.extras import require
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.zoo import FAMILIES
 from ntkpipe.predictions.metrics import class_probabilities
 from ntkpipe.storage.store import open_store
 
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError:
+    require("sklearn", "ntkpipe.sklearn")
+    raise
+
 ArchitectureLike = str | Architecture | Sequence[Mapping[str, Any]]
 
 
 class _InfiniteNetwork(BaseEstimator):
-    """What both estimators do with coded targets."""
+    """The common part of both estimators, which works on coded targets."""
 
     def __init__(
         self,
@@ -64,11 +70,11 @@ class _InfiniteNetwork(BaseEstimator):
         self.store = store
 
     def _shared(self) -> SharedKernels | KeptKernels:
-        """Where kernels and eigensystems come from: of this process, and of the store if there is one."""
+        """Return the source of kernels and eigensystems: this process, and the store if there is one."""
         return shared_kernels if self.store is None else KeptKernels(open_store(os.fspath(self.store)), shared_kernels)
 
     def _points(self, x: np.ndarray) -> np.ndarray:
-        """Checked rows as the network takes them."""
+        """Return checked points in the shape of the network's inputs."""
         x = np.ascontiguousarray(x, dtype=self.dtype)
         if self.image_shape is not None:
             shape = tuple(self.image_shape)
@@ -93,7 +99,7 @@ class _InfiniteNetwork(BaseEstimator):
             return Architecture.from_spec(family(shape, **options))
         if options:
             raise ConfigError(
-                "architecture_args belong to a family's name, and architecture is a network: leave them out"
+                "architecture_args is only for the name of a family, but architecture is a network: leave it out"
             )
         return chosen if isinstance(chosen, Architecture) else Architecture.from_spec(chosen)
 
@@ -126,7 +132,7 @@ class _InfiniteNetwork(BaseEstimator):
         return getattr(cross, self.kernel) @ self.dual_coef_
 
     def _variances(self, x: np.ndarray) -> np.ndarray:
-        """(p,), over networks that differ in their initial weights; equal for all outputs."""
+        """Return the variances over networks with different initial weights, `(p,)`, equal for all outputs."""
         cross = self._shared().kernels(self.network_, x, self.X_fit_)
         own = np.asarray(self.network_.diagonal(x, layout="NHWC").nngp, np.float64)
         system, eps = self._system(), float(np.finfo(self.dtype).eps)
@@ -143,36 +149,38 @@ class _InfiniteNetwork(BaseEstimator):
 
 
 class NTKClassifier(ClassifierMixin, _InfiniteNetwork):
-    """The ensemble of infinitely wide networks trained on squared loss to the classes, coded as one-hot minus 1 / classes.
+    """The ensemble of infinitely wide networks, trained on squared loss to one-hot labels minus 1 / classes.
 
     Args:
         architecture: name of a family (`fcn`, `cnn_gap`, `myrtle10`, ...; docs/architectures.md), a list of layers, or an
             `Architecture`.
-        architecture_args: of a family, such as `{"depth": 5, "activation": "erf"}`.
-        image_shape: `(height, width, channels)` of images that come as rows of features; None takes the shape of `X`.
-        kernel: `ntk` (all layers trained) or `nngp` (the readout trained; at `time=inf` the Bayesian posterior).
-        time: of training by gradient flow, in steps; `inf` is the end.
-        ridge: added to the kernel's diagonal.
+        architecture_args: parameters of a family, such as `{"depth": 5, "activation": "erf"}`.
+        image_shape: `(height, width, channels)` of images that are given as rows of features; None takes the shape of
+            `X`.
+        kernel: `ntk` (all layers are trained) or `nngp` (only the readout is trained; at `time=inf`, this is the
+            Bayesian posterior).
+        time: time of training by gradient flow, in steps; `inf` means trained to convergence.
+        ridge: ridge that is added to the kernel's diagonal.
         ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
-        learning_rate: of gradient descent on `||f - y||^2 / (2 n c)`.
-        dtype: of the kernels; all else is float64.
-        store: folder or bucket where kernels and eigendecompositions are kept, for other processes and later ones; None keeps
-            them in this process alone.
+        learning_rate: learning rate of gradient descent on `||f - y||^2 / (2 n c)`.
+        dtype: dtype of the kernels, `float32` or `float64`; everything else is float64.
+        store: folder or bucket that keeps kernels and eigendecompositions for other and later processes; None keeps
+            them in this process only.
 
     Attributes:
-        classes_: labels, sorted.
-        n_features_in_: features of a row.
+        classes_: sorted labels.
+        n_features_in_: number of features of a row.
         network_: the `Architecture`.
         X_fit_: training points.
-        dual_coef_: (n, c) weights of the training points' kernels.
-        ridge_: absolute.
+        dual_coef_: weights of the training points' kernels, `(n, c)`.
+        ridge_: absolute ridge.
 
     Warns:
-        UserWarning: in `fit`, of a singular kernel whose null directions stay unlearnt.
+        UserWarning: in `fit`, if the kernel is singular, because its null directions are not learnt.
     """
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on `X` (n, features), or images (n, height, width, channels), and labels `y` (n,)."""
+        """Train on `X`, `(n, features)` or images `(n, height, width, channels)`, and labels `y`, `(n,)`."""
         x, y = cast(tuple[Any, Any], validate_data(self, X, y, dtype="numeric", allow_nd=True))
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -182,17 +190,17 @@ class NTKClassifier(ClassifierMixin, _InfiniteNetwork):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Mean outputs (p, c); of two classes the second less the first, (p,)."""
+        """Return the mean outputs, `(p, c)`; for two classes the second minus the first, `(p,)`."""
         mean = self._means(self._new(X))
         return mean[:, 1] - mean[:, 0] if mean.shape[1] == 2 else mean
 
     def predict(self, X: Any) -> np.ndarray:
-        """Classes of the largest mean outputs, (p,)."""
+        """Return the classes with the largest mean outputs, `(p,)`."""
         x = self._new(X)
         return self.classes_[self._means(x).argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probability of each class that its output is the largest in a network of the ensemble, (p, c)."""
+        """Return the probability that each class has the largest output in a network of the ensemble, `(p, c)`."""
         x = self._new(X)
         return class_probabilities(self._means(x), self._variances(x))
 
@@ -201,24 +209,25 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
     """The ensemble of infinitely wide networks trained on squared loss.
 
     Args:
-        architecture: see `NTKClassifier`, as for all others.
-        architecture_args: of a family.
-        image_shape: of images.
+        architecture: see `NTKClassifier`, which describes all parameters except `normalize_y`.
+        architecture_args: parameters of a family.
+        image_shape: shape of images that are given as rows of features.
         kernel: `ntk` or `nngp`.
-        time: of training.
-        ridge: added to the diagonal.
+        time: time of training, in steps.
+        ridge: ridge that is added to the kernel's diagonal.
         ridge_scale: `relative` or `absolute`.
-        learning_rate: of gradient descent.
-        dtype: of the kernels.
-        store: where kernels and eigendecompositions are kept.
-        normalize_y: train on targets of mean 0 and variance 1; predictions and deviations are of `y` itself.
+        learning_rate: learning rate of gradient descent.
+        dtype: dtype of the kernels.
+        store: folder or bucket that keeps kernels and eigendecompositions.
+        normalize_y: whether to train on targets with mean 0 and variance 1. Predictions and standard deviations are
+            always in the units of `y`.
 
     Attributes:
-        n_features_in_: features of a row.
+        n_features_in_: number of features of a row.
         network_: the `Architecture`.
         X_fit_: training points.
-        dual_coef_: (n, c) weights of the training points' kernels.
-        ridge_: absolute.
+        dual_coef_: weights of the training points' kernels, `(n, c)`.
+        ridge_: absolute ridge.
     """
 
     def __init__(
@@ -257,7 +266,7 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
         return tags
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Train on `X` (n, features), or images (n, height, width, channels), and targets `y` (n,) or (n, c)."""
+        """Train on `X`, `(n, features)` or images `(n, height, width, channels)`, and `y`, `(n,)` or `(n, c)`."""
         x, y = cast(
             tuple[Any, Any],
             validate_data(self, X, y, dtype="numeric", allow_nd=True, multi_output=True, y_numeric=True),
@@ -273,14 +282,14 @@ class NTKRegressor(RegressorMixin, _InfiniteNetwork):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Means of the ensemble.
+        """Return the means of the ensemble.
 
         Args:
-            X: (p, ...) points.
-            return_std: their standard deviations as well, over networks: of what data and training leave open, without noise.
+            X: points, `(p, ...)`.
+            return_std: whether to return also the standard deviations over networks, without noise.
 
         Returns:
-            (p,) or (p, c) means, or these and deviations of the same shape.
+            The means, `(p,)` or `(p, c)`, or the means and the standard deviations with the same shape.
         """
         x = self._new(X)
         mean = self._means(x) * self.y_scale_ + self.y_mean_

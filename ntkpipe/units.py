@@ -1,15 +1,15 @@
-"""Numbers of things, bytes and seconds for people."""
+"""Readable text for counts, bytes and seconds."""
 
 from __future__ import annotations
 
 
 def counted(count: int, one: str, several: str | None = None) -> str:
-    """A number of things for people: `1 time`, `2 times`, `1,000 times`."""
+    """A readable count: `1 time`, `2 times`, `1,000 times`."""
     return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def human_bytes(count: float) -> str:
-    """A number of bytes for people, such as `16.8 GB`."""
+    """A readable number of bytes, such as `16.8 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.3g} {unit}"
@@ -18,7 +18,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration for people, such as `2 h 05 min`."""
+    """A readable duration, such as `2 h 05 min`."""
     if seconds < 99.5:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -22,8 +22,11 @@ def blank_figures() -> Iterator[None]:
     Image.new("RGB", (1, 1), "white").save(png, "PNG")
     blanks = {".png": png.getvalue(), ".svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'}
 
-    def save(figure: Figure, path: Path, **options: Any) -> None:
-        Path(path).write_bytes(blanks[Path(path).suffix])
+    def save(figure: Figure, path: Path | io.BytesIO, **options: Any) -> None:
+        if isinstance(path, io.BytesIO):
+            path.write(blanks[f".{options['format']}"])
+        else:
+            path.write_bytes(blanks[path.suffix])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", save)

@@ -206,8 +206,9 @@ def ab_relu(state, a, b):
     root = np.sqrt(np.maximum(product - k * k, 0))
     same = own_pixels(k)
     root[same] = 0
-    # A pixel of variance zero: the limit of a shrinking bias of its own.
-    angle = np.where(product > 0, np.arctan2(root, k), np.arccos(REAL(0)))
+    # Pixels of variance zero are the limit of a shrinking bias, which all of them share: its own angle is 0, that to others pi / 2.
+    total = v[:, None, :, None] + v[None, :, None, :]
+    angle = np.where(product > 0, np.arctan2(root, k), np.where(total > 0, np.arccos(REAL(0)), 0))
     angle[same] = 0
     c = REAL(a - b) ** 2 / (2 * np.arccos(REAL(-1)))
     dot = (REAL(a) ** 2 + REAL(b) ** 2) / 2 - c * angle

@@ -36,9 +36,9 @@ def conv(draw, spatial, features=None):
 
 
 def conv_transpose(draw, spatial):
-    """To at most 7 pixels a side. Filters are no smaller than strides: pixels that nothing reaches have no variance, and no angle."""
+    """To at most 7 pixels a side. Without a bias, pixels that strides above the filter leave out have no variance."""
     strides = [draw(st.sampled_from((1, 2, 3))) if n <= 2 else 1 for n in spatial]
-    size, padding = [draw(st.integers(s, 3)) for s in strides], draw(st.sampled_from(PADDINGS))
+    size, padding = [draw(st.integers(1, 3)) for _ in spatial], draw(st.sampled_from(PADDINGS))
     more = [max(f - s, 0) if padding == "VALID" else 0 for f, s in zip(size, strides, strict=True)]
     out = tuple(n * s + m for n, s, m in zip(spatial, strides, more, strict=True))
     features = draw(st.integers(1, 4))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
-from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
@@ -17,7 +15,6 @@ import ntkpipe as nk
 from ntkpipe.errors import ConfigError, DataError, IncompleteError
 from ntkpipe.events.event import Event, Kind
 
-DOCS = Path(__file__).parent.parent / "docs" / "python.md"
 TIMES, RIDGES = (1.0, 100.0, nk.inf), (0.0, 1e-3)
 
 
@@ -36,13 +33,6 @@ def gram(data) -> nk.Gram:
 def laplace(x1, x2):
     distance = np.linalg.norm(x1.reshape(len(x1), 1, -1) - x2.reshape(1, len(x2), -1), axis=2)
     return np.exp(-distance / 8)
-
-
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL))
-def test_examples_of_the_page_run(block):
-    if "docs: not run" in block:
-        pytest.skip("it reads a run of the reader's")
-    exec(compile(block, str(DOCS), "exec"), {"__name__": "example"})
 
 
 @pytest.mark.parametrize(

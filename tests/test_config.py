@@ -49,7 +49,7 @@ def test_unknown_settings_are_named() -> None:
         (lambda: PredictConfig(held_out=10.5), "whole number"),
         (lambda: RunConfig(predict=PredictConfig(selection="loo")), "one ridge to choose from"),
         (lambda: RunConfig(predict=PredictConfig(selection="held_out", times=(1.0,))), "one time to choose from"),
-        (lambda: RunConfig(predict=PredictConfig(selection="loo", times=(1.0,), ridges=(0.0, 1.0))), "t = inf alone"),
+        (lambda: RunConfig(predict=PredictConfig(selection="loo", times=(1.0,), ridges=(0.0, 1.0))), "t = inf only"),
     ],
 )
 def test_impossible_settings_are_refused_on_construction(make, text: str) -> None:

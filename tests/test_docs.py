@@ -1,9 +1,10 @@
-"""What the pages say can be typed: every command composes, links lead somewhere, and the code of the first pages runs."""
+"""What the pages say can be typed: every command composes, quick ones run, links lead somewhere, and the Python of every page runs."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,11 @@ def test_a_command_of_the_pages_is_one(command, folder, monkeypatch, capsys):
     assert called
 
 
+def test_commands_can_be_typed_in_any_shell():
+    """zsh reads brackets without quotes as a pattern of file names."""
+    assert [c for c in _commands() if re.search(r"""(^|\s)[\w./]+=[^\s"']*[\[\](){}*]""", c)] == []
+
+
 def test_commands_are_found():
     assert len(_commands()) > 40
 
@@ -80,24 +86,78 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 def test_every_page_is_in_the_navigation():
-    listed = set(re.findall(r"([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
-    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+    listed = set(re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
-def test_code_of_the_first_pages_runs(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def _blocks(page):
+    """Its Python blocks and, of each, why it is not run: `<!-- not run: REASON -->` stands on the line before."""
+    found = re.findall(r"(?:<!-- not run: ([^\n]+) -->\n)?```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return [(code, reason) for reason, code in found]
+
+
+def _given(page: str) -> dict[str, object]:
+    """Arrays that a page takes as the reader's."""
     rng = np.random.default_rng(0)
-    given = {  # what the README takes as the reader's
-        "x_train": rng.normal(size=(40, 5)),
-        "y_train": rng.integers(0, 3, 40),
-        "x_test": rng.normal(size=(10, 5)),
-        "y_test": rng.integers(0, 3, 10),
-    }
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
-    assert blocks
+    x, y, x_test, y_test = rng.normal(size=(40, 5)), rng.integers(0, 3, 40), rng.normal(size=(10, 5)), np.arange(10) % 3
+    given: dict[str, object] = {"__name__": "example"}
+    if page == "README.md":
+        given |= {"x_train": x, "y_train": y, "x_test": x_test, "y_test": y_test}
+    if page == "spectrum.md":
+        index = np.arange(1, 3001.0)
+        given |= {"eigenvalues": index**-2, "coefficients": index**-1.5}
+    return given
+
+
+WITH_CODE = [page for page in PAGES if _blocks(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    """All blocks one after another, as a reader types them, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    scope = _given(page.name)
+    with blank_figures(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for code, reason in _blocks(page):
+            if not reason:
+                exec(compile(code, page.name, "exec"), scope)
+    assert set(scope) - set(_given(page.name)) or all(reason for _, reason in _blocks(page))
+
+
+def test_code_is_found():
+    assert {"README.md", "tutorial.md", "python.md", "data.md"} <= {page.name for page in WITH_CODE}
+
+
+QUICK = [command for command in _commands() if command.split()[1] in ("describe", "catapult", "help", "completion")]
+
+
+@pytest.mark.parametrize("command", [command for command in QUICK if "run_dir=" not in command])
+def test_a_quick_command_of_the_pages_runs(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_in_its_order(tmp_path, monkeypatch, capsys):
+    """Its commands and its first Python block; not what names a folder or an archive of the reader's."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    done = []
     with blank_figures():
-        for block in blocks:
-            scope = {"__name__": "example", **given}
-            exec(compile(block, name, "exec"), scope)
-            assert not {"p", "solution"} & set(scope) or scope["p"].mean.size
+        for label, code in re.findall(r"```(bash|python)\n(.*?)```", text[: text.index("## 6.")], re.DOTALL):
+            if label == "python":
+                exec(compile(code, "tutorial", "exec"), {"__name__": "example"})
+                continue
+            for line in code.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] != ["ntkpipe"] or "NAME" in line or "cifar" in line:
+                    continue
+                files = [str(one) for word in words if word == "runs/*" for one in sorted(Path("runs").iterdir())]
+                words = [word for word in words[1:] if word != "runs/*"] + files
+                assert main(words) == 0, (line, capsys.readouterr().err)
+                done.append(words[0])
+    assert done == ["run", "run", "run", "compare", "run", "plan"]
+    assert len(list(Path("runs").iterdir())) == 4

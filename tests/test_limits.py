@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import subprocess
@@ -162,3 +163,20 @@ def test_an_address_space_that_is_limited_for_real():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "True", done.stderr
     assert math.isfinite(limits.free_memory())
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """Blocks that lie between others in use stay with the C library; a call returns what they occupy."""
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library has no malloc_trim")
+    script = (
+        "import numpy as np; from ntkpipe.limits import give_back_memory\n"
+        "def used(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "del (a := [np.ones(1 << 21)])[:]\n"  # a freed block of 16 MiB: smaller ones come from the heap from now on
+        "blocks = [np.ones(1 << 15) for _ in range(400)]\n"  # 100 MiB
+        "kept, last = blocks[::40], blocks[-1]; full = used(); del blocks; left = used(); give_back_memory()\n"
+        "print(full, left, used())"
+    )
+    full, left, after = map(int, subprocess.check_output([sys.executable, "-c", script], text=True).split())
+    assert left > full - (20 << 20)  # nothing came back by itself
+    assert after < full - (80 << 20)

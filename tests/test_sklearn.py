@@ -96,7 +96,7 @@ def test_families_images_and_copies():
     [
         ({"architecture": "resnet999"}, "not one of fcn"),
         ({"architecture_args": {"widht": 3}}, "fcn has no widht; known: depth"),
-        ({"architecture": SPEC, "architecture_args": {"depth": 3}}, "leave them out"),
+        ({"architecture": SPEC, "architecture_args": {"depth": 3}}, "leave it out"),
         ({"kernel": "rbf"}, "ntk, nngp"),
         ({"dtype": "float16"}, "float32, float64"),
         ({"image_shape": (2, 2, 1)}, "height, width, channels"),

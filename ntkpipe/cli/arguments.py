@@ -1,4 +1,4 @@
-"""Command lines: subcommand, flags anywhere, `key=value` settings of commands that compose nothing."""
+"""Parsing of command lines: the subcommand, flags at any place, and `key=value` settings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _OPTIONAL_VALUE = {"--info", "-i"}
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:
-    """Move flags before overrides: Hydra refuses a flag that stands between two overrides."""
+    """Move flags before overrides, because Hydra rejects a flag between two overrides."""
     flags: list[str] = []
     overrides: list[str] = []
     waiting = iter(range(len(arguments)))
     for k in waiting:
         word = arguments[k]
-        # A deletion override starts with `~`; a negative number never starts a word of ours.
+        # A deletion override starts with `~`. None of our arguments starts with a negative number.
         if not word.startswith("-"):
             overrides.append(word)
             continue
@@ -50,18 +50,21 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
 
 
 def swept(arguments: Sequence[str]) -> set[str]:
-    """Names of the settings among the arguments that vary over a sweep."""
+    """Return the names of the settings that take several values in a sweep."""
     words = [a for a in arguments if "=" in a and not a.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(words)
     return {(one.input_line or "").partition("=")[0].lstrip("+") for one in parsed if one.is_sweep_override()}
 
 
 def take_own(arguments: Sequence[str], known: Mapping[str, str | None]) -> tuple[dict[str, str | None], list[str]]:
-    """Settings that belong to a command and not to a run's configuration, and the other words.
+    """Separate the command's own settings from the other words, which belong to a run's configuration.
 
     Args:
         arguments: the words after the subcommand.
         known: the command's own settings and their defaults.
+
+    Returns:
+        The values of the command's own settings, and the other words.
     """
     values, rest = dict(known), []
     for word in arguments:
@@ -79,10 +82,10 @@ def settings(arguments: Sequence[str], known: dict[str, str | None], command: st
     Args:
         arguments: the words after the subcommand.
         known: allowed keys and their defaults.
-        command: for messages.
+        command: name of the command, for messages.
 
     Raises:
-        ConfigError: on a word that is not `key=value` or an unknown key.
+        ConfigError: if a word is not `key=value`, or its key is unknown.
     """
     values = dict(known)
     for word in arguments:
@@ -101,19 +104,19 @@ def settings(arguments: Sequence[str], known: dict[str, str | None], command: st
 
 
 def truth(name: str, value: str | None) -> bool:
-    """A boolean setting.
+    """Return the value of a boolean setting.
 
     Raises:
-        ConfigError: unless it is one.
+        ConfigError: if the value is not a boolean.
     """
     return converted(name, bool, value, True)
 
 
 def whole(name: str, value: str | None) -> int:
-    """A whole number of at least 0, also as `1e3` or `2**10`.
+    """Return a whole number of at least 0, which may be written as `1e3` or `2**10`.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if the value is not such a number.
     """
     found = converted(name, int, value)
     if found < 0:
@@ -122,18 +125,18 @@ def whole(name: str, value: str | None) -> int:
 
 
 def number(name: str, value: str | None) -> float:
-    """A number, also as `sqrt(2)`.
+    """Return a number, which may be written as `sqrt(2)`.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if the value is not a number.
     """
     return converted(name, float, value)
 
 
 def numbers(name: str, value: str | None) -> tuple[float, ...]:
-    """Numbers in brackets, or one without.
+    """Return numbers that are written in brackets, or one number without brackets.
 
     Raises:
-        ConfigError: if they are none.
+        ConfigError: if the value is not a list of numbers.
     """
     return converted(name, tuple[float, ...], value)

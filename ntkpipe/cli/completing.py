@@ -1,4 +1,4 @@
-"""Completion with TAB: scripts for shells, and the words that may stand where the cursor is. Reads `conf/` alone, in 0.2 s."""
+"""Completion with TAB: scripts for shells, and the candidates at the cursor, which need only `conf/` and 0.2 s."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ _PATHS = (
 
 
 def show_script(words: Sequence[str]) -> int:
-    """Print the script of a shell; returns the exit code.
+    """Print the script of a shell, and return the exit code.
 
     Raises:
-        ConfigError: unless one shell is named.
+        ConfigError: if the words do not name exactly one shell.
     """
     if len(words) != 1 or words[0] not in SCRIPTS:
         raise ConfigError(f'ntkpipe completion takes one of {", ".join(SCRIPTS)}: eval "$(ntkpipe completion bash)"')
@@ -62,7 +62,7 @@ def show_script(words: Sequence[str]) -> int:
 
 
 def complete(arguments: Sequence[str]) -> int:
-    """Print what the last word of a line may become, one a line; nothing on any error.
+    """Print the completions of the last word of a line, one per line, or nothing on an error; return the exit code.
 
     Args:
         arguments: the shell, and the line up to the cursor.
@@ -71,13 +71,13 @@ def complete(arguments: Sequence[str]) -> int:
         shell, line = arguments
         *words, current = _split(line)
         for found in candidates(words[1:], current):
-            # Bash completes what follows an equals sign as a word of its own.
+            # Bash treats the text after an equals sign as a separate word.
             print(_as_inserted(found[current.rfind("=") + 1 :] if shell == "bash" else found, shell))
     return 0
 
 
 def _as_inserted(found: str, shell: str) -> str:
-    """A candidate as the shell puts it into the line. Fish escapes it, and ends a word with a space, by itself."""
+    """Return a candidate in the form that the shell inserts; fish escapes it and appends a space itself."""
     if shell == "fish":
         return found.rstrip(" ")
     text = re.sub(r"([^\w@%+=:,./~-])", r"\\\1", found.rstrip(" "))
@@ -85,11 +85,11 @@ def _as_inserted(found: str, shell: str) -> str:
 
 
 def candidates(words: Sequence[str], current: str) -> list[str]:
-    """What a word may become; what is complete ends with a space.
+    """Return the sorted completions of a word; a complete word ends with a space.
 
     Args:
-        words: between `ntkpipe` and the word.
-        current: the word, as far as it is typed.
+        words: the words between `ntkpipe` and this word.
+        current: the part of the word that is typed.
     """
     return sorted({one for one in _offered(words, current) if one.startswith(current)})
 
@@ -115,7 +115,7 @@ def _names(command: str, current: str) -> Iterator[str]:
         yield from _FLAGS
         return
     yield from (f"{group.replace('.', '/')}=" for group in (*groups(), "experiment") if len(_choices(group)) > 1)
-    # Of a hundred settings those of one group at a time.
+    # There are more than a hundred settings, so offer those of one group at a time.
     whole = "." in current
     yield from (f"{name}=" for name, one in reference().items() if whole or not one.group)
     yield from () if whole else (f"{group}." for group in groups())
@@ -138,7 +138,7 @@ def _values(command: str, current: str) -> Iterator[str]:
 
 
 def _known_values(name: str) -> Iterator[str]:
-    """Truth values, and of a text the names that its explanation lists and its dataclass takes."""
+    """Yield the values of a boolean, or the names in the help of a text setting that its dataclass accepts."""
     setting = reference()[name]
     if setting.hint is bool:
         yield from ("true", "false")
@@ -161,7 +161,7 @@ def _choices(group: str) -> list[str]:
 
 
 def _split(line: str) -> list[str]:
-    """Words of a line, the last one as far as it is typed."""
+    """Return the words of a line; the last one may be incomplete."""
     try:
         words = shlex.split(line)
     except ValueError:  # a quotation mark that is still open

@@ -1,4 +1,4 @@
-"""Commands over a configuration that Hydra composes: `run`, `plan`, `describe`, `phase`, `gram`, `solve`, `predict`, and sweeps of them."""
+"""Commands over a configuration that Hydra composes, such as `run`, `plan` and `describe`, and their sweeps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     """Compose the configuration and run the command, once or for every job of a sweep.
 
     Returns:
-        The exit code; of a sweep, the largest of its jobs'.
+        The exit code; for a sweep, the largest of its jobs' exit codes.
     """
     own, others = take_own(arguments, COMMANDS[command].defaults())
     words = [as_typed(_open_mapping(word)) for word in flags_first(others)]
@@ -52,11 +52,11 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
     with _composing():
         varying = swept(words)
 
-    ended: list[tuple[str, str]] = []  # of each job its folder, and why it failed or nothing
+    ended: list[tuple[str, str]] = []  # the folder of each job, and the reason of its failure or an empty text
     with Session() as session:
 
         def job(composed: DictConfig) -> None:
-            if RequeueError.exit_code not in codes:  # which ends a sweep
+            if RequeueError.exit_code not in codes:  # this code ends a sweep
                 codes.append(_run_job(command, own, composed, varying, session, ended))
 
         if any(word.startswith(("-", "hydra")) for word in words):
@@ -69,7 +69,7 @@ def run_composed(command: str, arguments: Sequence[str]) -> int:
 
 
 def _of_all_jobs(ended: Sequence[tuple[str, str]]) -> list[str]:
-    """What the jobs of a sweep have found, best first, and which of them failed."""
+    """Return lines with the results of a sweep's jobs, best first, and the failed jobs."""
     lines, done = [], [folder for folder, why in ended if not why]
     try:
         if done:
@@ -83,7 +83,7 @@ def _of_all_jobs(ended: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _compose_once(job: Callable[[DictConfig], None], words: Sequence[str]) -> None:
-    """Call `job` with the configuration of these words: no sweep, nothing that Hydra itself is asked for."""
+    """Call `job` with the configuration of these words, without a sweep and without Hydra's own flags."""
     register_schema(blank=True)
     with hydra.initialize_config_dir(str(config_folder()), job_name="ntkpipe", version_base="1.3"):
         state = HydraConfig.instance()
@@ -110,7 +110,7 @@ def _run_job(
     try:
         with _composing():
             config, told = to_run_config(composed), find_given_settings(composed)
-        # What is launched runs on the cluster that it is launched on.
+        # A launched job runs on the cluster where it is launched.
         check_meanings(config, told, assuming={"cluster.kind": "ray"} if command == "launch" else None)
         if str(state.mode).endswith("MULTIRUN"):
             here = [o for o in overrides if o.partition("=")[0].lstrip("+") in varying]
@@ -133,8 +133,9 @@ def _run_job(
 
 
 def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration stored in `run_dir`, if that is all the user named besides where to run, where the store is now, and
-    finite networks to train beside it.
+    """Return the configuration stored in `run_dir` if the user gave no settings that need another one.
+
+    Settings of the cluster, the store and finite networks may be given with it.
     """
     told = [o for o in overrides if not re.match(r"(run_dir=|cluster[.=]|store\.url=|finite\.)", o)]
     if told:
@@ -153,30 +154,33 @@ def _stored_if_named_alone(config: RunConfig, overrides: Sequence[str]) -> RunCo
 
 
 def _open_mapping(word: str) -> str:
-    """Hydra adds names to a mapping only if told so with `++`; in ours every name is an addition."""
+    """Return the word with `++` if it adds a name to a mapping, because Hydra adds names only with `++`."""
     return f"++{word}" if re.match(r"(kernel\.activation_args|cluster\.resources)[.=]", word) else word
 
 
 @contextlib.contextmanager
 def _composing(begun: Sequence[Any] = ()) -> Iterator[None]:
-    """Turn Hydra's errors into ours, without a traceback.
+    """Context manager that turns Hydra's errors into a ConfigError without a traceback.
 
     Args:
-        begun: not empty as soon as a job runs: its errors are its own.
+        begun: not empty once a job runs; errors of a job are not Hydra's.
     """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
-    except ValueError as error:  # Hydra's own, of overrides such as `data=null`
+    except ValueError as error:  # Hydra raises it for overrides such as `data=null`
         if begun or isinstance(error, NtkpipeError):
             raise
         raise ConfigError(explain(error)) from error
 
 
 def _hydra(job: Any, words: Sequence[str]) -> None:
-    """Call `job` through Hydra as if it were the main function of a script with these arguments: sweeps, and what Hydra prints."""
-    # What is printed has the defaults.
+    """Call `job` through Hydra as the main function of a script with these arguments.
+
+    Sweeps and Hydra's own output need this.
+    """
+    # The printed configuration includes the defaults.
     register_schema(
         blank=not {"--cfg", "-c", "--help", "-h", "--info", "-i"} & {word.partition("=")[0] for word in words}
     )

@@ -1,4 +1,4 @@
-"""`ntkpipe describe`: a kernel's layers, or its spec as a file of one's own."""
+"""`ntkpipe describe`: prints a kernel's layers, or its spec for a file of layers."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import GIVEN_KERNELS, RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import check_kernel, kernel_spec
-from ntkpipe.kernels.spec import dump_spec
+from ntkpipe.kernels.spec import canonical_spec, dump_spec
 from ntkpipe.planning.network import describe_kernel
 from ntkpipe.planning.shapes import spec_for
 from ntkpipe.propagation.summary import summary
+from ntkpipe.report.network import network_svg
 from ntkpipe.run.prepare import read_shapes
 from ntkpipe.run.sweep import sweep_runs
 
 
 def describe(config: RunConfig, session: Session, *, image_shape: str | None, format: str | None) -> None:
-    """Print the layers of the configured kernel; computes nothing and starts nothing.
+    """Print the layers of the configured kernel, without computing or starting anything.
 
     Args:
-        config: of which the kernel counts (of several depths the deepest), and the data if no shape is given.
+        config: configuration with the kernel to describe. The deepest of several depths is described.
         session: not used.
-        image_shape: such as `[32,32,3]`; None looks at the data set.
-        format: `table`, or `json` or `yaml`: the spec, as `kernel=spec kernel.path=FILE` reads it.
+        image_shape: shape of an image, such as `[32,32,3]`; None takes the shape of the data set.
+        format: `table` for a table, `json` or `yaml` for the spec that `kernel=spec kernel.path=FILE` reads, or `svg`
+            for a diagram.
 
     Raises:
-        ConfigError: if the kernel, the shape or the format is none.
+        ConfigError: if the kernel, the shape or the format is invalid.
     """
     del session
-    if format not in ("table", "json", "yaml"):
-        raise ConfigError(f"format={format} is not one of table, json, yaml")
+    if format not in ("table", "json", "yaml", "svg"):
+        raise ConfigError(f"format={format} is not one of table, json, yaml, svg")
     config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
     if config.kernel.kind in GIVEN_KERNELS:
         raise ConfigError(
-            f"kernel={config.kernel.kind} is made of files: it has no layers. ntkpipe plan shows what is known of them"
+            f"kernel={config.kernel.kind} is read from files and has no layers: ntkpipe plan describes it"
         )
     if image_shape is None:
         shapes = read_shapes(config)[0]
@@ -47,6 +49,8 @@ def describe(config: RunConfig, session: Session, *, image_shape: str | None, fo
         print(describe_kernel(spec, shape, config.kernel.dtype))
         for position, line in enumerate(summary(spec, config.kernel.dtype)):
             print(f"{'' if position else 'signals':<11}  {line}")
+    elif format == "svg":
+        print(network_svg(canonical_spec(spec), shape))
     else:
         print(dump_spec(spec, format), end="")
 

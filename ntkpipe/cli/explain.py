@@ -1,4 +1,4 @@
-"""Hydra's complaints in the words of this tool: which setting is unknown, and which ones there are."""
+"""Explains Hydra's errors in the terms of this program: the unknown setting, and the settings that exist."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _MISSING = re.compile(r"Interpolation key '(?P<name>[^']*)' not found")
 
 
 def explain(error: BaseException) -> str:
-    """The text for a failed composition: its whole chain of causes, or the names that a misspelt one may mean."""
+    """Return the message about a failed composition: its chain of causes, or suggestions for a misspelt name."""
     causes, cause = [str(error).strip()], error.__cause__
     while cause is not None:
         causes.append(str(cause).strip())
         cause = cause.__cause__
     text = "; ".join(dict.fromkeys(c for c in causes if c))
-    # Where Hydra has looked says nothing to who misspelt a name, nor do the names of OmegaConf's classes.
+    # Hydra's search path and the names of OmegaConf's classes do not help a user who misspelt a name.
     text = _INNER.sub("", text.partition("\nConfig search path")[0]).strip()
     if found := _MERGED.search(text):
         kind = "a list" if found["value"].startswith("{") else "a mapping of names to values"
         return f"{found['setting']}={found['value']} must be {kind}"
     if found := _MISSING.search(text):
-        return f"a value refers to ${{{found['name']}}}, and there is no such setting"
+        return f"a value refers to ${{{found['name']}}}, which is not a setting"
     if (found := _UNKNOWN.search(text)) and found["key"].replace("/", ".") not in reference():
         return unknown(found["key"])
     return re.sub(r"\s*See https://hydra\.cc\S* for details", "", text)

@@ -14,7 +14,7 @@ from ntkpipe.finite.two_layers import catapult
 
 
 def run_catapult(arguments: Sequence[str]) -> int:
-    """Train the two-layer model and print how it ended; returns the exit code.
+    """Train the two-layer model, print the result, and return the exit code.
 
     Raises:
         ConfigError: if a setting is unknown or out of range.
@@ -27,7 +27,7 @@ def run_catapult(arguments: Sequence[str]) -> int:
     reals = {name: number(name, values[name]) for name in ("rate", "f0", "lambda0", "target")}
     made = dataclasses.asdict(catapult(width=width, max_steps=max_steps, **reals))
     if form == "json":
-        # JSON has no infinity: null stands for what grew without bound.
+        # JSON has no infinity, so null stands for a value that grew without bound.
         print(json.dumps({name: None if value == math.inf else value for name, value in made.items()}))
     else:
         for name, value in made.items():

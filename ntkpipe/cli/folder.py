@@ -1,4 +1,4 @@
-"""Where the configuration's files are."""
+"""The folder of the configuration's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ntkpipe.errors import ConfigError
 
 
 def config_folder() -> Path:
-    """`conf/`: inside the installed package, or beside it in a checkout."""
+    """Return the folder `conf/`, which is inside the installed package, or beside it in a checkout."""
     package = Path(ntkpipe.__file__).resolve().parent
     for folder in (package / "conf", package.parent / "conf"):
         if folder.is_dir():
@@ -18,5 +18,5 @@ def config_folder() -> Path:
 
 
 def profiles() -> Path:
-    """The folder of cluster profiles."""
+    """Return the folder of cluster profiles."""
     return config_folder() / "cluster" / "profile"

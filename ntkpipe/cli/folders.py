@@ -1,4 +1,4 @@
-"""Where results go when nobody says: a folder named after the data and the kernel, and the settings' digest; and jobs of sweeps."""
+"""Default folders of results, named after the data, the kernel and a digest of the settings, and folders of sweeps."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _LONGEST = 120  # bytes of a folder's name; file systems allow 255
 
 
 def own_folder(config: RunConfig, experiment: str | None) -> str:
-    """`runs/<experiment or data>-<kernel>-<key>`: the same for the same settings, wherever tasks run and whoever watches.
+    """Return the default folder of a run, `runs/<experiment or data>-<kernel>-<key>`.
 
-    Other times or ridges are other settings: a folder of their own, which costs no tile and no decomposition, as these lie in the
-    store.
+    Equal settings give the same folder, whatever the cluster and the watchers. Other times or ridges give another
+    folder, but tiles and decompositions are in the store and are reused.
 
     Args:
-        config: of the run.
-        experiment: its name, if one was chosen.
+        config: configuration of the run.
+        experiment: name of the chosen experiment, if any.
     """
     settings, defaults = to_dict(anchored(config)), to_dict(RunConfig())
-    # What differs from the defaults alone: settings that a later version adds change no key.
+    # Use only settings that differ from the defaults, so that settings of later versions do not change the key.
     told = {
         group: {k: v for k, v in value.items() if v != defaults[group][k]} if isinstance(value, dict) else value
         for group, value in settings.items()
@@ -40,10 +40,10 @@ def own_folder(config: RunConfig, experiment: str | None) -> str:
 
 
 def sweep_folder(words: Sequence[str]) -> str:
-    """The folder of a sweep: `runs/<experiment or data>-sweep-<key of its words>`.
+    """Return the default folder of a sweep, `runs/<experiment or data>-sweep-<key of its words>`.
 
     Args:
-        words: of the command line, without flags.
+        words: words of the command line, without flags.
     """
     given = dict(word.split("=", 1) for word in words if "=" in word)
     label = given.get("experiment") or Path(given.get("data.path", "")).name.partition(".")[0] or given.get("data")
@@ -51,18 +51,18 @@ def sweep_folder(words: Sequence[str]) -> str:
 
 
 def is_own(run_dir: str) -> bool:
-    """Whether nobody said where results go."""
+    """Return whether the user gave no folder for the results."""
     return run_dir == OWN_RUN_DIR
 
 
 def job_folder(overrides: Sequence[str]) -> str:
-    """A folder's name for a job of a sweep: what varies, in letters, digits and `. _ - =`, and no other job's.
+    """Return a unique folder name for a job of a sweep: the settings that vary, in letters, digits and `. _ - =`.
 
-    `kernel.depth=3` is `depth=3`, unless another setting that varies ends alike; a list of numbers, `[1,inf]`, is `1_inf`. Where
-    more is lost than that, a digest of the words follows.
+    `kernel.depth=3` becomes `depth=3`, unless another varying setting has the same last part. A list of numbers
+    `[1,inf]` becomes `1_inf`. If other characters are replaced, a digest of the words follows.
 
     Args:
-        overrides: those that vary, as they were typed.
+        overrides: overrides that vary, as the user typed them.
     """
     pairs = [override.lstrip("+").partition("=")[::2] for override in overrides]
     ends = Counter(key.rpartition(".")[2] for key, _ in pairs)
@@ -80,5 +80,5 @@ def job_folder(overrides: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that may be typed in any shell: other characters are dashes."""
+    """Return the text with dashes in place of all characters that a shell may interpret."""
     return re.sub(r"[^A-Za-z0-9._+]+", "-", text).strip("-.") or "x"

@@ -1,13 +1,16 @@
-"""`ntkpipe help [COMMAND|GROUP|SETTING]`: the texts of commands and of the configuration's dataclasses, also as one page."""
+"""`ntkpipe help [COMMAND|GROUP|SETTING]`: prints the texts of commands and settings, also as one page."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ntkpipe import __version__
+from ntkpipe.cli import other_names
 from ntkpipe.cli.commands import COMMANDS, Command
 from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.words import NO_GROUP, nearest
@@ -17,33 +20,33 @@ from ntkpipe.errors import ConfigError
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
-    1: "an error of ntkpipe's own (a bug: please report it)",
+    1: "internal error (a bug in ntkpipe: please report it)",
     2: "bad configuration",
     3: "bad data",
-    4: "incomplete: something needed is not computed yet",
-    5: "held by another run",
-    6: "a stored object is missing, damaged or made for something else",
+    4: "incomplete: a required stage has not finished",
+    5: "the folder or store is in use by another run",
+    6: "a stored object is missing, damaged, or belongs to other data or another kernel",
     7: "numerical failure",
-    8: "does not fit: memory, disk or device",
-    9: "predicted, but the figures or the page could not be made: ntkpipe report run_dir=DIR makes them again",
-    75: "told to stop (SIGTERM, SIGUSR1), or the cluster's head is lost: start the same command again",
-    130: "interrupted; the same command goes on where it stopped",
+    8: "insufficient memory, disk or device",
+    9: "predictions are finished, but the report could not be drawn: ntkpipe report run_dir=DIR draws it again",
+    75: "stopped by SIGTERM or SIGUSR1, or the cluster's head was lost: repeat the same command to continue",
+    130: "interrupted: repeat the same command to continue",
 }
 _OWN_FLAGS = """\
-  --multirun NAME=A,B ...  a run for every value, or every combination of values, below run_dir
-  --cfg job                print the configuration that would run, and stop
-  --config-dir FOLDER      files of your own besides ntkpipe's, such as FOLDER/experiment/mine.yaml"""
+  --multirun NAME=A,B ...  one run for every value or combination of values, in folders below run_dir
+  --cfg job                print the composed configuration and exit
+  --config-dir FOLDER      a folder of your own configuration files, such as FOLDER/experiment/mine.yaml"""
 
 
 def show_help(words: Sequence[str]) -> int:
-    """Print what a word means; returns the exit code.
+    """Print the help about a word, and return the exit code.
 
     Args:
-        words: a command, a group such as `kernel` or `cluster.launch`, a choice such as `kernel=fcn`, or a setting; none gives
-            the overview, and `format=markdown` the whole reference as a page.
+        words: a command, a group such as `kernel` or `cluster.launch`, a choice such as `kernel=fcn`, or a setting. No
+            word prints the overview, and `format=markdown` prints the whole reference as a page.
 
     Raises:
-        ConfigError: if there is nothing of that name.
+        ConfigError: if no command, group or setting has that name.
     """
     if not words:
         print(usage())
@@ -57,7 +60,7 @@ def show_help(words: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    """The overview: commands, groups of settings, exit codes."""
+    """Return the overview: commands, groups of settings and exit codes."""
     commands = [f"  {name:<11} {command.text}" for name, command in COMMANDS.items()]
     settings = [f"  {name:<15} {_first(about)}" for name, about in groups().items()]
     codes = [f"  {code}  {text}" for code, text in EXIT_CODES.items()]
@@ -79,7 +82,7 @@ def usage() -> str:
 
 
 def of_command(name: str) -> list[str]:
-    """Help of one command, as lines."""
+    """Return the help of one command, as lines."""
     command = COMMANDS[name]
     lines = [*_wrapped(f"ntkpipe {name}: {command.text}", ""), "", f"  ntkpipe {name} {command.example}".rstrip()]
     if command.own:
@@ -99,7 +102,8 @@ def _about(word: str) -> list[str]:
     if word in COMMANDS:
         return of_command(word) if word not in groups() else [*of_command(word), "", *_of_group(word)]
     if name in groups() or name == "experiment":
-        return _of_group(name)
+        choice = word.partition("=")[2]
+        return _of_choice(name, choice) if name in groups() and choice in _choices(name) else _of_group(name)
     if name in reference():
         return _of_setting(reference()[name])
     for command in COMMANDS:
@@ -109,6 +113,8 @@ def _about(word: str) -> list[str]:
     same = [one for one in reference() if one.rpartition(".")[2] == name]
     if len(same) == 1:
         return _of_setting(reference()[same[0]])
+    if not same and (meant := other_names.meant(name)):
+        raise ConfigError(f"there is no command, group or setting {word!r}. Did you mean {' or '.join(meant)}?")
     tails = {one.rpartition(".")[2]: one for one in reference()}
     close = nearest(name, [*COMMANDS, *groups(), *reference()]) or tails.get(nearest(name, tails) or "")
     hint = f": {' or '.join(same)}?" if same else f". Did you mean {close}?" if close else "."
@@ -128,6 +134,23 @@ def _of_group(name: str) -> list[str]:
     return lines
 
 
+def _of_choice(group: str, choice: str) -> list[str]:
+    """Return the help of one choice of a group, with the settings that it uses and their values for it."""
+    from omegaconf import OmegaConf
+
+    from ntkpipe.run.meanings import MEANINGS  # imports much
+
+    own = OmegaConf.load(config_folder() / group.replace(".", "/") / f"{choice}.yaml")
+    values = {str(name): value for name, value in OmegaConf.to_container(own).items()}  # type: ignore[union-attr]
+    lines = _wrapped(f"{group.replace('.', '/')}={choice}: {_choices(group)[choice]}", "")
+    for setting in _inside(group):
+        needs = [need for need in MEANINGS[setting.name] if need.setting == f"{group}.kind"]
+        if setting.name != f"{group}.kind" and all(choice in need.values for need in needs):
+            default = values.get(setting.name.rpartition(".")[2], setting.default)
+            lines += ["", *_of_setting(replace(setting, default=default), brief=True)]
+    return lines
+
+
 def _of_setting(setting: Setting, *, brief: bool = False) -> list[str]:
     lines = [setting.line(), *_wrapped(f"{setting.takes}: {setting.text}", "    ")]
     if brief:
@@ -136,8 +159,11 @@ def _of_setting(setting: Setting, *, brief: bool = False) -> list[str]:
 
     for need in MEANINGS[setting.name]:
         values = ", ".join(map(shown, need.values))
+        chooser = (
+            need.setting.removesuffix(".kind").replace(".", "/") if need.setting.endswith(".kind") else need.setting
+        )
         where = "".join(f", where {name} is {' or '.join(map(shown, one))}" for name, one in need.where.items())
-        lines += _wrapped(f"has a meaning for {need.setting}: {values}{where}", "    ")
+        lines += _wrapped(f"used only with {chooser}={values}{where}", "    ")
     return lines
 
 
@@ -156,7 +182,7 @@ def _chosen() -> tuple[str, ...]:
 
 
 def _choices(group: str) -> dict[str, str]:
-    """Names that a group may be given, each with the first words of its file; of a group with one there is nothing to choose."""
+    """Return the choices of a group with the comments of their files; empty for a group with only one choice."""
     folder = config_folder() / group.replace(".", "/")
     if group.replace(".", "/") == NO_GROUP:
         return {}
@@ -187,12 +213,14 @@ def _wrapped(text: str, indent: str, *, hanging: int | None = None) -> list[str]
 
 
 def page() -> str:
-    """The reference as a page in Markdown: what docs/settings.md holds."""
+    """Return the reference as a page in Markdown, which is docs/settings.md."""
     lines = [
         "# Commands and settings",
         "",
-        "Made by `make docs` from the texts that `ntkpipe help` shows. A setting is given as `NAME=VALUE`, a choice as `GROUP=NAME`.",
-        "Numbers may be written `1e3`, `2**0.5`, `sqrt(2)` or `pi/2`; a list of one as that one; no value as `null`.",
+        "This page lists every command and setting. `make docs` makes it from the texts of `ntkpipe help`.",
+        "Give a setting as `NAME=VALUE` and a choice as `GROUP=NAME`.",
+        "Numbers may be written `1e3`, `2**0.5`, `sqrt(2)` or `pi/2`. A list of one value may be written as that value. "
+        "`null` means no value.",
         "",
         "TAB completes commands, settings, choices and paths, after one of these lines in the shell's start-up file:",
         "",
@@ -204,16 +232,18 @@ def page() -> str:
         "",
         "## Commands",
         "",
-        "| command | what it does | settings of its own |",
-        "|---|---|---|",
+        "| command | what it does |",
+        "|---|---|",
+        *(f"| `{name}` | {_cell(command.text)} |" for name, command in COMMANDS.items()),
     ]
     for name, command in COMMANDS.items():
         own = {n: o for n, o in command.own.items() if not n.startswith("profile.") and "/" not in n}
-        told = "; ".join(f"`{n}`{f' ({o.default})' if o.default else ''}: {o.text}" for n, o in own.items())
-        lines.append(f"| `{name}` | {_cell(command.text)} | {_cell(told)} |")
+        if own:
+            lines += ["", f"### Settings of `{name}`", "", "| setting | default | meaning |", "|---|---|---|"]
+            lines += [f"| `{n}` | `{shown(o.default)}` | {_cell(o.text)} |" for n, o in own.items()]
     for group in ("", *groups()):
-        about = groups().get(group, "What belongs to no group.")
-        lines += ["", f"## {group or 'the run'}", "", about]
+        about = groups().get(group, "Settings that belong to no group.")
+        lines += ["", f"## {group or 'the run'}", "", _cell(about)]
         if choices := _choices(group) if group else {}:
             lines += ["", f"| `{group.replace('.', '/')}=` | |", "|---|---|"]
             lines += [f"| `{name}` | {_cell(text)} |" for name, text in choices.items()]
@@ -224,4 +254,5 @@ def page() -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """Return a text as a cell of a Markdown table, with links to the pages that it names."""
+    return re.sub(r"\bdocs/([\w-]+\.md)", r"[\1](\1)", text.replace("|", "\\|"))

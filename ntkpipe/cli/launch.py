@@ -1,4 +1,4 @@
-"""`ntkpipe launch`: a scheduler's file for this very configuration, written into the run's folder, and submitted on demand."""
+"""`ntkpipe launch`: writes a scheduler's job file for this exact configuration, and submits it on demand."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ntkpipe.errors import ConfigError
 
 
 def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
-    """Show and write the file; submit it if told to.
+    """Print the job file, write it into the run's folder, and submit it if `submit` is true.
 
     Args:
-        config: of the run; `config.cluster.launch` says what nodes it wants.
+        config: configuration of the run; `config.cluster.launch` describes the nodes.
         session: not used.
         submit: `true` or `false`.
 
@@ -31,11 +31,12 @@ def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
     state = HydraConfig.get()
     if str(state.mode).endswith("MULTIRUN"):
         raise ConfigError(
-            "ntkpipe launch starts one run: launch each of a sweep, with a run_dir and a cluster.launch.name of its own"
+            "ntkpipe launch starts one run, not a sweep: launch each run separately, each with its own run_dir and "
+            "cluster.launch.name"
         )
     wanted = truth("submit", submit)
     words = job_words()
-    if not any(word.startswith("run_dir=") for word in words):  # where the job starts paths may look otherwise
+    if not any(word.startswith("run_dir=") for word in words):  # the job may start in another working directory
         words.append(f"run_dir={config.run_dir}")
     made = prepare(config.cluster, config.run_dir, words)
     made.write()
@@ -46,4 +47,4 @@ def launch(config: RunConfig, session: Session, *, submit: str | None) -> None:
     if wanted:
         print(f"submitted: {submit_to(made, config.cluster.launch)}")
     else:
-        print("# submit=true submits it")
+        print("# submit=true submits this job")

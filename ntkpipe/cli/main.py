@@ -19,17 +19,17 @@ from ntkpipe.tasks import stopping
 from ntkpipe.tasks.environment import keep_compiled
 
 STORED = ("status", "export", "report", "compare", "verify", "clean")
-"""Commands over a run or a store that are there."""
+"""Commands on an existing run or store."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after `ntkpipe`; None takes the process's own.
+        argv: the words after `ntkpipe`; None takes those of this process.
 
     Returns:
-        The exit code, see `ntkpipe.cli.help.EXIT_CODES`.
+        The exit code; see `ntkpipe.cli.help.EXIT_CODES`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--complete"]:
@@ -76,14 +76,14 @@ def _run(command: str, rest: Sequence[str]) -> int:
         return run_composed(command, rest)
     close = difflib.get_close_matches(command, list(COMMANDS), n=1)
     if "=" in command:
-        hint = f"a command comes first, such as ntkpipe run {command}"
+        hint = f"give a command first, such as ntkpipe run {command}"
     else:
-        hint = f"did you mean ntkpipe {close[0]}?" if close else f"ntkpipe has {', '.join(COMMANDS)}"
+        hint = f"did you mean ntkpipe {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
     raise ConfigError(f"no command {command!r}: {hint} (ntkpipe help)")
 
 
 def _reported(work: Callable[[], int]) -> int:
-    """The exit code of some work, its errors told in a line."""
+    """Run some work, print its errors as one line, and return the exit code."""
     try:
         return work()
     except RequeueError as error:
@@ -93,13 +93,13 @@ def _reported(work: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted: nothing finished is lost, the same command goes on", file=sys.stderr)
+        print("interrupted: finished work is kept; repeat the same command to continue", file=sys.stderr)
         return 130
 
 
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
-    """Show what the rooms log (dropped points, downloads, replaced workers) as lines like those of the stages."""
+    """Context manager that prints log messages, such as dropped points, as lines like those of the stages."""
     handler = _ToStderr()
     handler.setFormatter(_Lines())
     logger = logging.getLogger("ntkpipe")
@@ -114,7 +114,7 @@ def _log_on_stderr() -> Iterator[None]:
 
 
 class _ToStderr(logging.StreamHandler[Any]):
-    """Writes to what `sys.stderr` is at the moment: a line of progress that is updated in place stays below what is logged."""
+    """Writes to the current `sys.stderr`, so that log messages appear above a progress line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -135,7 +135,7 @@ def entry() -> None:
     code = main()
     sys.stdout.flush()
     if code == RequeueError.exit_code:
-        # Everything is closed. What libraries do at exit may wait for a cluster that is gone, and change the exit code.
+        # Everything is closed. Exit handlers of libraries could wait for a lost cluster or change the exit code.
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

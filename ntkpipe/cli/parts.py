@@ -1,4 +1,4 @@
-"""`kernel.parts` of a command line: names of families, files of layers and folders of runs stand for the kernels that they name."""
+"""`kernel.parts` on a command line: a part may be the name of a family, a file of layers or the folder of a run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _LAYERS = (".yaml", ".yml", ".json")
 
 
 def expanded(parts: Any, name: str = "kernel.parts") -> Any:
-    """Parts as mappings, each with the usual values of its family for what it does not say; what is no list is left as it is.
+    """Return the parts as mappings, each completed by the defaults of its family.
+
+    A value that is not a list is returned unchanged.
 
     Args:
-        parts: as they were given.
-        name: of the setting, for messages.
+        parts: parts as the user gave them.
+        name: name of the setting, for messages.
 
     Raises:
-        ConfigError: for a part that is none of these.
+        ConfigError: if a part has no known form.
     """
     if not isinstance(parts, (list, tuple)):
         return parts
@@ -36,7 +38,7 @@ def _expanded(part: Any, name: str) -> Any:
     if isinstance(part, str):
         return _named(part, name)
     if not isinstance(part, dict) or not isinstance(part.get("kind"), str):
-        return part  # refused where all parts are checked
+        return part  # a later check of all parts refuses it
     made = {**_family(part["kind"]), **part}
     if isinstance(made.get("path"), str):
         made["path"] = os.path.abspath(os.path.expanduser(made["path"]))
@@ -57,8 +59,8 @@ def _named(text: str, name: str) -> dict[str, Any]:
     if path.suffix in _LAYERS:
         return {"kind": "spec", "path": os.path.abspath(path)}
     raise ConfigError(
-        f"{name}={text} is no family of networks, no folder of a run and no file of layers (*.yaml, *.json): write the family's "
-        "name, or {kind:fcn,depth:3}"
+        f"{name}={text} is not a family of networks, a run's folder or a file of layers (*.yaml, *.json): give the "
+        "family's name, or {kind:fcn,depth:3}"
     )
 
 

@@ -1,4 +1,4 @@
-"""`ntkpipe phase`: how signals travel through the configured network, as text, JSON, or a phase diagram with its numbers."""
+"""`ntkpipe phase`: analyses signal propagation in the configured network, as text, JSON or a phase diagram."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from ntkpipe.propagation.maps import activation_maps
 from ntkpipe.propagation.network import PlainNetwork, Spec, plain_network, repeated_block
 from ntkpipe.propagation.phase import Phase, UnsettledError, phase
 from ntkpipe.propagation.summary import describe_depth, precision_warning
-from ntkpipe.report.drawing import drawing
+from ntkpipe.report.drawing import can_draw, drawing, without_figures
 from ntkpipe.run.sweep import sweep_runs
 from ntkpipe.storage.plain import json_ready
 
 _STARTS = (0.0, 0.5, 0.9, 0.99)
-# Layers that curves go down at least, and at most.
+# Smallest and largest depth of the curves.
 _SHOWN = (100, 10_000)
 
 
 def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
-    """Print, or draw and write; reads no data.
+    """Print the analysis, or draw the phase diagram and write its numbers, without reading data.
 
     Args:
-        config: of which the kernel counts (of several depths the deepest).
+        config: configuration with the kernel to analyse. The deepest of several depths is analysed.
         session: not used.
-        own: settings of this command alone, see `commands`.
+        own: the command's own settings; see `commands`.
 
     Raises:
-        ConfigError: if a setting is none, or signals do not settle.
+        ConfigError: if a setting is invalid, or the variance has no fixed point.
     """
     del session
     if own["format"] not in ("text", "json"):
@@ -52,7 +52,10 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
     config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
     if config.kernel.kind in GIVEN_KERNELS:
-        raise ConfigError(f"kernel={config.kernel.kind} is made of files: it has no layers that signals could pass")
+        raise ConfigError(
+            f"kernel={config.kernel.kind} is read from files and has no layers, so there is no signal "
+            "propagation to analyse: choose a family, such as kernel=fcn"
+        )
     shape = _numbers("image_shape", own["image_shape"])
     spec = kernel_spec(config.kernel, [int(n) for n in shape])
     network = plain_network(spec)
@@ -81,7 +84,7 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
 
 
 def _beyond(made: Phase, network: PlainNetwork, shape: list[float]) -> dict[str, Any]:
-    """What follows from the phase: depths that precision holds, singular values, and modes of convolutions."""
+    """Return the depth that the precision allows, the singular values and the modes of convolutions, JSON-ready."""
     record: dict[str, Any] = {
         "depth": network.depth,
         "lost_depth": {dtype: depth_that_loses(made.xi_c, dtype) for dtype in ("float32", "float64")},
@@ -116,20 +119,25 @@ def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]
 
     lines = [
         f"{made.activation}, w_std={made.w_std:.10g}, b_std={made.b_std:.10g}: {made.phase}",
-        row("q_star", made.q_star, "variance that inputs lead to"),
-        row("chi_1", made.chi_1, "slope of the correlation map at 1; squared gradients change by it in each layer"),
-        row("c_star", made.c_star, "correlation that any two inputs lead to"),
-        row("chi_c_star", made.chi_c_star, "slope there"),
-        row("xi_q", made.xi_q, "layers in which deviations of the variance fall to 1/e"),
-        row("xi_c", made.xi_c, "layers in which deviations of the correlation do"),
-        row("critical_w_std", made.critical_w_std, "at this b_std"),
+        row("q_star", made.q_star, "variance at the fixed point"),
+        row(
+            "chi_1",
+            made.chi_1,
+            "slope of the correlation map at 1; squared gradients change by this factor in each layer",
+        ),
+        row("c_star", made.c_star, "correlation of any two inputs at the fixed point"),
+        row("chi_c_star", made.chi_c_star, "slope of the correlation map there"),
+        row("xi_q", made.xi_q, "layers in which a deviation of the variance decays to 1/e"),
+        row("xi_c", made.xi_c, "layers in which a deviation of the correlation decays to 1/e"),
+        row("critical_w_std", made.critical_w_std, "w_std at the edge of chaos, for this b_std"),
     ]
     if len(made.fixed_points) > 1:
         listed = ", ".join(f"{p.q:.6g} ({'stable' if p.is_stable else 'unstable'})" for p in made.fixed_points)
-        lines.append(f"  variances that layers keep: {listed}")
+        lines.append(f"  fixed points of the variance: {listed}")
     if made.quadrature_error > 1e-9:
         lines.append(
-            f"  numerical integrals are off by about {made.quadrature_error:.1g}: the function has a kink beside 0"
+            f"  error of the numerical integrals: about {made.quadrature_error:.1g}, because the function or its slope is "
+            "not bounded, or has too many kinks"
         )
     if (values := record["isometry"]) is not None:
         lines.append(
@@ -138,8 +146,8 @@ def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]
         )
     if (modes := record.get("modes")) is not None and len(modes["depth_scales_along_height"]) > 1:
         lines.append(
-            f"  filter {modes['filter'][0]} x {modes['filter'][1]}: the slowest pattern over {modes['extent'][0]} pixels lasts "
-            f"{modes['depth_scales_along_height'][1]:.4g} layers"
+            f"  filter {modes['filter'][0]} x {modes['filter'][1]}: the slowest spatial mode over "
+            f"{modes['extent'][0]} pixels has a depth scale of {modes['depth_scales_along_height'][1]:.4g} layers"
         )
     return [*lines, *describe_depth(made, network.depth)[1:], *precision_warning(made, network, dtype)]
 
@@ -147,8 +155,8 @@ def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]
 def _show_block(spec: Spec, own: dict[str, str | None]) -> None:
     if own["phase.w_std"] is not None or own["phase.b_std"] is not None:
         raise ConfigError(
-            "a phase diagram is of plain networks: one nonlinearity, equal w_std and b_std, no residual sums, attention or "
-            "layer_norm. Leave phase.w_std and phase.b_std out for what a block does"
+            "a phase diagram needs a plain network: one nonlinearity, equal w_std and b_std, no residual sums, "
+            "attention or layer_norm. To analyse a block instead, leave phase.w_std and phase.b_std out"
         )
     stated = own["phase.block"]
     block = (
@@ -174,7 +182,7 @@ def _show_block(spec: Spec, own: dict[str, str | None]) -> None:
         if k < repetitions:
             print(f"{k + 1:>10}  {made.variance[k]:>16.8g}  {made.slope[k]:>16.10g}  {made.gradient[k]:>18.10g}")
     kept = float(np.exp(np.sum(np.log(np.abs(made.slope)))))
-    print(f"\nafter {repetitions} repetitions inputs that were nearly equal keep {kept:.3g} of their distance 1 - c")
+    print(f"\nafter {repetitions} repetitions, nearly equal inputs keep {kept:.3g} of their distance 1 - c")
 
 
 def _write_diagram(
@@ -191,26 +199,34 @@ def _write_diagram(
     try:
         made = phase(network.activation, w_std=network.w_std, b_std=network.b_std, input_variance=variance)
         record["network"] = made.to_dict()
-        shown = int(np.clip(3 * made.xi_c if math.isfinite(made.xi_c) else _SHOWN[1], *_SHOWN))
+        # long enough for the depth at which float32 has lost c
+        shown = int(np.clip(20 * made.xi_c if math.isfinite(made.xi_c) else _SHOWN[1], *_SHOWN))
         curves = {c: depths(maps, network.w_std, made.q_star, c, max(shown, network.depth)) for c in _STARTS}
-    except ConfigError as error:  # the diagram is of other networks too
+    except ConfigError as error:  # the diagram also covers other networks, so it is drawn anyway
         made, record["remark"] = None, str(error)
     stretches = _stretches(line)
-    with drawing("the same command"):
-        from ntkpipe.report.phase_figure import PhasePicture, write_phase_figure
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = without_figures("the same command")
+    if can_draw():
+        with drawing("the same command"):
+            from ntkpipe.report.phase_figure import PhasePicture, write_phase_figure
 
-        picture = PhasePicture(
-            title=maps.name,
-            w_std=w_std,
-            b_std=b_std,
-            xi_c=diagram.xi_c,
-            line=stretches,
-            point=(network.w_std, network.b_std),
-            correlations={c: one.correlation for c, one in curves.items()},
-            condition=curves[_STARTS[1]].condition(100) if curves else np.empty(0),
-            remark=record["remark"],
-        )
-        png, _ = write_phase_figure(picture, folder)
+            picture = PhasePicture(
+                title=maps.name,
+                w_std=w_std,
+                b_std=b_std,
+                xi_c=diagram.xi_c,
+                line=stretches,
+                point=(network.w_std, network.b_std),
+                correlations={c: one.correlation for c, one in curves.items()},
+                ratios={c: one.ntk_ratio for c, one in curves.items()},
+                lost={}
+                if made is None
+                else {dtype: depth_that_loses(made.xi_c, dtype) for dtype in ("float32", "float64")},
+                condition=curves[_STARTS[1]].condition(100) if curves else np.empty(0),
+                remark=record["remark"],
+            )
+            figure = str(write_phase_figure(picture, folder)[0])
     inside = (line.w_std >= w_std[0]) & (line.w_std <= w_std[-1]) & (line.b_std <= b_std[-1]) & line.is_stable
     record |= {
         "w_std": w_std.tolist(),
@@ -233,11 +249,15 @@ def _write_diagram(
         print("\n".join([*describe_depth(made, network.depth), *precision_warning(made, network, dtype)]))
     else:
         print(record["remark"])
-    print(f"figure       {png}   (numbers beside it: phase.json, phase.csv{', depth.csv' if curves else ''})")
+    others = f"phase.csv{', depth.csv' if curves else ''}"
+    if can_draw():
+        print(f"figure       {figure}   (numbers beside it: phase.json, {others})")
+    else:
+        print(f"numbers      {folder / 'phase.json'}   (beside it: {others})\n{figure}")
 
 
 def _stretches(line: CriticalLine) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The stable parts of a line, each of consecutive points."""
+    """Return the stable parts of a line, each as arrays of consecutive points."""
     if line.is_point:
         return [(line.w_std, line.b_std)]
     places = np.flatnonzero(line.is_stable)
@@ -272,9 +292,7 @@ def _write_depths(curves: dict[float, Depths], path: Path) -> None:
 def _axis(name: str, text: str, *, above: bool) -> np.ndarray:
     low, high, count = _numbers(name, text, 3)
     if count != int(count) or count < 2:
-        raise ConfigError(
-            f"{name}={text} is a grid of {count:g} points: the third number must be a whole one, at least 2"
-        )
+        raise ConfigError(f"{name}={text}: the third number, the count, must be a whole number of at least 2")
     if low < 0.0 or (above and low == 0.0) or not high > low:
         bound = "above 0" if above else "at least 0"
         raise ConfigError(f"{name}={text} must be [low,high,count] with low {bound} and high above low")

@@ -1,4 +1,4 @@
-"""`ntkpipe plan` with sizes and machines: settings of that command alone, and its tables."""
+"""`ntkpipe plan` for several sizes and other machines: the command's own settings and its tables."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def lines(
     own: Mapping[str, str | None],
     folder: Path,
 ) -> list[str]:
-    """What the run takes, on this machine and on a profile's, if one is named.
+    """Return the plan of a run as lines, for this machine, or for a profile's machines if one is named.
 
     Args:
-        config: of the run.
-        shapes: of its images.
-        store: that may hold a calibration.
+        config: configuration of the run.
+        shapes: shapes of the data.
+        store: store, which may hold a calibration.
         siblings: configurations of other depths.
-        own: settings of this command alone, see `commands`.
-        folder: of profiles.
+        own: the command's own settings; see `commands`.
+        folder: folder of profiles.
 
     Raises:
-        ConfigError: on a profile, size or figure that is none.
+        ConfigError: if a profile, size or figure is invalid.
     """
     name = own["cluster.profile"] or own["cluster/profile"]
     figures = {key: number(f"profile.{key}", own[f"profile.{key}"]) for key in FIGURES if own[f"profile.{key}"]}
@@ -47,9 +47,7 @@ def lines(
     if name is None:
         return [str(here), *(here.machine.origins() if told else [])]
     if config.kernel.kind in ("empirical", *COMBINED):
-        raise ConfigError(
-            "machines of a profile are planned for with infinite networks alone: leave cluster.profile out"
-        )
+        raise ConfigError("plans for a profile's machines cover infinite networks only: leave cluster.profile out")
     machine = load_profile(name, folder).overridden(figures)
     printed: list[str] = []
     for n in sizes or [shapes.used_train]:
@@ -59,8 +57,8 @@ def lines(
             chosen = min(ways, key=lambda way: way.seconds)
         printed += [describe_stages(chosen), describe_origins(chosen), compare_ways(*ways), ""]
     printed.append(
-        "no cluster has been measured, and of GPUs one H200: plan.figures=true lists every figure and its origin, "
-        "profile.NAME=NUMBER overrides one"
+        "these figures rest on measurements of one H200 GPU and of no cluster: plan.figures=true lists every figure "
+        "with its origin, profile.NAME=NUMBER overrides one"
     )
     return [*printed, *(machine.origins() if told else [])]
 

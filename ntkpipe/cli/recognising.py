@@ -1,4 +1,4 @@
-"""`data.path=FILE` without `data=`: what the file is, by its name and by what lies there."""
+"""Recognises the kind of data of `data.path=FILE` without `data=`, from the name and the content of the file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ntkpipe.run.meanings import likely_data
 
 
 def with_data(words: Sequence[str]) -> list[str]:
-    """The words, and `data=KIND` if a file is named and its kind is not; says what was recognised.
+    """Return the words, with `data=KIND` added if they name a file but not its kind, and print the recognised kind.
 
     Args:
-        words: of a command that composes a configuration.
+        words: words of a command that composes a configuration.
 
     Raises:
-        ConfigError: if the file may be of several kinds, naming what to type.
+        ConfigError: if the file fits several kinds, listing them.
     """
     given = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words if "=" in word}
     if "data.path" not in given or {"data", "data.kind", "experiment"} & given.keys():
@@ -29,6 +29,6 @@ def with_data(words: Sequence[str]) -> list[str]:
     found = kinds[0] if len(kinds) == 1 else tuple(dict.fromkeys(kind for some in kinds for kind in some))
     if len(found) != 1:
         listed = f"{', '.join(f'data={kind}' for kind in found[:-1])} or data={found[-1]}"
-        raise ConfigError(f"data.path={given['data.path']} may be of several kinds: say which, {listed}")
-    print(f"data     {found[0]}, by the name of {paths[0]}; data=NAME says otherwise", file=sys.stderr)
+        raise ConfigError(f"data.path={given['data.path']} fits several kinds of data: choose one, {listed}")
+    print(f"data     {found[0]}, recognised from {paths[0]}; data=NAME chooses another kind", file=sys.stderr)
     return [*words, f"data={found[0]}"]

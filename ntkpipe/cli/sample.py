@@ -1,4 +1,7 @@
-"""`ntkpipe sample`: samples of a finite network's weight posterior beside the infinite one, as text, JSON and a figure."""
+"""`ntkpipe sample`: samples a finite network's weight posterior and compares it with the infinite network.
+
+The result is text or JSON, and a figure.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ntkpipe.cli.session import Session
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.sampling import SampleSettings
-from ntkpipe.report.drawing import drawing
+from ntkpipe.report.drawing import can_draw, drawing, without_figures
 from ntkpipe.run.places import anchored
 from ntkpipe.run.sampling import sample_weights
 from ntkpipe.storage.plain import json_ready
@@ -18,13 +21,13 @@ from ntkpipe.tasks import stopping
 
 
 def _tell(line: str) -> None:
-    """A line of progress, at once; a safe point."""
+    """Print a line of progress at once, and check for a stop request."""
     print(line, file=sys.stderr, flush=True)
     stopping.check()
 
 
 def sample(config: RunConfig, session: Session, **own: str | None) -> None:
-    """Draw, compare, print."""
+    """Draw the samples, compare them with the infinite network, and print the result."""
     if own["format"] not in ("table", "json"):
         raise ConfigError(f"format={own['format']} is not one of table, json")
     width = None if own["finite.width"] is None else whole("finite.width", own["finite.width"])
@@ -34,11 +37,13 @@ def sample(config: RunConfig, session: Session, **own: str | None) -> None:
     )
     noise = number("sample.noise", own["sample.noise"])
     made = sample_weights(anchored(config), width, noise, settings, session.executor, _tell)
-    with drawing("the same command again"):
-        from ntkpipe.report.sample_figure import write_sample_figure
+    figure = without_figures("the same command again")
+    if can_draw():
+        with drawing("the same command again"):
+            from ntkpipe.report.sample_figure import write_sample_figure
 
-        infinite = None if made.infinite is None else (made.infinite.mean, made.infinite.variance)
-        png, _ = write_sample_figure(made.samples, infinite, made.folder)
+            infinite = None if made.infinite is None else (made.infinite.mean, made.infinite.variance)
+            figure = str(write_sample_figure(made.samples, infinite, made.folder)[0])
     record = made.record
     if own["format"] == "json":
         print(json.dumps(json_ready(record), allow_nan=False))
@@ -61,9 +66,12 @@ def sample(config: RunConfig, session: Session, **own: str | None) -> None:
     if "apart" in record:
         apart = record["apart"]
         print(
-            f"apart       means {apart['means_rms']:.3g} ({apart['means_in_deviations']:.2f} posterior deviations), deviations finite over "
-            f"infinite {apart['deviations_ratio']:.3f}; standard error of a mean at most {record['largest_standard_error']:.2g}"
+            f"difference  means {apart['means_rms']:.3g} ({apart['means_in_deviations']:.2f} posterior deviations), "
+            f"ratio of deviations, finite to infinite, {apart['deviations_ratio']:.3f}; standard error of a mean at "
+            f"most {record['largest_standard_error']:.2g}"
         )
     for note in record["notes"]:
         print(f"note        {note}")
-    print(f"\nsamples     {made.folder / 'samples.npz'}\nnumbers     {made.folder / 'sample.json'}\nfigure      {png}")
+    print(
+        f"\nsamples     {made.folder / 'samples.npz'}\nnumbers     {made.folder / 'sample.json'}\nfigure      {figure}"
+    )

@@ -1,4 +1,4 @@
-"""The configuration's dataclasses as a Hydra schema, and a composed configuration back as dataclasses."""
+"""Converts the configuration's dataclasses to a Hydra schema, and a composed configuration to dataclasses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from ntkpipe.config import RunConfig, from_dict
 
 
 def _mutable(cls: type, *, blank: bool = False) -> type:
-    """A mutable twin of a frozen dataclass (OmegaConf cannot merge frozen ones), whose fields take any value.
+    """Return a mutable copy of a frozen dataclass whose fields take any value.
 
-    Names are Hydra's to check; types are `from_dict`'s, which knows what a setting is called and what may stand in its place.
+    OmegaConf cannot merge frozen dataclasses. Hydra checks the names, and `from_dict` checks the types, with better
+    messages.
 
     Args:
         cls: the dataclass.
-        blank: without defaults.
+        blank: whether to leave out the defaults.
     """
     hints = typing.get_type_hints(cls)
     fields = []
@@ -42,18 +43,18 @@ def _mutable(cls: type, *, blank: bool = False) -> type:
 
 
 def register_schema(*, blank: bool) -> None:
-    """Make the schema known to Hydra under the name `schema`, which `conf/config.yaml` lists first.
+    """Register the schema in Hydra under the name `schema`, which `conf/config.yaml` lists first.
 
     Args:
-        blank: with the names of all settings and no defaults: what nobody sets stays missing, and can be told from what was set.
+        blank: whether to leave out the defaults, which shows the settings that the user gave.
     """
-    # A file beside the configuration's own, wherever these are installed: `${conf:experiment/dense_512.json}`.
+    # `${conf:experiment/dense_512.json}` is a file in the configuration's folder, wherever that is installed.
     OmegaConf.register_new_resolver("conf", lambda name: str(config_folder() / name), replace=True)
     ConfigStore.instance().store(name="schema", node=_mutable(RunConfig, blank=blank))
 
 
 def to_run_config(composed: DictConfig) -> RunConfig:
-    """What Hydra has composed over the blank schema, as the dataclasses that the pipeline knows."""
+    """Return the configuration that Hydra composed over the blank schema, as a `RunConfig`."""
     given = OmegaConf.to_container(composed)
     assert isinstance(given, dict)
     for name in ("experiment", "hydra"):
@@ -66,7 +67,7 @@ def to_run_config(composed: DictConfig) -> RunConfig:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """Defaults of all settings, as they are written: a dataclass may settle what is left open by what else is set."""
+    """Return the defaults of all settings as written, before a dataclass derives one setting from others."""
     hints, found = typing.get_type_hints(cls), {}
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[f.name]):
@@ -78,7 +79,7 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 
 def _filled(given: dict[Any, Any], defaults: dict[str, Any]) -> dict[Any, Any]:
-    """What was given, and the defaults of what was not."""
+    """Return the given settings, completed by the defaults."""
     made = {**defaults, **{name: value for name, value in given.items() if value != MISSING}}
     groups = (name for name, value in defaults.items() if isinstance(value, dict) and isinstance(given.get(name), dict))
     return made | {name: _filled(given[name], defaults[name]) for name in groups}

@@ -1,4 +1,4 @@
-"""One process's executors: made when first asked for, shared by the jobs of a sweep, closed at the end."""
+"""The executors of one process, which are made on first use, shared by the jobs of a sweep and closed at the end."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ntkpipe.tasks.executor import Executor
 
 
 class Session:
-    """Context manager that hands out one executor per cluster configuration and store."""
+    """Context manager that provides one executor per cluster configuration and store."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
         self._executors: dict[tuple[ClusterConfig, str], Executor] = {}
 
     def executor(self, config: RunConfig) -> Executor:
-        """The executor for a run, started on the first call."""
+        """Return the executor for a run; the first call starts it."""
         cluster = config.cluster
-        # What `complete_config` fills in makes no other cluster.
+        # Settings that `complete_config` adds do not change the cluster.
         plain = dataclasses.replace(cluster, workers=None, memory_gib=None) if cluster.kind == "ray" else cluster
         key = (plain, config.store.url if cluster.kind == "ray" else "")
         if key not in self._executors:
@@ -33,7 +33,10 @@ class Session:
         return self._executors[key]
 
     def join_cluster(self, config: RunConfig) -> RunConfig:
-        """The configuration with what plans need to know of a cluster; joins it. Of other kinds as it is."""
+        """Join the cluster, and return the configuration with the numbers of the cluster that plans need.
+
+        Configurations of other kinds are returned unchanged.
+        """
         if config.cluster.kind != "ray":
             return config
         executor = self.executor(config)

@@ -1,4 +1,7 @@
-"""`ntkpipe spectrum`: eigenvalues, label energy and predicted learning curves of a stored run, as text, tables and a figure."""
+"""`ntkpipe spectrum`: writes eigenvalues, label energies and predicted learning curves of a stored run.
+
+The result is text, tables and a figure.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from ntkpipe.cli.arguments import settings, whole
 from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo
-from ntkpipe.dynamics.spectrum import Spectrum
+from ntkpipe.dynamics.spectrum import Spectrum, check_sizes
 from ntkpipe.errors import ConfigError
-from ntkpipe.report.drawing import drawing
+from ntkpipe.report.drawing import can_draw, drawing, without_figures
 from ntkpipe.run.prepare import reopen
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.spectrum import spectrum_of_run
@@ -24,12 +27,12 @@ from ntkpipe.storage.replace import replace_text, replacing
 
 
 def run_spectrum(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command, and return the exit code."""
     values = settings(arguments, COMMANDS["spectrum"].defaults(), "spectrum")
     if not values["run_dir"]:
         raise ConfigError("ntkpipe spectrum needs run_dir=DIR, the folder of a run whose tiles are stored")
     if (sweep := Sweep.find(values["run_dir"])) is not None:
-        raise ConfigError(f"{sweep.path} holds several runs: name one of them, such as run_dir={sweep.runs[-1]}")
+        raise ConfigError(f"{sweep.path} holds several runs: choose one, such as run_dir={sweep.runs[-1]}")
     probes, top = whole("probes", values["probes"]), whole("top", values["top"])
     sizes = None if values["sizes"] is None else _sizes(values["sizes"])
     run = RunDir.open(values["run_dir"], store=values["store.url"])
@@ -37,6 +40,8 @@ def run_spectrum(arguments: Sequence[str]) -> int:
     folder = Path(values["path"]).expanduser() if values["path"] else run.path / "spectrum"
     run.require("gram")
     context, spectra = reopen(run), []
+    if sizes is not None:  # before hours of passes
+        check_sizes(sizes, context.kernels.n)
 
     def tell(line: str, *, force: bool = False, **facts: object) -> None:
         del force, facts
@@ -75,6 +80,9 @@ def _write(spectra: Sequence[Spectrum], sizes: Sequence[int] | None, folder: Pat
     ]
     names = [field.name for field in dataclasses.fields(curves[0][0][0])]
     _table(folder / "learning_curve.csv", ["kernel", *names], rows)
+    if not can_draw():
+        line = without_figures("the same command")
+        return [f"numbers      {folder / 'spectrum.json'}   (modes.csv and learning_curve.csv beside it)", line]
     with drawing("the same command"):
         from ntkpipe.report.spectrum_figure import write_spectrum_figure
 

@@ -1,4 +1,7 @@
-"""Commands over a stored run or a store: `status`, `export`, `report`, `verify`, `clean`. They compose nothing."""
+"""Commands on a stored run or a store, which compose no configuration.
+
+They are `status`, `export`, `report`, `compare`, `verify` and `clean`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.session import Session
 from ntkpipe.cli.stages import echo, listener, summarise
 from ntkpipe.errors import ConfigError, CorruptionError, HeldError, IncompleteError
+from ntkpipe.report.drawing import can_draw, without_figures
 from ntkpipe.run import clean, status, verify
 from ntkpipe.run.compare import compare
 from ntkpipe.run.exports import export
@@ -31,7 +35,7 @@ from ntkpipe.storage.store import open_store
 
 
 def run_stored(command: str, arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command, and return the exit code."""
     return {
         "status": _status,
         "export": _export,
@@ -55,23 +59,24 @@ def _status(arguments: Sequence[str]) -> int:
         url = values["store.url"]
         return _watched(lambda: _of_store(url, values["run"]), values)
     if (sweep := _sweep(values)) is not None:
-        return _watched(lambda: _of_sweep(sweep, values["store.url"]), values)
+        return _watched(lambda: _of_sweep(sweep), values)
     run = _open(values, "status")
     return _watched(lambda: status.status(run), values)
 
 
 def _sweep(values: dict[str, str | None]) -> Sweep | None:
-    return Sweep.find(values["run_dir"]) if values["run_dir"] else None
+    return Sweep.find(values["run_dir"], store=values["store.url"]) if values["run_dir"] else None
 
 
-def _of_sweep(sweep: Sweep, store: str | None) -> tuple[list[str], bool]:
-    """The status of every run below a folder."""
+def _of_sweep(sweep: Sweep) -> tuple[list[str], bool]:
+    """Return the status of every run below a folder, and whether all runs are finished."""
     lines, finished = [], 0
     for path in sweep.runs:
-        if not (path / "run.json").exists():
+        run = sweep.open(path)
+        if run is None:
             lines.append(f"{path}: to do")
             continue
-        of_run, is_finished = status.status(RunDir.open(path, store=store))
+        of_run, is_finished = status.status(run)
         lines += of_run
         finished += is_finished
     count = len(sweep.runs)
@@ -82,12 +87,12 @@ def _of_sweep(sweep: Sweep, store: str | None) -> tuple[list[str], bool]:
 def _of_store(url: str, name: str | None) -> tuple[list[str], bool]:
     lines = watched_runs(url, name)
     if not lines:
-        raise IncompleteError(f"no run {'of that name ' if name else ''}writes to {url}")
+        raise IncompleteError(f"no run {'of that name ' if name else ''}writes to {url}: check store.url")
     return lines, not any(": running, " in line for line in lines)
 
 
 def _watched(look: Callable[[], tuple[list[str], bool]], values: dict[str, str | None]) -> int:
-    """Print what `look` finds; with `watch=true` again and again, what has changed alone, until it is finished."""
+    """Print the lines that `look` returns; with `watch=true`, repeat until the run is finished, and print changes."""
     again, pause = truth("watch", values["watch"]), whole("every", values["every"])
     shown: list[str] = []
     while True:
@@ -121,20 +126,24 @@ def _compare(arguments: Sequence[str]) -> int:
     print(made)
     if values["path"] is not None:
         print("\n".join(["", *(str(path) for path in made.write(_folder(values["path"])))]))
+        if not can_draw():
+            print(without_figures("the same command"))
     return 0
 
 
 def _report(arguments: Sequence[str]) -> int:
     values = settings(arguments, COMMANDS["report"].defaults(), "report")
     sweep = _sweep(values)
-    folder = None if values["path"] is None else _folder(values["path"])
+    runs = (_open(values, "report"),) if sweep is None else sweep.begun()
+    if sweep is None and values["path"] is not None:
+        runs[0].require("predict")
+    folder = None if values["path"] is None else _folder(values["path"])  # created after all checks
     with Session() as session:
-        for run in (_open(values, "report"),) if sweep is None else sweep.begun():
+        for run in runs:
             if sweep is not None and run.receipt("predict") is None:
                 echo(f"report   {run.path} has no predictions yet")
                 continue
-            if folder is not None:  # the run itself is only read
-                run.require("predict")
+            if folder is not None:  # the run itself does not change
                 echo(f"report   {write_report(run, reopen(run), folder if sweep is None else folder / run.path.name)}")
                 continue
             with run.held():
@@ -145,7 +154,7 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _folder(path: str) -> Path:
-    """A folder of the user's, made if it is not there."""
+    """Return a folder that the user named, which is created if it does not exist."""
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,15 +172,15 @@ def _verify(arguments: Sequence[str]) -> int:
     tiles, rows = whole("tiles", values["tiles"]), whole("rows", values["rows"])
     seed = secrets.randbelow(2**31) if values["seed"] is None else whole("seed", values["seed"])
     if not mend and (who := run.holder()) is not None:
-        raise HeldError(who)  # what is half written would look damaged
+        raise HeldError(who)  # partly written objects would look damaged
     with Session() as session, run.held() if mend else contextlib.nullcontext():
         context = verify.try_reopen(run)
         found = verify.verify(run, context)
         if context is not None and not found.damaged and (tiles or rows):
-            # Another choice every time, unless one is asked for: many looks see much.
+            # Without a seed, every check makes a new random choice, so that repeated checks cover more.
             try:
                 verify.recheck(run, context, found, session.executor(run.config), tiles, rows, seed)
-            except CorruptionError as error:  # what is read there was whole a moment ago
+            except CorruptionError as error:  # objects read there were intact a moment ago
                 raise CorruptionError(without_advice(str(error))) from error
         for name in found.checked:
             print(f"checked  {name}")
@@ -181,13 +190,13 @@ def _verify(arguments: Sequence[str]) -> int:
             print(f"damaged  {without_advice(text)}")
         if not found.damaged:
             print(
-                "all stored objects are what their receipts say"
+                "all stored objects agree with their receipts"
                 + (f"; random choice: seed={seed}" if tiles or rows else "")
             )
             return 0
         if not mend:
             return CorruptionError.exit_code
-        # Only stages that the run had finished are made again.
+        # Only stages that the run had finished are repeated.
         stages = ("gram", "solve", "predict", "report")
         had = [stage for stage in stages if stage in found.stages or run.receipt(stage) is not None]
         verify.discard_damaged(run, context, found)
@@ -202,7 +211,7 @@ def _verify(arguments: Sequence[str]) -> int:
 
 
 def without_advice(text: str) -> str:
-    """What is damaged, less the advice to run this very command."""
+    """Return the text about damage without its advice to run `ntkpipe verify`, which is already running."""
     return re.sub(r"[.:,;]? *\b[Rr]un `ntkpipe verify`[^.;]*", "", text)
 
 

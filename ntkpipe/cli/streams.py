@@ -1,4 +1,4 @@
-"""The standard streams of a command: whatever becomes of them, they end no computation."""
+"""Standard streams whose failure never ends a computation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _unread: set[int] = set()
 
 
 class _Forgiving(io.FileIO):
-    """A descriptor whose reader may go: a closed pipe, a terminal that is gone, a full disk. What is written then is lost."""
+    """A file descriptor that may fail (closed pipe, lost terminal, full disk) and then drops the text."""
 
     def write(self, data: Any) -> int | None:
-        """Write, or lose, all of `data`."""
+        """Write all of `data`, or drop it if that fails."""
         if self.fileno() not in _unread:
             try:
                 return super().write(data)
@@ -25,10 +25,10 @@ class _Forgiving(io.FileIO):
 
 
 def settle() -> None:
-    """Make the standard streams of this process such that writing to them never fails. For a process that is a command alone.
+    """Make writes to the standard streams of this process never fail.
 
-    A stream that was closed reads and writes nothing: files that are opened later must not take its place. A character that the
-    stream's encoding lacks is written as an escape.
+    Use this only in a process that runs a single command. A closed stream is replaced by an empty one, so that files
+    that are opened later do not take its descriptor. A character that the stream's encoding lacks is escaped.
     """
     for number, name in enumerate(_NAMES):
         _occupy(number)
@@ -40,7 +40,7 @@ def settle() -> None:
 
 
 def unread() -> bool:
-    """Whether who read the standard output does so no more."""
+    """Return whether the reader of the standard output has closed it."""
     return 1 in _unread
 
 
@@ -58,7 +58,7 @@ def _forgiving(stream: Any) -> Any:
     try:
         stream.flush()
         raw = _Forgiving(stream.fileno(), "w", closefd=False)
-    except (OSError, ValueError, AttributeError):  # of an embedding program
+    except (OSError, ValueError, AttributeError):  # an embedding program has replaced the stream
         return stream
     return io.TextIOWrapper(
         io.BufferedWriter(raw),

@@ -1,4 +1,4 @@
-"""Words of a command line as they were typed: Hydra reads numbers, dates, truth values and lists where a path stands."""
+"""Keeps paths of a command line as typed, because Hydra would read some as numbers, dates, booleans or lists."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hydra.errors import HydraException
 from ntkpipe.run.places import PATHS, STORE
 
 _FOLDERS = ("run_dir", STORE)
-"""Paths that every configuration has: `null` is a name there, and the absence of a path elsewhere."""
+"""Paths that every configuration has. For these, `null` is a name; for other paths, it means no path."""
 
 
 def as_typed(word: str) -> str:
-    """A word that sets a path, quoted where Hydra would not take the path as it stands; `~` is replaced. Others as they are.
+    """Return a word that sets a path with `~` expanded, and quoted if Hydra would misread it.
 
-    The values of a sweep, `data.path=a.npz,b.npz`, are taken one by one.
+    The values of a sweep, `data.path=a.npz,b.npz`, are quoted one by one. Other words are returned unchanged.
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
@@ -26,11 +26,11 @@ def as_typed(word: str) -> str:
     wanted = ",".join(map(os.path.expanduser, value.split(",")))
     try:
         override = OverridesParser.create().parse_override(f"{key}={wanted}")
-    except HydraException:  # brackets, equals signs, letters that its grammar does not know
+    except HydraException:  # brackets, equals signs, or letters outside its grammar
         return f"{key}={_quoted(wanted)}"
     if override.is_sweep_override():
         if re.search(r"[()'\"\[{]", wanted):
-            return word  # choice(...), range(...), values that are quoted
+            return word  # choice(...), range(...), or quoted values
         return f"{key}={','.join(as_typed(f'{key}={one}').partition('=')[2] for one in wanted.split(','))}"
     if value == "null" and name not in _FOLDERS:
         return word

@@ -1,4 +1,4 @@
-"""The words of a command line, checked before Hydra reads them: what is misspelt is told in the words of the setting."""
+"""Checks the words of a command line before Hydra reads them, to explain misspelt settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from ntkpipe.cli import other_names
 from ntkpipe.config.arithmetic import evaluated
 from ntkpipe.config.reference import Setting, groups, reference
 from ntkpipe.errors import ConfigError
@@ -18,30 +19,30 @@ FLAGS = (
 """Flags of commands that compose a configuration."""
 
 MAPPINGS = tuple(f"{name}." for name, one in reference().items() if isinstance(one.default, dict))
-"""Settings that any names may follow."""
+"""Settings below which any name is allowed."""
 
-# A folder of files that are taken otherwise.
+# The setting `cluster.profile` chooses a file of this folder, so the folder is not a group.
 NO_GROUP = "cluster/profile"
-# What no file of a group is called: a number, a list, a mapping, nothing.
+# Values that are not a file name of a group: a number, a list, a mapping, a boolean, or an empty value.
 _NO_CHOICE = re.compile(r"|[-+.]?\d.*|[.+-]?(inf|nan)|[\[{].*|null|none|true|false", re.IGNORECASE | re.DOTALL)
 _PARTS = re.compile(r"[^,\[\]()]*(?:\([^()]*(?:\([^()]*\)[^()]*)*\)[^,\[\]()]*)*|[,\[\]()]")
 
 
 def nearest(word: str, known: Iterable[str], *, likeness: float = 0.7) -> str | None:
-    """The known word that `word` is most likely meant for; None if there is none like it."""
+    """Return the known word that is most similar to `word`, or None if no word is similar."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=likeness)), None)
 
 
 def checked(words: Sequence[str], folder: Path, own: Collection[str] = ()) -> list[str]:
-    """The words as Hydra takes them: arithmetic replaced by its numbers.
+    """Return the words for Hydra, with arithmetic replaced by numbers.
 
     Args:
-        words: of a command that composes a configuration, flags first, paths already quoted.
-        folder: of the configuration's files; `--config-dir` names another one besides.
-        own: settings of the command alone, to suggest.
+        words: words of a command that composes a configuration, with flags first and paths already quoted.
+        folder: the configuration's folder; `--config-dir` adds another one.
+        own: the command's own settings, for suggestions.
 
     Raises:
-        ConfigError: on a word that sets nothing, naming what it is probably meant for.
+        ConfigError: if a word sets nothing, suggesting a correction.
     """
     sweep = bool({"--multirun", "-m"} & set(words))
     folders, made = [folder], list(words)
@@ -65,7 +66,7 @@ def _check_flag(word: str) -> None:
     name = word.partition("=")[0]
     if name not in FLAGS and not name.startswith("--experimental"):
         hint = f": did you mean {close}?" if (close := nearest(name, FLAGS)) else ""
-        raise ConfigError(f"there is no flag {name}{hint}" + ("" if hint else f"; there are {', '.join(FLAGS)}"))
+        raise ConfigError(f"there is no flag {name}{hint}" + ("" if hint else f"; the flags are {', '.join(FLAGS)}"))
 
 
 def _checked(word: str, folders: Sequence[Path], sweep: bool, own: Collection[str]) -> str:
@@ -91,7 +92,7 @@ def _checked(word: str, folders: Sequence[Path], sweep: bool, own: Collection[st
 
 
 def _check_choice(name: str, value: str, folders: Sequence[Path]) -> None:
-    """Refuse a group of settings that is given as a value: it is chosen by its name."""
+    """Refuse a value for a group of settings, because a group is chosen by its name."""
     group = name.replace(".", "/")
     choices = sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
     listed = ", ".join(choices)
@@ -101,7 +102,7 @@ def _check_choice(name: str, value: str, folders: Sequence[Path]) -> None:
         settings = "" if group == "experiment" else f"; its settings are {group.replace('/', '.')}.NAME=VALUE"
         raise ConfigError(f"{name}={value}: {group} is chosen by its name, {group}=NAME, one of {listed}{settings}")
     if re.search(r"[()'\"$/]", value):
-        return  # choice(...), glob(...), quoted names, files of one's own
+        return  # the value is choice(...), glob(...), a quoted name or the user's own file
     for one in value.split(","):
         if one not in choices:
             hint = f". Did you mean {group}={close}?" if (close := nearest(one, choices, likeness=0.6)) else ""
@@ -109,25 +110,34 @@ def _check_choice(name: str, value: str, folders: Sequence[Path]) -> None:
 
 
 def unknown(name: str, own: Collection[str] = (), value: str = "VALUE") -> str:
-    """What to say of a name that no setting has."""
+    """Return the message about an unknown name of a setting."""
     known = [*reference(), *groups(), "experiment", *own]
     dotted = name.replace("/", ".")
     ends = [one for one in known if one.rpartition(".")[2] == dotted.rpartition(".")[2]]
     if ends and "." not in dotted:
         meant = " or ".join(f"{one}={value}" for one in ends[:4])
         return f"there is no setting {name!r}. Did you mean {meant}?"
-    # Of a name in a group that there is, among what it has; of others, by the last part too: it is what people remember.
+    if others := other_names.meant(dotted):
+        return (
+            f"there is no setting {name!r}. Did you mean {' or '.join(others)}? (ntkpipe help {others[0]} explains it)"
+        )
+    # A name in an existing group is compared with that group's settings. Other names are also compared by their last
+    # part, which users remember.
     group = dotted.rpartition(".")[0]
     inside = [one for one in known if one.startswith(f"{group}.")] if group else []
     tails = {one.rpartition(".")[2]: one for one in reversed(known)} if "." not in dotted else {}
     tail = nearest(dotted, tails)
-    close = nearest(dotted, inside) or (tails[tail] if tail else None) or nearest(dotted, known)
+    # A setting of the group that lists the value among its choices is a better match than a similar name.
+    chosen = [one for one in inside if f"`{value}`" in getattr(reference().get(one), "text", "")]
+    kind = next((one for one in chosen if one.endswith(".kind")), None)
+    close = kind or nearest(dotted, chosen or inside, likeness=0.0 if chosen else 0.7)
+    close = close or (tails[tail] if tail else None) or nearest(dotted, known)
     if close is not None:
         return f"there is no setting {name!r}. Did you mean {close}={value}? (ntkpipe help {close} explains it)"
     if inside:
         return f"there is no setting {name!r}; {group} has {', '.join(one[len(group) + 1 :] for one in inside)}"
     top = [*dict.fromkeys(one.partition(".")[0] for one in known)]
-    return f"there is no setting {name!r}; there are {', '.join(top)} (ntkpipe help lists them all)"
+    return f"there is no setting {name!r}; the groups and settings are {', '.join(top)} (ntkpipe help lists them all)"
 
 
 def _meant(word: str, own: Collection[str]) -> str:
@@ -136,7 +146,7 @@ def _meant(word: str, own: Collection[str]) -> str:
 
 
 def _numbers(value: str) -> str:
-    """A value in which everything that is arithmetic, such as `sqrt(2)`, is replaced by its number; numbers as they are."""
+    """Return a value with arithmetic, such as `sqrt(2)`, replaced by its number; numbers stay unchanged."""
 
     def number(found: re.Match[str]) -> str:
         part = found[0]
@@ -155,12 +165,12 @@ def _numbers(value: str) -> str:
 
     try:
         return _PARTS.sub(number, value)
-    except (ValueError, OverflowError):  # of infinity
+    except (ValueError, OverflowError):  # infinity is not a whole number
         return value
 
 
 def _check_value(setting: Setting, value: str, sweep: bool) -> None:
-    from hydra.core.override_parser.overrides_parser import OverridesParser  # takes as long as all of `ntkpipe help`
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # imported late: `ntkpipe help` is faster
     from hydra.errors import HydraException
 
     word = f"{setting.name}={value}"
@@ -168,17 +178,13 @@ def _check_value(setting: Setting, value: str, sweep: bool) -> None:
         override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         opened = sum(map(value.count, "[({")) - sum(map(value.count, "])}"))
-        why = (
-            "a bracket is not closed" if opened > 0 else "a bracket is closed that was not opened" if opened < 0 else ""
-        )
+        why = "a bracket is not closed" if opened > 0 else "a closing bracket has no opening one" if opened < 0 else ""
         why = why or ("a quotation mark is not closed" if (value.count("'") % 2 or value.count('"') % 2) else "")
-        quoted = (
-            "" if setting.is_number() else ". What has brackets, commas or spaces goes in quotation marks, \"'a, b'\""
-        )
+        quoted = "" if setting.is_number() else ". Quote a value with brackets, commas or spaces: \"'a, b'\""
         raise ConfigError(
             f"{word} cannot be read{f' ({why})' if why else ''}: it must be {setting.takes}, such as "
             f"{setting.name}={setting.example}{quoted}"
         ) from error
     if override.is_sweep_override() and not sweep:
-        several = f"as a list {setting.name}=[{value}]; " if setting.is_list() else ""
-        raise ConfigError(f"{word} are several values: {several}for a run of each, add --multirun")
+        several = f"write a list as {setting.name}=[{value}]; " if setting.is_list() else ""
+        raise ConfigError(f"{word} gives several values: {several}for one run per value, add --multirun")

@@ -1,4 +1,4 @@
-"""What a cluster holds now: nodes that are alive, tasks that fit on each, and whether its head answers."""
+"""The current capacity of a cluster: its live nodes, the tasks that fit on each, and whether its head answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ntkpipe.errors import RequeueError
 
 _log = logging.getLogger(__name__)
 
-# Nodes come and go in seconds at best; asking for them takes a millisecond.
+# Seconds between two queries. A query takes a millisecond, and nodes join and leave within seconds.
 _REFRESH_SECONDS = 2.0
-# Ray ends this process, in its own way, so long after the head was lost. A head that keeps its state (in Redis) is back in
-# less; we give up half way, and in good order.
+# Ray ends this process abruptly when the head has been lost for this time. A head that keeps its state (in Redis)
+# returns sooner. The run stops in an orderly way after half of this time.
 _RAYS_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "60")
 _CONNECT_SECONDS = 2.0
 
@@ -38,7 +38,7 @@ class Demand:
 
     @staticmethod
     def of(config: ClusterConfig) -> Demand:
-        """What a configuration asks for, per task."""
+        """Return the claims of a configuration, per task."""
         return Demand(
             config.cpus_per_task or config.threads_per_worker,
             config.gpus_per_task,
@@ -47,17 +47,17 @@ class Demand:
         )
 
     def bundle(self) -> dict[str, float]:
-        """By Ray's names; nothing that is zero."""
+        """Return the claims that are not zero, by their names in Ray."""
         named = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory, **self.custom}
         return {name: amount for name, amount in named.items() if amount}
 
     def options(self) -> dict[str, Any]:
-        """Options of a remote function."""
+        """Return the options of a remote function."""
         memory = {"memory": self.memory} if self.memory else {}
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": dict(self.custom), **memory}
 
     def slots(self, totals: Mapping[str, float]) -> int:
-        """Tasks that fit on a node with these resources at the same time."""
+        """Return the number of tasks that fit at the same time on a node with these resources."""
         return min(int(totals.get(name, 0.0) / amount + 1e-9) for name, amount in self.bundle().items())
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Demand:
 
 
 class FixedCapacity:
-    """A machine of one's own, whose number of workers is settled."""
+    """A single machine with a fixed number of workers."""
 
     lost = False
 
@@ -73,27 +73,27 @@ class FixedCapacity:
         self._workers = workers
 
     def workers(self) -> int:
-        """Tasks that run at the same time."""
+        """Number of tasks that run at the same time."""
         return self._workers
 
     def nodes(self, *, fresh: bool = False) -> dict[str, int]:
-        """No names: Ray places everything."""
+        """Return an empty dictionary, because Ray places all tasks."""
         del fresh
         return {}
 
     def tick(self) -> None:
-        """Nothing to look after."""
+        """Do nothing, because the capacity is fixed."""
 
     def shun(self, error: StoreNotVisibleError) -> None:
-        """Nothing to avoid."""
+        """Do nothing, because a single machine has no other node."""
 
 
 class LiveCapacity:
-    """The joined cluster, looked at again every other second while there is something to wait for.
+    """The joined cluster, which is queried every two seconds while the driver waits.
 
     Args:
-        demand: of a task.
-        most: tasks at the same time, whatever there is.
+        demand: resources of a task.
+        most: largest number of tasks at the same time.
     """
 
     def __init__(self, demand: Demand, most: int | None = None) -> None:
@@ -109,33 +109,33 @@ class LiveCapacity:
 
     @property
     def lost(self) -> bool:
-        """Whether the cluster is given up: calls to Ray would only wait for its head, or end this process."""
+        """Whether the cluster is lost; calls to Ray would then wait for its head or end this process."""
         return self._head.given_up or self._cut_off
 
     def workers(self) -> int:
-        """Tasks that run at the same time now; at least one, for which Ray then waits."""
+        """Number of tasks that can currently run at the same time, at least 1."""
         total = sum(self._slots.values())
         return max(1, total if self._most is None else min(total, self._most))
 
     def nodes(self, *, fresh: bool = False) -> dict[str, int]:
-        """Alive nodes that hold a task, and how many each; `fresh` asks now."""
+        """Return the number of tasks that fit on each live node with room for one; `fresh` queries the cluster now."""
         if fresh:
             self._look()
         return dict(self._slots)
 
     def tick(self) -> None:
-        """Look again, if it is time to.
+        """Query the cluster if the interval is over.
 
         Raises:
-            RequeueError: if the cluster's head, or Ray's process on this node, does not answer any more.
+            RequeueError: if the head of the cluster, or the process of Ray on this node, no longer answers.
         """
         if time.monotonic() - self._looked >= _REFRESH_SECONDS:
             self._look()
 
     def shun(self, error: StoreNotVisibleError) -> None:
-        """Count no more on a node that does not see the store. Ray may still try it, for as long as it is there."""
+        """Stop counting a node without access to the store. Ray may still use it."""
         if error.node not in self._blind:
-            _log.warning("%s: it is not counted on; mount the store there", error)
+            _log.warning("%s: this node is not used; mount the store there", error)
             self._blind.add(error.node)
             self._look()
 
@@ -144,8 +144,8 @@ class LiveCapacity:
         if refused(self._own):
             self._cut_off = True
             raise RequeueError(
-                f"Ray's process on this node, at {self._own}, does not answer any more: nothing stored is lost. Start the "
-                "cluster and the same command again."
+                f"Ray's process on this node, at {self._own}, no longer answers. Nothing stored is lost: start the "
+                "cluster and repeat the same command."
             )
         if not self._head.answers():
             return  # Ray would wait for it here
@@ -166,19 +166,19 @@ class LiveCapacity:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """Ray's records of the nodes that are alive; it keeps those of the dead."""
+    """Return Ray's records of live nodes, without those of dead nodes."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def own_node() -> str:
-    """`host:port` of Ray's process on the node that this process has joined the cluster through."""
+    """Return the address `host:port` of the Ray process through which this process has joined the cluster."""
     mine = ray.get_runtime_context().get_node_id()
     (node,) = [node for node in ray.nodes() if node["NodeID"] == mine]
     return f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}"
 
 
 class HeadWatch:
-    """Asks the head's port whether anybody answers: Ray's own calls would wait, then end the process.
+    """Checks whether the head's port answers. Ray's own calls would wait and then end the process.
 
     Args:
         address: `host:port` of the cluster's control service.
@@ -193,10 +193,10 @@ class HeadWatch:
         self._patience = float(os.environ.get(*_RAYS_PATIENCE)) / 2
 
     def answers(self) -> bool:
-        """Whether it does now.
+        """Return whether the head currently answers.
 
         Raises:
-            RequeueError: if it has not for some seconds.
+            RequeueError: if it has not answered for some seconds.
         """
         try:
             socket.create_connection(self._where, timeout=_CONNECT_SECONDS).close()
@@ -206,8 +206,8 @@ class HeadWatch:
             if now - self._silent_since >= self._patience:
                 self.given_up = True
                 raise RequeueError(
-                    f"the head of the Ray cluster at {self._address} does not answer any more ({error}): nothing stored is "
-                    "lost. Start the cluster and the same command again."
+                    f"the head of the Ray cluster at {self._address} no longer answers ({error}). Nothing stored is "
+                    "lost: start the cluster and repeat the same command."
                 ) from error
             return False
         self._silent_since = None

@@ -1,4 +1,4 @@
-"""What workers may import: what the driver may, and no file that only happens to lie in its working directory."""
+"""The import path of workers: the path of the driver without its working directory."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ray.job_config import JobConfig
 
 
 class _Importable(list[str]):
-    """Folders of the driver that Ray puts first on its workers' path; the working directory is among them, whatever it holds.
+    """The folders that Ray puts first on the path of workers, without the working directory of the driver.
 
-    A `numpy.py` of the user's there, a script of his own, would be the NumPy of every worker.
+    Otherwise a script `numpy.py` of the user in that directory would replace NumPy in every worker.
     """
 
     def extend(self, folders: Iterable[str], /) -> None:
-        """Take those that this process imports from itself."""
+        """Add those folders from which this process imports."""
         own = {os.path.abspath(folder or os.curdir) for folder in sys.path}
         super().extend(folder for folder in folders if folder in own)
 
 
 def job_config() -> JobConfig:
-    """For `ray.init`."""
+    """The job configuration for `ray.init`."""
     made = JobConfig()
-    made._py_driver_sys_path = _Importable()  # there is no public way to keep the working directory out
+    made._py_driver_sys_path = _Importable()  # no public setting excludes the working directory
     return made

@@ -1,4 +1,7 @@
-"""A running Ray cluster, joined and left. Nothing of it is started or stopped; only our own tasks and actors are ended."""
+"""Joins and leaves a running Ray cluster, without starting or stopping it.
+
+Leaving ends only the tasks and actors of this run.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +35,21 @@ from ntkpipe.tasks.environment import POOL_SHARE, TASK_SHARE, node_environment
 
 _log = logging.getLogger(__name__)
 
-# An autoscaler starts a machine in some minutes.
+# An autoscaler takes a few minutes to start a machine.
 _SCALE_UP_SECONDS = 1200.0
-# Of what Ray counts as a node's memory, when nothing is claimed: its own processes and the images need the rest.
+# Share of the node's memory that tasks may use if they claim none. Processes of Ray and images need the rest.
 _MEMORY_SHARE = 0.8
 
 _CONNECT_SECONDS = 10.0
 
-# A cluster that wants a token says so to Ray's log alone.
+# A cluster that requires a token reports that only in Ray's log.
 _ABOUT_TOKENS = " If the cluster was started with a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that holds it."
 
 _COMPILED = ".compiled"
 
 
 class JoinedExecutor(RayExecutor):
-    """A `RayExecutor` that knows what its cluster holds, for plans."""
+    """A `RayExecutor` that reports its cluster's capacity for plans."""
 
     def __init__(self, capacity: LiveCapacity, config: ClusterConfig, **options: Any) -> None:
         super().__init__(capacity, **options)
@@ -54,7 +57,7 @@ class JoinedExecutor(RayExecutor):
         self._config = config
 
     def complete_config(self) -> ClusterConfig:
-        """The configuration with `workers` and `memory_gib` as the cluster has them now."""
+        """Return the configuration with the cluster's current `workers` and `memory_gib`."""
         workers = self.workers
         each = self._config.memory_per_task
         if each is None:
@@ -76,16 +79,17 @@ def joined_session(config: ClusterConfig, store: ObjectStore | None) -> Iterator
     A connection that this process already has is used and kept.
 
     Args:
-        config: of kind `ray`.
-        store: that every node must see.
+        config: configuration of kind `ray`.
+        store: store that every node must be able to read; None skips this check.
 
     Raises:
-        ResourceError: if there is no cluster, of other versions, without what a task claims, or without ntkpipe.
-        ConfigError: if a node does not see the store.
-        RequeueError: if the run is told to stop while it waits for nodes.
+        ResourceError: if there is no cluster, its versions differ, it has no node with the claims of a task, or a node
+            has no ntkpipe.
+        ConfigError: if a node cannot read the store.
+        RequeueError: if a stop is requested while the run waits for nodes.
     """
     if isinstance(store, MemoryStore):
-        raise ConfigError(f"store.url={store.url} is seen by this process alone: name one that all nodes see")
+        raise ConfigError(f"store.url={store.url} is visible only to this process: choose a store that all nodes see")
     demand = Demand.of(config)
     capacity: LiveCapacity | None = None
 
@@ -132,13 +136,13 @@ def _compiled(store: ObjectStore | None) -> str | None:
 
 def _connect(address: str) -> None:
     if address != "auto":
-        # Ray itself would try for a minute or more.
+        # Ray itself would retry for a minute or more.
         host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ResourceError(_why(address, str(error))) from error
-    # Clusters with a token expect it; one without is asked as it is.
+    # Send the token only to clusters that use one.
     if "RAY_AUTH_MODE" not in os.environ and _has_token():
         os.environ["RAY_AUTH_MODE"] = "token"
     try:
@@ -150,7 +154,7 @@ def _connect(address: str) -> None:
                 namespace="ntkpipe",
                 job_config=job_config(),
             )
-    except RequeueError:  # told to stop meanwhile
+    except RequeueError:  # the run was told to stop while it joined
         raise
     except (RuntimeError, OSError, ValueError, rx.RayError) as error:
         raise ResourceError(_why(address, str(error).strip())) from error
@@ -165,41 +169,45 @@ def _has_token() -> bool:
 
 
 def _why(address: str, text: str) -> str:
-    """What to say of a cluster that could not be joined."""
+    """Return the message about a cluster that could not be joined."""
     first = text.splitlines()[0] if text else "no reason given"
     lowered = text.lower()
     if "version mismatch" in lowered:
-        return f"this process and the Ray cluster at {address} differ: {' '.join(text.split())}. Install one version everywhere."
+        return (
+            f"this process and the Ray cluster at {address} have different versions: {' '.join(text.split())}. "
+            "Install one version everywhere."
+        )
     if "token" in lowered or "unauthenticated" in lowered:
         return (
             f"the Ray cluster at {address} refused this process ({first}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
             "the file that it was started with"
         )
     return (
-        f"no Ray cluster could be joined at cluster.address={address} ({first}). Start one (ray start --head, then ray start "
-        "--address=HOST:PORT on each node) and run this on one of its nodes, or let ntkpipe launch do both; cluster=local "
-        "needs none." + ("" if _has_token() else _ABOUT_TOKENS)
+        f"there is no Ray cluster at cluster.address={address} ({first}). Start one (ray start --head, then ray start "
+        "--address=HOST:PORT on each node) and run this command on one of its nodes, or use ntkpipe launch, which "
+        "does both. cluster=local needs no cluster." + ("" if _has_token() else _ABOUT_TOKENS)
     )
 
 
 def _ask_for(bundles: list[dict[str, float]]) -> None:
-    """Tell the autoscaler, if there is one, what is needed; an empty list takes it back."""
+    """Send a request to the autoscaler, if there is one; an empty list withdraws it."""
     try:
         from ray.autoscaler.sdk import request_resources
 
         request_resources(bundles=bundles)
-    except Exception as error:  # of many kinds, and never a reason not to run
+    except Exception as error:  # errors of many kinds, which must not prevent the run
         _log.warning("the autoscaler was not asked for nodes: %s", error)
 
 
 def _await_nodes(capacity: LiveCapacity, wanted: int | None) -> None:
-    """Wait for the first node that holds a task, where an autoscaler may bring it."""
+    """Wait for the first node with room for a task, which an autoscaler may start."""
     deadline = time.monotonic() + _SCALE_UP_SECONDS
     told = False
     while not capacity.nodes(fresh=True):
         kinds = sorted({_resources(node) for node in alive_nodes()})
         text = (
-            f"no node of the cluster holds a task ({capacity.demand}); there are nodes of {'; '.join(kinds) or 'none'}"
+            f"no node of the cluster has room for a task ({capacity.demand}); the nodes have "
+            f"{'; '.join(kinds) or 'nothing'}"
         )
         if wanted is None or time.monotonic() > deadline:
             raise ResourceError(

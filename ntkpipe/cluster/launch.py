@@ -1,4 +1,4 @@
-"""What `ntkpipe launch` writes and submits: a scheduler's file for one configuration."""
+"""Fills in and submits the job files of `ntkpipe launch`, for one configuration."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SUBMIT_SECONDS = 1800.0  # `ray up` waits for a machine
 
 @dataclass(frozen=True)
 class Launch:
-    """A filled-in file and what submits it.
+    """A job file and the commands that submit it.
 
     Args:
-        text: of the file.
-        path: that it is written to.
-        commands: lines that submit it by hand; words of each.
+        text: content of the file.
+        path: path of the file.
+        commands: commands for submission by hand, as lists of words.
     """
 
     text: str
@@ -34,21 +34,21 @@ class Launch:
     commands: tuple[tuple[str, ...], ...]
 
     def write(self) -> None:
-        """Write the file; whoever starts it need not be able to change it."""
+        """Write the file with the permissions that its scheduler needs."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(self.text, encoding="utf-8")
 
 
 def prepare(cluster: ClusterConfig, run_dir: str, overrides: Sequence[str]) -> Launch:
-    """The file for a launcher.
+    """Return the job file for a launcher.
 
     Args:
-        cluster: with the launcher's settings.
-        run_dir: of the run, as configured.
-        overrides: settings of the run, `key=value` each; those of the launcher are of no use to it and left out.
+        cluster: configuration of the cluster, with the launcher's settings.
+        run_dir: folder of the run, as configured.
+        overrides: settings of the run, as `key=value`. Settings of the launcher are left out.
 
     Raises:
-        ConfigError: if a setting is missing, or cannot be passed on safely.
+        ConfigError: if a setting is missing or cannot be passed on safely.
     """
     launch = cluster.launch
     if launch.kind == "none":
@@ -60,10 +60,10 @@ def prepare(cluster: ClusterConfig, run_dir: str, overrides: Sequence[str]) -> L
 
 
 def submit(launch: Launch, config: LaunchConfig) -> str:
-    """Hand the file to its scheduler; what that said.
+    """Submit the file to its scheduler, and return the output of the scheduler.
 
     Raises:
-        ResourceError: if it refused, or is not there.
+        ResourceError: if the scheduler is missing or refuses the job.
     """
     if config.kind == "ray":
         from ntkpipe.cluster.ray_jobs import submit_job
@@ -75,7 +75,7 @@ def submit(launch: Launch, config: LaunchConfig) -> str:
             done = subprocess.run(words, capture_output=True, text=True, timeout=_SUBMIT_SECONDS, check=False)  # noqa: S603 - a list of words, no shell
         except FileNotFoundError as error:
             raise ResourceError(
-                f"there is no {words[0]} on this machine: run `{shlex.join(words)}` where there is"
+                f"{words[0]} is not installed on this machine: run `{shlex.join(words)}` on a machine that has it"
             ) from error
         except subprocess.TimeoutExpired as error:
             raise ResourceError(f"`{shlex.join(words)}` took more than {_SUBMIT_SECONDS:.0f} s") from error
@@ -86,11 +86,11 @@ def submit(launch: Launch, config: LaunchConfig) -> str:
 
 
 def _command(cluster: ClusterConfig, overrides: Sequence[str]) -> list[str]:
-    """Words after `python`: the same run, on the cluster that the job has."""
+    """Return the words after `python` that start the same run on the job's cluster."""
     kept = []
     for word in overrides:
         if "\n" in word or "\0" in word:
-            raise ConfigError(f"{word!r} has a line break: such a setting cannot be passed to a job")
+            raise ConfigError(f"{word!r} has a line break, which cannot be passed to a job: remove it")
         key = word.partition("=")[0].lstrip("+~")
         if not key.startswith(("cluster/launch", "cluster.launch", "cluster.address")) and key not in (
             "cluster",
@@ -170,7 +170,7 @@ def _cloud(launch: LaunchConfig, run_dir: str, command: list[str]) -> dict[str, 
         **{n: getattr(launch, n) for n in ("name", "nodes", "region", "ssh_user", "image", "head_type", "worker_type")},
         "mount_option": f"--volume={shlex.quote(f'{workdir}:{workdir}')}",
         "mount_command": f"sudo mkdir -p {shlex.quote(workdir)} && {{ {mount}; }}",
-        # In words, for `ray exec`: the run is started again as long as it asks for it.
+        # One shell line for `ray exec`, which repeats the run while its exit code asks for that.
         "remote": f"cd {shlex.quote(workdir)} && export RAY_AUTH_MODE=token && until {line}; do [ $? -eq {again} ] || exit 1; done",
     }
 
@@ -184,7 +184,7 @@ _FILLERS: Mapping[str, Callable[[LaunchConfig, str, list[str]], dict[str, Any]]]
 
 
 def _submissions(launch: LaunchConfig, path: Path, remote: str) -> list[tuple[str, ...]]:
-    """Commands that submit the file."""
+    """Return the commands that submit the file."""
     if launch.kind == "slurm":
         return [("sbatch", "--parsable", str(path))]
     if launch.kind == "kuberay":
@@ -192,15 +192,16 @@ def _submissions(launch: LaunchConfig, path: Path, remote: str) -> list[tuple[st
     if launch.kind == "cloud":
         up = ("ray", "up", "--yes", "--no-config-cache", str(path))
         return [up, ("ray", "exec", "--tmux", "--stop", str(path), remote)]
-    return []  # Ray's command line takes no file: its Python client does
+    return []  # Ray's command line takes no file, but its Python client does
 
 
 def _relative(name: str, path: str, launch: LaunchConfig) -> None:
-    """A run's folder on other machines lies in the folder that they share."""
+    """Refuse a path that is not inside the folder that the nodes share."""
     inside = (Path(str(launch.workdir)) / path).resolve()
     if not inside.is_relative_to(Path(str(launch.workdir)).resolve()):
         raise ConfigError(
-            f"{name}={path} is not inside cluster.launch.workdir={launch.workdir}, which alone the nodes share"
+            f"{name}={path} is not inside cluster.launch.workdir={launch.workdir}, the only folder that the nodes "
+            "share: move it there"
         )
 
 

@@ -1,4 +1,4 @@
-"""Processes on this machine, for notebooks: an executor that starts a Ray of its own when it is first used."""
+"""An executor of processes on this machine, for notebooks. It starts its own Ray on first use."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ntkpipe.tasks.graph import Task, TaskResult
 
 
 class LocalExecutor:
-    """`Executor` of several processes on this machine. Nothing starts before the first task; `close`, leaving a `with`, or the end
-    of the program stops what was started.
+    """An `Executor` of several processes on this machine.
 
-    Tasks read and write the store, which must be a folder or a bucket then, and what they are given is pickled: kernel functions
-    must stand at the top of a module that the processes can import, not in a notebook's cell.
+    The first task starts the processes. `close`, the end of a `with` block, or the end of the program stops them. The
+    store must be a folder or a bucket, because other processes read and write it. Arguments of tasks are pickled, so a
+    kernel function must be at the top level of a module that the processes can import, and not in a notebook cell.
 
     Args:
-        workers: processes.
-        threads_per_worker: that each computes with.
+        workers: number of processes.
+        threads_per_worker: number of threads per process.
 
     Raises:
         ResourceError: on the first use, if Ray does not start.
@@ -57,7 +57,7 @@ class LocalExecutor:
             self._executor.publish(stage, numbers)
 
     def close(self) -> None:
-        """Stop what was started. Used again, it starts anew."""
+        """Stop the processes. The next use starts them again."""
         self._executor = None
         self._started.close()
 
@@ -68,6 +68,7 @@ class LocalExecutor:
         self.close()
 
     def _running(self) -> Executor:
+        """The started executor."""
         if self._executor is None:
             self._executor = self._started.enter_context(local_session(self._config))
         return self._executor

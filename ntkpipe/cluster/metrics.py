@@ -1,4 +1,4 @@
-"""How a run goes, as metrics of Ray: every node's own Prometheus endpoint has them, labelled by stage and quantity."""
+"""Publishes a run's progress as metrics of Ray in the Prometheus endpoints of the nodes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _log = logging.getLogger(__name__)
 
 
 class Gauges:
-    """One gauge, `ray_ntkpipe_progress{stage=..., quantity=...}`: tiles done, pairs per second, steps, retries, bytes."""
+    """The gauge `ray_ntkpipe_progress{stage=..., quantity=...}`: finished tiles, pairs per second, steps, retries, bytes."""
 
     def __init__(self) -> None:
         self._gauge: Any = None
         self._broken = False
 
     def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
-        """Set the values; the first failure is told and the last."""
+        """Set the values. The first failure prints a warning and turns metrics off."""
         if self._broken:
             return
         try:
@@ -25,10 +25,10 @@ class Gauges:
                 from ray.util.metrics import Gauge
 
                 self._gauge = Gauge(
-                    "ntkpipe_progress", description="how a stage of ntkpipe goes", tag_keys=("stage", "quantity")
+                    "ntkpipe_progress", description="progress of a stage of ntkpipe", tag_keys=("stage", "quantity")
                 )
             for name, value in numbers.items():
                 self._gauge.set(value, tags={"stage": stage, "quantity": name})
-        except Exception as error:  # whatever Ray's exporter raises: metrics must not cost the run
+        except Exception as error:  # any error of Ray's exporter: metrics must not fail the run
             self._broken = True
             _log.warning("Ray's metrics cannot be set (%s)", error)

@@ -1,4 +1,4 @@
-"""What became of a remote call: its value, what user code raised, or a worker that was lost."""
+"""The outcome of a remote call: its value, an error of user code, or a lost worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ntkpipe.storage.statistics import PROCESS, Report
 from ntkpipe.tasks import environment, stopping
 from ntkpipe.tasks.graph import LostWorkerError
 
-# The worker, its node or its result is gone, or Ray killed the worker for memory: none says anything about the task.
+# The worker, its node or its result is lost, or Ray killed the worker for memory. None of these is the task's fault.
 LOST = (
     rx.WorkerCrashedError,
     rx.NodeDiedError,
@@ -31,14 +31,14 @@ LOST = (
     rx.OutOfMemoryError,
 )
 
-# How long a wait for results is at most, before stops and the cluster are looked at again.
+# Seconds between two checks for stop requests while the driver waits for results.
 TICK_SECONDS = 1.0
-# The cluster is looked at every other tick.
+# The cluster is checked every other tick.
 _BROKEN = 4
 
 
 def original(error: Exception) -> BaseException:
-    """What user code raised, with the worker's traceback as a note; Ray's own errors as they are."""
+    """Return the error of user code, with the worker's traceback as a note; errors of Ray are returned unchanged."""
     if isinstance(error, rx.RayTaskError) and isinstance(error.cause, BaseException):
         cause = error.cause
         cause.add_note(f"raised in a worker:\n{error}")
@@ -47,29 +47,29 @@ def original(error: Exception) -> BaseException:
 
 
 def given_up(who: str, times: int, error: Exception) -> LostWorkerError:
-    """The error of a worker that died again and again."""
+    """Return the error for a worker that died repeatedly."""
     if isinstance(error, (rx.NodeDiedError, rx.LocalRayletDiedError)):
         return LostWorkerError(
-            f"{who} lost its node {times} times ({type(error).__name__}): start the same command again, on nodes that stay"
+            f"{who} lost its node {times} times ({type(error).__name__}): repeat the same command on more stable nodes"
         )
     if not isinstance(error, rx.OutOfMemoryError):
-        # Killed by the system, or by native code of a library that failed: the end of a process does not say which.
+        # The system or an error in a library's native code killed the process. Its exit does not tell which of them.
         return LostWorkerError(
-            f"{who} died {times} times ({type(error).__name__}) and could not say why. Most often its process was killed for "
-            "lack of memory: lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster claim more "
-            "cluster.memory_per_task. If memory was free, cluster=serial shows what happens in a process that can be seen."
+            f"{who} died {times} times ({type(error).__name__}) without an error message. The most frequent cause is "
+            "a lack of memory: lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster raise "
+            "cluster.memory_per_task. If memory was free, use cluster=serial to see the error in this process."
         )
     return LostWorkerError(
-        f"{who} died {times} times, killed by Ray for lack of memory ({type(error).__name__}): "
-        "lower cluster.workers, grid.edge or cluster.memory_gib, or on a cluster claim more cluster.memory_per_task"
+        f"{who} died {times} times, killed by Ray for lack of memory ({type(error).__name__}): lower cluster.workers, "
+        "grid.edge or cluster.memory_gib, or on a cluster raise cluster.memory_per_task"
     )
 
 
 def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
-    """The first of the references whose call has ended; looks out for stops and for the cluster meanwhile.
+    """Return the first reference whose call has ended, and check for stop requests and the cluster while waiting.
 
     Args:
-        references: of the calls; `tick` may add to them.
+        references: references of the calls; `tick` may add to them.
         tick: called every second.
 
     Raises:
@@ -81,7 +81,7 @@ def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
         tick()
         try:
             ready, _ = ray.wait(list(references), num_returns=1, timeout=TICK_SECONDS)
-        except OSError:  # the connection to Ray's process on this node: `tick` looks whether it is there
+        except OSError:  # the connection to Ray's process on this node was lost: `tick` checks whether it still exists
             broken += 1
             if broken == _BROKEN:
                 raise
@@ -93,45 +93,52 @@ def wait(references: Collection[Any], tick: Callable[[], None]) -> Any:
 
 @contextlib.contextmanager
 def staying() -> Iterator[None]:
-    """Turn what would end a worker's process into an error that is told: a module that leaves on import is no lack of memory.
+    """Context manager that turns the exit of a worker's process into an error.
+
+    Otherwise a module that exits on import would be reported as a lack of memory.
 
     Raises:
-        ResourceError: naming the line that would have ended it.
+        ResourceError: with the line that called the exit.
     """
     try:
         yield
     except SystemExit as left:
         where = traceback.extract_tb(left.__traceback__)[-1]
         raise ResourceError(
-            f"{where.filename}, line {where.lineno}, ends the process that imports or runs it (SystemExit: {left.code}). "
-            f"Python in {sys.prefix} takes it for a library: rename it, or take its folder off PYTHONPATH"
+            f"{where.filename}, line {where.lineno}, exits the process that imports or runs it (SystemExit: "
+            f"{left.code}). Python in {sys.prefix} imports it as a library: rename the file, or remove its folder "
+            "from PYTHONPATH"
         ) from None
 
 
 def answer(value: Any) -> tuple[Any, Report | None]:
-    """What a worker returns: a value, and what its process has asked of stores so far."""
+    """Return the answer of a worker: a value, and the number of store requests of its process."""
     return value, PROCESS.report()
 
 
 def value_of(reference: Any) -> Any:
-    """The value of a call that has ended and returned an `answer`; what came with it is counted."""
+    """Return the value of an `answer`, and add its store requests to the counts of this process."""
     value, told = ray.get(reference)
     PROCESS.hear(told)
     return value
 
 
 def sealed(*call: Any) -> bytes:
-    """A function and its arguments, not to be unpickled before `settle`: that imports JAX, which reads its environment."""
+    """Return a pickled function with its arguments.
+
+    It is unpickled after `settle`, because unpickling imports JAX, which reads the environment.
+    """
     return cloudpickle.dumps(call)
 
 
 def opened(blob: bytes, probe: StoreProbe | None, place: int | None = None, gpus: float = 0.0) -> Any:
-    """What `sealed` made, in a worker whose environment is settled first and which sees the store.
+    """Return the unpickled call of `sealed` in a worker, after settling its environment and checking the store.
 
     Raises:
-        StoreNotVisibleError: if it does not.
+        StoreNotVisibleError: if the worker cannot read the store.
     """
     if probe is not None:
         probe.require()
     environment.settle(place, gpus)
-    return cloudpickle.loads(blob)  # from our own driver, over Ray's channel, as everything that Ray itself unpickles
+    return cloudpickle.loads(blob)  # the data comes from our driver over Ray's channel, like everything that Ray
+    # unpickles

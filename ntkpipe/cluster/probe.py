@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster can do a run's work: asked before it starts, one small task on each."""
+"""Checks before a run, with one small task per node, that the nodes of a cluster can do its work."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ import ntkpipe
 from ntkpipe.cluster.store_probe import StoreProbe
 from ntkpipe.errors import ConfigError, ResourceError
 
-# A worker process starts in a second or two, on a cold network file system in ten times that.
+# A worker process starts in one or two seconds, or in ten times as much on a cold network file system.
 _PROBE_SECONDS = 120.0
 _LISTED = 5
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one node said.
+    """The answer of one node.
 
     Args:
-        ntkpipe, jax: versions there.
-        machine: its kind of processor.
-        sees: whether it read what this process wrote into the store; None if it was not asked.
+        ntkpipe: version on the node.
+        jax: version on the node.
+        machine: kind of processor.
+        sees: whether it could read the probe in the store; None if it was not asked.
     """
 
     ntkpipe: str
@@ -38,7 +39,7 @@ class Found:
 
 
 def look(probe: StoreProbe | None) -> Found:
-    """What a node says of itself; runs there."""
+    """Describe the node of this process."""
     try:
         jax = version("jax")
     except PackageNotFoundError:
@@ -47,19 +48,19 @@ def look(probe: StoreProbe | None) -> Found:
 
 
 def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], probe: StoreProbe | None) -> dict[str, Found]:
-    """Ask every node, at once, and refuse a cluster that could not finish the run.
+    """Query all nodes at once, and refuse a cluster that cannot finish the run.
 
     Args:
         nodes: ids, and names for messages.
         environment: variables of workers.
-        probe: left in the run's store; None is not looked for.
+        probe: probe in the run's store; None skips this check.
 
     Returns:
-        What each said, by id. A node that is lost meanwhile is left out.
+        The answers by node id, without nodes that were lost meanwhile.
 
     Raises:
-        ConfigError: if a node does not see the store.
-        ResourceError: if a node lacks ntkpipe, or has another one.
+        ConfigError: if a node cannot read the store.
+        ResourceError: if a node has no ntkpipe or another version.
     """
     remote = ray.remote(num_cpus=0, max_retries=0, runtime_env={"env_vars": dict(environment)})(look)
     asked = {
@@ -69,7 +70,7 @@ def check_nodes(nodes: Mapping[str, str], environment: Mapping[str, str], probe:
     _, late = ray.wait(list(asked), num_returns=len(asked), timeout=_PROBE_SECONDS)
     if late:
         raise ResourceError(
-            f"{_named(nodes, [asked[r] for r in late])} did not start a process within {_PROBE_SECONDS:.0f} s: look at "
+            f"{_named(nodes, [asked[r] for r in late])} did not start a process within {_PROBE_SECONDS:.0f} s: check "
             "its logs under /tmp/ray/session_latest/logs"
         )
     said = {node: _answer(reference, nodes[node]) for reference, node in asked.items()}
@@ -97,12 +98,12 @@ def _answer(reference: Any, name: str) -> Found | None:
         text = str(error)
         if "No module named" in text:
             raise ResourceError(
-                f"node {name} cannot import this ntkpipe ({text.strip().splitlines()[-1]}): install it there, in the Python "
-                "that Ray was started with"
+                f"node {name} cannot import ntkpipe ({text.strip().splitlines()[-1]}): install it there, for the "
+                "Python that runs Ray"
             ) from error
         raise ResourceError(f"node {name} cannot run a task: {text}") from error
     except rx.RayError:
-        return None  # gone meanwhile
+        return None  # the node has left the cluster
 
 
 def _named(nodes: Mapping[str, str], which: list[str]) -> str:

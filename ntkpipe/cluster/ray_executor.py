@@ -1,4 +1,4 @@
-"""Stateless tasks on Ray: bounded flight that follows the cluster, retries, and second copies of stragglers."""
+"""Runs stateless tasks on Ray, with a bounded number of running tasks, retries, and second copies of slow tasks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 _log = logging.getLogger(__name__)
 
-# The loss of a whole node says nothing about the task; on machines that are reclaimed it may meet the same one often.
+# Losses of whole nodes have a higher limit, because a task may lose many nodes on preemptible machines.
 _NODE_LOST = (rx.NodeDiedError, rx.LocalRayletDiedError)
 _NODE_LOSSES = 20
 
-# A second copy is started of a task that runs this many times the median, and at least so many seconds.
+# A task gets a second copy if it runs longer than this multiple of the median, and at least this many seconds.
 _STRAGGLER = 3.0
 _STRAGGLER_SECONDS = 2.0
 _DURATIONS = 64
@@ -36,7 +36,7 @@ _DURATIONS = 64
 
 @dataclass
 class _Flight:
-    """A task at work: its live copies, how often it was lost, since when it runs."""
+    """A running task: its live copies, its number of losses, and its start."""
 
     task: Task
     references: list[Any] = field(default_factory=list)
@@ -56,13 +56,13 @@ class RayExecutor:
     Tasks of one environment reuse Ray's worker processes, so compiled functions and cached rows survive between them.
 
     Args:
-        capacity: how many tasks run at the same time, now.
-        demand: that a task claims of its node.
-        retries: how often a task (or a pool's call) is repeated after its worker was lost.
-        environment: variables of the workers of tasks, such as their number of threads.
-        pool_environment: of the workers of pools; None is the same.
-        speculate: start second copies of stragglers.
-        probe: in the run's store, which every worker must see; None is not looked for.
+        capacity: number of tasks that can currently run at the same time.
+        demand: resources that a task claims on its node.
+        retries: number of times that a task (or a pool's call) is repeated after its worker was lost.
+        environment: environment variables of the workers of tasks, such as their number of threads.
+        pool_environment: environment variables of the workers of pools; None takes `environment`.
+        speculate: whether to start second copies of slow tasks.
+        probe: probe in the run's store, which every worker must be able to read; None skips this check.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class RayExecutor:
 
     @property
     def workers(self) -> int:
-        """Number of processes that compute at the same time, as the cluster is now."""
+        """Number of processes that compute at the same time on the present cluster."""
         return self._capacity.workers()
 
     def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
         """Run the tasks of `graph`; see `Executor.run`.
 
-        At most three tasks per worker are taken from the graph before their results are: one that runs, one that
-        waits in its worker's queue and one on its way, so that no worker idles while the driver is busy.
+        At most three tasks per worker are taken from the graph before their results are read: one runs, one waits in the
+        queue of its worker, and one is being sent. So no worker is idle while the driver is busy.
         """
         run = _Run(self._capacity, self._submit, self._retries, self._speculate)
         try:
@@ -110,7 +110,7 @@ class RayExecutor:
             run.cancel()
 
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> RayPool:
-        """One actor per entry, holding `factory(*args_per_worker[k])`."""
+        """Start and return one actor per entry; the state of actor k is `factory(*args_per_worker[k])`."""
         pool = RayPool(
             factory,
             args_per_worker,
@@ -134,13 +134,13 @@ class RayExecutor:
         self._pools = []
 
     def _submit(self, task: Task, *, spread: bool = False) -> Any:
-        # A copy should not land behind the straggler's own node's queue.
+        # A copy should not wait in the queue of the straggler's node.
         invoke = self._invoke.options(scheduling_strategy="SPREAD") if spread else self._invoke
         return invoke.remote(sealed(task.function, task.args), self._probe)
 
 
 class _Run:
-    """The state of one graph at work."""
+    """The state of one running graph."""
 
     def __init__(
         self, capacity: FixedCapacity | LiveCapacity, submit: Callable[..., Any], retries: int, speculate: bool
@@ -149,14 +149,14 @@ class _Run:
         self._submit = submit
         self._retries = retries
         self._speculate = speculate
-        self._waiting: dict[Hashable, Task] = {}  # taken, but something that they come after is not done
+        self._waiting: dict[Hashable, Task] = {}  # taken from the graph, but waiting for other tasks
         self._flights: dict[Hashable, _Flight] = {}
         self._of: dict[Any, Hashable] = {}  # live references
         self._seen: set[Hashable] = set()
         self._done: set[Hashable] = set()
         self._failed: dict[Hashable, BaseException] = {}
         self._durations: deque[float] = deque(maxlen=_DURATIONS)
-        self._drained: float | None = None  # since when every task that is left runs
+        self._drained: float | None = None  # start time of the last remaining tasks
 
     def results(self, source: Iterator[Task]) -> Iterator[TaskResult]:
         exhausted = False
@@ -172,7 +172,7 @@ class _Run:
                 yield from self._dispatch()
                 self._seen.add(task.key)
             if not self._flights:
-                # Tasks come after earlier ones only, so the earliest that waits is never stuck.
+                # Tasks depend only on earlier ones, so the earliest waiting task is never stuck.
                 assert exhausted
                 assert not self._waiting
                 return
@@ -194,7 +194,7 @@ class _Run:
             yield from self._dispatch()
 
     def cancel(self) -> None:
-        """Give up what is still running, by its references."""
+        """Cancel running tasks by their references."""
         for flight in self._flights.values():
             self._drop(flight)
         self._flights = {}
@@ -212,13 +212,13 @@ class _Run:
             self._copy_stragglers()
 
     def _copy_stragglers(self) -> None:
-        """A second copy of every task that takes far longer than the others did, once nothing waits for a worker."""
+        """Start a second copy of every task that runs much longer than the others, if no task waits for a worker."""
         now = time.monotonic()
         if len(self._of) > self._capacity.workers() or not self._durations:
             self._drained = None
             return
         self._drained = self._drained or now
-        # A task may have waited in a queue until a moment ago; durations count that wait too.
+        # A task may have waited in a queue until now; durations include that wait.
         long = max(_STRAGGLER * statistics.median(self._durations), _STRAGGLER_SECONDS)
         for flight in self._flights.values():
             since = max(flight.since, self._drained)
@@ -227,14 +227,14 @@ class _Run:
                 flight.copies += 1
                 self._launch(flight, spread=True)
                 _log.warning(
-                    "task %r runs for %.0f s, others took %.1f s: a second copy is started",
+                    "task %r has been running for %.0f s, others took %.1f s: starting a second copy",
                     flight.task.key,
                     now - flight.since,
                     statistics.median(self._durations),
                 )
 
     def _dispatch(self) -> Iterator[TaskResult]:
-        """Submit what can start now and yield what never will; in the graph's order, so one pass is enough."""
+        """Submit the tasks that can start now, and yield those that never can, in one pass in the order of the graph."""
         for task in list(self._waiting.values()):
             blocked = BlockedError.by(task, self._seen, self._failed)
             if blocked is not None:
@@ -252,13 +252,13 @@ class _Run:
         self._of[reference] = flight.task.key
 
     def _collect(self, flight: _Flight, reference: Any) -> TaskResult | None:
-        """The outcome of a task one of whose copies has ended; None if another is at work, or is started now."""
+        """Return the outcome of a task after one of its copies ended, or None if another copy runs or starts now."""
         key = flight.task.key
         error: BaseException
         try:
             return TaskResult(key, value_of(reference), attempts=flight.attempts, speculative=flight.copies)
         except LOST as lost:
-            if flight.references:  # the other copy goes on
+            if flight.references:  # the other copy continues
                 return None
             return self._again(flight, lost, on_node=isinstance(lost, _NODE_LOST))
         except rx.RayError as raised:
@@ -271,12 +271,12 @@ class _Run:
             return TaskResult(key, error=error, attempts=flight.attempts, speculative=flight.copies)
 
     def _again(self, flight: _Flight, lost: Exception, *, on_node: bool) -> TaskResult | None:
-        """Start a task once more whose worker was lost; the outcome if that has been often enough."""
+        """Restart a task whose worker was lost, or return a result with an error after too many losses."""
         key = flight.task.key
         flight.node_losses += on_node
         flight.losses += not on_node
         if flight.losses <= self._retries and flight.node_losses <= _NODE_LOSSES:
-            _log.warning("task %r lost its worker (%s) and is tried again", key, type(lost).__name__)
+            _log.warning("task %r lost its worker (%s) and is repeated", key, type(lost).__name__)
             flight.since = time.monotonic()
             self._launch(flight)
             return None

@@ -1,7 +1,8 @@
-"""Ray Jobs: a filled-in job file handed to a cluster's dashboard."""
+"""Submits a job file to the dashboard of a Ray cluster."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +10,57 @@ import yaml
 from ray import exceptions as rx
 
 from ntkpipe.errors import ResourceError
+from ntkpipe.extras import install
+
+# Seconds to wait for the agent of a new cluster, whose dashboard answers earlier.
+_PATIENCE, _PAUSE = 60.0, 1.0
+_NO_AGENT = "No available agent"
 
 
 def submit_job(path: Path, address: str) -> str:
     """Submit a job.
 
     Args:
-        path: of the YAML file, with the arguments of `JobSubmissionClient.submit_job`.
-        address: of the dashboard. A token is taken from where Ray looks for it, RAY_AUTH_TOKEN_PATH say.
+        path: path of a YAML file with the arguments of `JobSubmissionClient.submit_job`.
+        address: address of the dashboard. Ray finds a token in its usual places, such as RAY_AUTH_TOKEN_PATH.
 
     Returns:
-        The submission's id.
+        The id of the submission.
 
     Raises:
-        ResourceError: if this Ray has no job client, or the dashboard refuses the job.
+        ResourceError: if Ray's job client is not installed, or the dashboard refuses the job.
     """
     arguments: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         from ray.job_submission import JobSubmissionClient
 
-        return JobSubmissionClient(address).submit_job(**arguments)
+        return _submitted(JobSubmissionClient(address), arguments)
     except (ImportError, ModuleNotFoundError) as error:
-        raise ResourceError(f"this Ray has no job client ({error}): pip install 'ntkpipe[cluster]'") from error
+        raise ResourceError(f"this Ray has no job client ({error}): {install('cluster')}") from error
     except (rx.RayError, RuntimeError, ConnectionError, OSError, ValueError) as error:
-        raise ResourceError(f"the Ray dashboard at {address} did not take the job: {error}") from error
+        raise ResourceError(
+            f"the Ray dashboard at {address} did not accept the job: {error}{_remedy(error)}"
+        ) from error
+
+
+def _remedy(error: Exception) -> str:
+    if _NO_AGENT not in str(error):
+        return ""
+    # `ray start` gives the agent a fixed port. If another program uses it, the agent runs without its server and reports
+    # nothing.
+    return (
+        f" The agent of the head node has not answered for {_PATIENCE:.0f} s. Another program may hold its port (52365): "
+        "start the head with `ray start --head --dashboard-agent-listen-port=0`"
+    )
+
+
+def _submitted(client: Any, arguments: dict[str, Any]) -> str:
+    """Submit the job as soon as an agent is available."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return client.submit_job(**arguments)
+        except RuntimeError as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(_PAUSE)

@@ -20,28 +20,28 @@ from ntkpipe.tasks.executor import in_order, one_by_one
 
 _log = logging.getLogger(__name__)
 
-# Larger arrays travel once through the object store instead of once per worker inside the call.
+# Larger arrays are sent once through the object store, and not once per worker in the call.
 _SHARED_BYTES = 100_000
 
-# Keeps an autoscaler from taking a node that holds an actor for idle.
+# Keeps an autoscaler from treating a node with an actor as idle.
 _FOOTPRINT = 1 << 20
 
 
 class RayPool:
-    """Stateful workers as actors; see `WorkerPool` for what they promise.
+    """Stateful workers as actors; see `WorkerPool`.
 
-    Actors claim no CPU or GPU of Ray's accounting, so that a pool and `run` never wait for each other, and an actor whose
-    node is gone finds room on a full cluster. They are placed by the same counting: a node gets as many as it holds tasks.
+    Actors claim no CPU or GPU from Ray, so that a pool and `run` never wait for each other, and a replacement finds room on
+    a full cluster. The pool places them itself: a node gets as many actors as it can run tasks.
 
     Args:
-        factory: makes a worker's state, in the worker.
-        args_per_worker: its arguments, one entry per worker.
-        capacity: the nodes.
-        retries: how often a call is repeated after its worker was lost.
-        environment: variables of the workers.
-        gpus: of each worker.
-        probe: in the store that they must see; None is not looked for.
-        slices: in which `total` sums between workers, at most; 0 is at the driver; None follows their nodes.
+        factory: creates the state of a worker, in the worker.
+        args_per_worker: arguments of the factory, one entry per worker.
+        capacity: capacity of the nodes.
+        retries: number of times that a call is repeated after its worker was lost.
+        environment: environment variables of the workers.
+        gpus: number of GPUs per worker.
+        probe: probe in the store that workers must be able to read; None skips this check.
+        slices: largest number of slices of `total`; 0 sums in the driver; None chooses it from the nodes.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class RayPool:
 
     @property
     def places(self) -> Sequence[Place]:
-        """Of the workers: node, and place on it; None where Ray alone knows."""
+        """For each worker, its node and its index there; None if Ray placed the workers."""
         return self._places
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """Call `method(*args)` on every worker at once; results in the order of the workers."""
+        """Call `method(*args)` on every worker at once, and return the results in the order of the workers."""
         self._check_open()
         args = tuple(ray.put(a) if isinstance(a, np.ndarray) and a.nbytes >= _SHARED_BYTES else a for a in args)
         found = self.each(range(self.size), lambda worker: self.remote(worker, "call", 1, method, *args))
         return [found[worker] for worker in range(self.size)]
 
     def total(self, method: str, *args: Any) -> np.ndarray:
-        """See `WorkerPool.total`. Where workers are on several nodes, large parts are summed between these."""
+        """Return a sum over workers; see `WorkerPool.total`. Large parts on several nodes are summed on these nodes."""
         self._check_open()
         slices = self._slices
         if slices is None:
@@ -102,22 +102,22 @@ class RayPool:
         return Summing(self, slices, self._retries).total(method, args)
 
     def call(self, worker: int, method: str, *args: Any) -> Any:
-        """Call `method(*args)` on one worker."""
+        """Return `method(*args)` of one worker."""
         self._check_open()
         if not 0 <= worker < self.size:
             raise IndexError(f"worker {worker} of a pool of {self.size}")
         return self.each([worker], lambda worker: self.remote(worker, "call", 1, method, *args))[worker]
 
     def each(self, workers: Collection[int], call: Callable[[int], Any]) -> dict[int, Any]:
-        """Values of the references that `call` makes, by worker; called again for those that died."""
+        """Return the values of the references from `call`, by worker, and repeat the call for workers that died."""
         return self._collect({worker: call(worker) for worker in workers}, call)
 
     def remote(self, worker: int, method: str, returns: int, *args: Any) -> Any:
-        """References of what a method of the worker's actor returns."""
+        """Return the references of the results of a method of the worker's actor."""
         return getattr(self._actors[worker], method).options(num_returns=returns).remote(*args)
 
     def close(self) -> None:
-        """Kill the actors, by handle. Safe to call twice, and after Ray has stopped."""
+        """Kill the actors by their handles. This is safe to call twice, and after Ray has stopped."""
         self._closed = True
         actors, self._actors = self._actors, []
         if ray.is_initialized() and not self._capacity.lost:
@@ -130,15 +130,15 @@ class RayPool:
             raise RuntimeError("the pool is closed: make a new one with executor.pool(...)")
 
     def _start(self, worker: int) -> Any:
-        """Start an actor for `worker`; the reference of the call that builds its state.
+        """Start an actor for `worker`, and return the reference of the call that builds its state.
 
-        The state is built by a method, not in the constructor: what the factory raises is then an ordinary exception.
+        A method builds the state, not the constructor, so that errors of the factory are ordinary exceptions.
         """
-        # One that replaces another goes where there is room now.
+        # A replacement goes to a node that currently has room.
         place = self._places[worker] = self._first.pop(worker) if worker in self._first else self._place()
         options = {}
         if place is not None:
-            # Soft: should the node be gone by now, any other will do.
+            # The placement is soft, so any other node may be used if this one has left.
             options = {
                 "scheduling_strategy": NodeAffinitySchedulingStrategy(place[0], soft=True),
                 "memory": _FOOTPRINT,
@@ -147,7 +147,7 @@ class RayPool:
         return actor.build.remote(self._builds[worker], self._probe, place[1] if place else None, self._gpus)
 
     def _together(self) -> dict[int, tuple[str, int]]:
-        """Places of all workers at the start: by the same counting, but those of one node are consecutive, for sums."""
+        """Return the first places of all workers; workers of the same node are consecutive, which sums need."""
         chosen: list[tuple[str, int]] = []
         for worker in range(self.size):
             place = self._places[worker] = self._place()
@@ -159,7 +159,7 @@ class RayPool:
         return dict(enumerate(sorted(chosen, key=lambda place: (order[place[0]], place[1]))))
 
     def _place(self) -> tuple[str, int] | None:
-        """The node with most room among this pool's workers, and the first free place on it."""
+        """Return the node with most room for this pool's workers, and the first free place on it."""
         nodes = self._capacity.nodes()
         if not nodes:
             return None
@@ -170,11 +170,13 @@ class RayPool:
         return node, free
 
     def _collect(self, pending: dict[int, Any], call: Callable[[int], Any]) -> dict[int, Any]:
-        """The results of a call per worker. Workers that died are replaced, all at once, and the call repeated on them.
+        """Return the results of a call by worker.
+
+        Workers that died are replaced, all at once, and the call is repeated on them.
 
         Args:
-            pending: references by worker: of the call, or of the building of its state.
-            call: makes the call again, given the worker.
+            pending: references of the call, or of the creation of the state, by worker.
+            call: repeats the call for a worker.
         """
         results: dict[int, Any] = {}
         deaths: Counter[int] = Counter()
@@ -198,8 +200,8 @@ class RayPool:
                 deaths[worker] += 1
                 if deaths[worker] > self._retries:
                     raise given_up(f"pool worker {worker}", deaths[worker], error) from error
-                _log.warning("pool worker %d died (%s) and is replaced", worker, type(cause).__name__)
-            # The old one may be unreachable rather than dead; it must not go on holding memory.
+                _log.warning("pool worker %d died (%s) and is being replaced", worker, type(cause).__name__)
+            # The old worker may be unreachable instead of dead, and must not continue to hold memory.
             ray.kill(self._actors[worker])
             self._places[worker] = None
             self._capacity.nodes(fresh=True)
@@ -209,7 +211,7 @@ class RayPool:
 
 
 class _Holder:
-    """The actor: one state object and calls to it. What the driver fetches, the first of several objects, is an `answer`."""
+    """An actor that calls the methods of a state object. The first returned object, for the driver, is an `answer`."""
 
     def __init__(self) -> None:
         self._state: Any = None
@@ -229,18 +231,18 @@ class _Holder:
     def parts(
         self, method: str, slices: int, least: int, which: int | None, args: tuple[Any, ...], *pieces: np.ndarray
     ) -> Any:
-        """Part of a sum in slices that stay on this node; see `Summing`."""
+        """Return the part of a sum, in slices that stay on this node; see `Summing`."""
         receipt, *cut = split(getattr(self._state, method)(*joined(args, which, pieces)), slices, least)
         return answer(receipt), *cut
 
     def keep(self, piece: np.ndarray) -> Any:
-        """A slice of an argument as an object of this node, which passes it on."""
+        """Store a slice of an argument on this node, from which others fetch it."""
         return answer(None), piece
 
     def added(self, *parts: np.ndarray) -> Any:
-        """Their sum."""
+        """Return the sum of the parts."""
         return answer(one_by_one(parts))
 
     def added_in(self, slices: int, *parts: np.ndarray) -> Any:
-        """Their sum in slices that stay on this node."""
+        """Return the sum of the parts, in slices that stay on this node."""
         return answer(None), *np.array_split(one_by_one(parts), slices)

@@ -1,4 +1,4 @@
-"""Executors from configuration; the life of a local Ray that belongs to this process."""
+"""Creates executors from a configuration, and starts and stops the local Ray of this process."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ntkpipe.tasks.serial import SerialExecutor
 if TYPE_CHECKING:
     from ntkpipe.cluster.ray_executor import RayExecutor
 
-# Tasks return small records and pools exchange vectors (60,000 x 10 float64 is 4.8 MB), so little is enough; Ray's own
-# default is 30% of the machine's memory.
+# Tasks return small records and pools exchange vectors (60,000 x 10 float64 is 4.8 MB), so a small object store is
+# enough. Ray's default is 30% of the machine's memory.
 OBJECT_STORE_BYTES = 400 << 20
-# Ray takes no less than 75 MiB.
+# Ray requires at least 75 MiB.
 _LEAST_OBJECT_STORE, _STORE_SHARE = 80 << 20, 0.2
 
 _PREFIX = "ntk-ray-"
 _ALIVE = "alive"  # locked while the session lives
 _SWEEP_SECONDS = 3600.0
-_STOP_SECONDS = 10.0  # Ray's processes were seen to write for up to 2 s after their driver was gone
+_STOP_SECONDS = 10.0  # Ray's processes wrote for up to 2 s after their driver had ended
 
 # Unix socket paths end at 107 bytes and Ray appends about 75 to its folder's name.
 _LONGEST_FOLDER = 30
@@ -44,11 +44,11 @@ _LONGEST_FOLDER = 30
 
 @contextmanager
 def open_executor(config: ClusterConfig, store: ObjectStore | None = None) -> Iterator[Executor]:
-    """The executor that `config` asks for, stopped on leaving. `serial` does not import Ray.
+    """Context manager with the configured executor, which is stopped at the end. `serial` does not import Ray.
 
     Args:
-        config: of the cluster.
-        store: that all workers of a joined cluster must see; None skips that check.
+        config: configuration of the cluster.
+        store: store that all workers of a joined cluster must be able to read; None skips this check.
     """
     if config.kind == "serial":
         executor = SerialExecutor(config.workers or 1)
@@ -68,21 +68,21 @@ def open_executor(config: ClusterConfig, store: ObjectStore | None = None) -> It
 
 
 def _before_import() -> None:
-    """Set what Ray reads once, on import."""
-    # Unset, its workers warn about a change of default in the future. Pools choose their GPUs themselves.
+    """Set the environment variables that Ray reads on import."""
+    # Without this variable, Ray's workers warn about a future change of a default. Pools choose their GPUs themselves.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @contextmanager
 def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
-    """Start Ray on loopback, yield its executor and stop what was started; nested sessions share one Ray.
+    """Context manager that starts Ray on loopback, yields its executor, and stops Ray at the end.
 
-    A Ray that this process has already initialised (an outer session, or the user's own) is used and left running.
-    No other cluster is ever joined, whatever `RAY_ADDRESS` says, and no process of another Ray is touched.
+    If this process has already initialised Ray (by an outer session or the user), that Ray is used and left running. The
+    session never joins another cluster, also with `RAY_ADDRESS`, and never stops processes of another Ray.
 
     Args:
-        config: `workers`, `threads_per_worker` and `retries` are used.
+        config: configuration of the cluster, whose `workers`, `threads_per_worker` and `retries` are used.
 
     Yields:
         The executor; its pools are closed on leaving.
@@ -108,7 +108,7 @@ def local_session(config: ClusterConfig) -> Iterator[RayExecutor]:
 
 
 def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.ExitStack) -> None:
-    """Initialise Ray in a folder of its own, and leave the undoing of it in `stack`."""
+    """Initialise Ray in a separate folder, and register its clean-up in `stack`."""
     from ntkpipe.cluster.imports import job_config
 
     _sweep()
@@ -117,12 +117,12 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
     alive = stack.enter_context((Path(folder) / _ALIVE).open("w", encoding="utf-8"))
     fcntl.flock(alive, fcntl.LOCK_EX)
     options = {"_temp_dir": folder} if len(folder) <= _LONGEST_FOLDER else {}
-    # Registered before the start: it also cleans up after a start that was interrupted half way.
+    # Register this before the start, so that it also cleans up after an interrupted start.
     stack.callback(ray.shutdown)
     try:
         with warnings.catch_warnings(), stopping.keeping_handlers():
-            # JAX warns of every fork once it has computed in this process. Ray's forks exec another program at once and
-            # take no lock of JAX's in between.
+            # JAX warns of every fork after it has computed in this process. Ray's forks execute another program at once,
+            # and take no lock of JAX before that.
             warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
             ray.init(
                 address="local",
@@ -136,32 +136,34 @@ def _start(ray, workers: int, environment: dict[str, str], stack: contextlib.Exi
                 _node_ip_address="127.0.0.1",
                 **options,
             )
-    except RequeueError:  # told to stop meanwhile
+    except RequeueError:  # the run was told to stop during the start
         raise
     except (RuntimeError, OSError, ConnectionError, TimeoutError, ValueError) as error:
-        raise ResourceError(f"Ray did not start on this machine ({error}). cluster=serial runs without it.") from error
+        raise ResourceError(
+            f"Ray did not start on this machine ({error}): set cluster=serial to run without it."
+        ) from error
 
 
 def _object_store() -> int:
-    """Bytes for Ray's object store: of a small container's memory a part."""
+    """Return the bytes for Ray's object store, which is a share of the memory in a small container."""
     return min(OBJECT_STORE_BYTES, max(_LEAST_OBJECT_STORE, int(_STORE_SHARE * free_memory())))
 
 
 def _remove(folder: Path) -> None:
-    """Remove a session's folder; Ray's processes, which have been told to stop, may still write into it."""
+    """Remove a session's folder, while Ray's stopping processes may still write into it."""
     deadline = time.monotonic() + _STOP_SECONDS
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists() or time.monotonic() > deadline:  # what is left then, a later session sweeps
+        if not folder.exists() or time.monotonic() > deadline:  # a later session removes what is left
             return
         time.sleep(0.1)
 
 
 def _sweep() -> None:
-    """Remove the folders of sessions that were killed: theirs are the only ones with an unlocked file."""
+    """Remove the folders of killed sessions, which are the only ones with an unlocked file."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
-            # A young one may be between its creation and its lock, or have Ray processes that are still ending.
+        with contextlib.suppress(OSError):  # it belongs to another user, or was removed meanwhile
+            # A new folder may not be locked yet, or its Ray processes may still be ending.
             if time.time() - folder.stat().st_mtime > _SWEEP_SECONDS:
                 with (folder / _ALIVE).open("r+", encoding="utf-8") as alive:
                     fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""A probe that a run leaves in its store: who can read it sees the same store."""
+"""A probe object that a run writes into its store. A process that can read it has access to the same store."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import ray
 from ntkpipe.errors import NtkpipeError
 from ntkpipe.storage.protocol import MissingObjectError, ObjectStore
 
-# A node that cannot do any task must not be the first to ask for the next one.
+# A node without access waits, so that it does not take the next task before other nodes.
 _HOLD_SECONDS = 10.0
 
 _seen: set[str] = set()
 
 
 class StoreNotVisibleError(NtkpipeError, RuntimeError):
-    """A node that does not see the run's store; says nothing about the task.
+    """The error of a node without access to the run's store. The task can run on another node.
 
     Args:
-        node: its id.
-        where: its address.
-        url: of the store.
+        node: id of the node.
+        where: address of the node.
+        url: URL of the store.
     """
 
     def __init__(self, node: str, where: str, url: str) -> None:
@@ -39,24 +39,24 @@ class StoreNotVisibleError(NtkpipeError, RuntimeError):
 
 @dataclass(frozen=True)
 class StoreProbe:
-    """What was written, and where."""
+    """A probe: its store, key and content."""
 
     store: ObjectStore
     key: str
     token: str
 
     def visible(self) -> bool:
-        """Whether this process can read it."""
+        """Whether this process can read the probe."""
         try:
             return self.store.get(self.key).decode() == self.token
         except (MissingObjectError, NtkpipeError, OSError):
             return False
 
     def require(self) -> None:
-        """Look for it, once in a worker's life.
+        """Check the probe, once per worker process.
 
         Raises:
-            StoreNotVisibleError: if it is not there.
+            StoreNotVisibleError: if this process cannot read it.
         """
         if self.key in _seen:
             return
@@ -70,7 +70,7 @@ class StoreProbe:
 
 @contextlib.contextmanager
 def store_probe(store: ObjectStore | None) -> Iterator[StoreProbe | None]:
-    """Leave a probe for as long as the block lasts; None without a store."""
+    """Context manager that keeps a probe in the store; None without a store."""
     if store is None:
         yield None
         return

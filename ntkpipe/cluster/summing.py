@@ -1,12 +1,13 @@
-"""Sums over a pool's workers, made between their nodes, so that the driver receives one array instead of one from each worker.
+"""Sums over the workers of a pool, computed on their nodes.
 
-Workers leave their parts in the object store of their node. In each group of eight workers, which are placed on one node where one
-holds them, the parts are added; then the sums of all groups, in R slices of rows, each on another node; the driver puts R slices
-together. A group that lies on several nodes adds in slices as well. The array that all workers get goes out in slices, too, one to each
-of some nodes, which pass them on. With parts of b bytes the driver sends b and receives b, whatever the number of workers W.
+The driver receives one array instead of one per worker. Workers keep their parts in the object store of their node. The
+parts are first added within each group of eight workers, which are on the same node if possible. Then the sums of all
+groups are added in R slices of rows, each on another node, and the driver joins the R slices. A group on several nodes
+also adds in slices. The array that all workers need is sent in slices to some nodes, which pass them on. With parts of
+b bytes the driver sends b and receives b bytes, for any number W of workers.
 
-Entries are added in the order of `tasks.executor.in_order` in every way: all give the same bits. A worker that dies is replaced and its
-call repeated, like in every call of a pool; what its node held is made again.
+Entries are always added in the order of `tasks.executor.in_order`, so that all ways give the same bits. A worker that dies
+is replaced and its call is repeated, as in every call of a pool; lost parts on its node are recomputed.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from ntkpipe.tasks.executor import groups, in_order
 
 _log = logging.getLogger(__name__)
 
-# An object costs the driver 0.75 ms of its processor (four workers, two busy cores; 128 and 16 objects of a sum compared). Slices are
-# not smaller than what a link of 5 GB/s carries in about that time, and there are W r + W R / 8 objects in a sum.
+# An object takes 0.75 ms of the driver's processor (four workers, two busy cores; sums with 128 and 16 objects compared). A
+# slice is at least as large as the data that a link of 5 GB/s carries in this time. A sum has W r + W R / 8 objects.
 SLICE_BYTES = 4 << 20
 MOST_SLICES = 8
 
@@ -34,11 +35,11 @@ Place = tuple[str, int] | None
 
 
 def slices_for(places: Sequence[Place], here: str) -> int:
-    """In how many slices to sum at most: one per node; 0 where at most one part would travel to the driver anyhow.
+    """Return the largest number of slices of a sum: one per node, or 0 if at most one part is sent to the driver.
 
     Args:
-        places: of the workers: their node, and their place on it.
-        here: the driver's node.
+        places: for each worker, its node and its index there.
+        here: the node of the driver.
     """
     nodes = [place[0] for place in places if place is not None]
     if sum(node != here for node in nodes) < 2:
@@ -47,17 +48,17 @@ def slices_for(places: Sequence[Place], here: str) -> int:
 
 
 def hosts(places: Sequence[Place], slices: int) -> list[int]:
-    """The workers that look after one slice each: on as many nodes as there are, in the order of the workers."""
+    """Return the workers that add one slice each, on as many nodes as possible, in the order of the workers."""
     nodes: dict[Any, list[int]] = {}
     for worker, place in enumerate(places):
         nodes.setdefault(place and place[0], []).append(worker)
-    # One of each node, then the second of each.
+    # Take the first worker of each node, then the second of each.
     rounds = sorted((turn, worker) for workers in nodes.values() for turn, worker in enumerate(workers))
     return [rounds[k % len(rounds)][1] for k in range(slices)]
 
 
 class Workers(Protocol):
-    """What a sum needs of a pool."""
+    """The methods of a pool that a sum uses."""
 
     @property
     def size(self) -> int:
@@ -66,11 +67,14 @@ class Workers(Protocol):
 
     @property
     def places(self) -> Sequence[Place]:
-        """Of the workers, now."""
+        """The current places of the workers."""
         ...
 
     def each(self, workers: Collection[int], call: Callable[[int], Any]) -> dict[int, Any]:
-        """Values by worker of the references that `call(worker)` returns; workers that die are replaced, and called again."""
+        """Return the values of the references from `call(worker)`, by worker.
+
+        Workers that die are replaced and called again.
+        """
         ...
 
     def remote(self, worker: int, method: str, returns: int, *args: Any) -> Any:
@@ -79,28 +83,28 @@ class Workers(Protocol):
 
 
 class Summing:
-    """One sum at work.
+    """One running sum.
 
     Args:
         workers: the pool.
-        slices: at most.
-        retries: how often what a node held is made again.
+        slices: largest number of slices.
+        retries: number of times that lost parts of a node are recomputed.
     """
 
     def __init__(self, workers: Workers, slices: int, retries: int) -> None:
         self._workers, self._slices, self._retries = workers, slices, retries
         self._groups = groups(workers.size)
-        # Into which the parts are cut for the sums of groups: as many as there are nodes in one.
+        # Parts have as many slices for the sum of a group as the group has nodes.
         nodes = [{place and place[0] for place in workers.places[group.start : group.stop]} for group in self._groups]
         self._cuts = min(slices, max(map(len, nodes)))
-        # By worker: references of its slices; where they are; what came at once, because it is small.
+        # For each worker: references of its slices, their places, and small parts that arrived at once.
         self._parts: dict[int, list[Any]] = {}
         self._where: dict[int, Place] = {}
         self._small: dict[int, np.ndarray] = {}
         self._nbytes = 0
 
     def total(self, method: str, args: tuple[Any, ...]) -> np.ndarray:
-        """The sum of `method(*args)` over the workers; the largest array among `args` travels in slices."""
+        """Return the sum of `method(*args)` over the workers; the largest array in `args` is sent in slices."""
         for losses in range(self._retries + 1):
             try:
                 self._make(method, args)
@@ -112,7 +116,7 @@ class Summing:
         raise AssertionError
 
     def _make(self, method: str, args: tuple[Any, ...]) -> None:
-        """The parts that are not there."""
+        """Compute the missing parts."""
         missing = [worker for worker in range(self._workers.size) if worker not in self._where]
         which = _largest(args)
         pieces = () if which is None else self._spread(args[which])
@@ -133,7 +137,7 @@ class Summing:
                 self._small[worker] = small
 
     def _spread(self, array: np.ndarray) -> list[Any]:
-        """References of an array's slices, each on another node; of the whole, here, if it is small or nodes are few."""
+        """Return references of an array's slices on different nodes, or of the whole array if slices do not pay."""
         count = min(self._slices, array.nbytes // SLICE_BYTES)
         if count < 3:
             return [ray.put(array)]
@@ -182,11 +186,11 @@ class Summing:
         return np.concatenate([found[k] for k in range(cuts * finer)])
 
     def _within(self, group: range, cuts: int) -> list[int]:
-        """Members of a group that add one slice each, counted from its first."""
+        """Return the members of a group that add one slice each, as indices within the group."""
         return hosts(self._workers.places[group.start : group.stop], cuts)
 
     def _at_hosts(self, items: range, host: Sequence[int], call: Callable[[int, int], Any]) -> dict[int, Any]:
-        """Values of `call(item, worker)` by item, each of which has its host; a host does one at a time."""
+        """Return the values of `call(item, worker)` by item; each item has a host, which handles one item at a time."""
         found: dict[int, Any] = {}
         left = list(items)
         while left:
@@ -199,11 +203,11 @@ class Summing:
         return found
 
     def _forget(self, lost: rx.ObjectLostError) -> None:
-        """What was on nodes that are gone is made again, and what cannot be found; all of it if that says nothing."""
+        """Drop missing parts and parts on lost nodes, so that they are recomputed; drop all parts if none is found."""
         alive = {node["NodeID"] for node in alive_nodes()}
         gone = {worker for worker, place in self._where.items() if place is not None and place[0] not in alive}
         gone |= {w for w, parts in self._parts.items() if lost.object_ref_hex in {part.hex() for part in parts}}
-        _log.warning("parts of a sum were lost with their node (%s) and are made again", type(lost).__name__)
+        _log.warning("parts of a sum were lost with their node (%s) and are recomputed", type(lost).__name__)
         for worker in gone or set(self._where):
             self._where.pop(worker, None)
             self._parts.pop(worker, None)
@@ -211,15 +215,15 @@ class Summing:
 
 
 def _largest(args: Sequence[Any]) -> int | None:
-    """Which argument is worth slicing."""
+    """Return the index of the argument to send in slices, or None."""
     sizes = [(a.nbytes, k) for k, a in enumerate(args) if isinstance(a, np.ndarray) and a.nbytes >= SLICE_BYTES]
     return max(sizes)[1] if sizes else None
 
 
 def split(result: np.ndarray, slices: int, least: int) -> tuple[Any, ...]:
-    """A part as its worker returns it: a receipt, then `slices` objects, each a slice of at least `least` bytes, or None.
+    """Return a part as objects of its worker: a receipt, then `slices` slices of at least `least` bytes or None.
 
-    The receipt is the number of slices, the bytes of the part, and the part itself if it is too small for one.
+    The receipt contains the number of slices, the bytes of the part, and the part if it is too small for slices.
     """
     count = min(slices, result.nbytes // least, len(result))
     if count < 1:
@@ -228,7 +232,7 @@ def split(result: np.ndarray, slices: int, least: int) -> tuple[Any, ...]:
 
 
 def joined(args: Sequence[Any], which: int | None, pieces: Sequence[np.ndarray]) -> list[Any]:
-    """The arguments as the driver gave them."""
+    """Return the arguments, with the sliced one joined from its slices."""
     whole = list(args)
     if which is not None:
         whole[which] = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -1,8 +1,8 @@
-"""The driver of a joined cluster below a process that waits for it: Ray may end a driver without a word.
+"""Runs the driver of a joined cluster in a child process, because Ray may end a driver without a message.
 
-Where Ray's own process on the driver's node is gone, the next use of its shared memory ends the driver from C++, with code 1:
-no handler runs and nothing is said. Whoever waits for the driver sees the end, finds that nobody answers for the node, and
-tells what to do instead. Linux only; elsewhere a driver has nobody above it.
+If Ray's process on the driver's node is gone, the next use of its shared memory ends the driver from C++ with code 1: no
+handler runs, and no message is printed. The parent process sees the end of the driver, finds that the node's addresses do
+not answer, and prints what to do. This works on Linux only; on other systems a driver has no such parent.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import NoReturn
 
 from ntkpipe.errors import RequeueError
 
-# Told to the waiting process: passed on. SIGINT of a terminal reaches both anyway.
+# Signals that the waiting process passes on. SIGINT from a terminal reaches both processes.
 _PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _WAITED_FOR = {*_PASSED_ON, signal.SIGCHLD}
-_FROM_A_PROCESS = 0  # si_code up to which a signal was sent by one, not by the kernel
+_FROM_A_PROCESS = 0  # Largest si_code of a signal from a process and not from the kernel.
 _PR_SET_PDEATHSIG = 1
-# How Ray ends a driver: `_exit(1)`, a failed check, or an exception that nobody expects of a connection.
+# How Ray ends a driver: `_exit(1)`, a failed check, or an uncaught exception of a connection.
 _UNEXPLAINED = (1, -signal.SIGABRT)
 _CONNECT_SECONDS = 2.0
-# A process that is ending closes one socket after the other.
+# Seconds to wait, because an ending process closes its sockets one after the other.
 _PAUSES = (0.0, 0.3, 1.0)
 
 _allowed = False
@@ -34,15 +34,16 @@ _joined: int | None = None
 
 
 def allow_fork() -> None:
-    """Say that this process is a command of its own, which may `fork_driver`."""
+    """Declare that this process is a command, so that it may call `fork_driver`."""
     global _allowed
     _allowed = True
 
 
 def fork_driver() -> None:
-    """Go on in a child, for which this process waits and whose end it shares; only in a command, and once.
+    """Continue in a child process, while this process waits for it and ends in the same way.
 
-    Call it before anything is computed: threads of other libraries do not live on in the child.
+    Call this in a command, once, and before anything is computed: threads of other libraries do not survive in the
+    child.
     """
     global _allowed, _joined
     if not _allowed or sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
@@ -58,7 +59,7 @@ def fork_driver() -> None:
         os.close(_joined)
         _end_as(_wait_for(child), told)
     os.close(told)
-    # A waiting process that is killed takes the driver along.
+    # The driver ends if the waiting process is killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -66,13 +67,13 @@ def fork_driver() -> None:
 
 
 def note(*addresses: str) -> None:
-    """Tell the waiting process, if there is one, who must answer as long as the cluster is there: `host:port` each."""
+    """Tell the waiting process, if any, the addresses `host:port` that answer as long as the cluster lives."""
     if _joined is not None:
         os.write(_joined, (" ".join(addresses) + " ").encode())
 
 
 def refused(address: str) -> bool:
-    """Whether nobody listens at `host:port` any more; one that is slow to answer is there."""
+    """Return whether no process listens at `host:port`; a slow answer counts as listening."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
@@ -84,7 +85,7 @@ def refused(address: str) -> bool:
 
 
 def _wait_for(child: int) -> int:
-    """The exit code of the child, or minus the signal that ended it; signals to this process are passed on to it."""
+    """Wait for the child, pass signals on to it, and return its exit code, or minus the signal that ended it."""
     while True:
         told = signal.sigwaitinfo(_WAITED_FOR)
         if told.si_signo != signal.SIGCHLD:
@@ -97,11 +98,11 @@ def _wait_for(child: int) -> int:
 
 
 def _end_as(code: int, told: int) -> NoReturn:
-    """End this process as the driver ended; where the cluster was lost and the driver could not say so, as it should have."""
+    """End this process in the same way as the driver, and report the loss of the cluster if the driver could not."""
     if code in _UNEXPLAINED and (gone := _gone(told)):
         print(
-            f"stopped: Ray has ended this run, because its cluster does not answer any more ({', '.join(gone)}): nothing "
-            "stored is lost. Start the cluster and the same command again.",
+            f"stopped: Ray ended this run because its cluster no longer answers ({', '.join(gone)}). Nothing stored "
+            "is lost: start the cluster and repeat the same command.",
             file=sys.stderr,
             flush=True,
         )
@@ -115,11 +116,11 @@ def _end_as(code: int, told: int) -> NoReturn:
 
 
 def _gone(told: int) -> list[str]:
-    """Who of those that the driver has noted does not answer any more."""
+    """Return the noted addresses that no longer answer."""
     os.set_blocking(told, False)
     try:
         joined = os.read(told, 4096).decode().split()
-    except BlockingIOError:  # nothing was noted, and a process that the driver has started lives on
+    except BlockingIOError:  # nothing was noted, and a process that the driver started is still alive
         return []
     for pause in _PAUSES:
         time.sleep(pause)

@@ -1,4 +1,4 @@
-"""Templates of schedulers' files: `{{name}}` stands for a value, quoted for the place where it stands."""
+"""Fills in the templates of job files: `{{name}}` is replaced by a value that is quoted for its context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ntkpipe
 from ntkpipe.errors import ConfigError
 
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
-# What SLURM reads of a script's comments has no quoting to rely on.
+# There is no reliable quoting in directives of SLURM, which are comments.
 _PLAIN = re.compile(r"[\w.,:/@+%=-]+")
 
 TEMPLATES = {
@@ -21,11 +21,11 @@ TEMPLATES = {
     "kuberay": "kuberay/rayjob.yaml",
     "cloud": "cloud/cluster.yaml",
 }
-"""By launcher, below `jobs/`."""
+"""The template of each launcher, relative to `jobs/`."""
 
 
 class Raw(str):
-    """Shell words that are quoted already."""
+    """Shell words that are already quoted."""
 
 
 def read_template(kind: str) -> str:
@@ -38,15 +38,15 @@ def read_template(kind: str) -> str:
 
 
 def fill(text: str, values: Mapping[str, object], *, shell: bool) -> str:
-    """The template with its values. A line with a value that is None is left out.
+    """Fill in a template. Lines with a value that is None are left out.
 
     Args:
-        text: of the template.
-        values: by name: strings, numbers, None; lists and mappings where the file is YAML.
-        shell: whether it is a script for bash, or YAML.
+        text: text of the template.
+        values: values by name: strings, numbers or None; for YAML also lists and mappings.
+        shell: whether the file is a bash script; otherwise it is YAML.
 
     Raises:
-        ConfigError: if a value cannot stand where it is wanted.
+        ConfigError: if a value is not allowed at its place.
     """
     lines = []
     for line in text.splitlines():
@@ -59,20 +59,21 @@ def fill(text: str, values: Mapping[str, object], *, shell: bool) -> str:
 
 
 def _word(name: str, value: object) -> str:
-    """One word of a shell."""
+    """The value as one shell word."""
     del name
     return str(value) if isinstance(value, Raw) else shlex.quote(str(value))
 
 
 def _directive(name: str, value: object) -> str:
+    """The value in an #SBATCH line."""
     if not _PLAIN.fullmatch(str(value)):
         raise ConfigError(
-            f"{name}={value} cannot stand in an #SBATCH line: use letters, digits and . , : / @ + - _ alone"
+            f"{name}={value} is not allowed in an #SBATCH line: use only letters, digits and . , : / @ + - _"
         )
     return str(value)
 
 
 def _yaml(name: str, value: object) -> str:
-    """JSON is YAML, whatever a string holds."""
+    """The value as YAML, of which JSON is a subset."""
     del name
     return json.dumps(value)

@@ -1,6 +1,6 @@
-"""What a run is made of: one frozen dataclass per stage. Plain Python; the command line builds these from YAML.
+"""The configuration of a run: one frozen dataclass per stage, in plain Python. The command line builds it from YAML.
 
-Every check that needs no data is made on construction, so that a bad setting stops a run before anything starts.
+The constructors make all checks that need no data, so that an invalid setting stops a run before anything starts.
 """
 
 from ntkpipe.config.cluster import LAUNCHERS, ClusterConfig, LaunchConfig

@@ -1,4 +1,4 @@
-"""Numbers as people write them: `sqrt(2)`, `2**0.5`, `1e3`, `pi/2`. Nothing is executed: the tree of the text is walked."""
+"""Evaluates numbers such as `sqrt(2)`, `2**0.5`, `1e3` and `pi/2` from their syntax tree. It executes no code."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _BINARY: Mapping[type[ast.operator], Callable[[float, float], float]] = {
 }
 _UNARY: Mapping[type[ast.unaryop], Callable[[float], float]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 _NAMES = {"pi": math.pi, "e": math.e, "inf": math.inf}
-# Longer texts are no number that somebody typed, and deep trees exhaust the parser.
+# Largest number of characters, because deep trees exhaust the parser.
 _LONGEST = 100
 
 
 def evaluated(text: str) -> float:
-    """The number that a text stands for: decimals, `+ - * / **`, brackets, `sqrt`, `pi`, `e` and `inf`.
+    """The value of an expression of decimals, `+ - * / **`, brackets, `sqrt`, `pi`, `e` and `inf`.
 
     Raises:
-        ValueError: if it stands for none, or for one that is not real or too large.
+        ValueError: if the text is not such an expression, or its value is not real or too large.
     """
     if len(text) > _LONGEST:
         raise ValueError("too long for a number")
@@ -33,16 +33,17 @@ def evaluated(text: str) -> float:
     except (SyntaxError, ArithmeticError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{text!r} is no number") from error
     if isinstance(found, complex) or math.isnan(found):
-        raise ValueError(f"{text!r} is no real number")
+        raise ValueError(f"{text!r} is not a real number")
     return found
 
 
 def _value(node: ast.expr) -> float:
+    """The value of a node of the syntax tree."""
     match node:
         case ast.Constant(value=bool()):
             pass
         case ast.Constant(value=int() | float() as number):
-            return float(number)  # floats alone: powers of integers may take all memory
+            return float(number)  # a float, because powers of integers may exhaust the memory
         case ast.Name(id=name) if name in _NAMES:
             return _NAMES[name]
         case ast.UnaryOp(op=sign, operand=inner) if type(sign) in _UNARY:
@@ -53,4 +54,4 @@ def _value(node: ast.expr) -> float:
             return math.sqrt(_value(inner))
         case _:
             pass
-    raise ValueError("no arithmetic of numbers")
+    raise ValueError("not an arithmetic expression of numbers")

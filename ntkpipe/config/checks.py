@@ -1,4 +1,4 @@
-"""Checks that several dataclasses share."""
+"""Checks of settings that several dataclasses share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ntkpipe.errors import ConfigError
 
 
 def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """`ConfigError` unless the setting `name` has one of the allowed values."""
+    """Raise a `ConfigError` unless the setting `name` has one of the allowed values."""
     if value not in allowed:
         close = difflib.get_close_matches(str(value), [str(one) for one in allowed], n=1)
         hint = f". Did you mean {name}={close[0]}?" if close else ""
@@ -19,7 +19,10 @@ def choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
 def at_least(
     name: str, value: float | None, low: float, *, strict: bool = False, may_be_infinite: bool = False
 ) -> None:
-    """`ConfigError` unless the setting `name` is unset, or at least (`strict`: above) `low`, and finite unless it may be infinite."""
+    """Raise a `ConfigError` unless the setting `name` is None, or finite and at least (`strict`: above) `low`.
+
+    `may_be_infinite` allows infinity.
+    """
     if value is None:
         return
     if value == math.inf and not may_be_infinite:

@@ -1,4 +1,4 @@
-"""Where tasks run, and how a job is launched there."""
+"""Settings of the place where tasks run, and of jobs for schedulers."""
 
 from __future__ import annotations
 
@@ -10,33 +10,43 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.limits import processors
 
 LAUNCHERS = ("none", "slurm", "ray", "kuberay", "cloud")
-"""What `ntkpipe launch` writes files for."""
+"""Schedulers for which `ntkpipe launch` writes files."""
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """The nodes that `ntkpipe launch` asks for; docs/cluster.md says what each kind uses. A run itself reads none of it.
+    """The nodes that `ntkpipe launch` requests. docs/cluster.md says what each kind uses. A run itself uses none of these settings.
 
     Args:
-        kind: `slurm`, `ray` (Ray Jobs), `kuberay` or `cloud` (Ray's cluster launcher, on AWS).
-        name: of the job.
-        nodes: that compute; of `slurm` the head's included, of `kuberay` and `cloud` besides the head.
-        cpus_per_node, gpus_per_node: of each.
-        memory_per_node: of each, GiB.
-        time_limit: `HH:MM:SS` or `D-HH:MM:SS`, after which the scheduler ends the job; None is the scheduler's own.
-        workdir: folder, seen by all nodes, that relative paths start from; None is the folder of this command (`slurm`, `ray`).
-        python: that has ntkpipe on the nodes; None is the one that runs this command (`slurm`, `ray`), or `python`.
-        partition, account: of `slurm`.
-        interface: of `slurm`: the network interface that nodes talk over, such as `ib0`; None is the first.
-        address: of `ray`: the dashboard, such as `http://127.0.0.1:8265`.
-        image: of `kuberay` and `cloud`: a container image with ntkpipe and Ray in it.
-        namespace, service_account, claim: of `kuberay`; `claim` is the persistent volume claim that is mounted at `workdir`.
-        region, head_type, worker_type, ssh_user: of `cloud`.
-        filesystem: of `cloud`: NFS export `host:/path` that is mounted at `workdir`.
+        kind: the scheduler: `slurm`, `ray` (Ray Jobs), `kuberay`, or `cloud` (Ray's cluster launcher on AWS).
+        name: name of the job.
+        nodes: number of nodes that compute. `slurm` includes the head; `kuberay` and `cloud` add a head.
+        cpus_per_node: processors of each node.
+        gpus_per_node: GPUs of each node.
+        memory_per_node: memory of each node, in GiB.
+        time_limit: time after which the scheduler ends the job, `HH:MM:SS` or `D-HH:MM:SS`. By default the
+            scheduler's own limit.
+        workdir: folder that all nodes see; relative paths start from it. By default the current folder (`slurm`,
+            `ray`).
+        python: the Python on the nodes that has ntkpipe. By default the Python of this command (`slurm`, `ray`), or
+            `python`.
+        partition: for `slurm`: the partition.
+        account: for `slurm`: the account.
+        interface: for `slurm`: the network interface between the nodes, such as `ib0`. By default the first.
+        address: for `ray`: address of the dashboard, such as `http://127.0.0.1:8265`.
+        image: for `kuberay` and `cloud`: a container image with ntkpipe and Ray.
+        namespace: for `kuberay`: the namespace.
+        service_account: for `kuberay`: the service account.
+        claim: for `kuberay`: the persistent volume claim to mount at `workdir`.
+        region: for `cloud`: the region.
+        head_type: for `cloud`: the machine type of the head.
+        worker_type: for `cloud`: the machine type of the workers.
+        ssh_user: for `cloud`: the user for SSH.
+        filesystem: for `cloud`: the NFS export `host:/path` to mount at `workdir`.
         retries: how often the scheduler starts the job again.
 
     Raises:
-        ConfigError: also if a value could be more than a name to a shell or a scheduler.
+        ConfigError: also if a value contains characters that a shell or a scheduler could interpret.
     """
 
     kind: str = "none"
@@ -97,7 +107,7 @@ _LAUNCH_NAMES = {
     "ssh_user": r"[a-z_][a-z0-9_-]*",
     "filesystem": r"[\w.-]+:/[\w./-]*",
 }
-"""What these settings may look like: they end up in scripts."""
+"""Patterns of settings that are inserted into scripts."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +115,27 @@ class ClusterConfig:
     """Where tasks run.
 
     Args:
-        kind: `auto` (`serial` of up to 2,000 training points whose kernel one core computes in 20 s, else `local`), `local`
-            (Ray on this machine, started and stopped by the run), `ray` (a running Ray cluster, joined and left) or `serial`
-            (this process, no Ray).
-        address: of `ray`: `auto` (the cluster that this machine is a node of, or RAY_ADDRESS) or `host:port` of its head.
-        workers: processes that compute; None is one per core. Of `ray`, what its nodes hold when the run joins.
-        max_workers: of `ray`: most tasks at once, and what an autoscaler is asked for; None is what the nodes hold.
-        threads_per_worker: threads of each; 1 keeps workers from fighting.
-        cpus_per_task: that a task claims of its node; None is `threads_per_worker`.
-        gpus_per_task: likewise; fractions let several tasks share a GPU, each with its part of the memory.
-        memory_per_task: GiB that a task claims of its node; None claims none.
-        resources: custom resources that a task claims, by name.
-        memory_gib: budget of all processes together; None is 60% of what is free for this process, on its
-            machine or in its container. Of `ray` it follows from
-            `memory_per_task`, or from what the nodes have.
-        retries: attempts after a lost worker.
-        speculate: of `ray`: start a second copy of a task that takes far longer than the others, once all have started.
-        launch: nodes that `ntkpipe launch` asks for.
+        kind: `serial` (this process, without Ray), `local` (Ray on this machine, which the run starts and stops),
+            `ray` (a running Ray cluster, which the run joins and leaves) or `auto`. `auto` is `serial` for up to
+            2,000 training points if one core computes their kernel in 20 s, else `local`.
+        address: for `ray`: `auto` (the cluster of this machine, or RAY_ADDRESS) or `host:port` of the head.
+        workers: number of processes that compute. By default one per core; for `ray`, as many as the nodes hold when
+            the run joins.
+        max_workers: for `ray`: the largest number of tasks at the same time, which is also requested from an
+            autoscaler. By default as many as the nodes hold.
+        threads_per_worker: threads of each worker. With 1, workers do not compete for cores.
+        cpus_per_task: processors that a task reserves on its node. By default `threads_per_worker`.
+        gpus_per_task: GPUs that a task reserves on its node. With a fraction, several tasks share a GPU and its
+            memory.
+        memory_per_task: memory in GiB that a task reserves on its node. By default none.
+        resources: custom resources that a task reserves, by name.
+        memory_gib: memory budget of all processes together, in GiB. By default 60% of the memory that is free for
+            this process, on its machine or in its container. For `ray` it follows from `memory_per_task`, or from
+            what the nodes have.
+        retries: number of attempts after a lost worker.
+        speculate: for `ray`: start a second copy of a task that takes much longer than the others, once all have
+            started.
+        launch: nodes that `ntkpipe launch` requests.
     """
 
     kind: str = "auto"
@@ -153,16 +167,16 @@ class ClusterConfig:
         at_least("cluster.retries", self.retries, 0)
         if self.address.startswith("ray://"):
             raise ConfigError(
-                f"cluster.address={self.address}: Ray Client keeps no tasks' results when the connection is lost. Run on a "
-                "node of the cluster, or submit with ntkpipe launch cluster/launch=ray"
+                f"cluster.address={self.address}: Ray Client is not supported, because it loses results with its "
+                "connection. Run on a node of the cluster, or submit with ntkpipe launch cluster/launch=ray"
             )
         if self.address != "auto" and not re.fullmatch(r"\[?[\w.:-]+\]?:\d{1,5}", self.address):
             raise ConfigError(f"cluster.address={self.address} must be auto or host:port, such as 10.0.0.1:6379")
 
     def worker_count(self) -> int:
-        """Processes that compute: as set, one for `serial`, or as many as the cores that it may use feed with threads.
+        """Number of processes that compute: the configured one, 1 for `serial`, or the available cores per `threads_per_worker`.
 
-        Of `ray`, before the cluster was asked, `max_workers` or one.
+        For `ray`, before the cluster has been queried, it is `max_workers` or 1.
         """
         if self.workers is not None or self.kind == "serial":
             return self.workers or 1

@@ -1,4 +1,4 @@
-"""Which points and labels."""
+"""Settings of the points and labels."""
 
 from __future__ import annotations
 
@@ -10,45 +10,55 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which points, how they are prepared and which of them are used.
+    """The points of the data set: where they come from, how they are prepared, and which of them are used.
 
     Args:
-        kind: `digits`, `npz`, `table`, `cifar10`, `cifar100`, `image_folder`, `mnist`, `synthetic`, or `labels` (without images, for
-            `kernel=gram`; an npz of `y_train` and `y_test`, in the order of the kernel's rows).
-        path: file or folder; not used by `digits` and `synthetic`.
-        target: of `table`, the column that is to be predicted, or several of numbers.
-        features: of `table`, the columns that it is predicted from; none named are all others.
-        missing: of `table`, what becomes of missing entries: None refuses them, `drop` leaves their rows out, `mean` takes the mean of
-            the training rows.
-        split: of `table`, a column that holds `train` or `test` in each row.
-        test_path: of `table`, a second file with the test rows; its targets may be missing.
-        test_fraction: share of the rows that is kept for testing where the data has no test rows of its own, drawn with
-            `subset_seed`, of each class in proportion; None is 0.2 for `table`, and refuses `npz` and `image_folder` without
-            test points.
-        download: fetch `cifar10`, `cifar100` or `mnist` into `path` when absent there.
-        source: where `download` fetches from; None is the data set's official address.
-        image_size: `[height, width]` that images of `image_folder` are resized to, one number for both; None requires equal sizes.
-        layout: of the arrays of `npz`: `NHWC` (images, height, width, channels), `NCHW` (channels first), or of sequences `NLC`
-            (sequences, length, channels) or `NCL`, or of volumes `NDHWC` (volumes, depth, height, width, channels) or `NCDHW`; None is
-            `NHWC`, of five axes `NDHWC`, and refuses shapes that look like another. Other arrays of three axes are gray images
-            (images, height, width).
-        train_size: the first so many points of the seeded order; None is all.
-        test_size: likewise for test points.
-        folds: so many parts of the training points, each predicted from the others, by the one Gram matrix; None makes no
-            cross-validation.
-        subset_seed: of the order in which points are stored; subsets are prefixes of it, hence nested.
+        kind: kind of data: `digits`, `npz`, `table`, `cifar10`, `cifar100`, `image_folder`, `mnist`, `synthetic` or
+            `labels`. `labels` has no images and is for `kernel=gram`: an npz of `y_train` and `y_test`, in the order
+            of the kernel's rows.
+        path: file or folder of the data. `digits` and `synthetic` need none.
+        target: for `table`: the column to predict, or several columns of numbers.
+        features: for `table`: the columns to use as features. By default all columns except the target.
+        missing: for `table`: `drop` drops rows with missing entries, `mean` replaces them by the mean of the training
+            rows. By default missing entries are refused.
+        split: for `table`: a column that holds `train` or `test` in each row.
+        test_path: for `table`: a second file with the test rows. Its target column may be missing.
+        test_fraction: share of the rows to keep for testing if the data has no test rows. The rows are drawn with
+            `subset_seed`, in proportion to the classes. By default 0.2 for `table`; `npz` and `image_folder` without
+            test points need it.
+        download: download `cifar10`, `cifar100` or `mnist` into `path` if it is missing there.
+        source: address to download from. By default the data set's official address.
+        image_size: for `image_folder`: `[height, width]` to which images are resized, or one number for both. By
+            default all images must have the same size.
+        layout: for `npz`: order of the axes. Images are `NHWC` (images, height, width, channels) or `NCHW`, sequences
+            `NLC` (sequences, length, channels) or `NCL`, volumes `NDHWC` (volumes, depth, height, width, channels) or
+            `NCDHW`. By default `NHWC`, or `NDHWC` for five axes; shapes that look like another layout are refused.
+            Without `layout`, three axes are gray images (images, height, width).
+        train_size: number of training points: the first ones of the seeded order. By default all.
+        test_size: number of test points: the first ones of the seeded order. By default all.
+        folds: number of parts for cross-validation. Each part of the training points is predicted from the others,
+            with the one Gram matrix. By default there is no cross-validation.
+        subset_seed: seed of the order in which points are stored. Subsets are the first points of this order, so they
+            are nested.
         balanced: order the classes in turn, so that every subset is balanced.
-        standardize: `channel` (zero mean, unit variance per channel) or `none` (pixels as they are; uint8 scaled to 0..1).
-        unit_norm: scale every point to unit Euclidean norm (after standardisation).
-        zca: strength of the regularised ZCA whitening relative to the mean eigenvalue of the covariance; None is off.
-        downsample: edge of the block mean; 1 is off.
-        statistics: `full` training set or the chosen `subset`.
-        labels: `centered` (one-hot minus 1/classes), `half` (one-hot minus 1/2) or `regression` (real targets); None is `centered`,
-            but for `table`, where it is what the target looks like: numbers of many values are regression.
-        targets: of regression, `standardize` (zero mean, unit variance; predictions are in the units of the data again) or `none`;
-            None standardises those of `table`.
+        standardize: `channel` (zero mean and unit variance per channel) or `none` (raw values; uint8 is scaled to
+            0..1).
+        unit_norm: scale every point to unit Euclidean norm, after standardisation.
+        zca: strength of the regularised ZCA whitening, relative to the mean eigenvalue of the covariance. By default
+            there is no whitening.
+        downsample: edge of the blocks of pixels that are averaged. 1 keeps the images unchanged.
+        statistics: points for the statistics of the preparation: the `full` training set, or the chosen `subset`.
+        labels: `centered` (one-hot minus 1/classes), `half` (one-hot minus 1/2) or `regression` (real targets). By
+            default `centered`; for `table` the target column decides, and numbers with many values mean regression;
+            with `targets` it is `regression`.
+        targets: for regression: `standardize` (zero mean and unit variance; predictions are in the original units) or
+            `none`. By default tables are standardised.
         drop_invalid: drop points with NaN or infinite values instead of refusing them.
-        n_train, n_test, shape, classes, noise: of `synthetic` images.
+        n_train: for `synthetic`: number of training images.
+        n_test: for `synthetic`: number of test images.
+        shape: for `synthetic`: `[height, width, channels]`.
+        classes: for `synthetic`: number of classes.
+        noise: for `synthetic`: standard deviation of the noise.
     """
 
     kind: str = "digits"
@@ -91,6 +101,8 @@ class DataConfig:
         choice("data.labels", self.labels, (None, "centered", "half", "regression"))
         choice("data.targets", self.targets, (None, "standardize", "none"))
         choice("data.missing", self.missing, (None, "drop", "mean"))
+        if self.labels is None and self.targets is not None:
+            object.__setattr__(self, "labels", "regression")
         if self.labels is None and self.kind != "table":
             object.__setattr__(self, "labels", "centered")
         for name in ("train_size", "test_size", "downsample", "n_train", "n_test"):
@@ -116,12 +128,13 @@ class DataConfig:
             self._check_table()
         if self.kind == "labels" and self.balanced:
             raise ConfigError(
-                "data.balanced orders points, and the rows of a given kernel have their order: leave it out"
+                "data.balanced reorders points, but the rows of a given kernel have a fixed order: leave "
+                "data.balanced out"
             )
 
     def _check_table(self) -> None:
         if not self.target:
-            raise ConfigError("data=table needs data.target=COLUMN, the column that is to be predicted")
+            raise ConfigError("data=table needs data.target=COLUMN, the column to predict")
         chosen = [name for name in ("split", "test_path", "test_fraction") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ConfigError(

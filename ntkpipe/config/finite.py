@@ -1,4 +1,4 @@
-"""Finite networks that are trained beside the infinite one."""
+"""Settings of the finite networks that are compared with the infinite one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class FiniteConfig:
-    """Finite networks that `ntkpipe validate` trains beside the infinite one; no other command reads these.
+    """Finite networks that `ntkpipe validate` trains beside the infinite one. No other command uses these settings.
 
     Args:
-        widths: of the narrowest hidden layer; all others in the kernel's proportion.
-        networks: random networks of each width.
-        linearised: train each network's linearisation too, through its own kernel.
-        steps: of training, where `predict.times` names none.
-        trained: `network`, all layers (the infinite network's NTK), or `readout`, the last layer alone (its NNGP).
-        training: `gradient_descent` on all training points (with the momentum of `predict.dynamics=momentum`), or `sgd`, which is outside
-            the theorem.
-        batch_size: of `sgd`: training points of a step.
-        loss: `squared`, or `cross_entropy`, which is outside the theorem.
-        output_scale: alpha of lazy training (arXiv:1812.07956), one or several; 1 is plain training.
+        widths: widths of the narrowest hidden layer. Other layers keep the proportions of the kernel.
+        networks: number of random networks of each width.
+        linearised: also train each network's linearisation, through its own kernel.
+        steps: number of training steps, if `predict.times` gives none.
+        trained: `network` trains all layers (the infinite network's NTK); `readout` trains only the last layer (its
+            NNGP).
+        training: `gradient_descent` on all training points (with momentum if `predict.dynamics=momentum`), or `sgd`,
+            which the theorem does not cover.
+        batch_size: for `sgd`: training points per step.
+        loss: `squared`, or `cross_entropy`, which the theorem does not cover.
+        output_scale: alpha of lazy training (arXiv:1812.07956), one or several. 1 is plain training.
         centred: subtract each network's outputs at the start.
-        rates: learning rates in units of one over each network's own curvature at the start, one or several: a study of large rates in the
-            place of a comparison with the theory.
-        initialiser: `gaussian`, `orthogonal` or `delta_orthogonal`.
-        seed: of the networks.
-        between: two training images, by their places, between which members are shown; empty takes the first and the next of another class.
-        memory_gib: of one chunk of networks that are trained together.
+        rates: learning rates, in units of one over each network's own curvature at the start. They make a study of
+            large rates instead of a comparison with the theory.
+        initialiser: distribution of the weights: `gaussian`, `orthogonal` or `delta_orthogonal`.
+        seed: seed of the networks.
+        between: indices of two training images; the report shows the networks on the line between them. By default
+            the first image and the next one of another class.
+        memory_gib: memory in GiB for the networks that are trained together.
     """
 
     widths: tuple[int, ...] = (64, 128, 256)
@@ -78,7 +80,7 @@ class FiniteConfig:
             )
         if self.between and (len(self.between) != 2 or min(self.between) < 0 or len(set(self.between)) == 1):
             raise ConfigError(
-                f"finite.between={list(self.between)} must be two places of training images, such as [0,1]"
+                f"finite.between={list(self.between)} must be two indices of training images, such as [0,1]"
             )
 
     @property
@@ -88,10 +90,10 @@ class FiniteConfig:
 
     @property
     def in_theorem(self) -> bool:
-        """Whether training is what the theorem is about: full batches, squared loss."""
+        """Whether the theorem covers the training: full batches and squared loss."""
         return self.training == "gradient_descent" and self.loss == "squared"
 
     @property
     def memory_bytes(self) -> int:
-        """Of one chunk."""
+        """Memory of one chunk of networks, in bytes."""
         return math.floor(self.memory_gib * 2**30)

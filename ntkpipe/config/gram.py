@@ -1,4 +1,4 @@
-"""How the Gram matrix is tiled and where its tiles live."""
+"""Settings of the tiles of the Gram matrix and of their store."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ntkpipe.config.checks import at_least, choice
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Tiling of the Gram matrix.
+    """Division of the Gram matrix into tiles.
 
     Args:
-        edge: rows of a tile; None takes that of a store which has the same values already, or chooses one from the size of
-            the data set and the time of a pair.
-        pairs_per_step: columns of a tile that go through the layers of a convolutional network together; None takes the
-            fastest of a few. With both given, nothing is measured.
+        edge: rows of a tile. By default the edge of a store that already has the same kernel and data, or a value
+            that fits the size of the data set and the time per pair.
+        pairs_per_step: columns of a tile that pass through the layers of a convolutional network together. By default
+            the fastest of a few values; if `edge` is given too, nothing is measured.
     """
 
     edge: int | None = None
@@ -28,15 +28,16 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """Where Gram stores live and in which precision.
+    """Where Gram stores are, and their precision.
 
     Args:
-        url: folder that all runs share; a store inside it is addressed by its identity.
-        dtype: of the stored tiles, `float32` or `float64`; None follows `kernel.dtype`.
-        name: of one store under `url` that must be used; its identity has to agree. None addresses by identity.
-        gram: `stored` (every tile is computed once and kept), `recompute` (only diagonals are stored, and a tile is computed
-            whenever it is read and not in memory), or `auto` (recompute where the disk lacks the space, or where that is
-            clearly faster by the plan's estimate).
+        url: folder or bucket that all runs share. Each store in it is found by its identity.
+        dtype: precision of the stored tiles: `float32` or `float64`. By default that of `kernel.dtype`.
+        name: name of the store under `url` to use; its identity must agree. By default the store is found by its
+            identity.
+        gram: `stored` computes every tile once and keeps it. `recompute` stores only diagonals, and computes a tile
+            when it is read and not in memory. `auto` recomputes if the disk lacks space, or if the plan estimates
+            that it is faster.
     """
 
     url: str = "./store"

@@ -1,4 +1,4 @@
-"""Which network."""
+"""Settings of the kernel."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ntkpipe.config.checks import at_least, choice
 from ntkpipe.errors import ConfigError
+from ntkpipe.units import counted
 
 KERNELS = (
     "fcn",
@@ -31,66 +32,71 @@ KERNELS = (
     "features",
     "gram",
 )
-"""Families of architectures, `spec`, `empirical` (one finite network), `sum` and `product` (of others), `features` (products of given
-ones), and `gram` (a matrix)."""
+"""Families of architectures, `spec` (layers from a file), `empirical` (one finite network), `sum` and `product` (of other
+kernels), `features` (products of given features) and `gram` (a given matrix)."""
 
 GIVEN_KERNELS = ("features", "gram")
-"""What is made of files and has no network and no images: labels come from `data=labels`."""
+"""Kernels from files, without network and images. Their labels come from `data=labels`."""
 
 COMBINED = ("sum", "product")
-"""Kernels made from others."""
+"""Kernels that combine other kernels."""
 
 PLAIN_KERNELS = ("fcn", "cnn_vec", "cnn_gap", "cntk")
-"""Families whose deeper networks begin like the shallower ones: several depths come out of one evaluation."""
+"""Families whose deep networks contain the shallow ones, so that one evaluation gives several depths."""
 
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """A declared architecture.
+    """The kernel, by the architecture of its network.
 
-    Every family takes some of the fields below (docs/architectures.md lists them) and refuses the others, if they are set to
-    anything but the default that stands here. `conf/kernel/` has the usual values of each family.
+    Every family uses some of the settings below (docs/architectures.md lists them). A setting that a family does not use is
+    refused. `conf/kernel/` has the usual values of each family.
 
     Args:
-        kind: a family of `KERNELS`, built from the fields below, `spec` (layers from a file), `empirical` (the kernels of one
-            finite network with these layers), `sum` or `product` (of `parts`), `features` (products of features from files), or
-            `gram`: no network, but kernel matrices from files.
-        depth: hidden layers of `fcn`, convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk` and
-            `wide_resnet` as their papers count them.
-        readout_depths: of `PLAIN_KERNELS`: several values for `depth`, each a run of its own in `run_dir/depth=...`; their
-            kernels come out of one evaluation, that of the deepest.
-        width: hidden features or channels; matters in the `standard` parameterisation only.
-        w_std, b_std: of every layer, the readout included; `b_std` None has no bias.
-        activation: name of a nonlinearity (`relu`, `erf`, `gelu`, `swish`, ...; docs/architectures.md has them all).
-        activation_args: its parameters, such as `{alpha: 0.1}`.
+        kind: a family of networks or kernels. `spec` reads layers from a file, `empirical` is one finite network with
+            these layers. `sum` and `product` combine `parts`. `features` multiplies features from files, and `gram`
+            reads kernel matrices from files.
+        depth: hidden layers of `fcn`; convolutional layers of `cnn_vec`, `cnn_gap` and `attention`; layers of `cntk`
+            and `wide_resnet` as their papers count them.
+        readout_depths: for `fcn`, `cnn_vec`, `cnn_gap` and `cntk`: several values of `depth`, one run each in
+            `run_dir/depth=...`. One evaluation of the deepest network gives all their kernels.
+        width: hidden features or channels. It matters only in the `standard` parameterisation.
+        w_std: standard deviation of the weights of every layer, including the readout, times sqrt(fan-in).
+        b_std: standard deviation of the biases of every layer, including the readout. With null there are no biases.
+        activation: the nonlinearity: `relu`, `erf`, `gelu`, `swish`, ... (docs/architectures.md lists all).
+        activation_args: parameters of the nonlinearity, such as `{alpha: 0.1}`.
         parameterization: `ntk` or `standard`.
-        filter: height and width of convolutions, one number for both; of sequences the first is the length; of volumes depth, height and
-            width, or one number for all.
-        padding: of convolutions, `SAME`, `VALID` or `CIRCULAR`.
-        pool: before the readout, `gap` (global average pooling), `vec` (none), or `lap` (local average pooling, of `cntk`).
-        pool_radius: of `lap`: squares of `2 pool_radius + 1` pixels.
-        blocks: of `resnet` and `attention`.
-        widen: of `wide_resnet`: channels are `width * widen`, twice and four times that.
-        mechanism: of `attention`, `SOFTMAX`, `IDENTITY` or `RELU`.
-        length_scale: of `rbf`, `laplace` and `matern`, in units of a pixel as prepared.
+        filter: height and width of convolutions, or one number for both. For sequences the first number is the
+            length. For volumes it is depth, height and width, or one number for all.
+        padding: padding of convolutions: `SAME`, `VALID` or `CIRCULAR`.
+        pool: pooling before the readout: `gap` (global average pooling), `vec` (none), or `lap` (local average
+            pooling, for `cntk`).
+        pool_radius: for `pool=lap`: squares have `2 pool_radius + 1` pixels on each side.
+        blocks: number of blocks of `resnet` and `attention`.
+        widen: for `wide_resnet`: the stages have `width * widen` channels, twice and four times that.
+        mechanism: for `attention`: `SOFTMAX`, `IDENTITY` or `RELU`.
+        length_scale: for `rbf`, `laplace` and `matern`: length scale in units of a prepared pixel.
         nu: smoothness of `matern`: 0.5, 1.5 or 2.5.
-        path: JSON or YAML list of layers, for `kind: spec` and `empirical`.
-        parts: of `sum` and `product`: kernels, such as [{kind:fcn,depth:1},{kind:fcn,depth:3}]; each a mapping of the settings of
-            its family, which has that family's usual values for the others. On a command line the name of a family, a file of
-            layers, or the folder of a run stands for its kernel.
-        weights: of `empirical`: `.npz` of the network's weights, as `finite.save_weights` writes it; None draws them. Of `sum`: one
-            number per part; None is the average.
-        seed: of `empirical`: of weights that are drawn.
-        initialiser: of `empirical`: `gaussian`, `orthogonal` or `delta_orthogonal`, of weights that are drawn.
-        outputs: of `empirical`: the NTK is the mean over outputs (`trace`), of their sum over sqrt(c) (`pseudo`), or of all pairs of
-            outputs (`full`), n c rows for n points: the linearisation of this very network.
-        scale: of `features`: what their products are divided by.
-        train: of `gram`: the kernel among training points (n, n); of `features` their features (n, P). `.npy`, `.npz` of one array or a
-            Zarr array, float32 or float64.
-        test: of `gram`: test points by training points (p, n); of `features` (p, P). Likewise.
-        test_diagonal: of `gram`: `k(x, x)` of the test points (p,), `.npy`; variances need it, and error bounds are estimates
-            without it.
-        dtype: `float32` or `float64`, of the computation; not used by `gram`.
+        path: for `spec` and `empirical`: JSON or YAML file with a list of layers.
+        parts: for `sum` and `product`: the kernels to combine, such as [{kind:fcn,depth:1},{kind:fcn,depth:3}]. Each
+            is a mapping of settings; settings that it omits have the usual values of its family. A part may also be
+            the name of a family, a file of layers, or the folder of a run.
+        weights: for `sum`: one number per part; by default the average. For `empirical`: `.npz` of the network's
+            weights, as `finite.save_weights` writes it; by default they are drawn at random.
+        seed: for `empirical`: seed of the random weights.
+        initialiser: for `empirical`: distribution of the random weights: `gaussian`, `orthogonal` or
+            `delta_orthogonal`.
+        outputs: for `empirical`: `trace` (mean of the NTK over outputs), `pseudo` (NTK of the sum of the outputs over
+            sqrt(c)) or `full` (all pairs of outputs, n c rows for n points, which is the linearisation of this
+            network).
+        scale: for `features`: the products of features are divided by this number.
+        train: for `gram`: the kernel among training points (n, n). For `features`: their features (n, P). The file is
+            `.npy`, `.npz` of one array, or a Zarr array, in float32 or float64.
+        test: for `gram`: the kernel between test and training points (p, n). For `features`: the test points'
+            features (p, P). The formats are those of `train`.
+        test_diagonal: for `gram`: `k(x, x)` of the test points (p,), `.npy`. Variances need it; without it error
+            bounds are estimates.
+        dtype: precision of the computation: `float32` or `float64`. `gram` does not use it.
     """
 
     kind: str = "fcn"
@@ -125,9 +131,9 @@ class KernelConfig:
 
     @property
     def title(self) -> str:
-        """A few words for people."""
+        """A short description for the user."""
         if self.kind == "fcn":
-            return f"{self.activation} network of {self.depth} hidden layers"
+            return f"{self.activation} network with {counted(self.depth, 'hidden layer')}"
         if self.kind in COMBINED:
             return f"{self.kind} of {', '.join(str(part.get('kind', '?')) for part in self.parts)}"
         what = "features" if self.kind == "features" else "kernel"
@@ -148,8 +154,8 @@ class KernelConfig:
             raise ConfigError(f"kernel.readout_depths={list(self.readout_depths)} must hold each depth once")
         if self.readout_depths and self.kind not in PLAIN_KERNELS:
             raise ConfigError(
-                f"kernel.readout_depths is for {', '.join(PLAIN_KERNELS)}, whose deeper networks begin like the shallower "
-                f"ones; for kernel={self.kind} sweep instead, if it has a depth: --multirun kernel.depth=1,3"
+                f"kernel.readout_depths is only for {', '.join(PLAIN_KERNELS)}, whose deeper networks contain the "
+                f"shallower ones; for kernel={self.kind} use a sweep, if it has a depth: --multirun kernel.depth=1,3"
             )
         at_least("kernel.pool_radius", self.pool_radius, 0)
         for name in ("width", "blocks", "widen"):
@@ -159,8 +165,8 @@ class KernelConfig:
         at_least("kernel.length_scale", self.length_scale, 0.0, strict=True)
         if len(self.filter) not in (1, 2, 3) or min(self.filter) < 1:
             raise ConfigError(
-                f"kernel.filter={list(self.filter)} must be [height, width], or one number (of sequences their length), or of volumes "
-                "[depth, height, width], positive"
+                f"kernel.filter={list(self.filter)} must be [height, width] or one number, [length] for sequences, or "
+                "[depth, height, width] for volumes, all positive"
             )
         choice("kernel.initialiser", self.initialiser, ("gaussian", "orthogonal", "delta_orthogonal"))
         choice("kernel.outputs", self.outputs, ("trace", "pseudo", "full"))
@@ -183,11 +189,11 @@ class KernelConfig:
     def _check_parts(self) -> None:
         if self.kind not in COMBINED:
             if isinstance(self.weights, tuple):
-                raise ConfigError(f"kernel.weights={list(self.weights)} is a list of numbers for kernel=sum")
+                raise ConfigError(f"kernel.weights={list(self.weights)} is only for kernel=sum")
             return
         if not self.parts:
             raise ConfigError(
-                f"kernel={self.kind} needs kernel.parts=[...], the kernels that it is made of, such as "
+                f"kernel={self.kind} needs kernel.parts=[...], a list of kernels, such as "
                 "kernel.parts=[{kind:fcn,depth:1},{kind:fcn,depth:3}]"
             )
         if isinstance(self.weights, str):

@@ -1,4 +1,4 @@
-"""The configuration as plain values, and back."""
+"""Converts the configuration to plain values and back."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """A frozen dataclass from plain values, nested ones included, each in the type of its field (`values.converted`).
+    """A frozen dataclass from plain values, including nested ones. Values get the types of their fields (`values.converted`).
 
     Args:
         cls: the dataclass.
-        values: by field.
-        prefix: of the names of its settings, such as `predict.`, for messages.
+        values: by field name.
+        prefix: of the names of the settings, such as `predict.`, for messages.
 
     Raises:
-        ConfigError: on an unknown field, or a value that its field or the dataclass refuses.
+        ConfigError: for an unknown field or an invalid value.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
@@ -60,5 +60,5 @@ def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """None where there is none, or where it is made."""
+    """The default of a field; None without a default or with a factory."""
     return None if field.default is dataclasses.MISSING else field.default

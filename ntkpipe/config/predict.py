@@ -1,4 +1,4 @@
-"""Which predictions are made."""
+"""Settings of the predictions."""
 
 from __future__ import annotations
 
@@ -11,37 +11,42 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Which predictions are made.
+    """The predictions to make.
 
     Args:
-        kernels: any of `ntk` (all layers trained), `nngp` (the readout trained) and `ntkgp` (posterior with T for K); of
-            `kernel=gram` and `features` it is `gram`, whatever the default.
-        times: training times in gradient steps, `inf` allowed; None is a logarithmic grid over all of training and inf.
-        ridges: added to the diagonal.
+        kernels: any of `ntk` (all layers are trained), `nngp` (only the readout is trained) and `ntkgp` (Gaussian
+            process with the NTK as covariance). For `kernel=gram` and `kernel=features` it is `gram`.
+        times: training times in gradient steps; `inf` is allowed. By default a logarithmic grid over the whole
+            training, and inf.
+        ridges: numbers to add to the diagonal of the train-train kernel, one or several.
         ridge_scale: `relative` (to the mean of the diagonal) or `absolute`.
         learning_rate: rate of gradient descent on ||f - y||^2 / (2 n c).
         dynamics: `gradient_flow`, `gradient_descent` (discrete steps), or `momentum`.
-        momentum: of heavy-ball momentum, between 0 and 1.
-        loss: of training: `squared`, or with means alone and finite times `cross_entropy` (of classes; outputs are logits), `logistic`
-            (one class against the rest) or `huber` (docs/losses.md).
-        huber_delta: of `huber`, the residual from which it is linear, in the units that targets are solved in.
-        train_sizes: several training sizes, each a run of its own in `run_dir/train_size=...` on a leading block of one Gram
-            matrix, and a learning curve of them all in `run_dir`.
-        theory: of `train_sizes`: squared errors that learning-curve theory predicts from the spectrum of the largest run are put
-            beside the measured ones.
-        covariance: `none`, `diagonal` (variances) or `full`, over networks, of every test point; docs/uncertainty.md says
-            what it takes with each solver.
-        covariance_batch: test points that are solved for together; None is chosen from the memory.
-        selection: how the ridge and the time that a report recommends are chosen, from training points alone: `held_out`
-            (the last of them are predicted from the others), `loo` (leave-one-out, t = inf) or `none`.
-        held_out: of `held_out`: a share of the training points, or from 1 on a number of them.
-        error_estimate: estimates of the errors of predictions, which 99% of these are within, beside the bounds: `auto` (wherever that
-            takes less than 15% of the solve, and of up to 10,000 training points), `true` or `false`.
-        noise: of real targets, the variance that they scatter with and that is added to predictive variances: a number (in the units of
-            the data), `likelihood` (with the kernel as a prior, the most likely one) or `held_out` (such that variances are right on
-            average for training points that are predicted from the others); None adds nothing.
-        initial: outputs that training starts from: `zero` (the mean over networks), `network` (those of the finite network of
-            `kernel=empirical`), or an `.npz` with `train` (n, c) and `test` (p, c) in the order of the data.
+        momentum: coefficient of heavy-ball momentum, between 0 and 1.
+        loss: training loss: `squared`, `cross_entropy` (classes; outputs are logits), `logistic` (one class against
+            the rest) or `huber`. Losses other than `squared` give only means at finite times (docs/losses.md).
+        huber_delta: for `huber`: the residual at which the loss becomes linear, in the units in which targets are
+            solved.
+        train_sizes: several training sizes. Each is a run in `run_dir/train_size=...` on a leading block of one Gram
+            matrix, and `run_dir` gets their learning curve.
+        theory: for `train_sizes`: add the squared errors that learning-curve theory predicts from the spectrum of the
+            largest run.
+        covariance: covariance of the outputs over networks: `none`, `diagonal` (the variance of every test point) or `full`
+            (also between test points). docs/uncertainty.md says what it costs with each solver.
+        covariance_batch: number of test points that are solved for together. By default it follows from the memory.
+        selection: how to choose the ridge and the time that the report recommends, from training points alone:
+            `held_out` (predict the last training points from the others), `loo` (leave-one-out, t = inf) or `none`.
+        held_out: for `held_out`: a share of the training points, or a number of points if it is at least 1.
+        error_estimate: estimates of numerical errors beside the bounds; 99% of the errors are below them. `auto`
+            makes them if they take less than 15% of the solve, and for up to 10,000 training points. The other values
+            are `true` and `false`.
+        noise: for real targets: the variance of their noise, which is added to predictive variances. A number is in
+            the squared units of the data; `likelihood` takes the most likely value under the kernel as a prior;
+            `held_out` makes variances right on average for training points that are predicted from the others. By
+            default nothing is added.
+        initial: outputs at the start of training: `zero` (the mean over networks), `network` (those of the finite
+            network of `kernel=empirical`), or an `.npz` with `train` (n, c) and `test` (p, c) in the order of the
+            data.
     """
 
     kernels: tuple[str, ...] = ("ntk", "nngp")
@@ -101,7 +106,8 @@ class PredictConfig:
             for name, value in (("covariance", self.covariance), ("selection", self.selection)):
                 if value != "none":
                     raise ConfigError(
-                        f"predict.{name}={value} is for networks that start at zero on average: leave it out with predict.initial"
+                        f"predict.{name}={value} assumes networks that start at zero on average: leave it out with "
+                        "predict.initial"
                     )
         if self.dynamics == "gradient_descent" and self.times is not None:
             for t in self.times:
@@ -109,32 +115,32 @@ class PredictConfig:
                     raise ConfigError(f"predict.times={t}: discrete gradient descent takes whole steps")
 
     def _check_loss(self) -> None:
-        """Refuse what is known of squared loss alone."""
+        """Refuse settings that are only for squared loss."""
         loss = f"predict.loss={self.loss}"
         if self.dynamics != "gradient_flow":
             raise ConfigError(f"{loss} is integrated as gradient flow: leave predict.dynamics={self.dynamics} out")
         if self.covariance != "none" or self.noise is not None:
             raise ConfigError(
-                f"{loss} has no closed form for the spread over networks, which squared loss has because its flow is linear: means "
-                "alone, so leave predict.covariance and predict.noise out"
+                f"{loss} gives means only, because its flow is not linear and variances have no closed form: leave "
+                "predict.covariance and predict.noise out"
             )
         if self.selection != "none":
             raise ConfigError(
-                f"{loss} has no selection of its own: leave predict.selection={self.selection} out; metrics of all times and ridges are "
-                "there, and ntkpipe tune chooses kernels"
+                f"{loss} does not support selection: leave predict.selection={self.selection} out. metrics.json has "
+                "all times and ridges, and ntkpipe tune chooses kernels"
             )
         if self.initial != "zero":
-            raise ConfigError(f"{loss} starts at zero: leave predict.initial={self.initial} out")
+            raise ConfigError(f"{loss} supports only training from zero: leave predict.initial={self.initial} out")
         if self.theory:
-            raise ConfigError(f"{loss}: learning-curve theory is of squared loss, leave predict.theory out")
+            raise ConfigError(f"{loss}: learning-curve theory holds for squared loss only, so leave predict.theory out")
         if self.times is None or any(math.isinf(t) for t in self.times):
             why = {
-                "huber": "which ends where squared loss does: predict.loss=squared has t = inf",
+                "huber": "has the same limit as squared loss: use predict.loss=squared for t = inf",
             }.get(
                 self.loss,
-                "which has no finite limit where classes can be separated, as full-rank kernels do: outputs grow like log t",
+                "has no finite limit if classes are separable, as with full-rank kernels: outputs grow like log t",
             )
-            raise ConfigError(f"{loss}, {why}. Set finite times, such as predict.times=[10,100,1000]")
+            raise ConfigError(f"{loss} {why}. Set finite times, such as predict.times=[10,100,1000]")
 
     def _check_noise(self) -> None:
         if self.noise in (None, "likelihood", "held_out"):

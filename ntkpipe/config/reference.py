@@ -1,4 +1,4 @@
-"""What every setting means: its type, its default and the text of its dataclass, for help and for the reference page."""
+"""The type, the default and the documentation of every setting, for the help and the reference page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from ntkpipe.config.run import RunConfig
 from ntkpipe.config.values import described, example, shown
 
-# `name: text` or `one, another: text`, eight or more spaces of it being the text's next line.
+# `name: text` or `one, another: text`. A line with eight or more spaces continues the text.
 _ENTRY = re.compile(r"(?P<names>\w+(?:, \w+)*): (?P<text>.*)")
 
 
@@ -26,8 +26,8 @@ class Setting:
     Args:
         name: dotted, such as `kernel.depth`.
         hint: its type.
-        default: its value where nothing is said.
-        text: what it means, one paragraph.
+        default: its default value.
+        text: its meaning, in one paragraph.
     """
 
     name: str
@@ -37,29 +37,29 @@ class Setting:
 
     @property
     def group(self) -> str:
-        """`kernel` of `kernel.depth`; empty of a setting without one."""
+        """The group, such as `kernel` for `kernel.depth`; empty for a setting without a group."""
         return self.name.rpartition(".")[0]
 
     @property
     def takes(self) -> str:
-        """Its type in words."""
+        """The type in words."""
         return described(self.hint)
 
     @property
     def example(self) -> str:
-        """A value that it may have."""
+        """A valid value."""
         return example(self.hint, self.default)
 
     def is_number(self) -> bool:
-        """Whether its values are numbers, or lists of them."""
+        """Whether its values are numbers or lists of numbers."""
         return bool({int, float} & set(_kinds(self.hint)))
 
     def is_list(self) -> bool:
-        """Whether several values may be given at once."""
+        """Whether it takes several values."""
         return any(typing.get_origin(one) is tuple for one in _alternatives(self.hint))
 
     def line(self) -> str:
-        """`name=default`, as a command line has it."""
+        """`name=default`, in the syntax of the command line."""
         return f"{self.name}={shown(self.default)}"
 
 
@@ -71,7 +71,7 @@ def reference() -> dict[str, Setting]:
 
 @functools.cache
 def groups() -> dict[str, str]:
-    """Groups of settings, such as `kernel` and `cluster.launch`, and what each is about."""
+    """Descriptions of the groups of settings, such as `kernel` and `cluster.launch`."""
     return dict(_groups(RunConfig, ""))
 
 
@@ -97,7 +97,7 @@ def _groups(cls: type, prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _texts(cls: type) -> dict[str, str]:
-    """The texts of `Args:` in a docstring, by field."""
+    """The texts of the section `Args:` of a docstring, by field."""
     body = (inspect.getdoc(cls) or "").partition("Args:\n")[2].partition("\nRaises:")[0]
     found: dict[str, str] = {}
     names: list[str] = []

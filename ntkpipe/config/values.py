@@ -1,4 +1,4 @@
-"""From what somebody typed to the type of a setting: what can be meant by it is taken, the rest refused in words of the setting."""
+"""Converts typed values to the type of a setting. Values with a clear meaning are accepted, all others are refused."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _EXAMPLES = {int: "100", float: "0.1", bool: "true", str: "NAME"}
 def converted(name: str, hint: Any, value: Any, default: Any = None) -> Any:
     """The value of a setting in its own type.
 
-    A list of one may be given as that one, a list as text in brackets, a number as `sqrt(2)`, `2**0.5` or `1e3` (a whole one
-    too), infinity as `inf`, `.inf` or `infinity`, and no value as `null` or `None`.
+    A list of one element may be given as the element, a list as text in brackets, a number (also a whole one) as
+    `sqrt(2)`, `2**0.5` or `1e3`, infinity as `inf`, `.inf` or `infinity`, and no value as `null` or `None`.
 
     Args:
-        name: of the setting, whole, for messages.
-        hint: its type: `str`, `int`, `float`, `bool`, a tuple of these, a mapping of names to numbers or to anything, or one of
-            them or None.
-        value: plain, as YAML, JSON or a command line give it.
+        name: full name of the setting, for messages.
+        hint: its type: `str`, `int`, `float`, `bool`, a tuple of these, a mapping of names to numbers or to any values, or
+            a union of these and None.
+        value: plain, from YAML, JSON or a command line.
         default: of the setting; messages show it as an example.
 
     Raises:
-        ConfigError: if the value cannot be meant.
+        ConfigError: if the value does not fit the type.
     """
     kinds, optional = _kinds(hint)
     if optional and (value is None or (isinstance(value, str) and value.lower() in _NONE)):
         return None
     bracketed = not isinstance(value, str) or (value[:1] == "[" and value[-1:] == "]")
-    # Of a setting that is a text or a list, a text in brackets is the list.
+    # For a setting that takes a text or a list, a text in brackets is a list.
     for kind in sorted(kinds, key=lambda one: typing.get_origin(one) is not tuple) if bracketed else kinds:
         try:
             return _of_kind(kind, value)
@@ -65,7 +65,7 @@ def _described(kind: Any) -> str:
 
 
 def example(hint: Any, default: Any = None) -> str:
-    """A value of a type: the default, if that is one."""
+    """A valid value of a type: the default, unless it is empty."""
     if default not in (None, (), {}):
         return shown(default)
     kind = _kinds(hint)[0][0]
@@ -76,7 +76,7 @@ def example(hint: Any, default: Any = None) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a command line has it."""
+    """A value in the syntax of the command line."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -89,7 +89,7 @@ def shown(value: Any) -> str:
 
 
 def _kinds(hint: Any) -> tuple[list[Any], bool]:
-    """What a type may be, and whether it may be None."""
+    """The alternatives of a type, and whether None is one of them."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         kinds = [one for one in typing.get_args(hint) if one is not type(None)]
         return kinds, len(kinds) < len(typing.get_args(hint))
@@ -118,7 +118,7 @@ def _of_kind(kind: Any, value: Any) -> Any:
 def _number(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError
-    # YAML's spelling of infinity. What is no number is no value of any setting.
+    # `_read` accepts `.inf`, the infinity of YAML. No setting accepts NaN.
     found = _read(value) if isinstance(value, str) else float(value)
     if math.isnan(found):
         raise ValueError

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official python and binary versions, as a folder or a tar.gz."""
+"""Reads CIFAR-10 and CIFAR-100 in their official Python and binary versions, from a folder or a tar.gz."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 OFFICIAL_URL = "https://www.cs.toronto.edu/~kriz/"
 _PIXELS = 3 * 32 * 32
-# The largest official member has 155 MB; more would be a bomb or another file.
+# The largest official member has 155 MB; a larger one is a decompression bomb or another file.
 _MEMBER_BYTES = 512 << 20
 
 _CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -128,13 +128,16 @@ EDITIONS: dict[str, tuple[Edition, ...]] = {
 
 
 def load(config: DataConfig) -> RawImages:
-    """CIFAR-10 or CIFAR-100 (fine labels), uint8 `(n, 32, 32, 3)`, in the order of the batch files.
+    """Load CIFAR-10 or CIFAR-100 (fine labels).
 
     `config.path` is a tar.gz, the folder inside it, or a folder that holds either. Pickles are read by a restricted
-    reader; archives are read member by member and never unpacked to disk.
+    reader. Archives are read member by member and never unpacked to disk.
+
+    Returns:
+        Images `(n, 32, 32, 3)` uint8 and labels `(n,)` int64, in the order of the batch files.
 
     Raises:
-        DataError: if the files are absent (the text says which to fetch, and their checksum) or malformed.
+        DataError: if the files are absent or malformed. For absent files the text gives their names and checksums.
     """
     editions = EDITIONS[config.kind]
     path = Path(str(config.path)).expanduser()
@@ -154,7 +157,7 @@ def load(config: DataConfig) -> RawImages:
     else:
         best = max(editions, key=lambda e: len({*e.train, e.test} & batches.keys()))
         missing = [name for name in (*best.train, best.test) if name not in batches]
-        raise DataError(f"{found} lacks {', '.join(missing)}: get {best.archive} (md5 {best.md5}) again")
+        raise DataError(f"{found} lacks {', '.join(missing)}: download {best.archive} (md5 {best.md5}) again")
     x_train, y_train = _images([batches[name] for name in edition.train])
     x_test, y_test = _images([batches[edition.test]])
     names = _CIFAR10_NAMES if config.kind == "cifar10" else _CIFAR100_NAMES
@@ -197,7 +200,10 @@ def _read_batches(found: Path, members: set[str], editions: tuple[Edition, ...])
                 if name not in members or not member.isfile():
                     continue
                 if member.size > _MEMBER_BYTES:
-                    raise DataError(f"{found}: member {member.name} has {member.size} bytes, far too many for CIFAR")
+                    raise DataError(
+                        f"{found}: member {member.name} has {member.size} bytes, which is too large for "
+                        "CIFAR: download the archive again"
+                    )
                 file = archive.extractfile(member)
                 assert file is not None  # a regular file
                 yield name, readers[name](file.read(), f"{found}:{member.name}")
@@ -206,7 +212,7 @@ def _read_batches(found: Path, members: set[str], editions: tuple[Edition, ...])
             raise
         checksums = ", ".join(f"{e.archive} {e.md5}" for e in editions)
         raise DataError(
-            f"{found} is no readable tar.gz ({error}): download it again and check its md5 ({checksums})"
+            f"{found} cannot be read as a tar.gz ({error}): download it again and check its md5 ({checksums})"
         ) from error
 
 

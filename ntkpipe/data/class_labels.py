@@ -1,4 +1,4 @@
-"""Classes in whatever form people have them: numbers, names, truth values, one-hot rows, categories."""
+"""Converts class labels to integers: numbers, names, truth values, one-hot rows and categories."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ntkpipe.errors import DataError
 def numbered(
     y_train: np.ndarray, y_test: np.ndarray | None, names: tuple[str, ...] | None
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
-    """Labels as integers where they are something else that means classes; numbers stay as they are.
+    """Convert labels that mean classes to integers; numbers stay unchanged.
 
-    Taken are names (text or bytes), truth values, floats that are whole numbers, one-hot rows `(n, c)` and columns `(n, 1)`. Names
-    are numbered in the order of `names`, or sorted.
+    The function accepts names (text or bytes), truth values, floats that are whole numbers, one-hot rows `(n, c)` and
+    columns `(n, 1)`. It numbers names in the order of `names`, or in sorted order.
 
     Args:
-        y_train: of the training points.
-        y_test: of the test points; None if nobody knows them.
-        names: of the classes, where they are known.
+        y_train: labels of the training points.
+        y_test: labels of the test points; None if unknown.
+        names: names of the classes, if known.
 
     Returns:
-        Both as integers, or as they were, and the names of the classes.
+        Training labels, test labels and the names of the classes. Labels are int64, or unchanged if they are numbers.
 
     Raises:
         DataError: if a label is missing, or a test point has a name that no training point has.
@@ -42,20 +42,20 @@ def numbered(
 
 
 def categories_of(y: Any) -> tuple[str, ...] | None:
-    """Names of the categories of a pandas series or index, in their own order; None of anything else."""
+    """Return the names of the categories of a pandas series or index, in their order; None for other types."""
     found = getattr(getattr(y, "dtype", None), "categories", None)
     return None if found is None else tuple(str(name) for name in found)
 
 
 def is_one_hot(y: np.ndarray) -> bool:
-    """Whether each row of `(n, c)`, c at least 2, has one 1 and else zeros."""
+    """Return whether `y` has shape `(n, c)`, c at least 2, and each row has a single 1 and zeros elsewhere."""
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "biuf":
         return False
     return bool(np.isin(y, (0, 1)).all() and (np.count_nonzero(y, axis=1) == 1).all())
 
 
 def _plain(name: str, y: np.ndarray) -> np.ndarray:
-    """One label per row, as text, truth values or numbers."""
+    """Return one label per row, as text, truth values or numbers."""
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -96,7 +96,8 @@ def _by_name(array: str, y: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     strange = np.flatnonzero(numbers < 0)
     if strange.size:
         raise DataError(
-            f"{array} holds {str(y[strange[0]])!r} at row {strange[0]} ({strange.size} such rows), which is none of the classes "
-            f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}: correct the label, or remove these rows"
+            f"{array} holds {str(y[strange[0]])!r} at row {strange[0]} ({strange.size} such rows), which is not one "
+            f"of the classes {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}: correct the label, or "
+            "remove these rows"
         )
     return numbers

@@ -1,31 +1,34 @@
-"""Columns of a table as numbers: what is learnt from the training rows, and applied to any others."""
+"""Encodes table columns as numbers. The encoding is fitted on the training rows and applied to other rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.types as kinds
 
 from ntkpipe.errors import DataError
 
-# A column of text with more levels than this, and more than half as many as rows, names its rows and describes nothing.
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# A text column with more levels than this, and more than half as many levels as rows, identifies rows and is not a
+# feature.
 _MOST_LEVELS = 50
-# Of text of which so much reads as numbers, the rest is taken for mistakes.
+# If at least this share of a text column reads as numbers, the other entries count as mistakes.
 _NUMBERS = 0.5
 
 
 @dataclass(frozen=True)
 class Column:
-    """What the training rows say of a column.
+    """The encoding of one column, fitted on the training rows.
 
     Args:
-        name: of the column.
-        levels: of categories, each of which is a feature of 0 and 1; None of a column of numbers, which is one feature.
-        fill: values of the features where the entry is missing: their means. None where missing entries are refused.
+        name: name of the column.
+        levels: the categories, each of which is a feature of 0 and 1; None for a column of numbers, which is one
+            feature.
+        fill: means of the features, which replace a missing entry; None if missing entries are not filled in.
     """
 
     name: str
@@ -34,7 +37,7 @@ class Column:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features."""
+        """Names of the features of this column."""
         return (self.name,) if self.levels is None else tuple(f"{self.name}={level}" for level in self.levels)
 
 
@@ -43,8 +46,8 @@ class Encoding:
     """How the columns of a table become features.
 
     Args:
-        columns: in order.
-        missing: `refuse`, `drop` (rows with missing entries) or `mean`.
+        columns: encodings of the columns, in order.
+        missing: what happens to missing entries: `refuse`, `drop` (leaves such rows out) or `mean` (fills them in).
     """
 
     columns: tuple[Column, ...]
@@ -57,22 +60,23 @@ class Encoding:
 
     @property
     def fixed(self) -> np.ndarray:
-        """(d,) bool: features of 0 and 1, which standardisation leaves alone."""
+        """(d,) bool mask of the features of 0 and 1, which standardisation leaves unchanged."""
         return np.array([column.levels is not None for column in self.columns for _ in column.features])
 
     def apply(self, table: pa.Table, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Features of some rows of a table.
+        """Return the features of some rows of a table.
 
         Args:
-            table: with all columns.
+            table: the table, with all columns of the encoding.
             rows: (m,) row numbers.
-            what: the table, for messages.
+            what: name of the table, for messages.
 
         Returns:
-            (k, d) float64, the k row numbers that are left, and what the user should know.
+            (k, d) float64 features, the k remaining row numbers, and notes for the user.
 
         Raises:
-            DataError: naming row and column of an entry that is missing, infinite or no number where numbers are wanted.
+            DataError: if an entry is missing, infinite, or not a number in a column of numbers. The text names its
+                row and column.
         """
         made, notes = [], []
         gone = np.zeros(len(rows), dtype=bool)
@@ -85,8 +89,9 @@ class Encoding:
             block, unseen = _block(column, values)
             if unseen:
                 notes.append(
-                    f"{what}: column {column.name!r} holds {', '.join(map(repr, unseen[:5]))}{', ...' if len(unseen) > 5 else ''}, which "
-                    "no training row has: taken as none of its levels"
+                    f"{what}: column {column.name!r} holds "
+                    f"{', '.join(map(repr, unseen[:5]))}{', ...' if len(unseen) > 5 else ''}, which no training row "
+                    "has: encoded as none of its levels"
                 )
             if self.missing == "mean" and column.fill is not None:
                 block[missing] = column.fill
@@ -94,20 +99,20 @@ class Encoding:
                 gone |= missing
             made.append(block)
         if gone.all():
-            raise DataError(f"every row of {what} has a missing entry: data.missing=drop leaves nothing")
-        if gone.any():
-            notes.append(
-                f"{what}: {gone.sum()} of {len(rows)} rows with missing entries are left out (data.missing=drop)"
+            raise DataError(
+                f"every row of {what} has a missing entry, so data.missing=drop leaves no rows: use data.missing=mean"
             )
+        if gone.any():
+            notes.append(f"{what}: left out {gone.sum()} of {len(rows)} rows with missing entries (data.missing=drop)")
         return np.concatenate(made, axis=1)[~gone], rows[~gone], notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the encoding as plain JSON values."""
         return {"missing": self.missing, "columns": [asdict(column) for column in self.columns]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Encoding:
-        """What `to_dict` gave, from JSON."""
+        """Make an encoding from the values that `to_dict` returned."""
         made = [
             Column(
                 one["name"],
@@ -120,19 +125,20 @@ class Encoding:
 
 
 def fit(table: pa.Table, names: Sequence[str], rows: np.ndarray, missing: str, what: str) -> tuple[Encoding, list[str]]:
-    """The encoding that the training rows define, and what the user should know.
+    """Fit an encoding to the training rows; also returns notes for the user.
 
-    Columns that have one value alone are left out, and named.
+    Columns with a single value are left out, and the notes name them.
 
     Args:
-        table: that holds them.
-        names: of the columns.
-        rows: (m,) of the training set.
-        missing: see `Encoding`.
-        what: the table, for messages.
+        table: the table that holds the columns.
+        names: names of the columns to encode.
+        rows: (m,) row numbers of the training set.
+        missing: what happens to missing entries, as in `Encoding`.
+        what: name of the table, for messages.
 
     Raises:
-        DataError: for a column that has no features: dates, identifiers, text with numbers in it, nothing at all.
+        DataError: if a column cannot become features: dates, identifiers, or text mixed with numbers. Also if no
+            column differs between training rows, or an entry is missing and `missing` is `refuse`.
     """
     columns, notes, constant = [], [], []
     for name in names:
@@ -157,34 +163,38 @@ def fit(table: pa.Table, names: Sequence[str], rows: np.ndarray, missing: str, w
             columns.append(Column(name, tuple(str(one) for one in levels), fill))
     if constant:
         listed = ", ".join(map(repr, constant))
-        notes.append(f"columns of {what} with one value in every training row are left out: {listed}")
+        notes.append(f"left out columns of {what} with one value in all training rows: {listed}")
     if not columns:
-        raise DataError(f"{what} has no column that differs between training rows: there is nothing to learn from")
+        raise DataError(f"{what} has no column that differs between training rows: add a feature that varies")
     return Encoding(tuple(columns), missing), notes
 
 
 def is_category(kind: pa.DataType, name: str, what: str) -> bool:
-    """Whether a column holds categories: text, truth values, or a dictionary of levels; False of numbers.
+    """Return whether a column holds categories (text, truth values or a dictionary of levels); False for numbers.
 
     Raises:
-        DataError: for columns that are neither, such as dates.
+        DataError: if the column holds neither numbers nor categories, such as dates.
     """
+    import pyarrow.types as kinds
+
     if kinds.is_dictionary(kind) or kinds.is_boolean(kind) or _is_text(kind):
         return True
     if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind) or kinds.is_null(kind):
         return False
     raise DataError(
-        f"column {name!r} of {what} holds {kind}, which is neither numbers nor categories: convert it (a date, say, to days since "
-        "some day), or leave it out (data.features names the columns that are used)"
+        f"column {name!r} of {what} holds {kind}, which is neither numbers nor categories: convert it (such as a date "
+        "to a number of days), or leave it out (data.features names the columns that are used)"
     )
 
 
 def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow.types as kinds
+
     return kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind)
 
 
 def entries(table: pa.Table, column: Column, rows: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column's entries in some rows: float64, or objects that are text; and which are missing."""
+    """Return a column's entries in some rows, as float64 or text objects, and a mask of missing entries."""
     found = table.column(column.name)
     is_text = is_category(found.type, column.name, what)
     if column.levels is not None:
@@ -197,11 +207,11 @@ def entries(table: pa.Table, column: Column, rows: np.ndarray, what: str) -> tup
         for row, one in zip(rows, values, strict=True):
             if one is not None and not _is_number(one):
                 raise DataError(
-                    f"column {column.name!r} of {what} holds {one!r} in row {row}, which is no number: correct it"
+                    f"column {column.name!r} of {what} holds {one!r} in row {row}, which is not a number: correct it"
                 )
         numbers = np.array([np.nan if one is None else float(one) for one in values])
     else:
-        numbers = found.cast(pa.float64(), safe=False).to_numpy()[rows]
+        numbers = found.cast("float64", safe=False).to_numpy()[rows]
     infinite = np.flatnonzero(np.isinf(numbers))
     if infinite.size:
         raise DataError(f"column {column.name!r} of {what} is infinite in row {rows[infinite[0]]}: correct it")
@@ -209,7 +219,7 @@ def entries(table: pa.Table, column: Column, rows: np.ndarray, what: str) -> tup
 
 
 def _block(column: Column, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Features (m, f) of a column's entries, zeros or NaN where they are missing, and levels that are not known."""
+    """Return the features (m, f) of a column's entries and the unknown levels. Missing entries give zeros or NaN."""
     if column.levels is None:
         return np.array(values, dtype=np.float64)[:, None], []
     places = {level: k for k, level in enumerate(column.levels)}
@@ -225,13 +235,15 @@ def _block(column: Column, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def _of_missing(what: str, name: str, rows: np.ndarray) -> str:
     more = f" and {len(rows) - 1} other rows" if len(rows) > 1 else ""
     return (
-        f"{what} has no entry in row {rows[0]}{more}, column {name!r} (the first row of data is 0): fill it in, or choose "
-        "data.missing=drop (leaves such rows out) or data.missing=mean (takes the mean of the training rows)"
+        f"{what} has no entry in row {rows[0]}{more}, column {name!r} (the first row of data is 0): fill it in, or "
+        "set data.missing=drop (leaves such rows out) or data.missing=mean (takes the mean of the training rows)"
     )
 
 
 def _require_categories(table: pa.Table, name: str, there: np.ndarray, rows: np.ndarray, what: str) -> None:
-    """Refuse text that names every row, and text that is mostly numbers."""
+    """Refuse text that identifies rows, and text that consists mostly of numbers."""
+    import pyarrow.types as kinds
+
     distinct = list(dict.fromkeys(there.tolist()))
     if kinds.is_boolean(table.column(name).type):
         return
@@ -240,13 +252,13 @@ def _require_categories(table: pa.Table, name: str, there: np.ndarray, rows: np.
         if words and len(distinct) - len(words) > _NUMBERS * len(distinct) and len(distinct) > 2:
             row = next(int(row) for row, one in zip(rows, there, strict=True) if one == words[0])
             raise DataError(
-                f"column {name!r} of {what} is text, but most of it reads as numbers; row {row} holds {words[0]!r}: correct such "
-                "entries, or leave them empty and choose data.missing"
+                f"column {name!r} of {what} is text, but most entries are numbers; row {row} holds {words[0]!r}: "
+                "correct such entries, or leave them empty and set data.missing"
             )
     if (len(distinct) > _MOST_LEVELS and len(distinct) > len(there) / 2) or len(distinct) == len(there) > 2:
         raise DataError(
-            f"column {name!r} of {what} has {len(distinct)} levels in {len(there)} training rows: it names rows and describes "
-            "nothing. Leave it out: data.features names the columns that are used"
+            f"column {name!r} of {what} has {len(distinct)} levels in {len(there)} training rows, so it seems to "
+            "identify rows. Leave it out: data.features names the columns that are used"
         )
 
 
@@ -259,7 +271,7 @@ def _is_number(text: Any) -> bool:
 
 
 def _numbers_rows(values: np.ndarray) -> bool:
-    """Whether a column counts: whole numbers, each once, without more gaps than test rows make."""
+    """Return whether a column numbers the rows: distinct whole numbers with no more gaps than test rows cause."""
     if len(values) < 20 or (values != np.round(values)).any() or len(np.unique(values)) < len(values):
         return False
     return bool(values.max() - values.min() < 2 * len(values))

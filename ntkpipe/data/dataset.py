@@ -1,4 +1,4 @@
-"""From a `DataConfig` to points and targets that are ready for a kernel."""
+"""Loads and prepares the data set of a `DataConfig`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from ntkpipe.kernels.sequences import filled
 
 _log = logging.getLogger(__name__)
 
-# One module per kind, each with `load(config) -> RawImages`; imported on use, so that digits alone need scikit-learn.
+# One module per kind, each with `load(config) -> RawImages`. A module is imported on use, so that only tables need
+# pyarrow.
 _LOADERS = {
     "digits": "ntkpipe.data.digits",
     "npz": "ntkpipe.data.npz",
@@ -38,22 +39,22 @@ class PreparedDataset:
     """Prepared images and targets in stored order; the arrays span the full set.
 
     Args:
-        x_train: `(n, h, w, c)` float32 or float64; the first `n_train` are the subset in use.
-        x_test: likewise.
-        y_train: `(n, c)` float64 targets.
-        y_test: likewise.
-        labels_train: `(n,)` int64; None for regression.
-        labels_test: likewise.
-        class_names: one per column of the targets.
-        train_index: `(n,)` int64, the source row of every stored row.
-        test_index: likewise.
-        n_train: how many leading training rows are used.
-        n_test: likewise.
-        fingerprint: SHA-256 of what a Gram matrix depends on (see `fingerprint.py`).
+        x_train: `(n, h, w, c)` float32 or float64 training images; the first `n_train` are the subset in use.
+        x_test: `(p, h, w, c)` test images of the same dtype; the first `n_test` are in use.
+        y_train: `(n, c)` float64 training targets.
+        y_test: `(p, c)` float64 test targets in their original units; NaN where unknown.
+        labels_train: `(n,)` int64 labels; None for regression.
+        labels_test: `(p,)` int64 labels; None for regression or if unknown.
+        class_names: one name per column of the targets.
+        train_index: `(n,)` int64, the source row of every stored training row.
+        test_index: `(p,)` int64, the source row of every stored test row.
+        n_train: number of leading training rows in use.
+        n_test: number of leading test rows in use.
+        fingerprint: SHA-256 of everything that a Gram matrix depends on; `fingerprint.py` computes it.
         preprocessing: the steps and their statistics, plain JSON.
-        mean: `(c,)` that was taken from the training targets; None of targets as they are. `y_test` is as it is.
-        scale: `(c,)` that they were divided by; likewise.
-        notes: what the user should know of the images and labels.
+        mean: `(c,)` mean that was subtracted from the training targets; None if they are unchanged.
+        scale: `(c,)` divisor of the training targets; None if they are unchanged.
+        notes: notes for the user about images and labels.
     """
 
     x_train: np.ndarray
@@ -75,22 +76,22 @@ class PreparedDataset:
 
 
 def load_raw(config: DataConfig) -> RawImages:
-    """Checked images and labels of `config`, before preprocessing, in the order of their source.
+    """Load and check the images and labels of `config`, before preprocessing, in the order of their source.
 
     Raises:
-        DataError: if the files are absent, malformed or hold unusable values; the text says what to do.
+        DataError: if the files are absent, malformed or hold unusable values. The text says what to do.
     """
     raw: RawImages = importlib.import_module(_LOADERS[config.kind]).load(config)
-    # Other loaders know the layout of what they read.
+    # Only npz files may hold arrays of another layout. The other loaders return NHWC.
     return checked(raw, drop_invalid=config.drop_invalid, layout=config.layout if config.kind == "npz" else "NHWC")
 
 
 def load_dataset(config: DataConfig, *, dtype: str = "float32") -> PreparedDataset:
-    """Load, check, order and preprocess a data set; see `prepare_dataset`.
+    """Load, check, order and preprocess a data set.
 
     Args:
-        config: which images, and how they are prepared.
-        dtype: of the prepared images, `float32` or `float64`; all arithmetic is float64.
+        config: the images and how to prepare them.
+        dtype: dtype of the prepared images, `float32` or `float64`; all arithmetic is float64.
 
     Raises:
         ConfigError: if a setting contradicts the data.
@@ -108,7 +109,7 @@ def _check_settings(config: DataConfig, dtype: str) -> None:
 
 
 class Order(NamedTuple):
-    """How a data set is stored: targets in the order of the source, the stored order of both parts, and how many are used."""
+    """Targets in the order of the source, the stored order of training and test set, and the numbers of used points."""
 
     targets: Targets
     train: np.ndarray
@@ -118,10 +119,11 @@ class Order(NamedTuple):
 
 
 def order_dataset(raw: RawImages, config: DataConfig) -> Order:
-    """Targets and stored order of a checked data set.
+    """Return the targets and the stored order of a checked data set.
 
     Raises:
-        ConfigError, DataError: as `load_dataset`.
+        ConfigError: if a setting contradicts the data.
+        DataError: if a subset is larger than the data, or labels or targets cannot be used.
     """
     output_shape(raw.x_train.shape[1:], config.downsample)
     n_train = _used("train_size", config.train_size, raw.x_train.shape[0], f"training {raw.rows_are}")
@@ -149,13 +151,13 @@ def order_dataset(raw: RawImages, config: DataConfig) -> Order:
 
 
 def _statistics_rows(raw: RawImages, config: DataConfig, used: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Rows that the statistics are of, sorted, and whether these are a subset."""
+    """Return the sorted rows behind the statistics, and whether they are a subset of the training set."""
     of_subset = config.statistics == "subset" and len(used) < raw.x_train.shape[0]
     return np.sort(used) if of_subset else np.arange(raw.x_train.shape[0]), of_subset
 
 
 def fit_preprocessing(raw: RawImages, config: DataConfig) -> Preprocessing:
-    """The steps that `prepare_dataset` takes, with their statistics."""
+    """Fit the preprocessing steps that `prepare_dataset` applies."""
     order = order_dataset(raw, config)
     rows, _ = _statistics_rows(raw, config, order.train[: order.n_train])
     return fit(raw.x_train, rows, config, raw.fixed)
@@ -164,16 +166,17 @@ def fit_preprocessing(raw: RawImages, config: DataConfig) -> Preprocessing:
 def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32") -> PreparedDataset:
     """Order and preprocess checked images.
 
-    Besides the prepared arrays it holds the raw ones and chunks of 16 MB in float64: all of CIFAR-10 in float32 peaks
-    at 1.2 GB for the whole process.
+    Memory holds the prepared arrays, the raw ones and float64 chunks of 16 MB. For all of CIFAR-10 in float32 the whole
+    process peaks at 1.2 GB.
 
     Args:
-        raw: from `load_raw`.
-        config: how they are prepared.
-        dtype: of the prepared images, `float32` or `float64`; all arithmetic is float64.
+        raw: checked images from `load_raw`.
+        config: how to prepare them.
+        dtype: dtype of the prepared images, `float32` or `float64`; all arithmetic is float64.
 
     Raises:
-        ConfigError, DataError: as `load_dataset`.
+        ConfigError: if a setting contradicts the data.
+        DataError: if the data cannot be used.
     """
     _check_settings(config, dtype)
     assert raw.index_train is not None  # set by `checked`
@@ -193,12 +196,12 @@ def prepare_dataset(raw: RawImages, config: DataConfig, *, dtype: str = "float32
     for name, x in (("training", x_train), ("test", x_test)):
         _require_finite(name, x)
     _log.info(
-        "%s: %d of %d training and %d of %d test %s, %s, prepared as %s",
+        "%s: %s of %s training and %s of %s test %s, %s, prepared as %s",
         config.kind,
-        n_train,
-        x_train.shape[0],
-        n_test,
-        x_test.shape[0],
+        f"{n_train:,}",
+        f"{x_train.shape[0]:,}",
+        f"{n_test:,}",
+        f"{x_test.shape[0]:,}",
         raw.rows_are,
         " x ".join(map(str, x_train.shape[1:])),
         dtype,
@@ -239,7 +242,7 @@ def _used(setting: str, asked: int | None, present: int, what: str) -> int:
 
 
 def _require_finite(name: str, x: np.ndarray) -> None:
-    # A float32 overflow of finite float64 pixels, or an image far outside the range of the training set.
+    # A value overflows if finite float64 pixels exceed float32, or if an image is far outside the training set's range.
     total = sum(float(np.count_nonzero(~np.isfinite(filled(x[i : i + 1024])))) for i in range(0, x.shape[0], 1024))
     if total:
         raise DataError(

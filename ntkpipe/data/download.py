@@ -1,4 +1,4 @@
-"""Fetch one file of a known checksum."""
+"""Downloads one file of a known checksum."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ntkpipe.storage.replace import replacing
 
 _log = logging.getLogger(__name__)
 _BLOCK = 1 << 20
-_TIMEOUT = 60.0  # seconds without a byte
+_TIMEOUT = 60.0  # in seconds without a received byte
 
 
 def fetch(url: str, path: Path, *, md5: str) -> None:
-    """Download `url` to `path`, which appears only when it is complete and its checksum is right.
+    """Download `url` to `path`. The file appears only when it is complete and its checksum is right.
 
     Args:
-        url: http or https.
-        path: of the new file; its folder is made.
-        md5: expected, 32 hexadecimal digits.
+        url: an http or https address.
+        path: path of the new file; its folder is created.
+        md5: expected checksum, 32 hexadecimal digits.
 
     Raises:
-        ConfigError: for another kind of address.
-        DataError: if the download fails or its checksum differs; nothing is left behind.
+        ConfigError: if the address is neither http nor https.
+        DataError: if the download fails or its checksum differs. No partial file remains.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"data.source={url!r} must be an http or https address")
@@ -47,9 +47,9 @@ def fetch(url: str, path: Path, *, md5: str) -> None:
 
 
 def _fetch(url: str, target: Path, name: str, md5: str) -> None:
-    """Download to a new file and check what came."""
+    """Download to a new file and check its content."""
     digest = hashlib.md5(usedforsecurity=False)
-    # Only http and https come this far.
+    # Only http and https addresses reach this line.
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(target, "xb") as file:  # noqa: S310
         said = time.monotonic()
         done = 0
@@ -63,5 +63,5 @@ def _fetch(url: str, target: Path, name: str, md5: str) -> None:
     if digest.hexdigest() != md5:
         raise DataError(
             f"{url} gave {done} bytes with md5 {digest.hexdigest()}, expected {md5}: the file differs from the "
-            "official one or the transfer broke. Try again, or set data.source to another mirror"
+            "official one or the transfer failed. Try again, or set data.source to another mirror"
         )

@@ -1,4 +1,4 @@
-"""Exactly equal images: they make a kernel matrix singular."""
+"""Finds exactly equal images, which make a kernel matrix singular."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 def find_duplicates(x: np.ndarray | Iterable[np.ndarray]) -> list[tuple[int, int]]:
-    """Rows that equal an earlier row, value for value.
+    """Find rows that equal an earlier row, value for value.
 
     Args:
-        x: `(n, ...)` prepared images, or one after the other.
+        x: `(n, ...)` prepared images, or an iterable of images.
 
     Returns:
-        Pairs `(i, j)`, `i < j`, for every row `j` that equals some earlier row;
-        `i` is the first of its kind. Sorted by `j`.
+        Pairs `(i, j)`, `i < j`, one for every row `j` that equals an earlier row. `i` is the first such row. The pairs
+        are sorted by `j`.
     """
     first: dict[bytes, int] = {}
     pairs = []

@@ -1,4 +1,4 @@
-"""The content hash of a data set: of everything that a Gram matrix depends on, and of nothing else."""
+"""The content hash of a data set. It covers exactly the data that a Gram matrix depends on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def fingerprint(
     test_index: np.ndarray,
     settings: dict[str, Any],
 ) -> str:
-    """SHA-256 of raw images, stored order and preprocessing.
+    """Return the SHA-256 of raw images, stored order and preprocessing.
 
-    Labels, their coding and the number of images used are left out: runs that differ in those share Gram tiles.
+    The hash excludes labels, their coding and the number of images in use, so runs that differ in those share Gram
+    tiles.
 
     Args:
         x_train: `(n, h, w, c)` raw training images in the order of their source, native byte order.
-        x_test: likewise.
+        x_test: `(p, h, w, c)` raw test images in the same form.
         train_index: `(n,)` int64, the source row of every stored training row.
-        test_index: likewise.
-        settings: from `preprocessing_settings`.
+        test_index: `(p,)` int64, the source row of every stored test row.
+        settings: the result of `preprocessing_settings`.
 
     Returns:
         64 hexadecimal digits.
@@ -49,12 +50,12 @@ def fingerprint(
 def preprocessing_settings(
     config: DataConfig, statistics_rows: np.ndarray | None, encoding: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The settings that change prepared pixels, in a form in which equal effects are equal.
+    """Return the settings that change prepared pixels, normalised so that settings with equal effects compare equal.
 
     Args:
-        config: of the data set.
-        statistics_rows: sorted source rows behind the statistics; None is the full training set.
-        encoding: of a table; see `RawImages`.
+        config: configuration of the data set.
+        statistics_rows: sorted source rows behind the statistics; None means the full training set.
+        encoding: encoding of a table's columns, as in `RawImages`; None for other data.
     """
     uses_statistics = config.standardize != "none" or config.zca is not None
     rows = None

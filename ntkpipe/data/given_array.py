@@ -1,4 +1,4 @@
-"""An array that a user computed, read in place: a mapped `.npy` or `.npz` file, or a Zarr array of any chunks."""
+"""A user's array that is read in place: a mapped `.npy` or `.npz` file, or a Zarr array with any chunks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from ntkpipe.errors import DataError
 
-# What a Zarr array may be packed by: codecs that move bytes. Others may run code from the array's metadata (pickle).
+# Allowed codecs of a Zarr array, which only transform bytes. Others may run code from the array's metadata (pickle).
 _CODECS = frozenset(
     (
         "bytes",
@@ -36,14 +36,14 @@ _CODECS = frozenset(
 
 @dataclass(frozen=True)
 class GivenArray:
-    """An array on disk. Cheap to pickle; made by `open_given`.
+    """An array on disk. `open_given` makes it, and it is cheap to pickle.
 
     Args:
-        path: absolute.
-        shape: of the array.
-        dtype: `float32` or `float64`, native byte order, whatever it is stored in.
-        chunks: of a Zarr array; empty of any other file.
-        stamp: changes when the file does; see `require_same`.
+        path: absolute path.
+        shape: shape of the array.
+        dtype: `float32` or `float64`; `read` returns native byte order for any order on disk.
+        chunks: chunk shape of a Zarr array; empty for other files.
+        stamp: sizes and times of the file, which change when the file does; `require_same` compares them.
     """
 
     path: str
@@ -53,19 +53,25 @@ class GivenArray:
     stamp: tuple[int, ...]
 
     def read(self, *where: slice) -> np.ndarray:
-        """A part, in native byte order and C order.
+        """Read a part of the array, in native byte order and C order.
 
         Raises:
-            DataError: if the file is gone, has changed since it was checked, or cannot be read.
+            DataError: if the file is missing, has changed since it was checked, or cannot be read.
         """
         self.require_same()
         try:
             return np.ascontiguousarray(_opened(self.path, self.stamp)[where], dtype=self.dtype)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise DataError(f"{self.path} cannot be read at {where} ({error}): is the file whole?") from error
+            raise DataError(
+                f"{self.path} cannot be read at {where} ({error}): check that the file is complete"
+            ) from error
 
     def diagonal(self, step: int = 1024) -> np.ndarray:
-        """The diagonal of a square matrix, float64."""
+        """Return the diagonal `(n,)` of a square matrix, float64.
+
+        Args:
+            step: rows of a diagonal block that is read at once from a Zarr array.
+        """
         if not self.chunks:
             self.require_same()
             return np.array(_opened(self.path, self.stamp).diagonal(), dtype=np.float64)
@@ -78,26 +84,26 @@ class GivenArray:
     def require_same(self) -> None:
         """Raise `DataError` if the file was replaced or written to since it was opened.
 
-        Of a Zarr array only its metadata are looked at here: its chunks are many.
+        For a Zarr array only the metadata is checked, because there may be many chunks.
         """
         if _stamp(Path(self.path)) != self.stamp:
-            raise DataError(f"{self.path} has changed since this run looked at it: start the run again")
+            raise DataError(f"{self.path} has changed since this run checked it: start the run again")
 
 
 def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
-    """Look at an array; reads its header alone.
+    """Open an array and read only its header.
 
     Args:
-        path: of a `.npy` file, of an `.npz` with one array (not compressed), or the folder of a Zarr array.
-        setting: that names it, for messages.
-        dimensions: that it must have.
+        path: path of a `.npy` file, of an uncompressed `.npz` with one array, or of the folder of a Zarr array.
+        setting: the setting that names the path, for messages.
+        dimensions: the number of dimensions that the array must have.
 
     Raises:
-        DataError: if it is neither, of another dtype or shape, or packed in a way that is not trusted.
+        DataError: if the path is none of these, has another dtype or shape, or uses codecs that are not trusted.
     """
     file = Path(path).expanduser().resolve()
     if not file.exists():
-        raise DataError(f"{setting}={path} is not there: give a .npy or .npz file or the folder of a Zarr array")
+        raise DataError(f"{setting}={path} does not exist: give a .npy or .npz file or the folder of a Zarr array")
     try:
         if file.is_dir():
             _check_codecs(file, setting)
@@ -106,7 +112,7 @@ def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
         chunks = tuple(int(n) for n in array.chunks) if file.is_dir() else ()
     except DataError:
         raise
-    except Exception as error:  # Zarr's and NumPy's, of files that are something else
+    except Exception as error:  # Zarr and NumPy raise many kinds of errors for other files
         raise DataError(
             f"{setting}={path} cannot be opened ({error}): give a .npy file of plain numbers (numpy.save) or the folder of a "
             "Zarr array"
@@ -114,13 +120,13 @@ def open_given(path: str, setting: str, dimensions: int) -> GivenArray:
     if dtype.kind != "f" or dtype.itemsize not in (4, 8):
         raise DataError(f"{setting}={path} holds {dtype}: store it as float32 or float64")
     if len(shape) != dimensions or math.prod(shape) == 0:
-        raise DataError(f"{setting}={path} has shape {shape}, wanted {dimensions} dimensions, none empty")
+        raise DataError(f"{setting}={path} has shape {shape}, but needs {dimensions} dimensions, none of size 0")
     return GivenArray(str(file), shape, f"float{8 * dtype.itemsize}", chunks, _stamp(file))
 
 
 @lru_cache(maxsize=8)
 def _opened(path: str, stamp: tuple[int, ...]) -> Any:
-    """The mapped or opened array; the stamp is part of the key, so that a replaced file is opened anew."""
+    """Return the mapped or opened array. The stamp is part of the cache key, so a replaced file is opened again."""
     del stamp
     if Path(path).is_dir():
         import zarr
@@ -132,18 +138,18 @@ def _opened(path: str, stamp: tuple[int, ...]) -> Any:
 
 
 def _mapped_member(path: str) -> np.ndarray:
-    """The only array of an `.npz`, mapped where it lies in the file.
+    """Return the only array of an `.npz`, mapped at its position in the file.
 
     Raises:
-        DataError: if it holds several, or is compressed.
+        DataError: if the file holds several arrays, or is compressed.
     """
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len(members) != 1 or members[0].compress_type != zipfile.ZIP_STORED:
             names = ", ".join(member.filename.removesuffix(".npy") for member in members[:6])
             raise DataError(
-                f"{path} holds {len(members)} arrays ({names}), or is compressed: it is read in place, and must be one array as "
-                "numpy.savez writes it. Or give a .npy file"
+                f"{path} holds {len(members)} arrays ({names}), or is compressed: the file is read in place, so it "
+                "must hold one array written by numpy.savez. Or give a .npy file"
             )
         with archive.open(members[0]) as member:
             version = np.lib.format.read_magic(member)
@@ -155,16 +161,17 @@ def _mapped_member(path: str) -> np.ndarray:
         name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
     start = members[0].header_offset + _LOCAL_HEADER + name + extra + header
     if dtype.hasobject:
-        raise DataError(f"{path} holds objects, not numbers")
+        raise DataError(f"{path} holds objects instead of numbers: save it as float32 or float64")
     return np.memmap(path, dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
 
 
-# Of a file in a zip archive: bytes before its name, and where in these the lengths of the name and of what follows it stand.
+# Header of a file in a zip archive: bytes before its name, and the positions of the lengths of the name and the extra
+# field.
 _LOCAL_HEADER, _NAME_LENGTHS = 30, 26
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """Sizes and times of the file, or of a Zarr array's metadata."""
+    """Return size and modification time of the file, or of the metadata files of a Zarr array."""
     files = [file]
     if file.is_dir():
         files = [one for one in (file / "zarr.json", file / ".zarray") if one.is_file()]
@@ -176,23 +183,23 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 
 def _check_codecs(folder: Path, setting: str) -> None:
-    """Refuse what is no Zarr array, and codecs that are not known to move bytes only; before Zarr sees any of it."""
+    """Refuse folders that are no Zarr array, and untrusted codecs, before Zarr reads anything."""
     metadata = next((folder / name for name in ("zarr.json", ".zarray") if (folder / name).is_file()), None)
     found = {} if metadata is None else json.loads(metadata.read_text(encoding="utf-8"))
     if metadata is None or (metadata.name == "zarr.json" and found.get("node_type") != "array"):
         inside = sorted(str(p.parent.relative_to(folder)) for p in folder.glob("*/*/zarr.json"))[:6]
         hint = f"; it holds {', '.join(inside)}" if inside else ""
-        raise DataError(f"{setting}={folder} is a folder, but no Zarr array{hint}: name the array itself")
+        raise DataError(f"{setting}={folder} is a folder, but not a Zarr array{hint}: name the array itself")
     strange = sorted(set(_codecs(found)) - _CODECS)
     if strange:
         raise DataError(
-            f"{setting}={folder} is packed by {', '.join(strange)}, which is not read here: store it with "
+            f"{setting}={folder} uses the codecs {', '.join(strange)}, which are not supported: store it with "
             f"{', '.join(sorted(_CODECS))} or none"
         )
 
 
 def _codecs(metadata: Mapping[str, Any]) -> Iterable[str]:
-    """Names of all codecs in the metadata of an array, of Zarr 2 or 3, shards included."""
+    """Yield the names of all codecs in the metadata of a Zarr 2 or 3 array, including those inside shards."""
     listed = [*(metadata.get("codecs") or ()), *(metadata.get("filters") or ()), metadata.get("compressor")]
     for one in listed:
         if one is None:

@@ -1,6 +1,7 @@
-"""Features that a user computed (gradients of a network made elsewhere, embeddings, random features): read in place, never copied.
+"""A user's features, read in place and never copied.
 
-There may be more columns than fit into memory beside a few rows: whoever reads them asks for a block of columns at a time.
+They may be gradients of another program's network, embeddings or random features. Even a few rows may have too many
+columns for memory, so callers read a block of columns at a time.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy as np
 from ntkpipe.data.given_array import GivenArray, open_given
 from ntkpipe.errors import ConfigError, DataError
 
-# Rows and columns that are hashed together: of the identity, hence fixed.
+# Rows and columns that are hashed together. The hash depends on them, so they must not change.
 _HASH_ROWS, _HASH_COLUMNS = 256, 16384
 
 
 @dataclass(frozen=True)
 class GivenFeatures:
-    """Features of training and test points; the kernel is their product over `scale`. Made by `open_features`.
+    """Features of training and test points; the kernel is their product divided by `scale`. `open_features` makes it.
 
     Args:
-        train: `(n, P)`.
-        test: `(p, P)`.
-        scale: that products are divided by.
-        content: SHA-256 of all values; empty until they were checked.
+        train: `(n, P)` features of the training points.
+        test: `(p, P)` features of the test points.
+        scale: the divisor of the products.
+        content: SHA-256 of all values; empty before they are checked.
     """
 
     train: GivenArray
@@ -37,43 +38,45 @@ class GivenFeatures:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The path of the training features, for messages."""
         return self.train.path
 
     @property
     def count(self) -> int:
-        """Features of a point, P: the kernel's rank is no larger."""
+        """Number of features per point, P. The kernel's rank is at most P."""
         return self.train.shape[1]
 
     @property
     def chunk(self) -> int:
-        """Columns that are read together at least: those of the larger chunk."""
+        """Smallest number of columns to read together: the width of the wider chunk."""
         return min(self.count, max(a.chunks[1] if a.chunks else 1 for a in (self.train, self.test)))
 
     def array(self, block: str) -> GivenArray:
-        """Of `train` or `test`."""
+        """Return the array of `block`, which is `train` or `test`."""
         return self.train if block == "train" else self.test
 
 
 def open_features(train: str, test: str, scale: float = 1.0) -> GivenFeatures:
-    """Look at the files; reads their headers alone.
+    """Open the files of training and test features and read only their headers.
 
     Raises:
-        ConfigError: if the scale is none.
-        DataError: if they are no arrays of floats, or their shapes do not fit.
+        ConfigError: if the scale is invalid.
+        DataError: if the files are no arrays of floats, or their shapes do not fit.
     """
     return given_features(open_given(train, "kernel.train", 2), open_given(test, "kernel.test", 2), scale)
 
 
 def given_features(train: GivenArray, test: GivenArray, scale: float) -> GivenFeatures:
-    """Both blocks, if they have the same features.
+    """Combine features of training and test points.
 
     Raises:
-        ConfigError: if the scale is none.
-        DataError: if their widths differ.
+        ConfigError: if the scale is invalid.
+        DataError: if the numbers of features differ.
     """
     if not (math.isfinite(scale) and scale > 0):
-        raise ConfigError(f"kernel.scale={scale} must be finite and above 0: products of features are divided by it")
+        raise ConfigError(
+            f"kernel.scale={scale} must be finite and above 0, because products of features are divided by it"
+        )
     if train.shape[1] != test.shape[1]:
         turned = ": its rows must be test points: transpose it" if test.shape[0] == train.shape[1] else ""
         raise DataError(
@@ -84,10 +87,10 @@ def given_features(train: GivenArray, test: GivenArray, scale: float) -> GivenFe
 
 
 def check_features(given: GivenFeatures) -> GivenFeatures:
-    """Read everything once: refuse what is not finite, hash the rest.
+    """Read all values once, refuse non-finite ones, and hash them.
 
     Raises:
-        DataError: naming the entry, or a point whose features are all zero.
+        DataError: if an entry is not finite, or all features of a point are zero. The text names the entry or row.
     """
     seen = hashlib.sha256(f"{given.train.dtype} {given.train.shape} {given.test.dtype} {given.test.shape}".encode())
     for array in (given.train, given.test):
@@ -96,7 +99,7 @@ def check_features(given: GivenFeatures) -> GivenFeatures:
 
 
 def _check(array: GivenArray, seen: Any) -> None:
-    """Refuse what is no features of points, and hash all values into `seen`."""
+    """Check all values of an array and add them to the hash `seen`."""
     rows, columns = array.shape
     for top in range(0, rows, _HASH_ROWS):
         there = slice(top, min(top + _HASH_ROWS, rows))
@@ -111,16 +114,16 @@ def _check(array: GivenArray, seen: Any) -> None:
             present |= part.any(axis=1)
         if not present.all():
             raise DataError(
-                f"row {int(np.flatnonzero(~present)[0]) + top} of {array.path} is all zero: its kernel is zero with every point. "
-                "Leave the point out, or give it a constant feature"
+                f"row {int(np.flatnonzero(~present)[0]) + top} of {array.path} is all zero, so its kernel with every "
+                "point is zero. Leave the point out, or add a constant feature"
             )
 
 
 def with_test(given: GivenFeatures, test: GivenArray) -> GivenFeatures:
-    """Checked features with other test points, which are checked as `check_features` does.
+    """Replace the test points of checked features. The new points are checked as in `check_features`.
 
     Raises:
-        DataError: if they are no features like those of the training points.
+        DataError: if the number of features differs from that of the training points, or a value is invalid.
     """
     if test.shape[1] != given.count:
         raise DataError(
@@ -132,9 +135,9 @@ def with_test(given: GivenFeatures, test: GivenArray) -> GivenFeatures:
 
 
 def changed_features(given: GivenFeatures) -> list[str]:
-    """Read all values again; a line if they are not those of before."""
+    """Read all values again, and return a list with one message if they have changed."""
     try:
         same = check_features(replace(given, content="")).content == given.content
     except DataError as error:
         return [str(error)]
-    return [] if same else [f"{given.where} or {given.test.path} holds other values than when this run looked at them"]
+    return [] if same else [f"{given.where} or {given.test.path} has changed since this run checked it"]

@@ -1,7 +1,7 @@
-"""Kernel matrices that a user computed, in the place of a Gram store: read as tiles where they lie, never copied.
+"""A user's kernel matrices in place of a Gram store. Tiles are read from the user's files, which are never copied.
 
-The lower triangle of the train-train matrix is the matrix: what lies above the diagonal is compared with it on a sample, or is
-NaN (as in the arrays of a Gram store, which may be given here too).
+Only the lower triangle of the train-train matrix is used. The upper triangle may be NaN, as in the arrays of a Gram
+store, which a user may also give. Otherwise a sample of it is compared with the lower triangle.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.layout import Block, Kernel
 
-# Rows and columns that are hashed together: of the identity, hence fixed.
+# Rows and columns that are hashed together. The hash depends on them, so they must not change.
 _HASH_EDGE = 1024
 _LARGEST_EDGE = 2048
-# Of the symmetry and of |k(x, y)| <= sqrt(k(x, x) k(y, y)): so many pairs of blocks are looked at, or all of a small matrix.
+# Symmetry and |k(x, y)| <= sqrt(k(x, x) k(y, y)) are checked in this many pairs of blocks, each block of `_BLOCK_ROWS`
+# rows. A matrix of at most `_SMALL` rows is checked entirely.
 _SAMPLED_BLOCKS, _BLOCK_ROWS, _SMALL = 24, 128, 1024
-# In units of sqrt(k(x, x) k(y, y)): what float32 arithmetic in two orders may make of one entry.
+# Tolerance in units of sqrt(k(x, x) k(y, y)). Two orders of float32 arithmetic may change an entry by as much.
 _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
 class GivenTiles:
-    """`TileMatrix` over an array that somebody else made.
+    """`TileMatrix` over a user's array.
 
     Args:
-        array: `(rows, cols)` or larger.
-        grid: tiles that are read of it.
+        array: the user's array, at least as large as the grid.
+        grid: the tiles of the array.
     """
 
     array: GivenArray
@@ -43,30 +44,32 @@ class GivenTiles:
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
-        """Of the array."""
+        """The dtype of the array."""
         return np.dtype(self.array.dtype)
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)`, see `TileMatrix.read`."""
+        """Read tile `(i, j)`, as `TileMatrix.read` does."""
         t = self.grid.tile(i, j)
         return self.array.read(slice(t.row_start, t.row_stop), slice(t.col_start, t.col_stop))
 
     def leading(self, rows: int, cols: int | None = None) -> GivenTiles:
-        """The leading block `[:rows, :cols]`."""
+        """Return the matrix cut to its leading block `[:rows, :cols]`."""
         return replace(self, grid=self.grid.leading(rows, cols))
 
 
 @dataclass(frozen=True)
 class GivenGram:
-    """Both blocks of a given kernel and its diagonals, seen as a run sees a Gram store. Made by `open_gram`, `check_gram`.
+    """Both blocks of a given kernel and its diagonals, with the interface of a Gram store.
+
+    `open_gram` makes it, and `check_gram` fills in `content` and `diagonals`.
 
     Args:
-        train: `(n, n)`.
-        test: `(p, n)`, test points as rows.
-        test_diagonal: `(p,)`; None if it is not known.
+        train: `(n, n)` kernel of the training points.
+        test: `(p, n)` kernel of test and training points, with test points as rows.
+        test_diagonal: `(p,)` diagonal of the test points; None if it is not known.
         edge: rows of a tile.
-        content: SHA-256 of all values that are used; empty until they were checked.
-        diagonals: `train` `(n,)` and `test` `(p,)`, float64; empty until they were checked.
+        content: SHA-256 of all used values; empty before they are checked.
+        diagonals: `train` `(n,)` and `test` `(p,)`, float64; empty before they are checked.
     """
 
     train: GivenArray
@@ -78,17 +81,17 @@ class GivenGram:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The path of the train-train matrix, for messages."""
         return self.train.path
 
     @property
     def dtype(self) -> str:
-        """Of the tiles: the larger of both matrices'."""
+        """The dtype of the tiles: the wider dtype of both matrices."""
         return max(self.train.dtype, self.test.dtype)
 
     @property
     def identity(self) -> GramIdentity:
-        """As that of a Gram store: names what was solved by content, wherever the file lies."""
+        """The identity, as of a Gram store. It depends on the content, not on the path of the file."""
         return GramIdentity(
             data=self.content,
             architecture="given",
@@ -101,15 +104,17 @@ class GivenGram:
         )
 
     def grid(self, block: Block) -> TileGrid:
-        """Tiles of a whole block."""
+        """Return the tile grid of a whole block."""
         array = self.train if block == "train" else self.test
         rows, cols = array.shape
         return TileGrid(rows, cols, self.edge, symmetric=block == "train")
 
     def matrix(self, kernel: Kernel, block: Block, rows: int | None = None, cols: int | None = None) -> GivenTiles:
-        """One block, cut to its leading `rows` and `cols`."""
+        """Return one block, cut to its leading `rows` and `cols`."""
         if kernel != "gram":
-            raise ConfigError(f"the matrix {self.where} was given: it is called gram, and there is no {kernel}")
+            raise ConfigError(
+                f"the given matrix {self.where} is called gram, and there is no {kernel}: set predict.kernels=[gram]"
+            )
         whole = self.grid(block)
         grid = whole if rows is None else whole.leading(rows, cols)
         return GivenTiles(self.train if block == "train" else self.test, grid)
@@ -117,16 +122,16 @@ class GivenGram:
     def read_diagonal(
         self, block: Block, kernel: Kernel, rows: int | None = None, *, plain: bool = False
     ) -> np.ndarray:
-        """`k(x, x)` of the first `rows` points, float64; of test points without a diagonal, `estimated_diagonal`."""
+        """Return `k(x, x)` of the first `rows` points, float64; estimated for test points without a given diagonal."""
         del kernel, plain
         return self.diagonals[block][:rows]
 
 
 def open_gram(train: str, test: str, test_diagonal: str | None, edge: int | None = None) -> GivenGram:
-    """Look at the files; reads their headers alone.
+    """Open the files of a kernel and read only their headers.
 
     Raises:
-        DataError: if they are no arrays of floats, or their shapes do not fit.
+        DataError: if the files are not arrays of floats, or their shapes do not fit.
     """
     first, second = open_given(train, "kernel.train", 2), open_given(test, "kernel.test", 2)
     diagonal = None if test_diagonal is None else open_given(test_diagonal, "kernel.test_diagonal", 1)
@@ -134,19 +139,19 @@ def open_gram(train: str, test: str, test_diagonal: str | None, edge: int | None
 
 
 def given_gram(first: GivenArray, second: GivenArray, diagonal: GivenArray | None, edge: int | None) -> GivenGram:
-    """Both blocks and the diagonal of the test points, if their shapes fit.
+    """Combine both blocks and the diagonal of the test points.
 
     Raises:
-        DataError: if not.
+        DataError: if their shapes do not fit.
     """
     n = first.shape[0]
     if first.shape != (n, n):
         raise DataError(
-            f"kernel.train={first.path} has shape {first.shape}: the kernel among training points is square"
+            f"kernel.train={first.path} has shape {first.shape}: the kernel among training points must be square"
         )
     if second.shape[1] != n:
         turned = ": its rows must be test points: transpose it" if second.shape[0] == n else ""
-        raise DataError(f"kernel.test={second.path} has shape {second.shape}, wanted (test points, {n}){turned}")
+        raise DataError(f"kernel.test={second.path} has shape {second.shape}, but must have (test points, {n}){turned}")
     if diagonal is not None and diagonal.shape != second.shape[:1]:
         raise DataError(
             f"kernel.test_diagonal={diagonal.path} has {diagonal.shape[0]} values for {second.shape[0]} test points"
@@ -155,19 +160,21 @@ def given_gram(first: GivenArray, second: GivenArray, diagonal: GivenArray | Non
 
 
 def check_gram(gram: GivenGram) -> GivenGram:
-    """Read everything that will be used once: refuse what is no kernel, hash the rest.
+    """Read all used values once, check that they form a kernel, and hash them.
 
-    Every value must be finite and the diagonal positive; symmetry and `|k(x, y)| <= sqrt(k(x, x) k(y, y))` are checked on a
-    sample of blocks, the latter on the whole of the test-train matrix where its own diagonal is given.
+    Every value must be finite and the diagonal positive. Symmetry and `|k(x, y)| <= sqrt(k(x, x) k(y, y))` are checked
+    on a sample of blocks. The inequality is checked on the whole test-train matrix if the test points' diagonal is
+    given.
 
     Raises:
-        DataError: naming the entry.
+        DataError: if an entry is invalid. The text names the entry.
     """
     diagonal = gram.train.diagonal()
     bad = np.flatnonzero(~(np.isfinite(diagonal) & (diagonal > 0)))
     if len(bad):
         raise DataError(
-            f"entry ({bad[0]}, {bad[0]}) of {gram.train.path} is {diagonal[bad[0]]:g}: the diagonal of a kernel is positive"
+            f"entry ({bad[0]}, {bad[0]}) of {gram.train.path} is {diagonal[bad[0]]:g}, but the diagonal of a kernel "
+            "must be positive"
         )
     _check_sample(gram.train, diagonal)
     seen = hashlib.sha256(f"{gram.train.dtype} {gram.train.shape} {gram.test.dtype} {gram.test.shape}".encode())
@@ -178,15 +185,15 @@ def check_gram(gram: GivenGram) -> GivenGram:
 
 
 def with_test(gram: GivenGram, test: GivenArray, test_diagonal: GivenArray | None) -> GivenGram:
-    """A checked kernel with other test points, which are checked as `check_gram` does.
+    """Replace the test points of a checked kernel. The new points are checked as in `check_gram`.
 
     Args:
-        gram: checked.
-        test: `(p, n)`, the new points as rows.
-        test_diagonal: `(p,)`; None if it is not known.
+        gram: a checked kernel.
+        test: `(p, n)` kernel of new and training points, with the new points as rows.
+        test_diagonal: `(p,)` diagonal of the new points; None if it is not known.
 
     Raises:
-        DataError: if their shapes do not fit, or naming the entry that is no kernel's.
+        DataError: if the shapes do not fit, or an entry is invalid. The text names the entry.
     """
     n = gram.train.shape[0]
     if test.shape[1] != n:
@@ -203,7 +210,7 @@ def with_test(gram: GivenGram, test: GivenArray, test_diagonal: GivenArray | Non
 
 
 def _checked_test(gram: GivenGram, diagonal: np.ndarray, seen: Any) -> np.ndarray:
-    """`k(x, x)` of the test points, given or estimated, once all their values are read, checked and hashed into `seen`."""
+    """Check all values of the test points and add them to the hash `seen`; returns `k(x, x)`, given or estimated."""
     least = np.zeros(gram.test.shape[0])
     for part, rows, cols in _parts(gram.test, symmetric=False):
         seen.update(part.data)
@@ -216,37 +223,41 @@ def _checked_test(gram: GivenGram, diagonal: np.ndarray, seen: Any) -> np.ndarra
     if len(wrong):
         i = wrong[0]
         raise DataError(
-            f"{gram.test_diagonal.path} holds {test[i]:g} at {i}, and row {i} of {gram.test.path} asks for at least "
-            f"{least[i]:g} (k(x, y)^2 / k(y, y)): it is not the diagonal of the same kernel"
+            f"{gram.test_diagonal.path} holds {test[i]:g} at {i}, but row {i} of {gram.test.path} requires at least "
+            f"{least[i]:g} (k(x, y)^2 / k(y, y)): give the diagonal of the same kernel"
         )
     return test
 
 
 def changed_content(gram: GivenGram) -> list[str]:
-    """Read all values again; a line if they are not those of before."""
+    """Read all values again, and return a list with one message if they have changed."""
     try:
         same = check_gram(replace(gram, content="", diagonals={})).content == gram.content
     except DataError as error:
         return [str(error)]
-    return [] if same else [f"{gram.where} or {gram.test.path} holds other values than when this run looked at them"]
+    return [] if same else [f"{gram.where} or {gram.test.path} has changed since this run checked it"]
 
 
 def estimated_diagonal(train: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """What stands for `k(x, x)` of test points where it is not given: for error bounds alone, which are called estimates.
+    """Estimate `k(x, x)` of test points whose diagonal is not given.
 
-    The largest of the training points, or what `k(x, y)^2 <= k(x, x) k(y, y)` asks for, if that is more. If test and training
-    points come from one distribution, one of p test points exceeds the largest of n training points with a probability of at
-    most p / (n + p).
+    The estimate is used only in error bounds, which are then called estimates. It is the largest value of the training
+    points, or the least value that satisfies `k(x, y)^2 <= k(x, x) k(y, y)`, if that is larger. If test and training
+    points come from one distribution, the probability that one of p test points exceeds the largest of n training
+    points is at most p / (n + p).
 
     Args:
         train: (n,) diagonal of the training points.
         least: (p,) largest `k(x, y)^2 / k(y, y)` of every test point.
+
+    Returns:
+        (p,) float64.
     """
     return np.maximum(train.max(), least)
 
 
 def _edge(array: GivenArray) -> int:
-    """Rows of a tile: whole chunks, up to `_LARGEST_EDGE` rows, and three rows of tiles where there are so many points."""
+    """Return the rows of a tile: whole chunks, at most `_LARGEST_EDGE`, and three rows of tiles if possible."""
     n = array.shape[0]
     unit = min(max(array.chunks, default=1), n) if array.chunks else 1
     edge = max(1, _LARGEST_EDGE // unit) * unit if unit <= _LARGEST_EDGE else _LARGEST_EDGE
@@ -256,7 +267,7 @@ def _edge(array: GivenArray) -> int:
 
 
 def _parts(array: GivenArray, *, symmetric: bool) -> Iterator[tuple[np.ndarray, slice, slice]]:
-    """Blocks of fixed size, of a symmetric matrix of the lower triangle; what is above its diagonal is zero."""
+    """Yield finite blocks of fixed size; for a symmetric matrix the lower triangle, with zeros above its diagonal."""
     height, width = array.shape
     for t in TileGrid(height, width, _HASH_EDGE, symmetric):
         rows, cols = slice(t.row_start, t.row_stop), slice(t.col_start, t.col_stop)
@@ -284,20 +295,21 @@ def _check_sample(array: GivenArray, diagonal: np.ndarray) -> None:
         if a == b:
             lower, upper = np.tril(lower), np.tril(upper)
         scale = np.sqrt(np.outer(diagonal[rows], diagonal[cols]))
-        with np.errstate(invalid="ignore"):  # NaN above the diagonal compares false: not given
+        # NaN above the diagonal means that an entry is not given. It compares false.
+        with np.errstate(invalid="ignore"):
             far = np.abs(lower - upper) > _ROUNDING * scale
         if far.any():
             i, j = np.argwhere(far)[0]
             raise DataError(
                 f"{array.path} is not symmetric: entry ({i + rows.start}, {j + cols.start}) is {lower[i, j]:g}, entry "
-                f"({j + cols.start}, {i + rows.start}) is {upper[i, j]:g}. Store the lower triangle alone (NaN above it) if it "
-                "is the right one"
+                f"({j + cols.start}, {i + rows.start}) is {upper[i, j]:g}. If the lower triangle is right, store NaN "
+                "above it"
             )
         above = np.abs(lower) > (1 + _ROUNDING) * scale
         if above.any():
             i, j = np.argwhere(above)[0]
             raise DataError(
                 f"entry ({i + rows.start}, {j + cols.start}) of {array.path} is {lower[i, j]:g}, above "
-                f"{math.sqrt(diagonal[i + rows.start] * diagonal[j + cols.start]):g}, the root of both diagonal entries: no "
-                "kernel is like that"
+                f"{math.sqrt(diagonal[i + rows.start] * diagonal[j + cols.start]):g}, the square root of the product "
+                "of its diagonal entries, so this is not a positive semi-definite kernel"
             )

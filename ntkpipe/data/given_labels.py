@@ -1,4 +1,4 @@
-"""Labels without images, for kernels that were given: `data=labels data.path=labels.npz`."""
+"""Reads labels without images, for given kernels: `data=labels data.path=labels.npz`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from ntkpipe.errors import DataError
 
 
 def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
-    """Arrays `y_train`, `y_test` and `class_names` of `config.path`, the last two where present, in the order of the kernel's rows.
+    """Read labels or targets in the order of the kernel's rows.
+
+    The npz file `config.path` holds the array `y_train`, and optionally `y_test` and `class_names`.
 
     Args:
-        config: whose `labels` says what they are: integers of classes, or with `regression` `(n,)` or `(n, c)` targets.
+        config: configuration of the data. With `labels=regression` the arrays are targets `(n,)` or `(n, c)`, otherwise
+            classes.
         n_train: rows of the train-train kernel.
         n_test: rows of the test-train kernel.
 
     Raises:
-        DataError: if the file is absent or no such npz, or there is not a label for every row.
+        DataError: if the file is absent or not such an npz, or the number of labels differs from the number of rows.
     """
     y, names = read_npz(config, ("y_train",), ("y_test",))
     for key, rows, matrix in (("y_train", n_train, "kernel.train"), ("y_test", n_test, "kernel.test")):
@@ -30,7 +33,7 @@ def load_given_labels(config: DataConfig, n_train: int, n_test: int) -> Labels:
         count = y[key].shape[0] if y[key].ndim else 1
         if count != rows:
             raise DataError(
-                f"{key} of {config.path} has {count:,} entries and {matrix} {rows:,} rows: they must pair up"
+                f"{key} of {config.path} has {count:,} entries, but {matrix} has {rows:,} rows: give one label per row"
             )
     raw = RawImages(
         x_train=np.empty((n_train, 0, 0, 0)),

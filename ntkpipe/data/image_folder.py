@@ -1,57 +1,37 @@
-"""Image files sorted into `train/<class>/*` and `test/<class>/*`, in a folder or a zip."""
+"""Reads image files sorted into `train/<class>/*` and `test/<class>/*`, in a folder or a zip."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import threading
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data.image_parts import arranged, parts_of
 from ntkpipe.data.npz import split
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import DataError
-from ntkpipe.limits import processors
+from ntkpipe.extras import require
 
-# What a file with one of these endings is meant to be: damage is an error then. Of all others the content decides.
+# A damaged file with one of these endings is an error. Any other file is a picture if Pillow can open it.
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
-# Decoders of pictures. Pillow has others, which start programs (EPS), or take much for theirs that is not (TGA).
-Image.init()
-_FORMATS = tuple(
-    name
-    for name in ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "ICO", "AVIF")
-    if name in Image.OPEN  # AVIF is new
-)
-# No honest image file is larger, and a zip may promise anything.
+# A limit above any real image file. It is needed because a zip may declare any size.
 _FILE_BYTES = 256 << 20
-_FILES_PER_TASK = 128
-_GRAY = ("1", "L", "LA")
-_ORIENTATION = 0x0112
-# In Pillow's words, of PNG and TIFF and of PPM; `BGR;16` is 16 bits for all three colours.
-_DEEP = re.compile(r"(RGB|RGBA|LA|CMYK);16|RGB', 65535")
-# Left out without a word: what file managers leave behind.
+# Files that file managers create. They are ignored without a note.
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 class _TooLargeError(DataError):
-    """A file of a size that no picture has."""
-
-
-class _ColourFoundError(Exception):
-    """A colour image in a set that began with gray ones."""
+    """A file that is too large for a picture."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +39,10 @@ class _Source:
     """Relative names of all files and folders, and how to read a file.
 
     Args:
-        what: for messages.
-        names: of files.
-        folders: of folders, as far as they are known.
-        read: the content of a file.
+        what: path of the source, for messages.
+        names: names of all files.
+        folders: names of all folders, if known.
+        read: returns the content of a file, given its name.
     """
 
     what: str
@@ -70,20 +50,31 @@ class _Source:
     folders: tuple[str, ...]
     read: Callable[[str], bytes]
 
+    @cached_property
+    def paths(self) -> dict[str, PurePosixPath]:
+        """The paths of all files by their names. Many parts of the check need them, and each takes 10 us to make."""
+        return {name: PurePosixPath(name) for name in self.names}
+
 
 def load(config: DataConfig) -> RawImages:
-    """All images, uint8 `(n, h, w, 3)`, or `(n, h, w, 1)` if every one is gray.
+    """Load all images of a folder or zip.
 
-    Where there is no `test`, `val`, `valid` or `validation` takes its place; with `config.test_fraction` such a share of `train`, or
-    all images where these are not divided, is drawn. Classes are the sorted folder names of `train`; within a class, sub-folders
-    included, files are ordered by name, numbers by value. Whatever Pillow reads as a picture is one; hidden files are ignored, others
-    are left out, and the notes name them. Pictures are turned as their EXIF orientation says. With `config.image_size` images are
-    resized (bicubic).
+    If there is no folder `test`, a folder `val`, `valid` or `validation` replaces it. With `config.test_fraction`, this
+    share of `train` is drawn as test set, or of all images if they are not divided. Classes are the sorted folder names
+    of `train`. Within a class, including its sub-folders, files are ordered by name, and numbers in names by value.
+
+    All files that Pillow reads as pictures are used. Hidden files are ignored, and the notes name other files. Pictures
+    are rotated by their EXIF orientation. With `config.image_size` images are resized (bicubic).
+
+    Returns:
+        Images `(n, h, w, 3)` uint8, or `(n, h, w, 1)` if every image is gray, and labels `(n,)` int64.
 
     Raises:
-        DataError: if the layout is not this one, a class has no picture, a file is damaged, or sizes differ; the text names
-            the file.
+        DataError: if the layout differs, a class has no picture, a file is damaged, or sizes differ. The text names the
+            file.
+        MissingExtraError: if Pillow is not installed.
     """
+    require("PIL", "data=image_folder")
     path = Path(str(config.path)).expanduser()
     if path.is_dir():
         files, folders = _walk(path, divided=config.test_fraction is None)
@@ -100,12 +91,12 @@ def load(config: DataConfig) -> RawImages:
                 _Source(str(path), tuple(infos), folders, lambda name: _read_member(archive, infos[name])), config
             )
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        # RuntimeError: an encrypted member.
+        # The zip reader raises RuntimeError for an encrypted member.
         raise DataError(f"{path} cannot be read as a zip of images ({error}): make the archive again") from error
 
 
 def _walk(root: Path, *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the files and folders below `train` and `test`, or what stands for them, and of the folders beside these.
+    """Return the files and folders below `train` and `test` (or their equivalents), and the folders beside these.
 
     Links are followed once.
     """
@@ -115,7 +106,7 @@ def _walk(root: Path, *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...
     for part in parts_of(folders, divided=divided):
         for folder, inside, names in os.walk(root / part, followlinks=True):
             real = os.path.realpath(folder)
-            if real in seen:  # a link to a folder above it
+            if real in seen:  # this is a link to a folder that was read before
                 inside.clear()
                 continue
             seen.add(real)
@@ -128,7 +119,9 @@ def _walk(root: Path, *, divided: bool) -> tuple[tuple[str, ...], tuple[str, ...
 def _read_file(path: Path) -> bytes:
     try:
         if path.stat().st_size > _FILE_BYTES:
-            raise _TooLargeError(f"{path} has more than {_FILE_BYTES >> 20} MB: no image of a data set is that large")
+            raise _TooLargeError(
+                f"{path} has more than {_FILE_BYTES >> 20} MB, which is too large for an image: remove it"
+            )
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions") from error
@@ -137,7 +130,7 @@ def _read_file(path: Path) -> bytes:
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.file_size > _FILE_BYTES:
         raise _TooLargeError(
-            f"{info.filename} unpacks to {info.file_size >> 20} MB: no image of a data set is that large"
+            f"{info.filename} unpacks to {info.file_size >> 20} MB, which is too large for an image: remove it"
         )
     try:
         return archive.read(info)
@@ -148,13 +141,13 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Sort key under which `2.png` comes before `10.png`; a total order, because the name itself breaks ties."""
+    """Return a sort key that puts `2.png` before `10.png`. The order is total, because the name itself breaks ties."""
     return [int(t) if i % 2 else t for i, t in enumerate(re.split(r"([0-9]+)", name))], name
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Pictures of `train` or `test`: names by class, the files that are none, and every class folder."""
+    """Pictures of `train` or `test`: names by class, other files, and every class folder."""
 
     pictures: dict[str, list[str]]
     others: list[str]
@@ -162,13 +155,16 @@ class _Part:
 
 
 def _load(source: _Source, config: DataConfig) -> RawImages:
+    from ntkpipe.data.image_decoding import decode_all
+
     divided = config.test_fraction is None
     source = _arranged(source, divided=divided)
     root = _root(source)
     parts = {part: _part(source, (*root, part)) for part in ("train", "test")}
     if not divided and parts["test"].pictures:
         raise DataError(
-            f"data.test_fraction={config.test_fraction:g}: {source.what} has test images of its own. Leave the setting out"
+            f"data.test_fraction={config.test_fraction:g}: {source.what} already has test images. Leave "
+            "data.test_fraction out"
         )
     for part, found in parts.items():
         if not found.pictures and (divided or part == "train"):
@@ -180,14 +176,12 @@ def _load(source: _Source, config: DataConfig) -> RawImages:
     for name, names in parts["test"].pictures.items():
         if name not in classes:
             raise DataError(
-                f"{names[0]} in {source.what} is of a class that train/ does not have: add training images or remove it"
+                f"{names[0]} in {source.what} belongs to a class that train/ does not have: add training images or "
+                "remove it"
             )
-    train, y_train = _ordered(parts["train"], classes, len(root) + 2)
-    test, y_test = _ordered(parts["test"], classes, len(root) + 2)
-    try:
-        x, changed = _decode_all(source, train + test, config.image_size)
-    except _ColourFoundError:
-        x, changed = _decode_all(source, train + test, config.image_size, colour=True)
+    train, y_train = _ordered(source, parts["train"], classes, len(root) + 2)
+    test, y_test = _ordered(source, parts["test"], classes, len(root) + 2)
+    x, changed = decode_all(source.read, train + test, config.image_size, source.what)
     notes = [_left_out(parts["train"].others + parts["test"].others), _beside(source, root)]
     notes += [f"{len(names)} pictures {what} ({_few(names)})" for what, names in sorted(changed.items())]
     notes = [note.removeprefix(". ") for note in notes if note]
@@ -204,11 +198,12 @@ def _load(source: _Source, config: DataConfig) -> RawImages:
 
 
 def _arranged(source: _Source, *, divided: bool) -> _Source:
-    """The same with its images under `train` and `test`."""
+    """Return the source with its images under `train` and `test`."""
     own = arranged(source.names, divided=divided)
     if all(name == there for name, there in own.items()):
         return source
-    folders = {str(parent) for name in own for parent in PurePosixPath(name).parents} - {"."}
+    inner = {PurePosixPath(name.rpartition("/")[0]) for name in own}
+    folders = {str(folder) for one in inner for folder in (one, *one.parents)} - {"."}
 
     def read(name: str) -> bytes:
         return source.read(own.get(name, name))
@@ -221,15 +216,14 @@ def _hidden(path: PurePosixPath) -> bool:
 
 
 def _root(source: _Source) -> tuple[str, ...]:
-    """The folder that holds `train` and `test`: the top, or one below it, as zips often have."""
+    """Return the folder that holds `train` and `test`: the top, or a folder below it, as zips often have."""
     found: dict[str, set[tuple[str, ...]]] = {"train": set(), "test": set()}
-    for name in source.names:
-        path = PurePosixPath(name)
+    for path in source.paths.values():
         for k, part in enumerate(path.parts[:-2]):
             if part in found and not _hidden(path):
                 found[part].add(path.parts[:k])
     both = found["train"] & found["test"]
-    # A class may have a sub-folder of that name.
+    # A class may have a sub-folder called `train` or `test`, which is not the root of a data set.
     roots = [r for r in both if not any(r[: len(o) + 1] in ((*o, "train"), (*o, "test")) for o in both)]
     if len(roots) > 1:
         listed = ", ".join(sorted("/".join(r) or "." for r in roots))
@@ -244,8 +238,7 @@ def _part(source: _Source, above: tuple[str, ...]) -> _Part:
         path = PurePosixPath(name)
         if len(path.parts) == depth + 1 and path.parts[:depth] == above and not _hidden(path):
             made.classes.add(path.name)
-    for name in source.names:
-        path = PurePosixPath(name)
+    for name, path in source.paths.items():
         if path.parts[:depth] != above or _hidden(path):
             continue
         if len(path.parts) > depth + 1:
@@ -258,23 +251,20 @@ def _part(source: _Source, above: tuple[str, ...]) -> _Part:
 
 
 def _is_picture(source: _Source, name: str) -> bool:
+    from ntkpipe.data.image_decoding import is_picture
+
     try:
-        content = source.read(name)
+        return is_picture(source.read(name))
     except _TooLargeError:
-        return False
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS):
-            return True
-    except Exception:  # of many kinds; what cannot be opened is none
         return False
 
 
 def _classes(source: _Source, train: _Part) -> list[str]:
-    """Class folders of `train`, sorted; every one must have pictures, and a name that no other has but for its case."""
+    """Return the sorted classes of `train`. Each must have pictures, and names must differ in more than case."""
     for name in sorted(train.classes - train.pictures.keys()):
         inside = [other for other in train.others if f"/{name}/" in f"/{other}"]
         raise DataError(
-            f"class {name!r} of {source.what} has no picture that can be read under train/{_left_out(inside)}. Convert its "
+            f"class {name!r} of {source.what} has no readable picture under train/{_left_out(inside)}. Convert its "
             "files to PNG or JPEG, or remove the folder"
         )
     folded: dict[str, str] = {}
@@ -282,17 +272,18 @@ def _classes(source: _Source, train: _Part) -> list[str]:
         first = folded.setdefault(name.strip().casefold(), name)
         if first != name:
             raise DataError(
-                f"{source.what} has classes {first!r} and {name!r}, which differ in case or spaces alone: merge or rename them"
+                f"{source.what} has classes {first!r} and {name!r}, which differ only in case or spaces: merge or "
+                "rename them"
             )
     return sorted(train.pictures)
 
 
-def _ordered(part: _Part, classes: list[str], depth: int) -> tuple[list[str], np.ndarray]:
+def _ordered(source: _Source, part: _Part, classes: list[str], depth: int) -> tuple[list[str], np.ndarray]:
     names: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         inside = part.pictures.get(name, [])
-        names += sorted(inside, key=lambda n: (natural_key("/".join(PurePosixPath(n).parts[depth:])), n))
+        names += sorted(inside, key=lambda n: (natural_key("/".join(source.paths[n].parts[depth:])), n))
         labels += [label] * len(inside)
     return names, np.array(labels, dtype=np.int64)
 
@@ -302,103 +293,14 @@ def _few(names: list[str]) -> str:
 
 
 def _left_out(names: list[str]) -> str:
-    return f". {len(names)} files that are no pictures are left out: {_few(sorted(names))}" if names else ""
+    return f". Left out {len(names)} files that are not pictures: {_few(sorted(names))}" if names else ""
 
 
 def _beside(source: _Source, root: tuple[str, ...]) -> str:
-    """Of folders beside `train` and `test`."""
+    """Return a note on folders beside `train` and `test`, or an empty text."""
     depth = len(root)
-    paths = [PurePosixPath(name) for name in (*source.folders, *(str(PurePosixPath(n).parent) for n in source.names))]
+    inner = {name.rpartition("/")[0] for name in source.names}
+    paths = [PurePosixPath(name) for name in inner.union(source.folders)]
     beside = {p.parts[depth] for p in paths if len(p.parts) > depth and p.parts[:depth] == root and not _hidden(p)}
     others = sorted(beside - {"train", "test"})
-    return f"folders beside train/ and test/ are left out: {_few(others)}" if others else ""
-
-
-Changes = dict[str, list[str]]
-
-
-def _decode_all(
-    source: _Source, names: list[str], size: tuple[int, ...] | None, *, colour: bool = False
-) -> tuple[np.ndarray, Changes]:
-    """All pictures, and what was changed of which."""
-    # The first image decides shape and channels; all are decoded straight into the one array.
-    first, _ = _decode(source, names[0], size, colour=colour)
-    out = np.empty((len(names), *first.shape), dtype=np.uint8)
-    stop = threading.Event()
-
-    def task(start: int) -> list[tuple[str, str]]:
-        changed: list[tuple[str, str]] = []
-        for k in range(start, min(start + _FILES_PER_TASK, len(names))):
-            if stop.is_set():
-                break
-            image, changes = _decode(source, names[k], size, colour=colour)
-            if image.shape[:2] != first.shape[:2]:
-                raise DataError(
-                    f"{names[k]} has {image.shape[0]} x {image.shape[1]} pixels and {names[0]} has {first.shape[0]} x "
-                    f"{first.shape[1]}: set data.image_size=[height,width] to resize all images"
-                )
-            if image.shape[2] > first.shape[2]:
-                raise _ColourFoundError
-            out[k] = image  # gray spreads over three channels
-            changed += [(what, names[k]) for what in changes]
-        return changed
-
-    found: Changes = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(processors()) as pool:
-        # Pillow warns at its limit of pixels and raises at twice the limit; a data set has no use for either.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        futures = [pool.submit(task, start) for start in range(0, len(names), _FILES_PER_TASK)]
-        try:
-            # In order, so that the first bad file is named, whichever thread was fastest.
-            for future in futures:
-                for what, name in future.result():
-                    found.setdefault(what, []).append(name)
-        except BaseException:
-            stop.set()
-            raise
-    return out, found
-
-
-def _decode(
-    source: _Source, name: str, size: tuple[int, ...] | None, *, colour: bool
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    content = source.read(name)
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.mode in ("F", "I") or image.mode.startswith("I;"):
-                raise DataError(
-                    f"{name} has mode {image.mode} (more than 8 bits): convert it to 8 bits, or use data=npz"
-                )
-            changes = _changes(image)
-            plain = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
-            if plain.mode == "P" and "transparency" in plain.info:
-                plain = plain.convert("RGBA")
-            if plain.mode in ("RGBA", "LA", "PA") and np.asarray(plain.getchannel("A")).min() < 255:
-                changes = (*changes, "have transparent pixels: their colours are taken, their transparency is not")
-            plain = plain.convert("L" if plain.mode in _GRAY and not colour else "RGB")
-            if size is not None:
-                plain = plain.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-            x = np.asarray(plain)
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name} is refused: {error}") from error
-    # Pillow's decoders raise many kinds of errors on damaged files.
-    except Exception as error:
-        raise DataError(
-            f"{name} in {source.what} cannot be read as an image ({error}): remove or replace it"
-        ) from error
-    return (x if x.ndim == 3 else x[..., None]), changes
-
-
-def _changes(image: Image.Image) -> tuple[str, ...]:
-    """What is lost of a picture, before it is decoded."""
-    found = []
-    # Cameras store previews as further pictures.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        found.append("have several frames: the first is taken")
-    if image.mode in ("CMYK", "LAB", "HSV"):
-        found.append(f"are {image.mode}: converted to RGB without a colour profile")
-    if any(_DEEP.search(str(args)) for _, _, _, args in getattr(image, "tile", ())):
-        found.append("have 16 bits per colour: read as 8 bits")
-    return tuple(found)
+    return f"left out folders beside train/ and test/: {_few(others)}" if others else ""

@@ -1,4 +1,4 @@
-"""Folders of images that are called or divided otherwise than `train` and `test`."""
+"""Finds the images of folders that have other names or divisions than `train` and `test`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 VALIDATION = ("val", "valid", "validation")
-"""What stands for `test` where there is none."""
+"""Names of folders that replace a missing `test`."""
 
 
 def parts_of(folders: Iterable[str], *, divided: bool) -> tuple[str, ...]:
-    """Which folders of the top hold images: `train` and `test` or what stands for it, or all (`.`).
+    """Return the top folders that hold images: `train` and `test` or its equivalent, or the whole source (`.`).
 
     Args:
-        folders: names of those at the top.
-        divided: False if test images are to be drawn, and there need be no such folders.
+        folders: names of the folders at the top.
+        divided: False if test images are drawn, so that no folders `train` and `test` are needed.
     """
     there = set(folders)
     if not divided and "train" not in there:
@@ -24,11 +24,11 @@ def parts_of(folders: Iterable[str], *, divided: bool) -> tuple[str, ...]:
 
 
 def arranged(names: Iterable[str], *, divided: bool) -> dict[str, str]:
-    """The names of files with `train` and `test` in their places -> their own names.
+    """Map names below `train` and `test` to the names of the files in their source.
 
     Args:
-        names: relative, of all files.
-        divided: False if test images are to be drawn from all that are found.
+        names: relative names of all files.
+        divided: False if test images are drawn from all images.
     """
     paths = [PurePosixPath(name) for name in names]
     roots: dict[str, set[tuple[str, ...]]] = {"train": set(), "test": set()}
@@ -45,7 +45,7 @@ def arranged(names: Iterable[str], *, divided: bool) -> dict[str, str]:
 
 
 def _shared(paths: list[PurePosixPath]) -> int:
-    """Folders at the top that hold everything, as zips often have one."""
+    """Return how many nested folders at the top hold everything else, as in many zips."""
     above = 0
     while paths and all(len(p.parts) > above + 2 for p in paths) and len({p.parts[above] for p in paths}) == 1:
         above += 1

@@ -1,4 +1,4 @@
-"""Kernel matrices in memory, in the place of files."""
+"""Kernel matrices and features that are in memory instead of in files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ntkpipe.errors import DataError
 
 @dataclass(frozen=True)
 class MemoryArray(GivenArray):
-    """A `GivenArray` whose values are at hand. Pickled with them: other processes get a copy.
+    """A `GivenArray` in memory. It is pickled with its values, so other processes get a copy.
 
     Args:
         values: the array.
@@ -25,23 +25,23 @@ class MemoryArray(GivenArray):
     values: np.ndarray = field(compare=False, repr=False, kw_only=True)
 
     def read(self, *where: slice) -> np.ndarray:
-        """See `GivenArray.read`."""
+        """Return a part of the array, in native byte order and C order."""
         return np.ascontiguousarray(self.values[where], dtype=self.dtype)
 
     def diagonal(self, step: int = 1024) -> np.ndarray:
-        """See `GivenArray.diagonal`."""
+        """Return the diagonal `(n,)` of a square matrix, float64."""
         del step
         return np.array(self.values.diagonal(), dtype=np.float64)
 
     def require_same(self) -> None:
-        """Nobody else writes to it."""
+        """Do nothing, because no other process can write to the array."""
 
 
 def given_from_arrays(train: Any, test: Any, test_diagonal: Any, edge: int | None) -> GivenGram:
-    """Both blocks of a kernel, not checked yet; see `check_gram`.
+    """Combine both blocks of a kernel from arrays. Their values are unchecked until `check_gram`.
 
     Raises:
-        DataError: if they are no arrays of floats, or their shapes do not fit.
+        DataError: if the arrays are not floats, or their shapes do not fit.
     """
     arrays = [memory_array("train", train, 2), memory_array("test", test, 2)]
     diagonal = None if test_diagonal is None else memory_array("test_diagonal", test_diagonal, 1)
@@ -49,11 +49,11 @@ def given_from_arrays(train: Any, test: Any, test_diagonal: Any, edge: int | Non
 
 
 def features_from_arrays(train: Any, test: Any, scale: float) -> GivenFeatures:
-    """Features in memory, or in files that are named, not checked yet; see `check_features`.
+    """Combine features from arrays or from paths of files. Their values are unchecked until `check_features`.
 
     Raises:
-        ConfigError: if the scale is none.
-        DataError: if they are no arrays of floats, or their shapes do not fit.
+        ConfigError: if the scale is invalid.
+        DataError: if the arrays are not floats, or their shapes do not fit.
     """
     named = (("train", train), ("test", test))
     arrays = [
@@ -64,14 +64,14 @@ def features_from_arrays(train: Any, test: Any, scale: float) -> GivenFeatures:
 
 
 def memory_array(name: str, values: Any, dimensions: int) -> MemoryArray:
-    """An array of floats under a name for messages.
+    """Wrap an array of floats, with a name for messages.
 
     Raises:
-        DataError: if it is of another kind, or has other dimensions.
+        DataError: if it is neither float32 nor float64, has another number of dimensions, or is empty.
     """
     values = np.asarray(values)
     if values.dtype.kind != "f" or values.dtype.itemsize not in (4, 8):
         raise DataError(f"{name} holds {values.dtype}: give float32 or float64")
     if values.ndim != dimensions or not values.size:
-        raise DataError(f"{name} has shape {values.shape}, wanted {dimensions} dimensions, none empty")
+        raise DataError(f"{name} has shape {values.shape}, but needs {dimensions} dimensions, none of size 0")
     return MemoryArray(f"the array {name}", values.shape, f"float{8 * values.dtype.itemsize}", (), (), values=values)

@@ -1,4 +1,4 @@
-"""Labels: checked, and coded as the regression targets of squared loss."""
+"""Checks labels and encodes them as regression targets of the squared loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ntkpipe.errors import ConfigError, DataError
 
 
 class Targets(NamedTuple):
-    """Coded targets `(n, c)` float64, labels `(n,)` int64 (None for regression) and a name for each column.
+    """Targets `(n, c)` float64, labels `(n,)` int64 (None for regression) and a name for each column.
 
-    Targets of test points are in their own units, NaN where nobody knows them; of training points those of `mean` and `scale`,
-    `(y - mean) / scale`, `(c,)` each, where these are not None.
+    Targets of test points are in their original units, and NaN where unknown. Targets of training points are
+    `(y - mean) / scale`, with `mean` and `scale` of shape `(c,)`, or unchanged if these are None.
     """
 
     y_train: np.ndarray
@@ -28,18 +28,18 @@ class Targets(NamedTuple):
 
 
 def encode_labels(labels: np.ndarray, classes: int, coding: str) -> np.ndarray:
-    """One-hot targets, shifted.
+    """Encode labels as shifted one-hot targets.
 
     Args:
         labels: `(n,)` integers in `[0, classes)`.
-        classes: number of columns.
-        coding: `centered` (one-hot minus 1/classes: every row sums to 0) or `half` (one-hot minus 1/2).
+        classes: number of classes, which is the number of columns.
+        coding: `centered` (one-hot minus 1/classes, so that every row sums to 0) or `half` (one-hot minus 1/2).
 
     Returns:
         `(n, classes)` float64.
 
     Raises:
-        ConfigError: if `coding` is neither.
+        ConfigError: if `coding` is neither of these.
     """
     shifts = {"centered": 1.0 / classes, "half": 0.5}
     if coding not in shifts:
@@ -50,23 +50,27 @@ def encode_labels(labels: np.ndarray, classes: int, coding: str) -> np.ndarray:
 
 
 def make_targets(raw: RawImages, coding: str | None, targets: str | None = None) -> Targets:
-    """Targets of a data set, in the order of `raw`.
+    """Make the targets of a data set, in the order of `raw`.
 
     Args:
         raw: checked images and labels.
-        coding: `centered`, `half`, or `regression` (real targets, one column per output); None is what the loader has found.
-        targets: of regression, `standardize` or `none`; None standardises those of tables.
+        coding: `centered`, `half`, or `regression` (real targets, one column per output); None takes the loader's
+            choice.
+        targets: `standardize` or `none` for regression targets; None standardises only those of tables.
 
     Raises:
-        ConfigError: if classes are to be standardised.
-        DataError: if labels are not integers, out of range or of a single class; if regression targets are not finite
-            or differ in shape between training and test.
+        ConfigError: if `targets` is `standardize` for classes.
+        DataError: if labels are not integers, out of range or of a single class. Also if regression targets are not
+            finite, or differ in their number of columns between training and test set.
     """
     coding = coding or raw.coding or "centered"
     if coding == "regression":
         return _regression(raw, standardize=targets == "standardize" or (targets is None and raw.encoding is not None))
     if targets == "standardize":
-        raise ConfigError("data.targets=standardize is for real targets, and these are classes: leave it out")
+        raise ConfigError(
+            f"data.targets=standardize is for real targets, but data.labels={coding} codes classes: set "
+            "data.labels=regression, or leave data.targets out"
+        )
     y_train, y_test, names = numbered(raw.y_train, raw.y_test, raw.class_names)
     labels_train = integer_labels("y_train", y_train)
     labels_test = None if y_test is None else integer_labels("y_test", y_test)
@@ -114,7 +118,7 @@ def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -
     """Refuse labels of a single class.
 
     Raises:
-        DataError: naming the class; `what` says whose labels they are.
+        DataError: if all labels are equal. The text names the class, and `what` as the set of the labels.
     """
     if labels.min() == labels.max():
         raise DataError(
@@ -127,12 +131,12 @@ def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -
 def class_notes(
     labels_train: np.ndarray | None, labels_test: np.ndarray | None, names: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """What the user should know of classes that one of both sets lacks; nothing for regression.
+    """Return notes on classes that the training or test set lacks; an empty tuple for regression.
 
     Args:
-        labels_train: `(n,)` of the whole training set.
-        labels_test: `(p,)` likewise.
-        names: of the classes.
+        labels_train: `(n,)` labels of the whole training set.
+        labels_test: `(p,)` labels of the whole test set.
+        names: names of the classes.
     """
     if labels_train is None or labels_test is None:
         return ()
@@ -141,11 +145,11 @@ def class_notes(
     if len(unlearnt := np.setdiff1d(asked, learnt)):
         count = int(np.isin(labels_test, unlearnt).sum())
         notes.append(
-            f"{count} of {len(labels_test)} test points are of classes without training points ({_some(unlearnt, names)}): no "
-            "prediction of these can be right"
+            f"{count} of {len(labels_test)} test points belong to classes without training points "
+            f"({_some(unlearnt, names)}) and cannot be predicted correctly"
         )
     if len(unasked := np.setdiff1d(learnt, asked)):
-        notes.append(f"classes without test points: {_some(unasked, names)}. Their accuracy stays unknown")
+        notes.append(f"classes without test points: {_some(unasked, names)}. Their accuracy is unknown")
     return tuple(notes)
 
 
@@ -155,15 +159,15 @@ def _some(labels: np.ndarray, names: tuple[str, ...]) -> str:
 
 
 def integer_labels(name: str, y: np.ndarray, otherwise: str = "set data.labels=regression") -> np.ndarray:
-    """Labels `(n,)` int64 of an array `(n,)` or `(n, 1)` of integers.
+    """Return labels `(n,)` int64 from an array of integers.
 
     Args:
-        name: of the array, for messages.
-        y: the array.
-        otherwise: what to do where they are real targets, for messages.
+        name: name of the array, for messages.
+        y: `(n,)` or `(n, 1)` integers.
+        otherwise: the remedy if the values are real targets, for messages.
 
     Raises:
-        DataError: if they are no integers, or negative.
+        DataError: if the values are not integers, or negative.
     """
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -183,7 +187,7 @@ def integer_labels(name: str, y: np.ndarray, otherwise: str = "set data.labels=r
 
 
 def _remedy(y: np.ndarray, otherwise: str) -> str:
-    """What to do with labels that are no integers."""
+    """Return the remedy for labels that are not integers."""
     if y.dtype.kind == "f":
         missing = np.flatnonzero(~np.isfinite(y))
         if missing.size:
@@ -192,11 +196,11 @@ def _remedy(y: np.ndarray, otherwise: str) -> str:
 
 
 def contiguous_names(labels: np.ndarray, otherwise: str) -> tuple[str, ...]:
-    """The numbers of the classes as their names.
+    """Return the numbers of the classes as their names.
 
     Args:
-        labels: `(n,)` of the training set.
-        otherwise: what to do where a class is meant to be empty, for the message.
+        labels: `(n,)` labels of the training set.
+        otherwise: the remedy if an empty class is intended, for messages.
 
     Raises:
         DataError: if a number below the largest label is missing.
@@ -204,22 +208,23 @@ def contiguous_names(labels: np.ndarray, otherwise: str) -> tuple[str, ...]:
     present = np.unique(labels)
     if np.array_equal(present, np.arange(1, present.size + 1)):
         raise DataError(
-            f"labels of y_train are 1..{present.size}, and there is no label 0: subtract 1 from all labels, or {otherwise}"
+            f"labels of y_train are 1..{present.size}, without label 0: subtract 1 from all labels, or {otherwise}"
         )
     if present[-1] != present.size - 1:
         absent = int(np.flatnonzero(present != np.arange(present.size))[0])
         raise DataError(
             f"y_train holds label {present[-1]} but no label {absent}: labels must be 0..{present.size - 1} for "
-            f"{present.size} classes. Correct the label, renumber the classes, or {otherwise}"
+            f"{present.size} classes. Correct the label, renumber the classes, or {otherwise}. If these are real targets, set "
+            "data.labels=regression"
         )
     return tuple(str(k) for k in range(present.size))
 
 
 def regression_targets(name: str, y: np.ndarray) -> np.ndarray:
-    """Real targets `(n, c)` float64 of an array `(n,)` or `(n, c)`.
+    """Return real targets `(n, c)` float64 from an array `(n,)` or `(n, c)`.
 
     Raises:
-        DataError: if they are no numbers, or not finite.
+        DataError: if the values are not finite numbers, or there are no columns.
     """
     if y.dtype.kind not in "iufb" or y.ndim not in (1, 2):
         raise DataError(

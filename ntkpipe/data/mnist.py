@@ -1,4 +1,4 @@
-"""MNIST and its relatives in the idx format."""
+"""Reads MNIST and other data sets in the idx format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ntkpipe.data.download import fetch
 from ntkpipe.data.raw import RawImages
 from ntkpipe.errors import DataError
 
-# The original site no longer serves the files; this is the mirror of PyTorch's authors.
+# The original site no longer serves the files. This is the mirror that PyTorch's authors maintain.
 OFFICIAL_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _BLOCK = 1 << 24
 FILES = {
@@ -27,10 +27,13 @@ FILES = {
 
 
 def load(config: DataConfig) -> RawImages:
-    """The four idx files in the folder `config.path`, plain or gzipped; images uint8 `(n, h, w, 1)`.
+    """Load the four idx files in the folder `config.path`, plain or gzipped.
+
+    Returns:
+        Images `(n, h, w)` uint8 and labels `(n,)` uint8.
 
     Raises:
-        DataError: if a file is absent (the text names it and its checksum) or malformed.
+        DataError: if a file is absent or malformed. For an absent file the text gives its name and checksum.
     """
     folder = Path(str(config.path)).expanduser()
     paths = {key: _find(folder, name) for key, (name, _) in FILES.items()}
@@ -50,7 +53,7 @@ def load(config: DataConfig) -> RawImages:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    # Some distributions write train-images.idx3-ubyte.
+    # Some distributions call a file train-images.idx3-ubyte.
     for stem in (name, name.replace("-idx", ".idx")):
         for path in (folder / stem, folder / f"{stem}.gz"):
             if path.is_file():
@@ -59,10 +62,10 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The uint8 array of an idx file with the given number of dimensions.
+    """Read the uint8 array of an idx file with the given number of dimensions.
 
     Raises:
-        DataError: if it is not such a file, or shorter or longer than its header says.
+        DataError: if the file has another format, or a length that differs from its header.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
@@ -74,7 +77,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
                 )
             shape = struct.unpack(f">{dimensions}I", header[4:])
             size = math.prod(shape)
-            # In blocks: a damaged header may promise more than any memory holds.
+            # Read in blocks, because a damaged header may declare more than fits into memory.
             content = bytearray()
             while len(content) <= size and (block := file.read(min(_BLOCK, size + 1 - len(content)))):
                 content += block

@@ -1,4 +1,4 @@
-"""Points that came after the training: checked and prepared as the training points were, from what is stored of these."""
+"""Reads new points, and checks and prepares them like the training points, with the stored statistics."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from ntkpipe.errors import DataError
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.sequences import filled
 
+_SETTING = "data.new"
 _ARRAYS = ("x_new", "x_test", "x")
 
 
-def read_new(path: str, setting: str = "data.new") -> Any:
-    """Points of a file: a table (`.csv`, `.parquet`), or an array, `.npy` or `.npz` (its `x_new`, `x_test` or `x`, or the only one).
+def read_new(path: str) -> Any:
+    """Read points from a table (`.csv`, `.parquet`) or an array (`.npy`, `.npz`).
+
+    An `.npz` holds an array `x_new`, `x_test` or `x`, or a single array of any name.
 
     Raises:
-        DataError: if it is none of these.
+        DataError: if the file is absent, of another kind, or cannot be read.
     """
     file = Path(path).expanduser()
     if file.suffix.lower() in (".csv", ".tsv", ".txt", ".parquet", ".pq"):
-        return read_table(path, setting)
+        return read_table(path, _SETTING)
     if file.suffix.lower() not in (".npy", ".npz") or not file.is_file():
-        raise DataError(f"{setting}={path}: give a table (.csv, .parquet) or an array (.npy, .npz)")
+        raise DataError(f"{_SETTING}={path}: give a table (.csv, .parquet) or an array (.npy, .npz)")
     try:
         with file.open("rb") as opened:
             loaded = np.load(opened, allow_pickle=False)
@@ -36,10 +39,12 @@ def read_new(path: str, setting: str = "data.new") -> Any:
                 return loaded
             names = [name for name in _ARRAYS if name in loaded.files] or loaded.files
             if len(names) > 1 and names[0] not in _ARRAYS:
-                raise DataError(f"{setting}={path} holds {', '.join(loaded.files)}: call the points x_new")
+                raise DataError(f"{_SETTING}={path} holds {', '.join(loaded.files)}: name the array of points x_new")
             return loaded[names[0]]
     except (OSError, ValueError, EOFError, IndexError) as error:
-        raise DataError(f"{setting}={path} cannot be read ({error}): save it with numpy.save or numpy.savez") from error
+        raise DataError(
+            f"{_SETTING}={path} cannot be read ({error}): save it with numpy.save or numpy.savez"
+        ) from error
 
 
 def prepared_new(
@@ -51,21 +56,21 @@ def prepared_new(
     layout: str | None = None,
     whole: Preprocessing | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """New points as a kernel takes them.
+    """Prepare new points for a kernel.
 
     Args:
         x: a frame, or an array like that of the training points.
-        preprocessing: of the training points, as it is stored with them.
-        shape: `(h, w, c)` of the prepared training points.
-        dtype: of these.
-        layout: of images, see `as_images`.
-        whole: the steps, where what is stored of them is not enough: whitening.
+        preprocessing: the stored preprocessing of the training points.
+        shape: shape `(h, w, c)` of a prepared training point.
+        dtype: dtype of the prepared training points.
+        layout: layout of the images, as `as_images` takes it.
+        whole: the complete steps. They are needed for whitening, which is not stored.
 
     Returns:
-        `(p, h, w, c)`, `(p,)` row numbers, and what the user should know.
+        `(p, h, w, c)` prepared points in `dtype`, `(p,)` row numbers, and notes for the user.
 
     Raises:
-        DataError: if they are not like the training points, or whitened and `whole` is missing.
+        DataError: if the points do not match the training points, or need whitening and `whole` is missing.
     """
     notes: list[str] = []
     encoding = preprocessing.get("encoding")
@@ -85,7 +90,7 @@ def prepared_new(
             else f" ({', '.join(Encoding.from_dict(encoding).features)}: give a frame or a table)"
         )
         raise DataError(
-            f"new points have the shape {_shown(raw.shape[1:])}, and those of training {_shown(wanted)}{named}"
+            f"new points have shape {_shown(raw.shape[1:])}, but the training points have {_shown(wanted)}{named}"
         )
     bad = np.flatnonzero(~np.isfinite(filled(raw.astype(np.float64))).all(axis=tuple(range(1, raw.ndim))))
     if bad.size:
@@ -94,7 +99,7 @@ def prepared_new(
         )
     made = steps.transform(raw, np.arange(len(raw)), dtype.name)
     if not np.isfinite(filled(made)).all():
-        raise DataError(f"new points overflow {dtype.name} once they are prepared: rescale them")
+        raise DataError(f"new points overflow {dtype.name} after preparation: rescale them")
     return made, rows, notes
 
 
@@ -106,7 +111,7 @@ def _array(x: Any, layout: str | None) -> np.ndarray:
     if x.dtype.kind in "bi" or (x.dtype.kind == "u" and x.dtype.itemsize > 1):
         x = x.astype(np.float64)
     if x.dtype.kind not in "uf" or x.size == 0:
-        raise DataError(f"new points are {x.dtype} of shape {x.shape}: give numbers, a row for each point")
+        raise DataError(f"new points are {x.dtype} of shape {x.shape}: give numbers with one row per point")
     x = as_images("the new points", x, layout)
     return x[:, None, None, :] if x.ndim == 2 else x
 
@@ -115,8 +120,8 @@ def _check_kind(x: np.ndarray, preprocessing: dict[str, Any]) -> None:
     known = preprocessing.get("pixels")
     if known is not None and (known == "uint8") != (x.dtype == np.uint8):
         raise DataError(
-            f"new points are {x.dtype} and those of training {known}: uint8 is divided by 255 and other numbers are not. Give the same "
-            "kind"
+            f"new points are {x.dtype}, but the training points are {known}, and only uint8 is divided by 255: give "
+            "the same dtype"
         )
 
 

@@ -1,4 +1,4 @@
-"""Arrays that a user saved with `numpy.savez`."""
+"""Reads arrays that a user saved with `numpy.savez`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ntkpipe.errors import DataError
 
 
 def load(config: DataConfig) -> RawImages:
-    """Arrays `x_train, y_train, x_test, y_test` of `config.path`, and `class_names` where present.
+    """Load the arrays `x_train`, `y_train`, `x_test` and `y_test` of `config.path`, and `class_names` if present.
 
-    Without `y_test` nobody knows the labels of the test points. Without `x_test` a share `config.test_fraction` of the points is
-    taken for testing. Sequences of different lengths have `mask_train` and `mask_test` beside them.
+    If `y_test` is missing, the labels of the test points are unknown. If `x_test` is missing, a share
+    `config.test_fraction` of the points is kept for testing. Sequences of different lengths need `mask_train` and
+    `mask_test`.
 
     Raises:
-        DataError: if the file is absent or not such an npz; missing arrays are named.
+        DataError: if the file is absent or not such an npz. The text names missing arrays.
     """
     arrays, names = read_npz(config, ("x_train", "y_train"), ("x_test", "y_test"), ("mask_train", "mask_test"))
     raw = RawImages(
@@ -38,23 +39,23 @@ def load(config: DataConfig) -> RawImages:
     if "x_test" in arrays:
         if config.test_fraction is not None:
             raise DataError(
-                f"data.test_fraction={config.test_fraction:g}: {config.path} has test points of its own (x_test). Leave the setting "
-                "out, or save x_train and y_train alone"
+                f"data.test_fraction={config.test_fraction:g}: {config.path} already has test points (x_test). Leave "
+                "data.test_fraction out, or save only x_train and y_train"
             )
         return raw
     if config.test_fraction is None or "y_test" in arrays:
         raise DataError(
-            f"{config.path} lacks x_test: save it with numpy.savez, or leave y_test out too and set data.test_fraction=0.2, which "
-            "keeps a fifth of the points for testing"
+            f"{config.path} lacks x_test: save it with numpy.savez, or also leave y_test out and set "
+            "data.test_fraction=0.2, which keeps a fifth of the points for testing"
         )
     return split(raw, config)
 
 
 def split(raw: RawImages, config: DataConfig) -> RawImages:
-    """Training points divided into training and test points, `config.test_fraction` of them the latter, the classes in proportion.
+    """Move a share `config.test_fraction` of the training points to the test set, with the classes in proportion.
 
     Raises:
-        DataError: if points and labels do not pair up, or one side would be empty.
+        DataError: if the numbers of points and labels differ, or training or test set would be empty.
     """
     x, y = np.asarray(raw.x_train), np.asarray(raw.y_train)
     if not x.ndim or not y.ndim or len(x) != len(y):
@@ -87,16 +88,25 @@ def split(raw: RawImages, config: DataConfig) -> RawImages:
 def read_npz(
     config: DataConfig, keys: tuple[str, ...], optional: tuple[str, ...] = (), rare: tuple[str, ...] = ()
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """The arrays `keys` of `config.path`, those of `optional` and `rare` and its `class_names` where present. Nothing is unpickled.
+    """Read arrays of the npz file `config.path`, without unpickling anything.
+
+    Args:
+        config: configuration of the data.
+        keys: arrays that must be present.
+        optional: arrays that are read if they are present.
+        rare: arrays that are read if they are present, and that messages do not ask for.
+
+    Returns:
+        The arrays by name, and the names of the classes from `class_names`, if present.
 
     Raises:
-        DataError: if the file is absent or not such an npz; missing arrays are named.
+        DataError: if the file is absent or not such an npz. The text names missing arrays.
     """
     path, wanted = Path(str(config.path)).expanduser(), ", ".join((*keys, *optional))
     if not path.is_file():
         raise DataError(f"data.path={path} is not a file: give an npz file with the arrays {wanted}")
     try:
-        # Opened here, because np.load leaves its own file open when it fails.
+        # The file is opened here, because np.load leaves its file open when it fails.
         with open(path, "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if not isinstance(loaded, np.lib.npyio.NpzFile):
@@ -123,7 +133,7 @@ def _names(path: Path, array: np.ndarray) -> tuple[str, ...]:
     )
     if array.ndim != 1 or len(set(names)) != len(names):
         raise DataError(
-            f"class_names of {path} has shape {array.shape} and {len(set(names))} different names: save one name per class, "
-            "of label 0 first"
+            f"class_names of {path} has shape {array.shape} and {len(set(names))} different names: save one name per "
+            "class, starting with label 0"
         )
     return names

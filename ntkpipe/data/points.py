@@ -1,4 +1,4 @@
-"""A data set as a notebook has it: arrays, and how they are to be prepared, by the names that configurations use."""
+"""The public `Dataset`: arrays and their preparation, by the names of the settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ntkpipe.data.tables import is_frame
 from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.units import counted
 
-# Settings that say where files are; of arrays there are none.
+# These settings apply to files only, so `Dataset` does not accept them for arrays.
 _OF_FILES = (
     "kind",
     "path",
@@ -40,31 +40,33 @@ _PREPARATION = tuple(f.name for f in dataclasses.fields(DataConfig) if f.name no
 
 
 class Dataset:
-    """Training and test points, checked here and prepared when a kernel asks for them.
+    """Training and test points. They are checked at once and prepared when a kernel needs them.
 
-    Rows are kept in the *stored order*, which `subset_seed` shuffles so that subsets are nested: `targets`, the rows of a `Gram`
-    and those of its kernels follow it. Predictions are in the order of the arrays again.
+    Rows are kept in the *stored order*, a shuffle by `subset_seed` in which subsets are nested. `targets` and the rows
+    of a `Gram` and its kernels follow this order. Predictions are in the order of the arrays.
 
     Args:
-        x_train: images `(n, h, w, c)`, gray ones `(n, h, w)`, or features `(n, d)`; uint8 (divided by 255) or floats (as they are).
-            Or a frame of pandas, polars or pyarrow, whose columns may be categories: it is read as `data=table` reads a file.
-        y_train: labels `(n,)`: whole numbers from 0 on, names, truth values, categories, one-hot rows `(n, c)`; or real targets `(n,)`
-            or `(n, c)`. Floats are real targets unless they are one-hot rows, or `labels` says otherwise; few different whole numbers
-            as floats are refused until it does.
-        x_test: as `x_train`, p of them; None takes a share `test_fraction` (0.2) of the training points.
-        y_test: as `y_train`; None if nobody knows them: then there are predictions and no metrics.
-        mask: of sequences of different lengths, how long each is, `(n,)` whole numbers; or `(n, length)` of bool, true up to the end
-            of each. What follows the end is not looked at. None if all are as long as the array.
-        mask_test: likewise of `x_test`.
-        class_names: of the labels 0, 1, ...; None calls them so.
-        preparation: by the names of `data.*` settings: `standardize` (`channel` or `none`), `unit_norm`, `zca`, `downsample`,
-            `layout`, `train_size`, `test_size`, `test_fraction`, `subset_seed`, `balanced`, `statistics`, `drop_invalid`, `labels`
-            (`centered`, `half`, or `regression`, which is taken for real targets), `targets` (`standardize` or `none`), and of frames
-            `features` and `missing`.
+        x_train: images `(n, h, w, c)`, gray images `(n, h, w)`, or features `(n, d)`, as uint8 (divided by 255) or
+            floats (unchanged). A frame of pandas, polars or pyarrow is read like a file of `data=table`; its columns
+            may be categories.
+        y_train: class labels `(n,)` (whole numbers from 0, names, truth values or categories), one-hot rows `(n, c)`,
+            or real targets `(n,)` or `(n, c)`. Floats are real targets unless they are one-hot rows, or `labels` says
+            otherwise. Floats with only a few distinct whole values are refused unless `labels` is given.
+        x_test: p test points in the form of `x_train`; None takes a share `test_fraction` (0.2) of the training points.
+        y_test: labels or targets of the test points in the form of `y_train`; None if they are unknown. Then there are
+            predictions but no metrics.
+        mask: for sequences of different lengths, `(n,)` lengths, or `(n, length)` bool that is true up to the end of
+            each sequence. Values after the end are ignored. None if all sequences have the length of the array.
+        mask_test: lengths or mask of the sequences of `x_test`, in the form of `mask`.
+        class_names: names of the labels 0, 1, ...; None uses the numbers.
+        preparation: settings by their names in `data.*`: `standardize` (`channel` or `none`), `unit_norm`, `zca`,
+            `downsample`, `layout`, `train_size`, `test_size`, `test_fraction`, `subset_seed`, `balanced`, `statistics`,
+            `drop_invalid`, `labels` (`centered`, `half`, or `regression`, the default for real targets) and `targets`
+            (`standardize` or `none`). Frames also take `features` and `missing`.
 
     Raises:
-        ConfigError: on an impossible setting.
-        DataError: on arrays that cannot be used; the text says what to do.
+        ConfigError: if a setting is unknown or contradicts the data.
+        DataError: if the arrays cannot be used. The text gives the remedy.
 
     Examples:
         >>> data = Dataset(x_train, y_train, x_test, y_test, standardize="channel", zca=0.1)  # doctest: +SKIP
@@ -85,11 +87,11 @@ class Dataset:
         unknown = sorted(set(preparation) - set(_PREPARATION))
         if unknown:
             raise ConfigError(
-                f"{', '.join(unknown)} is no way to prepare arrays: take any of {', '.join(_PREPARATION)}"
+                f"{', '.join(unknown)} is not an argument of Dataset: use any of {', '.join(_PREPARATION)}"
             )
         if is_frame(x_train):
             if mask is not None or mask_test is not None:
-                raise ConfigError("mask is of sequences, arrays (n, length, channels): a frame has none")
+                raise ConfigError("mask is for sequences, arrays (n, length, channels): leave it out with a frame")
             config = _config(kind="table", path="frame", target="target", **preparation)
             raw, config = table.from_frames(x_train, y_train, x_test, y_test, config)
             self._start(checked(raw, drop_invalid=False), config)
@@ -99,8 +101,8 @@ class Dataset:
         if y_train.dtype.kind == "f" and not is_one_hot(y_train):
             if "labels" not in preparation and _may_be_classes(y_train):
                 raise DataError(
-                    f"y_train is {y_train.dtype} of {len(np.unique(y_train))} whole numbers, which may be classes or real targets: say "
-                    "which, labels='centered' or labels='regression', or give classes as integers"
+                    f"y_train is {y_train.dtype} of {len(np.unique(y_train))} whole numbers, which may be classes or "
+                    "real targets: set labels='centered' or labels='regression', or give classes as integers"
                 )
             preparation.setdefault("labels", "regression")
         config = _config(kind="npz", path="arrays", **preparation)
@@ -109,7 +111,8 @@ class Dataset:
                 raise DataError("y_test without x_test: give the test points, or leave y_test out")
             if mask_test is not None:
                 raise DataError(
-                    "mask_test without x_test: mask is that of all points, some of which are drawn for testing"
+                    "mask_test without x_test: leave mask_test out, because test points are drawn from the points of "
+                    "mask"
                 )
             raw = RawImages(np.asarray(x_train), y_train, np.empty(0), None, class_names=names, mask_train=mask)
             raw = npz.split(raw, config)
@@ -120,7 +123,7 @@ class Dataset:
 
     @classmethod
     def of(cls, config: DataConfig) -> Dataset:
-        """The data set of a configuration, read now."""
+        """Read the data set of a configuration."""
         made = cls.__new__(cls)
         made._start(load_raw(config), config)
         return made
@@ -132,40 +135,40 @@ class Dataset:
 
     @property
     def n(self) -> int:
-        """Training points in use."""
+        """Number of training points in use."""
         return self._order.n_train
 
     @property
     def p(self) -> int:
-        """Test points in use."""
+        """Number of test points in use."""
         return self._order.n_test
 
     @property
     def targets(self) -> np.ndarray:
-        """(n, c) float64, of the training points in use, in stored order: what a solver takes."""
+        """Targets (n, c) float64 of the training points in use, in stored order. A solver takes them."""
         return self._order.targets.y_train[self._order.train[: self.n]]
 
     @property
     def is_classes(self) -> bool:
-        """Whether targets are classes."""
+        """Whether the targets encode classes."""
         return self._order.targets.labels_train is not None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One per column of the targets."""
+        """Names of the columns of the targets: classes, or outputs of regression."""
         return self._order.targets.class_names
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the points and labels."""
+        """Notes for the user about points and labels."""
         targets = self._order.targets
         return (*self._raw.notes, *class_notes(targets.labels_train, targets.labels_test, targets.class_names))
 
     def prepared(self, dtype: str = "float32") -> PreparedDataset:
-        """Prepared images and targets in stored order; kept for the next call.
+        """Return prepared images and targets in stored order. The result is kept for the next call.
 
         Args:
-            dtype: of the images, `float32` or `float64`; all arithmetic is float64.
+            dtype: dtype of the images, `float32` or `float64`; all arithmetic is float64.
         """
         if dtype not in self._prepared:
             self._prepared[dtype] = prepare_dataset(self._raw, self.config, dtype=dtype)
@@ -173,7 +176,7 @@ class Dataset:
 
     @property
     def features(self) -> tuple[str, ...] | None:
-        """Of a table, the names of the features, in order; None of arrays."""
+        """Names of a table's features, in order; None for arrays."""
         encoding = self._raw.encoding
         return None if encoding is None else Encoding.from_dict(encoding).features
 
@@ -186,16 +189,16 @@ class Dataset:
 
 
 def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset:
-    """A data set by name, as `data=KIND` of the command line reads it.
+    """Load a data set by name, as `data=KIND` does on the command line.
 
     Args:
         kind: `digits`, `table`, `npz`, `cifar10`, `cifar100`, `mnist`, `image_folder` or `synthetic`.
-        path: of its files; `digits` and `synthetic` need none.
-        settings: any other of `data.*`: `target="price"`, `download=True`, `train_size=...`, `zca=...` and so on.
+        path: path of its files; `digits` and `synthetic` need none.
+        settings: any other settings of `data.*`, such as `target="price"`, `download=True` or `train_size=1000`.
 
     Raises:
-        ConfigError: on an unknown kind or setting.
-        DataError: if the files are absent or cannot be used; the text says what to do.
+        ConfigError: if the kind or a setting is unknown.
+        DataError: if the files are absent or unusable. The text gives the remedy.
 
     Examples:
         >>> load_dataset("digits", train_size=500)
@@ -203,21 +206,21 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
     """
     known = {f.name for f in dataclasses.fields(DataConfig)} - {"kind", "path"}
     if unknown := sorted(set(settings) - known):
-        raise ConfigError(f"{', '.join(unknown)} is no setting of data: take any of {', '.join(sorted(known))}")
+        raise ConfigError(f"{', '.join(unknown)} is not a setting of data: use any of {', '.join(sorted(known))}")
     return Dataset.of(_config(kind=kind, path=path, **settings))
 
 
 def _config(**settings: Any) -> DataConfig:
-    """The settings in their types: one name or number where several are expected, as on the command line."""
+    """Make a configuration from settings. A single name or number becomes a list of one, as on the command line."""
     return from_dict(DataConfig, settings, "data.")
 
 
-# Whole numbers of more values are real targets: ages, counts. The same number as for a column of a table.
+# Whole numbers with more distinct values are real targets, such as ages or counts. Tables have the same limit.
 _MOST_CLASSES = 20
 
 
 def _may_be_classes(y: np.ndarray) -> bool:
-    """Whether floats of one column are few whole numbers."""
+    """Return whether `y` is one column of floats with only a few distinct whole values."""
     if y.size != len(y) or not np.isfinite(y).all() or (y != np.round(y)).any():
         return False
     return len(np.unique(y)) <= min(_MOST_CLASSES, len(y) // 2)

@@ -1,8 +1,8 @@
-"""Prepared images, stored once as row-chunked Zarr arrays from which tasks read only the rows that they need.
+"""Prepared images, stored once as row-chunked Zarr arrays. Tasks read only the rows that they need.
 
-Layout under `data/<fingerprint16>-<dtype>/`: a Zarr v3 group with arrays `train` and `test` `(n, h, w, c)`, chunked
-along the first axis; `labels/<hash16>.npz` with targets, labels and source rows; `manifest.json`, written last, with
-the checksum of every chunk.
+The prefix `data/<fingerprint16>-<dtype>/` holds a Zarr v3 group with arrays `train` and `test` `(n, h, w, c)`, chunked
+along the first axis. `labels/<hash16>.npz` holds targets, labels and source rows. `manifest.json` is written last and
+holds the checksum of every chunk.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from ntkpipe.errors import CorruptionError, IncompleteError, StoreError
 from ntkpipe.storage.checksum import crc32c
 from ntkpipe.storage.store import ObjectStore, open_store
 
-# Decoded chunks kept per process: two row blocks of 4096 CIFAR-10 images in float32.
+# Limit of decoded chunks that a process keeps. It is enough for two row blocks of 4096 CIFAR-10 images in float32.
 _CACHE_BYTES = 128 << 20
 _chunks = ChunkCache(_CACHE_BYTES)
-# Chunks that are asked for at once: a bucket answers each after tens of milliseconds.
+# Number of chunks that are requested at once, because a bucket takes tens of milliseconds to answer each request.
 _READERS = 8
 
 
 @dataclass(frozen=True)
 class PreparedImages:
-    """Handle of stored images, a `StoredData`, cheap to pickle: three strings. Decoded chunks are cached per process.
+    """Handle of stored images, a `StoredData`. It is cheap to pickle, and decoded chunks are cached per process.
 
     Args:
-        url: of the store, as `open_store` takes it.
+        url: address of the store, as `open_store` takes it.
         prefix: `data/<fingerprint16>-<dtype>`.
-        labels_key: of the object with targets and labels.
+        labels_key: key of the object with targets and labels.
     """
 
     url: str
@@ -62,12 +62,12 @@ class PreparedImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of the data set; see `PreparedDataset`."""
+        """SHA-256 of everything that a Gram matrix depends on, as in `PreparedDataset`."""
         return self._manifest["fingerprint"]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the images."""
+        """The dtype of the images."""
         return np.dtype(self._manifest["dtype"])
 
     @property
@@ -76,16 +76,16 @@ class PreparedImages:
         return self._manifest["preprocessing"]
 
     def shape(self, block: str) -> tuple[int, ...]:
-        """`(n, h, w, c)` of `train` or `test`; of volumes `(n, d, h, w, c)`."""
+        """Return the shape of `train` or `test`: `(n, h, w, c)`, or `(n, d, h, w, c)` for volumes."""
         return tuple(self._manifest["blocks"][block]["shape"])
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start:stop` of `train` or `test`, `(stop - start, h, w, c)`; read-only where they lie in one chunk.
+        """Return rows `start:stop` of `train` or `test`, `(stop - start, h, w, c)`; read-only if they lie in one chunk.
 
         Raises:
             IndexError: if the range is not within the block.
-            CorruptionError: naming the object whose content disagrees with its checksum.
-            IncompleteError: if the images were not written, or not to the end.
+            CorruptionError: if an object's content disagrees with its checksum. The text names the object.
+            IncompleteError: if the images were not written completely.
         """
         entry = self._manifest["blocks"][block]
         n, *shape = entry["shape"]
@@ -102,7 +102,7 @@ class PreparedImages:
         return np.concatenate(parts) if parts else np.empty((0, *shape), self.dtype)
 
     def labels(self) -> Labels:
-        """Targets, labels and source rows.
+        """Read targets, labels and source rows.
 
         Raises:
             CorruptionError: if the stored object is damaged.
@@ -111,15 +111,15 @@ class PreparedImages:
         return read_labels(open_store(self.url), self.labels_key)
 
     def find_damage(self) -> list[str]:
-        """See `verify_prepared`."""
+        """Read everything under the prefix and return one line per damaged object."""
         return verify_prepared(open_store(self.url), self.prefix)
 
     def dataset(self, *, n_train: int | None = None, n_test: int | None = None) -> PreparedDataset:
-        """Everything at once, as `load_dataset` would return it. Holds all images in memory.
+        """Return the whole data set as `load_dataset` returns it, with all images in memory.
 
         Args:
-            n_train: rows in use; None is all.
-            n_test: likewise.
+            n_train: number of training rows in use; None means all.
+            n_test: number of test rows in use; None means all.
         """
         labels = self.labels()
         images = {block: self.read(block, 0, self.shape(block)[0]) for block in BLOCKS}
@@ -138,7 +138,7 @@ class PreparedImages:
         return _cached_manifest(self.url, self.prefix)
 
     def _all(self, block: str, wanted: Sequence[int], entry: dict[str, Any]) -> list[np.ndarray]:
-        """Chunks; several that are not cached are asked for together."""
+        """Return the chunks of a range. Chunks that are not cached are requested together."""
 
         def one(k: int) -> np.ndarray:
             return self._chunk(block, k, entry)
@@ -149,7 +149,7 @@ class PreparedImages:
             return list(pool.map(one, wanted))
 
     def _address(self, block: str, k: int, entry: dict[str, Any]) -> tuple[str, str, int]:
-        # The checksum is part of the address: a chunk rewritten after damage is not taken from the cache.
+        # The checksum is part of the key, so that a chunk rewritten after damage does not come from the cache.
         return self.url, chunk_key(self.prefix, block, k, entry), entry["checksums"][k]
 
     def _chunk(self, block: str, k: int, entry: dict[str, Any]) -> np.ndarray:
@@ -160,7 +160,7 @@ class PreparedImages:
         store = open_store(self.url)
         problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
         if content is None:
-            # A long-lived worker may hold the manifest of before a repair, with another checksum.
+            # A long-lived worker may hold a manifest from before a repair, with another checksum, so it is read again.
             _cached_manifest.cache_clear()
             entry = self._manifest["blocks"][block]
             problem, content = inspect_chunk(store, key, chunk_shape(entry), self.dtype, entry["checksums"][k])
@@ -172,16 +172,16 @@ class PreparedImages:
 
 
 def write_prepared(dataset: PreparedDataset, store: ObjectStore) -> PreparedImages:
-    """Store a data set's images and labels, unless they are there; damaged or missing chunks are written again.
+    """Store a data set's images and labels, unless they exist. Damaged or missing chunks are rewritten.
 
-    Any number of processes may do so at once: what is committed first stays, and the manifest states its checksums.
+    Any number of processes may do this at once: the first commit stays, and the manifest has its checksums.
 
     Args:
-        dataset: to be stored.
-        store: where to.
+        dataset: the data set to store.
+        store: the store to write to.
 
     Returns:
-        The handle that tasks read from.
+        The handle from which tasks read.
 
     Raises:
         StoreError: if the prefix holds the images of another data set (a collision of hashes, or a manipulated store).
@@ -221,14 +221,14 @@ def write_prepared(dataset: PreparedDataset, store: ObjectStore) -> PreparedImag
         "blocks": layout,
     }
     if old is None or old["blocks"] != layout:
-        # Overwritten, because a manifest that is there is damaged or lists checksums of chunks that were.
+        # An existing manifest is damaged or lists checksums of replaced chunks, so it is overwritten.
         store.put(f"{prefix}/manifest.json", seal(body), overwrite=True)
         _cached_manifest.cache_clear()
     return PreparedImages(store.url, prefix, labels_key)
 
 
 def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
-    """Read everything under `prefix` and return what is wrong with it, one line per object; empty if nothing is."""
+    """Read everything under `prefix` and return one line per damaged object."""
     try:
         manifest = read_manifest(store, prefix)
     except (IncompleteError, CorruptionError) as error:
@@ -239,7 +239,7 @@ def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
         if not store.exists(key):
             problems.append(f"{key} is missing")
         elif store.get(key) != content and parsed(store.get(key)) != json.loads(content):
-            problems.append(f"{key} is not the metadata that was written")
+            problems.append(f"{key} differs from the metadata that was written")
     for block in BLOCKS:
         entry = manifest["blocks"][block]
         for k, checksum in enumerate(entry["checksums"]):
@@ -254,7 +254,7 @@ def verify_prepared(store: ObjectStore, prefix: str) -> list[str]:
 def _write_chunk(
     store: ObjectStore, prefix: str, block: str, k: int, x: np.ndarray, entry: dict[str, Any], known: int | None
 ) -> int:
-    """Make sure that a good chunk is stored and return its checksum."""
+    """Store a chunk unless an intact one exists; returns its checksum."""
     key = chunk_key(prefix, block, k, entry)
     problem, content = inspect_chunk(store, key, chunk_shape(entry), x.dtype, known)
     if content is not None:
@@ -268,10 +268,10 @@ def _write_chunk(
     chunk = np.ascontiguousarray(chunk, dtype=x.dtype.newbyteorder("<"))
     checksum = crc32c(chunk)
     if not store.put(key, [chunk, checksum.to_bytes(4, "little")], overwrite=problem != "is missing"):
-        # Another writer was first: state what it committed.
+        # Another writer was first: use the checksum of its commit.
         _, content = inspect_chunk(store, key, chunk_shape(entry), x.dtype, None)
         if content is None:
-            raise CorruptionError(f"{key} in {store.url} was damaged while it was written: {REMEDY}")
+            raise CorruptionError(f"{key} in {store.url} was damaged during the write: {REMEDY}")
         return int.from_bytes(content[-4:], "little")
     return checksum
 
@@ -287,7 +287,7 @@ def _cached_manifest(url: str, prefix: str) -> dict[str, Any]:
 
 
 def prepared_prefixes(store: ObjectStore) -> Iterator[str]:
-    """Prefixes of all complete prepared data sets in a store."""
+    """Yield the prefixes of all complete prepared data sets in a store."""
     for key in store.list("data/"):
         if key.endswith("/manifest.json"):
             yield key.removesuffix("/manifest.json")

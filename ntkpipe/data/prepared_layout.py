@@ -1,4 +1,4 @@
-"""How prepared images lie in a store: keys, chunks, checksums, metadata and the manifest."""
+"""Layout of prepared images in a store: keys, chunks, checksums, metadata and the manifest."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ntkpipe.storage.store import MissingObjectError, ObjectStore
 
 FORMAT = 1
 BLOCKS = ("train", "test")
-REMEDY = "run the same command again, which loads the data set and writes what is missing or damaged"
+REMEDY = "run the same command again, which loads the data set and rewrites missing or damaged objects"
 
-# Large enough that a request costs little beside its transfer, small enough that a row block of any tile edge reads
-# little that it does not need. Independent of the tile edge: one prepared array serves every grid.
+# A chunk is large enough that a request costs little compared with its transfer, and small enough that a row block of
+# any tile edge reads little extra. It is independent of the tile edge, so that one prepared array serves every grid.
 _CHUNK_BYTES = 8 << 20
 
 
 class ChunkCache:
-    """Least recently used decoded chunks, up to a number of bytes; safe to use from threads."""
+    """A cache of decoded chunks up to a number of bytes. It drops the least recently used first and is thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,14 +37,14 @@ class ChunkCache:
         self._lock = threading.Lock()
 
     def get(self, address: tuple[str, str, int]) -> np.ndarray | None:
-        """The chunk at `(url, key, checksum)`, or None."""
+        """Return the chunk at `(url, key, checksum)`, or None."""
         with self._lock:
             if address in self._entries:
                 self._entries.move_to_end(address)
             return self._entries.get(address)
 
     def put(self, address: tuple[str, str, int], chunk: np.ndarray) -> None:
-        """Keep a chunk, and let go of the least recently used ones beyond the limit."""
+        """Store a chunk, and drop the least recently used chunks beyond the limit."""
         with self._lock:
             if address in self._entries:
                 return
@@ -56,12 +56,12 @@ class ChunkCache:
 
 
 def prepared_prefix(fingerprint: str, dtype: str) -> str:
-    """Key prefix of the prepared images of a data set."""
+    """Return the key prefix of the prepared images of a data set."""
     return f"data/{fingerprint[:16]}-{dtype}"
 
 
 def parsed(content: bytes) -> Any:
-    """JSON, or None if it is none."""
+    """Return the parsed JSON, or None if it is invalid."""
     try:
         return json.loads(content)
     except ValueError:
@@ -69,30 +69,30 @@ def parsed(content: bytes) -> Any:
 
 
 def block_entry(x: np.ndarray) -> dict[str, Any]:
-    """Shape and rows per chunk of images `(n, h, w, c)`, as the manifest states them."""
+    """Return shape and rows per chunk of images `(n, h, w, c)`, as the manifest states them."""
     rows = min(max(1, _CHUNK_BYTES // (x[0].size * x.itemsize)), x.shape[0])
     return {"shape": list(x.shape), "chunk_rows": rows}
 
 
 def chunk_count(entry: dict[str, Any]) -> int:
-    """Number of chunks of a block."""
+    """Return the number of chunks of a block."""
     return -(-entry["shape"][0] // entry["chunk_rows"])
 
 
 def chunk_shape(entry: dict[str, Any]) -> tuple[int, ...]:
-    """Shape of every stored chunk; the last one is padded with NaN."""
+    """Return the shape of every stored chunk. The last chunk is padded with NaN."""
     return (entry["chunk_rows"], *entry["shape"][1:])
 
 
 def chunk_key(prefix: str, block: str, k: int, entry: dict[str, Any]) -> str:
-    """Where Zarr keeps chunk `k` along the first axis of a block."""
+    """Return Zarr's key of chunk `k` along the first axis of a block."""
     return "/".join([prefix, block, "c", str(k), *["0"] * (len(entry["shape"]) - 1)])
 
 
 def inspect_chunk(
     store: ObjectStore, key: str, shape: tuple[int, ...], dtype: np.dtype, checksum: int | None
 ) -> tuple[str, bytes | None]:
-    """What is wrong with a stored chunk (empty if nothing) and its bytes (None if something is)."""
+    """Return the damage of a stored chunk (empty if it is intact) and its bytes (None if it is damaged)."""
     try:
         content = store.get(key)
     except MissingObjectError:
@@ -109,13 +109,13 @@ def inspect_chunk(
 
 
 def decode_chunk(content: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The array of a chunk's bytes, read-only and without a copy."""
+    """Return the array of a chunk's bytes, read-only and without a copy."""
     little = np.frombuffer(content, dtype.newbyteorder("<"), count=math.prod(shape)).reshape(shape)
     return little.astype(dtype, copy=False)
 
 
 def metadata_objects(prefix: str, layout: dict[str, Any], dtype: np.dtype) -> dict[str, bytes]:
-    """The `zarr.json` objects of the group and its arrays, as zarr itself writes them."""
+    """Return the `zarr.json` objects of the group and its arrays, as zarr itself writes them."""
     written: dict[str, Buffer] = {}
     group = zarr.create_group(MemoryStore(written), zarr_format=3)
     for block in BLOCKS:
@@ -136,12 +136,12 @@ def metadata_objects(prefix: str, layout: dict[str, Any], dtype: np.dtype) -> di
 
 
 def seal(body: dict[str, Any]) -> bytes:
-    """A manifest as JSON with a hash of itself."""
+    """Return a manifest as JSON with a hash of itself."""
     return json.dumps(sealed(body), sort_keys=True, indent=1).encode()
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> dict[str, Any]:
-    """The manifest under `prefix`.
+    """Read the manifest under `prefix`.
 
     Raises:
         IncompleteError: if there is none.
@@ -153,7 +153,7 @@ def read_manifest(store: ObjectStore, prefix: str) -> dict[str, Any]:
         content = store.get(key)
     except MissingObjectError as error:
         raise IncompleteError(
-            f"{key} is missing in {store.url}, the points were not written to the end: {REMEDY}"
+            f"{key} is missing in {store.url}, because the points were not written completely: {REMEDY}"
         ) from error
     body = unsealed(parsed(content))
     if body is None:

@@ -1,7 +1,7 @@
-"""From raw pixels to the inputs of a kernel, in float64 and in chunks of bounded memory.
+"""Turns raw pixels into the inputs of a kernel, in float64 and in chunks of bounded memory.
 
-The order is: uint8 to 0..1, per-channel standardisation (statistics at full resolution), block mean, unit norm, ZCA
-whitening.
+The steps are, in order: scaling of uint8 to 0..1, standardisation per channel (with statistics at full resolution),
+block mean, unit norm, ZCA whitening.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ntkpipe.kernels.sequences import filled, lengths_of
 
 _log = logging.getLogger(__name__)
 
-# Part of every data fingerprint: raise it when prepared values change by more than rounding.
+# The version is part of every data fingerprint. Raise it when prepared values change by more than rounding.
 PREPROCESSING_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """`x -> (x - mean) @ matrix` on flattened images; `(d,)` and `(d, d)` float64."""
+    """The map `x -> (x - mean) @ matrix` on flattened images, with `mean` `(d,)` and `matrix` `(d, d)` float64."""
 
     mean: np.ndarray
     matrix: np.ndarray
@@ -38,14 +38,14 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A fitted chain of steps; `apply` maps raw images to prepared ones.
+    """A fitted chain of steps. `apply` maps raw images to prepared images.
 
     Args:
-        mean: `(c,)` per channel of the scaled pixels; None without standardisation.
-        std: `(c,)`, 1 where a channel is constant.
-        downsample: edge of the block mean.
+        mean: `(c,)` mean of the scaled pixels per channel; None without standardisation.
+        std: `(c,)` standard deviation per channel, 1 where a channel is constant; None without standardisation.
+        downsample: edge of the blocks of the block mean, in pixels.
         unit_norm: whether every image is scaled to unit Euclidean norm.
-        whitening: ZCA; None is off.
+        whitening: the ZCA whitening; None without whitening.
         rows: number of training images behind the statistics.
     """
 
@@ -58,15 +58,16 @@ class Preprocessing:
 
     @classmethod
     def stored(cls, summary: dict[str, Any]) -> Preprocessing:
-        """The steps of a `summary`.
+        """Make the steps from a `summary`.
 
         Raises:
-            DataError: if they whiten, whose matrix a summary does not hold.
+            DataError: if they include whitening, whose matrix is not in a summary.
         """
         if summary.get("zca_mean_eigenvalue") is not None:
             raise DataError(
-                "the training points are whitened (data.zca), and the whitening is not stored: predict from a run, whose raw data is "
-                "read again (ntkpipe predict run_dir=DIR data.new=FILE, nk.open_run(DIR).predict(x)), or train without data.zca"
+                "the training points are whitened (data.zca), and the whitening is not stored: predict with a run, "
+                "which reads its raw data again (ntkpipe predict run_dir=DIR data.new=FILE, "
+                "nk.open_run(DIR).predict(x)), or train without data.zca"
             )
         mean, std = summary["mean"], summary["std"]
         return cls(
@@ -79,11 +80,11 @@ class Preprocessing:
         )
 
     def apply(self, raw: np.ndarray) -> np.ndarray:
-        """Prepared images `(n, h / downsample, w / downsample, c)` float64 of raw images `(n, h, w, c)`.
+        """Return prepared images `(n, h / downsample, w / downsample, c)` float64 of raw images `(n, h, w, c)`.
 
-        An image of zeros stays so under `unit_norm`.
+        An image of zeros stays zero under `unit_norm`.
         """
-        # Block means commute with the affine standardisation: taking them first leaves less to standardise.
+        # Block means commute with the affine standardisation, and taking them first leaves less to standardise.
         x = block_mean(_scaled(raw), self.downsample)
         if self.mean is not None and self.std is not None:
             x -= self.mean
@@ -99,7 +100,7 @@ class Preprocessing:
         return x
 
     def transform(self, raw: np.ndarray, order: np.ndarray, dtype: str) -> np.ndarray:
-        """Prepared images of `raw[order]` in `dtype`, a chunk at a time; infinite where they overflow it."""
+        """Prepare the images `raw[order]` a chunk at a time, in `dtype`. Values that overflow it become infinite."""
         shape = output_shape(raw.shape[1:], self.downsample)
         out = np.empty((order.shape[0], *shape), dtype=dtype)
         with np.errstate(over="ignore"):
@@ -108,7 +109,7 @@ class Preprocessing:
         return out
 
     def summary(self) -> dict[str, Any]:
-        """The steps and their statistics as plain JSON values."""
+        """Return the steps and their statistics as plain JSON values."""
         return {
             "version": PREPROCESSING_VERSION,
             "mean": None if self.mean is None else self.mean.tolist(),
@@ -121,14 +122,14 @@ class Preprocessing:
 
 
 def output_shape(shape: tuple[int, ...], downsample: int) -> tuple[int, ...]:
-    """Shape `(h, w, c)` of an image after the block mean; volumes `(d, h, w, c)` have none.
+    """Return the shape `(h, w, c)` of an image after the block mean. Volumes `(d, h, w, c)` keep their shape.
 
     Raises:
-        ConfigError: if `downsample` does not divide height and width, or is of volumes.
+        ConfigError: if `downsample` does not divide height and width, or is above 1 for volumes.
     """
     if len(shape) == 4:
         if downsample > 1:
-            raise ConfigError(f"data.downsample={downsample} is of images, and these are volumes: leave it out")
+            raise ConfigError(f"data.downsample={downsample} is for images, and these are volumes: leave it out")
         return shape
     h, w, c = shape
     if h % downsample or w % downsample:
@@ -137,7 +138,7 @@ def output_shape(shape: tuple[int, ...], downsample: int) -> tuple[int, ...]:
 
 
 def block_mean(x: np.ndarray, edge: int) -> np.ndarray:
-    """Means over `edge` x `edge` blocks of pixels: `(n, h, w, c)` to `(n, h / edge, w / edge, c)`.
+    """Average blocks of `edge` x `edge` pixels, which maps `(n, h, w, c)` to `(n, h / edge, w / edge, c)`.
 
     Raises:
         ConfigError: if `edge` does not divide height and width.
@@ -150,23 +151,23 @@ def block_mean(x: np.ndarray, edge: int) -> np.ndarray:
 
 
 def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig, fixed: np.ndarray | None = None) -> Preprocessing:
-    """Statistics of the training images `raw[rows]`.
+    """Fit the steps to the training images `raw[rows]`.
 
     Args:
         raw: `(n, h, w, c)`, uint8 or float.
-        rows: `(m,)` sorted row numbers; sorted, so that statistics do not depend on the seed of the stored order.
-        config: which steps to take.
-        fixed: `(c,)` bool, channels that standardisation leaves as they are.
+        rows: `(m,)` row numbers. They are sorted, so that statistics do not depend on the seed of the stored order.
+        config: the steps to take.
+        fixed: `(c,)` bool mask of channels that standardisation leaves unchanged.
 
     Raises:
-        ConfigError: if `downsample` does not divide the images, a whitening without regularisation is singular, or either is asked for
-            of sequences of different lengths.
-        DataError: if all images are equal and whitening is asked for, or statistics overflow.
+        ConfigError: if `downsample` does not divide the images, or the covariance of a whitening is singular. Also if
+            sequences of different lengths would be downsampled or whitened.
+        DataError: if all images are equal and whitening is set, or statistics overflow.
     """
     output_shape(raw.shape[1:], config.downsample)
     if (config.downsample > 1 or config.zca is not None) and lengths_of(raw) is not None:
         raise ConfigError(
-            "sequences of different lengths are not downsampled or whitened: leave data.downsample and data.zca out"
+            "sequences of different lengths cannot be downsampled or whitened: leave data.downsample and data.zca out"
         )
     mean = std = None
     if config.standardize == "channel":
@@ -181,16 +182,16 @@ def fit(raw: np.ndarray, rows: np.ndarray, config: DataConfig, fixed: np.ndarray
 
 
 def channel_statistics(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (ddof 0) of every channel over all pixels of `raw[rows]`.
+    """Compute mean and standard deviation (ddof 0) of every channel over all pixels of `raw[rows]`.
 
-    A constant channel gets standard deviation 1, with a warning: it becomes zero instead of NaN.
+    A constant channel gets standard deviation 1, with a warning, so that it becomes zero instead of NaN.
 
     Args:
         raw: `(n, h, w, c)`; uint8 is scaled to 0..1.
         rows: `(m,)` row numbers.
 
     Returns:
-        Two `(c,)` float64 arrays.
+        Mean and standard deviation, `(c,)` float64 each.
 
     Raises:
         DataError: if the pixels are so large that their squares overflow.
@@ -203,7 +204,7 @@ def channel_statistics(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
         raise DataError("values are so large that their variance overflows: rescale them")
     constant = low == high
     if constant.any():
-        # Exactly its value: the rounded mean would leave a tiny residue instead of zero.
+        # Use the exact value: the rounded mean would leave a small residue instead of zero.
         mean = np.where(constant, low, mean)
         std = np.where(constant, 1.0, std)
         _log.warning(
@@ -214,10 +215,10 @@ def channel_statistics(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _histogram_moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation, least and largest value per channel of uint8 pixels / 255.
+    """Return mean, standard deviation, least and largest value per channel of uint8 pixels / 255.
 
-    From integer counts: no rounding grows with the number of pixels (summing 5 million CIFAR-10 pixels one by one in
-    float64 is off by 5e-12), and the order of the images does not matter.
+    They follow from integer counts, so rounding does not grow with the number of pixels, and the order of the images
+    does not matter. Summing 5 million CIFAR-10 pixels one by one in float64 gives an error of 5e-12.
     """
     channels = raw.shape[-1]
     counts = np.zeros((channels, 256), dtype=np.int64)
@@ -235,7 +236,7 @@ def _histogram_moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """As `_histogram_moments`, of float pixels."""
+    """Return mean, standard deviation, least and largest value per channel of float pixels."""
     channels = raw.shape[-1]
     lengths = lengths_of(raw)
     positions = rows.shape[0] * raw.shape[1] if lengths is None else int(lengths[rows].sum())
@@ -245,7 +246,7 @@ def _moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
     def chunks() -> Iterator[np.ndarray]:
         for part in row_chunks(rows.shape[0], raw[0].size):
-            # Channels first: NumPy sums pairwise along a contiguous axis only.
+            # Channels come first, because NumPy sums pairwise only along a contiguous axis.
             x = _scaled(raw[rows[part]]).reshape(-1, channels)
             x = x if lengths is None else x[~np.isnan(x[:, 0])]
             yield np.ascontiguousarray(x.T)
@@ -255,7 +256,7 @@ def _moments(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray,
             total += x.sum(axis=1)
             low, high = np.minimum(low, x.min(axis=1)), np.maximum(high, x.max(axis=1))
         mean = total / count
-        # A second pass over centred pixels: the one-pass formula E[x^2] - E[x]^2 cancels when |mean| >> std.
+        # The second pass uses centred pixels, because the one-pass formula E[x^2] - E[x]^2 cancels when |mean| >> std.
         for x in chunks():
             x -= mean[:, None]
             squares += (x * x).sum(axis=1)
@@ -270,14 +271,14 @@ def _scaled(raw: np.ndarray) -> np.ndarray:
 
 
 def _fit_zca(raw: np.ndarray, rows: np.ndarray, before: Preprocessing, strength: float) -> Whitening:
-    """`W = U (S + strength * mean(S))^(-1/2) U^T` of the feature covariance `U S U^T` (regularised ZCA, 2007.15801)."""
+    """Fit regularised ZCA (arXiv:2007.15801): `U (S + strength * mean(S))^(-1/2) U^T` for a covariance `U S U^T`."""
     n = rows.shape[0]
     d = int(np.prod(output_shape(raw.shape[1:], before.downsample)))
     mean = np.zeros(d)
     for part in row_chunks(n, raw[0].size):
         mean += before.apply(raw[rows[part]]).reshape(-1, d).sum(axis=0)
     mean /= n
-    # One triangle, accumulated in place: half the arithmetic of x.T @ x and no copy of the matrix for each chunk.
+    # dsyrk adds to one triangle in place, with half the arithmetic of x.T @ x and no copy of the matrix per chunk.
     (dsyrk,) = scipy.linalg.get_blas_funcs(("syrk",), dtype=np.float64)
     covariance = np.zeros((d, d), order="F")
     for part in row_chunks(n, raw[0].size):
@@ -289,7 +290,7 @@ def _fit_zca(raw: np.ndarray, rows: np.ndarray, before: Preprocessing, strength:
     average = float(eigenvalues.mean())
     if average == 0:
         raise DataError(
-            "all training points are equal after preprocessing: there is nothing to whiten. Remove data.zca"
+            "all training points are equal after preprocessing, so they cannot be whitened: remove data.zca"
         )
     shifted = eigenvalues + strength * average
     if shifted[0] <= d * np.finfo(np.float64).eps * shifted[-1]:

@@ -1,4 +1,4 @@
-"""Images as a loader found them, and the checks that every data set must pass before any work starts."""
+"""Raw images from a loader, and the checks that every data set must pass before any work starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntkpipe.errors import DataError
 from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.sequences import filled, stated_lengths, with_ends
 
-# Working memory of a pass over a data set: the float64 copy of one chunk of images.
+# Working memory of a pass over a data set, which is the float64 copy of one chunk of images.
 _CHUNK_BYTES = 16 << 20
 
 
@@ -21,20 +21,21 @@ class RawImages:
     """Images and labels in the order of their source.
 
     Args:
-        x_train: `(n, h, w, c)`, uint8 or a float dtype.
+        x_train: `(n, h, w, c)` training images, uint8 or a float dtype.
         y_train: `(n,)` integer labels, or `(n,)` or `(n, c)` regression targets.
-        x_test: as `x_train`.
-        y_test: as `y_train`; None if nobody knows them.
-        class_names: of labels 0, 1, ...; None where the source does not name them.
-        index_train: position of each training image in the source; None is 0, 1, ...
-        index_test: likewise of each test image.
-        notes: what the user should know of how they were read.
-        target_names: of the columns of regression targets; None calls them `target`.
-        coding: `regression` where the loader has found out that targets are numbers.
-        fixed: `(c,)` of bool, channels that standardisation leaves as they are: categories of a table.
-        mask_train: of sequences of different lengths, `(n,)` lengths or `(n, length)` of bool; None if all are as long as the array.
-        mask_test: likewise.
-        encoding: of a table, from its columns to features; see `columns.Encoding.to_dict`.
+        x_test: `(p, h, w, c)` test images.
+        y_test: labels or targets of the test images; None if they are unknown.
+        class_names: names of the labels 0, 1, ...; None if the source does not name them.
+        index_train: `(n,)` position of each training image in the source; None means 0, 1, ...
+        index_test: `(p,)` position of each test image in the source; None means 0, 1, ...
+        notes: notes for the user about reading the data.
+        target_names: names of the columns of regression targets; None calls them `target`.
+        coding: `regression` if the loader found numeric targets; None otherwise.
+        fixed: `(c,)` bool mask of channels that standardisation leaves unchanged, which are categories of a table.
+        mask_train: for sequences of different lengths, `(n,)` lengths or `(n, length)` bool; None if all sequences have
+            the length of the array.
+        mask_test: lengths or mask of the test sequences, in the form of `mask_train`.
+        encoding: the encoding of a table's columns as features, from `columns.Encoding.to_dict`; None for other data.
     """
 
     x_train: np.ndarray
@@ -54,12 +55,12 @@ class RawImages:
 
     @property
     def rows_are(self) -> str:
-        """What one calls them."""
+        """The noun for the rows in messages, `points` or `images`."""
         return "points" if np.ndim(self.x_train) == 2 or np.shape(self.x_train)[1:3] == (1, 1) else "images"
 
 
 def row_chunks(n: int, row_values: int) -> Iterator[slice]:
-    """Slices of at most `n` rows whose float64 copy takes about 16 MB.
+    """Yield slices that cover `n` rows, each with a float64 copy of at most 16 MB if it has several rows.
 
     Args:
         n: number of rows.
@@ -71,19 +72,19 @@ def row_chunks(n: int, row_values: int) -> Iterator[slice]:
 
 
 def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) -> RawImages:
-    """`raw` in the standard layout, refused with a remedy where it cannot be used.
+    """Check a data set and return it in the standard layout.
 
-    Arrays `(n, h, w)` become `(n, h, w, 1)`; `(n, d)` become `(n, 1, 1, d)`, so that per-channel statistics are per
-    feature. Sequences that end before their array does hold NaN from there on.
+    Arrays `(n, h, w)` become `(n, h, w, 1)`, and `(n, d)` become `(n, 1, 1, d)`, so that statistics per channel are per
+    feature. Sequences that are shorter than their array hold NaN after their end.
 
     Args:
-        raw: what a loader returned.
+        raw: the data set that a loader returned.
         drop_invalid: drop images with NaN or infinite pixels instead of refusing them.
-        layout: of arrays with four or five axes; see `as_images`.
+        layout: layout of arrays with four or five axes, as `as_images` takes it.
 
     Raises:
-        DataError: if an array is empty, of a wrong dtype or shape, or not finite; if images and labels differ in
-            number; if training and test images differ in shape, dtype or scale.
+        DataError: if an array is empty, of a wrong dtype or shape, or not finite. Also if the numbers of images and
+            labels differ, or training and test images differ in shape, dtype or scale. The text gives the remedy.
     """
     x_train, x_test = _standard("train", raw, layout), _standard("test", raw, layout)
     if x_train.shape[1:] != x_test.shape[1:]:
@@ -113,7 +114,8 @@ def checked(raw: RawImages, *, drop_invalid: bool, layout: str | None = None) ->
     return raw
 
 
-# What 8 bits and 0..1 differ by, and how far the images of two sets may be from it: the largest pixels, and the mean size.
+# Two sets are taken for 8-bit values and values of 0..1 if their largest pixels and also their mean magnitudes differ
+# by a factor of 255, within these tolerances (factors).
 _BITS, _OF_LARGEST, _OF_MEAN = 255.0, 2.0, 4.0
 
 
@@ -121,11 +123,11 @@ def require_one_scale(x_train: np.ndarray, x_test: np.ndarray) -> None:
     """Refuse pixels of 0..1 in one set and of 0..255 in the other.
 
     Args:
-        x_train: `(n, ...)` finite.
-        x_test: likewise.
+        x_train: `(n, ...)` finite training images.
+        x_test: `(p, ...)` finite test images.
 
     Raises:
-        DataError: naming both scales.
+        DataError: if the scales differ by about 255. The text names both scales.
     """
     if x_train.dtype == x_test.dtype == np.uint8:
         return
@@ -135,13 +137,13 @@ def require_one_scale(x_train: np.ndarray, x_test: np.ndarray) -> None:
     ratio, mean_ratio = max(largest / other, other / largest), max(mean / other_mean, other_mean / mean)
     if max(ratio / _BITS, _BITS / ratio) < _OF_LARGEST and max(mean_ratio / _BITS, _BITS / mean_ratio) < _OF_MEAN:
         raise DataError(
-            f"pixels of x_train reach {largest:.4g} and those of x_test {other:.4g}, about 255 times as much or as little: "
-            "bring both to one scale"
+            f"pixels of x_train reach {largest:.4g} and those of x_test {other:.4g}, which differ by a factor of "
+            "about 255: bring both to one scale"
         )
 
 
 def _sizes(x: np.ndarray) -> tuple[float, float]:
-    """Largest and mean absolute value."""
+    """Return the largest and the mean absolute value."""
     largest = total = 0.0
     for rows in row_chunks(x.shape[0], x[0].size):
         part = np.abs(x[rows].astype(np.float64))
@@ -158,7 +160,9 @@ def _times(shape: tuple[int, ...]) -> str:
 def _standard(part: str, raw: RawImages, layout: str | None) -> np.ndarray:
     name, x = f"x_{part}", np.asarray(getattr(raw, f"x_{part}"))
     if x.ndim == 1 and np.ndim(getattr(raw, f"y_{part}")) > 1:
-        raise DataError(f"{name} has one axis and y_{part} several: are they swapped? Images belong into {name}")
+        raise DataError(
+            f"{name} has one axis and y_{part} has several, so they may be swapped: give the images as {name}"
+        )
     if x.dtype.kind not in "uf" or (x.dtype.kind == "u" and x.dtype.itemsize > 1) or x.dtype.itemsize > 8:
         raise DataError(
             f"{name} is {x.dtype}: pixels must be uint8 (0..255, divided by 255) or float16, float32, float64 (as they "
@@ -169,7 +173,7 @@ def _standard(part: str, raw: RawImages, layout: str | None) -> np.ndarray:
     x = as_images(name, x, layout)
     if x.ndim == 2:
         x = x[:, None, None, :]
-    # One byte order everywhere, so that equal values have equal hashes.
+    # All arrays get the native byte order, so that equal values have equal hashes.
     return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
 
 
@@ -204,7 +208,8 @@ def _finite(raw: RawImages, part: str, drop: bool) -> RawImages:
         )
     if bad.size == n:
         raise DataError(
-            f"every row of x_{part} holds NaN or infinite values: nothing is left after data.drop_invalid=true"
+            f"every row of x_{part} holds NaN or infinite values, so data.drop_invalid=true leaves no rows: clean the "
+            "data"
         )
     note = f"dropped {bad.size} of {n} {raw.rows_are} in x_{part} with NaN or infinite values (rows {named})"
     y: np.ndarray | None = getattr(raw, f"y_{part}")

@@ -1,8 +1,7 @@
-"""Read the pickled arrays, numbers and strings of CIFAR without executing what a pickle asks for.
+"""Reads the pickled arrays, numbers and strings of CIFAR without executing code from a pickle.
 
-A pickle is a program that may call anything importable. Here the few names that NumPy's own pickles use are bound to
-inert records, every other name is refused, and arrays are rebuilt from the records by code of ours: no pickle reaches
-a real callable.
+A pickle is a program that may call anything importable. This module binds the few names that NumPy's own pickles use to
+inert records and refuses every other name. It rebuilds arrays from the records, so no pickle reaches a real callable.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ITEM_TYPES = frozenset({"u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "
 
 
 class _DType:
-    """What a pickle says of a dtype."""
+    """A dtype as described by a pickle."""
 
     def __init__(self, name: Any = None, *_: Any) -> None:
         self.name = name
@@ -37,7 +36,7 @@ class _DType:
 
 
 class _Array:
-    """What a pickle says of an array."""
+    """An array as described by a pickle."""
 
     def __init__(self) -> None:
         self.shape: Any = None
@@ -81,7 +80,10 @@ def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 class _Inert:
-    """A stand-in that a pickle can call but not change: its BUILD opcode sets attributes of functions and classes."""
+    """A placeholder that a pickle can call but not change.
+
+    It is needed because the BUILD opcode can set attributes of functions and classes.
+    """
 
     __slots__ = ("_make",)
 
@@ -106,15 +108,15 @@ for _package in ("numpy.core", "numpy._core"):
     _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _Inert(_from_buffer)
 
 
-# The reader written in Python, not in C: a few flipped bits in a batch made the latter allocate for 15 s (a memo index
-# of two billion) and leave a SystemError behind. Batches have few opcodes, so that speed does not matter.
+# This is the reader in Python instead of C. With a few flipped bits in a batch, the C reader allocated memory for 15 s
+# (a memo index of two billion) and raised a SystemError. Batches have few opcodes, so speed does not matter.
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
         except KeyError:
             raise DataError(
-                f"it asks for {module}.{name}, which image batches have no use for; nothing was executed"
+                f"it refers to {module}.{name}, which image batches do not need; nothing was executed"
             ) from None
 
     def persistent_load(self, pid: Any) -> Any:
@@ -122,20 +124,20 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load_plain(content: bytes, name: str) -> Any:
-    """Dictionaries, lists, numbers, strings and NumPy arrays of a pickle; byte strings of keys become text.
+    """Read dictionaries, lists, numbers, strings and NumPy arrays from a pickle. Keys that are bytes become text.
 
     Args:
-        content: of the file.
-        name: of the file, for messages.
+        content: content of the file.
+        name: name of the file, for messages.
 
     Raises:
-        DataError: if the pickle is malformed or asks for anything else. Nothing in it is executed.
+        DataError: if the pickle is malformed or holds anything else. Nothing in it is executed.
     """
     try:
         return _plain(_Unpickler(io.BytesIO(content), encoding="bytes").load())
     except DataError as error:
         raise DataError(f"{name} is not a batch of images: {error}. Use the official file") from None
-    # A malformed pickle can raise nearly anything; none of it is a fault of ours.
+    # A malformed pickle can raise almost any error.
     except Exception as error:
         raise DataError(
             f"{name} is not a readable pickle ({type(error).__name__}: {error}). Use the official file"

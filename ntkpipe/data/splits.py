@@ -1,4 +1,4 @@
-"""Which rows are kept for testing where the data does not say: a seeded draw, with the classes in proportion."""
+"""Draws test rows with a seed and with the classes in proportion, for data without a given split."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from ntkpipe.errors import DataError
 
 
 def drawn_test_rows(n: int, fraction: float, *, seed: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """Rows of the test set, ascending; the same on every machine.
+    """Draw the rows of the test set. The draw is the same on every machine.
 
     Args:
-        n: rows in all.
-        fraction: of them that are for testing, between 0 and 1.
-        seed: of the draw.
-        labels: `(n,)` of any kind, of which each keeps its share to within one row; None draws from all rows alike.
+        n: number of all rows.
+        fraction: share of test rows, between 0 and 1.
+        seed: seed of the draw.
+        labels: `(n,)` labels of any kind. Each class keeps its share to within one row. None draws from all rows.
+
+    Returns:
+        Row numbers of the test set, ascending int64.
 
     Raises:
-        DataError: if no row is left on one side.
+        DataError: if training or test set would be empty.
     """
     count = round(n * fraction)
     if not 0 < count < n:
@@ -33,7 +36,7 @@ def drawn_test_rows(n: int, fraction: float, *, seed: int, labels: np.ndarray | 
     classes = classes.reshape(-1)
     exact = np.bincount(classes) * (count / n)
     wanted = np.floor(exact).astype(np.int64)
-    # The largest remainders make up the whole number; of equal ones the first classes.
+    # The largest remainders are rounded up to reach the total; ties go to the first classes.
     for k in np.argsort(-(exact - wanted), kind="stable")[: count - wanted.sum()]:
         wanted[k] += 1
     of_class = classes[order]

@@ -1,4 +1,4 @@
-"""Targets, labels and source rows as one stored object, named by its content."""
+"""Stores targets, labels and source rows as one object, named by a hash of its content."""
 
 from __future__ import annotations
 
@@ -16,65 +16,65 @@ from ntkpipe.errors import CorruptionError, IncompleteError
 from ntkpipe.storage.checksum import content_hash
 from ntkpipe.storage.store import MissingObjectError, ObjectStore, open_store
 
-# What else lies there is nobody's labels.
+# Objects whose keys do not match are not labels.
 _KEY = re.compile(r"/[0-9a-f]{16}\.npz$")
 
 GIVEN_PREFIX = "data/given"
-"""Where labels lie whose kernel was given, and which have no images."""
+"""Prefix of labels for given kernels, which have no images."""
 
 
 class Labelled(Protocol):
-    """Whatever has labels: a `PreparedDataset`, or `Labels` themselves."""
+    """Any object with labels: a `PreparedDataset`, or `Labels`."""
 
     @property
     def y_train(self) -> np.ndarray:
-        """`(n, c)` float64 targets, in stored order."""
+        """`(n, c)` float64 targets of the training points, in stored order."""
         ...
 
     @property
     def y_test(self) -> np.ndarray:
-        """`(p, c)`."""
+        """`(p, c)` float64 targets of the test points, in stored order."""
         ...
 
     @property
     def labels_train(self) -> np.ndarray | None:
-        """`(n,)` int64; None for regression."""
+        """`(n,)` int64 labels of the training points; None for regression."""
         ...
 
     @property
     def labels_test(self) -> np.ndarray | None:
-        """`(p,)`."""
+        """`(p,)` int64 labels of the test points; None for regression or if they are unknown."""
         ...
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One per column."""
+        """One name per column of the targets."""
         ...
 
     @property
     def train_index(self) -> np.ndarray:
-        """`(n,)` int64, rows of the source."""
+        """`(n,)` int64, the source row of every training point."""
         ...
 
     @property
     def test_index(self) -> np.ndarray:
-        """`(p,)`."""
+        """`(p,)` int64, the source row of every test point."""
         ...
 
     @property
     def mean(self) -> np.ndarray | None:
-        """`(c,)`, see `PreparedDataset`."""
+        """`(c,)` mean that was subtracted from the training targets; None if they are unchanged."""
         ...
 
     @property
     def scale(self) -> np.ndarray | None:
-        """`(c,)`."""
+        """`(c,)` divisor of the training targets; None if they are unchanged."""
         ...
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known of the images besides their pixels, in stored order; see `PreparedDataset`."""
+    """The data of images other than pixels, in stored order. The fields are those of `PreparedDataset`."""
 
     y_train: np.ndarray
     y_test: np.ndarray
@@ -88,34 +88,37 @@ class Labels:
 
 
 class StoredData(Protocol):
-    """Points with labels that lie in the store: images (`PreparedImages`), or labels alone (`GivenLabels`)."""
+    """Stored points with labels: images (`PreparedImages`), or only labels (`GivenLabels`)."""
 
     @property
     def prefix(self) -> str:
-        """Of its objects in the store."""
+        """Prefix of its objects in the store."""
         ...
 
     @property
     def labels_key(self) -> str:
-        """Of the object with targets and labels; a hash of their content."""
+        """Key of the object with targets and labels. It contains a hash of their content."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Of the points."""
+        """Hash of the points."""
         ...
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Steps that they went through and their statistics, plain JSON."""
+        """The preprocessing steps and their statistics, plain JSON."""
         ...
 
     def shape(self, block: str) -> tuple[int, ...]:
-        """`(n, h, w, c)` of `train` or `test`; of volumes `(n, d, h, w, c)`, of points without pixels `(n, 0, 0, 0)`."""
+        """Return the shape of `train` or `test`.
+
+        It is `(n, h, w, c)` for images, `(n, d, h, w, c)` for volumes and `(n, 0, 0, 0)` for points without pixels.
+        """
         ...
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
-        """Rows `start:stop` of a block, `(stop - start, h, w, c)`."""
+        """Return rows `start:stop` of a block, `(stop - start, h, w, c)`."""
         ...
 
     def labels(self) -> Labels:
@@ -123,19 +126,19 @@ class StoredData(Protocol):
         ...
 
     def find_damage(self) -> list[str]:
-        """Read everything, and say what is wrong with it, one line per object."""
+        """Read everything and return one line per damaged object."""
         ...
 
 
 @dataclass(frozen=True)
 class GivenLabels:
-    """Labels without images, a `StoredData`. Cheap to pickle.
+    """Labels without images, a `StoredData` that is cheap to pickle.
 
     Args:
-        url: of the store.
-        labels_key: of the object with targets and labels.
-        fingerprint: of the kernel that was given with them.
-        sizes: of training and test set.
+        url: address of the store.
+        labels_key: key of the object with targets and labels.
+        fingerprint: hash of the given kernel.
+        sizes: numbers of training and test points.
     """
 
     url: str
@@ -145,25 +148,25 @@ class GivenLabels:
 
     @property
     def prefix(self) -> str:
-        """See `StoredData`."""
+        """Prefix of the labels of given kernels in the store."""
         return GIVEN_PREFIX
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Nothing: there are no images."""
+        """An empty dictionary, because there are no images."""
         return {}
 
     def shape(self, block: str) -> tuple[int, int, int, int]:
-        """`(n, 0, 0, 0)`: images that have no pixels."""
+        """Return `(n, 0, 0, 0)`, the shape of images without pixels."""
         return self.sizes[0 if block == "train" else 1], 0, 0, 0
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
-        """No pixels: `(stop - start, 0, 0, 0)`."""
+        """Return an empty array `(stop - start, 0, 0, 0)` float32."""
         del block
         return np.empty((stop - start, 0, 0, 0), np.float32)
 
     def find_damage(self) -> list[str]:
-        """See `StoredData`."""
+        """Read all labels and return one line per damaged object."""
         return damaged_labels(open_store(self.url), self.prefix)
 
     def labels(self) -> Labels:
@@ -172,7 +175,7 @@ class GivenLabels:
 
 
 def write_labels(labelled: Labelled, store: ObjectStore, prefix: str) -> str:
-    """Store labels under a name made from their content: runs with other labels or another coding share the images.
+    """Store labels under a hash of their content, so that runs with other labels or another coding share the images.
 
     Returns:
         The key.
@@ -187,7 +190,7 @@ def write_labels(labelled: Labelled, store: ObjectStore, prefix: str) -> str:
     known = ("labels_train", "labels_test", "mean", "scale")
     arrays |= {name: array for name in known if (array := getattr(labelled, name)) is not None}
     buffer = io.BytesIO()
-    # numpy.savez stamps every member with one constant date: equal arrays give equal bytes.
+    # numpy.savez gives every member the same date, so equal arrays give equal bytes.
     np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     content = buffer.getvalue()
     key = f"{prefix}/labels/{content_hash(content)}.npz"
@@ -197,7 +200,7 @@ def write_labels(labelled: Labelled, store: ObjectStore, prefix: str) -> str:
 
 
 def read_labels(store: ObjectStore, key: str) -> Labels:
-    """Targets, labels and source rows.
+    """Read targets, labels and source rows.
 
     Raises:
         CorruptionError: if the stored object is damaged.
@@ -222,7 +225,7 @@ def read_labels(store: ObjectStore, key: str) -> Labels:
 
 
 def damaged_labels(store: ObjectStore, prefix: str) -> list[str]:
-    """What is wrong with the labels under `prefix`, one line per object."""
+    """Return one line per damaged object of the labels under `prefix`."""
     keys = store.list(f"{prefix}/labels/")
     return [
         f"{key} disagrees with its hash" for key in keys if _KEY.search(key) and not _is_intact(key, store.get(key))

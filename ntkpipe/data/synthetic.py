@@ -1,4 +1,4 @@
-"""Seeded random classes, for trials of any size and shape."""
+"""Draws seeded random classes of any size and shape, for trials."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SEED = 0
 
 
 def load(config: DataConfig) -> RawImages:
-    """A standard normal prototype per class plus `noise` times standard normal noise; classes as equal as possible.
+    """Draw images: a standard normal prototype per class plus `noise` times standard normal noise.
 
-    Images are float32 of `config.shape`; `n_train`, `n_test`, `classes` and `noise` are the configuration's.
-    The same settings give the same images; training and test noise are independent.
+    Images are `(n, *config.shape)` float32. The configuration gives `n_train`, `n_test`, `classes` and `noise`. Class
+    counts differ by at most one. The same settings give the same images. Training and test noise are independent.
     """
     prototypes, train, test = (np.random.default_rng(s) for s in np.random.SeedSequence(_SEED).spawn(3))
     centres = prototypes.standard_normal((config.classes, *config.shape), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Tables with a column per feature: `data=table data.path=FILE.csv data.target=COLUMN`, and frames from Python."""
+"""Reads tables with a column per feature: `data=table data.path=FILE.csv data.target=COLUMN`, and frames in Python."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import difflib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data import columns
@@ -19,18 +18,21 @@ from ntkpipe.data.splits import drawn_test_rows
 from ntkpipe.data.tables import as_table, read_table
 from ntkpipe.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _log = logging.getLogger(__name__)
 
 TEST_FRACTION = 0.2
-"""Of the rows, where nobody says which are for testing."""
+"""Default share of test rows."""
 
-# A target of whole numbers with at most so many different ones, each several times, counts classes.
+# A target of whole numbers is taken as classes if it has at most this many distinct values, repeated on average.
 _MOST_CLASSES = 20
 _TRAIN, _TEST = ("train", "training"), ("test", "testing")
 
 
 class _Rows(NamedTuple):
-    """Some rows of a table, and what the table is called."""
+    """Some rows of a table, and the table's name."""
 
     table: pa.Table
     rows: np.ndarray
@@ -38,10 +40,12 @@ class _Rows(NamedTuple):
 
 
 def load(config: DataConfig) -> RawImages:
-    """Features and targets of `config.path`; test rows are those of `config.test_path`, `config.split`, or drawn.
+    """Load features and targets of the table `config.path`.
+
+    Test rows come from `config.test_path` or from the column `config.split`; otherwise they are drawn.
 
     Raises:
-        DataError: naming row and column of what cannot be used.
+        DataError: if an entry cannot be used. The text names its row and column.
     """
     table = read_table(str(config.path), "data.path")
     test = None if config.test_path is None else read_table(config.test_path, "data.test_path")
@@ -49,14 +53,14 @@ def load(config: DataConfig) -> RawImages:
 
 
 def from_frames(x: Any, y: Any, x_test: Any, y_test: Any, config: DataConfig) -> tuple[RawImages, DataConfig]:
-    """The same of frames, and the configuration with the names of their columns.
+    """Return features and targets of frames, and the configuration with the names of the target columns.
 
     Args:
         x: training points, a frame of pandas, polars or pyarrow.
-        y: their targets: a series, a frame or an array.
+        y: targets of the training points, a series, a frame or an array.
         x_test: test points; None draws them from `x`.
-        y_test: their targets; None if nobody knows them.
-        config: without names of columns.
+        y_test: targets of the test points; None if unknown.
+        config: the configuration, whose `target` is replaced.
     """
     table, names = _joined(as_table(x, "x_train"), y, "y_train")
     test = None
@@ -68,8 +72,9 @@ def from_frames(x: Any, y: Any, x_test: Any, y_test: Any, config: DataConfig) ->
 
 
 def _joined(table: pa.Table, y: Any, name: str, names: Sequence[str] = ()) -> tuple[pa.Table, tuple[str, ...]]:
-    """A table with the targets as further columns, and their names."""
+    """Return the table with the targets as further columns, and the names of these columns."""
     import pandas as pd
+    import pyarrow as pa
 
     y = y.to_pandas() if hasattr(y, "to_arrow") or isinstance(y, pa.Table) else y
     frame = y if isinstance(y, pd.DataFrame) else pd.DataFrame(y)
@@ -81,7 +86,7 @@ def _joined(table: pa.Table, y: Any, name: str, names: Sequence[str] = ()) -> tu
     if len(frame) != table.num_rows or len(found) != frame.shape[1]:
         raise DataError(f"{name} has shape {frame.shape} for {table.num_rows} points: give a row for each")
     if clash := sorted(set(found) & set(table.column_names)):
-        raise DataError(f"{name} and the points both have a column {clash[0]!r}: rename one")
+        raise DataError(f"{name} and the points both have a column {clash[0]!r}: rename one of them")
     frame = frame.set_axis(found, axis=1)
     made = as_table(frame, name)
     for column in found:
@@ -97,7 +102,7 @@ def from_tables(
     what: str = "data.path",
     what_test: str = "data.test_path",
 ) -> RawImages:
-    """Features and targets of a table, or of two."""
+    """Return features and targets of one table, or of separate training and test tables."""
     if what == "data.path":
         what, what_test = str(config.path), str(config.test_path)
     targets = tuple(_known(name, table, "data.target", what) for name in config.target)
@@ -147,7 +152,7 @@ def from_tables(
 
 
 def encoded(frame: Any, encoding: dict[str, Any], what: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """New points under the encoding of the training rows: features (p, 1, 1, d), their row numbers, and notes."""
+    """Encode new points like the training rows; returns features (p, 1, 1, d), their row numbers, and notes."""
     table = as_table(frame, what)
     x, rows, notes = Encoding.from_dict(encoding).apply(table, np.arange(table.num_rows), what)
     return x[:, None, None, :], rows, notes
@@ -173,11 +178,12 @@ def _feature_names(table: pa.Table, targets: Sequence[str], config: DataConfig, 
 
 
 def _is_regression(table: pa.Table, targets: Sequence[str], config: DataConfig) -> bool:
-    """Whether the targets are numbers to be fitted, or classes."""
+    """Return whether the targets are real numbers instead of classes."""
     if config.labels is not None:
         if len(targets) > 1 and config.labels != "regression":
             raise ConfigError(
-                f"data.labels={config.labels} is for one column of classes: data.target names {len(targets)}"
+                f"data.labels={config.labels} needs one column of classes, but data.target names {len(targets)}: name "
+                "one"
             )
         return config.labels == "regression"
     if len(targets) > 1:
@@ -185,7 +191,7 @@ def _is_regression(table: pa.Table, targets: Sequence[str], config: DataConfig) 
     column = table.column(targets[0])
     if columns.is_category(column.type, targets[0], "the table"):
         return False
-    values = column.cast(pa.float64(), safe=False).to_numpy()
+    values = column.cast("float64", safe=False).to_numpy()
     values = values[np.isfinite(values)]
     distinct = np.unique(values)
     return bool(
@@ -196,8 +202,8 @@ def _is_regression(table: pa.Table, targets: Sequence[str], config: DataConfig) 
 def _told(targets: Sequence[str], y: np.ndarray, *, regression: bool) -> str:
     listed = ", ".join(map(repr, targets))
     if regression:
-        return f"{listed} is taken as numbers, for regression (data.labels=centered takes classes)"
-    return f"{listed} is taken as {len(np.unique(y))} classes (data.labels=regression takes numbers)"
+        return f"{listed} is taken as numbers for regression (set data.labels=centered for classes)"
+    return f"{listed} is taken as {len(np.unique(y))} classes (set data.labels=regression for numbers)"
 
 
 def _drawn(all_rows: _Rows, targets: Sequence[str], config: DataConfig, *, regression: bool) -> tuple[_Rows, _Rows]:
@@ -233,14 +239,14 @@ def _by_column(table: pa.Table, name: str, what: str) -> tuple[_Rows, _Rows]:
 
 
 def _absent(part: _Rows, name: str) -> np.ndarray:
-    """Which of the rows have no entry, (m,) bool."""
+    """Return a mask (m,) bool of the rows without an entry."""
     column = part.table.column(name)
     kind = None if not columns.is_category(column.type, name, part.what) else ()
     return columns.entries(part.table, Column(name, kind, None), part.rows, part.what)[1]
 
 
 def _with_targets(part: _Rows, targets: Sequence[str], missing: str, notes: list[str]) -> _Rows:
-    """The rows whose targets are there: all, unless rows with missing entries may be dropped."""
+    """Return the rows that have targets. Rows without a target are an error, unless they may be dropped."""
     for name in targets:
         gone = _absent(part, name)
         if gone.any() and missing != "drop":
@@ -249,13 +255,13 @@ def _with_targets(part: _Rows, targets: Sequence[str], missing: str, notes: list
                 "data is 0): fill it in, remove the row, or set data.missing=drop"
             )
         if gone.any():
-            notes.append(f"{part.what}: {gone.sum()} rows without {name} are left out (data.missing=drop)")
+            notes.append(f"{part.what}: left out {gone.sum()} rows without {name} (data.missing=drop)")
             part = part._replace(rows=part.rows[~gone])
     return part
 
 
 def _targets(part: _Rows, targets: Sequence[str], *, regression: bool) -> np.ndarray:
-    """(m, c) numbers, or (m,) names of classes."""
+    """Return targets (m, c) as numbers, or (m,) as names of classes."""
     if not regression:
         return np.array(_names(part.table, targets[0])[part.rows].tolist(), dtype=np.str_)
     made = [columns.entries(part.table, Column(name, None, None), part.rows, part.what)[0] for name in targets]
@@ -265,7 +271,7 @@ def _targets(part: _Rows, targets: Sequence[str], *, regression: bool) -> np.nda
 def _test_targets(
     part: _Rows, targets: Sequence[str], missing: str, *, regression: bool
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
-    """Targets of test rows, None where nobody knows any of them; the rows that are left, and which these are."""
+    """Return targets of test rows (None if all are unknown), the remaining row numbers, and a mask of these rows."""
     keep = np.ones(len(part.rows), dtype=bool)
     if any(name not in part.table.column_names for name in targets):
         return None, part.rows, keep
@@ -277,10 +283,10 @@ def _test_targets(
 
 
 def _names(table: pa.Table, name: str) -> np.ndarray:
-    """A column of classes as text; whole numbers without a point."""
+    """Return a column of classes as text, with whole numbers without a decimal point."""
     found = table.column(name)
     if not columns.is_category(found.type, name, "the table"):
-        values = found.cast(pa.float64(), safe=False).to_numpy()
+        values = found.cast("float64", safe=False).to_numpy()
         return np.array(
             [None if np.isnan(v) else f"{v:.0f}" if v == np.round(v) else repr(float(v)) for v in values], dtype=object
         )
@@ -288,7 +294,7 @@ def _names(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _class_names(table: pa.Table, name: str, rows: np.ndarray) -> tuple[str, ...]:
-    """Classes of the training rows: numbers by value, names by the alphabet."""
+    """Return the classes of the training rows: numbers sorted by value, names sorted alphabetically."""
     found = np.unique(_names(table, name)[rows].astype(np.str_)).tolist()
     if columns.is_category(table.column(name).type, name, "the table"):
         return tuple(found)

@@ -1,19 +1,20 @@
-"""Error bounds per prediction.
+"""Error bounds of predictions.
 
-The kernel is positive semi-definite on training and test images together, hence `|T_* e| <= sqrt(T_**) |T^(1/2) e|`
-for an error e of the dual weights. Approximate weights u(s) obey the flow `u' = b - A u` (A = T + ridge) up to a
-residual r(s), so `e(s) = int exp(-A (s - x)) r(x) dx` and
+The kernel is positive semi-definite on training and test images together, so `|T_* e| <= sqrt(T_**) |T^(1/2) e|`
+for an error e of the dual weights. Approximate weights u(s) satisfy the flow `u' = b - A u` (A = T + ridge) up to a
+residual r(s). Therefore `e(s) = int exp(-A (s - x)) r(x) dx` and
 
     |error of a mean| <= sqrt(T_**) * gain(s) * max_{x <= s} |r(x)|,
     gain(s) = int_0^s sup_l sqrt(l) exp(-(l + ridge) x) dx.
 
-The truncated Krylov space, rounded products and rounded tiles each leave such a residual, so they share the gain and
-add up. `gains.py` derives it for every filter. Bounds are returned as factors of `sqrt(T_**)`.
+The truncated Krylov space, rounded products and rounded tiles each cause such a residual. So they share the gain, and their bounds
+add up. `gains.py` derives the gain for every filter. Bounds are returned as factors of `sqrt(T_**)`.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,10 +27,11 @@ from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.residuals import ROUNDING, AnySolution, Residuals, residuals_at
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
+from ntkpipe.linalg.rounded_basis import along
 
-# On bounds that take a Ritz value for the smallest eigenvalue twice.
+# Safety factor of bounds that use a Ritz value twice in place of the smallest eigenvalue.
 ENERGY_SAFETY = 8.0
-# Times per decade at which the residual's maximum is looked for.
+# Number of times per decade at which the residual is evaluated to find its maximum.
 GRID_PER_DECADE = 8
 
 
@@ -38,20 +40,20 @@ class ErrorBudget:
     """Bounds on the error of every mean by origin, each (T, R, c) and a factor of `sqrt(T_**)`.
 
     Args:
-        krylov: of the truncated Krylov space, 0 for dense solutions; and of null directions that are left out, infinite at
-            `t = inf` without ridge.
-        product: of rounded products with the stored matrix and of the small problem; at least a few units of float64
+        krylov: error of the truncated Krylov space, 0 for dense solutions. It includes null directions that are left out, for which it is
+            infinite at `t = inf` without ridge.
+        product: error of rounded products with the stored matrix and of the projected problem; at least a few units of float64
             rounding.
-        storage_train: of rounding the stored train-train tiles, taken for independent between entries (`sampling.INDEPENDENT`),
-            and of what is systematic in them, which is not.
-        storage_test: of rounding the stored test-train tiles, whatever the signs of their errors, and of their product.
-        kind: (T, R) of str. `rigorous` where gain and residual need the positive semi-definiteness of the kernel alone,
-            up to the grid of times. `estimate` where they lean on the smallest Ritz value, which is never below the
-            smallest eigenvalue, or on an oscillating residual: far from convergence (condition 1e8, 3 steps, errors of
-            600) such a bound was half the error. The sampled terms hold up to `MISS_PROBABILITY`; the largest Ritz
-            value is taken for the largest eigenvalue, which it equals to rounding after a few steps. `minimum_norm` where
-            directions are left out that the stored kernel cannot tell from null ones: the bound is infinite, and the answer
-            is the one that fits all the others with the least norm.
+        storage_train: error of the stored train-train tiles. Rounding errors are assumed to be independent between entries
+            (`sampling.INDEPENDENT`), and systematic errors are not.
+        storage_test: error of the stored test-train tiles, for any signs of their rounding errors, and of their product.
+        kind: (T, R) of str. `rigorous`: gain and residual need only the positive semi-definiteness of the kernel,
+            up to the grid of times. `estimate`: they use the smallest Ritz value, which is never below the
+            smallest eigenvalue, or an oscillating residual. Far from convergence (condition 1e8, 3 steps, errors of
+            600) such a bound was half the error. The sampled terms hold up to `MISS_PROBABILITY`. The largest Ritz
+            value stands for the largest eigenvalue, which it equals to rounding after a few steps. `minimum_norm`: directions are left
+            out that the stored kernel cannot distinguish from null directions. The bound is then infinite, and the prediction is the
+            one of least norm that fits all other directions.
     """
 
     krylov: np.ndarray
@@ -62,11 +64,11 @@ class ErrorBudget:
 
     @property
     def factor(self) -> np.ndarray:
-        """(T, R, c), the sum of the parts."""
+        """The sum (T, R, c) of all terms."""
         return self.krylov + self.product + self.storage_train + self.storage_test
 
     def bound(self, test_diagonal: np.ndarray) -> np.ndarray:
-        """Bound on `|mean - exact mean|`, (T, R, p, c), for images with kernel diagonal (p,) `T_**`."""
+        """Bound (T, R, p, c) on `|mean - exact mean|` for images with kernel diagonal `T_**` (p,)."""
         return self.factor[:, :, None, :] * np.sqrt(np.maximum(test_diagonal, 0.0))[None, None, :, None]
 
 
@@ -86,8 +88,8 @@ def error_budget(
         spectral_filter: the training dynamics.
         times: T times in steps.
         ridges: R absolute ridges.
-        rows: sampled training rows; None leaves product rounding at its float64 floor and storage at 0.
-        tests: errors of the test-train rows; None leaves their product at its float64 floor.
+        rows: sampled training rows. With None, the product error is its float64 floor and the storage error is 0.
+        tests: errors of the test-train rows. With None, the error of their product is its float64 floor.
 
     Returns:
         Arrays (T, R, c).
@@ -112,10 +114,10 @@ def error_budget(
 def left_out_factor(
     spectral_filter: SpectralFilter, time: float, ridge: float, largest: float, left: np.ndarray
 ) -> tuple[np.ndarray, bool]:
-    """What targets of norms `left` (c,) along directions that are left out can move a mean by, and whether that is known.
+    """Bound (c,) on the change of a mean by directions that are left out, and whether it is finite.
 
-    Their eigenvalues are anything from zero up, so that the gain may lean on no smallest one: at `t = inf` without ridge it is
-    infinite.
+    `left` (c,) are the norms of the targets along these directions. Their eigenvalues may be any numbers from zero on, so the gain cannot
+    use a smallest eigenvalue. It is infinite at `t = inf` without ridge.
     """
     gain = gain_at(spectral_filter, time, ridge, 0.0, largest)
     if math.isinf(gain.value):
@@ -130,14 +132,14 @@ def largest_factor(
     ridges: Sequence[float],
     scales: np.ndarray | float = 1.0,
 ) -> float:
-    """The largest Krylov part of `error_budget` over times, ridges and outputs, but for what is left out.
+    """The largest Krylov term of `error_budget` over times, ridges and outputs, without directions that are left out.
 
     Args:
         solution: evaluated basis, or restarted weights.
         spectral_filter: the training dynamics.
         times: T times in steps.
         ridges: R absolute ridges.
-        scales: of the outputs (c,), in units of which factors are measured.
+        scales: (c,) scales of the outputs, which are the units of the factors.
     """
     factors = krylov_factors(solution, spectral_filter, times, ridges)
     return float(np.max(factors / scales, initial=0.0))
@@ -146,7 +148,7 @@ def largest_factor(
 def krylov_factors(
     solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
 ) -> np.ndarray:
-    """The Krylov part of `error_budget`, (T, R, c), but for what is left out."""
+    """The Krylov term (T, R, c) of `error_budget`, without directions that are left out."""
     out = np.zeros((len(times), len(ridges), solution.c))
     for j, ridge in enumerate(ridges):
         for i, (gain, residuals, final) in enumerate(_walk(solution, spectral_filter, times, ridge, None)):
@@ -157,17 +159,20 @@ def krylov_factors(
 def is_rounding(
     solution: AnySolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
 ) -> bool:
-    """Whether all that the truncated space leaves is within what float64 rounding may, of any size: more steps change nothing."""
+    """Whether the residual of the truncated space is at most that of float64 rounding. Further steps then change nothing."""
     for ridge in ridges:
         for gain, residuals, final in _walk(solution, spectral_filter, times, ridge, None):
-            krylov = scaled(gain, residuals.krylov) if final is None else final
-            if not (krylov <= scaled(gain, residuals.product)).all():
+            # With an infinite gain, the factors do not show which residual is larger, so residuals are compared.
+            krylov = residuals.krylov
+            if final is not None and 0 < gain.value < math.inf:
+                krylov = final / gain.value
+            if not (krylov <= residuals.product).all():
                 return False
     return True
 
 
 def scaled(gain: Gain, norms: np.ndarray) -> np.ndarray:
-    """The gain times residuals; nothing moves nothing, also where the gain is infinite."""
+    """The gain times residuals. A residual of zero gives zero, also with an infinite gain."""
     return np.where(norms > 0, gain.value * np.where(norms > 0, norms, 1.0), 0.0)
 
 
@@ -178,7 +183,7 @@ def _walk(
     ridge: float,
     sample: RowSample | None,
 ) -> list[tuple[Gain, Residuals, np.ndarray | None]]:
-    """Per time: the gain, the largest residuals up to it, and at t = inf the Krylov factor itself."""
+    """For each time: the gain, the largest residuals up to this time, and at t = inf the Krylov factor (None at finite times)."""
     if isinstance(solution, RestartedSolution):
         grid = [t for t in solution.grid if math.isfinite(t)]
     else:
@@ -203,18 +208,17 @@ def _walk(
 
 
 def time_grid(spectral_filter: SpectralFilter, times: Sequence[float], largest: float) -> list[float]:
-    """Finite times asked for and those between at which the residual is looked at; discrete ones are whole."""
+    """The finite times of `times`, and times between them at which the residual is evaluated. Discrete times are whole numbers."""
     asked = sorted({float(t) for t in times if math.isfinite(t)})
     if not asked or asked[-1] == 0 or largest <= 0:
         return asked
     last = asked[-1]
-    # Before a tenth of the fastest component's time the residual only grows.
+    # Up to a tenth of the time scale of the fastest component, the residual only grows.
     unit = spectral_filter.n * spectral_filter.c / spectral_filter.learning_rate
     first = min(last, 0.1 * unit / largest)
-    if isinstance(spectral_filter, Momentum):  # learns as sqrt(l) tau until friction takes over
+    if isinstance(spectral_filter, Momentum):  # learns as sqrt(l) tau until friction dominates
         first = min(last, 0.1 * math.sqrt(unit / largest))
-    count = 2 + math.ceil(GRID_PER_DECADE * math.log10(max(last / first, 1.0)))
-    between = np.geomspace(first, last, count)
+    between = times_between(first, last)
     try:
         for t in between:
             spectral_filter.check_time(float(t))
@@ -223,10 +227,20 @@ def time_grid(spectral_filter: SpectralFilter, times: Sequence[float], largest: 
     return sorted({*asked, *(float(t) for t in between if t < last)})
 
 
-def _shares(spectral_filter: Momentum, grid: np.ndarray, smallest: float) -> np.ndarray:
-    """What residuals between one grid time and the next contribute to the gain at the last; (len(grid),), sum 1.
+def times_between(first: float, last: float) -> np.ndarray:
+    """Return `GRID_PER_DECADE` times a decade from `first` to `last`, both included, for any finite `0 <= first <= last`.
 
-    Friction forgets the oscillations of the start, during which the residual is largest by orders of magnitude.
+    The quotient of both may overflow, and `first` may have underflowed.
+    """
+    low, high = (math.log10(max(t, sys.float_info.min)) for t in (first, last))
+    exponents = np.linspace(low, high, 2 + math.ceil(GRID_PER_DECADE * (high - low)))
+    return np.concatenate([[first], 10.0 ** exponents[1:-1], [last]])
+
+
+def _shares(spectral_filter: Momentum, grid: np.ndarray, smallest: float) -> np.ndarray:
+    """Shares (len(grid),) of the intervals between grid times in the gain at the last time. They sum to 1.
+
+    Friction damps the effect of the first oscillations, during which the residual is largest by orders of magnitude.
     """
     since = grid[-1] - np.concatenate([[0.0], grid])
     gains = momentum_gains(spectral_filter, since, smallest)
@@ -234,8 +248,9 @@ def _shares(spectral_filter: Momentum, grid: np.ndarray, smallest: float) -> np.
 
 
 def _smeared(history: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Average of residuals (times, c) by `shares`, each taken as the largest within 3 grid times: oscillations hide
-    in between.
+    """Average of residuals (times, c), weighted with `shares`.
+
+    Each residual is replaced by the largest one within 3 grid times, because oscillations between grid times are not visible.
     """
     padded = np.pad(history, ((3, 3), (0, 0)), mode="edge")
     nearby = np.max([padded[k : k + len(history)] for k in range(7)], axis=0)
@@ -252,29 +267,29 @@ def _final_factor(
     rigorous = _radau(solution, ridge, ridge, tail)
     if gain.kind == RIGOROUS:
         return np.minimum(plain, rigorous)
-    # Few steps know the smallest eigenvalue badly, and these two lean on it most: the safety covers the spectra of
-    # the tests.
+    # After few steps the smallest eigenvalue is inaccurate, and the next two bounds depend on it most. The safety factor suffices for the
+    # spectra of the tests.
     least = min(solution.smallest_ritz[0], solution.ceiling) + ridge
     if least <= 0:
         return np.minimum(plain, rigorous)
-    energy = np.linalg.norm(solution.targets, axis=0) / math.sqrt(least)  # of the solution, not below that of the error
+    energy = np.linalg.norm(solution.targets, axis=0) / math.sqrt(least)  # of the solution: at least that of the error
     estimate = ENERGY_SAFETY * np.minimum(energy, _radau(solution, ridge, least / 2, tail))
     return np.minimum(np.minimum(plain, rigorous), estimate)
 
 
 def _radau(solution: AnySolution, ridge: float, least: float, tail: np.ndarray) -> np.ndarray:
-    """`|A^(1/2) error|` (c,) at `t = inf` from `A >= least`: a block Gauss-Radau bound, `sqrt(rho^T S^-1 rho)`.
+    """Bound on `|A^(1/2) error|` (c,) at `t = inf` from `A >= least`: the block Gauss-Radau bound `sqrt(rho^T S^-1 rho)`.
 
-    With the matrix in the coordinates of the completed basis, the error's energy is that of the residual rho in the
-    inverse of the Schur complement `A22 - C H^-1 C^T`, C the coupling and H the projected matrix with ridge. That of
-    `A - least >= 0` is `A22 - least - C (H - least)^-1 C^T >= 0`, hence the former is at least `S = least (1 + C (H
-    (H - least))^-1 C^T)`. Never above the plain `|rho| / sqrt(least)`.
+    In the coordinates of the completed basis, the energy of the error is the form of the residual rho with the inverse of the Schur
+    complement `A22 - C H^-1 C^T`. Here C is the coupling and H the projected matrix with ridge. The Schur complement of `A - least >= 0` is
+    `A22 - least - C (H - least)^-1 C^T >= 0`. Therefore the former is at least `S = least (1 + C (H (H - least))^-1 C^T)`. The bound is
+    never above `|rho| / sqrt(least)`.
     """
     if least <= 0:
         return np.full(tail.shape[1], math.inf)
     values, cutoff = solution.shifted(ridge)
-    # Leaving a Ritz value out, or counting it larger, makes S smaller and the bound safer: those within rounding of
-    # zero.
+    # Ritz values within rounding of zero are left out, and small differences to `least` are increased. Both make S smaller and the bound
+    # larger.
     kept = values > cutoff
     above = np.maximum(values[kept] - least, cutoff)
     s = least * (np.eye(len(tail)) + (solution.tail[:, kept] / (values[kept] * above)) @ solution.tail[:, kept].T)
@@ -292,16 +307,16 @@ def _test_factor(
     weights = solution.coordinates(spectral_filter, times, ridges)
     rows = None if errors is None or errors.rows is None else errors.rows
     if rows is not None and isinstance(solution, KrylovSolution):
-        rows = rows @ solution.basis.T
+        rows = along(rows, solution.basis)
     return error_of_test_rows(weights, solution.largest, errors, rows)
 
 
 def error_of_test_rows(
     weights: np.ndarray, largest: float, errors: TestErrors | None, rows: np.ndarray | None
 ) -> np.ndarray:
-    """What errors of the test-train rows and the rounding of their product make of weights (T, R, m, c): (T, R, c)."""
+    """Bound (T, R, c) on the errors from the test-train rows and the rounding of their product, for weights (T, R, m, c)."""
     size = np.linalg.norm(weights, axis=2)
-    # |T_*| <= sqrt(T_** l_max), and a blocked dot product loses a few units of eps |T_*| |u|.
+    # |T_*| <= sqrt(T_** l_max), and a blocked dot product has rounding errors of a few units of eps |T_*| |u|.
     floor = ROUNDING * EPS * math.sqrt(largest) * size
     if errors is None:
         return floor

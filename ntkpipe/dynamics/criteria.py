@@ -1,4 +1,4 @@
-"""How well a kernel suits targets, from the matrix of some hundred to some thousand points: every ridge from one decomposition."""
+"""Scores of a kernel for given targets, from a matrix of up to a few thousand points. One decomposition serves all ridges."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import scipy.linalg
 from ntkpipe.errors import ConfigError
 
 CRITERIA = ("likelihood", "loo", "held_out")
-"""What kernels are compared by; the smallest is the best of all three."""
+"""The criteria for the comparison of kernels. Smaller values are better for all of them."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one kernel is worth.
+    """The score of one kernel.
 
     Args:
-        value: of the best ridge, the smaller the better.
-        ridge: the best, relative to the mean of the diagonal.
-        curve: (R,) values of all ridges; inf where there is none.
-        accuracy: of the predictions that the value is of, for classes; None of a likelihood.
+        value: value of the criterion for the best ridge; smaller is better.
+        ridge: the best ridge, relative to the mean of the diagonal.
+        curve: (R,) values of all ridges; inf if undefined.
+        accuracy: accuracy of the predictions that give the value, for classes; None for the likelihood and in regression.
     """
 
     value: float
@@ -40,23 +40,26 @@ def score(
     *,
     held_out: int = 0,
     labels: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
 ) -> Score:
-    """The worth of a kernel.
+    """Compute the score of a kernel.
 
-    `likelihood` is minus the logarithm of the evidence of a Gaussian process, per number, with the kernel's overall scale at its most
-    likely value, which moves no mean. `loo` is the mean squared error of every point from all others at t = inf, `held_out` that of
-    the last points from those before.
+    `likelihood` is minus the log evidence of a Gaussian process, per target value, at the most likely overall scale of the
+    kernel, which does not change means. `loo` is the mean squared leave-one-out error at t = inf, and `held_out` is the mean
+    squared error of the last points, predicted from the others.
 
     Args:
         kernel: (m, m), symmetric.
         targets: (m, c).
         ridges: relative to the mean of the diagonal.
         by: one of `CRITERIA`.
-        held_out: of that, how many points.
-        labels: (m,) classes, if targets are of some.
+        held_out: number of held-out points, for `held_out`.
+        labels: (m,) classes; None in regression.
+        scale: (c,) by which the targets were divided; None is 1. Errors of one target are in the units of the data. Several targets
+            keep their scaled units, so that each of them counts alike.
 
     Raises:
-        ConfigError: for another criterion, or none held out.
+        ConfigError: if the criterion is unknown, or no point is held out.
     """
     if by not in CRITERIA:
         raise ConfigError(f"by={by} is not one of {', '.join(CRITERIA)}")
@@ -72,6 +75,7 @@ def score(
     shifted = values[:, None] + relative * float(np.diagonal(kernel)[:known].mean())
     ok = shifted[0] > m * np.finfo(np.float64).eps * values[-1]
     curve = np.full(len(relative), math.inf)
+    unit = float(scale[0]) if scale is not None and len(scale) == 1 else 1.0
     accuracies = np.full(len(relative), math.nan)
     for r in np.flatnonzero(ok):
         solved = inside / shifted[:, r, None]
@@ -86,7 +90,7 @@ def score(
         else:
             y = targets[known:]
             errors = y - kernel[known:, :known] @ (vectors @ solved)
-        curve[r] = float(np.mean(errors**2))
+        curve[r] = float(np.mean((errors * unit) ** 2))
         if labels is not None:
             accuracies[r] = float(np.mean((y - errors).argmax(axis=1) == labels[m - len(y) :]))
     best = int(curve.argmin())

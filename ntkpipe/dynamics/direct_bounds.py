@@ -1,4 +1,4 @@
-"""Error bounds of solutions at t = inf that are found directly; see `bounds.py`."""
+"""Error bounds of direct solutions at t = inf; see `bounds.py`."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def direct_budget(
     systematic: float = 0.0,
     tests: TestErrors | None = None,
 ) -> ErrorBudget:
-    """The error bound of solutions at `t = inf` found directly (Cholesky, cg), from their residual at sampled rows.
+    """The error bound of direct solutions at `t = inf` (Cholesky, cg), from their residual at sampled rows.
 
     Args:
         weights: (R, n, c) solutions of `(T + ridge) u = targets`.
         targets: (n, c).
         ridges: R absolute ridges.
         indices: (k,) sampled rows.
-        rows_exact: (k, n) of the kernel without ridge, float64.
-        smallest: estimate of the smallest eigenvalue without ridge, for ridge 0; 0 where errors of the entries may have made it.
-        largest: likewise of the largest.
-        rows_stored: (k, n) as stored; None where that is the exact kernel.
+        rows_exact: (k, n) float64 rows of the exact kernel without ridge.
+        smallest: estimate of the smallest eigenvalue without ridge; 0 if errors of the entries may be as large as it.
+        largest: estimate of the largest eigenvalue without ridge.
+        rows_stored: (k, n) stored rows; None if the stored kernel is exact.
         systematic: see `RowSample`.
         tests: see `error_budget`.
 

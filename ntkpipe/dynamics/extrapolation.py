@@ -1,8 +1,9 @@
-"""Where a learning curve goes beyond what was computed: an extrapolation, with a band that says how little it is worth.
+"""Extrapolation of learning curves to more training points, with a band for its uncertainty.
 
-Learning curves fall as powers of n over wide ranges (arXiv:2002.02561, arXiv:2105.15004), and stop doing so. The middle is the power law of
-the upper half of the curve (of the logarithm of n). The band holds it, what the whole curve says, what its last step says, and a parabola
-in both logarithms, which goes on bending as the curve has bent; and what each of these leaves of the curve it was fitted to, twice.
+Learning curves are power laws of n over wide ranges (arXiv:2002.02561, arXiv:2105.15004), but not everywhere. The middle of
+the band is the power law of the upper half of the curve (in the logarithm of n). The band also covers the power laws of the
+whole curve and of its last step, and a parabola in both logarithms, which continues the curvature. It is widened by twice
+the residuals of each fit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from ntkpipe.errors import ConfigError
 
 FARTHEST = 16.0
-"""Times the sample beyond which nothing is said."""
+"""Largest number of training points of an extrapolation, relative to the largest computed number."""
 
 _LEAST = 4
 
@@ -25,10 +26,11 @@ class Extrapolated:
     """An extrapolated error.
 
     Args:
-        n: training points, more than there are.
-        ridge: as it was asked for.
+        n: number of training points.
+        ridge: the configured ridge.
         test_mse: mean squared error per output.
-        low, high: ends of the band.
+        low: lower end of the band.
+        high: upper end of the band.
     """
 
     n: int
@@ -46,25 +48,25 @@ def extrapolate(
     *,
     spread: float = 0.0,
 ) -> list[Extrapolated]:
-    """Errors beyond a curve.
+    """Extrapolate a learning curve.
 
     Args:
-        sizes: (m,) training points, ascending.
-        errors: (m,) at these, above 0.
-        wanted: training points, beyond the last size and at most 16 times as many.
-        ridge: goes along.
-        spread: relative standard error of the errors, from the points that they were looked at on; the band is wider by twice that.
+        sizes: (m,) numbers of training points, ascending.
+        errors: (m,) errors for these sizes, above 0.
+        wanted: numbers of training points above the last size, and at most 16 times as large.
+        ridge: copied to the results.
+        spread: relative standard error of `errors`; the band is widened by twice this.
 
     Raises:
-        ConfigError: for sizes that are no extrapolation, or a curve of fewer than 4 points.
+        ConfigError: if `wanted` is outside this range, or the curve has fewer than 4 points.
     """
     x, y = np.log(np.asarray(sizes, np.float64)), np.log(np.asarray(errors, np.float64))
     if len(x) < _LEAST or not np.isfinite(y).all():
-        raise ConfigError(f"{len(x)} points of a learning curve are too few to go on from: give at least {_LEAST}")
+        raise ConfigError(f"{len(x)} points are too few to extrapolate a learning curve: give at least {_LEAST}")
     for n in wanted:
         if not sizes[-1] < n <= FARTHEST * sizes[-1]:
             raise ConfigError(
-                f"extrapolate to {n}: from {sizes[-1]:g} points that goes up to {FARTHEST * sizes[-1]:g}, and starts beyond them"
+                f"extrapolate to {n}: sizes must be above {sizes[-1]:g} points and up to {FARTHEST * sizes[-1]:g}"
             )
     at = np.log(np.asarray(wanted, np.float64))
     upper = max(_LEAST - 1, (len(x) + 1) // 2)
@@ -74,7 +76,7 @@ def extrapolate(
     for degree, count in fits:
         fit = np.polyfit(x[-count:], y[-count:], degree)
         left = 2.0 * float(np.abs(y[-count:] - np.polyval(fit, x[-count:])).max())
-        # More data that is used rightly does not make errors grow: a parabola that turns up is flat from there.
+        # More data should not increase errors, so a parabola that turns upwards is cut at the last error.
         made = np.minimum(np.polyval(fit, at), y[-1])
         low, high = np.minimum(low, made - left), np.maximum(high, made + left)
     low, high = low - 2.0 * spread, high + 2.0 * spread

@@ -1,8 +1,8 @@
-"""Spectral filters: what training for a time does to each eigenvalue of the kernel.
+"""Spectral filters: the effect of training for a given time on each eigenvalue of the kernel.
 
-On squared loss `||f - y||^2 / (2 n c)` an infinitely wide network is linear in its parameters (Lee et al. 2019,
-arXiv:1902.06720), so its prediction is `f0_* + T_* phi(A) (y - f0)` with `A` the train-train kernel plus ridge. A
-filter is that `phi`. Float64 throughout.
+With squared loss `||f - y||^2 / (2 n c)`, an infinitely wide network is linear in its parameters (Lee et al. 2019,
+arXiv:1902.06720). Its prediction is `f0_* + T_* phi(A) (y - f0)`, with `A` the train-train kernel plus ridge. The
+function `phi` is the filter. All computations are in float64.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 
-# A diverging filter is cut here, so that products with kernel rows stay finite; such a number is no prediction.
-DIVERGED = 1e150
+# Limit on the size of a diverging filter, so that products with kernel rows stay finite. Variances contain squares of filters, and
+# norms take their squares again, so the fourth power is finite too. Such values are not meaningful predictions.
+DIVERGED = 1e60
+# Products of eigenvalues and times are cut here: they may overflow, and every exponential of them has long reached its limit.
+_ENDED = 1e300
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -25,9 +28,9 @@ class SpectralFilter(ABC):
     """Maps eigenvalues and a training time to dual weights.
 
     Args:
-        n: training images.
-        c: outputs (columns of the targets).
-        learning_rate: per step, of the loss `||f - y||^2 / (2 n c)`.
+        n: number of training images.
+        c: number of outputs (columns of the targets).
+        learning_rate: learning rate per step for the loss `||f - y||^2 / (2 n c)`.
 
     Raises:
         ConfigError: if one of them is not positive.
@@ -48,11 +51,11 @@ class SpectralFilter(ABC):
         """The filter `phi`: dual weights per unit of target.
 
         Args:
-            eigenvalues: of the train-train kernel plus ridge, any shape; slightly negative ones (rounding) count as
+            eigenvalues: eigenvalues of the train-train kernel plus ridge, of any shape. Slightly negative ones (rounding) count as
                 zero.
-            time: in steps, `inf` allowed.
-            cutoff: eigenvalues at or below it are null (`null_cutoff`). A null direction follows the regular limit of
-                `phi` while that is below `1 / cutoff`, and is left unlearnt (weight 0) afterwards: the kernel between
+            time: time in steps; may be `inf`.
+            cutoff: eigenvalues at or below it are null (`null_cutoff`). A null direction has the regular limit of
+                `phi` while this is below `1 / cutoff`. Afterwards it is left out (weight 0): the kernel between
                 train and test vanishes there, so its weight would only amplify rounding.
 
         Returns:
@@ -61,53 +64,59 @@ class SpectralFilter(ABC):
         Raises:
             ConfigError: if `time` is negative, NaN, or not a whole number of discrete steps.
         """
-        self.check_time(time)
-        eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
-        drop = self.unlearnt(eigenvalues, time, cutoff=cutoff)
-        safe = np.where(drop, 1.0, np.maximum(eigenvalues, 0.0))
+        drop, safe = self._checked(eigenvalues, time, cutoff)
         return np.where(drop, 0.0, self._weights(safe, float(time)))
 
     def decay(self, eigenvalues: np.ndarray, time: float, *, cutoff: float = 0.0) -> np.ndarray:
-        """The share of a target component still to be learnt, `1 - l phi(l)`; 1 where it never is. See `weights`."""
+        """The share of a target component that is not learnt yet, `1 - l phi(l)`; 1 if it is left out. See `weights`."""
+        drop, safe = self._checked(eigenvalues, time, cutoff)
+        return np.where(drop, 1.0, self._decay(safe, float(time)))
+
+    def _checked(self, eigenvalues: np.ndarray, time: float, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
+        """The mask of `unlearnt`, and the eigenvalues in float64: at least 0, and 1 where they are left out."""
         self.check_time(time)
         eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
         drop = self.unlearnt(eigenvalues, time, cutoff=cutoff)
-        safe = np.where(drop, 1.0, np.maximum(eigenvalues, 0.0))
-        return np.where(drop, 1.0, self._decay(safe, float(time)))
+        return drop, np.where(drop, 1.0, np.maximum(eigenvalues, 0.0))
 
     def unlearnt(self, eigenvalues: np.ndarray, time: float, *, cutoff: float = 0.0) -> np.ndarray:
-        """Boolean mask of the null eigenvalues that `weights` leaves out at this time; worth a warning when any is set."""
+        """Boolean mask of the null eigenvalues that `weights` leaves out at this time. Callers should warn if there are any."""
         limit = self.scaled_time(time)
         if limit == math.inf or limit * cutoff > 1.0:
             return np.asarray(eigenvalues) <= cutoff
         return np.zeros(np.shape(eigenvalues), dtype=bool)
 
     def check_time(self, time: float) -> None:
-        """Refuses times that this filter has no value for."""
+        """Check that this filter is defined at a time.
+
+        Raises:
+            ConfigError: if it is not.
+        """
         if not time >= 0:
             raise ConfigError(f"predict.times={time}: a training time is at least 0")
 
     def scaled_time(self, time: float) -> float:
-        """The filter's value at eigenvalue zero, for gradient flow `s = rate * t / (n c)`; `inf` at `inf`."""
+        """The value of the filter at eigenvalue zero. For gradient flow it is `s = rate * t / (n c)`; it is `inf` at `inf`."""
         return self.learning_rate * time / (self.n * self.c)
 
     @property
     def scaled_rate(self) -> float:
-        """Of one step, `rate / (n c)`: times the largest eigenvalue it is the rate in units of one over the curvature."""
+        """The scaled learning rate `rate / (n c)`. Times the largest eigenvalue, it is the rate in units of the inverse curvature."""
         return self.learning_rate / (self.n * self.c)
 
     def max_learning_rate(self, largest: float) -> float:
-        """The largest learning rate at which *discrete* training at this filter's momentum converges."""
+        """The largest learning rate for which *discrete* training with this filter's momentum converges."""
         return max_learning_rate(largest, self.n, self.c)
 
     def instability(self, largest: float) -> str | None:
-        """Says that the learning rate is beyond the stable maximum for the largest eigenvalue; None if it is not."""
+        """A warning if the learning rate is above the stable maximum for the largest eigenvalue; None otherwise."""
         limit = self.max_learning_rate(largest)
         if self.learning_rate <= limit:
             return None
         return (
-            f"predict.learning_rate={self.learning_rate:g} is beyond the largest stable one, {limit:.6g}: a finite "
-            f"network trained in discrete steps diverges{self._instability_detail()}. Lower it; times scale inversely."
+            f"predict.learning_rate={self.learning_rate:g} is above the largest stable learning rate, {limit:.6g}: a finite "
+            f"network trained in discrete steps diverges{self._instability_detail()}. Set a smaller rate; "
+            "a tenth of the rate takes ten times the steps."
         )
 
     def _instability_detail(self) -> str:
@@ -128,25 +137,29 @@ class GradientFlow(SpectralFilter):
         s = self.scaled_time(time)
         if s == math.inf:
             return 1.0 / eigenvalues
-        x = eigenvalues * s
+        with np.errstate(over="ignore"):  # then the end of training is reached
+            x = eigenvalues * s
         # expm1 keeps full relative accuracy for small x, where 1 - exp(-x) has lost all digits.
-        return s * np.where(x > 0, -np.expm1(-x) / np.where(x > 0, x, 1.0), 1.0)
+        learnt = -np.expm1(-x)
+        early = s * np.where(x > 0, learnt / np.where(x > 0, x, 1.0), 1.0)
+        return np.where(x > 1, learnt / np.where(x > 1, eigenvalues, 1.0), early)
 
     def _decay(self, eigenvalues: np.ndarray, time: float) -> np.ndarray:
         s = self.scaled_time(time)
-        return np.zeros_like(eigenvalues) if s == math.inf else np.exp(-eigenvalues * s)
+        with np.errstate(over="ignore"):
+            return np.zeros_like(eigenvalues) if s == math.inf else np.exp(-eigenvalues * s)
 
 
 @dataclass(frozen=True)
 class GradientDescent(SpectralFilter):
-    """Discrete gradient descent: `phi = (1 - (1 - rate l / (n c))^t) / l`, `t` a whole number of steps.
+    """Discrete gradient descent: `phi = (1 - (1 - rate l / (n c))^t) / l` for a whole number `t` of steps.
 
-    Components with `rate l / (n c) > 2` diverge; their weights are cut at `DIVERGED` in size: check `instability`
+    Components with `rate l / (n c) > 2` diverge. Their weights are limited to `DIVERGED` in size. Check `instability`
     first.
     """
 
     def check_time(self, time: float) -> None:
-        """Refuses negative times and parts of steps."""
+        """Check that a time is a whole number of steps, at least 0; see `SpectralFilter.check_time`."""
         super().check_time(time)
         if math.isfinite(time) and time != int(time):
             raise ConfigError(f"predict.times={time}: discrete gradient descent takes whole steps")
@@ -173,7 +186,7 @@ class GradientDescent(SpectralFilter):
 
     @staticmethod
     def _power(x: np.ndarray, time: float) -> np.ndarray:
-        """`(1 - x)^time` for `x >= 1` without overflow; the cut lies beyond `DIVERGED`."""
+        """`(1 - x)^time` for `x >= 1` without overflow. Its limit is above `DIVERGED`."""
         if time == 0:
             return np.ones_like(x)
         size = np.maximum(x - 1.0, 0.0)
@@ -189,9 +202,9 @@ class GradientDescent(SpectralFilter):
 class Momentum(SpectralFilter):
     """Heavy-ball momentum in continuous time: `f'' = -A grad - 2 gamma f'`.
 
-    Time is `tau = sqrt(rate) t` and `2 gamma = (1 - momentum) / sqrt(rate)`; the network starts at rest. With `a = l
-    / (n c)` each residual obeys `h'' + 2 gamma h' + a h = 0`, `h(0) = 1`, `h'(0) = 0`, solved in closed form:
-    overdamped for `a < gamma^2`, else oscillating.
+    Time is `tau = sqrt(rate) t` and `2 gamma = (1 - momentum) / sqrt(rate)`. The network starts at rest. With `a = l
+    / (n c)` each residual satisfies `h'' + 2 gamma h' + a h = 0`, `h(0) = 1`, `h'(0) = 0`. The solution has a closed form, which
+    is overdamped for `a < gamma^2` and oscillates otherwise.
 
     Raises:
         ConfigError: if `momentum` is not in `[0, 1)`.
@@ -201,8 +214,7 @@ class Momentum(SpectralFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
+        check_momentum(self.momentum)
 
     @property
     def gamma(self) -> float:
@@ -210,16 +222,16 @@ class Momentum(SpectralFilter):
         return (1.0 - self.momentum) / (2.0 * math.sqrt(self.learning_rate))
 
     def tau(self, time: float) -> float:
-        """The equation's own time, `sqrt(rate) t`."""
+        """The time of the equation, `sqrt(rate) t`."""
         return math.sqrt(self.learning_rate) * time
 
     def scaled_time(self, time: float) -> float:
-        """The filter's value at eigenvalue zero, `(x - 1 + exp(-x)) / (4 gamma^2 n c)` with `x = 2 gamma tau`."""
+        """The value of the filter at eigenvalue zero, `(x - 1 + exp(-x)) / (4 gamma^2 n c)` with `x = 2 gamma tau`."""
         tau, gamma = self.tau(time), self.gamma
         if tau == math.inf:
             return math.inf
         x = 2 * gamma * tau
-        # (x - 1 + exp(-x)) / (2 gamma)^2, by its series where that cancels.
+        # (x - 1 + exp(-x)) / (2 gamma)^2. For small x its series avoids cancellation.
         value = tau**2 * (0.5 - x / 6 + x**2 / 24 - x**3 / 120) if x < 1e-3 else (x + math.expm1(-x)) / (2 * gamma) ** 2
         return value / (self.n * self.c)
 
@@ -242,9 +254,11 @@ class Momentum(SpectralFilter):
         tau, gamma = self.tau(time), self.gamma
         kappa = np.sqrt(np.abs(gamma**2 - a))
         slow = a / (gamma + kappa)  # gamma - kappa without cancellation
-        # exp(-gamma tau) cosh(kappa tau) with the exponents joined, since cosh alone overflows.
-        over = 0.5 * (np.exp(-slow * tau) + np.exp(-(gamma + kappa) * tau)) + gamma * self._sinh(kappa, slow, tau)
-        under = math.exp(-gamma * tau) * (np.cos(kappa * tau) + gamma * tau * np.sinc(kappa * tau / np.pi))
+        with np.errstate(over="ignore"):
+            # exp(-gamma tau) cosh(kappa tau) with combined exponents, because cosh alone overflows.
+            over = 0.5 * (np.exp(-slow * tau) + np.exp(-(gamma + kappa) * tau)) + gamma * self._sinh(kappa, slow, tau)
+            damping, phase = min(gamma * tau, _ENDED), np.minimum(kappa * tau, _ENDED)
+        under = math.exp(-damping) * (np.cos(phase) + damping * np.sinc(phase / np.pi))
         return np.where(a < gamma**2, over, under)
 
     def _sinh(self, kappa: np.ndarray, slow: np.ndarray, tau: float) -> np.ndarray:
@@ -259,14 +273,16 @@ class Momentum(SpectralFilter):
         kappa = np.sqrt(np.abs(gamma**2 - a))
         fast = gamma + kappa
         slow = a / fast
-        # Far below critical damping: a divided difference of (1 - exp(-r tau)) / r, exact as slow -> 0.
-        far = a * (-np.expm1(-slow * tau) / slow + np.expm1(-fast * tau) / fast) / np.where(kappa > 0, 2 * kappa, 1.0)
+        with np.errstate(over="ignore"):
+            early = (gamma + np.sqrt(a)) * tau < 0.5
+            first, last = np.expm1(-slow * tau), np.expm1(-fast * tau)
+        # For strong overdamping: a divided difference of (1 - exp(-r tau)) / r, which is exact as slow -> 0.
+        far = a * (-first / slow + last / fast) / np.where(kappa > 0, 2 * kappa, 1.0)
         direct = 1.0 - self._decay(a * self.n * self.c, tau / math.sqrt(self.learning_rate))
         value = np.where((a < gamma**2) & (kappa > 0.1 * gamma), far, direct)
-        # Early on 1 - h is about a tau^2 / 2 and both forms cancel: Taylor series of the equation, terms below 0.5^k
-        # / k!.
-        early = (gamma + np.sqrt(a)) * tau < 0.5
-        return np.where(early, self._series(np.where(early, a, 0.0), tau), value)
+        # At early times 1 - h is about a tau^2 / 2, and both forms suffer from cancellation. The Taylor series of the equation has terms
+        # below 0.5^k / k!. At late times the powers of tau would overflow.
+        return np.where(early, self._series(np.where(early, a, 0.0), tau), value) if early.any() else value
 
     def _series(self, a: np.ndarray, tau: float) -> np.ndarray:
         previous, current = np.ones_like(a), np.zeros_like(a)  # coefficients times tau^k
@@ -281,17 +297,17 @@ class Momentum(SpectralFilter):
 def make_filter(
     dynamics: str, n: int, c: int, *, learning_rate: float = 1.0, momentum: float = 0.9
 ) -> GradientFlow | GradientDescent | Momentum:
-    """The filter named by `predict.dynamics`.
+    """The filter of `predict.dynamics`.
 
     Args:
         dynamics: `gradient_flow`, `gradient_descent` or `momentum`.
-        n: training images.
-        c: outputs.
-        learning_rate: per step.
-        momentum: read by `momentum` only.
+        n: number of training images.
+        c: number of outputs.
+        learning_rate: learning rate per step.
+        momentum: momentum coefficient, only for `momentum`.
 
     Raises:
-        ConfigError: on an unknown name or an impossible value.
+        ConfigError: if the name is unknown or a value is invalid.
     """
     if dynamics == "gradient_flow":
         return GradientFlow(n, c, learning_rate)
@@ -302,14 +318,24 @@ def make_filter(
     raise ConfigError(f"predict.dynamics={dynamics!r} is not one of gradient_flow, gradient_descent, momentum")
 
 
+def check_momentum(momentum: float) -> None:
+    """Check a momentum.
+
+    Raises:
+        ConfigError: if it is not in `[0, 1)`.
+    """
+    if not 0 <= momentum < 1:
+        raise ConfigError(f"predict.momentum={momentum} must be at least 0 and below 1")
+
+
 def max_learning_rate(largest: float, n: int, c: int, *, momentum: float | None = None) -> float:
     """Largest stable learning rate of discrete training, `2 (1 + momentum) n c / l_max`; `inf` for a zero kernel.
 
     Args:
-        largest: eigenvalue of the train-train kernel plus ridge.
-        n: training images.
-        c: outputs.
-        momentum: of heavy-ball momentum; None and 0 are plain gradient descent.
+        largest: largest eigenvalue of the train-train kernel plus ridge.
+        n: number of training images.
+        c: number of outputs.
+        momentum: coefficient of heavy-ball momentum; None and 0 are plain gradient descent.
     """
     if largest <= 0:
         return math.inf
@@ -317,10 +343,10 @@ def max_learning_rate(largest: float, n: int, c: int, *, momentum: float | None 
 
 
 def absolute_ridge(ridge: float, diagonal: np.ndarray, scale: str = "relative") -> float:
-    """The number added to the diagonal: `ridge` itself, or times the mean of this kernel's own train diagonal.
+    """The number that is added to the diagonal: `ridge`, or `ridge` times the mean of the kernel's train diagonal.
 
     Raises:
-        ConfigError: on a negative or non-finite ridge, or an unknown scale.
+        ConfigError: if the ridge is negative or not finite, or the scale is unknown.
     """
     if not 0 <= ridge < math.inf:
         raise ConfigError(f"predict.ridges={ridge} must be at least 0 and finite")

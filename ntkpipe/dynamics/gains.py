@@ -1,8 +1,8 @@
-"""How much a residual of the training dynamics can move a prediction: the gain.
+"""The gain: how much a residual of the training dynamics can change a prediction.
 
-It is `int_0^s sup_l sqrt(l) |propagator(l, x)| dx`. Multiplied by `sqrt(T_**)` and the largest residual it bounds the
-error of a mean (see `bounds.py`). Rigorous forms use only that the kernel is positive semi-definite; others use its
-smallest eigenvalue, which is known as a Ritz value only, never below it.
+The gain is `int_0^s sup_l sqrt(l) |propagator(l, x)| dx`. Multiplied by `sqrt(T_**)` and the largest residual, it bounds the
+error of a mean (see `bounds.py`). Rigorous forms use only that the kernel is positive semi-definite. Other forms use its
+smallest eigenvalue, of which only a Ritz value is known, which is never below it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ntkpipe.dynamics.filters import GradientDescent, Momentum, SpectralFilter
 
 RIGOROUS = "rigorous"
 ESTIMATE = "estimate"
-# The answer of least norm among those that fit what the kernel resolves: directions are left out, and nothing bounds their part.
+# The prediction of least norm among those that fit all directions which the kernel resolves. Nothing bounds the other directions.
 MINIMUM_NORM = "minimum_norm"
-# An estimate replaces a rigorous gain only where it is this much smaller; closer than that the proof is worth more.
+# An estimate replaces a rigorous gain only if it is smaller by this factor. Otherwise the proven bound is preferred.
 PREFERENCE = 10.0
 
 
@@ -30,7 +30,7 @@ class Gain(NamedTuple):
 
 
 def gain_at(spectral_filter: SpectralFilter, time: float, ridge: float, smallest: float, largest: float) -> Gain:
-    """The gain at any time; arguments as of `time_gain`."""
+    """The gain at any time. Arguments are those of `time_gain`."""
     if math.isinf(time):
         return final_gain(ridge, smallest)
     return time_gain(spectral_filter, time, ridge, smallest, largest)
@@ -41,15 +41,15 @@ def time_gain(spectral_filter: SpectralFilter, time: float, ridge: float, smalle
 
     Args:
         spectral_filter: the training dynamics.
-        time: in steps.
-        ridge: absolute.
-        smallest: Ritz value of the kernel without ridge.
-        largest: likewise.
+        time: time in steps.
+        ridge: absolute ridge.
+        smallest: smallest Ritz value of the kernel without ridge.
+        largest: largest Ritz value of the kernel without ridge.
     """
     if isinstance(spectral_filter, GradientDescent):
         return _descent_gain(spectral_filter, time, ridge, smallest, largest)
     if isinstance(spectral_filter, Momentum):
-        # The residual oscillates in time, so its maximum over a grid of times is no proof.
+        # The residual oscillates in time, so its maximum over a grid of times is not a rigorous bound.
         return Gain(float(momentum_gains(spectral_filter, np.array([time]), smallest + ridge)[0]), ESTIMATE)
     return _choose(_flow(spectral_filter.scaled_time(time), ridge), _flow_floor(smallest + ridge))
 
@@ -57,7 +57,7 @@ def time_gain(spectral_filter: SpectralFilter, time: float, ridge: float, smalle
 def final_gain(ridge: float, smallest: float) -> Gain:
     """The gain at `t = inf`, where only the final residual matters: `sup_l sqrt(l) / (l + ridge)`.
 
-    That is `1 / (2 sqrt(ridge))` over all `l >= 0`, and `sqrt(l_min) / (l_min + ridge)` where the smallest eigenvalue
+    It is `1 / (2 sqrt(ridge))` over all `l >= 0`, and `sqrt(l_min) / (l_min + ridge)` if the smallest eigenvalue
     exceeds the ridge.
     """
     rigorous = 0.5 / math.sqrt(ridge) if ridge > 0 else math.inf
@@ -67,29 +67,29 @@ def final_gain(ridge: float, smallest: float) -> Gain:
 
 def _choose(rigorous: float, estimate: float) -> Gain:
     if math.isinf(rigorous) and math.isinf(estimate):
-        return Gain(math.inf, ESTIMATE)  # nothing is known, which proves nothing
+        return Gain(math.inf, ESTIMATE)  # no finite bound is known
     if rigorous > PREFERENCE * estimate or (math.isinf(rigorous) and not math.isinf(estimate)):
         return Gain(estimate, ESTIMATE)
     return Gain(rigorous, RIGOROUS)
 
 
 def _flow(s: float, ridge: float) -> float:
-    """`int_0^s exp(-ridge x) / sqrt(2 e x) dx`, since `sqrt(l) exp(-l x) <= 1 / sqrt(2 e x)`."""
+    """`int_0^s exp(-ridge x) / sqrt(2 e x) dx`, because `sqrt(l) exp(-l x) <= 1 / sqrt(2 e x)`."""
     if ridge * s < 1e-8:
         return math.sqrt(2 * s / math.e)
     return math.sqrt(math.pi / (2 * math.e * ridge)) * math.erf(math.sqrt(ridge * s))
 
 
 def _flow_floor(smallest: float) -> float:
-    """The same to infinity for `l >= smallest`: half from each side of `x = 1 / (2 smallest)`."""
+    """The integral of `_flow` to infinity for `l >= smallest`. Each side of `x = 1 / (2 smallest)` contributes half."""
     return 2.0 / math.sqrt(math.e * smallest) if smallest > 0 else math.inf
 
 
 def _descent_gain(f: GradientDescent, time: float, ridge: float, smallest: float, largest: float) -> Gain:
     """`eta sum_{j < t} sup_l sqrt(l) |1 - eta l|^j`, `eta = rate / (n c)`.
 
-    For `eta l <= 1` every term but the first is at most that of the flow at `x = eta j`, a decreasing function, so
-    the sum is at most the flow's integral. For `eta l > 1` the terms are at most `sqrt(l_max) (eta l_max - 1)^j`.
+    For `eta l <= 1` every term except the first is at most that of the flow at `x = eta j`. This is a decreasing function, so
+    the sum is at most the integral of the flow. For `eta l > 1` the terms are at most `sqrt(l_max) (eta l_max - 1)^j`.
     """
     if time == 0:
         return Gain(0.0, RIGOROUS)
@@ -104,7 +104,7 @@ def _descent_gain(f: GradientDescent, time: float, ridge: float, smallest: float
     if exponent > 300:
         return Gain(math.inf, ESTIMATE)
     total = time if abs(ratio - 1) < 1e-12 else math.expm1(exponent) / (ratio - 1)
-    # Near q = 1 the last Ritz value decides which regime holds: it is known to rounding, but not proven.
+    # Near q = 1 the largest Ritz value decides which case holds. It is accurate to rounding, but this is not proven.
     return Gain(flow.value + first * max(total, 1.0), ESTIMATE)
 
 
@@ -113,13 +113,13 @@ def momentum_gains(f: Momentum, times: np.ndarray, smallest: float = 0.0) -> np.
 
     With `z = gamma x`, oscillating modes have `sqrt(a) |G| <= (1 + z) exp(-z)`, from `|sin(w x)| / w <= min(x, 1 / w)`.
     Overdamped ones, with `y = 1 - kappa / gamma` in (0, 1], have
-    `sqrt(a) |G| <= sqrt(2 y) z exp(-y z) / (1 + z (1 - y))`, from `sinh(v) / v <= exp(v) / (1 + v)`; that is at most
-    `z / (1 + z / 2)` times the maximum of `sqrt(2 y) exp(-y z)` for `y <= 1/2`, and `sqrt(2) z exp(-z / 2)` above.
+    `sqrt(a) |G| <= sqrt(2 y) z exp(-y z) / (1 + z (1 - y))`, from `sinh(v) / v <= exp(v) / (1 + v)`. This is at most
+    `z / (1 + z / 2)` times the maximum of `sqrt(2 y) exp(-y z)` for `y <= 1/2`, and at most `sqrt(2) z exp(-z / 2)` for `y > 1/2`.
 
     Args:
         f: the filter.
-        times: (k,) finite, in steps.
-        smallest: lower bound of the eigenvalues (ridge included); 0 when unknown.
+        times: (k,) finite times in steps.
+        smallest: lower bound of the eigenvalues, ridge included; 0 if unknown.
 
     Returns:
         (k,), non-decreasing in time.
@@ -136,6 +136,6 @@ def momentum_gains(f: Momentum, times: np.ndarray, smallest: float = 0.0) -> np.
     peak = np.minimum(np.maximum(0.5 / np.maximum(z, 1e-300), least), 0.5)
     slow = np.sqrt(2 * peak) * np.exp(-peak * z)
     supremum = np.maximum.reduce([(1 + z) * np.exp(-z), slow * z / (1 + z / 2), math.sqrt(2) * z * np.exp(-z / 2)])
-    # A trapezium on 2,000 geometric points is off by less than a thousandth; rounded up by a hundredth.
+    # The trapezoidal rule on 2,000 geometric points has an error below a thousandth. The result is increased by a hundredth.
     integral = np.concatenate(([0.0], np.cumsum(np.diff(z) * (supremum[1:] + supremum[:-1]) / 2))) * 1.01
     return np.interp(ends, z, integral) / (f.gamma * math.sqrt(unit))

@@ -1,7 +1,7 @@
 """Dense means and covariances of infinitely wide networks at any training time (Lee et al. 2019, arXiv:1902.06720).
 
-Everything is evaluated from eigendecompositions of the train-train kernels *without* ridge: a ridge shifts the
-eigenvalues, a time changes the filter, so one decomposition serves all. No inverse is formed, hence a singular kernel
+All results are evaluated from eigendecompositions of the train-train kernels *without* ridge. A ridge shifts the
+eigenvalues and a time changes the filter, so one decomposition serves all of them. No inverse is formed, so a singular kernel
 gives finite values.
 """
 
@@ -17,7 +17,7 @@ from ntkpipe.errors import NumericalError
 from ntkpipe.linalg.eigh import Eigensystem
 
 EPS = float(np.finfo(np.float64).eps)
-# Factor of bounds of rounding: of a sum of n products it is n eps, of an eigendecomposition some times that.
+# Safety factor on rounding errors. A sum of n products has errors of n eps, and an eigendecomposition a few times more.
 _ROUNDING = 8.0
 
 
@@ -29,10 +29,10 @@ def means(
     times: Sequence[float],
     ridges: Sequence[float],
 ) -> np.ndarray:
-    """Test means `K_* phi_t(K + ridge) targets`; for a network that starts at `f0`, pass `y - f0` and add `f0_*`.
+    """Test means `K_* phi_t(K + ridge) targets`. For a network with initial outputs `f0`, pass `y - f0` and add `f0_*`.
 
     Args:
-        system: of the (n, n) train-train kernel.
+        system: eigendecomposition of the (n, n) train-train kernel.
         k_test_train: (p, n).
         targets: (n, c).
         spectral_filter: the training dynamics.
@@ -64,24 +64,24 @@ def nngp_covariance(
 ) -> np.ndarray:
     """Covariance over networks of which only the readout is trained.
 
-    For gradient flow it is `K_** - K_* phi_2t(K + ridge) K_*^T`. The ridge is inside, as noise of the initial
-    outputs; `t = inf` is the Bayesian posterior (with the NTK for K: `ntkgp`). For any dynamics the filter is `phi (1
-    + decay)`, which for gradient flow is that of twice the time.
+    For gradient flow it is `K_** - K_* phi_2t(K + ridge) K_*^T`. The ridge acts as noise of the initial
+    outputs. At `t = inf` it is the Bayesian posterior (with the NTK as K: `ntkgp`). For any dynamics the filter is `phi (1
+    + decay)`, which for gradient flow is the filter at twice the time.
 
     Args:
-        system: of the train-train kernel.
+        system: eigendecomposition of the train-train kernel.
         k_test_train: (p, n).
-        k_test_test: (p, p) for the full covariance, or its (p,) diagonal for the variances alone.
+        k_test_test: (p, p) for the full covariance, or its (p,) diagonal for only the variances.
         spectral_filter: the training dynamics.
-        time: in steps.
-        ridge: absolute.
+        time: time in steps.
+        ridge: absolute ridge.
         eps: relative error of the kernels' entries.
 
     Returns:
-        The shape of `k_test_test`, symmetric. Variances are cut at 0, below which rounding may carry them.
+        An array of the shape of `k_test_test`, symmetric. Variances that rounding makes negative are set to 0.
 
     Raises:
-        NumericalError: if a variance is further below 0 than rounding accounts for.
+        NumericalError: if a variance is more negative than rounding explains.
     """
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
@@ -111,31 +111,30 @@ def ntk_covariance(
     `K_** + B K B^T - B K_*^T - (B K_*^T)^T` with `B = T_* phi(T + ridge)`.
 
     Args:
-        system: of the train-train NTK.
+        system: eigendecomposition of the train-train NTK.
         ntk_test_train: (p, n).
         nngp_train_train: (n, n), without ridge.
         nngp_test_train: (p, n).
-        nngp_test_test: (p, p), or its (p,) diagonal for the variances alone.
+        nngp_test_test: (p, p) for the full covariance, or its (p,) diagonal for only the variances.
         spectral_filter: the training dynamics.
-        time: in steps.
-        ridge: absolute, of the NTK.
+        time: time in steps.
+        ridge: absolute ridge of the NTK.
         eps: relative error of the kernels' entries.
 
     Returns:
-        The shape of `nngp_test_test`, symmetric. Variances are cut at 0, below which rounding may carry them.
+        An array of the shape of `nngp_test_test`, symmetric. Variances that rounding makes negative are set to 0.
 
     Raises:
-        NumericalError: if a variance is further below 0 than rounding accounts for.
+        NumericalError: if a variance is more negative than rounding explains.
     """
     values, cutoff = system.shifted(ridge)
     weights = spectral_filter.weights(values, time, cutoff=cutoff)
     b = ((ntk_test_train @ system.vectors) * weights) @ system.vectors.T
-    # (B K - 2 K_*) B^T symmetrised: one product of size p x n x n, and one of p x n x p only where the full matrix is
-    # wanted.
+    # (B K - 2 K_*) B^T, symmetrised. It takes one product of size p x n x n, and one of size p x n x p only for the full matrix.
     once = b @ nngp_train_train
     inner = once - 2.0 * nngp_test_train
     size, whole = np.linalg.norm(b, axis=1), float(np.linalg.norm(nngp_train_train))
-    # Of the weights b, and what it makes of the variance, to first and second order.
+    # Rounding error of the weights b, and its effect on the variance to first and second order.
     off = float(np.abs(weights).max()) * (np.linalg.norm(ntk_test_train, axis=1) + float(values.max()) * size)
     scale = 2.0 * size * np.linalg.norm(nngp_test_train, axis=1) + whole * size**2
     scale += 2.0 * np.linalg.norm(once - nngp_test_train, axis=1) * off + len(values) * eps * whole * off**2
@@ -145,21 +144,21 @@ def ntk_covariance(
 
 
 def _settled(covariance: np.ndarray, prior: np.ndarray, scale: np.ndarray, unit: float) -> np.ndarray:
-    """Variances (p,) or a covariance (p, p) without what rounding has done to sign and symmetry.
+    """Correct the sign and the symmetry of variances (p,) or of a covariance (p, p) after rounding.
 
     Args:
-        covariance: as computed.
-        prior: (p,) variances that the others were subtracted from.
-        scale: (p,) sizes of what was subtracted, whose rounding is `unit` of them.
-        unit: relative rounding of a sum over the training points.
+        covariance: the computed variances or covariance.
+        prior: (p,) prior variances.
+        scale: (p,) sizes of the subtracted terms. Their rounding errors are `unit` times these.
+        unit: relative rounding error of a sum over the training points.
     """
     own = covariance if covariance.ndim == 1 else covariance.diagonal()
     below = own < -_ROUNDING * unit * (np.abs(prior) + scale)
     if below.any():
         at = int(np.argmin(np.where(below, own, 0.0)))
         raise NumericalError(
-            f"the variance of test point {at} is {own[at]:.3g}, of {prior[at]:.3g} before training, and rounding does not account "
-            "for that: the kernels of training and test points are not parts of one positive semidefinite kernel. Check "
+            f"the variance of test point {at} is {own[at]:.3g}, and was {prior[at]:.3g} before training. Rounding does not explain "
+            "this: the kernels of training and test points are not parts of one positive semidefinite kernel. Check "
             "that all of them come from the same network and the same points"
         )
     cut = np.maximum(own, 0.0)
@@ -171,6 +170,6 @@ def _settled(covariance: np.ndarray, prior: np.ndarray, scale: np.ndarray, unit:
 
 
 def count_unlearnt(system: Eigensystem, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float) -> int:
-    """Null eigenvalues that stay unlearnt at the last of `times`; above 0, warn of a singular kernel."""
+    """Number of null eigenvalues that are left out at the last of `times`. Above 0, callers should warn of a singular kernel."""
     values, cutoff = system.shifted(ridge)
     return int(spectral_filter.unlearnt(values, max(times, default=math.inf), cutoff=cutoff).sum())

@@ -1,4 +1,4 @@
-"""Discrete gradient descent with momentum, as networks are trained: the filter of whole steps, not of the equation that they approach."""
+"""The filter of discrete gradient descent with momentum. It is exact for steps, without the limit of small rates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntkpipe.dynamics.filters import DIVERGED, GradientDescent, max_learning_rate
-from ntkpipe.errors import ConfigError
+from ntkpipe.dynamics.filters import DIVERGED, GradientDescent, check_momentum, max_learning_rate
 
 
 @dataclass(frozen=True)
 class HeavyBall(GradientDescent):
-    """Heavy-ball momentum in steps, from rest: `r_{s+1} = r_s + momentum (r_s - r_{s-1}) - (rate l / (n c)) r_s`.
+    """Heavy-ball momentum, which starts at rest: `r_{s+1} = r_s + momentum (r_s - r_{s-1}) - (rate l / (n c)) r_s`.
 
     Args:
         momentum: between 0 and 1.
@@ -26,8 +25,7 @@ class HeavyBall(GradientDescent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"predict.momentum={self.momentum} must be at least 0 and below 1")
+        check_momentum(self.momentum)
 
     def max_learning_rate(self, largest: float) -> float:
         """See `SpectralFilter.max_learning_rate`."""
@@ -47,7 +45,7 @@ class HeavyBall(GradientDescent):
         return self.scaled_time(1) * eigenvalues < 2.0 * (1.0 + self.momentum)
 
     def _after(self, eigenvalues: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """The filter and what is left, after so many steps."""
+        """The filter and the remaining residual after a number of steps."""
         unit = self.scaled_time(1)
         left, before = np.ones_like(eigenvalues), np.ones_like(eigenvalues)
         weights, earlier = np.zeros_like(eigenvalues), np.zeros_like(eigenvalues)

@@ -1,4 +1,4 @@
-"""Predictions of small problems in one call, for notebooks: everything in memory, by eigendecomposition."""
+"""Predictions of small problems in one call, for notebooks. It uses an eigendecomposition in memory."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ntkpipe.tasks.environment import keep_compiled
 
 @dataclass(frozen=True)
 class InMemoryPrediction:
-    """What `predict_in_memory` found.
+    """The result of `predict_in_memory`.
 
     Args:
         times: T training times in steps.
         mean: (T, p, c) float64, outputs averaged over networks.
-        covariance: over networks, equal for every output: (T, p) variances, (T, p, p), or None when not asked for.
-        max_learning_rate: beyond which discrete training diverges.
-        ridge: absolute, as added to the diagonal.
-        class_names: of the outputs; None where targets were given.
+        covariance: variances (T, p) or covariances (T, p, p) over networks, equal for every output; None if not requested.
+        max_learning_rate: learning rate above which discrete training diverges.
+        ridge: the absolute ridge that is added to the diagonal.
+        class_names: names of the outputs; None if `y_train` contained targets.
     """
 
     times: tuple[float, ...]
@@ -64,36 +64,36 @@ def predict_in_memory(
 ) -> InMemoryPrediction:
     """Exact predictions of an infinitely wide network trained on squared loss (Lee et al. 2019, arXiv:1902.06720).
 
-    Takes n^3 arithmetic and a few n x n float64 arrays: for larger problems use the pipeline. Images are used as they
-    are: normalise first.
+    It takes n^3 arithmetic and a few n x n float64 arrays. For larger problems use the pipeline. Images are not
+    normalised: normalise them first.
 
     Args:
         architecture: an `Architecture`, or its list of layers.
         x_train: (n, height, width, channels), (n, height, width) or (n, features).
-        y_train: (n,) or (n, 1) labels, taken as one-hot minus 1/classes: whole numbers from 0 on, names or truth values, numbered in
-            their order; or (n, c) targets: real, or integers of several columns.
-        x_test: (p, ...) of the same image shape.
-        times: training times in steps, `inf` allowed; one, or several.
-        ridge: added to the diagonal.
+        y_train: labels (n,) or (n, 1), or targets (n, c). Labels are whole numbers from 0 on, names or truth values, numbered in
+            their order, and are encoded as one-hot minus 1/classes. Targets are real numbers, or integers in several columns.
+        x_test: (p, ...) with the same image shape.
+        times: one or several training times in steps; may be `inf`.
+        ridge: number that is added to the diagonal.
         ridge_scale: `relative` to the mean of the diagonal, or `absolute`.
-        kernel: `ntk` (all layers trained), `nngp` (the readout trained) or `ntkgp` (posterior with the NTK as
+        kernel: `ntk` (all layers trained), `nngp` (only the readout trained) or `ntkgp` (posterior with the NTK as
             covariance).
-        learning_rate: of gradient descent on `||f - y||^2 / (2 n c)`.
+        learning_rate: learning rate of gradient descent on `||f - y||^2 / (2 n c)`.
         dynamics: `gradient_flow`, `gradient_descent` or `momentum`.
-        momentum: of heavy-ball momentum, read by `momentum` dynamics only.
+        momentum: coefficient of heavy-ball momentum, only for `momentum` dynamics.
         covariance: `none`, `diagonal` or `full`.
-        dtype: of the kernels, `float64` or `float32`; all else is float64.
-        layout: of images, `NHWC` or `NCHW`; None is `NHWC`, unless their shape looks like another.
-        classes: of labels; None is as many as there are, each of them present.
+        dtype: precision of the kernels, `float64` or `float32`; everything else is float64.
+        layout: layout of images, `NHWC` or `NCHW`; None is `NHWC`, and raises an error if the shape looks like another layout.
+        classes: number of classes; None counts the labels, and every class must then be present.
 
     Raises:
-        ConfigError: on an impossible setting.
-        DataError: on arrays that do not fit together or look like another layout, non-finite values, labels that skip a
-            class, or a single class.
-        NumericalError: if a variance is negative beyond rounding.
+        ConfigError: if a setting is invalid.
+        DataError: if arrays do not fit together or look like another layout, hold non-finite values, or labels skip a
+            class or have a single class.
+        NumericalError: if a variance is more negative than rounding explains.
 
     Warns:
-        UserWarning: for a singular kernel whose null directions stay unlearnt, or a learning rate beyond the stable
+        UserWarning: if the kernel is singular and null directions are left out, or the learning rate is above the stable
             maximum.
     """
     for name, value, allowed in (
@@ -194,18 +194,18 @@ def _targets(y: np.ndarray, n: int, classes: int | None) -> tuple[np.ndarray, tu
 
 
 def warn_of_doubt(instability: str | None, unlearnt: int, kernel: str) -> None:
-    """Warn the caller's caller of what makes predictions doubtful.
+    """Issue warnings about doubtful predictions, at the place of the caller's caller.
 
     Args:
-        instability: a text of a learning rate that is too large, or None.
-        unlearnt: null directions of the kernel that stay unlearnt.
-        kernel: its name.
+        instability: the warning about a learning rate that is too large, or None.
+        unlearnt: number of null directions of the kernel that are left out.
+        kernel: name of the kernel.
     """
     if instability:
         warnings.warn(instability, stacklevel=3)
     if unlearnt:
         warnings.warn(
-            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions; equal points do that): they "
-            "stay unlearnt at the last time; remove duplicates or set a ridge",
+            f"the {kernel} kernel is singular to rounding ({unlearnt} null directions, for example from equal points). They "
+            "stay unlearnt at the last time: remove duplicates or set a ridge",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Kernels and eigensystems of rows in an object store: what one process has computed, another finds.
+"""Kernels and eigensystems of rows in an object store, which all processes share.
 
 ```
 estimators/<digest of network, rows, dtype and formulas>.npz
@@ -26,11 +26,11 @@ FOLDER = "estimators"
 
 
 class KeptKernels:
-    """`SharedKernels` whose results are kept in a store as well.
+    """`SharedKernels` that also stores its results.
 
     Args:
-        store: where to.
-        shared: computes what is not there, and shares it within the process.
+        store: stores the results.
+        shared: computes missing results and shares them within the process.
     """
 
     def __init__(self, store: ObjectStore, shared: SharedKernels) -> None:

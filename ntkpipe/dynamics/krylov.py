@@ -1,7 +1,7 @@
 """Evaluate a block Lanczos basis, or a dense eigensystem, at many training times and ridges.
 
 With an orthonormal basis V of the Krylov space of the targets and the projected kernel H = V^T T V, the dual weights
-are `V phi(H + ridge) e_1 R0`: one eigendecomposition of the small H serves every time, ridge and filter, since a
+are `V phi(H + ridge) e_1 R0`. One eigendecomposition of the small matrix H serves every time, ridge and filter, because a
 ridge only shifts it.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -18,67 +18,70 @@ import scipy.linalg
 
 from ntkpipe.dynamics.filters import SpectralFilter
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.basis import spanned
 from ntkpipe.linalg.eigh import null_cutoff
+from ntkpipe.linalg.lanczos import LanczosResult
 
 MeansOf = Callable[[np.ndarray], np.ndarray]
-"""From a product (p, q) to means (T, R, p, c)."""
+"""A function from a product (p, q) to means (T, R, p, c)."""
 
 
 @runtime_checkable
 class BlockKrylov(Protocol):
-    """What block Lanczos leaves: `A V = V H + V_next coupling E_last^T` and `targets = V_first start`.
+    """A result of block Lanczos: `A V = V H + V_next coupling E_last^T` and `targets = V_first start`.
 
-    `basis` (m, n) holds the vectors as rows, `projected` is H (m, m), `coupling` (k_next, k_last) is empty when the
-    space is invariant, `start` is (m0, c), `block_sizes` sums to m and `next_block` is (k_next, n).
+    `basis` (m, n) contains the vectors as rows, `projected` is H (m, m), `coupling` (k_next, k_last) is empty if the
+    space is invariant, `start` is (m0, c), `block_sizes` sums to m, and `next_block` is (k_next, n).
     """
 
     @property
     def basis(self) -> np.ndarray:
-        """(m, n), vectors as rows."""
+        """The vectors as rows (m, n)."""
         ...
 
     @property
     def block_sizes(self) -> Sequence[int]:
-        """Of the blocks, in order."""
+        """Sizes of the blocks, in order."""
         ...
 
     @property
     def projected(self) -> np.ndarray:
-        """(m, m), H."""
+        """The projected kernel H, (m, m)."""
         ...
 
     @property
     def coupling(self) -> np.ndarray:
-        """(k_next, k_last), or empty."""
+        """The coupling to the next block, (k_next, k_last), or empty."""
         ...
 
     @property
     def start(self) -> np.ndarray:
-        """(m0, c)."""
+        """The targets in the first block, (m0, c)."""
         ...
 
     @property
     def next_block(self) -> np.ndarray:
-        """(k_next, n)."""
+        """The next block, (k_next, n)."""
         ...
 
 
 @dataclass(frozen=True)
 class KrylovSolution:
-    """The kernel, restricted to an orthonormal basis and diagonalised there.
+    """The kernel, projected on a basis and diagonalised there.
 
     Args:
-        basis: (m, n) float64, orthonormal rows.
+        basis: (m, n) vectors as rows: float64 and orthonormal, or rounded to float32.
         values: (m,) eigenvalues of the projected kernel (Ritz values), without ridge.
-        rotation: (m, m), columns are its eigenvectors; None when the basis already is the eigenvectors.
-        targets: (m, c) the targets in the eigenvectors' coordinates.
-        tail: (k, m) coupling to the next block times the last block row of `rotation`; (0, m) where nothing is left
-            out.
-        next_block: (k, n) the block of the basis that would come next.
-        noise: norm of the errors of the stored entries: eigenvalues at or below it are null (`filters.null_cutoff`).
-        copies: null directions that are exact, by equal training points: the answer loses nothing with them.
-        ceiling: an upper bound on the smallest eigenvalue of the whole kernel, which the basis need not have seen
+        rotation: (m, m) eigenvectors of the projected kernel as columns; None if the basis consists of the eigenvectors.
+        targets: (m, c) targets in the coordinates of the eigenvectors.
+        tail: (k, m) coupling to the next block times the last block row of `rotation`; (0, m) if the space is not truncated.
+        next_block: (k, n) next block of the basis.
+        noise: norm of the errors of the stored entries. Eigenvalues at or below it are null (`linalg.eigh.null_cutoff`).
+        copies: number of exact null directions from equal training points. Leaving them out loses nothing.
+        ceiling: upper bound on the smallest eigenvalue of the whole kernel, which may be below the Ritz values
             (`linalg.pairs`).
+        gram: (m, m) Gram matrix of the rows of a rounded basis, with `rotation^T gram rotation = 1`; None otherwise.
+        start_error: (c,) norms of the part of the targets that a rounded basis does not represent; None if it is not rounded.
     """
 
     basis: np.ndarray
@@ -90,10 +93,12 @@ class KrylovSolution:
     noise: float = 0.0
     copies: int = 0
     ceiling: float = math.inf
+    gram: np.ndarray | None = None
+    start_error: np.ndarray | None = None
 
     @classmethod
     def from_lanczos(cls, result: BlockKrylov, noise: float = 0.0, ceiling: float = math.inf) -> KrylovSolution:
-        """Diagonalise the projected kernel of a block Lanczos result, at a cost of about 10 m^3 flops.
+        """Diagonalise the projected kernel of a block Lanczos result. It takes about 10 m^3 flops.
 
         Args:
             result: the basis and its projected kernel.
@@ -106,65 +111,74 @@ class KrylovSolution:
         projected = np.asarray(result.projected, dtype=np.float64)
         m, n = len(projected), result.basis.shape[1]
         c = result.start.shape[1]
-        if m == 0:  # the targets are zero: so is every prediction
+        if m == 0:  # the targets are zero, so every prediction is zero
             none, empty = np.zeros((0, n)), np.zeros((0, c))
             return cls(none, np.zeros(0), None, empty, np.zeros((0, 0)), none, noise, ceiling=ceiling)
         if not (np.isfinite(projected).all() and np.isfinite(result.coupling).all()):
             raise NumericalError(
                 "the Lanczos recurrence holds non-finite values: run `ntkpipe verify` on its tiles, then solve again"
             )
-        values, rotation = scipy.linalg.eigh(projected, driver="evd", check_finite=False)
-        targets = rotation[: len(result.start)].T @ result.start
+        pencil, error = (result.pencil, result.start_error) if isinstance(result, LanczosResult) else (None, None)
+        if pencil is None:
+            values, rotation = scipy.linalg.eigh(projected, driver="evd", check_finite=False)
+            targets = rotation[: len(result.start)].T @ result.start
+        else:
+            values, rotation = pencil_eigenvectors(*pencil)
+            targets = rotation.T @ (pencil[1][:, : len(result.start)] @ result.start)
         coupling = np.asarray(result.coupling, dtype=np.float64)
         if coupling.size:
             tail = coupling @ rotation[m - coupling.shape[1] :]
             following = np.asarray(result.next_block)
         else:
             tail, following = np.zeros((0, m)), np.zeros((0, n))
-        return cls(np.asarray(result.basis), values, rotation, targets, tail, following, noise, ceiling=ceiling)
+        made = cls(np.asarray(result.basis), values, rotation, targets, tail, following, noise, ceiling=ceiling)
+        return made if pencil is None else replace(made, gram=pencil[1], start_error=error)
 
     @classmethod
     def from_eigensystem(
         cls, values: np.ndarray, vectors: np.ndarray, targets: np.ndarray, noise: float = 0.0, copies: int = 0
     ) -> KrylovSolution:
-        """A dense eigendecomposition as the complete basis: (n,) values, (n, n) vectors in columns, (n, c) targets."""
+        """The solution with a complete basis, from a dense eigendecomposition: (n,) values, (n, n) vectors in columns, (n, c) targets."""
         n = len(values)
         return cls(vectors.T, values, None, vectors.T @ targets, np.zeros((0, n)), np.zeros((0, n)), noise, copies)
 
     is_restarted: ClassVar[bool] = False
-    """Whether only the times and ridges that it was made for are known."""
+    """Whether the solution supports only the times and ridges of its solve."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """Its arrays by name; an empty `rotation` stands for None."""
+        """The arrays by name. An empty `rotation` stands for None."""
         names = ("basis", "values", "targets", "tail", "next_block")
         rotation = np.zeros((0, 0)) if self.rotation is None else self.rotation
-        return {name: getattr(self, name) for name in names} | {"rotation": rotation}
+        rounded = {"gram": self.gram, "start_error": self.start_error}
+        more = {name: array for name, array in rounded.items() if array is not None}
+        return {name: getattr(self, name) for name in names} | {"rotation": rotation, **more}
 
     @classmethod
     def loaded(cls, state: Mapping[str, np.ndarray], noise: float, ceiling: float) -> KrylovSolution:
-        """From what `state` has given; arguments as of the class."""
+        """The solution from a `state`. `noise` and `ceiling` are those of the class."""
         rotation = state["rotation"] if state["rotation"].size else None
         basis, values, targets = (state[name] for name in ("basis", "values", "targets"))
-        return cls(basis, values, rotation, targets, state["tail"], state["next_block"], noise, ceiling=ceiling)
+        made = cls(basis, values, rotation, targets, state["tail"], state["next_block"], noise, ceiling=ceiling)
+        return replace(made, gram=state.get("gram"), start_error=state.get("start_error"))
 
     @property
     def n(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return self.basis.shape[1]
 
     @property
     def c(self) -> int:
-        """Outputs."""
+        """Number of outputs."""
         return self.targets.shape[1]
 
     @cached_property
     def largest(self) -> float:
-        """Largest eigenvalue in the basis, after a few block steps that of the kernel to rounding; 0 if empty."""
+        """Largest Ritz value; 0 if the basis is empty. After a few block steps it equals the largest eigenvalue to rounding."""
         return float(self.values.max(initial=0.0))
 
     @cached_property
     def smallest_ritz(self) -> tuple[float, float]:
-        """The smallest eigenvalue in the basis that is not null, and its residual; zeros if there is none."""
+        """The smallest Ritz value that is not null, and its residual; zeros if there is none."""
         kept = np.flatnonzero(self.values > null_cutoff(self.n, self.largest, self.noise))
         if not kept.size:
             return 0.0, 0.0
@@ -173,16 +187,16 @@ class KrylovSolution:
 
     @cached_property
     def smallest(self) -> float:
-        """Estimate of the kernel's smallest eigenvalue that is not null; 0 if none is known.
+        """Estimate of the kernel's smallest eigenvalue that is not null; 0 if it is unknown.
 
-        The residual of the smallest Ritz pair says how far it may still fall: its value is divided by up to 17, which
-        keeps early bounds honest, and by 1 once it has converged. It lies below the ceiling in any case. The errors of the
-        stored entries are taken off.
+        The residual of the smallest Ritz pair shows how far its value may still decrease. The value is divided by a number up to 17, so
+        that early bounds are safe, and by 1 when it has converged. It is at most the ceiling. The norm of the errors of the stored
+        entries is subtracted.
         """
         return max(min(lowered(*self.smallest_ritz), self.ceiling) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
-        """Eigenvalues plus ridge, and the cutoff below which they are null (of an n x n matrix)."""
+        """Ritz values plus ridge, and the cutoff at or below which they are null (for an n x n matrix)."""
         return self.values + ridge, null_cutoff(self.n, self.largest + ridge, self.noise)
 
     def coordinates(
@@ -196,7 +210,7 @@ class KrylovSolution:
             ridges: R absolute ridges.
 
         Returns:
-            (T, R, m, c) float64; the weights on the images are `basis.T @ coordinates[t, r]`.
+            (T, R, m, c) float64. The weights of the images are `basis.T @ coordinates[t, r]`.
         """
         out = np.empty((len(times), len(ridges), len(self.values), self.c))
         for j, ridge in enumerate(ridges):
@@ -209,25 +223,28 @@ class KrylovSolution:
     def dual_weights(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
     ) -> np.ndarray:
-        """Weights of the training points, (n, T R c) in C order of (T, R, c)."""
+        """Weights of the training points (n, T R c), with columns in C order of (T, R, c)."""
         return combined_weights(self.basis, self.coordinates(spectral_filter, times, ridges))
 
     def factors(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
     ) -> tuple[np.ndarray, MeansOf]:
-        """Columns (n, q) that the test-train kernel is to be multiplied with, the fewest, and what makes means of the product."""
+        """Columns (n, q) to multiply with the test-train kernel, as few as possible, and a function from the product to means."""
         shape = (len(times), len(ridges), self.c)
         if not prefers_basis(len(self.values), shape):
             return self.dual_weights(spectral_filter, times, ridges), lambda product: means_from_weights(product, shape)
         coordinates = self.coordinates(spectral_filter, times, ridges)
-        return self.basis.T, lambda product: means_from_basis(product, coordinates)
+        return self.basis.T.astype(np.float64, copy=False), lambda product: means_from_basis(product, coordinates)
 
     def rotate(self, eigen_coordinates: np.ndarray) -> np.ndarray:
-        """From the eigenvectors' coordinates (m, ...) to those of `basis`."""
+        """Convert coordinates (m, ...) of the eigenvectors to those of `basis`."""
         return eigen_coordinates if self.rotation is None else self.rotation @ eigen_coordinates
 
     def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
-        """Null eigenvalues left out per time and ridge, (T, R) int, those of copies not counted; above 0, no bound holds."""
+        """Number (T, R) of null eigenvalues that are left out, without those of copies.
+
+        Above 0, their part of a prediction has no finite bound at t = inf without ridge.
+        """
         out = np.zeros((len(times), len(ridges)), dtype=int)
         for j, ridge in enumerate(ridges):
             for i, time in enumerate(times):
@@ -235,7 +252,7 @@ class KrylovSolution:
         return out
 
     def left_out(self, spectral_filter: SpectralFilter, time: float, ridge: float) -> tuple[int, np.ndarray]:
-        """How many null directions are left out, those of copies not counted, and the norms (c,) of the targets along them."""
+        """Number of null directions that are left out, without those of copies, and norms (c,) of the targets along them."""
         values, cutoff = self.shifted(ridge)
         null = spectral_filter.unlearnt(values, time, cutoff=cutoff)
         count = max(int(null.sum()) - self.copies, 0)
@@ -243,7 +260,7 @@ class KrylovSolution:
 
 
 def lowered(value: float, residual: float) -> float:
-    """What the eigenvalue below a Ritz value of this residual is taken for; see `KrylovSolution.smallest`."""
+    """The assumed eigenvalue below a Ritz value with this residual; see `KrylovSolution.smallest`."""
     return value / (1.0 + min(4.0 * residual / value, 16.0)) if value else 0.0
 
 
@@ -261,9 +278,21 @@ def means_from_basis(kernel_basis: np.ndarray, coordinates: np.ndarray) -> np.nd
 
 
 def combined_weights(basis: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """Dual weights of every time, ridge and output side by side: (n, T R c), columns in C order of (T, R, c)."""
+    """Dual weights (n, T R c) of every time, ridge and output, with columns in C order of (T, R, c)."""
     t, r, m, c = coordinates.shape
-    return basis.T @ coordinates.transpose(2, 0, 1, 3).reshape(m, t * r * c)
+    return spanned(basis, coordinates.transpose(2, 0, 1, 3).reshape(m, t * r * c))
+
+
+def pencil_eigenvectors(kernel: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (m,), ascending, and eigenvectors (m, m) of `kernel x = value gram x`, with `x^T gram x = 1`.
+
+    The Cholesky factor of a Gram matrix near the unit matrix loses no accuracy.
+    """
+    factor = np.linalg.cholesky(gram)
+    half = scipy.linalg.solve_triangular(factor, kernel, lower=True, check_finite=False)
+    standard = scipy.linalg.solve_triangular(factor, half.T, lower=True, check_finite=False)
+    values, vectors = scipy.linalg.eigh((standard + standard.T) / 2, driver="evd", check_finite=False)
+    return values, scipy.linalg.solve_triangular(factor.T, vectors, lower=False, check_finite=False)
 
 
 def means_from_weights(product: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -272,5 +301,5 @@ def means_from_weights(product: np.ndarray, shape: tuple[int, int, int]) -> np.n
 
 
 def prefers_basis(m: int, shape: tuple[int, int, int]) -> bool:
-    """True where `T_* V` has fewer columns than the combined weights of `shape` (T, R, c), hence is cheaper."""
+    """Whether `T_* V` has fewer columns than the combined weights of `shape` (T, R, c), and is therefore cheaper."""
     return m < shape[0] * shape[1] * shape[2]

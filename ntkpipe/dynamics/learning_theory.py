@@ -1,7 +1,7 @@
-"""Learning curves of kernel regression from a spectrum: predicted test and train error at any training-set size.
+"""Learning curves of kernel regression from a spectrum: predicted test and training errors for any training-set size.
 
-The kernel's operator has eigenvalues l_i, the target coefficients v_i, and n points are drawn at random. With the absolute
-ridge d and noise variance s2, kappa solves `sum l_i / (l_i + kappa) + d / kappa = n`. Then, with L_i = l_i / (l_i + kappa)
+The operator of the kernel has eigenvalues l_i, the target has coefficients v_i, and n points are drawn at random. With the
+absolute ridge d and the noise variance s2, kappa solves `sum l_i / (l_i + kappa) + d / kappa = n`. Then, with L_i = l_i / (l_i + kappa)
 and E0 = n / (n - sum L_i^2),
 
     test MSE  = E0 (sum (1 - L_i)^2 v_i^2 + s2)      (against noisy targets)
@@ -23,15 +23,15 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class LearningTheory:
-    """What is predicted for one training-set size.
+    """The prediction for one training-set size.
 
     Args:
-        kappa: the effective ridge, an eigenvalue: modes with l_i far above it are learnt. 0 where every mode is.
+        kappa: the effective ridge. Modes with l_i far above it are learned; 0 if every mode is learned.
         E0: factor of overfitting, at least 1; infinite at the interpolation threshold.
-        test_mse: expected squared error per output on new points, whose targets are as noisy as those of training.
-        train_mse: likewise on the training points.
-        learnability: share of the target's power that is learnt, `sum L_i v_i^2 / sum v_i^2`; 0 of a target of 0.
-        effective_dimension: `sum L_i`, the number of modes that are learnt.
+        test_mse: expected squared error per output on new points, whose targets have the same noise.
+        train_mse: expected squared error per output on the training points.
+        learnability: learned share of the target's power, `sum L_i v_i^2 / sum v_i^2`; 0 for a zero target.
+        effective_dimension: `sum L_i`, the number of learned modes.
     """
 
     kappa: float
@@ -48,8 +48,8 @@ def learning_theory(
     """Predicted errors of kernel regression on n random points.
 
     Args:
-        eigenvalues: of the kernel's operator, `(modes,)`, not negative. From a Gram matrix of M points: its eigenvalues / M.
-        coefficients: of the target, `(modes,)`, or `(modes, outputs)`: squares are averaged over outputs.
+        eigenvalues: eigenvalues of the kernel's operator, `(modes,)`, not negative: those of a Gram matrix of M points divided by M.
+        coefficients: coefficients of the target, `(modes,)`, or `(modes, outputs)`: squares are averaged over outputs.
         n: training points, above 0.
         ridge: absolute, added to the diagonal of the Gram matrix.
         noise: variance of the targets' noise.
@@ -64,25 +64,25 @@ def learning_theory(
 def theory_of_measure(
     spectrum: np.ndarray, counts: np.ndarray, power: np.ndarray, n: float, ridge: float = 0.0, noise: float = 0.0
 ) -> LearningTheory:
-    """As `learning_theory`, where each eigenvalue stands for so many; nothing is checked.
+    """The result of `learning_theory` for eigenvalues with multiplicities. Arguments are not checked.
 
     Args:
         spectrum: eigenvalues of the operator, `(modes,)`, not negative.
-        counts: how many modes have each, `(modes,)`, any numbers from 0.
+        counts: number of modes with each eigenvalue, `(modes,)`, any numbers from 0.
         power: squares of the target's coefficients, mean over outputs and sum over the modes of each eigenvalue, `(modes,)`.
         n: training points.
         ridge: absolute.
         noise: variance.
     """
     kappa = _effective_ridge(spectrum, counts, n, ridge)
-    if kappa == 0.0:  # every mode is learnt, and nothing regularises
+    if kappa == 0.0:  # every mode is learnt, without regularisation
         learnt = (spectrum > 0.0).astype(float)
         dimension = float(np.sum(counts * learnt))
         missed, free, share = 1.0 - learnt, n - dimension, 1.0 - dimension / n
     else:
         learnt, missed = spectrum / (spectrum + kappa), kappa / (spectrum + kappa)
         dimension = float(np.sum(counts * learnt))
-        # n - sum L^2 without that difference.
+        # n - sum L^2 without cancellation.
         free, share = ridge / kappa + float(np.sum(counts * learnt * missed)), ridge / (n * kappa)
     overfitting = n / free if free > 0.0 else math.inf
     risk = float(np.sum(missed**2 * power)) + noise
@@ -106,7 +106,7 @@ def _checked(
         raise ConfigError("eigenvalues and coefficients must be finite: remove the modes that are not")
     if spectrum.min() < 0.0:
         raise ConfigError(
-            f"the smallest eigenvalue is {spectrum.min():.3g}: a kernel has none below 0. Set those that are rounding to 0"
+            f"the smallest eigenvalue is {spectrum.min():.3g}: a kernel has no negative eigenvalues. Set those from rounding to 0"
         )
     for name, value, least in (("ridge", ridge, "at least 0"), ("noise", noise, "at least 0"), ("n", n, "above 0")):
         if not math.isfinite(value) or value < 0.0 or (name == "n" and value == 0.0):
@@ -116,7 +116,7 @@ def _checked(
 
 
 def _effective_ridge(spectrum: np.ndarray, counts: np.ndarray, n: float, ridge: float) -> float:
-    """The root kappa; 0 if there are no more modes than points, and no ridge."""
+    """The root kappa; 0 if there are at most as many modes as points, and no ridge."""
     positive, many = spectrum[spectrum > 0.0], counts[spectrum > 0.0]
     if ridge == 0.0 and n >= float(many.sum()):
         return 0.0
@@ -131,7 +131,7 @@ def _effective_ridge(spectrum: np.ndarray, counts: np.ndarray, n: float, ridge: 
     while excess(low) < 0.0:
         step *= 2.0
         low -= step
-        if low < -700.0:  # kappa below the smallest number: as if it were 0
+        if low < -700.0:  # kappa is below the smallest number, so it counts as 0
             return 0.0
-    high += 1e-9  # of one equal eigenvalue the bound may be the root itself
+    high += 1e-9  # if all eigenvalues are equal, the bound may be the root itself
     return math.exp(float(brentq(excess, low, high, xtol=1e-15, rtol=1e-15)))  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """Leave-one-out residuals of kernel regression at t = inf, without refitting.
 
-With `A` the kernel plus ridge and `u = A^-1 y`, the prediction of image i from all others is off by `u_i / [A^-1]_ii`
+With the kernel plus ridge A and `u = A^-1 y`, the error of the prediction of image i from all others is `u_i / [A^-1]_ii`
 (Rasmussen & Williams 2006, section 5.4.2).
 """
 
@@ -14,15 +14,15 @@ from ntkpipe.linalg.eigh import Eigensystem
 
 
 def residuals_from_eigensystem(system: Eigensystem, targets: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
-    """`y_i` less its prediction from the other images, for every ridge; 2 n^2 flops each.
+    """The target `y_i` minus its prediction from the other images, for every ridge. It takes 2 n^2 flops per ridge.
 
     Args:
-        system: of the (n, n) train-train kernel, without ridge.
+        system: eigendecomposition of the (n, n) train-train kernel, without ridge.
         targets: (n, c).
         ridges: R absolute ridges.
 
     Returns:
-        (R, n, c) float64; NaN for a ridge with which the kernel is singular to rounding, where no residual is defined.
+        (R, n, c) float64; NaN for ridges with which the kernel is numerically singular, so that no residual is defined.
     """
     rotated, squared = system.vectors.T @ targets, system.vectors**2
     out = np.full((len(ridges), *targets.shape), np.nan)

@@ -1,13 +1,14 @@
-"""Gradient flow of any convex loss in function space, by products with the kernel alone.
+"""Gradient flow of any convex loss in function space. It needs only products with the kernel.
 
-Outputs follow `f'(t) = -(rate / (n c)) T dl/df`. With dual weights u, `f = T u` on the training points and `T_* u` on test points, that is
+Outputs follow `f'(t) = -(rate / (n c)) T dl/df`. With dual weights u, outputs are `f = T u` on the training points and `T_* u` on test
+points. Then
 
     u' = -(dl/df (T u) + ridge u),   in the scaled time s = rate t / (n c).
 
-The state is (u, T u): everything an explicit integrator does is linear in it, so a stage costs one product, that of T with u'.
+The state is (u, T u). An explicit integrator only forms linear combinations of states and slopes, so a stage costs one product, T u'.
 
-Errors: two trajectories of a convex loss come closer in the norm of the kernel's function space, `|u|_T^2 = u^T T u`. So local errors add
-up at most: the error of a prediction is at most `sqrt(T_**)` times the sum of the local errors' norms. These are estimated, not proven.
+The distance of two trajectories of a convex loss decreases in the norm of the kernel's function space, `|u|_T^2 = u^T T u`. So the error
+of a prediction is at most `sqrt(T_**)` times the sum of the norms of the local errors. These norms are estimates, not bounds.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from ntkpipe.dynamics.stiff_steps import (
     stages_for,
 )
 
-# Of a Chebyshev step in units of the time reached; refined by the errors that are met.
+# Length of the first Chebyshev step, in units of the time reached. Error estimates then adapt it.
 _FIRST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
 class FlowState:
-    """Where an integration is.
+    """The state of an integration.
 
     Args:
-        time: scaled.
-        x: (2, n, c), dual weights and their product with the kernel.
-        slope: likewise, of `x`; None where it is still to be evaluated.
+        time: scaled time.
+        x: (2, n, c) dual weights, and their product with the kernel.
+        slope: (2, n, c) derivative of `x`; None if it is not evaluated yet.
         error: sum of the estimated local errors in the norm of the function space.
-        accurate: next step of the accurate method.
-        share: next Chebyshev step in units of `time + 1 / rho`.
-        steps: taken.
-        passes: products that were made.
+        accurate: length of the next step of the accurate method.
+        share: length of the next Chebyshev step in units of `time + 1 / rho`.
+        steps: number of steps.
+        passes: number of products with the kernel.
     """
 
     time: float
@@ -59,12 +60,12 @@ class FlowState:
 
     @property
     def weights(self) -> np.ndarray:
-        """(n, c) dual weights."""
+        """The dual weights (n, c)."""
         return self.x[0]
 
     @property
     def outputs(self) -> np.ndarray:
-        """(n, c) outputs at the training points."""
+        """The outputs (n, c) at the training points."""
         return self.x[1]
 
 
@@ -73,12 +74,12 @@ class LossFlow:
     """The flow of one loss with one ridge.
 
     Args:
-        product: T times (n, c).
-        loss: see there.
-        targets: (n, c), as the loss takes them.
+        product: multiplies T with an array (n, c).
+        loss: the loss.
+        targets: (n, c) targets in the format of the loss.
         ridge: absolute.
-        rho: bound on the eigenvalues of T times the loss's curvature, plus the ridge.
-        tolerance: of the sum of local errors at the last time, in the norm of the function space.
+        rho: bound on the eigenvalues of T times the curvature of the loss, plus the ridge.
+        tolerance: largest sum of local errors at the last time, in the norm of the function space.
     """
 
     product: Callable[[np.ndarray], np.ndarray]
@@ -89,11 +90,11 @@ class LossFlow:
     tolerance: float
 
     def start(self) -> FlowState:
-        """Outputs of zero at time 0."""
+        """The state at time 0, with outputs of zero."""
         return FlowState(0.0, np.zeros((2, *self.targets.shape)), None, 0.0, 0.5 / self.rho, _FIRST_SHARE, 0, 0)
 
     def field(self, x: np.ndarray) -> np.ndarray:
-        """`x'`, with one product."""
+        """The derivative of `x`, which takes one product."""
         slope = -self.loss.gradient(x[1], self.targets)
         if self.ridge:
             slope -= self.ridge * x[0]
@@ -105,9 +106,9 @@ class LossFlow:
         """The state at a scaled time.
 
         Args:
-            state: to start from, not after it.
-            time: to reach.
-            end: the last time of all; the tolerance is spread up to it, evenly in the logarithm of time.
+            state: the state to start from, at most at this time.
+            time: the scaled time to reach.
+            end: the last of all times. The tolerance is distributed up to it, evenly in the logarithm of time.
             on_step: called after every step.
         """
         while state.time < time:
@@ -117,7 +118,7 @@ class LossFlow:
         return state
 
     def passes_left(self, state: FlowState, end: float) -> int:
-        """About how many products the rest takes, if local errors go on as they are."""
+        """Estimated number of products up to the time `end`, if local errors stay at the present level."""
         t, left, total = max(state.time, 1 / self.rho), max(end - state.time, 0.0), 0.0
         while left > 0:
             h, stages, _ = self._choice(replace(state, time=t))
@@ -126,7 +127,10 @@ class LossFlow:
         return math.ceil(total)
 
     def _choice(self, state: FlowState) -> tuple[float, int, bool]:
-        """Length and products of the next step, and whether it is a Chebyshev one: of the method that gets farther with one product."""
+        """Length and number of products of the next step, and whether it is a Chebyshev step.
+
+        The method is the one that advances farther with one product.
+        """
         short = min(state.accurate, ACCURATE_REACH / self.rho)
         long = state.share * (state.time + 1 / self.rho)
         stages = stages_for(long, self.rho)
@@ -135,13 +139,13 @@ class LossFlow:
         return (long, stages, True) if long / stages > short / ACCURATE_STAGES else (short, ACCURATE_STAGES, False)
 
     def _step(self, state: FlowState, until: float, end: float) -> FlowState:
-        """One accepted step, not beyond `until`."""
+        """Take one accepted step, at most up to `until`."""
         passes, slope = state.passes, state.slope
         if slope is None:
             slope, passes = self.field(state.x), passes + 1
         while True:
             wished, stages, chebyshev = self._choice(state)
-            # Not a step that leaves a tiny one before the time asked for.
+            # The step does not leave a tiny remainder before the requested time.
             left = until - state.time
             h = left if wished >= left else min(wished, 0.5 * left if wished > 0.75 * left else wished)
             if chebyshev:
@@ -154,11 +158,11 @@ class LossFlow:
             allowed = self.tolerance * (math.log1p(self.rho * (state.time + h)) - math.log1p(self.rho * state.time))
             allowed /= math.log1p(self.rho * end)
             ratio = size / allowed if math.isfinite(size) else math.inf
-            # Errors of a step are of third and fifth order, what is allowed of first.
+            # The errors of a step are of third and fifth order in its length, and the allowed error is of first order.
             safety, power = (0.8, -0.5) if chebyshev else (0.9, -0.25)
             factor = min(max(safety * ratio**power, 0.2), 5.0) if ratio > 0 else 5.0
             if chebyshev:
-                # A step that was cut short proves nothing against the longer one.
+                # A shortened step is no reason to reduce the next step.
                 share = h * factor / (state.time + 1 / self.rho)
                 state = replace(state, share=share if h == wished or ratio > 1 else max(share, state.share))
             else:
@@ -178,5 +182,5 @@ class LossFlow:
 
 
 def _norm(made: Stepped) -> float:
-    """Of the local error in the kernel's function space: `sqrt(e^T T e)`, all outputs together."""
+    """Norm of the local error in the kernel's function space, `sqrt(e^T T e)`, over all outputs."""
     return math.sqrt(max(float(np.vdot(made.error[0], made.error[1])), 0.0))

@@ -1,6 +1,6 @@
-"""Losses other than the squared one, as function-space gradient flow needs them: gradients in outputs, and bounds on their curvature.
+"""Losses for gradient flow in function space: their values, gradients with respect to outputs, and bounds on their curvature.
 
-The loss of training is `L(f) = sum_i l(f_i, y_i) / (n c)`, f_i the c outputs at the i-th of n points; of `squared` that is
+The training loss is `L(f) = sum_i l(f_i, y_i) / (n c)`, where f_i are the c outputs at the i-th of n points. For `squared` it is
 `|f - y|^2 / (2 n c)`, as everywhere in ntkpipe.
 """
 
@@ -24,32 +24,32 @@ class Loss(ABC):
 
     name: ClassVar[str]
     curvature: ClassVar[float] = 1.0
-    """Upper bound on the eigenvalues of its Hessian in the outputs of a point."""
+    """Upper bound on the eigenvalues of the Hessian with respect to the outputs of a point."""
     no_end: ClassVar[str] = ""
     """Why there is no answer at t = inf; empty if there is one."""
     classes: ClassVar[bool] = False
     """Whether targets are classes."""
 
     def targets(self, given: np.ndarray) -> np.ndarray:
-        """Targets (n, c) as the loss takes them, from those of squared loss.
+        """The targets (n, c) in the format of the loss, from those of squared loss.
 
         Raises:
-            DataError: if they are none of its kind.
+            DataError: if the targets do not fit the loss.
         """
         return given
 
     @abstractmethod
     def gradient(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """`dl/df`, (n, c), at outputs and targets (n, c)."""
+        """The gradient `dl/df` (n, c) at outputs and targets (n, c)."""
 
     @abstractmethod
     def value(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """`l(f_i, y_i)`, (n,)."""
+        """The loss `l(f_i, y_i)` (n,) of every point."""
 
 
 @dataclass(frozen=True)
 class Squared(Loss):
-    """`|f - y|^2 / 2`."""
+    """Squared loss `|f - y|^2 / 2`."""
 
     name = "squared"
 
@@ -64,16 +64,16 @@ class Squared(Loss):
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
-    """`-sum_k y_k log softmax(f)_k`, y the one-hot class or probabilities; outputs are logits."""
+    """Cross entropy `-sum_k y_k log softmax(f)_k`, where y is a one-hot class or probabilities. Outputs are logits."""
 
     name = "cross_entropy"
     classes = True
-    # diag(p) - p p^T has row sums of absolute values 2 p (1 - p).
+    # The Hessian diag(p) - p p^T has row sums of absolute values 2 p (1 - p), which are at most 1/2.
     curvature = 0.5
-    no_end = "has no finite limit where the classes can be separated, as a kernel of full rank separates them: outputs grow like log t"
+    no_end = "has no finite limit if the classes are separable, as they are for a kernel of full rank: outputs grow like log t"
 
     def targets(self, given: np.ndarray) -> np.ndarray:
-        """See `Loss`: probabilities."""
+        """See `Loss.targets`. The result contains probabilities."""
         return class_probabilities(given, self.name)
 
     def gradient(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -87,7 +87,10 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class Logistic(Loss):
-    """`sum_k log(1 + exp(f_k)) - y_k f_k`, y in [0, 1]: an independent binary decision per output, one class against the rest."""
+    """Logistic loss `sum_k log(1 + exp(f_k)) - y_k f_k` with y in [0, 1].
+
+    Each output is an independent binary decision between one class and the rest.
+    """
 
     name = "logistic"
     classes = True
@@ -95,12 +98,12 @@ class Logistic(Loss):
     no_end = CrossEntropy.no_end
 
     def targets(self, given: np.ndarray) -> np.ndarray:
-        """See `Loss`: probabilities; of one output the larger of two values is 1."""
+        """See `Loss.targets`. The result contains probabilities. With one output, the larger of its two values becomes 1."""
         if given.shape[1] > 1:
             return class_probabilities(given, self.name)
         values = np.unique(given)
         if len(values) != 2:
-            raise DataError(f"loss={self.name} of one output takes two values of targets, and there are {len(values)}")
+            raise DataError(f"loss={self.name} with one output needs two target values, but there are {len(values)}")
         return (given == values[1]).astype(np.float64)
 
     def gradient(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -114,19 +117,19 @@ class Logistic(Loss):
 
 @dataclass(frozen=True)
 class Huber(Loss):
-    """`r^2 / 2` of every output's `r = f - y` up to `|r| = delta`, and `delta (|r| - delta / 2)` beyond.
+    """Huber loss of every output: `r^2 / 2` with `r = f - y` for `|r| <= delta`, and `delta (|r| - delta / 2)` above.
 
     Args:
-        delta: in the units of the targets as they are solved for.
+        delta: in the units of the targets of the solve.
 
     Raises:
-        ConfigError: if it is not positive.
+        ConfigError: if `delta` is not positive.
     """
 
     delta: float = 1.0
 
     name = "huber"
-    no_end = "ends where squared loss does, at outputs that fit every target: use predict.loss=squared for t = inf"
+    no_end = "has the same limit as squared loss, outputs that fit every target: use predict.loss=squared for t = inf"
 
     def __post_init__(self) -> None:
         if not self.delta > 0:
@@ -143,10 +146,10 @@ class Huber(Loss):
 
 
 def make_loss(name: str, *, delta: float = 1.0) -> Loss:
-    """By its name.
+    """The loss with a name. `delta` is for `huber`.
 
     Raises:
-        ConfigError: for another name.
+        ConfigError: if the name is unknown, or `delta` is not positive.
     """
     if name == "huber":
         return Huber(delta)
@@ -157,16 +160,16 @@ def make_loss(name: str, *, delta: float = 1.0) -> Loss:
 
 
 def class_probabilities(targets: np.ndarray, name: str) -> np.ndarray:
-    """One-hot classes, or probabilities (n, c), of targets that are these less a number for each row.
+    """One-hot classes or probabilities (n, c) from targets that equal these minus a number for each row.
 
     Raises:
-        DataError: if they are none.
+        DataError: if the targets have no such form.
     """
     c = targets.shape[1]
     found = targets - (targets.sum(axis=1, keepdims=True) - 1.0) / c
     if c < 2 or found.min() < -_SIMPLEX or found.max() > 1 + _SIMPLEX:
         raise DataError(
-            f"loss={name} takes classes: targets (n, c) of at least two columns, one-hot or probabilities, less 1/c or 1/2 or nothing; "
-            f"these are (n, {c}) and reach from {targets.min():.3g} to {targets.max():.3g}. Real targets have squared or huber"
+            f"loss={name} needs classes: targets (n, c) with at least two columns, one-hot or probabilities, minus 1/c, 1/2 or nothing; "
+            f"these are (n, {c}) with values from {targets.min():.3g} to {targets.max():.3g}. For real targets use squared or huber"
         )
     return np.clip(found, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""The widest range on which a curve is a power law."""
+"""Finds the widest range on which a curve is a power law."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Largest distance from the line, in natural logarithms: 10%.
+# Largest distance from the line in natural logarithms, which is 10%.
 _NEAR = 0.1
 _POINTS = 48
 _LEAST_RATIO = 4.0
@@ -14,14 +14,14 @@ _LEAST_RATIO = 4.0
 
 @dataclass(frozen=True)
 class PowerLawRange:
-    """`y = scale * x ** -exponent` for `low <= x <= high`.
+    """The power law `y = scale * x ** -exponent` for `low <= x <= high`.
 
     Args:
-        exponent: positive of a falling curve.
-        standard_error: of the exponent, from what the fit leaves over.
+        exponent: positive for a decreasing curve.
+        standard_error: standard error of the exponent, from the residuals of the fit.
         scale: value at x = 1.
-        low: end of the range.
-        high: likewise.
+        low: lower end of the range.
+        high: upper end of the range.
     """
 
     exponent: float
@@ -32,11 +32,11 @@ class PowerLawRange:
 
 
 def widest_power_law(x: np.ndarray, y: np.ndarray) -> PowerLawRange | None:
-    """The power law that holds within 10% on the widest range; None if there is none over a factor of 4.
+    """The power law that holds within 10% on the widest range; None if no range spans a factor of 4.
 
     Args:
         x: `(m,)`, ascending, above 0.
-        y: `(m,)`; those that are not above 0 end the curve.
+        y: `(m,)`; the first value that is not above 0 ends the curve.
     """
     positive = y > 0.0
     x, y = x[positive], y[positive]

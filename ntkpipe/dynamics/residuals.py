@@ -1,4 +1,4 @@
-"""Residuals of approximate dual weights: what the equation of training leaves, by origin, at one time and ridge; see `bounds.py`."""
+"""Residuals of approximate dual weights in the equation of training, by origin, at one time and ridge; see `bounds.py`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample, independent_share, norm_safety
 
-# Residual of the evaluation in units of eps (|A| |u| + |b|): measured at most 8 over the spectra of the tests.
+# Residual from rounding in the evaluation, in units of eps (|A| |u| + |b|). It was at most 8 for the spectra of the tests.
 ROUNDING = 16.0
-# Of a finite time's contour, as a residual in units of |b|: its error is at most 1e-14 |b| / sqrt(l), and the gain 1 / sqrt(l).
+# Residual from the contour of a finite time, in units of |b|. Its error is at most 1e-14 |b| / sqrt(l), and the gain is 1 / sqrt(l).
 QUADRATURE = 2e-14
 
 AnySolution = KrylovSolution | RestartedSolution
@@ -22,7 +22,7 @@ AnySolution = KrylovSolution | RestartedSolution
 
 @dataclass(frozen=True)
 class Residuals:
-    """Norms per column (c,) of the parts of the residual at one time and ridge; `left` of what is left out for good."""
+    """Norms (c,) of the parts of the residual at one time and ridge. `left` is the norm of targets along directions that are left out."""
 
     krylov: np.ndarray
     product: np.ndarray
@@ -33,24 +33,26 @@ class Residuals:
 def residuals_at(
     solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample | None
 ) -> tuple[Residuals, np.ndarray]:
-    """Norms of the residual's parts, and what the truncated space leaves in the next block's coordinates (k, c).
+    """Norms of the parts of the residual, and the residual of the truncated space in the coordinates of the next block (k, c).
 
     Args:
         solution: evaluated basis, or restarted weights.
         spectral_filter: the training dynamics.
-        time: in steps.
-        ridge: absolute.
-        sample: sampled training rows; None leaves rounding at its float64 floor.
+        time: time in steps.
+        ridge: absolute ridge.
+        sample: sampled training rows. With None, the rounding error is its float64 floor.
     """
     if isinstance(solution, RestartedSolution):
         return _restarted(solution, time, ridge, sample)
     values, cutoff = solution.shifted(ridge)
     phi = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
-    krylov = solution.tail @ phi  # b - u' - A u = -V_next tail phi when products are exact
-    # Slightly negative Ritz values are moved to zero by the filter: their residual inside the space.
+    krylov = solution.tail @ phi  # b - u' - A u = -V_next tail phi for exact products
+    # The filter sets slightly negative Ritz values to zero, which causes this residual inside the space.
     moved = np.linalg.norm((np.maximum(values, 0.0) - values)[:, None] * phi, axis=0)
     size = np.linalg.norm(phi, axis=0)
     floor = ROUNDING * EPS * ((solution.largest + ridge) * size + np.linalg.norm(solution.targets, axis=0))
+    if solution.start_error is not None:
+        floor = floor + solution.start_error
     storage = np.zeros(solution.c)
     left = solution.left_out(spectral_filter, time, ridge)[1]
     if sample is None:
@@ -72,9 +74,9 @@ def _rows_in_space(
     phi: np.ndarray,
     krylov: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `row_residuals`, from what `residuals_at` has computed: weights `phi` (m, c), and `krylov` (k, c)."""
+    """The residuals of `row_residuals`, from the weights `phi` (m, c) and the residual `krylov` (k, c) of `residuals_at`."""
     values, cutoff = solution.shifted(ridge)
-    # What the equation asks of A u at the sampled rows: targets that are learnt at all, minus what is still to learn.
+    # The value that A u should have at the sampled rows: targets without null directions, minus the part that is not learnt yet.
     decay = spectral_filter.decay(values, time, cutoff=cutoff)
     asked = (
         np.where(spectral_filter.unlearnt(values, time, cutoff=cutoff), 0.0, 1.0 - decay)[:, None] * solution.targets
@@ -90,7 +92,7 @@ def _rows_in_space(
 def _rows_of_restarts(
     solution: RestartedSolution, i: int, j: int, ridge: float, sample: RowSample
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `row_residuals`, at a time `i` of the grid and ridge `j`."""
+    """The residuals of `row_residuals` for restarted weights, at time `i` of the grid and ridge `j`."""
     k = len(sample.indices)
     along, exact = solution.along[i, j, :k], solution.along[i, j, k:]
     residual = solution.asked[i, j] - ridge * solution.here[i, j] - along
@@ -101,11 +103,11 @@ def _rows_of_restarts(
 def row_residuals(
     solution: AnySolution, spectral_filter: SpectralFilter, time: float, ridge: float, sample: RowSample
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """What disturbs the equation of the weights at the sampled rows.
+    """The residuals of the equation of the weights at the sampled rows.
 
     Returns:
-        Residuals of rounded products (k, c); errors of the stored tiles times the weights (k, c), or None; and the residual that the
-        truncated space leaves, in the next block's coordinates.
+        Residuals (k, c) of rounded products; errors (k, c) of the stored tiles times the weights, or None if the stored kernel is exact;
+        and the residual of the truncated space in the coordinates of the next block.
     """
     if isinstance(solution, RestartedSolution):
         i, j = solution.grid.index(time), solution.ridges.index(ridge)
@@ -119,11 +121,14 @@ def row_residuals(
 def _restarted(
     solution: RestartedSolution, time: float, ridge: float, sample: RowSample | None
 ) -> tuple[Residuals, np.ndarray]:
-    """The same where weights have been added up; those of the sampled rows were, as `sample` only says."""
+    """The results of `residuals_at` for restarted weights. Products with the sampled rows were summed during the cycles.
+
+    Of `sample`, only the indices and the systematic errors are used.
+    """
     i, j = solution.grid.index(time), solution.ridges.index(ridge)
     left = solution.coefficients[i, j]
     krylov, target = np.linalg.norm(left, axis=0), np.linalg.norm(solution.targets, axis=0)
-    # |u| grows with time: that at the next time asked for is not below.
+    # |u| grows with time, so |u| at the next requested time is an upper bound.
     later = min((t for t in solution.times if t >= time), default=solution.times[-1])
     size = np.linalg.norm(solution.weights[:, solution.times.index(later), j], axis=0)
     floor = ROUNDING * EPS * ((solution.largest + ridge) * size + target) + QUADRATURE * target

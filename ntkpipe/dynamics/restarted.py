@@ -1,13 +1,13 @@
-"""Weights at every time and ridge from restarted block Lanczos, where no basis is left to evaluate.
+"""Weights at every time and ridge from restarted block Lanczos, which keeps no complete basis.
 
-At `t = inf` a ridge is one shifted system, `(A + ridge) u = b`. A finite time of gradient flow is a sum of 14 complex ones
-(`talbot.py`; restarted quadrature: Frommer, Guettel & Schweitzer 2014, doi:10.1137/13093491X), whose residuals `V_next g`
-make that of the flow itself: with `u(s) = Re sum c x(z)` and `r(z) = b - (A + z) x(z)`,
+At `t = inf` each ridge is one shifted system, `(A + ridge) u = b`. A finite time of gradient flow is a sum over 14 complex shifted systems
+(`talbot.py`; restarted quadrature: Frommer, Guettel & Schweitzer 2014, doi:10.1137/13093491X). Their residuals `V_next g`
+give the residual of the flow: with `u(s) = Re sum c x(z)` and `r(z) = b - (A + z) x(z)`,
 
     b - u' - A u = V_next Re sum c g(z).
 
-The bound of `bounds.py` therefore holds after restarts as before: at the times of its grid every residual is known, and
-products with sampled rows are added up as the weights are.
+So the bound of `bounds.py` also holds after restarts. At the times of its grid every residual is known, and
+products with sampled rows are summed over the cycles like the weights.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.linalg.eigh import null_cutoff
 from ntkpipe.linalg.restarted import Cycle
 
-# Fields of a solution that a checkpoint keeps as they are.
+# Fields of a solution that a checkpoint stores without changes.
 _KEPT = ("weights", "coefficients", "next_block", "values", "tail", "lost", "left", "here", "asked", "along")
 
 
 @dataclass(frozen=True)
 class RestartedSolution:
-    """Weights at the times and ridges that were asked for, and what their error bound needs.
+    """Weights at the requested times and ridges, and the data for their error bound.
 
     Args:
         spectral_filter: the training dynamics.
-        times: T asked for, in steps.
-        ridges: R absolute.
-        grid: G times at which residuals are known, those asked for among them.
+        times: T requested times in steps.
+        ridges: R absolute ridges.
+        grid: G times with known residuals, which include the requested times.
         weights: (n, T, R, c) float64.
-        coefficients: (G, R, k, c): the residual is `next_block.T @ coefficients`.
+        coefficients: (G, R, k, c) coefficients of the residual, `next_block.T @ coefficients`.
         next_block: (k, n).
         values: (m,) Ritz values of the last cycle.
         tail: (k, m) of the last cycle, as in `KrylovSolution`.
-        targets: (m0, c), of the norms of the targets.
-        largest: Ritz value of any cycle, 0 if there is none.
-        smallest_ritz: likewise the smallest that is not null, and its residual.
-        lost: (G, R) null directions left out.
-        left: (G, R, c) at least the norms of the targets along them.
+        targets: (m0, c) coordinates with the norms of the targets.
+        largest: largest Ritz value of any cycle; 0 if there is none.
+        smallest_ritz: smallest Ritz value of any cycle that is not null, and its residual.
+        lost: (G, R) numbers of null directions that are left out.
+        left: (G, R, c) upper bounds on the norms of the targets along them.
         indices: (q,) watched rows.
         here: (G, R, q, c) weights at the watched rows.
-        asked: (G, R, q, c) at the watched rows, what `(A + ridge) u` should be: targets less `u'` and null directions.
+        asked: (G, R, q, c) exact values of `(A + ridge) u` at the watched rows: targets minus `u'` and minus null directions.
         along: (G, R, w, c) products of the watched vectors with the weights.
         noise: as in `KrylovSolution`.
         ceiling: as in `KrylovSolution`.
@@ -79,10 +79,10 @@ class RestartedSolution:
     ceiling: float = math.inf
 
     is_restarted: ClassVar[bool] = True
-    """Whether only the times and ridges that it was made for are known."""
+    """Whether the solution supports only the times and ridges of its solve."""
 
     def state(self) -> dict[str, np.ndarray]:
-        """What `RestartedWeights.load` takes up, but for what only a solve that goes on needs; names begin with `answer_`."""
+        """The arrays for `RestartedWeights.load` that a finished solve needs, with names that begin with `answer_`."""
         arrays = {name: np.asarray(getattr(self, name)) for name in ("grid", *_KEPT)}
         arrays["scalars"] = np.array([self.largest, *self.smallest_ritz])
         nothing = np.zeros((0, 0, 0, 0, 0), dtype=np.complex128)
@@ -91,54 +91,57 @@ class RestartedSolution:
 
     @property
     def n(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.weights)
 
     @property
     def c(self) -> int:
-        """Outputs."""
+        """Number of outputs."""
         return self.targets.shape[1]
 
     @property
     def smallest(self) -> float:
-        """As `KrylovSolution.smallest`."""
+        """See `KrylovSolution.smallest`."""
         return max(min(lowered(*self.smallest_ritz), self.ceiling) - self.noise, 0.0)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
-        """As `KrylovSolution.shifted`, of the last cycle."""
+        """See `KrylovSolution.shifted`. It uses the Ritz values of the last cycle."""
         return self.values + ridge, null_cutoff(self.n, self.largest + ridge, self.noise)
 
     def coordinates(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
     ) -> np.ndarray:
-        """The weights themselves, (T, R, n, c): coordinates in the basis of unit vectors.
+        """The weights (T, R, n, c), as coordinates in the basis of unit vectors.
 
         Raises:
-            ConfigError: for a filter, time or ridge that was not asked for.
+            ConfigError: if the filter, a time or a ridge is not one of the solve.
         """
         return self._known(self.weights, spectral_filter, times, ridges)
 
     def dual_weights(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
     ) -> np.ndarray:
-        """Weights of the training points, (n, T R c) in C order of (T, R, c)."""
+        """Weights of the training points (n, T R c), with columns in C order of (T, R, c)."""
         return self.coordinates(spectral_filter, times, ridges).transpose(2, 0, 1, 3).reshape(self.n, -1)
 
     def factors(
         self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
     ) -> tuple[np.ndarray, MeansOf]:
-        """As `KrylovSolution.factors`: the weights."""
+        """See `KrylovSolution.factors`. The columns are the weights."""
         shape = (len(times), len(ridges), self.c)
         return self.dual_weights(spectral_filter, times, ridges), lambda product: means_from_weights(product, shape)
 
     def unlearnt(self, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]) -> np.ndarray:
-        """Null eigenvalues left out per time and ridge, (T, R) int, of the cycle that had most."""
+        """Largest number (T, R) of null eigenvalues that a cycle left out."""
         t, r = self._places(spectral_filter, times, ridges)
         where = [self.grid.index(self.times[i]) for i in t]
         return self.lost[np.ix_(where, r)]
 
     def left_out(self, spectral_filter: SpectralFilter, time: float, ridge: float) -> tuple[int, np.ndarray]:
-        """As `KrylovSolution.left_out`, at a time of the grid; of the cycle that had most, and norms summed over the cycles."""
+        """See `KrylovSolution.left_out`. The time must be in the grid.
+
+        The number is the largest of any cycle, and the norms are summed over the cycles.
+        """
         del spectral_filter
         i, j = self.grid.index(time), self.ridges.index(ridge)
         return int(self.lost[i, j]), self.left[i, j]
@@ -154,7 +157,7 @@ class RestartedSolution:
     ) -> tuple[list[int], list[int]]:
         if spectral_filter != self.spectral_filter or not {*times} <= {*self.times} or not {*ridges} <= {*self.ridges}:
             raise ConfigError(
-                f"a restarted solve knows times {self.times} and ridges {self.ridges} alone: solve again for others, or "
+                f"a restarted solve supports only times {self.times} and ridges {self.ridges}: solve again for others, or "
                 "raise solver.basis_gib until the basis fits"
             )
         return [self.times.index(t) for t in times], [self.ridges.index(r) for r in ridges]
@@ -168,20 +171,20 @@ class RestartedWeights:
     """The `Answer` of `linalg.restarted` that adds up weights; see the module.
 
     Args:
-        spectral_filter: the training dynamics; finite times are for gradient flow alone.
-        times: T in steps.
-        ridges: R absolute.
+        spectral_filter: the training dynamics. Finite times need gradient flow.
+        times: T times in steps.
+        ridges: R absolute ridges.
         targets: `(n, c)`.
-        start: `(m0, c)`, the targets in the first block of the basis; of another run's checkpoint only the norms count.
-        grid: of times at which the bound looks at residuals, from the largest eigenvalue: `bounds.time_grid`.
-        good: says of a solution (weights not yet added) after so many passes that its bound is small enough.
+        start: `(m0, c)`, the targets in the first block of the basis. A state that is loaded replaces it.
+        grid: gives the times at which the bound evaluates residuals, from the largest eigenvalue (`bounds.time_grid`).
+        good: a function of a solution, whose weights may lack the present cycle, and the number of passes: whether its bound is small.
         indices: (q,) rows to watch.
-        watched: (w, n) vectors whose products with the weights are wanted: sampled rows of the kernel.
+        watched: (w, n) vectors whose products with the weights are needed: sampled rows of the kernel.
         noise: as in `KrylovSolution`.
         ceiling: as in `KrylovSolution`.
 
     Raises:
-        ConfigError: for finite times of other dynamics, or learning rates that diverge.
+        ConfigError: if times are finite and the dynamics are not gradient flow.
     """
 
     def __init__(
@@ -201,8 +204,8 @@ class RestartedWeights:
     ) -> None:
         if not isinstance(spectral_filter, GradientFlow) and any(math.isfinite(t) for t in times):
             raise ConfigError(
-                "finite times of discrete gradient descent and of momentum need the whole basis, and it has outgrown its "
-                "memory: raise solver.basis_gib or solver.tolerance, or take predict.dynamics=gradient_flow"
+                "finite times of discrete gradient descent and of momentum need the whole basis, but it exceeds its "
+                "memory: raise solver.basis_gib or solver.tolerance, or set predict.dynamics=gradient_flow"
             )
         self._filter, self._times, self._ridges = spectral_filter, tuple(times), tuple(ridges)
         self._targets, self._start = targets, start
@@ -216,10 +219,10 @@ class RestartedWeights:
 
     @property
     def solution(self) -> RestartedSolution:
-        """What has been absorbed.
+        """The sum over the absorbed cycles.
 
         Raises:
-            ValueError: if that is nothing.
+            ValueError: if there is none yet.
         """
         if self._found is None:
             raise ValueError("no cycle has been absorbed")
@@ -252,9 +255,9 @@ class RestartedWeights:
             tails.append(part.tail)
             if self._grid[i] in self._times:
                 columns.append(part.weights)
-        # One rotation and one pass over the basis for all: (m, T R c).
+        # One rotation and one pass over the basis serve all columns (m, T R c).
         added = cycle.vectors.combine(rotation @ np.concatenate(columns, axis=1))
-        order = np.argsort(np.argsort(self._times))  # the grid is sorted, the times need not be
+        order = np.argsort(np.argsort(self._times))  # the grid is sorted, but the times may be in any order
         weights += added.reshape(self._n, len(self._times), len(self._ridges), self._c)[:, order]
         self._shifted = shifted
         self._found = replace(
@@ -288,7 +291,7 @@ class RestartedWeights:
         )
 
     def _begin(self, cycle: Cycle) -> None:
-        """The grid of times needs the largest eigenvalue, which the first cycle knows."""
+        """Initialise the sums at the first cycle, because the grid of times needs its largest eigenvalue."""
         if self._found is not None:
             return
         largest = max(0.0, float(cycle.eigensystem[0][-1]))
@@ -322,7 +325,7 @@ class RestartedWeights:
         )
 
     def _parts(self, cycle: Cycle) -> Iterator[_Part]:
-        """What the cycle adds, at every time of the grid and ridge, in the coordinates of its Ritz vectors."""
+        """The contributions of the cycle at every time of the grid and every ridge, in the coordinates of its Ritz vectors."""
         values, tail, entry = cycle.eigensystem[0], cycle.tail, cycle.entry
         largest = max(0.0, float(values[-1]))
         for i, time in enumerate(self._grid):
@@ -351,7 +354,7 @@ class RestartedWeights:
                 yield _Part(weights, unlearnt, np.linalg.norm(lost, axis=0), tails, left)
 
     def _updated(self, cycle: Cycle, tails: np.ndarray) -> RestartedSolution:
-        """The solution with the residuals and the spectrum that this cycle leaves, weights as before."""
+        """The solution with the residuals and the spectrum after this cycle. The weights do not change."""
         found, (values, _), tail = self.solution, cycle.eigensystem, cycle.tail
         largest = max(found.largest, float(values[-1]))
         kept = np.flatnonzero(values > null_cutoff(self._n, largest, self._noise))
@@ -377,14 +380,14 @@ class RestartedWeights:
 
 @dataclass(frozen=True)
 class _Part:
-    """Of one time and ridge.
+    """The contribution of a cycle at one time and ridge.
 
     Args:
-        weights: (m, c).
-        unlearnt: (m, c), what is still to learn.
-        left: (c,), norms of what is left out of it for good.
-        tail: (k, c), residuals.
-        shifted: (NODES, k, c), those of the nodes.
+        weights: (m, c) weights.
+        unlearnt: (m, c) part of the targets that is not learnt yet.
+        left: (c,) norms of the part along directions that are left out.
+        tail: (k, c) residuals.
+        shifted: (NODES, k, c) residuals of the shifted systems.
     """
 
     weights: np.ndarray

@@ -1,4 +1,4 @@
-"""Rows and test images sampled to measure rounding, and what may be inferred from them about all."""
+"""Sampled rows and test images that measure rounding errors, and their safety factors for all rows and images."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
-# A sampled norm or maximum may be exceeded with this probability, per time, ridge, class and kind of error.
+# Probability that a bound from samples is exceeded, for each time, ridge, class and kind of error.
 MISS_PROBABILITY = 1e-6
 
-# How far independent errors of a matrix's entries reach, in root mean squares of its products with the weights, per unit of
-# gain. A prediction is off by v^T D u, where v (|v| at most the gain) and u know nothing of D: a sum of independent terms of
-# variance at most 2 |v|^2 s^2, s the spread of the entries of D u. That is exceeded 4.9-fold with probability 1e-6; s is
-# doubled, since it differs between rows (the largest was 5 times the mean). Real float32 tiles of ReLU and erf networks, depths 3
-# and 10: v^T D u was at most 5.8 |v| s in 1,500 predictions each, where 14 are allowed.
+# Bound on the error of a prediction from independent errors D of matrix entries, in units of the gain times the spread s (root mean square)
+# of the entries of D u. The error is v^T D u, where v (|v| at most the gain) and u do not depend on D. It is a sum of independent terms
+# with a variance of at most 2 |v|^2 s^2. It exceeds 4.9 standard deviations with probability 1e-6. s is doubled, because it differs
+# between rows (the largest was 5 times the mean). For real float32 tiles of ReLU and erf networks of depths 3 and 10, v^T D u was at most
+# 5.8 |v| s in 1,500 predictions each, and 14 are allowed.
 INDEPENDENT = 14.0
 
 
 def independent_share(n: int) -> float:
-    """What counts of the norm of n entries of `D u`, D independent errors: all of it up to n = 196, then `14 / sqrt(n)`."""
+    """Share of the norm of the n entries of `D u` that a bound needs for independent errors D: 1 up to n = 196, then `14 / sqrt(n)`."""
     return min(1.0, INDEPENDENT / math.sqrt(n))
 
 
 @dataclass(frozen=True)
 class RowSample:
-    """Train-train rows times the basis of a `KrylovSolution`, to measure what its own residual does not see.
+    """Sampled train-train rows times the basis of a `KrylovSolution`, which measure errors that its residual does not contain.
 
     Args:
-        indices: (k,) sampled rows, distinct (`sample_indices`).
+        indices: (k,) distinct sampled rows (`sample_indices`).
         stored: (k, m) `rows_of_the_stored_kernel @ basis.T`, in float64.
-        exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None where the stored kernel is the exact one.
-        systematic: bound on the spectral norm of what the recomputed rows are themselves off by: the rounding of their own
-            evaluation, and approximations of a nonlinearity, which do not average out.
-        rounding: what `systematic` is made of where it is rounding of one entry independently of the next: its size, in units of
-            `sqrt(k(x, x) k(x', x'))`. 0 where approximations are in it.
+        exact: (k, m) `rows_recomputed_in_float64 @ basis.T`; None if the stored kernel is exact.
+        systematic: bound on the spectral norm of the errors of the recomputed rows: rounding in their evaluation, and approximations of
+            a nonlinearity, which do not average out.
+        rounding: size of the rounding errors of recomputed entries, in units of `sqrt(k(x, x) k(x', x'))`, if `systematic` consists
+            only of these and they are independent between entries; 0 if it contains approximations.
     """
 
     indices: np.ndarray
@@ -47,17 +47,17 @@ class RowSample:
 
 @dataclass(frozen=True)
 class TestErrors:
-    """How far the stored rows of the test-train kernel are from the exact ones, of every test image by its own entries.
+    """Errors of the stored rows of the test-train kernel. All are in units of `sqrt(T_**)` of their image.
 
     Args:
-        norm: bound on the norm of the errors of any row, in units of the root of its image's kernel diagonal `T_**`.
-        rows: (p, n) all errors, in the same units, where every entry was recomputed; else None.
-        systematic: bound on the norm of what the recomputed entries of a row are themselves off by, likewise.
-        product: (T, R, c) largest rounding of float32 products over the test images, likewise; None of float64 ones.
-        spread: (p,) root mean square of an entry's error in each row, likewise, at least that over all rows; None if unknown.
+        norm: bound on the norm of the errors of any row.
+        rows: (p, n) all errors if every entry was recomputed; None otherwise.
+        systematic: bound on the norm of the errors of the recomputed entries of a row.
+        product: (T, R, c) largest rounding error of float32 products over the test images; None for float64 products.
+        spread: (p,) root mean square of the error of an entry in each row, at least that over all rows; None if unknown.
     """
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # tells pytest that this is not a test class
 
     norm: float
     rows: np.ndarray | None = None
@@ -67,17 +67,17 @@ class TestErrors:
 
     @property
     def reach(self) -> float:
-        """Bound on the norm of all that a stored row is off by."""
+        """Bound on the norm of all errors of a stored row."""
         return self.norm + self.systematic
 
     @staticmethod
     def of_columns(difference: np.ndarray, diagonal: np.ndarray, n: int, systematic: float = 0.0) -> TestErrors:
-        """From sampled columns: of every test image some of its own entries.
+        """The errors from sampled columns, which contain some entries of every test image.
 
         Args:
-            difference: (p, k), stored less recomputed, of k training images drawn at random.
+            difference: (p, k) stored minus recomputed entries, for k training images drawn at random.
             diagonal: (p,) `T_**`.
-            n: training images in all.
+            n: number of all training images.
             systematic: see the class.
         """
         root = np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny))
@@ -95,12 +95,12 @@ class TestErrors:
 def matrix_noise(difference: np.ndarray, n: int) -> float:
     """Bound on the spectral norm of a symmetric (n, n) matrix of independent errors, from k of its rows.
 
-    That of independent entries of spread s is `2 s sqrt(n)` (Wigner), of which 3 are allowed here: rows differ. An
-    eigenvalue of the stored matrix is off by no more (Weyl).
+    Independent entries with spread s have the norm `2 s sqrt(n)` (Wigner). The bound uses `3 s sqrt(n)`, because rows differ. It also
+    bounds the errors of the eigenvalues of the stored matrix (Weyl).
 
     Args:
-        difference: (k, n) sampled rows of the errors; with k = n the norm itself is computed.
-        n: rows in all.
+        difference: (k, n) sampled rows of the errors. With k = n the norm itself is computed.
+        n: number of all rows.
     """
     if not difference.size:
         return 0.0
@@ -110,15 +110,15 @@ def matrix_noise(difference: np.ndarray, n: int) -> float:
 
 
 def sample_indices(n: int, size: int, seed: int = 0) -> np.ndarray:
-    """Distinct row numbers below n, increasing and uniformly at random: min(n, size) of them, fixed by the seed."""
+    """min(n, size) distinct row numbers below n, drawn uniformly at random and sorted. The seed determines them."""
     return np.sort(np.random.default_rng(seed).choice(n, size=min(n, size), replace=False))
 
 
 def norm_safety(sampled: int, total: int) -> float:
-    """Factor by which `sqrt(total / sampled) * norm(sample)` may fall short of the whole norm.
+    """Factor by which `sqrt(total / sampled) * norm(sample)` may be smaller than the whole norm; 1 if all entries were sampled.
 
-    The sum of k squared Gaussians falls below its `MISS_PROBABILITY` quantile that rarely; half the degrees of
-    freedom allow for entries with kurtosis 5 instead of 3. 1 when all were sampled.
+    The factor comes from the `MISS_PROBABILITY` quantile of the sum of k squared Gaussians. Half the degrees of freedom are used, which
+    allows for entries with kurtosis 5 instead of 3.
     """
     if sampled >= total:
         return 1.0
@@ -127,12 +127,12 @@ def norm_safety(sampled: int, total: int) -> float:
 
 
 def maximum_safety(sampled: int, total: int) -> float:
-    """Factor on the root mean square of a sample that covers the largest of `total` Gaussians; see `norm_safety`."""
+    """Factor on the root mean square of a sample that gives a bound on the largest of `total` Gaussians; see `norm_safety`."""
     return norm_safety(sampled, total) * float(-scipy.special.ndtri(MISS_PROBABILITY / max(total, 1)))
 
 
 def largest_of_all(sampled: np.ndarray, total: int) -> np.ndarray:
-    """(T, R, c), what the largest of `total` numbers like those sampled, (T, R, k, c) at least 0, is taken for."""
+    """Bound (T, R, c) on the largest of `total` numbers, from a sample (T, R, k, c) of them. Numbers are at least 0."""
     k = sampled.shape[2]
     if k >= total:
         return sampled.max(axis=2)

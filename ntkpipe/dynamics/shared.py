@@ -1,7 +1,7 @@
-"""Kernels and eigensystems that were computed before, found by the content of rows: for searches that ask for the same again.
+"""A cache of kernels and eigensystems, with the content of rows as keys, for searches that need the same kernels repeatedly.
 
-A search over ridges and times on k folds asks for the same kernels many times, and its folds share most of their rows. Every
-pair of rows is evaluated once, in memory of a bounded size; what does not fit is evaluated when it is asked for.
+A search over ridges and times on k folds needs the same kernels many times, and its folds share most of their rows. Every
+pair of rows is evaluated once and kept in memory of a limited size. Kernels that do not fit are evaluated on every request.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.spec import inner_lists
 from ntkpipe.kernels.state import Kernels
 
-# Of all pools and eigensystems of one process together.
+# Largest memory of all pools and eigensystems of one process together.
 LIMIT_BYTES = 512 << 20
-# Rectangles that missing entries are evaluated in; more of them take longer than what they save.
+# Largest number of rectangles in which missing entries are evaluated. More rectangles take longer than they save.
 _MOST_RECTANGLES = 16
-# A pair in a pool: both kernels in float64, and whether they are known.
+# Bytes of a pair in a pool: both kernels in float64, and whether they are known.
 _PAIR_BYTES = 17
 
 
 class SharedKernels:
-    """Both kernels of rows, each pair evaluated once.
+    """Computes both kernels of rows, and evaluates each pair of rows once.
 
-    Entries are those of `Architecture.__call__` on some block that holds the pair, in float64. Safe to share between threads.
+    Entries are those of `Architecture.__call__` on some block that contains the pair, in float64. Threads may share an instance.
 
     Args:
-        limit_bytes: of everything that is kept; the pool used longest ago goes first.
+        limit_bytes: largest memory of the cache. The least recently used pool is dropped first.
     """
 
     def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -43,21 +43,21 @@ class SharedKernels:
         self._lock = threading.RLock()
         self._made = 0
         self.evaluated = 0
-        """Pairs that were evaluated so far."""
+        """Number of pairs that were evaluated so far."""
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Empty the cache."""
         with self._lock:
             self._pools.clear()
             self._systems.clear()
 
     def kernels(self, architecture: Architecture, x1: np.ndarray, x2: np.ndarray | None = None) -> Kernels:
-        """Both kernels `(n1, n2)` float64; None for `x2` pairs `x1` with itself.
+        """Both kernels `(n1, n2)` in float64.
 
         Args:
-            architecture: of the network.
-            x1: `(n1, ...)` of the dtype to compute in.
-            x2: `(n2, ...)` likewise.
+            architecture: the network.
+            x1: `(n1, ...)`, whose dtype is that of the computation.
+            x2: `(n2, ...)` with the same dtype; None is `x1`.
         """
         with self._lock:
             pool, rows = self._entered(architecture, (x1,) if x2 is None else (x2, x1))
@@ -71,7 +71,7 @@ class SharedKernels:
             return made
 
     def eigensystem(self, architecture: Architecture, x: np.ndarray, name: str) -> Eigensystem:
-        """Of the kernel `nngp` or `ntk` of rows with themselves."""
+        """The eigendecomposition of the kernel `nngp` or `ntk` of rows with themselves."""
         key = (architecture.fingerprint, name, x.shape, x.dtype.str, rows_digest(x))
         with self._lock:
             system = self._systems.pop(key, None)
@@ -82,7 +82,10 @@ class SharedKernels:
             return system
 
     def _entered(self, architecture: Architecture, blocks: tuple[np.ndarray, ...]) -> tuple[_Pool | None, list[Any]]:
-        """The pool that knows most of the first block's rows, if half of them, with all blocks' rows; None if they do not fit."""
+        """The pool with most rows of the first block, after adding the rows of all blocks, and the positions of all rows.
+
+        A pool that has less than half of the first block's rows is not used. The pool is None if the rows do not fit into memory.
+        """
         count, width = sum(map(len, blocks)), blocks[0].nbytes // max(len(blocks[0]), 1)
         if count * (_PAIR_BYTES * count + width) > self._limit or is_random(architecture):
             return None, []
@@ -93,7 +96,7 @@ class SharedKernels:
         grown = 0 if pool is None else pool.size + sum(len(set(d) - pool.index.keys()) for d in digests)
         if pool is None or 2 * pool.known_of(digests[0]) < len(blocks[0]) or grown**2 * _PAIR_BYTES > self._limit:
             if pool is not None and 2 * pool.known_of(digests[0]) >= len(blocks[0]):
-                del self._pools[key]  # outgrown
+                del self._pools[key]  # the pool would exceed the limit
             self._made += 1
             key, pool = self._made, _Pool(architecture, kind)
             self._pools[key] = pool
@@ -101,7 +104,7 @@ class SharedKernels:
         return pool, [pool.enter(block, names) for block, names in zip(blocks, digests, strict=True)]
 
     def _settle(self) -> None:
-        """Forget what was used longest ago, until the rest fits; the newest pool and eigensystem stay."""
+        """Drop the least recently used data until the rest fits. The newest pool and the newest eigensystem are kept."""
         while self._bytes() > self._limit and len(self._systems) > 1:
             self._systems.popitem(last=False)
         while self._bytes() > self._limit and len(self._pools) > 1:
@@ -113,7 +116,7 @@ class SharedKernels:
 
 
 class _Pool:
-    """Rows, and the kernels of those pairs of them that were asked for."""
+    """Rows, and the kernels of their pairs that were requested."""
 
     def __init__(self, architecture: Architecture, kind: tuple[Any, ...]) -> None:
         self.kind = kind
@@ -125,20 +128,20 @@ class _Pool:
 
     @property
     def size(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.index)
 
     @property
     def bytes(self) -> int:
-        """Of all arrays."""
+        """Memory of all arrays."""
         return self._rows.nbytes + self._known.nbytes + sum(k.nbytes for k in self._kernels)
 
     def known_of(self, digests: list[bytes]) -> int:
-        """How many rows it has of these."""
+        """Number of these rows that are in the pool."""
         return sum(digest in self.index for digest in digests)
 
     def enter(self, block: np.ndarray, digests: list[bytes]) -> np.ndarray:
-        """Positions of the rows, new ones added."""
+        """Add missing rows, and return the positions of all rows."""
         before = self.size
         for digest in digests:
             self.index.setdefault(digest, len(self.index))
@@ -160,11 +163,11 @@ class _Pool:
         self._rows, self._known, self._kernels = rows, known, kernels
 
     def block(self, rows: np.ndarray, columns: np.ndarray) -> tuple[Kernels, int]:
-        """Kernels of rows with columns, and how many pairs were evaluated for them."""
+        """Kernels of rows with columns, and the number of pairs that were evaluated for them."""
         count = 0
         for some_rows, some_columns in _rectangles(~self._known, np.unique(rows), np.unique(columns)):
             at = np.ix_(some_rows, some_columns)
-            if self._known[at].all():  # by a rectangle before, mirrored
+            if self._known[at].all():  # an earlier rectangle contained the mirrored entries
                 continue
             same = len(some_rows) == len(some_columns) and bool((some_rows == some_columns).all())
             x2 = None if same else self._rows[some_columns]
@@ -179,7 +182,7 @@ class _Pool:
 
 
 def _rectangles(missing: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows and columns of blocks that cover the missing entries: rows that miss the same columns together."""
+    """Rows and columns of blocks that cover the missing entries. Rows that miss the same columns are in one block."""
     asked = missing[np.ix_(rows, columns)]
     rows, asked = rows[asked.any(axis=1)], asked[asked.any(axis=1)]
     if not len(rows):
@@ -194,12 +197,14 @@ def _rectangles(missing: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> I
 
 
 def rows_digest(rows: np.ndarray) -> bytes:
-    """Of the content of rows."""
+    """A digest of the content of rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).tobytes(), digest_size=16).digest()
 
 
 def is_random(architecture: Architecture) -> bool:
-    """Dropout: the kernel of a point with itself is not that with an equal one, so that content does not tell."""
+    """Whether the network has dropout. The kernel of a point with itself then differs from that with an equal point, so the content
+    of rows does not determine it.
+    """
     return _has_dropout(architecture.to_spec())
 
 
@@ -208,4 +213,4 @@ def _has_dropout(layers: list[dict[str, Any]]) -> bool:
 
 
 shared_kernels = SharedKernels()
-"""What the estimators of `ntkpipe.sklearn` share in one process."""
+"""The cache that the estimators of `ntkpipe.sklearn` share in one process."""

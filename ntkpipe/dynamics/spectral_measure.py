@@ -1,9 +1,9 @@
-"""The eigenvalues of a kernel with their weights: how many there are, and how much of the targets lies along them.
+"""The spectral measure of a kernel: its eigenvalues, their numbers, and the components of the targets along them.
 
-A dense kernel is diagonalised. A large one is multiplied with a block of vectors alone: block Lanczos from the targets, from random
-signs and from unit vectors gives Ritz values and the weight of each start vector on them, which is Gauss quadrature for
-`b^T f(K) b` (Golub and Meurant 2010; arXiv:2105.02042). The leading Ritz values are eigenvalues; the others stand for those between
-them, as many as random signs see of them.
+A small kernel is diagonalised. A large kernel is only multiplied with blocks of vectors: block Lanczos from the targets, from random
+signs and from unit vectors gives Ritz values and the weight of each start vector on them. This is Gauss quadrature for
+`b^T f(K) b` (Golub and Meurant 2010; arXiv:2105.02042). The leading Ritz values are eigenvalues. The others represent the eigenvalues
+near them, and the random signs estimate how many each represents.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.steps import Checkpoint
 
-# Residual of a Ritz pair, relative to its value, below which it is called an eigenvalue: its own error is the square over the gap.
+# Largest residual of a Ritz pair, relative to its value, that counts as an eigenvalue. The error of the value is the square of the residual
+# divided by the gap.
 _CONVERGED = 1e-4
-# Basis vectors for each leading eigenvalue asked for, and passes at least.
+# Number of basis vectors for each requested leading eigenvalue, and least number of passes.
 _VECTORS_PER_VALUE = 8
 _LEAST_PASSES = 12
-# Of probes that are left out in turn.
+# Number of groups of probes that are left out in turn.
 _GROUPS = 8
-# Passes between checkpoints: there are a few dozen, each with some tens of columns.
+# Number of passes between checkpoints. There are a few dozen passes, each with some tens of columns.
 _CHECKPOINT_EVERY = 4
 
 
@@ -35,14 +36,14 @@ class SpectralMeasure:
     """Eigenvalues and weights, largest first.
 
     Args:
-        values: of the matrix, `(m,)`, not negative.
-        counts: how many eigenvalues each stands for, `(m,)`; they sum to n.
-        along: components of the targets, `(m, c)`: their squares sum to the squared norms of the targets.
-        leading: so many of the first are single eigenvalues.
-        probes: counts as single random vectors see them, `(p, m)`; no rows if nothing is random.
-        rows: which rows were looked at one by one, `(r,)`.
+        values: eigenvalues or Ritz values of the matrix, `(m,)`, not negative.
+        counts: number of eigenvalues that each value represents, `(m,)`; they sum to n.
+        along: components of the targets, `(m, c)`. Their squares sum to the squared norms of the targets.
+        leading: number of leading values that are single eigenvalues.
+        probes: estimates of `counts` from single random vectors, `(p, m)`; without rows if nothing is random.
+        rows: indices of the rows whose unit vectors were used, `(r,)`.
         units: components of the unit vectors of these rows, `(m, r)`.
-        passes: over the matrix.
+        passes: number of passes over the matrix.
     """
 
     values: Float64[np.ndarray, " m"]
@@ -56,7 +57,7 @@ class SpectralMeasure:
 
     @property
     def index(self) -> Float64[np.ndarray, " m"]:
-        """Place of each value in the whole spectrum, counted from 1."""
+        """Position of each value in the whole spectrum, from 1."""
         return np.cumsum(self.counts) - self.counts / 2.0 + 0.5
 
     @property
@@ -65,7 +66,10 @@ class SpectralMeasure:
         return self.along**2
 
     def estimate(self, f: Callable[[np.ndarray], float]) -> tuple[float, float]:
-        """A function of `counts`, and its standard error from leaving groups of probes out in turn; 0 if nothing is random."""
+        """The value of a function of `counts`, and its standard error.
+
+        The standard error comes from leaving out groups of probes in turn (jackknife). It is 0 if nothing is random.
+        """
         value = float(f(self.counts))
         if not len(self.probes):
             return value, 0.0
@@ -84,7 +88,7 @@ class SpectralMeasure:
 
 
 def dense_measure(matrix: Float64[np.ndarray, "n n"], targets: Float64[np.ndarray, "n c"]) -> SpectralMeasure:
-    """All eigenvalues of a matrix in memory, by LAPACK."""
+    """The measure with all eigenvalues of a matrix in memory, by LAPACK."""
     values, vectors = np.linalg.eigh(matrix)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     n = len(values)
@@ -104,17 +108,17 @@ def lanczos_measure(
     tell: Callable[[str], None] = lambda line: None,
     checkpoint: Checkpoint | None = None,
 ) -> SpectralMeasure:
-    """By products with a block of vectors, until the leading eigenvalues are known or the basis is full.
+    """The measure from block Lanczos, which runs until the leading eigenvalues have converged or the basis is full.
 
     Args:
         operator: symmetric, positive semi-definite.
-        targets: of the training points.
-        probes: random vectors, at least 2.
-        top: leading eigenvalues wanted.
-        rows: unit vectors, for leave-one-out errors.
-        seed: of the random choice.
-        tell: told of passes.
-        checkpoint: of the basis; the same call goes on from it.
+        targets: targets of the training points, `(n, c)`.
+        probes: number of random vectors, at least 2.
+        top: number of requested leading eigenvalues.
+        rows: number of unit vectors, for leave-one-out errors.
+        seed: seed of the random choices.
+        tell: receives lines of progress.
+        checkpoint: checkpoint of the basis, from which the same call continues.
     """
     n, c = targets.shape
     generator = np.random.default_rng(seed)
@@ -144,7 +148,7 @@ def lanczos_measure(
     seen = along[:, c : c + probes].T ** 2
     seen[:, :leading] = 0.0
     left = np.maximum(seen.sum(axis=1, keepdims=True), 1e-300)
-    of_probes = (n - leading) * seen / left  # each sees all that is left: the trace of 1 is exact
+    of_probes = (n - leading) * seen / left  # normalised, so that the trace of the unit matrix is exact
     of_probes[:, :leading] = 1.0
     return SpectralMeasure(
         values, of_probes.mean(axis=0), along[:, :c], leading, of_probes, chosen, along[:, c + probes :], made.steps
@@ -152,7 +156,7 @@ def lanczos_measure(
 
 
 def _ritz(result: LanczosResult) -> tuple[np.ndarray, np.ndarray, int]:
-    """Ritz values largest first, components of the start vectors on their vectors, and how many lead without a gap."""
+    """Ritz values, largest first; components of the start vectors along their vectors; and the number of leading values that converged."""
     values, vectors = np.linalg.eigh(result.projected)
     values, vectors = values[::-1], vectors[:, ::-1]
     along = vectors[: len(result.start)].T @ result.start

@@ -1,30 +1,33 @@
-"""What a kernel's spectrum says of learning: alignment, effective dimension, learning curves, times at which modes are learnt.
+"""Predictions about learning from a kernel's spectrum: alignment, effective dimension, learning curves, and learning times of modes.
 
-From a `SpectralMeasure` of the Gram matrix of M training points. The theory of learning curves (`learning_theory`) is asked with
-the eigenvalues over M, and its test error is that of the points that a training set of n leaves over,
-`(M E - n train) / (M - n)`: E is the error of all M. It predicts squared error, not accuracy.
+They come from a `SpectralMeasure` of the Gram matrix of M training points. The theory of learning curves (`learning_theory`) uses
+the eigenvalues divided by M. Its test error is that of the points outside of a training set of n points,
+`(M E - n train) / (M - n)`, where E is the error of all M points. If all eigenvectors are known, the test error is computed for each point
+(`left_over`). The theory predicts squared error, not accuracy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ntkpipe.dynamics.extrapolation import Extrapolated, extrapolate
 from ntkpipe.dynamics.learning_theory import theory_of_measure
+from ntkpipe.dynamics.left_over import left_over_error
 from ntkpipe.dynamics.power_law import PowerLawRange, widest_power_law
 from ntkpipe.dynamics.spectral_measure import SpectralMeasure
 from ntkpipe.errors import ConfigError
 
 TRUSTED = 0.25
-"""Share of the sample up to which predicted errors of real images were within 4% of measured ones."""
+"""Share of the sample up to which errors that were predicted from sums over the spectrum were within 4% of measured errors on images."""
 
 SPREAD = 0.3
-"""Relative spread of the inverse's diagonal above which GCV is not to be trusted: norms of the images vary."""
+"""Relative spread of the diagonal of the inverse above which generalised cross-validation is unreliable, because image norms vary."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class PredictedError:
     """The predicted errors at one training-set size and ridge.
 
     Args:
-        n: training points.
-        ridge: as it was asked for.
-        kappa: the effective ridge, an eigenvalue of the operator.
+        n: number of training points.
+        ridge: the configured ridge.
+        kappa: the effective ridge, in units of eigenvalues of the operator.
         E0: factor of overfitting.
-        test_mse: mean squared error per output on the points that are left over.
-        test_mse_error: its standard error, of random probes; 0 of a dense spectrum.
-        train_mse: on the training points.
+        test_mse: mean squared error per output on the points outside of the training set.
+        test_mse_error: standard error of `test_mse` from the random probes; 0 for a dense spectrum.
+        train_mse: mean squared error per output on the training points.
         learnability: share of the targets' power that is learnt.
         effective_dimension: number of modes that are learnt.
     """
@@ -56,16 +59,16 @@ class PredictedError:
 
 @dataclass(frozen=True)
 class CrossValidated:
-    """Errors on new points as the M points themselves tell them, at one ridge.
+    """Errors on new points at one ridge, estimated by cross-validation on the M points.
 
     Args:
-        ridge: as it was asked for.
-        gcv: generalised cross-validation, `M y^T A^-2 y / (tr A^-1)^2` per output; None where the inverse is not known.
-        gcv_error: its standard error.
-        leave_one_out: mean squared error of leaving each looked-at row out; None where the inverse is not known.
-        leave_one_out_error: its standard error over the rows, 0 of all rows.
-        spread: standard deviation of the diagonal of the inverse over its mean: large where GCV misleads.
-        rows: that were looked at.
+        ridge: the configured ridge.
+        gcv: generalised cross-validation (GCV), `M y^T A^-2 y / (tr A^-1)^2` per output; None if the inverse is unknown.
+        gcv_error: standard error of `gcv`.
+        leave_one_out: mean squared leave-one-out error of the sampled rows; None if the inverse is unknown.
+        leave_one_out_error: standard error of `leave_one_out` over the rows; 0 if all rows are used.
+        spread: standard deviation of the diagonal of the inverse divided by its mean. GCV is misleading if it is large.
+        rows: number of sampled rows.
     """
 
     ridge: float
@@ -79,16 +82,19 @@ class CrossValidated:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of a train-train kernel and what follows from them; made by `ntkpipe.spectrum`.
+    """Eigenvalues of a train-train kernel and predictions from them, made by `ntkpipe.spectrum`.
 
     Args:
-        name: of the kernel.
-        n: training points.
+        name: name of the kernel.
+        n: number of training points.
         measure: eigenvalues, counts and weights.
-        noise: of the eigenvalues: smaller ones are rounding of the entries or of sums.
-        learning_unit: n times outputs over the learning rate: a mode of eigenvalue l is learnt at the time `learning_unit / l`.
-        ridges: as they were asked for.
-        absolute_ridges: added to the diagonal.
+        noise: level of rounding errors of the entries and of sums; smaller eigenvalues are not meaningful.
+        learning_unit: n times the number of outputs divided by the learning rate. A mode of eigenvalue l is learnt at the time
+            `learning_unit / l`.
+        ridges: the configured ridges.
+        absolute_ridges: the ridges that are added to the diagonal.
+        scale: (c,) divisors of the targets before the solve. Errors are multiplied by them, so that they have the units of
+            the data like measured ones; shares of the targets' norm are not. None is 1.
     """
 
     name: str
@@ -98,10 +104,16 @@ class Spectrum:
     learning_unit: float
     ridges: tuple[float, ...]
     absolute_ridges: tuple[float, ...]
+    scale: np.ndarray | None = None
+
+    @cached_property
+    def _in_units(self) -> SpectralMeasure:
+        """The measure of the targets in the units of the data, for errors."""
+        return self.measure if self.scale is None else replace(self.measure, along=self.measure.along * self.scale)
 
     @property
     def is_dense(self) -> bool:
-        """Every eigenvalue is known."""
+        """Whether every eigenvalue is known."""
         return not len(self.measure.probes)
 
     @property
@@ -111,7 +123,7 @@ class Spectrum:
 
     @property
     def label_energy(self) -> np.ndarray:
-        """Share of the targets' squared norm along each leading eigenvector, mean over outputs by their norms."""
+        """Share of the targets' squared norm, over all outputs, along each leading eigenvector."""
         return self._energy()[: self.measure.leading]
 
     @property
@@ -126,7 +138,10 @@ class Spectrum:
         return power / total if total > 0.0 else power
 
     def alignment(self) -> tuple[float, float]:
-        """Of the kernel with the targets' `Y Y^T`: their inner product over both norms (arXiv:1203.0550); and its standard error."""
+        """Alignment of the kernel with the targets' `Y Y^T`, and its standard error.
+
+        It is their inner product divided by both norms (arXiv:1203.0550).
+        """
         along = self.measure.along
         inner = float(np.sum(self.measure.values[:, None] * along**2))
         norm = float(np.linalg.norm(along.T @ along))
@@ -137,14 +152,14 @@ class Spectrum:
         )
 
     def effective_dimension(self, position: int) -> tuple[float, float]:
-        """`tr K (K + ridge)^-1` at one of the ridges, and its standard error; the rank without ridge."""
+        """`tr K (K + ridge)^-1` at one of the ridges, and its standard error. Without ridge it is the rank."""
         ridge = self.absolute_ridges[position]
         if ridge == 0.0:
             return self.measure.trace(lambda values: (values > self.noise).astype(float))
         return self.measure.trace(lambda values: values / (values + ridge))
 
     def power_laws(self) -> dict[str, PowerLawRange | None]:
-        """Of the eigenvalues by their place, and of the targets' power that lies beyond a place."""
+        """Power laws of the eigenvalues, and of the targets' power beyond a position in the spectrum, as functions of the position."""
         left = 1.0 - np.cumsum(self._energy())
         place = np.cumsum(self.measure.counts)
         return {
@@ -153,7 +168,7 @@ class Spectrum:
         }
 
     def density(self, bins: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Density of states: edges of bins of the logarithm of eigenvalues `(bins + 1,)`, eigenvalues in each, standard errors."""
+        """Density of states: edges of logarithmic bins `(bins + 1,)`, number of eigenvalues in each bin, and standard errors."""
         values = self.measure.values
         high = float(values.max(initial=1.0)) * (1.0 + 1e-9)
         above = values[values > max(self.noise, 1e-12 * high)]
@@ -167,32 +182,27 @@ class Spectrum:
         """Predicted errors of training sets drawn from these points.
 
         Args:
-            sizes: numbers of training points, below the sample; None is a few up to half of it.
-            position: of the ridge.
+            sizes: numbers of training points, below the number of points; None is a few sizes up to half of it.
+            position: index of the ridge.
 
         Raises:
-            ConfigError: if a size is not between 1 and the sample.
+            ConfigError: if a size is below 1, or not below the number of points.
         """
         asked = default_sizes(self.n) if sizes is None else [int(size) for size in sizes]
-        for size in asked:
-            if not 0 < size < self.n:
-                raise ConfigError(
-                    f"sizes: {size} must be from 1 to {self.n - 1}, below the {self.n} points of the kernel: the theory takes the rest "
-                    "as the new points. Ask for smaller sizes, or compute a larger kernel"
-                )
+        check_sizes(asked, self.n)
         return [self._predicted(size, position) for size in asked]
 
     def extrapolated(self, sizes: Sequence[int] | None = None, position: int = 0) -> list[Extrapolated]:
-        """Errors of more training points than there are, extrapolated from predicted ones: what more data would buy, with a band.
+        """Errors for more training points than the kernel has, extrapolated from predicted errors, with a band.
 
-        From sizes up to a quarter of the sample, and leave-one-out errors of all of it where they are known.
+        The extrapolation uses sizes up to a quarter of the points, and the leave-one-out error of all points if it is known.
 
         Args:
-            sizes: numbers of training points, beyond the sample; None is twice, four and eight times as many.
-            position: of the ridge.
+            sizes: numbers of training points, above the number of points; None is two, four and eight times as many.
+            position: index of the ridge.
 
         Raises:
-            ConfigError: for a size that is no extrapolation, or a sample of fewer than 16 points.
+            ConfigError: if a size is not above the number of points or is too large, or there are too few points.
         """
         trusted = [size for size in default_sizes(self.n) if size <= TRUSTED * self.n]
         known = [(one.n, one.test_mse) for one in self.learning_curve(trusted, position)]
@@ -202,12 +212,12 @@ class Spectrum:
         known = [(n, error) for n, error in known if error > 0.0]
         wanted = [factor * self.n for factor in (2, 4, 8)] if sizes is None else [int(size) for size in sizes]
         n, errors = zip(*known, strict=True) if known else ((), ())
-        # Of a mean of so many squares of normal numbers.
+        # Relative standard deviation of the mean of n c squared normal variables.
         spread = math.sqrt(2.0 / (self.n * self.measure.along.shape[1]))
         return extrapolate(n, errors, wanted, self.ridges[position], spread=spread)
 
-    def _beyond(self, position: int) -> list[Extrapolated]:
-        """`extrapolated`, of samples and errors that allow it."""
+    def beyond(self, position: int = 0) -> list[Extrapolated]:
+        """`extrapolated` to two, four and eight times the number of points; empty if there are too few points."""
         try:
             return self.extrapolated(None, position)
         except ConfigError:
@@ -217,13 +227,15 @@ class Spectrum:
         ridge = self.absolute_ridges[position]
         operator = self.measure.values / self.n
         operator = np.where(self.measure.values > self.noise, operator, 0.0)
-        power = self.measure.power.mean(axis=1) / self.n
+        power = self._in_units.power.mean(axis=1) / self.n
 
         def corrected(counts: np.ndarray) -> float:
             made = theory_of_measure(operator, counts, power, size, ridge)
             return (self.n * made.test_mse - size * made.train_mse) / (self.n - size)
 
         value, error = self.measure.estimate(corrected)
+        by_point = self._left_over(size, position)
+        value = value if by_point is None else by_point
         made = theory_of_measure(operator, self.measure.counts, power, size, ridge)
         return PredictedError(
             size,
@@ -237,12 +249,32 @@ class Spectrum:
             made.effective_dimension,
         )
 
-    def cross_validated(self, position: int = 0) -> CrossValidated:
-        """Generalised cross-validation and leave-one-out errors at all M points.
+    @cached_property
+    def _left_over_errors(self) -> dict[tuple[int, float], float | None]:
+        """Computed errors by size and absolute ridge. They are cached, because each takes a few factorisations."""
+        return {}
 
-        Without ridge, and where products alone are known, small eigenvalues are not resolved: the answer is None.
+    def _left_over(self, size: int, position: int) -> float | None:
+        """The error on points outside of the training set, point by point; None if only sums over the spectrum are known."""
+        measure, ridge = self._in_units, self.absolute_ridges[position]
+        values = np.where(measure.values > self.noise, measure.values, 0.0)
+        if not self.is_dense or (ridge <= self.noise and int(np.count_nonzero(values)) <= size):
+            return None
+        key = (size, ridge)
+        if key not in self._left_over_errors:
+            power, operator = measure.power.mean(axis=1) / self.n, values / self.n
+            start = self.n * theory_of_measure(operator, measure.counts, power, size, ridge).kappa
+            matrix = (measure.units.T * (values + ridge)) @ measure.units
+            targets = measure.units.T @ measure.along
+            self._left_over_errors[key] = left_over_error(matrix, targets, size, start) if start > 0.0 else None
+        return self._left_over_errors[key]
+
+    def cross_validated(self, position: int = 0) -> CrossValidated:
+        """Generalised cross-validation and leave-one-out errors of the M points.
+
+        Both are None without ridge if small eigenvalues are not resolved, in particular if only products with the kernel were used.
         """
-        ridge, measure = self.absolute_ridges[position], self.measure
+        ridge, measure = self.absolute_ridges[position], self._in_units
         unknown = CrossValidated(self.ridges[position], None, 0.0, None, 0.0, None, len(measure.rows))
         resolved = self.is_dense and float(measure.values.min()) > self.noise
         if ridge <= self.noise and not resolved:
@@ -260,19 +292,19 @@ class Spectrum:
         )
 
     def warnings(self) -> list[str]:
-        """What not to trust."""
+        """Warnings about unreliable results."""
         found = []
         for position, ridge in enumerate(self.ridges):
             spread = self.cross_validated(position).spread
             if spread is not None and spread > SPREAD:
                 found.append(
-                    f"ridge {ridge:g}: diagonal entries of the inverse spread by {spread:.2f} of their mean, so that GCV misleads; "
-                    "trust leave-one-out (norms of the points vary: data.unit_norm=true evens them out)"
+                    f"ridge {ridge:g}: diagonal entries of the inverse spread by {spread:.2f} of their mean, so GCV is misleading; "
+                    "use leave-one-out (norms of the points vary: data.unit_norm=true makes them equal)"
                 )
         return found
 
     def to_dict(self, sizes: Sequence[int] | None = None) -> dict[str, Any]:
-        """JSON-ready."""
+        """All results, JSON-ready."""
         alignment, alignment_error = self.alignment()
         edges, states, states_error = self.density()
         ridges = range(len(self.ridges))
@@ -303,12 +335,12 @@ class Spectrum:
                 for k in ridges
             ],
             "learning_curve": [asdict(one) for k in ridges for one in self.learning_curve(sizes, k)],
-            "extrapolated": [asdict(one) for k in ridges for one in self._beyond(k)],
+            "extrapolated": [asdict(one) for k in ridges for one in self.beyond(k)],
             "warnings": self.warnings(),
         }
 
     def lines(self, sizes: Sequence[int] | None = None) -> list[str]:
-        """For people."""
+        """Lines of text for the user."""
         alignment = self.alignment()[0]
         how = (
             "all eigenvalues"
@@ -317,38 +349,63 @@ class Spectrum:
         )
         lines = [
             f"{self.name}: {self.n:,} points, {how}; target alignment {alignment:.3g}",
-            f"  largest eigenvalue {self.eigenvalues[0]:.4g}, learnt at t = {self.learning_times[0]:.3g}; the 10 leading ones hold "
+            f"  largest eigenvalue {self.eigenvalues[0]:.4g}, learnt at t = {self.learning_times[0]:.3g}; the 10 leading directions hold "
             f"{100 * self.label_energy[:10].sum():.3g}% of the label energy"
             if len(self.eigenvalues)
-            else "  no eigenvalue has settled: ask for more with top=",
+            else "  no eigenvalue has converged: set a larger top=",
         ]
         for name, law in self.power_laws().items():
             if law is not None:
-                lines.append(
-                    f"  {name.replace('_', ' ')} fall as i^-{law.exponent:.3g} (± {law.standard_error:.1g}) for i from {law.low:.3g} to "
-                    f"{law.high:.3g}"
-                )
+                text = f"  {_SPOKEN[name]} i^-{law.exponent:.3g} (± {law.standard_error:.1g})"
+                lines.append(f"{text} for i from {law.low:.3g} to {law.high:.3g}")
         for k, ridge in enumerate(self.ridges):
             checked = self.cross_validated(k)
             dimension = self.effective_dimension(k)[0]
             text = f"  ridge {ridge:g}: effective dimension {dimension:.4g}"
             if checked.gcv is not None and checked.leave_one_out is not None:
-                text += f", squared error by GCV {checked.gcv:.4g}, by leave-one-out {checked.leave_one_out:.4g}"
+                text += f", squared error by generalised cross-validation (GCV) {checked.gcv:.4g}"
+                text += f", by leave-one-out {checked.leave_one_out:.4g}"
                 if checked.leave_one_out_error:
                     text += f" ± {checked.leave_one_out_error:.2g} ({checked.rows} rows)"
             lines.append(text)
             for one in self.learning_curve(sizes, k):
-                doubt = "" if one.n <= TRUSTED * self.n else "   (beyond a quarter of the sample: less sure)"
+                doubt = (
+                    ""
+                    if self.is_dense or one.n <= TRUSTED * self.n
+                    else "   (less certain: beyond a quarter of the sample)"
+                )
                 lines.append(
                     f"    n = {one.n:>8,}: predicted squared error {one.test_mse:.4g}, {one.effective_dimension:.4g} modes and "
                     f"{100 * one.learnability:.3g}% of the targets learnt{doubt}"
                 )
-            for far in self._beyond(k):
+            for far in self.beyond(k):
                 lines.append(
-                    f"    n = {far.n:>8,}: extrapolated squared error {far.test_mse:.4g}, from {far.low:.4g} to {far.high:.4g}"
+                    f"    n = {far.n:>8,}: extrapolated squared error {far.test_mse:.4g} (between {far.low:.4g} and {far.high:.4g})"
                 )
-        lines.append("  The theory predicts squared error, not accuracy.")
+        lines.append(
+            "  The theory predicts squared error, in the units in which targets are solved. It does not predict accuracy."
+        )
         return [*lines, *(f"warning: {text}" for text in self.warnings())]
+
+
+_SPOKEN = {
+    "eigenvalues": "the i-th eigenvalue decreases as",
+    "label_energy_left": "the label energy beyond the i-th eigenvector decreases as",
+}
+
+
+def check_sizes(sizes: Sequence[int], n: int) -> None:
+    """Check that training sizes leave new points.
+
+    Raises:
+        ConfigError: if a size is not from 1 to n - 1.
+    """
+    for size in sizes:
+        if not 0 < size < n:
+            raise ConfigError(
+                f"sizes: {size} must be from 1 to {n - 1}, below the {n} points of the kernel, because the theory uses the "
+                "rest as new points. Use smaller sizes, or compute a larger kernel"
+            )
 
 
 def default_sizes(n: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""Steps of explicit integrators for `x' = F(x)` with eigenvalues of the Jacobian on the negative real axis: no system is solved.
+"""Steps of explicit integrators for `x' = F(x)` with eigenvalues of the Jacobian on the negative real axis. No system is solved.
 
-Two methods: Dormand and Prince of order 5, which is cheap and accurate as long as steps are below `3 / rho`; and Runge-Kutta-Chebyshev of
-order 2 (Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88, 1998), stable up to `0.65 s^2 / rho` with s evaluations, which covers long
-times with the square root of the evaluations. rho is a bound on the eigenvalues' size.
+There are two methods. The method of Dormand and Prince of order 5 is cheap and accurate if steps are below `3 / rho`. Runge-Kutta-Chebyshev
+of order 2 (Sommeijer, Shampine, Verwer, J. Comput. Appl. Math. 88, 1998) is stable for steps up to `0.65 s^2 / rho` with s evaluations, so
+the number of evaluations grows only with the square root of the length of a step. rho is a bound on the size of the eigenvalues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 Field = Callable[[np.ndarray], np.ndarray]
 
-# Dormand and Prince, J. Comput. Appl. Math. 6, 1980: rows of a, whose last one are the weights; and those of the error.
+# Coefficients of Dormand and Prince, J. Comput. Appl. Math. 6, 1980: rows of a, of which the last contains the weights, and coefficients of
+# the error.
 _A = (
     (1 / 5,),
     (3 / 40, 9 / 40),
@@ -26,16 +27,16 @@ _A = (
 )
 _E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 ACCURATE_STAGES = 6
-"""Evaluations of `accurate_step`."""
+"""Number of evaluations of `accurate_step`."""
 ACCURATE_REACH = 3.0
-"""Its stable step times rho: 3.3 on the real axis, and some room for rounding of rho."""
+"""Largest stable step of `accurate_step` times rho: 3.3 on the real axis, reduced for errors of rho."""
 _DAMPING = 2.0 / 13.0
 MOST_STAGES = 250
-"""Beyond, rounding inside a step grows with the square of the stages."""
+"""Largest number of stages, because rounding errors of a step grow with the square of the stages."""
 
 
 class Stepped(NamedTuple):
-    """Outcome of a step: the state, F there, and an estimate of the local error."""
+    """The result of a step: the state, F of this state, and an estimate of the local error."""
 
     x: np.ndarray
     slope: np.ndarray
@@ -43,7 +44,7 @@ class Stepped(NamedTuple):
 
 
 def accurate_step(field: Field, x: np.ndarray, slope: np.ndarray, h: float) -> Stepped:
-    """One step of Dormand and Prince; `slope` is F(x)."""
+    """One step of the method of Dormand and Prince. `slope` is F(x)."""
     slopes = [slope]
     new = x
     for row in _A:
@@ -54,12 +55,12 @@ def accurate_step(field: Field, x: np.ndarray, slope: np.ndarray, h: float) -> S
 
 
 def stages_for(h: float, rho: float) -> int:
-    """Evaluations of a Chebyshev step that is stable."""
+    """Number of evaluations for which a Chebyshev step of length h is stable."""
     return max(2, 1 + math.ceil(math.sqrt(1.54 * h * rho + 1.0)))
 
 
 def chebyshev_step(field: Field, x: np.ndarray, slope: np.ndarray, h: float, stages: int) -> Stepped:
-    """One step of Runge-Kutta-Chebyshev with so many evaluations, the one at its end included."""
+    """One step of Runge-Kutta-Chebyshev with `stages` evaluations, including the one at its end."""
     s = stages
     w0 = 1.0 + _DAMPING / s**2
     t, d1, d2 = _chebyshev(w0, s)
@@ -79,7 +80,7 @@ def chebyshev_step(field: Field, x: np.ndarray, slope: np.ndarray, h: float, sta
 
 
 def _chebyshev(w: float, s: int) -> tuple[list[float], list[float], list[float]]:
-    """Chebyshev polynomials up to degree s at w, and their first and second derivatives."""
+    """Chebyshev polynomials up to degree s at w, with their first and second derivatives."""
     t, d1, d2 = [1.0, w], [0.0, 1.0], [0.0, 0.0]
     for _ in range(2, s + 1):
         t.append(2 * w * t[-1] - t[-2])

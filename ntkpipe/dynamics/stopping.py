@@ -1,9 +1,9 @@
-"""When a growing Krylov space is large enough.
+"""The rule that stops when a growing Krylov space is large enough.
 
-What decides is the error bound of `bounds.py` from all eigenvectors of the projected matrix, O(m^3). It is asked for only
-once a part of it that costs O(m k^2), from the blocks alone, has fallen below the tolerance: the factor at `t = inf`, and at
-finite times of gradient flow the residual at the time itself instead of its largest up to then. That part is never above
-the whole, but for rounding.
+The rule uses the error bound of `bounds.py` from all eigenvectors of the projected matrix, which costs O(m^3). It computes
+this bound only when a part of it that costs O(m k^2), from the blocks, is below the tolerance. This part is the factor at
+`t = inf`, and at finite times of gradient flow the factor with the residual at the time itself instead of the largest residual up to it. Up
+to rounding, the part is never above the whole bound.
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ntkpipe.dynamics.bounds import ENERGY_SAFETY, is_rounding, largest_factor
-from ntkpipe.dynamics.filters import GradientFlow, SpectralFilter
-from ntkpipe.dynamics.gains import RIGOROUS, final_gain, time_gain
+from ntkpipe.dynamics.filters import EPS, GradientFlow, SpectralFilter
+from ntkpipe.dynamics.gains import RIGOROUS, final_gain, gain_at, time_gain
 from ntkpipe.dynamics.krylov import BlockKrylov, KrylovSolution, lowered
-from ntkpipe.dynamics.talbot import flow_shifts
-from ntkpipe.linalg.block_tridiagonal import LastRows
-from ntkpipe.linalg.lanczos import LanczosResult
+from ntkpipe.dynamics.residuals import ROUNDING
+from ntkpipe.dynamics.talbot import NODES, flow_shifts
+from ntkpipe.linalg.block_tridiagonal import LastRows, eliminates
+from ntkpipe.linalg.lanczos import LanczosResult, growing_schedule
 
-# The cheap part may differ by the tolerance of its smallest eigenvalue; so much below the whole it surely is.
+# Factor on the cheap part, whose smallest eigenvalue is only approximate, so that it is below the whole bound.
 _MARGIN = 0.99
-# Eigenvalues of so many times the noise count as resolved.
+# Eigenvalues above this multiple of the noise count as resolved.
 _RESOLVED = 2.0
-# Tolerances below may be out of the reach of float64: whether rounding is all that is left is looked at as well.
-_FINE = 1e-9
+# If only rounding may remain, the whole bound is computed each time the cheap part has decreased by this factor.
+_FALLEN = 10.0
+# Least number of errors for a trend.
+_TREND = 4
 
 
 @dataclass
 class StopRule:
-    """Says when a growing Krylov space is large enough; made by `stop_rule`.
+    """The rule that stops when a growing Krylov space is large enough, made by `stop_rule`.
 
-    It looks at the recurrence alone, never at a clock: a resumed run stops where the undisturbed one does.
+    It depends only on the recurrence, not on time, so a resumed run stops at the same step as an uninterrupted one.
 
     Attributes:
-        history: (block steps, dimension, bound) of every check, for the convergence figure; the bound is the largest
-            Krylov part over times, ridges, classes and test images, relative to `scales`, or what is known to be below it.
-        solution: that of the last check that needed all eigenvectors; the final result may be larger, where the space
-            became invariant or the steps ran out.
-        eigensystems: how often they were needed.
+        history: (block steps, dimension, bound) of every check, for the convergence figure. The bound is the largest
+            Krylov term over times, ridges, classes and test images, relative to `scales`, or a part of it.
+        solution: the solution of the last check that needed all eigenvectors. The final result may be larger, if the space
+            became invariant or `max_steps` was reached.
+        eigensystems: number of checks that needed all eigenvectors.
+        rounding: whether the rule stopped above the tolerance because only rounding remains.
     """
 
     spectral_filter: SpectralFilter
@@ -55,30 +59,49 @@ class StopRule:
     history: list[tuple[int, int, float]] = field(default_factory=list)
     solution: KrylovSolution | None = None
     eigensystems: int = 0
+    rounding: bool = False
+    _looked: float = math.inf
     _final: LastRows | None = None
     _flow: LastRows | None = None
 
     def __call__(self, result: BlockKrylov) -> bool:
-        """True when the Krylov part of every bound is at most `tolerance` or what rounding leaves, or nothing is left to add."""
+        """True if the Krylov term of every bound is at most `tolerance` or at the level of rounding, or the space is invariant."""
         steps, scale = len(result.block_sizes), math.sqrt(self.largest_test_diagonal)
-        if isinstance(result, LanczosResult) and not result.invariant and self.tolerance >= _FINE:
-            part = self._part(result)
-            if part is not None and _MARGIN * part * scale > self.tolerance:
-                self.history.append((steps, result.tridiagonal.size, part * scale))
-                return False
+        if isinstance(result, LanczosResult) and not result.invariant:
+            found = self._part(result)
+            if found is not None and _MARGIN * found[0] * scale > self.tolerance:
+                part, rounding = found
+                if part > rounding or part > self._looked / _FALLEN:
+                    self.history.append((steps, result.tridiagonal.size, part * scale))
+                    return False
+                self._looked = part
         self.solution = KrylovSolution.from_lanczos(result, self.noise, self.ceiling)
         self.eigensystems += 1
         worst = scale * largest_factor(self.solution, self.spectral_filter, self.times, self.ridges, self.scales)
         self.history.append((steps, len(self.solution.values), worst))
         if worst <= self.tolerance or not len(self.solution.tail):
             return True
-        return self.tolerance < _FINE and is_rounding(self.solution, self.spectral_filter, self.times, self.ridges)
+        self.rounding = is_rounding(self.solution, self.spectral_filter, self.times, self.ridges)
+        return self.rounding
 
-    def _part(self, result: LanczosResult) -> float | None:
-        """A part of the largest Krylov factor; None where the blocks alone do not give it."""
+    @staticmethod
+    def check_every(step: int) -> int:
+        """The next step at which the rule is called."""
+        return growing_schedule(step)
+
+    def steps_to_go(self) -> int | None:
+        """Number of remaining steps by the trend of the bounds; None if there is no trend."""
+        return steps_to_go([(step, bound) for step, _, bound in self.history], self.tolerance)
+
+    def _part(self, result: LanczosResult) -> tuple[float, float] | None:
+        """A part of the largest Krylov factor, and a bound on the effect of rounding; None if the blocks do not give them."""
+        finite = sum(math.isfinite(time) for time in self.times) * isinstance(self.spectral_filter, GradientFlow)
+        shifts = len(self.ridges) * (2 + NODES * finite)
+        if not eliminates(result.next_block.shape[1], result.block_sizes[0], shifts):
+            return None
         found = result.tridiagonal.smallest()
         if found is None or found[0] <= self.noise:
-            return None  # null directions are left out, which the blocks alone cannot do
+            return None  # null directions must be left out, which takes eigenvectors
         value, last = found
         below = lowered(value, float(np.linalg.norm(result.coupling @ last)))
         value = min(value, self.ceiling)
@@ -91,17 +114,32 @@ class StopRule:
                 worst = max(worst, self._at_times(result, smallest))
         except np.linalg.LinAlgError:
             return None
+        return worst, self._rounding(result, value, smallest)
+
+    def _rounding(self, result: LanczosResult, value: float, smallest: float) -> float:
+        """Bound on the effect of rounding on the factor; see `residuals.residuals_at`. It uses bounds on the norms of the weights."""
+        matrix = result.tridiagonal
+        blocks = [*matrix.diagonals, *matrix.couplings, result.coupling]
+        largest = max(float(np.linalg.norm(block)) for block in blocks) * 3
+        target = float((np.linalg.norm(result.start, axis=0) / self.scales).max(initial=0.0))
+        worst = 0.0
+        for time in self.times:
+            for ridge in self.ridges:
+                scaled = self.spectral_filter.scaled_time(time)
+                weights = min(scaled, 1.0 / (value + ridge)) * target
+                gain = gain_at(self.spectral_filter, time, ridge, smallest, largest).value
+                worst = max(worst, gain * ROUNDING * EPS * ((largest + ridge) * weights + target))
         return worst
 
     def _at_infinity(self, result: LanczosResult, value: float, smallest: float) -> list[float]:
-        """Per ridge what `bounds.final_factor` gives, from the last block rows of solutions and inverses."""
+        """The Krylov factor at `t = inf` of `bounds` for each ridge, from the last block rows of solutions and inverses."""
         ridges, coupling = np.array(self.ridges), result.coupling
         if self._final is None:
             self._final = LastRows(np.concatenate([ridges, [0.0]]), result.start)
         self._final.extend(result.tridiagonal)
         below = LastRows(
             (ridges - value) / 2, np.zeros((len(result.start), 0))
-        )  # of H + ridge - (smallest + ridge) / 2
+        )  # for H + ridge - (smallest + ridge) / 2
         below.extend(result.tridiagonal)
         out = []
         for j, ridge in enumerate(self.ridges):
@@ -121,7 +159,7 @@ class StopRule:
         return out
 
     def _at_times(self, result: LanczosResult, smallest: float) -> float:
-        """Over finite times: the gain times the residual at the time itself."""
+        """The largest gain times the residual at the time itself, over finite times."""
         flows = [
             flow_shifts(s) for t in self.times if math.isfinite(t) and (s := self.spectral_filter.scaled_time(t)) > 0
         ]
@@ -145,7 +183,7 @@ class StopRule:
 
 
 def _radau(coupling: np.ndarray, tail: np.ndarray, difference: np.ndarray, least: float) -> np.ndarray:
-    """`bounds.radau` from the last diagonal block of `(H - least)^-1 - H^-1`, H with its ridge."""
+    """The block Gauss-Radau bound of `bounds`, from the last diagonal block of `(H - least)^-1 - H^-1`. H includes the ridge."""
     s = least * np.eye(len(coupling)) + coupling @ difference @ coupling.T
     return np.linalg.norm(np.linalg.solve(np.linalg.cholesky((s + s.T) / 2), tail), axis=0)
 
@@ -161,17 +199,17 @@ def stop_rule(
     noise: float = 0.0,
     ceiling: float = math.inf,
 ) -> StopRule:
-    """A stop rule for block Lanczos, for the Krylov part of the error bound of every prediction.
+    """A stopping rule of block Lanczos for the Krylov term of the error bound of every prediction.
 
     Args:
         spectral_filter: the training dynamics.
-        times: in steps; None (chosen later, from the spectrum) is `inf`, the hardest.
-        ridges: absolute.
+        times: times in steps. None, if they are chosen later from the spectrum, is `inf`, the hardest time.
+        ridges: absolute ridges.
         largest_test_diagonal: the largest `T_**` over the test images.
-        tolerance: of a prediction, in units of `scales`.
-        scales: of the outputs, (c,) above 0, or one for all.
+        tolerance: largest acceptable error of a prediction, in units of `scales`.
+        scales: scales of the outputs, (c,) above 0, or one number for all.
         noise: see `KrylovSolution`.
-        ceiling: see `KrylovSolution`. Where the noise hides it, no number of steps resolves it, and it says nothing of when to stop.
+        ceiling: see `KrylovSolution`. It is ignored if the noise hides it, because then no number of steps resolves it.
     """
     return StopRule(
         spectral_filter,
@@ -186,5 +224,23 @@ def stop_rule(
 
 
 def resolved(ceiling: float, noise: float) -> float:
-    """The ceiling of the smallest eigenvalue that stopping looks at: inf where the noise hides it."""
+    """The upper bound on the smallest eigenvalue that stopping rules use; inf if the noise hides it."""
     return ceiling if ceiling > _RESOLVED * noise else math.inf
+
+
+def steps_to_go(errors: Sequence[tuple[int, float]], wanted: float) -> int | None:
+    """Number of steps until an error falls to `wanted`, by its trend over the last half of the steps; None if there is no trend.
+
+    Args:
+        errors: (step, error), in order.
+        wanted: the wanted error, above 0.
+    """
+    if not errors:
+        return None
+    last, error = errors[-1]
+    recent = [(step, value) for step, value in errors if 2 * step > last and 0 < value < math.inf]
+    if len(recent) < _TREND or error <= wanted:
+        return None
+    steps, values = np.array(recent).T
+    slope = float(np.polyfit(steps, np.log(values), 1)[0])
+    return math.ceil(math.log(error / wanted) / -slope) if slope < 0 else None

@@ -1,24 +1,16 @@
-"""Variances of test outputs from filters applied to a batch of test images, and bounds on their errors.
+"""Variances of test outputs from filters that are applied to a batch of test images, and bounds on their errors.
 
-With `a` the kernel between the training images and a test image, and A the train-train kernel plus ridge:
+Let `a` be the kernel between the training images and a test image, and A the train-train kernel plus ridge.
 
 - a *posterior* variance (NNGP, `ntkgp`) is `K_** - a^T psi(A) a`, `psi = phi (1 + decay)`: a quadratic form;
 - an *ensemble* variance (all layers trained) is `K_** + b^T K b - 2 b^T k_*`, `b = phi(A) a`, K the NNGP without ridge.
 
-**Quadratic forms.** For gradient flow and descent psi is phi at twice the time. In the Krylov space of the batch the
-weights x(t) obey `x' = a - A x` up to a residual r(t) that is orthogonal to the space, hence to x'. So
+**Ensembles.** K is positive semi-definite, and `v = |K^(1/2) (b, -1)|^2` on training and test images together. So an error
+e of b changes `sqrt(v)` by at most `kappa = |K^(1/2) e|`, and `|error| <= 2 sqrt(v) kappa + kappa^2`. The bound of means (`bounds.py`)
+bounds `|T^(1/2) e|`. With `K <= dominance T` it also bounds kappa.
 
-    error of a^T x(t) = int int r'(u)^T exp(-A (t - z - u)) r(z) du dz,
-    |error| <= (variation of r up to t) (largest |r| up to t) min(t, 1 / l_min(A)),        at t = inf: |r|^2 / l_min(A)
-
-which is of second order in the residual: half as many steps do as for a mean. With a ridge, or at a finite time, nothing
-is assumed of the spectrum.
-
-**Ensembles.** `v = |K^(1/2) (b, -1)|^2` on training and test images together, K being positive semi-definite, so that an error
-e of b moves `sqrt(v)` by at most `kappa = |K^(1/2) e|`, and `|error| <= 2 sqrt(v) kappa + kappa^2`. The bound of means (`bounds.py`)
-is one of `|T^(1/2) e|`; with `K <= dominance T` it is one of kappa.
-
-Rounded products and rounded tiles move A, a and K a little: that is measured on sampled rows, to first order.
+`variance_truncation` bounds the effect of a Krylov space that is too small. Rounded products and rounded tiles slightly change
+A, a and K. Their effect is measured on sampled rows, to first order.
 """
 
 from __future__ import annotations
@@ -30,17 +22,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkpipe.dynamics.bounds import GRID_PER_DECADE, error_budget, krylov_factors
+from ntkpipe.dynamics.bounds import error_budget
 from ntkpipe.dynamics.direct_bounds import direct_budget
-from ntkpipe.dynamics.filters import EPS, GradientDescent, Momentum, SpectralFilter
+from ntkpipe.dynamics.filters import EPS, SpectralFilter
 from ntkpipe.dynamics.gains import final_gain, gain_at
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.residuals import ROUNDING
 from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
+from ntkpipe.dynamics.variance_truncation import inverse_floor, quadratic_truncation
 from ntkpipe.dynamics.weights import DirectWeights, SpannedWeights, Weights
-
-# On the inverse of a smallest eigenvalue that is an estimate: after one block step of the tests it was 1.42 too small.
-SPECTRUM_SAFETY = 2.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +39,8 @@ class KernelRows:
 
     Args:
         indices: (s,) sampled rows.
-        stored: (s, n) float64, as stored.
-        exact: (s, n) recomputed in float64, or None where the stored kernel is the exact one.
+        stored: (s, n) stored rows in float64.
+        exact: (s, n) rows recomputed in float64; None if the stored kernel is exact.
         systematic: see `RowSample`.
     """
 
@@ -60,14 +50,11 @@ class KernelRows:
     systematic: float = 0.0
 
     def scale(self, n: int) -> float:
-        """Factor from the norm of a sample to that of all n rows, with its safety."""
+        """Factor from the norm of a sample to that of all n rows, with a safety factor."""
         return norm_safety(len(self.indices), n) * math.sqrt(n / max(len(self.indices), 1))
 
     def storage(self, weights: Weights) -> np.ndarray:
-        """What counts of the norm of `D w` in a product `v^T D w`, (T, R, k), D = stored - exact; zero without exact rows.
-
-        Entries of D are taken for independent, see `sampling.INDEPENDENT`.
-        """
+        """Bound (T, R, k) on `v^T D w` per unit of `|v|`, for independent entries of D = stored - exact; see `sampling.INDEPENDENT`."""
         systematic = self.systematic * weights.norms()
         if self.exact is None:
             return systematic
@@ -78,12 +65,12 @@ class KernelRows:
 
 @dataclass(frozen=True)
 class Quadratic:
-    """`a^T psi(A) a` of k columns, at T times and R ridges.
+    """Quadratic forms `a^T psi(A) a` of k columns, at T times and R ridges.
 
     Args:
         value: (T, R, k).
-        truncation: (T, R, k) bound on the error of `value` from a space that is too small, or a residual.
-        rounding: (T, R, k) likewise from rounded products and tiles of the train-train kernel.
+        truncation: (T, R, k) bound on the error of `value` from a truncated space or a residual.
+        rounding: (T, R, k) bound on the error of `value` from rounded products and tiles of the train-train kernel.
         weights: `psi(A) a`.
     """
 
@@ -95,13 +82,13 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """`b = phi(A) a` of k columns, at T times and R ridges.
+    """Weights `b = phi(A) a` of k columns for ensemble variances, at T times and R ridges.
 
     Args:
         weights: b.
-        truncation: (T, R, k) bound on `|T^(1/2) error of b|` from a space that is too small, or a residual.
-        rounding: (T, R, k) likewise from rounded products and tiles.
-        gain: (T, R) bound on `|T^(1/2) phi(A)|`: what an error of `a` becomes.
+        truncation: (T, R, k) bound on `|T^(1/2) error of b|` from a truncated space or a residual.
+        rounding: (T, R, k) bound on `|T^(1/2) error of b|` from rounded products and tiles.
+        gain: (T, R) bound on `|T^(1/2) phi(A)|`, the factor on an error of `a`.
     """
 
     weights: Weights
@@ -117,14 +104,14 @@ def posterior_in_space(
     ridges: Sequence[float],
     rows: KernelRows,
 ) -> Quadratic:
-    """From the Krylov space (or all eigenvectors) of a batch, whose columns are the targets of `solution`.
+    """Quadratic forms from the Krylov space (or all eigenvectors) of a batch, whose columns are the targets of `solution`.
 
     Args:
-        solution: of the train-train kernel, without ridge.
+        solution: the projected train-train kernel, without ridge.
         spectral_filter: the training dynamics.
         times: T times in steps.
         ridges: R absolute ridges.
-        rows: of the same kernel.
+        rows: sampled rows of the same kernel.
     """
     shape = (len(times), len(ridges))
     m, k = solution.targets.shape
@@ -139,7 +126,7 @@ def posterior_in_space(
             value[i, j] = np.einsum("mk,mk->k", solution.targets, eigen)
             coordinates[i, j] = solution.rotate(eigen)
             learnt = np.where(spectral_filter.unlearnt(values, time, cutoff=cutoff), 0.0, 1.0 - decay**2)
-            # What the equation makes of the weights at any row, but for the part outside the space.
+            # The value of the equation of the weights at any row, without the part outside the space.
             asked[i, j] = solution.rotate((learnt - ridge * psi)[:, None] * solution.targets)
         truncation[:, j] = quadratic_truncation(solution, spectral_filter, times, ridge)
     truncation[solution.unlearnt(spectral_filter, times, ridges) > 0] = math.inf
@@ -157,50 +144,6 @@ def posterior_in_space(
     return Quadratic(value, truncation, rounding, weights)
 
 
-def quadratic_truncation(
-    solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float
-) -> np.ndarray:
-    """Bound (T, k) on what a space that is too small does to `a^T psi(A) a`; see the top of this file.
-
-    For momentum psi is no filter at twice the time, and a bound of first order takes its place.
-    """
-    out = np.zeros((len(times), solution.c))
-    if not len(solution.tail):
-        return out
-    if isinstance(spectral_filter, Momentum):
-        return _momentum_truncation(solution, spectral_filter, times, ridge)
-    values, cutoff = solution.shifted(ridge)
-
-    def residual(time: float) -> np.ndarray:
-        return solution.tail @ (spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets)
-
-    overshoot = 0.0
-    if isinstance(spectral_filter, GradientDescent):
-        eta = spectral_filter.scaled_time(1)
-        q = eta * (solution.largest + ridge)
-        if q >= 2:  # diverges
-            return np.full(out.shape, math.inf)
-        # Steps that go too far die out like (q - 1)^j.
-        overshoot = eta / (2.0 - q) if q > 1 else 0.0
-    finite = sorted({2.0 * t for t in times if math.isfinite(t) and t > 0})
-    variation, peak = np.zeros(solution.c), np.zeros(solution.c)
-    reached: dict[float, tuple[np.ndarray, np.ndarray]] = {0.0: (variation, peak)}
-    before = np.zeros((len(solution.tail), solution.c))
-    for time in _grid(solution, spectral_filter, finite):
-        now = residual(time)
-        variation = variation + np.linalg.norm(now - before, axis=0)
-        peak = np.maximum(peak, np.linalg.norm(now, axis=0))
-        reached[time], before = (variation, peak), now
-    for i, time in enumerate(times):
-        if math.isinf(time):
-            out[i] = np.linalg.norm(residual(time), axis=0) ** 2 * _inverse_floor(ridge, solution.smallest, math.inf)
-        else:
-            change, largest = reached[2.0 * time]
-            elapsed = spectral_filter.scaled_time(2.0 * time)
-            out[i] = change * largest * min(elapsed, max(_inverse_floor(ridge, solution.smallest, elapsed), overshoot))
-    return out
-
-
 def posterior_of_solution(
     weights: np.ndarray,
     residuals: np.ndarray,
@@ -211,21 +154,21 @@ def posterior_of_solution(
     smallest: float,
     largest: float,
 ) -> Quadratic:
-    """From approximate solutions at `t = inf` and their residuals, `x^T (a + r)`: off by `r^T A^-1 r`, never above.
+    """Quadratic forms `x^T (a + r)` from approximate solutions at `t = inf` and their residuals. They are too small by `r^T A^-1 r`.
 
     Args:
         weights: (R, n, k) solutions x of `(T + ridge) x = a`.
         residuals: (R, n, k), `a - (T + ridge) x` in float64.
         columns: (n, k).
         ridges: R absolute ridges.
-        rows: of the train-train kernel.
+        rows: sampled rows of the train-train kernel.
         smallest: estimate of its smallest eigenvalue, without ridge.
-        largest: likewise of the largest.
+        largest: estimate of its largest eigenvalue, without ridge.
     """
     made = DirectWeights(weights[None])
     size, off = made.norms()[0], np.linalg.norm(residuals, axis=1)
     value = np.einsum("rnk,rnk->rk", weights, columns + residuals)
-    floor = np.array([_inverse_floor(ridge, smallest, math.inf) for ridge in ridges])[:, None]
+    floor = np.array([inverse_floor(ridge, smallest, math.inf) for ridge in ridges])[:, None]
     scale = largest + np.asarray(ridges)[:, None]
     rounding = size * (ROUNDING * EPS * (scale * size + np.linalg.norm(columns, axis=0)) + rows.storage(made)[0])
     return Quadratic(value[None], (off**2 * floor)[None], rounding[None], made)
@@ -238,7 +181,7 @@ def ensemble_in_space(
     ridges: Sequence[float],
     rows: KernelRows,
 ) -> Ensemble:
-    """Arguments as for `posterior_in_space`."""
+    """Weights of ensemble variances from the Krylov space of a batch. Arguments are those of `posterior_in_space`."""
     weights = SpannedWeights(solution.basis, solution.coordinates(spectral_filter, times, ridges))
     exact = None if rows.exact is None else rows.exact @ solution.basis.T
     sample = RowSample(rows.indices, rows.stored @ solution.basis.T, exact, rows.systematic)
@@ -247,13 +190,6 @@ def ensemble_in_space(
         [[gain_at(spectral_filter, t, r, solution.smallest, solution.largest).value for r in ridges] for t in times]
     )
     return Ensemble(weights, budget.krylov, budget.product + budget.storage_train, gain)
-
-
-def ensemble_truncation(
-    solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridges: Sequence[float]
-) -> np.ndarray:
-    """Bound (T, R, k) on `|T^(1/2) error of phi(A) a|` by a space that is too small, but for what is left out."""
-    return krylov_factors(solution, spectral_filter, times, ridges)
 
 
 def ensemble_of_solution(
@@ -266,7 +202,7 @@ def ensemble_of_solution(
     smallest: float,
     largest: float,
 ) -> Ensemble:
-    """Arguments as for `posterior_of_solution`."""
+    """Weights of ensemble variances from approximate solutions at `t = inf`. Arguments are those of `posterior_of_solution`."""
     exact = rows.stored if rows.exact is None else rows.exact
     budget = direct_budget(
         weights,
@@ -285,7 +221,7 @@ def ensemble_of_solution(
 
 
 class Variances(NamedTuple):
-    """Variances `>= 0`, bounds on their errors, and the part of the bound that is rounding and storage; (T, R, k) each."""
+    """Variances `>= 0`, bounds on their errors, and the part of the bounds from rounding and storage; (T, R, k) each."""
 
     value: np.ndarray
     bound: np.ndarray
@@ -293,13 +229,13 @@ class Variances(NamedTuple):
 
 
 def posterior_variances(prior: np.ndarray, quadratic: Quadratic, cross: TestErrors, *, unit: float) -> Variances:
-    """Variances and bounds on their errors.
+    """Posterior variances and bounds on their errors.
 
     Args:
         prior: (k,) `K_**`.
-        quadratic: of the same images.
-        cross: of the kernel that is solved with, which is also that of the prior.
-        unit: roundoff of what `prior` was computed in.
+        quadratic: quadratic forms of the same images.
+        cross: errors of the test-train rows of the kernel of the solve, which is also the kernel of the prior.
+        unit: unit roundoff of the precision of `prior`.
     """
     rounding = quadratic.rounding + ROUNDING * (unit + EPS) * prior
     rounding = rounding + 2.0 * cross.reach * quadratic.weights.norms() * np.sqrt(prior)
@@ -321,20 +257,20 @@ def ensemble_variances(
     trace: float,
     cross_norm: np.ndarray,
 ) -> Variances:
-    """Variances and bounds on their errors.
+    """Ensemble variances and bounds on their errors.
 
     Args:
         prior: (k,) `K_**`.
         diagonal: (k,) `T_**`.
-        ensemble: of the same images.
-        inner: (T, R, k) `b^T K b`, K the stored NNGP.
+        ensemble: weights of the same images.
+        inner: (T, R, k) `b^T K b`, with K the stored NNGP kernel.
         product: (T, R, k) `b^T k_*`.
-        rows: of the NNGP.
+        rows: sampled rows of the NNGP kernel.
         cross: errors of the stored test-train NTK.
-        cross_nngp: likewise of the NNGP.
+        cross_nngp: errors of the stored test-train NNGP kernel.
         dominance: a number with `K <= dominance T` on the training images.
-        unit: roundoff of what `prior` was computed in.
-        trace: of the train-train NNGP: no eigenvalue is above it.
+        unit: unit roundoff of the precision of `prior`.
+        trace: trace of the train-train NNGP kernel, a bound on its eigenvalues.
         cross_norm: (k,) `|k_*|`.
     """
     value = prior + inner - 2.0 * product
@@ -343,14 +279,14 @@ def ensemble_variances(
     rounded = scale * (ensemble.rounding + ensemble.gain[:, :, None] * cross.reach * np.sqrt(diagonal))
     kappa = scale * ensemble.truncation + rounded
     other = size * rows.storage(ensemble.weights) + 2.0 * cross_nngp.reach * size * np.sqrt(prior)
-    # Products of n terms lose a few units of eps |K| |b|^2 and of eps |k_*| |b|, and the sum some of each of its parts.
+    # Products of n terms have rounding errors of a few units of eps |K| |b|^2 and of eps |k_*| |b|. The sum adds some units of each term.
     other = other + ROUNDING * EPS * (inner + 2.0 * np.abs(product) + 2.0 * cross_norm * size)
     other = other + EPS * np.sqrt(np.maximum(inner, 0.0) * trace) * size + ROUNDING * (unit + EPS) * prior
     return _variances(value, (2.0 * root + kappa) * kappa + other, (2.0 * root + rounded) * rounded + other)
 
 
 def _variances(value: np.ndarray, bound: np.ndarray, rounding: np.ndarray) -> Variances:
-    """Nothing negative, and no bound where there is none to be had."""
+    """Set negative variances to 0, and unknown bounds to inf."""
     known = np.isfinite(value)
     bound = np.where(known & np.isfinite(bound), bound, math.inf)
     return Variances(np.maximum(value, 0.0), bound, np.where(known & np.isfinite(rounding), rounding, math.inf))
@@ -366,47 +302,3 @@ def _psi(
 
 def _unrotated(solution: KrylovSolution, coordinates: np.ndarray) -> np.ndarray:
     return coordinates if solution.rotation is None else np.matmul(solution.rotation.T, coordinates)
-
-
-def _inverse_floor(ridge: float, smallest: float, elapsed: float) -> float:
-    """`min(elapsed, 1 / l_min(A))`: from the ridge, or from the estimate of the smallest eigenvalue with its safety."""
-    rigorous = min(elapsed, 1.0 / ridge if ridge > 0 else math.inf)
-    estimate = SPECTRUM_SAFETY / (smallest + ridge) if smallest + ridge > 0 else math.inf
-    return min(rigorous, estimate)
-
-
-def _grid(solution: KrylovSolution, spectral_filter: SpectralFilter, asked: Sequence[float]) -> list[float]:
-    """Times at which the residual is looked at: those asked for, and between them so many a decade."""
-    if not asked or solution.largest <= 0:
-        return list(asked)
-    first = min(
-        asked[-1], 0.1 * spectral_filter.n * spectral_filter.c / spectral_filter.learning_rate / solution.largest
-    )
-    count = 2 + math.ceil(GRID_PER_DECADE * math.log10(max(asked[-1] / first, 1.0)))
-    between = np.geomspace(first, asked[-1], count)
-    if isinstance(spectral_filter, GradientDescent):
-        between = np.unique(np.floor(between))
-    return sorted({*asked, *(float(t) for t in between if 0 < t < asked[-1])})
-
-
-def _momentum_truncation(
-    solution: KrylovSolution, spectral_filter: SpectralFilter, times: Sequence[float], ridge: float
-) -> np.ndarray:
-    """`a^T psi a = 2 a^T x - x^T A x` with `x = phi(A) a`: off by at most `2 (|a|_T + |x|_A) kappa + kappa^2`.
-
-    `kappa` bounds `|A^(1/2) error of x|` and `|a^T e| <= |a|_T |T^(1/2) e|`, where `|a|_T` is at most `sqrt(a^T T^+ a)`.
-    """
-    budget = error_budget(solution, spectral_filter, times, (ridge,)).krylov[:, 0]
-    values, cutoff = solution.shifted(ridge)
-    out = np.empty(budget.shape)
-    for i, time in enumerate(times):
-        x = spectral_filter.weights(values, time, cutoff=cutoff)[:, None] * solution.targets
-        own = np.sqrt(np.einsum("mk,m,mk->k", x, np.maximum(values, 0.0), x))
-        if math.isinf(time):
-            residual = np.linalg.norm(solution.tail @ x, axis=0)
-            out[i] = residual**2 * _inverse_floor(ridge, solution.smallest, math.inf)
-            continue
-        kept = values > cutoff
-        reach = np.sqrt(np.sum(solution.targets[kept] ** 2 / values[kept, None], axis=0))
-        out[i] = 2.0 * (reach + own) * budget[i] + budget[i] ** 2
-    return out

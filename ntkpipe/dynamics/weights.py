@@ -1,4 +1,4 @@
-"""Filters applied to a batch of columns, in the coordinates of a basis or column by column."""
+"""Weights that result from filters of a batch of columns, in the coordinates of a basis or as columns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ntkpipe.dynamics.krylov import combined_weights, prefers_basis
 
 @runtime_checkable
 class Weights(Protocol):
-    """`f(A) a` of k columns for T times and R ridges."""
+    """The weights `f(A) a` of k columns a, for T times and R ridges."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(T, R, k)."""
+        """The shape (T, R, k)."""
         ...
 
     def norms(self) -> np.ndarray:
@@ -28,11 +28,11 @@ class Weights(Protocol):
         ...
 
     def columns(self) -> np.ndarray:
-        """(n, T R k), in C order of (T, R, k)."""
+        """The weights as columns (n, T R k), in C order of (T, R, k)."""
         ...
 
     def span(self) -> np.ndarray:
-        """(n, q): the fewest vectors whose products with a matrix K make `inner`."""
+        """The smallest set of vectors (n, q) whose products with a matrix K give `inner`."""
         ...
 
     def inner(self, product: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ class Weights(Protocol):
         ...
 
     def dot(self, columns: np.ndarray) -> np.ndarray:
-        """`w^T v` of every weight with the column (n, k) of its own image, (T, R, k)."""
+        """`w^T v` (T, R, k) of every weight with the column of its own image, from columns (n, k)."""
         ...
 
 
@@ -75,7 +75,7 @@ class SpannedWeights:
         return combined_weights(self.basis, self.coordinates)
 
     def span(self) -> np.ndarray:
-        """The basis, or the weights where they are fewer."""
+        """The basis, or the weights if these are fewer vectors."""
         return self.basis.T if prefers_basis(len(self.basis), self.shape) else self.columns()
 
     def inner(self, product: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class SpannedWeights:
 
 @dataclass(frozen=True)
 class DirectWeights:
-    """Weights themselves, (T, R, n, k)."""
+    """Weights as an array (T, R, n, k)."""
 
     values: np.ndarray
 

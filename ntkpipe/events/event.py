@@ -1,11 +1,11 @@
-"""What long work tells while it goes on: one type of event, and one way to listen.
+"""Events of long computations, and listeners for them.
 
-Whoever computes takes an `emit: Emit` and calls it with an `Event`. Whoever wants to know passes a function of one event: a
-terminal line, a run log, an experiment tracker, a bar in a notebook. `teller` makes of an `Emit` the short form
-`tell(line, force=False, **facts)`, which solvers take.
+A computation gets a function `emit: Emit` and calls it with events. The listener behind it prints terminal lines, writes a
+run log, updates an experiment tracker, or shows a bar in a notebook. `teller` converts an `Emit` to the short form
+`tell(line, force=False, **facts)`, which solvers use.
 
-A listener is called in the thread that computes. It returns soon, and an exception that it raises ends the work: safe points
-for stopping are made so. Listeners that must not fail (trackers) see to that themselves.
+A listener runs in the thread of the computation and must return quickly. An exception in a listener ends the computation;
+safe points for stopping use this. Listeners that must not fail, such as trackers, catch their own errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 
 class Kind(enum.StrEnum):
-    """What has happened."""
+    """The kind of an event."""
 
     RUN_BEGUN = "run begun"
     STAGE_BEGUN = "stage begun"
@@ -34,7 +34,7 @@ class Kind(enum.StrEnum):
 
 
 PROGRESS = (Kind.PROGRESS, Kind.TILES_DONE)
-"""Kinds that come again and again, and that listeners may leave out."""
+"""Kinds that are repeated often; listeners may skip such events."""
 
 UNITS: Mapping[str, str] = {
     "done": "units of work",
@@ -47,20 +47,20 @@ UNITS: Mapping[str, str] = {
     "store_read": "B",
     "store_written": "B",
 }
-"""Units of the numbers among an event's facts; those that are not named here are counts or ratios."""
+"""Units of the numbers in an event's facts. Numbers that are not listed here are counts or ratios."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that has happened.
+    """One event.
 
     Args:
         kind: of the event.
-        stage: of the run: `data`, `gram`, `solve`, `predict`, `report`; empty where it belongs to none.
-        text: a line for people, without the stage; empty where there is nothing to say.
-        facts: JSON-ready values by name; of numbers `UNITS` tells the unit.
+        stage: `data`, `gram`, `solve`, `predict` or `report`; empty if the event belongs to no stage.
+        text: a line for the user, without the stage; may be empty.
+        facts: JSON-ready values by name; `UNITS` lists the units of numbers.
         elapsed: seconds since the stage began.
-        prompt: told at once, where a listener shows progress only every few seconds.
+        prompt: whether listeners that pace progress must show the event at once.
     """
 
     kind: Kind
@@ -72,27 +72,27 @@ class Event:
 
 
 Emit = Callable[[Event], None]
-"""Receives events; what a listener is, and what whoever computes calls."""
+"""A listener: a function that receives events."""
 
 
 class Tell(Protocol):
-    """The short form for progress within a stage."""
+    """The short form of a listener, for progress within a stage."""
 
     def __call__(self, line: str, *, force: bool = False, **facts: Any) -> None:
-        """Tell a line for people, at once if `force`, and facts about it."""
+        """Report a line of text with its facts; `force` shows it at once."""
         ...
 
 
 def silent(event: Event) -> None:
-    """A listener that tells nobody."""
+    """A listener that ignores events."""
 
 
 def tell_nobody(line: str, *, force: bool = False, **facts: Any) -> None:
-    """The short form that tells nobody."""
+    """A short form that ignores progress."""
 
 
 def to_all(*listeners: Emit) -> Emit:
-    """A listener that passes events on to several, in their order."""
+    """A listener that passes events to several listeners in order."""
 
     def emit(event: Event) -> None:
         for listener in listeners:
@@ -102,7 +102,7 @@ def to_all(*listeners: Emit) -> Emit:
 
 
 def teller(emit: Emit, stage: str, kind: Kind = Kind.PROGRESS) -> Tell:
-    """Progress of a stage that begins now, in the short form."""
+    """The short form for the progress of a stage, which begins now."""
     began = time.monotonic()
 
     def tell(line: str, *, force: bool = False, **facts: Any) -> None:
@@ -113,7 +113,7 @@ def teller(emit: Emit, stage: str, kind: Kind = Kind.PROGRESS) -> Tell:
 
 @contextlib.contextmanager
 def stage(emit: Emit, name: str, kind: Kind = Kind.PROGRESS) -> Iterator[Tell]:
-    """Say that a stage begins, and that it stops if it does; gives what its progress is told to."""
+    """Context manager that reports the start of a stage, and its stop on an error; yields the `Tell` for its progress."""
     emit(Event(Kind.STAGE_BEGUN, name))
     try:
         yield teller(emit, name, kind)
@@ -123,11 +123,11 @@ def stage(emit: Emit, name: str, kind: Kind = Kind.PROGRESS) -> Iterator[Tell]:
 
 
 class Paced:
-    """Passes on the progress of a stage at most once in `every` seconds; all other events, and prompt ones, at once.
+    """A listener that passes progress on at most every `every` seconds, and other events and prompt ones at once.
 
     Args:
-        listener: that receives them.
-        every: seconds; the first progress after a stage has begun is always passed on.
+        listener: receives the events.
+        every: seconds. The first progress of a stage is always passed on.
     """
 
     def __init__(self, listener: Emit, every: float = 2.0) -> None:
@@ -135,7 +135,7 @@ class Paced:
         self._last: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
-        """Pass an event on, or leave it out."""
+        """Pass an event on or skip it."""
         if event.kind is Kind.STAGE_BEGUN:
             self._last.pop(event.stage, None)
         if event.kind in PROGRESS:

@@ -1,4 +1,4 @@
-"""Events as lines for people: plain ones, or one that is updated in place in a terminal or a notebook."""
+"""Listeners that show events as lines of text, or as one line that is updated in place in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BAR = 20  # characters
 
 
 class Lines:
-    """Every event that has something to say as a line, `stage    text`; the same progress is not told twice in a row.
+    """A listener that prints events with a text as lines `stage text`. It does not repeat equal progress.
 
     Args:
         echo: receives the lines.
@@ -26,11 +26,11 @@ class Lines:
         self._last: dict[str, str] = {}
 
     def __call__(self, event: Event) -> None:
-        """Tell an event."""
+        """Print an event."""
         if event.kind is Kind.STAGE_BEGUN:
             self._last.pop(event.stage, None)
         if event.kind is Kind.STAGE_STOPPED or not event.text:
-            return  # the error has a line of its own
+            return  # the error is printed elsewhere
         if event.kind in PROGRESS:
             if self._last.get(event.stage) == event.text:
                 return
@@ -39,32 +39,32 @@ class Lines:
 
 
 def line_of(event: Event) -> str:
-    """An event as one line for people."""
+    """An event as one line of text."""
     head = "warning" if event.kind is Kind.WARNING else event.stage
     return f"{head:<8} {event.text}" if head else event.text
 
 
-def plain_lines(echo: Echo, every: float = 2.0) -> Emit:
-    """Lines for a pipe or a log file: progress every few seconds."""
-    return Paced(Lines(echo), every)
+def plain_lines(echo: Echo) -> Emit:
+    """A listener that prints plain lines for a pipe or a log file, with progress every few seconds."""
+    return Paced(Lines(echo))
 
 
 class Surface(Protocol):
-    """Where one line can be shown and updated in place."""
+    """A display of one line that can be updated in place."""
 
     def show(self, stage: str, text: str, done: float | None, total: float | None) -> None:
-        """Show progress in place of what is shown; `done` and `total` are None where the amount of work is not known."""
+        """Replace the shown progress; `done` and `total` are None if the amount of work is unknown."""
         ...
 
     def close(self) -> None:
-        """Take the line away, if there is one."""
+        """Remove the line, if there is one."""
         ...
 
 
 class LiveLine:
-    """Progress of a stage as one line that is updated in place, with a bar where the amount of work is known.
+    """A listener that shows progress as one line, updated in place, with a bar if the amount of work is known.
 
-    Everything else is a plain line above it. The line is gone when its stage ends.
+    Other events are plain lines above it. The line is removed when its stage ends.
 
     Args:
         surface: shows the line.
@@ -92,7 +92,7 @@ class LiveLine:
 
 
 class TerminalLine:
-    """The last line of a terminal. Lines that are printed to `sys.stderr` meanwhile appear above it.
+    """A `Surface` in the last line of a terminal. Lines that are printed to `sys.stderr` appear above it.
 
     Args:
         file: the terminal.
@@ -120,6 +120,7 @@ class TerminalLine:
 
 
 def _rich_bar(file: TextIO) -> Any:
+    """The progress bar of rich, with our columns."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task
     from rich.table import Column
@@ -142,22 +143,22 @@ def _rich_bar(file: TextIO) -> Any:
         Bar(bar_width=_BAR),
         Said(table_column=Column(ratio=1, no_wrap=True)),
         console=Console(file=file, force_terminal=True),
-        auto_refresh=False,  # no thread of its own in a process that forks
+        auto_refresh=False,  # no extra thread in a process that forks
         transient=True,
         expand=True,
-        redirect_stdout=False,  # may be a file
+        redirect_stdout=False,  # standard output may be a file
     )
 
 
 class NotebookLine:
-    """One output of a notebook's cell for a call: what was told, and below it the line that is updated in place."""
+    """A `Surface` in one output of a notebook cell: printed lines, and below them a line that is updated in place."""
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._told: list[str] = []
 
     def echo(self, line: str) -> None:
-        """Add a line that stays."""
+        """Add a permanent line."""
         self._told.append(line)
         self._put()
 
@@ -185,23 +186,25 @@ class NotebookLine:
 
 
 def for_people(echo: Echo, terminal: TextIO | None = None) -> Emit:
-    """What suits where this process shows things: a line that is updated in place, or plain lines.
+    """The listener for this process: a line that is updated in place in a terminal, otherwise plain lines.
 
     Args:
         echo: receives plain lines.
-        terminal: where people look, if it is a terminal; None is the standard error.
+        terminal: the stream that the user reads; None is the standard error.
     """
     surface = _terminal(sys.stderr if terminal is None else terminal)
     return plain_lines(echo) if surface is None else LiveLine(surface, echo)
 
 
 Progress = bool | Emit | None
-"""Who listens to a call from Python: nobody (False), lines for people wherever they go (True), one that is updated in place in a
-terminal or a notebook and nobody elsewhere (None), or a function of one `Event`."""
+"""The progress of a call from Python.
+
+False shows nothing. True prints lines. None shows a line that is updated in place, but only in a terminal or a notebook. A
+function receives every `Event`."""
 
 
 def listener_of(progress: Progress) -> Emit:
-    """Who listens to a call from Python."""
+    """The listener of a call from Python."""
     if callable(progress):
         return progress
     if progress is False:
@@ -219,7 +222,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _terminal(terminal: TextIO) -> Surface | None:
-    """Where a line can be updated in place; None where it cannot."""
+    """The display for updates in place; None if there is none."""
     return TerminalLine(terminal) if terminal.isatty() and os.environ.get("TERM", "dumb") != "dumb" else None
 
 

@@ -1,4 +1,4 @@
-"""Networks of finite width from the spec of an infinite one: passes, empirical kernels, weight posteriors, large rates."""
+"""Finite networks from the spec of an infinite one: forward passes, empirical kernels, weight posteriors, training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "widened",
 ]
 
-# Lazy (PEP 562): the package's own __init__ names this room, and must not drag in JAX.
+# Lazy (PEP 562): `ntkpipe/__init__.py` names this package and must not import JAX.
 _PUBLIC = {
     "Catapult": "two_layers",
     "EmpiricalKernel": "kernel",

@@ -1,4 +1,4 @@
-"""Nonlinearities of finite networks: the functions whose Gaussian expectations the kernels' layers are."""
+"""Nonlinearities of finite networks: the functions whose Gaussian expectations the layers in `kernels` compute."""
 
 from __future__ import annotations
 
@@ -25,19 +25,21 @@ Function = Callable[[jax.Array], jax.Array]
 
 
 def activation(layer: Mapping[str, Any]) -> Function:
-    """The function of a nonlinear layer, elementwise on arrays of any shape; of a kink at 0 the derivative there is 0.
+    """Return the function of a nonlinear layer. It acts elementwise on arrays of any shape.
+
+    The derivative at a kink at 0 is 0.
 
     Args:
-        layer: canonical.
+        layer: canonical spec of the layer.
 
     Raises:
-        ConfigError: if the layer is known by its kernel alone.
+        ConfigError: if the layer is given only by its kernel.
     """
     nonlinearity = build_layer(layer)
     assert isinstance(nonlinearity, Nonlinearity)
     if isinstance(nonlinearity, (ElementwiseKernel, ExpNormalized)):
         raise ConfigError(
-            "is given by its kernel alone, and no finite network has it: name a function, such as "
+            "is given only by its kernel, so no finite network has it: give a function, such as "
             '{"op": "elementwise", "function": "tanh(x)"}'
         )
     return _FUNCTIONS[type(nonlinearity)](nonlinearity)

@@ -1,4 +1,4 @@
-"""How far the kernel of a finite network is from that of the infinite one, on the same points."""
+"""Comparison of the kernel of a finite network with that of the infinite network on the same points."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class BesideInfinite:
-    """Two kernels of the same points.
+    """A finite network's kernel T^ and the infinite network's kernel T on the same points.
 
     Args:
-        finite: (m,) eigenvalues of the finite network's kernel, descending.
-        infinite: (m,) of the infinite one's.
+        finite: (m,) eigenvalues of T^, descending.
+        infinite: (m,) eigenvalues of T, descending.
         deviation: `|T^ - T| / |T|` in Frobenius norms.
         trace_ratio: `tr T^ / tr T`.
-        alignment_finite: of the finite network's kernel with the labels, see `alignment`.
-        alignment_infinite: of the infinite one.
+        alignment_finite: alignment of T^ with the labels, see `alignment`.
+        alignment_infinite: alignment of T with the labels.
     """
 
     finite: np.ndarray
@@ -28,7 +28,9 @@ class BesideInfinite:
     alignment_infinite: float
 
     def ratios(self) -> np.ndarray:
-        """(k,) eigenvalues of the finite network's kernel over the infinite one's, of the same place, down to what float64 tells from 0."""
+        """(k,) ratios of the eigenvalues of T^ and T of equal rank, for eigenvalues that float64 distinguishes from
+        0.
+        """
         floor = len(self.infinite) * np.finfo(np.float64).eps * max(self.infinite[0], self.finite[0])
         count = int(np.argmin(self.infinite > floor)) if (self.infinite <= floor).any() else len(self.infinite)
         return np.maximum(self.finite[:count], 0.0) / self.infinite[:count]
@@ -38,9 +40,9 @@ def beside_infinite(finite: np.ndarray, infinite: np.ndarray, targets: np.ndarra
     """Compare two kernels.
 
     Args:
-        finite: (m, m) of a finite network.
-        infinite: (m, m) of the infinite one.
-        targets: (m, c), labels as they are trained on.
+        finite: (m, m) kernel of a finite network.
+        infinite: (m, m) kernel of the infinite network.
+        targets: (m, c) training targets.
     """
     finite, infinite = finite.astype(np.float64), infinite.astype(np.float64)
     return BesideInfinite(
@@ -54,6 +56,6 @@ def beside_infinite(finite: np.ndarray, infinite: np.ndarray, targets: np.ndarra
 
 
 def alignment(kernel: np.ndarray, targets: np.ndarray) -> float:
-    """`<K, Y Y^T> / (|K| |Y Y^T|)`, 1 where the kernel is the product of the labels; 0 if there are no labels to tell apart."""
+    """Return `<K, Y Y^T> / (|K| |Y Y^T|)`: 1 if K is proportional to Y Y^T, and 0 if all targets are 0."""
     size = np.linalg.norm(kernel) * np.linalg.norm(targets.T @ targets)
     return float(np.sum(targets * (kernel @ targets)) / size) if size > 0 else 0.0

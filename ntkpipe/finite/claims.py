@@ -1,8 +1,9 @@
-"""What the theory claims of finite networks, fitted: powers of the width, their errors over networks, and verdicts in words.
+"""Tests of the theory's power laws in the width: fitted exponents, their errors over networks, and verdicts.
 
-Errors come from resampling networks, never outputs of one network. The bias of an ensemble's mean is the distance of two means, of which
-the square is corrected for the noise: `|mean d|^2 - var(d) / networks`, with d a network's outputs less those of the infinite flow from its
-own start. The mean of the latter over starts is the predicted mean, and most of the noise is common to both.
+Errors come from resampling networks, never from resampling the outputs of one network. The bias of an ensemble's mean
+is the distance of two means. Its square is corrected for noise, `|mean d|^2 - var(d) / networks`, where d is a
+network's outputs minus the outputs of the infinite flow from the same initialisation. The mean of the latter is the
+predicted mean, and most of the noise cancels in the difference.
 """
 
 from __future__ import annotations
@@ -15,33 +16,35 @@ from typing import Any
 import numpy as np
 
 TOLERANCE = 0.15
-"""An exponent that is nearer to the expected one than this agrees."""
+"""A fitted exponent agrees with the expected one if it differs by less than this."""
+# Expected exponent of the bias of an ensemble's mean and of its variance.
+_OF_BIASES = -1.0
 _RESAMPLES = 400
-# Resampled errors of fewer networks are too small by a tenth and more.
+# With fewer networks, resampled errors are too small by at least a tenth.
 _FEWEST = 10
-# A value that is not so many standard errors from 0 has no logarithm worth fitting.
+# Values closer to 0 than this many standard errors are left out of the fit of logarithms.
 _SIGNIFICANT = 2.0
-# Of the square of a bias, what an exponent needs: 30% are 15% of the bias.
+# Relative error of a squared bias that an exponent needs: 30% of the square are 15% of the bias.
 _WANTED = 0.3
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A power law that the theory claims, and what was measured.
+    """A power law that the theory predicts, with the measured values.
 
     Args:
-        name: short, for programs.
-        quantity: in words.
-        expected: exponent.
-        against: what it is a power of, `width` or `output scale`.
-        at: widths or scales.
-        values: measured.
-        errors: standard errors over networks.
-        exponent: fitted; None where nothing can be fitted.
-        exponent_error: its standard error.
+        name: short identifier for programs.
+        quantity: description of the quantity.
+        expected: expected exponent.
+        against: the variable of the power law, `width` or `output scale`.
+        at: the widths or scales.
+        values: measured values.
+        errors: standard errors of the values over networks.
+        exponent: fitted exponent; None if no fit is possible.
+        exponent_error: standard error of the exponent.
         verdict: `holds`, `does not hold` or `undecided`.
         text: the verdict in words.
-        networks_needed: to decide; None where it is decided.
+        networks_needed: number of networks that a decision needs; None if it is decided.
     """
 
     name: str
@@ -59,7 +62,7 @@ class Claim:
     used: tuple[float, ...] = field(default=())
 
     def line(self) -> str:
-        """One line for people."""
+        """Return the claim as one readable line."""
         found = "" if self.exponent is None else f"{self.exponent:+.2f} +- {self.exponent_error:.2f}, "
         more = "" if self.text == self.verdict else f": {self.text.removeprefix(f'{self.verdict} ')}"
         return f"{self.verdict:<13} {self.quantity}: {found}expected {self.expected:+.1f}{more}"
@@ -68,12 +71,12 @@ class Claim:
 def fit_exponent(
     at: Sequence[float], values: Sequence[float], errors: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    """Slope of `log values` against `log at` by weighted least squares, and its standard error as the errors of the values give it.
+    """Return the slope of `log values` against `log at` by weighted least squares, and its standard error.
 
     Args:
-        at: at least 2, positive.
-        values: positive.
-        errors: of the values; None weights all alike and gives an error of 0.
+        at: at least 2 positive numbers.
+        values: positive values.
+        errors: standard errors of the values; None gives all values equal weight and the slope an error of 0.
     """
     x, y = np.log(np.asarray(at, dtype=np.float64)), np.log(np.asarray(values, dtype=np.float64))
     relative = None if errors is None else np.asarray(errors, dtype=np.float64) / np.asarray(values, dtype=np.float64)
@@ -95,15 +98,15 @@ def root_mean_square(
     against: str = "width",
     seed: int = 0,
 ) -> Claim:
-    """A claim about the root mean square over networks.
+    """Return the claim about the root mean square over networks.
 
     Args:
-        name: of the claim.
-        quantity: in words.
-        expected: exponent.
-        members: by width (or output scale) one value per network.
-        against: what it is a power of.
-        seed: of the resampling.
+        name: name of the claim.
+        quantity: the quantity in words.
+        expected: expected exponent.
+        members: one value per network, by width (or output scale).
+        against: name of the variable of the power law.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     at = tuple(sorted(members))
@@ -115,28 +118,26 @@ def root_mean_square(
     return _decided(name, quantity, expected, against, at, values, errors.tolist(), networks, _as_root)
 
 
-def bias_of_mean(
-    quantity: str, differences: Mapping[float, np.ndarray], *, expected: float = -1.0, seed: int = 0
-) -> Claim:
-    """The claim about the distance of an ensemble's mean from the predicted one, root mean square over outputs.
+def bias_of_mean(quantity: str, differences: Mapping[float, np.ndarray], *, seed: int = 0) -> Claim:
+    """Return the claim about the distance of an ensemble's mean from the predicted one, as a root mean square.
 
     Args:
-        quantity: in words.
-        differences: by width (networks, outputs): each network's outputs less those of the infinite flow from its own start.
-        expected: exponent.
-        seed: of the resampling.
+        quantity: the quantity in words.
+        differences: outputs of each network minus those of the infinite flow from the same initialisation,
+            `(networks, outputs)` for each width.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     at = tuple(sorted(differences))
     found = [_squared_bias(rng, np.asarray(differences[one], dtype=np.float64)) for one in at]
     values = [math.copysign(math.sqrt(abs(square)), square) for square, _ in found]
-    # Of a square that is no larger than its error, the root of the error stands for that of the value.
+    # If a square is not larger than its error, use the root of the error instead of the root of the value.
     errors = [
         error / (2 * abs(value)) if square > error else math.sqrt(error)
         for (square, error), value in zip(found, values, strict=True)
     ]
     networks = min(len(one) for one in differences.values())
-    return _decided("mean", quantity, expected, "width", at, values, errors, networks, _as_bias)
+    return _decided("mean", quantity, _OF_BIASES, "width", at, values, errors, networks, _as_bias)
 
 
 def bias_of_variance(
@@ -144,17 +145,15 @@ def bias_of_variance(
     outputs: Mapping[float, np.ndarray],
     predicted: Mapping[float, np.ndarray],
     *,
-    expected: float = -1.0,
     seed: int = 0,
 ) -> Claim:
-    """The claim about the variance over networks: the mean over outputs of its ratio to the predicted one, less 1.
+    """Return the claim about the variance over networks: the mean over outputs of its ratio to the prediction, minus 1.
 
     Args:
-        quantity: in words.
-        outputs: by width (networks, outputs).
-        predicted: by width (outputs,) variances, above 0.
-        expected: exponent.
-        seed: of the resampling.
+        quantity: the quantity in words.
+        outputs: outputs of each network, `(networks, outputs)` for each width.
+        predicted: predicted variances above 0, `(outputs,)` for each width.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     at, values, errors = tuple(sorted(outputs)), [], []
@@ -170,17 +169,17 @@ def bias_of_variance(
     signs = {math.copysign(1.0, v) for v, e in zip(values, errors, strict=True) if abs(v) > _SIGNIFICANT * e}
     sizes = [abs(v) for v in values] if len(signs) == 1 else values
     networks = min(len(one) for one in outputs.values())
-    made = _decided("variance", quantity, expected, "width", at, sizes, errors, networks, _as_root)
+    made = _decided("variance", quantity, _OF_BIASES, "width", at, sizes, errors, networks, _as_root)
     return Claim(**{**made.__dict__, "values": tuple(values)})
 
 
 def _counts(rng: np.random.Generator, networks: int) -> np.ndarray:
-    """(resamples, networks) how often each network was drawn."""
+    """Return how often each network was drawn, (resamples, networks)."""
     return rng.multinomial(networks, np.full(networks, 1.0 / networks), size=_RESAMPLES).astype(np.float64)
 
 
 def _squared_bias(rng: np.random.Generator, d: np.ndarray) -> tuple[float, float]:
-    """Mean over outputs of the squared mean over networks, corrected for noise; and its standard error."""
+    """Return the noise-corrected mean over outputs of the squared mean over networks, and its standard error."""
     networks = len(d)
 
     def corrected(counts: np.ndarray) -> np.ndarray:
@@ -195,13 +194,13 @@ Needed = Callable[[float, float, float, float | None], float]
 
 
 def _as_root(networks: float, value: float, error: float, slope_error: float | None) -> float:
-    """Networks for a value of this size: errors fall as the root of their number."""
+    """Return the number of networks for a value of this size: errors fall as one over the root of the number."""
     wanted = (error / (0.5 * _WANTED * value)) ** 2
     return networks * max(wanted, 0.0 if slope_error is None else (slope_error / (0.5 * TOLERANCE)) ** 2)
 
 
 def _as_bias(networks: float, value: float, error: float, slope_error: float | None) -> float:
-    """Networks for a bias of this size: the error of its square falls as their number while noise prevails."""
+    """Return the number of networks for a bias of this size: the error of its square falls as one over the number."""
     square = error**2 if error >= value else 2 * error * value
     return networks * max(
         square / (_WANTED * value**2), 0.0 if slope_error is None else (slope_error / (0.5 * TOLERANCE)) ** 2
@@ -225,11 +224,11 @@ def _decided(
         exponent, error = fit_exponent([at[k] for k in used], [values[k] for k in used], [errors[k] for k in used])
     wanted: int | None = None
     if len(at) < 2:
-        verdict, text = "undecided", f"one {against} has no exponent: give several"
+        verdict, text = "undecided", f"an exponent needs several values of {against}: give several"
     elif networks < _FEWEST:
         verdict, text, wanted = (
             "undecided",
-            f"errors of {networks} networks are no errors: at least {_FEWEST} would do",
+            f"standard errors from {networks} networks are not reliable: use at least {_FEWEST}",
             _FEWEST,
         )
     elif exponent is not None and error is not None and error <= TOLERANCE:
@@ -241,14 +240,14 @@ def _decided(
             else f"does not hold at these {against}s: falls {'faster' if exponent < expected else 'slower'}"
         )
     else:
-        # As large at the last width as the first one has it, and the claim would have it fall.
+        # The size that the claim predicts at the last width, from the value at the first width.
         size = max(values[0], errors[0]) * (at[-1] / at[0]) ** expected
         wanted = _rounded(needed(networks, size, errors[-1], error)) if size > 0 else None
         verdict = "undecided"
         lost = [f"{at[k]:g}" for k in range(len(at)) if k not in used]
         where = f" (at {against} {', '.join(lost)} it is no larger than its noise)" if lost else ""
         text = f"sampling noise of {networks} networks does not allow a verdict{where}"
-        text += "" if wanted is None or wanted <= networks else f": about {wanted:,} networks would"
+        text += "" if wanted is None or wanted <= networks else f": use about {wanted:,} networks"
     return Claim(
         name, quantity, expected, against, at, tuple(values), tuple(errors), exponent, error, verdict, text, wanted,
         tuple(at[k] for k in used),
@@ -256,7 +255,7 @@ def _decided(
 
 
 def _rounded(networks: float) -> int:
-    """Up, to two digits."""
+    """Round up to two digits."""
     if not math.isfinite(networks):
         return 0
     unit = 10 ** max(0, math.floor(math.log10(max(networks, 1.0))) - 1)
@@ -264,5 +263,5 @@ def _rounded(networks: float) -> int:
 
 
 def as_record(claim: Claim) -> dict[str, Any]:
-    """As plain values."""
+    """Return the claim as a dictionary of plain values."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in claim.__dict__.items()}

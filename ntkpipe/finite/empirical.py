@@ -1,7 +1,7 @@
-"""Empirical kernels: the neural tangent kernel and the NNGP of one finite network, exactly, in tiles (arXiv:2206.08720).
+"""Empirical kernels: the exact neural tangent kernel and NNGP of one finite network, in tiles (arXiv:2206.08720).
 
-The NTK of outputs a and b of images x and x' is the inner product of their gradients by all parameters. What depends on one image is
-made once, by `prepare`; `tile` multiplies two blocks of prepared images.
+The NTK of outputs a and b of images x and x' is the inner product of their gradients by all parameters. `prepare`
+computes what depends on one image, once; `tile` multiplies two blocks of prepared images.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.errors import ConfigError, DataError
-from ntkpipe.finite.network import Network, Spec, Weights, as_inputs, network
+from ntkpipe.finite.network import Network, Weights, as_inputs, network
 from ntkpipe.finite.products import OUTPUTS, MapPlan, collapse, contribution, keep, plan_maps
 from ntkpipe.kernels.accelerator import default_platform, precision_context
-from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.kernels.images import check_agreement
+from ntkpipe.kernels.spec import Spec, canonical_json
 from ntkpipe.kernels.state import Array, Kernels
 
-# Activations, signals and what is made of them, of the images that are prepared at once.
+# Memory of the activations and gradients of the images that are prepared together.
 _PREPARED_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A block of images, and what an empirical kernel takes of each.
+    """A block of images prepared for an empirical kernel.
 
     Args:
-        key: canonical spec, shape of an image and kind of outputs: two blocks must agree in it.
-        dtype: of the computation.
+        key: canonical spec, shape of an image and kind of outputs. Two blocks must have equal keys.
+        dtype: dtype of the computation.
         functions: outputs of the network, `(n, c)`.
-        parts: arrays over images, of every linear map.
+        parts: for every linear map, arrays whose first axis is the image.
     """
 
     key: tuple[str, tuple[int, ...], str]
@@ -48,7 +49,7 @@ class Prepared:
 
     @property
     def nbytes(self) -> int:
-        """Memory of everything that is kept."""
+        """Memory of all arrays, in bytes."""
         return self.functions.nbytes + sum(x.nbytes for part in self.parts for x in part)
 
 
@@ -61,19 +62,19 @@ def prepare(
     masks: Sequence[Any] | None = None,
     layout: str | None = None,
 ) -> Prepared:
-    """Activations, signals and gradients of a block of images, to be multiplied with other blocks' by `tile`.
+    """Compute the activations and gradients of a block of images, which `tile` multiplies with those of another block.
 
     Args:
         spec: list of layers.
         weights: see `network.Weights`.
-        x: images, float32 or float64: the dtype of the computation.
+        x: images, float32 or float64. Their dtype is the dtype of the computation.
         outputs: `full`, `trace` or `pseudo`; see `empirical_kernel`.
-        masks: of dropout, see `draw_masks`.
+        masks: dropout masks, see `draw_masks`.
         layout: order of four axes, `NHWC` or `NCHW`.
 
     Raises:
-        ConfigError: naming the layer that has no finite form, or a kind of outputs that there is not.
-        DataError: if the images or the weights are of another shape or kind.
+        ConfigError: if a layer has no finite form (the message names it), or the kind of outputs is unknown.
+        DataError: if the images or the weights have the wrong shape or type.
     """
     if outputs not in OUTPUTS:
         raise ConfigError(f"outputs={outputs!r} is not one of {', '.join(OUTPUTS)}")
@@ -96,7 +97,7 @@ def prepare(
 
 
 def block_images(made: Network, outputs: str, itemsize: int) -> int:
-    """Images that `prepare` takes at once: what it holds of them stays near 256 MiB."""
+    """Return how many images to pass to `prepare` at once, so that it holds about 256 MiB."""
     rows = 1 if outputs == "pseudo" else made.outputs
     passed = sum(
         3 * int(np.prod(one.repeats)) * (int(np.prod(h)) + rows * int(np.prod(z)))
@@ -107,14 +108,14 @@ def block_images(made: Network, outputs: str, itemsize: int) -> int:
 
 
 def tile(rows: Prepared, columns: Prepared) -> Kernels:
-    """Both kernels of every pair of two blocks' images.
+    """Return both kernels of every pair of images of two blocks.
 
     Args:
         rows: n1 prepared images.
         columns: n2 images, prepared with the same network and weights.
 
     Returns:
-        `nngp` `(n1, n2)`, and `ntk` `(n1, n2)`, of full outputs `(n1, n2, c, c)`.
+        `nngp`, `(n1, n2)`, and `ntk`, `(n1, n2)` or `(n1, n2, c, c)` with `outputs="full"`.
 
     Raises:
         DataError: if the blocks disagree in spec, shape, kind of outputs or dtype.
@@ -139,26 +140,28 @@ def empirical_kernel(
     *,
     layout: str | None = None,
 ) -> Kernels:
-    """Neural tangent kernel and NNGP of one finite network with given weights.
+    """Return the neural tangent kernel and the NNGP of one finite network with given weights.
 
     Args:
-        spec: list of layers, as `Architecture.from_spec` takes it.
+        spec: list of layers, as in `Architecture.from_spec`.
         weights: list of `(W, b)`, see `network.Weights`.
-        x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64: the dtype of the
-            computation.
-        x2: `(n2, ...)` of the same shape and dtype; None pairs `x1` with itself, and both kernels are then exactly symmetric.
-        outputs: `full`, every pair of the c outputs (what this network's linearisation needs); `trace`, the mean over equal ones;
-            `pseudo`, of the sum of the outputs divided by sqrt(c) (arXiv:2206.12543), which costs c times less.
+        x1: `(n1, height, width, channels)`, `(n1, height, width)` or `(n1, features)`, float32 or float64. Its dtype is
+            the dtype of the computation.
+        x2: `(n2, ...)` of the same shape and dtype. None pairs `x1` with itself; both kernels are then exactly
+            symmetric.
+        outputs: which outputs the NTK is computed for. `full`: all pairs of the c outputs, which the linearisation of
+            the network needs. `trace`: the mean over pairs of equal outputs. `pseudo`: the sum of the outputs divided
+            by sqrt(c) (arXiv:2206.12543), which costs c times less.
         layout: order of four axes, `NHWC` or `NCHW`.
 
     Returns:
-        `ntk`: `(n1, n2, c, c)` of `full`, else `(n1, n2)`. `nngp`: `(n1, n2)`, covariance of an output given all layers before a
-        dense readout, over which it is integrated; without a readout the mean product of outputs. NumPy arrays for NumPy arrays, JAX arrays
-        otherwise.
+        `ntk`, `(n1, n2, c, c)` for `full`, else `(n1, n2)`; and `nngp`, `(n1, n2)`. The NNGP is the covariance of an
+        output over the weights of a dense readout, with all earlier layers fixed; without a dense readout it is the
+        mean product of the outputs. NumPy arrays for NumPy arrays, else JAX arrays.
 
     Raises:
-        ConfigError: naming the layer that has no finite form or that images of this shape cannot pass.
-        DataError: if the images or the weights are of another shape or kind, or a weight is not finite.
+        ConfigError: if a layer has no finite form or does not accept images of this shape; the message names it.
+        DataError: if the images or the weights have the wrong shape or type, or a weight is not finite.
     """
     x1 = as_inputs("x1", x1, layout)
     rows = prepare(spec, weights, x1, outputs=outputs, layout="NHWC")
@@ -168,10 +171,7 @@ def empirical_kernel(
             made = Kernels(*(0.5 * (k + k.transpose(1, 0, *((3, 2) if k.ndim == 4 else ()))) for k in made))
     else:
         other = as_inputs("x2", x2, layout)
-        if x1.shape[1:] != other.shape[1:] or x1.dtype != other.dtype:
-            raise DataError(
-                f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {other.shape[1:]} {other.dtype}"
-            )
+        check_agreement(x1, other)
         made = tile(rows, prepare(spec, weights, other, outputs=outputs, layout="NHWC"))
     return made if isinstance(x1, jax.Array) else Kernels(*(np.asarray(k) for k in made))
 
@@ -185,7 +185,7 @@ class _Compiled:
 
     @property
     def of_products(self) -> bool:
-        """Whether a tile is nothing but matrix products, which NumPy's library makes faster than XLA on a processor."""
+        """Whether a tile consists of matrix products only, which NumPy computes faster than XLA on CPUs."""
         return all(
             plan.way not in ("pixel pairs", "local") and not plan.full and not plan.map.repeats for plan in self.plans
         )
@@ -208,7 +208,7 @@ def _compiled(text: str, shape: tuple[int, ...], outputs: str) -> _Compiled:
 
 
 def _of_products(made: _Compiled, rows: Prepared, columns: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """NNGP and NTK as `_tile` gives them, with one array besides them at a time."""
+    """Return NNGP and NTK as `_tile` does, with one temporary array at a time."""
     ntk = np.zeros((len(rows), len(columns)), rows.dtype)
     inputs = None
     for plan, own, others in zip(made.plans, rows.parts, columns.parts, strict=True):
@@ -229,9 +229,9 @@ def _of_products(made: _Compiled, rows: Prepared, columns: Prepared) -> tuple[np
 
 
 def _of_readout(plan: MapPlan) -> tuple[float, float]:
-    """What the product of a readout's kept inputs is multiplied by in the NNGP, and what is added."""
+    """Return the factor of the product of a readout's inputs in the NNGP, and the constant that is added."""
     readout = plan.map
-    # In the standard parameterisation the weights are in the pass as they are, and so are the inputs.
+    # In the standard parameterisation neither the weights nor the inputs are scaled in the pass.
     return readout.w_std**2 / (readout.fan_in * readout.scale**2), (readout.b_std or 0.0) ** 2
 
 
@@ -242,7 +242,7 @@ def _prepared(
     each_map = zip(made.maps, made.signals, strict=True)
     shifts = [jnp.zeros((len(x), *one.repeats, *shape), x.dtype) for one, shape in each_map]
     functions, backward, inputs = jax.vjp(lambda s: made.forward(weights, x, masks, s, lengths), shifts, has_aux=True)
-    # One direction of the outputs each; images do not meet, so that all are differentiated at once.
+    # One direction in output space per row. Images do not interact, so all are differentiated together.
     directions = jnp.full((1, c), c**-0.5) if outputs == "pseudo" else jnp.eye(c)
     scale = c**-0.5 if outputs == "trace" else 1.0
     directions = jnp.broadcast_to((scale * directions)[:, None], (len(directions), len(x), c)).astype(x.dtype)

@@ -1,8 +1,9 @@
-"""Ensembles of finite networks, trained together: one program for all members of a chunk.
+"""Ensembles of finite networks that are trained together, in one program for all members of a chunk.
 
-A member's function is `f = alpha h`, or `alpha (h - h_0)` if it is centred, with h the network of the spec and alpha the output scale
-(arXiv:1812.07956). Its weights move by `rate / alpha^2` against the gradient of `|f - y|^2 / (2 n c)`, so that the linearisation of f moves
-as that of h does at alpha = 1: by the kernel of h.
+A member's function is `f = alpha h`, or `alpha (h - h_0)` if it is centred, with h the network of the spec and alpha
+the output scale
+(arXiv:1812.07956). Each step moves the weights by `rate / alpha^2` times the negative gradient of `|f - y|^2 / (2 n
+c)`. The linearisation of f then trains with the kernel of h, at every alpha.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.initialisers import init
-from ntkpipe.finite.network import Network, Spec, network
+from ntkpipe.finite.network import Network, network
 from ntkpipe.kernels.architecture import precision_context
-from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.kernels.spec import Spec, canonical_json
 
 LOSSES = ("squared", "cross_entropy")
-# Of the largest eigenvalue of a member's kernel: enough for 3 digits of kernels of images, whose first eigenvalue stands apart.
+# Steps of power iteration for the largest eigenvalue of a member's kernel. They give 3 digits for kernels of images,
+# whose first eigenvalue is well separated.
 _POWER_STEPS = 24
 
 
@@ -33,15 +35,15 @@ class Training:
     """How every member is trained.
 
     Args:
-        rate: of a step on `|f - y|^2 / (2 n c)`.
-        steps: at which members are looked at, ascending, from 0 on.
-        momentum: of heavy-ball momentum; 0 is plain gradient descent.
-        readout: train the last dense layer alone.
+        rate: learning rate of a step on `|f - y|^2 / (2 n c)`.
+        steps: steps at which the members are evaluated, ascending and beginning with 0.
+        momentum: heavy-ball momentum; 0 is plain gradient descent.
+        readout: train the last dense layer only.
         output_scale: alpha.
-        centred: subtract the outputs at the start.
-        batch_size: images of a step, drawn anew each time; None takes all.
-        loss: `squared`, or `cross_entropy` (mean over images, of the class with the largest target).
-        seed: of the batches.
+        centred: subtract the outputs at initialisation.
+        batch_size: images per step, drawn again for each step; None takes all images.
+        loss: `squared`, or `cross_entropy` (mean over images, for the class with the largest target).
+        seed: seed of the batches.
     """
 
     rate: float
@@ -66,16 +68,16 @@ class Training:
 
 
 class Trained(NamedTuple):
-    """Members at the steps looked at.
+    """The members at the evaluated steps.
 
     Args:
         train: (members, steps, n, c) outputs on the training points.
         points: (members, steps, q, c) outputs on further points.
-        loss: (members, steps) of training, squared or cross-entropy.
+        loss: (members, steps) training loss, squared or cross-entropy.
         peak: (members,) largest loss at any step.
-        curvature: (members, steps) largest eigenvalue of the member's NTK over n c; NaN where not asked for.
-        sparsity: (members, steps) share of hidden activations that are 0.
-        weights: of the members after the last step, stacked.
+        curvature: (members, steps) largest eigenvalue of the member's NTK divided by n c; NaN if not requested.
+        sparsity: (members, steps) fraction of hidden activations that are 0.
+        weights: weights of the members after the last step, stacked.
     """
 
     train: np.ndarray
@@ -88,14 +90,14 @@ class Trained(NamedTuple):
 
 
 def member_seed(seed: int, width: int, member: int) -> int:
-    """Of one member's weights: the same whatever chunk it is trained in."""
+    """Return the seed of one member's weights, which does not depend on the chunk that the member is trained in."""
     return int(np.random.SeedSequence([seed, width, member]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def draw_members(
     spec: Spec, shape: Sequence[int], seeds: Sequence[int], *, initialiser: str = "gaussian", dtype: Any = np.float32
 ) -> Any:
-    """Weights of several networks, stacked along a first axis."""
+    """Draw the weights of several networks, stacked along a first axis; see `init`."""
     drawn = [init(spec, shape, seed, initialiser=initialiser, dtype=dtype) for seed in seeds]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
 
@@ -117,15 +119,15 @@ def train_members(
 
     Args:
         spec: list of layers.
-        weights: stacked, see `draw_members`.
-        x: (n, ...) training points, float32 or float64: the dtype of the computation.
+        weights: stacked weights, see `draw_members`.
+        x: (n, ...) training points, float32 or float64. Their dtype is the dtype of the computation.
         y: (n, c) targets.
-        points: (q, ...) further points to look at.
-        training: how.
-        rates: (members,) in the place of the common rate.
-        curvature: whether curvatures are measured at every step looked at.
-        look: called with a step and the members' weights there, before the next step.
-        first: of the members, for batches that are each member's own.
+        points: (q, ...) further points at which outputs are returned.
+        training: settings of the training.
+        rates: (members,) learning rates that replace the common rate.
+        curvature: measure the curvature at every evaluated step.
+        look: called with an evaluated step and the members' weights at that step.
+        first: number of the first member, from which the members' batches are seeded.
     """
     members = len(jax.tree.leaves(weights)[0])
     compiled = _compiled(canonical_json(spec), tuple(x.shape[1:]), replace(training, rate=1.0, steps=(0,)), curvature)
@@ -235,7 +237,7 @@ def _joined(fixed: Any, moving: Any) -> Any:
 
 
 def _curvature(made: Network, weights: Any, x: Any) -> Any:
-    """Largest eigenvalue of the NTK over n c, by products of the NTK with vectors: one pass back and one forth each."""
+    """Return the largest eigenvalue of the NTK divided by n c, by power iteration with NTK-vector products."""
 
     def f(weights: Any) -> Any:
         return made.forward(weights, x)[0]
@@ -255,7 +257,7 @@ def _curvature(made: Network, weights: Any, x: Any) -> Any:
 
 
 def largest_curvature(spec: Spec, weights: Any, x: np.ndarray) -> np.ndarray:
-    """(members,) largest eigenvalues of the members' NTKs over n c."""
+    """Return the largest eigenvalues of the members' NTKs divided by n c, (members,)."""
     made = network(spec, x.shape[1:])
     with precision_context(x.dtype), jax.default_matmul_precision("highest"):
         each = jax.jit(jax.vmap(lambda w: _curvature(made, w, jnp.asarray(x))))

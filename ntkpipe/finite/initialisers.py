@@ -1,4 +1,4 @@
-"""Weights of finite networks at initialisation, their number, and specs of other widths."""
+"""Initial weights of finite networks, their number, and specs with other widths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.finite.maps import LinearMap
-from ntkpipe.finite.network import Spec, network
-from ntkpipe.kernels.spec import canonical_spec, name_layer, unrolled
+from ntkpipe.finite.network import network
+from ntkpipe.kernels.spec import Spec, canonical_spec, name_layer, unrolled
 
 INITIALISERS = ("gaussian", "orthogonal", "delta_orthogonal")
 _WIDTHS = ("features", "n_heads", "n_chan_key", "n_chan_val", "n_chan_pos_emb", "n_chan_out")
@@ -22,22 +22,22 @@ _WEIGHTED = ("dense", "conv", "conv_transpose", "conv_local", "global_self_atten
 def init(
     spec: Spec, shape: Sequence[int], seed: int = 0, *, initialiser: str = "gaussian", dtype: Any = np.float32
 ) -> list[tuple[Any, Any]]:
-    """Weights of one random network, as `apply` takes them.
+    """Draw the weights of one random network, in the form that `apply` expects.
 
     Args:
         spec: list of layers.
-        shape: of one image, `(height, width, channels)` or `(features,)`.
-        seed: equal seeds give equal weights, in any dtype up to rounding.
-        initialiser: `gaussian`; `orthogonal`, matrices with orthonormal rows or columns times sqrt(max(in, out)) (of a
-            convolution the filter's taps count as inputs), so that entries have the same variance; `delta_orthogonal`, the same at the
-            filter's centre and zero elsewhere (arXiv:1806.05393). Biases are Gaussian.
+        shape: shape of one image, `(height, width, channels)` or `(features,)`.
+        seed: equal seeds give equal weights, up to rounding if the dtypes differ.
+        initialiser: `gaussian`; `orthogonal`: matrices with orthonormal rows or columns times sqrt(max(in, out)), so
+            entries have the same variance (filter taps count as inputs); `delta_orthogonal`: the same at the centre of
+            the filter, and zero elsewhere (arXiv:1806.05393). Biases are Gaussian.
         dtype: float32 or float64.
 
     Returns:
-        List of `(W, b)` in the order of the layers that have weights, NumPy arrays.
+        List of `(W, b)`, NumPy arrays, in the order of the layers that have weights.
 
     Raises:
-        ConfigError: naming the layer that has no finite form, or the initialiser that there is not.
+        ConfigError: if a layer has no finite form (the message names it), or the initialiser is unknown.
     """
     if initialiser not in INITIALISERS:
         raise ConfigError(f"initialiser={initialiser!r} is not one of {', '.join(INITIALISERS)}")
@@ -66,7 +66,7 @@ def _orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
     if one.pixels is not None:
         each = [_orthonormal(rng, *one.shape[2:]) for _ in range(math.prod(one.pixels))]
         return np.stack(each).reshape(one.shape)
-    if one.filter is None and len(one.shape) == 3:  # heads of an attention, each by itself
+    if one.filter is None and len(one.shape) == 3:  # each head of an attention separately
         return np.stack([_orthonormal(rng, *one.shape[1:]) for _ in range(one.shape[0])])
     return _orthonormal(rng, math.prod(one.shape[:-1]), one.shape[-1]).reshape(one.shape)
 
@@ -75,14 +75,14 @@ def _delta_orthogonal(rng: np.random.Generator, one: LinearMap) -> np.ndarray:
     if one.filter is None:
         return _orthogonal(rng, one)
     made = np.zeros(one.shape)
-    # Of unit variance per tap in the mean: all of the filter's variance is at its centre.
+    # The mean variance per tap is 1, and the centre has all of it.
     centre = tuple(size // 2 for size in one.filter)
     made[centre] = math.sqrt(math.prod(one.filter)) * _orthonormal(rng, *one.shape[-2:])
     return made
 
 
 def _orthonormal(rng: np.random.Generator, inputs: int, outputs: int) -> np.ndarray:
-    """Uniformly distributed, with entries of unit variance."""
+    """Return a uniformly distributed matrix with orthonormal rows or columns, scaled to entries of unit variance."""
     larger, smaller = max(inputs, outputs), min(inputs, outputs)
     q, r = np.linalg.qr(rng.standard_normal((larger, smaller)))
     # The sign of R's diagonal makes it uniform (Mezzadri 2007).
@@ -94,13 +94,15 @@ _DRAW = {"gaussian": _gaussian, "orthogonal": _orthogonal, "delta_orthogonal": _
 
 
 def draw_masks(spec: Spec, shape: Sequence[int], n: int, seed: int = 0, *, dtype: Any = np.float32) -> list[np.ndarray]:
-    """Dropout's masks of `n` images: ones with the layer's rate, independent for every image, pixel and channel."""
+    """Draw dropout masks for `n` images: 1 with the layer's rate, else 0, independently per image, pixel and
+    channel.
+    """
     rng = np.random.default_rng(seed)
     return [(rng.random((n, *of_one)) < rate).astype(dtype) for of_one, rate in network(spec, shape).masks]
 
 
 def count_parameters(spec: Spec, shape: Sequence[int]) -> dict[str, int]:
-    """Number of weights and biases of every layer that has them, by its name, such as `layer 1 (dense)`."""
+    """Return the number of weights and biases of every layer that has them, by name, such as `layer 1 (dense)`."""
     made: dict[str, int] = {}
     for one in network(spec, shape).maps:
         made[one.layer] = made.get(one.layer, 0) + one.parameters
@@ -108,14 +110,14 @@ def count_parameters(spec: Spec, shape: Sequence[int]) -> dict[str, int]:
 
 
 def widened(spec: Spec, factor: float) -> list[dict[str, Any]]:
-    """The same network with all hidden widths times a factor; the number of outputs stays.
+    """Return the same network with all hidden widths multiplied by a factor; the number of outputs does not change.
 
     Args:
         spec: list of layers.
-        factor: above 0; widths are rounded to whole numbers.
+        factor: factor above 0; widths are rounded to whole numbers.
 
     Raises:
-        ConfigError: if a width would be below 1, naming the layer.
+        ConfigError: if a width would be below 1; the message names the layer.
     """
     if not (math.isfinite(factor) and factor > 0):
         raise ConfigError(f"a factor of widths must be finite and above 0, got {factor!r}")
@@ -125,19 +127,21 @@ def widened(spec: Spec, factor: float) -> list[dict[str, Any]]:
 
 
 def at_width(spec: Spec, width: int) -> list[dict[str, Any]]:
-    """The same network with its narrowest hidden layer so wide, and all others in proportion; one without hidden layers as it is.
+    """Return the same network scaled so that its narrowest hidden layer has this width.
+
+    Other hidden layers are scaled in proportion. A network without hidden layers is returned unchanged.
 
     Raises:
         ConfigError: if the width is below 1.
     """
     if width < 1:
-        raise ConfigError(f"a width of {width} is none: give 1 or more")
+        raise ConfigError(f"width={width} must be at least 1")
     hidden = _hidden(widened(spec, 1.0), is_end=True)[0]
     return widened(spec, width / min(hidden)) if hidden else widened(spec, 1.0)
 
 
 def _hidden(layers: list[dict[str, Any]], *, is_end: bool) -> tuple[list[int], bool]:
-    """Widths of the hidden layers, from the last one on; and True if no readout was met."""
+    """Return the widths of the hidden layers from last to first, and True if no readout was found."""
     found: list[int] = []
     for layer in reversed(layers):
         if layer["op"] == "residual_sum":
@@ -154,7 +158,7 @@ def _hidden(layers: list[dict[str, Any]], *, is_end: bool) -> tuple[list[int], b
 
 
 def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: str) -> bool:
-    """Widen in place, from the last layer on; True if no readout was met yet."""
+    """Widen in place, from the last layer to the first; return True if no readout was found yet."""
     for index in range(len(layers) - 1, -1, -1):
         layer, name = layers[index], place + name_layer(index, layers[index])
         if "branches" in layer:
@@ -166,7 +170,7 @@ def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: 
         elif layer["op"] == "repeat":
             if is_end and any(inner["op"] in _WEIGHTED for inner in unrolled([layer])):
                 raise ConfigError(
-                    f"{name} holds the outputs, whose number stays: end the network with a dense layer after it"
+                    f"{name} gives the outputs, whose number is fixed: end the network with a dense layer after it"
                 )
             _widen(layer["layers"], factor, is_end=is_end, place=f"{name}, ")
         elif layer["op"] in _WEIGHTED:
@@ -175,7 +179,7 @@ def _widen(layers: list[dict[str, Any]], factor: float, *, is_end: bool, place: 
                     continue
                 width = round(layer[key] * factor)
                 if width < 1:
-                    raise ConfigError(f"{name}: {key}={layer[key]} times {factor:g} is below 1: take a larger factor")
+                    raise ConfigError(f"{name}: {key}={layer[key]} times {factor:g} is below 1: use a larger factor")
                 layer[key] = width
             is_end = False
     return is_end

@@ -1,4 +1,6 @@
-"""The kernel of a network that is a JAX function of its parameters and a block of points: of Flax, Equinox, Haiku or one's own."""
+"""The kernel of a network given as a JAX function of parameters and points, from Flax, Equinox, Haiku or your own
+code.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.cost import KernelCost
 from ntkpipe.kernels.state import Kernels
 
-# Points whose gradients are taken at once.
+# Number of points whose gradients are computed together.
 _AT_ONCE = 16
 
 
 class Gradients(NamedTuple):
-    """Of a block of points: outputs (n, c), and gradients (n, c P), scaled so that a product of two rows is the kernel."""
+    """Outputs (n, c) and gradients (n, c P) of a block of points, scaled so that products of rows are the kernel."""
 
     functions: jax.Array
     gradients: jax.Array
@@ -31,7 +33,7 @@ class Gradients(NamedTuple):
 
 @runtime_checkable
 class OfOneShape(Protocol):
-    """What decides a network's kernel besides its weights."""
+    """The attributes that determine a network's kernel besides its weights."""
 
     layers: str
     outputs: str
@@ -39,7 +41,9 @@ class OfOneShape(Protocol):
 
 
 def network_digest(network: OfOneShape, weights: Mapping[str, np.ndarray]) -> str:
-    """32 hexadecimal digits of layers, kind of outputs, shape of a point, and every weight by its name."""
+    """Return a hash (32 hexadecimal digits) of the layers, the kind of outputs, the shape of a point and all
+    weights.
+    """
     found = hashlib.sha256(f"{network.layers}\n{network.outputs}\n{list(network.shape)}\n".encode())
     for name, array in weights.items():
         found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -48,18 +52,18 @@ def network_digest(network: OfOneShape, weights: Mapping[str, np.ndarray]) -> st
 
 
 class FunctionNetwork:
-    """NTK of `apply(parameters, x)`, and the mean product of its outputs in the place of an NNGP.
+    """The NTK of `apply(parameters, x)`, with the mean product of the outputs in place of the NNGP.
 
     Args:
-        apply: `(parameters, x)` to (n, c) outputs; x is (n, height, width, channels), of tables (n, features). It must treat points
-            one by one, which batch statistics do not.
+        apply: maps `(parameters, x)` to outputs (n, c). x is (n, height, width, channels), or (n, features) for tables.
+            Each output may depend on its own point only, so batch statistics are not allowed.
         parameters: a pytree of arrays of real numbers.
-        name: of the function, which its tiles are known by besides the values of the parameters.
+        name: name of the function. It identifies stored tiles together with the values of the parameters.
         outputs: `trace` or `pseudo`; see `EmpiricalKernel`.
-        shape: of one point, `(height, width, channels)`.
+        shape: shape of one point, `(height, width, channels)`.
 
     Raises:
-        DataError: if a parameter is no array of finite real numbers, or the outputs are not (n, c).
+        DataError: if a parameter is not an array of finite real numbers, or the outputs are not (n, c).
     """
 
     def __init__(
@@ -70,8 +74,8 @@ class FunctionNetwork:
         for k, leaf in enumerate(leaves):
             if leaf.dtype.kind != "f" or not np.isfinite(leaf).all():
                 raise DataError(
-                    f"parameter {k}, {leaf.dtype} of shape {leaf.shape}, must be an array of finite real numbers: close over what is "
-                    "not trained (functools.partial)"
+                    f"parameter {k}, {leaf.dtype} of shape {leaf.shape}, must be an array of finite real numbers: "
+                    "pass arguments that are not trained with functools.partial"
                 )
         self._parameters, self._leaves = parameters, leaves
         self.layers = json.dumps({"function": name})
@@ -79,7 +83,8 @@ class FunctionNetwork:
         made = jax.eval_shape(apply, self._cast(np.float32), example)
         if getattr(made, "ndim", 0) != 2 or made.shape[0] != 2:
             raise DataError(
-                f"the function gives {getattr(made, 'shape', made)} for two points of shape {self._of_point}: it must give (n, c)"
+                f"the function gives {getattr(made, 'shape', made)} for two points of shape {self._of_point}: it must "
+                "return (n, c)"
             )
         self._c = int(made.shape[1])
 
@@ -90,44 +95,44 @@ class FunctionNetwork:
 
     @property
     def rows_of_point(self) -> int:
-        """One kernel for all outputs."""
+        """1: there is one kernel for all outputs."""
         return 1
 
     @property
     def rank(self) -> int:
-        """Rows of the NTK that can be independent at most: gradients of every output, or of their sum."""
+        """Largest possible rank of the NTK: the number of gradients, at most the number of parameters."""
         return self.parameters * (self._c if self.outputs == "trace" else 1)
 
     @property
     def cost(self) -> KernelCost:
-        """Of a pair of points, and what is kept of each: all its gradients."""
+        """Return the cost of a pair of points, and the memory of the gradients of each."""
         size = self.parameters * (self._c if self.outputs == "trace" else 1)
         return KernelCost(0.0, 2.0 * size, 1, 1, size + self._c, int(np.prod(self.shape)))
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits of the name, the kind of outputs, and every parameter."""
+        """Hash (32 hexadecimal digits) of the name, the kind of outputs and all parameters."""
         return network_digest(self, {str(k): leaf for k, leaf in enumerate(self._leaves)})
 
     def prepare(self, x: np.ndarray) -> Gradients:
-        """Gradients of a block of points (n, ...), in its dtype."""
+        """Return the gradients of a block of points (n, ...), in its dtype."""
         with precision_context(x.dtype):
             parameters, x = self._cast(x.dtype), x.reshape(len(x), *self._of_point)
             parts = [self._made(parameters, x[k : k + _AT_ONCE]) for k in range(0, max(len(x), 1), _AT_ONCE)]
             return parts[0] if len(parts) == 1 else Gradients(*map(jnp.concatenate, zip(*parts, strict=True)))
 
     def functions(self, x: np.ndarray) -> np.ndarray:
-        """Outputs (n, c) of the network, in the dtype of `x`."""
+        """Return the outputs (n, c) of the network, in the dtype of `x`."""
         with precision_context(x.dtype):
             return np.asarray(self._apply(self._cast(x.dtype), jnp.asarray(x.reshape(len(x), *self._of_point))))
 
     def tile(self, rows: Gradients, columns: Gradients) -> Kernels:
-        """Both kernels of two blocks, (n1, n2) each."""
+        """Return both kernels of two blocks, (n1, n2) each."""
         return Kernels(*_products(rows, columns))
 
     @property
     def _of_point(self) -> tuple[int, ...]:
-        """Shape that the function is handed: rows of a table have one axis."""
+        """Shape of a point as the function receives it: rows of a table have one axis."""
         return self.shape[-1:] if self.shape[:-1] == (1, 1) else self.shape
 
     def _cast(self, dtype: Any) -> Any:

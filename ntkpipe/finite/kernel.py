@@ -1,4 +1,4 @@
-"""The kernel of one finite network as a value: its layers, its weights, and which outputs the NTK is of."""
+"""`EmpiricalKernel`: the kernel of one finite network, given by its layers, weights and kind of outputs."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.finite.empirical import Prepared, prepare, tile
 from ntkpipe.finite.initialisers import INITIALISERS, init
 from ntkpipe.finite.jax_function import FunctionNetwork, network_digest
-from ntkpipe.finite.network import Network, Spec, Weights, apply, network
+from ntkpipe.finite.network import Network, Weights, apply, network
 from ntkpipe.finite.products import OUTPUTS, plan_maps
 from ntkpipe.kernels.cost import KernelCost
-from ntkpipe.kernels.spec import canonical_json
+from ntkpipe.kernels.spec import Spec, canonical_json
 from ntkpipe.kernels.state import Kernels
 
-# One kernel for all outputs.
+# Kinds of outputs with one kernel for all outputs.
 SCALAR = tuple(kind for kind in OUTPUTS if kind != "full")
 
 
 class EmpiricalKernel:
-    """NTK and NNGP of one finite network, for `Gram`: the tiles of a whole data set.
+    """The NTK and NNGP of one finite network, for `Gram` over a whole data set.
 
     Args:
-        spec: list of layers, as `Architecture.from_spec` takes it.
-        weights: list of `(W, b)`, see `finite.apply`, or the path of an `.npz` that `save_weights` wrote; None draws them.
-        seed: of weights that are drawn.
-        initialiser: of weights that are drawn; see `finite.init`.
-        outputs: `trace` (mean over the outputs: one kernel for all classes), `pseudo` (of the sum of the outputs over sqrt(c)) or, in runs,
-            `full` (all pairs of outputs).
+        spec: list of layers, as in `Architecture.from_spec`.
+        weights: list of `(W, b)`, see `finite.apply`, or the path of an `.npz` written by `save_weights`; None draws
+            them.
+        seed: seed of drawn weights.
+        initialiser: initialiser of drawn weights; see `finite.init`.
+        outputs: `trace` (mean over the outputs, one kernel for all classes), `pseudo` (the sum of the outputs divided
+            by sqrt(c)) or, in runs only, `full` (all pairs of outputs).
 
     Raises:
-        ConfigError: for another kind of outputs, or an initialiser that there is not.
+        ConfigError: if the kind of outputs or the initialiser is unknown.
         DataError: if a file of weights cannot be read.
 
     Examples:
         >>> layers = [{"op": "flatten"}, {"op": "dense", "features": 64}, {"op": "relu"}, {"op": "dense", "features": 10}]
         >>> EmpiricalKernel(layers, seed=1).at((8, 8, 1)).parameters
-        4800
+        4736
     """
 
     def __init__(
@@ -70,33 +71,36 @@ class EmpiricalKernel:
     def of_function(
         apply: Callable[[Any, Any], Any], parameters: Any, *, name: str, outputs: str = "trace"
     ) -> EmpiricalKernel:
-        """Of any network that is a JAX function: of Flax, Equinox, Haiku or one's own.
+        """Return the kernel of any network that is a JAX function, from Flax, Equinox, Haiku or your own code.
 
-        All gradients of a block of points are kept while its tiles are made, (n, c P) numbers for P parameters: `pseudo` needs c times
-        less than `trace`. The place of the NNGP is taken by the mean product of the outputs. Executors in other processes pickle the
-        function, which must stand at the top of a module, and the parameters, which should then be small.
+        All gradients of a block of points, (n, c P) numbers for P parameters, are kept while its tiles are computed;
+        `pseudo` needs c times less than `trace`. The mean product of the outputs replaces the NNGP. Executors in other
+        processes pickle the function and the parameters: define the function at the top level of a module, and keep
+        parameters small.
 
         Args:
-            apply: `(parameters, x)` to (n, c) outputs, point by point; x is (n, height, width, channels), of tables (n, features).
+            apply: maps `(parameters, x)` to outputs (n, c), each point separately. x is (n, height, width, channels),
+                or (n, features) for tables.
             parameters: a pytree of arrays of real numbers.
-            name: that tiles are known by, besides the values of the parameters: a function that has changed needs another.
+            name: identifies stored tiles together with the values of the parameters. Change it when the function
+                changes.
             outputs: `trace` or `pseudo`.
 
         Raises:
-            ConfigError: without a name, or for another kind of outputs.
+            ConfigError: if the name is missing or the kind of outputs is unknown.
         """
         return EmpiricalFunction(apply, parameters, name, outputs)
 
     def at(self, shape: Sequence[int], dtype: Any = np.float32) -> NetworkKernel | FunctionNetwork:
-        """The kernel for points of a shape, with its weights checked or drawn.
+        """Return the kernel for points of one shape, with its weights checked or drawn.
 
         Args:
-            shape: of one point, `(height, width, channels)` or `(features,)`.
-            dtype: of weights that are drawn.
+            shape: shape of one point, `(height, width, channels)` or `(features,)`.
+            dtype: dtype of drawn weights.
 
         Raises:
-            ConfigError: naming the layer that has no finite form or that points of this shape cannot pass.
-            DataError: if weights have other shapes, with the list of right ones, or are not finite.
+            ConfigError: if a layer has no finite form or does not accept points of this shape; the message names it.
+            DataError: if weights have other shapes (the message lists the right ones) or are not finite.
         """
         spec = json.loads(self.layers)
         weights = self._weights
@@ -105,10 +109,10 @@ class EmpiricalKernel:
         return NetworkKernel(self.layers, self.outputs, tuple(shape), weights)
 
     def cost(self, shape: Sequence[int]) -> KernelCost:
-        """Of a pair of points of a shape, and what is kept of each; no weights are drawn.
+        """Return the cost of a pair of points of this shape, without drawing weights.
 
         Raises:
-            ConfigError: as of `at`.
+            ConfigError: as in `at`.
         """
         return _cost(network(json.loads(self.layers), shape), self.outputs)
 
@@ -118,28 +122,28 @@ class EmpiricalKernel:
 
 
 class EmpiricalFunction(EmpiricalKernel):
-    """Made by `EmpiricalKernel.of_function`."""
+    """The result of `EmpiricalKernel.of_function`."""
 
     def __init__(self, apply: Callable[[Any, Any], Any], parameters: Any, name: str, outputs: str) -> None:
         _check_outputs(outputs, SCALAR)
         if not callable(apply):
             raise ConfigError(
-                "of_function takes apply(parameters, x), a function of the parameters and a block of points"
+                "of_function needs a function apply(parameters, x) of the parameters and a block of points"
             )
         if not name:
             raise ConfigError(
-                "a function needs a name: its tiles are known by it. EmpiricalKernel.of_function(..., name=...)"
+                "a function needs a name to identify its tiles: EmpiricalKernel.of_function(..., name=...)"
             )
         self.outputs = outputs
         self._apply, self._parameters, self._name = apply, parameters, name
 
     def at(self, shape: Sequence[int], dtype: Any = np.float32) -> FunctionNetwork:
-        """See `EmpiricalKernel.at`; the parameters are what they are."""
+        """Return the kernel for points of this shape, see `EmpiricalKernel.at`; `dtype` is ignored."""
         del dtype
         return FunctionNetwork(self._apply, self._parameters, self._name, self.outputs, tuple(shape))
 
     def cost(self, shape: Sequence[int]) -> KernelCost:
-        """See `EmpiricalKernel.cost`."""
+        """Return the cost of a pair of points, see `EmpiricalKernel.cost`."""
         return self.at(shape).cost
 
     def __repr__(self) -> str:
@@ -150,9 +154,9 @@ class NetworkKernel:
     """An `EmpiricalKernel` for points of one shape.
 
     Args:
-        layers: the spec, canonical JSON.
+        layers: the spec as canonical JSON.
         outputs: `trace`, `pseudo` or `full`.
-        shape: of one point.
+        shape: shape of one point.
         weights: list of `(W, b)`.
 
     Raises:
@@ -162,7 +166,7 @@ class NetworkKernel:
     def __init__(self, layers: str, outputs: str, shape: tuple[int, ...], weights: Weights) -> None:
         self.layers, self.outputs, self.shape = layers, outputs, shape
         self._network = network(json.loads(layers), shape)
-        # Checked in the precision that holds whatever was given; kept as it was given.
+        # The weights are checked in float32 and kept in their own dtype.
         self._network.check_weights(weights, np.float32)
         if self._network.masks:
             raise ConfigError("dropout with a rate below 1 draws random masks: one network's kernel needs rate=1")
@@ -175,14 +179,15 @@ class NetworkKernel:
 
     @property
     def rows_of_point(self) -> int:
-        """Rows of the kernel for every point: its outputs, where it is between all pairs of these."""
+        """Number of kernel rows per point: the number of outputs for `full`, else 1."""
         return self._network.outputs if self.outputs == "full" else 1
 
     @property
     def rank(self) -> int:
-        """Rows of the NTK that can be independent at most.
+        """Largest possible rank of the NTK.
 
-        Of a trace each output has gradients of its own; by a dense readout they are equal, and by a dense layer before it multiples of one.
+        For `trace` each output has its own gradients. The gradients by a dense readout are equal for all outputs, and
+        those by a dense layer before it are multiples of one vector.
         """
         plans = plan_maps(self._network, self.outputs)
         if self.outputs == "trace" and self._network.has_readout:
@@ -191,31 +196,33 @@ class NetworkKernel:
 
     @property
     def cost(self) -> KernelCost:
-        """Of a pair of points, and what is kept of each."""
+        """Return the cost of a pair of points, and the memory per point."""
         return _cost(self._network, self.outputs)
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits of layers, kind of outputs, and every weight: what makes two such kernels the same."""
+        """Hash (32 hexadecimal digits) of the layers, the kind of outputs and all weights; equal kernels have equal
+        hashes.
+        """
         return network_digest(self, arrays_of_weights(self.weights))
 
     def prepare(self, x: np.ndarray) -> Prepared:
-        """What pairs need of each point, computed once; `x` is (n, ...) in the dtype of the computation."""
+        """Compute what pairs need of each point; `x` is (n, ...) in the dtype of the computation."""
         spec = json.loads(self.layers)
         layout = "NHWC" if x.ndim > 3 else None
         return prepare(spec, self.weights, x.reshape(len(x), *self.shape), outputs=self.outputs, layout=layout)
 
     def functions(self, x: np.ndarray) -> np.ndarray:
-        """Outputs (n, c) of the network, in the dtype of `x`."""
+        """Return the outputs (n, c) of the network, in the dtype of `x`."""
         layout = "NHWC" if x.ndim > 3 else None
         return np.asarray(apply(json.loads(self.layers), self.weights, x.reshape(len(x), *self.shape), layout=layout))
 
     def tile(self, rows: Prepared, columns: Prepared) -> Kernels:
-        """Both kernels of two blocks, (n1, n2) each."""
+        """Return both kernels of two blocks, (n1, n2) each."""
         return tile(rows, columns)
 
     def to_bytes(self) -> bytes:
-        """The weights as an `.npz`."""
+        """Return the weights as the bytes of an `.npz` file."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays_of_weights(self.weights))
         return buffer.getvalue()
@@ -224,26 +231,26 @@ class NetworkKernel:
 def _cost(made: Network, outputs: str) -> KernelCost:
     plans = plan_maps(made, outputs)
     operations, kept = sum(plan.operations for plan in plans), sum(plan.floats for plan in plans) + made.outputs
-    # Of all pairs of outputs a row is one output of a point: a share of what the point takes.
+    # With `full`, a row is one output of a point and has its share of the cost of the point.
     rows = made.outputs if outputs == "full" else 1
     return KernelCost(0.0, 2.0 * operations / rows**2, 1, 1, -(-kept // rows), -(-math.prod(made.shape) // rows))
 
 
 def save_weights(path: str | Path, weights: Weights) -> None:
-    """Write weights to an `.npz` that `EmpiricalKernel` and `read_weights` read: `W0`, `b0`, `W1`, ...
+    """Write weights to an `.npz` file with arrays `W0`, `b0`, `W1`, ..., for `EmpiricalKernel` and `read_weights`.
 
     Args:
-        path: of the file.
-        weights: list of `(W, b)`; of attention layers, with three arrays W, these are `W0.0`, `W0.1`, `W0.2`.
+        path: path of the file.
+        weights: list of `(W, b)`. The three arrays W of an attention layer are called `W0.0`, `W0.1`, `W0.2`.
     """
     np.savez(Path(path), allow_pickle=False, **arrays_of_weights(weights))
 
 
 def read_weights(source: str | Path | io.BytesIO) -> list[tuple[Any, Any]]:
-    """The inverse of `save_weights`.
+    """Read weights that `save_weights` wrote.
 
     Raises:
-        DataError: if the file cannot be read, or its names are others.
+        DataError: if the file cannot be read, or its arrays have other names.
     """
     try:
         with np.load(source, allow_pickle=False) as archive:
@@ -255,14 +262,14 @@ def read_weights(source: str | Path | io.BytesIO) -> list[tuple[Any, Any]]:
         made.append((found, arrays.pop(f"b{len(made)}", None)))
     if arrays or not made:
         raise DataError(
-            f"{source}: weights are called W0, b0, W1, ... in the order of the layers that have them; it holds "
-            f"{', '.join(sorted(arrays)[:6]) or 'nothing'}: save them with finite.save_weights"
+            f"{source} holds {', '.join(sorted(arrays)[:6]) or 'nothing'}, but weights must be called W0, b0, W1, ... "
+            "in the order of their layers: save them with finite.save_weights"
         )
     return made
 
 
 def arrays_of_weights(weights: Weights) -> dict[str, np.ndarray]:
-    """Weights by name, as `save_weights` writes them."""
+    """Return the weights by the names that `save_weights` uses."""
     named: dict[str, np.ndarray] = {}
     for k, (w, b) in enumerate(weights):
         if isinstance(w, (tuple, list)):
@@ -280,7 +287,7 @@ def _check_outputs(outputs: str, known: Sequence[str]) -> None:
 
 
 def _matrix(arrays: dict[str, np.ndarray], k: int) -> Any:
-    """The weight matrix of layer `k`, taken out of `arrays`; None if there is none."""
+    """Remove the weight matrix of layer `k` from `arrays` and return it; None if there is none."""
     if f"W{k}" in arrays:
         return arrays.pop(f"W{k}")
     parts = []

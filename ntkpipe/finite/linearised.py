@@ -1,7 +1,8 @@
-"""Linearisations of finite networks, trained in function space: through each network's own kernel, at the same steps as the network.
+"""Linearisations of finite networks, trained in function space with each network's own kernel (arXiv:1902.06720).
 
-`f_s = f_0 - (rate / (n c)) T a_s` with `a_{s+1} = a_s + momentum (a_s - a_{s-1}) + f_s - y` on the training points. That is gradient
-descent with heavy-ball momentum of the network that is linear in its weights, exactly, and no weight moves (arXiv:1902.06720).
+`f_s = f_0 - (rate / (n c)) T a_s` with `a_{s+1} = a_s + momentum (a_s - a_{s-1}) + f_s - y` on the training points.
+This is exactly gradient descent with heavy-ball momentum on the network that is linear in its weights, without the
+weights.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 
 from ntkpipe.finite.empirical import prepare, tile
 from ntkpipe.finite.ensemble import Training
-from ntkpipe.finite.network import Spec
 from ntkpipe.kernels.architecture import precision_context
+from ntkpipe.kernels.spec import Spec
 
 
 class Linearised(NamedTuple):
-    """One member's linearisation at the steps looked at.
+    """One member's linearisation at the evaluated steps.
 
     Args:
         train: (steps, n, c) outputs on the training points.
@@ -32,12 +33,12 @@ class Linearised(NamedTuple):
 
 
 class MemberKernel(NamedTuple):
-    """Of one member at its start, among training points and of further points with them.
+    """The kernel of one member at initialisation.
 
     Args:
-        train: (n c, n c); of a readout alone (n, n).
-        points: (q c, n c); of a readout alone (q, n).
-        trace: (n, n) mean over outputs.
+        train: (n c, n c) kernel of the training points; (n, n) for a readout alone.
+        points: (q c, n c) kernel of further points with the training points; (q, n) for a readout alone.
+        trace: (n, n) mean over outputs of the kernel of the training points.
         own: (n, c) outputs on the training points.
         others: (q, c) outputs on the further points.
     """
@@ -50,7 +51,7 @@ class MemberKernel(NamedTuple):
 
     @property
     def largest(self) -> float:
-        """Largest eigenvalue over n c."""
+        """Return the largest eigenvalue divided by n c."""
         n, c = self.own.shape
         v = np.random.default_rng(0).standard_normal(len(self.train))
         matrix, size = self.train.astype(np.float64), 0.0
@@ -66,14 +67,14 @@ class MemberKernel(NamedTuple):
 def member_kernel(
     spec: Spec, weights: Any, x: np.ndarray, points: np.ndarray, *, readout: bool = False
 ) -> MemberKernel:
-    """The kernel of one network, of all pairs of outputs.
+    """Return the kernel of one network for all pairs of outputs.
 
     Args:
         spec: list of layers.
-        weights: of one network.
+        weights: weights of one network.
         x: (n, ...) training points.
         points: (q, ...) further points.
-        readout: the kernel of the last layer's weights alone.
+        readout: return the kernel of the last layer's weights only.
     """
     kind = "trace" if readout else "full"
     rows = prepare(spec, weights, x, outputs=kind, layout="NHWC")
@@ -91,19 +92,21 @@ def member_kernel(
 
 
 def trace_kernel(spec: Spec, weights: Any, x: np.ndarray, *, readout: bool = False) -> np.ndarray:
-    """(n, n) kernel of one network, mean over outputs; of a readout alone that of its weights."""
+    """Return the (n, n) kernel of one network, mean over outputs; with `readout`, that of the last layer's weights
+    only.
+    """
     rows = prepare(spec, weights, x, outputs="trace", layout="NHWC")
     made = tile(rows, rows)
     return np.asarray(made.nngp if readout else made.ntk)
 
 
 def train_linearised(kernel: MemberKernel, y: np.ndarray, training: Training) -> Linearised:
-    """Gradient descent of one member's linearisation.
+    """Train one member's linearisation by gradient descent.
 
     Args:
-        kernel: of the member at its start.
+        kernel: kernel of the member at initialisation.
         y: (n, c) targets.
-        training: as of the member; its loss must be squared, and its batches whole.
+        training: settings of the member's training, with squared loss and full batches.
     """
     scale = 0.0 if training.centred else training.output_scale
     dtype = kernel.train.dtype

@@ -1,4 +1,4 @@
-"""Linear maps, which hold all weights of a finite network, and how a pass comes by their weights."""
+"""Linear maps, which hold all weights of a finite network, and the sources that give a forward pass its weights."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class LinearMap:
-    """One product with weights.
+    """One product with weights W, and its bias b.
 
     Args:
-        layer: of the network, such as `layer 2 (conv)`.
-        entry: of the list of weights.
-        shape: of W, of one repetition.
+        layer: name of the layer, such as `layer 2 (conv)`.
+        entry: index of the layer's entry in the list of weights.
+        shape: shape of W in one repetition.
         fan_in: number of inputs that one output sums.
         w_std: standard deviation of one output for inputs of unit variance.
-        b_std: of the bias; None has none.
+        b_std: standard deviation of the bias; None means no bias.
         parameterization: `ntk` or `standard`.
-        filter: height and width (of volumes depth, height and width) of a convolution; None of any other map.
-        strides: of a convolution.
-        padding: of a convolution.
-        repeats: how often the map is repeated, each time with weights of its own: the first axes of its arrays. One number for each
-            `repeat` around it.
-        pixels: height and width of the output, if every pixel has weights and a bias of its own.
+        filter: filter size of a convolution, `(height, width)` or `(depth, height, width)`; None for all other maps.
+        strides: strides of a convolution.
+        padding: padding of a convolution.
+        repeats: number of repetitions with their own weights, one for each `repeat` around the map. These are the first
+            axes of its arrays.
+        pixels: height and width of the output, if every pixel has its own weights and bias.
     """
 
     layer: str
@@ -48,12 +48,12 @@ class LinearMap:
 
     @property
     def scale(self) -> float:
-        """Factor of the product in the pass."""
+        """Factor of the product in the forward pass."""
         return self.w_std / math.sqrt(self.fan_in) if self.parameterization == "ntk" else 1.0
 
     @property
     def bias_scale(self) -> float:
-        """Factor of the bias in the pass; 0 without one."""
+        """Factor of the bias in the forward pass; 0 without a bias."""
         if self.b_std is None:
             return 0.0
         return self.b_std if self.parameterization == "ntk" else 1.0
@@ -67,24 +67,27 @@ class LinearMap:
 
     @property
     def parameters(self) -> int:
-        """How many, the bias included."""
+        """Number of parameters, including the bias."""
         return math.prod(self.repeats) * (
             math.prod(self.shape) + (0 if self.b_std is None else math.prod(self.bias_shape))
         )
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        """Of the arrays W and b, repetitions first; None without a bias."""
+        """Shapes of the arrays W and b with their repetitions first; None in place of b without a bias."""
         return (*self.repeats, *self.shape), None if self.b_std is None else (*self.repeats, *self.bias_shape)
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
-        """Of the bias of one repetition: one number a channel, or a channel and pixel."""
+        """Shape of the bias in one repetition: one number per channel, or per pixel and channel."""
         return (*(self.pixels or ()), self.shape[-1])
 
 
 class Recorder:
-    """Shapes of what a pass asks for. `lengths` are those of sequences, in passes that mask them."""
+    """A source that records the maps and masks of a forward pass, and the shapes of inputs and signals.
+
+    `lengths` are the lengths of sequences in passes that mask them.
+    """
 
     def __init__(self) -> None:
         self.maps: list[LinearMap] = []
@@ -96,11 +99,11 @@ class Recorder:
         self.lengths: Any = None
 
     def begin(self) -> None:
-        """The weights of another layer."""
+        """Begin the next layer's entry of weights."""
         self._entry += 1
 
     def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
-        """Remember the map; zeros of the shape of its output."""
+        """Record the map and return zeros with the shape of its output."""
         made = LinearMap(entry=self._entry, repeats=self._repeats, **settings)
         self.maps.append(made)
         z = product(x, jnp.zeros(made.shape, x.dtype))
@@ -109,14 +112,18 @@ class Recorder:
         return z
 
     def repeat(self, run: Callable[[Any, Any], Any], x: Any, times: int) -> Any:
-        """Remember the maps of `run(x, source)`, once for all repetitions."""
+        """Record the maps of `run(x, source)` once for all repetitions, and return its output."""
         before, self._repeats = self._repeats, (*self._repeats, times)
         x = run(x, self)
         self._repeats = before
         return x
 
     def mask(self, shape: tuple[int, ...], rate: float) -> Any:
-        """Remember the mask."""
+        """Record the mask and return ones, `(1, *shape)`.
+
+        Raises:
+            ConfigError: if the mask is within a `repeat`.
+        """
         if self._repeats:
             raise ConfigError("within repeat has no finite form here: write the layers out, or set rate to 1")
         self.masks.append((shape, rate))
@@ -124,7 +131,7 @@ class Recorder:
 
 
 class Given:
-    """Weights, masks and perturbations, in the order in which a pass asks for them; keeps the inputs of all maps."""
+    """A source of weights, masks and perturbations in the order of the pass; it keeps the inputs of all maps."""
 
     def __init__(
         self, maps: Sequence[LinearMap], weights: Sequence[Any], masks: Sequence[Any], shifts: Any, lengths: Any = None
@@ -136,10 +143,10 @@ class Given:
         self.lengths = lengths
 
     def begin(self) -> None:
-        """Nothing: weights come in order."""
+        """Do nothing, because the weights are in order."""
 
     def linear(self, product: Callable[[Any, Any], Any], x: Any, **settings: Any) -> Any:
-        """`scale * product + bias_scale * b`, and the perturbation."""
+        """Return `scale * product + bias_scale * b`, plus the perturbation if there is one."""
         del settings
         made, (w, b), shift = self._flat.pop()
         self.inputs.append(x)
@@ -149,13 +156,13 @@ class Given:
         return z if shift is None else z + shift
 
     def repeat(self, run: Callable[[Any, Any], Any], x: Any, times: int) -> Any:
-        """`x = run(x, source)` so many times, in a loop that is compiled once."""
+        """Return `x` after `x = run(x, source)` has run `times` times, in a loop that is compiled once."""
         recorder = Recorder()
         recorder.lengths = self.lengths
         jax.eval_shape(lambda x: recorder.repeat(run, x, times), x)
         maps, *arrays = zip(*(self._flat.pop() for _ in recorder.maps), strict=True) if recorder.maps else ((), (), ())
         weights, shifts = arrays
-        # Repetitions come first in arrays of weights, and after the images in those of images.
+        # Repetitions are the first axis of weights, and the axis after the images in perturbations.
         moved = [None if s is None else jnp.moveaxis(s, 1, 0) for s in shifts]
 
         def once(x: Any, given: Any) -> Any:
@@ -169,11 +176,11 @@ class Given:
         return x
 
     def mask(self, shape: tuple[int, ...], rate: float) -> Any:
-        """The next one."""
+        """Return the next mask."""
         del shape, rate
         return next(self._masks)
 
 
 def arrays_of(w: Any) -> tuple[Any, ...]:
-    """The arrays of one entry's W: one, of an attention three."""
+    """Return the arrays of one entry's W: several for an attention layer, one for all other layers."""
     return tuple(w) if isinstance(w, (tuple, list)) else (w,)

@@ -1,4 +1,4 @@
-"""Kernels estimated from random finite networks, with standard errors: every network has at least an estimate."""
+"""Kernels estimated from random finite networks, with standard errors."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.errors import ConfigError
 from ntkpipe.finite.empirical import prepare, tile
 from ntkpipe.finite.initialisers import draw_masks, init, widened
-from ntkpipe.finite.network import Spec, as_inputs
+from ntkpipe.finite.network import as_inputs
+from ntkpipe.kernels.images import check_agreement
+from ntkpipe.kernels.spec import Spec
 from ntkpipe.kernels.state import Array, Kernels
 
 
 class Estimate(NamedTuple):
     """Means over random networks, `(n1, n2)` each, and the standard errors of these means.
 
-    The error counts the spread over networks alone. The mean itself is that of finite networks: it is off the infinite network's kernel
-    by an amount of order 1 / width.
+    The errors measure the spread over networks only. The expected kernel of finite networks differs from that of the
+    infinite network by an amount of order 1 / width.
     """
 
     nngp: np.ndarray
@@ -38,21 +40,21 @@ def monte_carlo_kernel(
     initialiser: str = "gaussian",
     layout: str | None = None,
 ) -> Estimate:
-    """Both kernels as means over random networks; dropout's masks are drawn anew for every network and image.
+    """Estimate both kernels by means over random networks. Dropout masks are drawn for every network and image.
 
     Args:
         spec: list of layers.
-        n_networks: at least 2; errors fall as one over its root.
+        n_networks: number of networks, at least 2; errors fall as one over its square root.
         x1: images, float32 or float64.
-        x2: further images; None pairs `x1` with itself.
-        width_factor: times the spec's hidden widths.
+        x2: second images; None pairs `x1` with itself.
+        width_factor: factor of the hidden widths of the spec.
         seed: equal seeds give equal estimates.
         initialiser: see `init`.
         layout: order of four axes, `NHWC` or `NCHW`.
 
     Raises:
-        ConfigError: if there are fewer than 2 networks, or naming the layer that has no finite form.
-        DataError: if the images are of another kind, or disagree.
+        ConfigError: if there are fewer than 2 networks, or a layer has no finite form (the message names it).
+        DataError: if the images have the wrong shape or dtype, or disagree.
     """
     if isinstance(n_networks, bool) or not isinstance(n_networks, int) or n_networks < 2:
         raise ConfigError(
@@ -61,7 +63,7 @@ def monte_carlo_kernel(
     draws = kernels_of_networks(
         spec, x1, x2, width_factor=width_factor, seed=seed, initialiser=initialiser, layout=layout
     )
-    # Welford's recurrence: squared deviations, not differences of large squares.
+    # Welford's recurrence sums squared deviations, which avoids differences of large squares.
     mean: list[Any] = [0.0, 0.0]
     squares: list[Any] = [0.0, 0.0]
     for count in range(1, n_networks + 1):
@@ -83,19 +85,16 @@ def kernels_of_networks(
     initialiser: str = "gaussian",
     layout: str | None = None,
 ) -> Iterator[Kernels]:
-    """Both kernels of one random network after another, in float64, without end. NTKs are means over outputs.
+    """Yield both kernels of one random network after another, in float64, endlessly. NTKs are means over outputs.
 
     Raises:
-        ConfigError: naming the layer that has no finite form.
-        DataError: if the images are of another kind, or disagree.
+        ConfigError: if a layer has no finite form; the message names it.
+        DataError: if the images have the wrong shape or dtype, or disagree.
     """
     x1, x2 = as_inputs("x1", x1, layout), None if x2 is None else as_inputs("x2", x2, layout)
-    if x2 is not None and (x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype):
-        raise DataError(
-            f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
-        )
+    check_agreement(x1, x2)
     wide, shape, dtype = widened(spec, width_factor), tuple(x1.shape[1:]), x1.dtype
-    # Images of both blocks draw masks from one stream, so that no two share one.
+    # Masks of both blocks come from one stream, so no two images share a mask.
     everything = len(x1) + (0 if x2 is None else len(x2))
     seeds = np.random.default_rng(seed)
     while True:

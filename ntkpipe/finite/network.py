@@ -1,9 +1,9 @@
-"""A network of finite width from the spec of an infinite one: its weights' shapes, and its pass over images.
+"""A finite network from the spec of an infinite one: the shapes of its weights, and its forward pass.
 
-Parameterisation `ntk`: weights and biases of unit variance, multiplied by w_std / sqrt(fan_in) and b_std in the pass. `standard`:
-those factors are in the weights. All weights belong to linear maps `z = scale * (h lin W) + bias_scale * b`: dense layers,
-convolutions, and the three products with weights of an attention. Of every map the pass can tell its input `h` and take a
-perturbation of `z`; the gradient by W follows from both.
+In the parameterisation `ntk`, weights and biases have unit variance and are multiplied by w_std / sqrt(fan_in) and
+b_std in the pass. In `standard`, these factors are part of the weights. All weights belong to linear maps `z = scale *
+(h lin W) + bias_scale * b`: dense layers, convolutions, and the three weight products of an attention. The pass can
+return the input `h` of every map and add a perturbation to `z`; the gradient by W follows from both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from ntkpipe.errors import ConfigError, DataError
@@ -34,18 +35,20 @@ from ntkpipe.kernels.images import as_images
 from ntkpipe.kernels.layers.mask import factors
 from ntkpipe.kernels.parameters import ACTIVATIONS
 from ntkpipe.kernels.sequences import masked_spec, split_ends
-from ntkpipe.kernels.spec import canonical_json, canonical_spec, inner_lists, name_layer
+from ntkpipe.kernels.spec import HasSpec, Spec, canonical_json, canonical_spec, inner_lists, name_layer
 from ntkpipe.kernels.state import Array
 
-Spec = Sequence[Mapping[str, Any]]
 Weights = Sequence[tuple[Any, Any]]
-"""Of every layer that has them, in the layers' order (branches one after another): `(W, b)`, b None without a bias.
+"""One `(W, b)` for every layer that has weights, in the order of the layers; b is None without a bias.
 
-W is (in, out) of a dense layer, (height, width, in, out) of a convolution, transposed ones included, and (output height, output width,
-height x width x in, out) of one without shared weights, whose b is (output height, output width, out). Of an attention it is three arrays:
-queries and keys (heads, channels, keys), values (heads, channels, values), readout (heads, values, channels out); with positional
-embeddings these come first, (pixels, channels). Of layers within `repeat` the
-repetitions come before these axes, and before those of b.
+- Dense layer: W is (in, out).
+- Convolution, also transposed: W is (height, width, in, out).
+- Locally connected layer: W is (output height, output width, height x width x in, out), b is (output height, output
+  width, out).
+- Attention: W is a list of three arrays: queries and keys (heads, channels, keys), values (heads, channels, values),
+  readout (heads, values, channels out). Positional embeddings (pixels, channels) come before them.
+
+Branches follow one another. Layers within `repeat` have the repetitions as additional first axes of W and b.
 """
 
 _WEIGHTED = {
@@ -56,22 +59,22 @@ _WEIGHTED = {
     "masked_attention": attention,
 }
 
-# Of which each number gives one.
+# Layers that map each number to one number.
 _ELEMENTWISE = (*ACTIVATIONS, "dropout")
 
-# Batch statistics tie the images of a batch: there is no Jacobian of one image.
+# Batch statistics couple the images of a batch, so a single image has no Jacobian of its own.
 _BATCHED = ("batch_norm", "batchnorm", "batch_normalization")
 
 
 class Network:
-    """A spec at an image's shape; make one with `network`.
+    """A finite network for images of one shape. Create it with `network`.
 
     Args:
-        spec: canonical.
-        shape: of one image, `(height, width, channels)` or `(features,)`.
+        spec: canonical list of layers.
+        shape: shape of one image, `(height, width, channels)` or `(features,)`.
 
     Raises:
-        ConfigError: naming the layer that has no finite form, or that images of this shape cannot pass.
+        ConfigError: if a layer has no finite form or does not accept images of this shape; the message names it.
     """
 
     def __init__(self, spec: list[dict[str, Any]], shape: tuple[int, ...]) -> None:
@@ -91,17 +94,17 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """How many in all."""
+        """Number of weights and biases."""
         return sum(m.parameters for m in self.maps)
 
     @property
     def has_readout(self) -> bool:
-        """True if the last layer is dense: given all others, outputs are then Gaussian."""
+        """Whether the last layer is dense. Given all other layers, the outputs are then Gaussian."""
         return self.spec[-1]["op"] == "dense"
 
     @property
     def last_hidden(self) -> int | None:
-        """Which map is a dense layer with nothing but nonlinearities between it and a dense readout; None if none is."""
+        """Index of the dense layer that only nonlinearities separate from a dense readout; None if there is none."""
         before = len(self.spec) - 2
         while before >= 0 and self.spec[before]["op"] in _ELEMENTWISE:
             before -= 1
@@ -111,25 +114,27 @@ class Network:
     def forward(
         self, weights: Any, x: Any, masks: Any = (), shifts: Any = None, lengths: Any = None
     ) -> tuple[Any, list[Any]]:
-        """Outputs `(n, c)` and the input of every linear map; to be traced, checks nothing.
+        """Return the outputs `(n, c)` and the input of every linear map. It is traceable by JAX and checks nothing.
 
         Args:
-            weights: of the network.
-            x: of sequences that end at different places, zeros after the end.
-            masks: of dropout.
-            shifts: what is added to each linear map.
-            lengths: `(n,)` of such sequences; None otherwise.
+            weights: weights of the network.
+            x: images. Sequences of different lengths have zeros after their ends.
+            masks: dropout masks.
+            shifts: perturbations that are added to the outputs of the linear maps.
+            lengths: `(n,)` lengths of sequences; None if all are complete.
         """
         given = Given(self.maps, weights, masks, shifts, lengths)
         spec = self.spec if lengths is None else masked_spec(self.spec, self.shape[0])
         return _run(spec, x, given, ""), given.inputs
 
     def split_ends(self, x: Any) -> tuple[Any, Any]:
-        """See `sequences.split_ends`."""
-        return split_ends(x, self.spec)
+        """Return the result of `sequences.split_ends`; inside JAX transformations all sequences count as complete."""
+        return (x, None) if isinstance(x, Tracer) else split_ends(x, self.spec)
 
     def shapes(self) -> list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]]:
-        """Of every entry of the weights: its layer, the shapes of W (one, of attention three) and that of b or None."""
+        """Return for every entry of the weights its layer, the shapes of W (three for attention), and the shape of b or
+        None.
+        """
         made: list[tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...] | None]] = []
         for entry in range(1 + max((m.entry for m in self.maps), default=-1)):
             maps = [m for m in self.maps if m.entry == entry]
@@ -137,7 +142,7 @@ class Network:
         return made
 
     def describe_weights(self) -> str:
-        """The shapes of all weights, a line for each layer that has them."""
+        """Return the shapes of all weights as text, one line per layer."""
         rows = [
             f"  {n}: {layer}: W {' and '.join(map(str, shapes))}, b {bias}"
             for n, (layer, shapes, bias) in enumerate(self.shapes())
@@ -145,10 +150,10 @@ class Network:
         return "\n".join(rows)
 
     def check_weights(self, weights: Any, dtype: Any) -> list[tuple[Any, Any]]:
-        """The weights in this network's form and `dtype`.
+        """Check the weights and return them in `dtype`.
 
         Raises:
-            DataError: if their number or a shape is another, with the list of right ones; or if one is not finite.
+            DataError: if their number or a shape is wrong (the message lists the right ones), or one is not finite.
         """
         shapes = self.shapes()
         try:
@@ -166,16 +171,16 @@ class Network:
             got = [tuple(a.shape) for a in found], None if offset is None else tuple(offset.shape)
             if got != (list(right), bias):
                 text = f"W {' and '.join(map(str, got[0]))} and b {got[1]}"
-                raise DataError(f"weights[{n}] of {layer} has {text}; right are\n{self.describe_weights()}")
+                raise DataError(f"weights[{n}] of {layer} has {text}; required are\n{self.describe_weights()}")
             made.append((found[0] if len(right) == 1 else tuple(found), offset))
         return made
 
     def check_masks(self, masks: Sequence[Any] | None, n: int, dtype: Any) -> list[Any]:
-        """Masks of dropout of `n` images.
+        """Check the dropout masks of `n` images and return them in `dtype`.
 
         Raises:
-            ConfigError: if there are none and the network drops activations.
-            DataError: if their number or a shape is another.
+            ConfigError: if there are none but the network has dropout.
+            DataError: if their number or a shape is wrong.
         """
         right = [(n, *shape) for shape, _ in self.masks]
         if masks is None and right:
@@ -194,6 +199,8 @@ def _kind(weights: Any) -> str:
 
 
 def _checked(array: Any, name: str, dtype: Any) -> jax.Array:
+    if isinstance(array, Tracer):  # within jax.grad, jax.jit or jax.vmap its values are not known yet
+        return array.astype(dtype)
     try:
         host = np.asarray(array)
     except ValueError:
@@ -206,17 +213,17 @@ def _checked(array: Any, name: str, dtype: Any) -> jax.Array:
 
 
 def network(spec: Spec, shape: Sequence[int]) -> Network:
-    """The network of a spec for images of a shape; the same object for the same arguments.
+    """Return the network of a spec or an `Architecture` for images of one shape; equal arguments give the same object.
 
     Raises:
-        ConfigError: naming the layer that is unknown, has no finite form, or that images of this shape cannot pass.
+        ConfigError: if a layer is unknown, has no finite form, or does not accept images of this shape.
     """
     shape = tuple(int(size) for size in shape)
     if len(shape) not in (1, 3, 4) or min(shape) < 1:
         raise ConfigError(
             f"images of shape {list(shape)} must be [height, width, channels], [depth, height, width, channels] or [features]"
         )
-    _refuse_batches(spec)
+    _refuse_batches(spec.to_spec() if isinstance(spec, HasSpec) else spec)
     return _network(canonical_json(spec), shape)
 
 
@@ -224,8 +231,8 @@ def _refuse_batches(layers: Any) -> None:
     for index, layer in enumerate(layers if isinstance(layers, (list, tuple)) else ()):
         if isinstance(layer, Mapping) and layer.get("op") in _BATCHED:
             raise ConfigError(
-                f"{name_layer(index, layer)}: batch statistics mix the images of a batch, so that no image has a Jacobian of "
-                "its own: use layer_norm"
+                f"{name_layer(index, layer)}: batch statistics mix the images of a batch, so an image has no separate "
+                "Jacobian: use layer_norm"
             )
         if isinstance(layer, Mapping):
             for inner in inner_lists(layer):
@@ -238,10 +245,10 @@ def _network(text: str, shape: tuple[int, ...]) -> Network:
 
 
 def as_inputs(name: str, x: Any, layout: str | None) -> Any:
-    """Images in the standard layout.
+    """Return images in the standard layout.
 
     Raises:
-        DataError: if they are not float32 or float64, or of another shape.
+        DataError: if they are not float32 or float64, or have a wrong shape.
     """
     if not isinstance(x, (np.ndarray, jax.Array)) or x.dtype not in (np.float32, np.float64):
         kind = getattr(x, "dtype", type(x).__name__)
@@ -252,22 +259,24 @@ def as_inputs(name: str, x: Any, layout: str | None) -> Any:
 def apply(
     spec: Spec, weights: Weights, x: Array, *, masks: Sequence[Any] | None = None, layout: str | None = None
 ) -> Float[Array, "n c"]:
-    """Outputs of one finite network.
+    """Return the outputs of one finite network.
+
+    With `x` and the weights as JAX arrays, it supports `jax.grad`, `jax.jit` and `jax.vmap`.
 
     Args:
-        spec: list of layers, as `Architecture.from_spec` takes it.
+        spec: list of layers, as in `Architecture.from_spec`.
         weights: see `Weights`.
-        x: `(n, height, width, channels)`, `(n, height, width)` or `(n, features)`, float32 or float64: the dtype of the
-            computation. Sequences may have NaN after their ends.
-        masks: of dropout, see `draw_masks`.
+        x: `(n, height, width, channels)`, `(n, height, width)` or `(n, features)`, float32 or float64. Its dtype is the
+            dtype of the computation. Sequences may have NaN after their ends.
+        masks: dropout masks, see `draw_masks`.
         layout: order of four axes, `NHWC` or `NCHW`.
 
     Returns:
-        `(n, c)`; a NumPy array for a NumPy array, a JAX array otherwise.
+        The outputs `(n, c)`: a NumPy array if `x` is one, else a JAX array.
 
     Raises:
-        ConfigError: naming the layer that has no finite form or that images of this shape cannot pass.
-        DataError: if the images or the weights are of another shape or kind, or a weight is not finite.
+        ConfigError: if a layer has no finite form or does not accept images of this shape; the message names it.
+        DataError: if the images or the weights have the wrong shape or type, or a weight is not finite.
     """
     x = as_inputs("x", x, layout)
     made = network(spec, x.shape[1:])
@@ -304,7 +313,7 @@ def _run(layers: Sequence[Mapping[str, Any]], x: Any, source: Any, place: str) -
 
 
 class _PlacedError(ConfigError):
-    """An error whose text begins with the layer's position."""
+    """An error whose message begins with the position of the layer."""
 
 
 def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
@@ -312,7 +321,7 @@ def _layer(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     if op in ACTIVATIONS:
         return activation(layer)(x)
     if op == "stationary":
-        raise ConfigError("is a kernel without a network: it has no finite form")
+        raise ConfigError("is a kernel without a network, so it has no finite form: leave it out")
     if op == "flatten":
         return x.reshape(x.shape[0], -1)
     if "branches" in layer:
@@ -371,8 +380,8 @@ def _repeat(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
         made = _run(layer["layers"], x, source, f"{name}, ")
         if made.shape != x.shape:
             raise ConfigError(
-                f"repeats layers that make {list(made.shape[1:])} of {list(x.shape[1:])}: in a finite network they must end with "
-                "the shape and the features that they begin with. Put a layer with these features before"
+                f"repeats layers that make {list(made.shape[1:])} of {list(x.shape[1:])}: in a finite network their "
+                "output must have the shape and features of their input. Put a layer with these features before"
             )
         return made
 

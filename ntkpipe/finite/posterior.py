@@ -1,14 +1,15 @@
 """The posterior of a finite network's weights, by exact readouts (arXiv:2206.07673).
 
-Prior: all weights as at initialisation. Observed: `y = f(x) + noise` of variance s^2. Given the hidden weights the outputs are those of
-Bayesian linear regression on the readout's inputs F (n, q): the readout is drawn exactly, and what is left of the posterior is
+The prior of all weights is their initialisation. The observations are `y = f(x) + noise` with noise variance s^2. Given
+the hidden weights, the outputs are those of Bayesian linear regression on the inputs F (n, q) of the readout. The
+readout is therefore drawn exactly, and the posterior of the hidden weights is
 
     p(hidden | y) = p(hidden) N(y; 0, F F^T + s^2) / Z,
 
-so that hidden weights drawn from the prior have the marginal likelihood of the *empirical NNGP* as importance weight. It varies the less
-the wider the network is, and the more the more points and outputs there are: where n points times c outputs exceed about a quarter of
-the width few samples carry all of it. There chains of preconditioned Crank-Nicolson steps (pCN) go on: `z' = sqrt(1 - b^2) z + b N(0, I)`
-leaves the prior as it is, and is accepted by the ratio of these weights.
+so hidden weights drawn from the prior have the marginal likelihood of the *empirical NNGP* as importance weight. These
+weights vary less for wider networks, and more for more points and outputs: if n points times c outputs exceed about a
+quarter of the width, a few samples have all the weight. Chains of preconditioned Crank-Nicolson steps (pCN) are used
+then: `z' = sqrt(1 - b^2) z + b N(0, I)` preserves the prior, and is accepted by the ratio of the weights.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.errors import ConfigError, DataError
-from ntkpipe.finite.network import Network, Spec, as_inputs, network
+from ntkpipe.finite.network import Network, as_inputs, network
 from ntkpipe.kernels.accelerator import precision_context
+from ntkpipe.kernels.spec import Spec
 
-# Of an acceptance rate: steps are lengthened above it and shortened below.
+# Target acceptance rate: steps are lengthened above it and shortened below it.
 _ACCEPTED = 0.3
 _FIRST_STEP, _LEAST_STEP = 0.3, 1e-3
 
 
 class Evaluated(NamedTuple):
-    """Of one network with given hidden weights.
+    """The predictions of one network with given hidden weights.
 
     Args:
-        log_weight: log of the marginal likelihood of its readout's inputs.
-        mean: (p, c) of the outputs of test points over readouts.
-        variance: (p,) of them, the same for each output.
-        draw: (p, c) outputs with a readout that was drawn.
+        log_weight: log marginal likelihood of the hidden weights.
+        mean: (p, c) mean over readouts of the outputs on the test points.
+        variance: (p,) variance over readouts, equal for all outputs.
+        draw: (p, c) outputs with one drawn readout.
     """
 
     log_weight: float
@@ -50,7 +52,7 @@ class Evaluated(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """Where a chain stands.
+    """The state of a chain.
 
     Args:
         state: (P,) hidden weights in units of their prior deviations.
@@ -62,23 +64,25 @@ class Chain:
 
 
 class WeightPosterior:
-    """Hidden weights and readouts of one architecture, given training data; float64 throughout.
+    """The posterior of the hidden weights and the readout of one network, given training data. All computation is in
+    float64.
 
     Args:
-        spec: list of layers that ends with a dense readout, at the width of the network.
-        x: `(n, height, width, channels)` or `(n, features)`, training points.
-        y: `(n, c)` targets, less whatever they are centred by.
-        x_test: `(p, ...)`, where outputs are wanted.
-        noise: variance s^2 of the targets about the outputs.
+        spec: list of layers with their widths, which ends with a dense readout.
+        x: training points, `(n, height, width, channels)` or `(n, features)`.
+        y: targets `(n, c)`, already centred if they are to be.
+        x_test: test points, `(p, ...)`.
+        noise: variance s^2 of the targets given the outputs.
 
     Raises:
-        ConfigError: for a network without a dense readout or with other outputs, for dropout, or a noise that is not positive.
-        DataError: if an array has another shape, or is not finite.
+        ConfigError: if the network has no dense readout, another number of outputs, or dropout, or the noise is not
+            above 0.
+        DataError: if an array has the wrong shape or is not finite.
     """
 
     def __init__(self, spec: Spec, x: Any, y: Any, x_test: Any, noise: float) -> None:
         if not (math.isfinite(noise) and noise > 0):
-            raise ConfigError(f"a noise of {noise} is no variance: set sample.noise above 0")
+            raise ConfigError(f"noise={noise} is not a variance: set sample.noise above 0")
         self.x, self.x_test = (
             as_inputs(name, np.asarray(a, np.float64), None) for name, a in (("x", x), ("x_test", x_test))
         )
@@ -87,39 +91,41 @@ class WeightPosterior:
         if not made.has_readout:
             raise ConfigError('readouts are drawn exactly: end the network with {"op": "dense"}')
         if made.masks:
-            raise ConfigError("dropout with a rate below 1 draws random masks: take rate=1")
+            raise ConfigError("dropout with a rate below 1 draws random masks: set rate=1")
         if self.y.shape != (len(self.x), made.outputs):
             raise DataError(
                 f"targets have shape {self.y.shape}, and {len(self.x)} points of a network with {made.outputs} outputs "
                 f"({len(self.x)}, {made.outputs})"
             )
         if self.x_test.shape[1:] != self.x.shape[1:]:
-            raise DataError(f"training and test points differ in shape: {self.x.shape[1:]} and {self.x_test.shape[1:]}")
+            raise DataError(
+                f"training and test points have different shapes: {self.x.shape[1:]} and {self.x_test.shape[1:]}"
+            )
         if not all(np.isfinite(a).all() for a in (self.x, self.y, self.x_test)):
             raise DataError("points or targets are not finite: clean them first")
         self.noise = float(noise)
 
     @property
     def parameters(self) -> int:
-        """Hidden weights and biases: those before the readout."""
+        """Number of hidden weights and biases, those before the readout."""
         return sum(m.parameters for m in self._network.maps[:-1])
 
     @property
     def features(self) -> int:
-        """q, inputs of the readout, its bias included."""
+        """q, the number of inputs of the readout, including its bias."""
         readout = self._network.maps[-1]
         return readout.shape[0] + (readout.b_std is not None)
 
     def prior_draw(self, seed: int | Sequence[int]) -> np.ndarray:
-        """(P,) hidden weights in units of their prior deviations."""
+        """Draw (P,) hidden weights from the prior, in units of their prior standard deviations."""
         return np.random.default_rng(seed).standard_normal(self.parameters)
 
     def evaluate(self, state: np.ndarray, seed: int | Sequence[int]) -> Evaluated:
-        """The importance weight of hidden weights, and what the network then predicts.
+        """Return the importance weight of hidden weights and the predictions of the network.
 
         Args:
-            state: (P,), see `prior_draw`.
-            seed: of the readout.
+            state: (P,) hidden weights, see `prior_draw`.
+            seed: seed of the drawn readout.
         """
         rng = np.random.default_rng(seed)
         c, n = self._network.outputs, len(self.x)
@@ -132,16 +138,16 @@ class WeightPosterior:
     def walk(
         self, chain: Chain, steps: int, keep_every: int, seed: Sequence[int]
     ) -> tuple[Chain, list[Evaluated], float]:
-        """Steps of a chain.
+        """Advance a chain.
 
         Args:
-            chain: where it stands.
-            steps: how many.
-            keep_every: of so many steps one is kept; 0 keeps none.
+            chain: state of the chain.
+            steps: number of steps.
+            keep_every: keep one sample per this many steps; 0 keeps none.
             seed: equal seeds give equal steps.
 
         Returns:
-            Where it stands then, what was kept, and the share of steps that were accepted.
+            The new state, the samples that were kept, and the fraction of accepted steps.
         """
         rng = np.random.default_rng(seed)
         state, here = chain.state, self.evaluate(chain.state, (*seed, 0))
@@ -158,11 +164,13 @@ class WeightPosterior:
         return Chain(state, chain.step), kept, accepted / steps
 
     def adapted(self, chain: Chain, accepted: float) -> Chain:
-        """With a step for which about three in ten are accepted; while it warms up alone."""
+        """Return the chain with its step length adapted to an acceptance rate of about 0.3. Use it during warm-up
+        only.
+        """
         return Chain(chain.state, float(np.clip(chain.step * math.exp(accepted - _ACCEPTED), _LEAST_STEP, 1.0)))
 
     def weights(self, state: np.ndarray) -> list[tuple[Any, Any]]:
-        """Hidden weights as `finite.apply` takes them, with a readout of zeros."""
+        """Return hidden weights in the form that `finite.apply` expects, with a readout of zeros."""
         with precision_context("float64"):
             made = _weights(self._network, jnp.asarray(state))
             return [(jax.tree.map(np.asarray, w), None if b is None else np.asarray(b)) for w, b in made]
@@ -188,7 +196,7 @@ class WeightPosterior:
             log_weight = -0.5 * (jnp.sum(y * alpha) + c * logdet + n * c * math.log(2 * math.pi))
             cross = g @ f.T
             variance = jnp.sum(g**2, axis=1) - jnp.sum(cross * solve(cross.T).T, axis=1)
-            # A prior draw moved onto the data (Matheron's rule).
+            # A prior draw, corrected to fit the data (Matheron's rule).
             drawn = v + f.T @ solve(y - f @ v - math.sqrt(noise) * scatter)
             return log_weight, cross @ alpha, variance, g @ drawn
 
@@ -196,7 +204,7 @@ class WeightPosterior:
 
 
 def _factor(f: Any, noise: float) -> tuple[Callable[[Any], Any], Any]:
-    """`r -> (F F^T + s^2)^-1 r` and the log of its determinant, by the smaller Cholesky factor."""
+    """Return `r -> (F F^T + s^2)^-1 r` and the log determinant of `F F^T + s^2`, by the smaller Cholesky factor."""
     n, q = f.shape
     if n <= q:
         whole = jnp.linalg.cholesky(f @ f.T + noise * jnp.eye(n))
@@ -210,7 +218,7 @@ def _factor(f: Any, noise: float) -> tuple[Callable[[Any], Any], Any]:
 
 
 def _weights(made: Network, state: Any) -> list[tuple[Any, Any]]:
-    """Weights from standard normal numbers, the readout zero."""
+    """Return weights from standard normal numbers, with a readout of zeros."""
     entries: list[list[Any]] = []
     biases: list[Any] = []
     start = 0
@@ -236,16 +244,16 @@ def _weights(made: Network, state: Any) -> list[tuple[Any, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class WeightSamples:
-    """Samples of the posterior, weighted or along chains.
+    """Samples of the posterior: weighted, or from chains.
 
     Args:
-        method: `importance` (drawn from the prior, weighted) or `pcn`.
-        log_weights: (m,) log marginal likelihoods; of `pcn` where the chains went.
-        means: (m, p, c) of test points given each sample's hidden weights.
-        variances: (m, p).
+        method: `importance` (drawn from the prior and weighted) or `pcn` (chains).
+        log_weights: (m,) log marginal likelihoods of the samples.
+        means: (m, p, c) means of the outputs on the test points, given each sample's hidden weights.
+        variances: (m, p) variances of the same outputs.
         draws: (m, p, c) outputs of each sampled network.
-        chains: of `pcn`, samples come in so many chains of equal length, one after another.
-        acceptance: (chains,) share of accepted steps.
+        chains: number of chains of equal length; samples of one chain are consecutive.
+        acceptance: (chains,) fractions of accepted steps.
     """
 
     method: str
@@ -258,7 +266,7 @@ class WeightSamples:
 
     @property
     def weights(self) -> np.ndarray:
-        """(m,) that sum to one."""
+        """(m,) weights of the samples, with sum 1."""
         if self.method == "pcn":
             return np.full(len(self.log_weights), 1.0 / len(self.log_weights))
         made = np.exp(self.log_weights - self.log_weights.max())
@@ -271,26 +279,30 @@ class WeightSamples:
 
     @property
     def variance(self) -> np.ndarray:
-        """(p, c) posterior variance of the outputs: over readouts, and over hidden weights."""
+        """(p, c) posterior variance of the outputs over readouts and hidden weights."""
         inside = np.einsum("m,mp->p", self.weights, self.variances)
         return inside[:, None] + np.einsum("m,mpc->pc", self.weights, (self.means - self.mean) ** 2)
 
     @property
     def mean_error(self) -> np.ndarray:
-        """(p, c) standard error of `mean` from the number of samples."""
+        """(p, c) standard error of `mean` due to the finite number of samples."""
         spread = np.einsum("m,mpc->pc", self.weights, (self.means - self.mean) ** 2)
         return np.sqrt(spread / max(self.effective_size, 1.0))
 
     @property
     def effective_size(self) -> float:
-        """Independent samples that these are worth: by the weights, or of chains by the autocorrelation of the log weights."""
+        """Effective number of independent samples: from the weights, or from the autocorrelation of chains' log
+        weights.
+        """
         if self.method == "importance":
             return float(1.0 / np.sum(self.weights**2))
         return effective_size_of_chains(self._of_chains(self.log_weights))
 
     @property
     def r_hat(self) -> float | None:
-        """Split R-hat (arXiv:1903.08008, before ranks) of the log weights, or of an output if that is larger; None of weighted samples."""
+        """Largest split R-hat of the log weights and the outputs (arXiv:1903.08008, without ranks); None for
+        `importance`.
+        """
         if self.method == "importance":
             return None
         outputs = self.means.reshape(len(self.means), -1)
@@ -299,7 +311,8 @@ class WeightSamples:
 
     @property
     def divergence(self) -> float | None:
-        """Kullback-Leibler divergence of the hidden weights' posterior from their prior, in nats; None of chains, which do not see Z.
+        """Kullback-Leibler divergence of the hidden weights' posterior from their prior, in nats; None of chains,
+        which do not see Z.
 
         It cannot exceed the logarithm of the number of samples: with few effective ones it is a lower bound.
         """
@@ -338,10 +351,12 @@ def effective_size_of_chains(values: np.ndarray) -> float:
 
 
 def split_r_hat(values: np.ndarray) -> float:
-    """Of chains cut in halves: root of the variance over all by that within; 1 where they agree.
+    """Return the split R-hat of chains: the root of the total variance over the variance within half chains.
+
+    It is 1 if the chains agree.
 
     Args:
-        values: (chains, m).
+        values: values of each chain, `(chains, m)`.
     """
     half = values.shape[1] // 2
     if half < 2:
@@ -355,7 +370,7 @@ def split_r_hat(values: np.ndarray) -> float:
 def collected(
     method: str, kept: Sequence[Evaluated], *, chains: int = 1, acceptance: Sequence[float] = ()
 ) -> WeightSamples:
-    """Samples as arrays; of chains one after another."""
+    """Return the samples as arrays, with the chains one after another."""
     columns: Mapping[str, np.ndarray] = {
         name: np.array([getattr(one, name) for one in kept]) for name in Evaluated._fields
     }

@@ -1,20 +1,23 @@
-"""What one linear map adds to an empirical neural tangent kernel, three ways.
+"""The contribution of one linear map to an empirical neural tangent kernel, computed in one of four ways.
 
-With h the inputs under a map's window at output pixel p (depth k) and d = df/dz its signals there (width m), the gradient of output a
-of image i by the weights is `G = s sum_p h[i, p] d[i, a, p]^T`, by the bias `b sum_p d[i, a, p]`. Hence the map adds
+Let h be the inputs under a map's window at output pixel p (depth k), and d = df/dz its signals there (width m). The
+gradient of output a of image i is `G = s sum_p h[i, p] d[i, a, p]^T` by the weights, and `b sum_p d[i, a, p]` by the
+bias. Hence the map adds
 
     K[i, a; j, b] = sum over p, q of (s^2 h[i, p].h[j, q] + b^2) (d[i, a, p].d[j, b, q])
 
-- `structured`, one output pixel (dense layers): two matrix products, multiplied elementwise.
+- `structured`, for maps with one output pixel (dense layers): two matrix products, multiplied elementwise.
 - `gradients`: G of every image, and one matrix product of depth k m.
-- `pixel pairs`: both inner products of all pairs of pixels; those of h from the pixels' own, summed over the filter's taps.
-- `local`, weights of their own for every pixel: as `structured`, pixel by pixel, and summed.
+- `pixel pairs`: both inner products of all pairs of pixels. Those of h are sums over the filter's taps of inner
+  products of single pixels.
+- `local`, for maps with their own weights at every pixel: as `structured` for each pixel, then summed.
 
-Of `gradients` and `pixel pairs`, which give the same, that with fewer operations per pair of images is taken.
+`gradients` and `pixel pairs` give the same result. The one with fewer operations per pair of images is used.
 
-Of a trace, the mean over equal outputs, products of signals are as deep as all outputs together, but for two dense layers. The signals of
-the readout are the same for every image, and those of the layer before it differ between outputs by the readout's weights alone,
-`d[i, a] = v[:, a] g[i]`, so that one product serves all outputs: of `g[i] |v|`, |v| the norms over outputs.
+A trace is the mean over equal outputs. Its products of signals are as deep as all outputs together, except in two dense
+layers. The signals of the readout are the same for every image. Those of the layer before it differ between outputs
+only by the readout's weights, `d[i, a] = v[:, a] g[i]`. So one product serves all outputs, that of `g[i] |v|`, where
+|v| are the norms over outputs.
 """
 
 from __future__ import annotations
@@ -32,25 +35,26 @@ from ntkpipe.finite.network import Network
 from ntkpipe.finite.windows import pad, patches, window_outputs
 
 OUTPUTS = ("full", "trace", "pseudo")
-# Of pixel pairs held at once.
+# Bytes of the pixel pairs that are in memory at once.
 _PAIR_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class MapPlan:
-    """How one map's part of the kernel is computed.
+    """The plan for one map's contribution to the kernel.
 
     Args:
         map: the linear map.
         way: `structured`, `gradients`, `pixel pairs` or `local`.
         padded: `(height, width, channels)` of the input with its padding.
         pixels: `(height, width)` of the output.
-        features: of the output, m.
-        rows: outputs that have signals of their own: c, of `pseudo` 1.
-        full: every pair of outputs, not equal ones alone.
-        collapsed: of a trace: signals of all outputs are multiples of one, which is kept with the norm of them all.
+        features: number m of output features.
+        rows: number of outputs with their own signals: c, or 1 for `pseudo`.
+        full: whether every pair of outputs is computed, and not only equal ones.
         operations: multiplications per pair of images.
-        floats: kept of each image.
+        floats: numbers that are kept for each image.
+        collapsed: whether the signals of all outputs are multiples of one signal, which is then kept with their norm;
+            only for a trace.
     """
 
     map: LinearMap
@@ -66,16 +70,16 @@ class MapPlan:
 
     @property
     def rank(self) -> int:
-        """Rows of the map's part of the kernel that can be independent at most."""
+        """The largest possible rank of the map's contribution to the kernel."""
         return (1 if self.full else self.rows) * self.map.parameters
 
 
 def plan_maps(network: Network, outputs: str) -> tuple[MapPlan, ...]:
-    """The cheaper way for each of a network's linear maps.
+    """Return the plan with the fewest operations for each of a network's linear maps.
 
     Args:
-        network: at an image's shape.
-        outputs: of `OUTPUTS`.
+        network: a network for images of a fixed shape.
+        outputs: one of `OUTPUTS`.
     """
     rows = 1 if outputs == "pseudo" else network.outputs
     each = zip(network.maps, network.inputs, network.signals, strict=True)
@@ -122,16 +126,16 @@ def _plan(one: LinearMap, inputs: tuple[int, ...], signals: tuple[int, ...], row
 
 
 def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
-    """What the map's part takes of a block of images.
+    """Return the arrays that a map's contribution needs from a block of images, each with the images first.
 
     Args:
-        plan: of the map.
-        inputs: `(n, ...)` of the map.
-        signals: `(n, rows, ...)`, derivatives of the outputs by what the map gives; of `trace` divided by sqrt(c).
+        plan: plan of the map.
+        inputs: inputs of the map, `(n, ...)`.
+        signals: derivatives of the outputs by the map's output, `(n, rows, ...)`; for `trace` divided by sqrt(c).
     """
     n, one = len(inputs), plan.map
     if one.repeats:
-        # All repetitions in one axis after the images.
+        # All repetitions become one axis after the images.
         single, times = replace(plan, map=replace(one, repeats=())), math.prod(one.repeats)
         inputs = inputs.reshape(n, times, *inputs.shape[1 + len(one.repeats) :])
         signals = signals.reshape(n, plan.rows, times, *signals.shape[2 + len(one.repeats) :])
@@ -159,18 +163,18 @@ def keep(plan: MapPlan, inputs: Any, signals: Any) -> tuple[Any, ...]:
 
 
 def collapse(signals: Any, readout: Any) -> Any:
-    """One row of signals for all outputs, which products are the same of.
+    """Return one row of signals, `(n, 1, m)`, whose products equal the sum of the products over all outputs.
 
     Args:
-        signals: `(n, c, m)`, of every output: multiples of one by the readout's weights.
-        readout: `(m, c)` of the weights.
+        signals: signals of every output, `(n, c, m)`, which are one signal times the readout's weights.
+        readout: weights of the readout, `(m, c)`.
     """
     size = jnp.sqrt(jnp.sum(readout**2, axis=1, keepdims=True))
     return jnp.einsum("ncm,mc->nm", signals, readout / jnp.where(size > 0, size, 1.0))[:, None]
 
 
 def contribution(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
-    """The map's part of the kernel of two blocks of images, `(n1, n2)`, or `(n1, n2, c, c)` if full."""
+    """Return the map's contribution to the kernel of two blocks of images, `(n1, n2)`, or `(n1, n2, c, c)` if full."""
     if plan.map.repeats:
         return _over_repeats(plan, rows, columns)
     if plan.way == "gradients":
@@ -196,7 +200,7 @@ def _over_repeats(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]
 
 
 def _over_pixels(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
-    """The sum over pixels of what each one's weights add."""
+    """Return the sum of the contributions of each pixel's weights."""
     (h, d), (others, signals) = (tuple(jnp.moveaxis(x, 1, 0) for x in part) for part in (rows, columns))
 
     def add(total: Any, pixel: tuple[Any, ...]) -> tuple[Any, None]:
@@ -214,7 +218,10 @@ def _inner(plan: MapPlan, rows: Any, columns: Any) -> Any:
 
 
 def _over_pairs(plan: MapPlan, rows: tuple[Any, ...], columns: tuple[Any, ...]) -> Any:
-    """One row image with a group of columns at a time: intermediates of about `_PAIR_BYTES`."""
+    """Return the contribution by pixel pairs, for one row image and a group of columns at a time.
+
+    The intermediates take about `_PAIR_BYTES`.
+    """
     area, count = math.prod(plan.padded[:-1]), math.prod(plan.pixels)
     held = area**2 + count**2 * 2 + (count * plan.rows * plan.features if plan.full else 0)
     n = len(columns[0])
@@ -239,8 +246,8 @@ def _pairs_of_one(plan: MapPlan, image: tuple[Any, ...], group: tuple[Any, ...])
     axes = len(size)
     (h, d), (others, signals) = image, group
     n, count = len(others), math.prod(plan.pixels)
-    own = jnp.tensordot(h, others, axes=(-1, -1))  # pixels of the one image, others, pixels of the others
-    # Both images are shifted equally: the same tap along both pairs of axes.
+    own = jnp.tensordot(h, others, axes=(-1, -1))  # axes: pixels of the row image, column images, their pixels
+    # Both images are shifted equally, so the same tap applies along both pairs of axes.
     total = jnp.zeros((), h.dtype)
     for tap in itertools.product(*map(range, size)):
         each = zip(tap, plan.pixels, strides[:axes], strict=True)

@@ -1,4 +1,4 @@
-"""Samples of a finite network's weight posterior, in pieces that can be made anywhere and kept."""
+"""Samples of a finite network's weight posterior, in pieces that any process can compute and store."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.finite.network import Spec
 from ntkpipe.finite.posterior import Chain, Evaluated, WeightPosterior, WeightSamples, collected
+from ntkpipe.kernels.spec import Spec
 
 METHODS = ("auto", "importance", "pcn")
-# Of the first samples: where fewer than this share count, weights die and chains are made.
+# If the effective share of the first samples is below this, importance weights have collapsed and chains are used.
 _LEAST_SHARE = 0.1
 # Of a seed: what is drawn.
 _PRIOR, _READOUT, _START, _STEPS = range(4)
@@ -19,19 +19,19 @@ _PRIOR, _READOUT, _START, _STEPS = range(4)
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """How many samples, and how they are made.
+    """The number of samples and the method.
 
     Args:
-        count: samples.
-        method: `importance`, `pcn`, or `auto`: by the weights of the first piece.
-        chains: of `pcn`.
-        warmup: steps of each chain before samples are kept, in which the step is adapted.
-        thin: steps per sample that is kept.
-        piece: samples, or steps of a warm-up, that are made together and kept as one.
-        seed: of everything.
+        count: number of samples.
+        method: `importance`, `pcn`, or `auto`, which decides by the weights of the first piece.
+        chains: number of chains of `pcn`.
+        warmup: steps of each chain before samples are kept, during which the step length is adapted.
+        thin: steps per kept sample.
+        piece: number of samples, or of warm-up steps, that are computed and stored together.
+        seed: seed of all random numbers.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: if a setting is out of range; the message names it.
     """
 
     count: int = 1000
@@ -51,21 +51,21 @@ class SampleSettings:
 
     @property
     def of_chain(self) -> int:
-        """Samples of each chain."""
+        """Number of samples of each chain."""
         return max(2, -(-self.count // self.chains))
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Work that can be done anywhere: samples from the prior, or steps of one chain.
+    """A unit of work: samples from the prior, or steps of one chain.
 
     Args:
-        name: of it; equal settings have equal pieces.
-        start: of samples from the prior, the first.
-        count: samples, or steps.
-        keep_every: of steps, see `WeightPosterior.walk`.
-        chain: where a chain stands; None of samples from the prior.
-        seed: of the piece.
+        name: name of the piece; equal settings give equal pieces.
+        start: index of the first sample, for samples from the prior.
+        count: number of samples or steps.
+        keep_every: see `WeightPosterior.walk`.
+        chain: state of the chain; None for samples from the prior.
+        seed: seed of the piece.
     """
 
     name: str
@@ -78,12 +78,12 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What became of a piece.
+    """The result of a piece.
 
     Args:
-        kept: samples.
-        chain: where the chain stands then.
-        accepted: share of its steps.
+        kept: the samples.
+        chain: state of the chain after the piece.
+        accepted: fraction of accepted steps.
     """
 
     kept: Sequence[Evaluated]
@@ -92,11 +92,11 @@ class Done:
 
 
 Run = Callable[[Sequence[Piece]], Sequence[Done]]
-"""Does pieces that do not wait for each other, here or elsewhere, or finds them done; in their order."""
+"""Computes or loads independent pieces, and returns their results in the same order."""
 
 
 def work(posterior: WeightPosterior, piece: Piece) -> Done:
-    """Do a piece."""
+    """Compute one piece."""
     if piece.chain is not None:
         chain, kept, accepted = posterior.walk(piece.chain, piece.count, piece.keep_every, piece.seed)
         return Done(kept, chain, accepted)
@@ -109,12 +109,12 @@ def work(posterior: WeightPosterior, piece: Piece) -> Done:
 
 
 def draw(posterior: WeightPosterior, settings: SampleSettings, run: Run) -> WeightSamples:
-    """Samples by pieces.
+    """Draw samples piece by piece.
 
     Args:
-        posterior: of the weights.
-        settings: of the samples.
-        run: does pieces.
+        posterior: posterior of the weights.
+        settings: settings of the samples.
+        run: computes or loads pieces.
     """
     method = settings.method
     if method == "auto":
@@ -175,23 +175,24 @@ def sample(
     thin: int = 5,
     seed: int = 0,
 ) -> WeightSamples:
-    """Networks from the posterior of a finite network's weights, and what they predict (arXiv:2206.07673).
+    """Sample networks from the posterior of a finite network's weights, with their predictions (arXiv:2206.07673).
 
-    Hidden weights come from the prior, readouts are exact, and the marginal likelihood weighs them; where that leaves few samples,
-    by chains (see `finite.posterior`). About n c = width / 4, of c outputs, is where weights end.
+    Hidden weights are drawn from the prior and weighted by their marginal likelihood; readouts are drawn exactly. If
+    few samples have all the weight, which happens above about n c = width / 4, chains are used instead (see
+    `finite.posterior`).
 
     Args:
-        spec: list of layers with their widths, a dense readout last.
+        spec: list of layers with their widths, which ends with a dense readout.
         x: `(n, ...)` training points.
         y: `(n, c)` targets.
         x_test: `(p, ...)` points to predict.
-        noise: variance of the targets about the outputs.
-        count: samples.
+        noise: variance of the targets given the outputs.
+        count: number of samples.
         method: `importance`, `pcn` or `auto`.
-        chains: of `pcn`.
+        chains: number of chains of `pcn`.
         warmup: steps of each chain before its samples.
         thin: steps per sample.
-        seed: of everything.
+        seed: seed of all random numbers.
 
     Raises:
         ConfigError, DataError: see `WeightPosterior`.

@@ -1,13 +1,14 @@
-"""Large learning rates in the smallest network that shows them: two linear layers and one sample (arXiv:2003.02218).
+"""Large learning rates in a two-layer linear network with one sample (arXiv:2003.02218).
 
-f = v.u / sqrt(n) with loss (f - y)^2 / 2 and curvature lambda = (|u|^2 + |v|^2) / n. Gradient descent moves two numbers alone, exactly:
-with g = f - y,
+f = v.u / sqrt(n) with loss (f - y)^2 / 2 and curvature lambda = (|u|^2 + |v|^2) / n. Gradient descent is exactly a
+recurrence of two numbers: with g = f - y,
 
     f'      = f - eta lambda g + eta^2 g^2 f / n
     lambda' = lambda - 4 eta g f / n + eta^2 g^2 lambda / n
 
-Below eta lambda = 2 the curvature stays (to 1 / n): the lazy phase, where the kernel's predictions hold. From 2 to 4 the error grows
-until it is of order sqrt(n), the curvature falls, and the network converges at a flatter place. Beyond 4 it diverges.
+For eta lambda < 2 the curvature is constant up to 1 / n. This is the lazy phase, in which the kernel predicts the
+network. Between 2 and 4 the error grows to order sqrt(n), the curvature falls, and the network converges to a flatter
+minimum. Above 4 it diverges.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from typing import Any
 
 from ntkpipe.errors import ConfigError
 
-# Errors below count as none, and errors above as unbounded.
+# Smaller errors count as converged, larger errors as diverged.
 _CONVERGED, _DIVERGED = 1e-12, 1e100
 
 
 @dataclass(frozen=True)
 class Catapult:
-    """How gradient descent on the two-layer model ended.
+    """The result of gradient descent on the two-layer model.
 
     Args:
         end: `converged` (|f - target| < 1e-12), `diverged`, or `unfinished` after the largest number of steps.
-        steps: taken.
-        lambda_end: curvature after them.
-        peak_error: largest |f - target| on the way; infinite if it diverged.
+        steps: number of steps.
+        lambda_end: curvature at the end.
+        peak_error: largest |f - target| of all steps; infinite if it diverged.
     """
 
     end: str
@@ -51,15 +52,15 @@ def catapult(
     """Train the two-layer linear network on one sample with a constant rate.
 
     Args:
-        width: n, of the hidden layer.
-        rate: eta lambda0, the learning rate in units of one over the curvature at the start: lazy below 2, catapult from 2 to 4.
-        f0: output at the start.
-        lambda0: curvature at the start; the network has one of at least 2 |f0| / sqrt(n).
+        width: n, the width of the hidden layer.
+        rate: eta lambda0, the learning rate times the initial curvature: lazy below 2, catapult from 2 to 4.
+        f0: initial output.
+        lambda0: initial curvature, at least 2 |f0| / sqrt(n).
         target: label of the sample.
-        max_steps: after which an end is not waited for. Near a rate of 2 errors fall slower than exponentially.
+        max_steps: largest number of steps. Near a rate of 2, errors fall slower than exponentially.
 
     Raises:
-        ConfigError: if a number is out of range, or if no network of this width has this output and curvature.
+        ConfigError: if a number is out of range, or no network of this width has this output and curvature.
     """
     _check_count("width", width)
     _check_count("max_steps", max_steps)
@@ -73,8 +74,8 @@ def catapult(
     least = 2.0 * abs(f0) / math.sqrt(width)
     if lambda0 < least:
         raise ConfigError(
-            f"lambda0={lambda0!r} is below 2 |f0| / sqrt(width) = {least:g}: no network of width {width} has it with f0={f0!r}. "
-            "Take a larger lambda0 or width, or a smaller f0"
+            f"lambda0={lambda0!r} is below 2 |f0| / sqrt(width) = {least:g}: no network of width {width} with "
+            f"f0={f0!r} has it. Use a larger lambda0 or width, or a smaller f0"
         )
     return _train(width, rate / lambda0, float(f0), float(lambda0), float(target), max_steps)
 

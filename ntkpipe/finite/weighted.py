@@ -1,4 +1,4 @@
-"""Layers of finite networks that have weights: every product with them goes through a pass's source (see `maps`)."""
+"""Layers of finite networks with weights. A source (see `maps`) computes every product with weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ntkpipe.kernels.registry import positional_embedding
 
 
 def dense(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """A matrix product, of flat activations."""
+    """Return the output of a dense layer for flat activations, `(n, features)`."""
     source.begin()
     shape = (x.shape[-1], layer["features"])
     return source.linear(_product, x, layer=name, shape=shape, fan_in=shape[0], **_scales(layer))
@@ -31,7 +31,7 @@ def _scales(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """A convolution of images or volumes."""
+    """Return the output of a convolution of images or volumes."""
     size, strides, padding = acting_filter(layer), tuple(layer["strides"]), layer["padding"]
     window_outputs(x.shape[1:-1], size, strides, padding)
     shape = (*size, x.shape[-1], layer["features"])
@@ -45,7 +45,7 @@ def conv(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
 
 
 def conv_transpose(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """A plain convolution of the image with gaps between its pixels."""
+    """Return the output of a transposed convolution, which is a convolution of images with gaps between pixels."""
     height, width = layer["filter"]
     x = with_gaps(x, (height, width), layer["strides"], layer["padding"])
     shape = (height, width, x.shape[-1], layer["features"])
@@ -59,7 +59,7 @@ def conv_transpose(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> 
 
 
 def conv_local(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """A convolution with weights of its own for every pixel."""
+    """Return the output of a convolution that has its own weights for every output pixel."""
     size, strides, padding = tuple(layer["filter"]), tuple(layer["strides"]), layer["padding"]
     pixels = window_outputs(x.shape[1:3], size, strides, padding)
     under = jnp.concatenate(patches(pad(x, size, strides, padding), size, strides, pixels), axis=-1)
@@ -74,7 +74,11 @@ def conv_local(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
 
 
 def attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
-    """Queries and keys share weights, scores are divided by their number (the linear scaling of arXiv:2006.10540)."""
+    """Return the output of an attention layer whose queries and keys share their weights.
+
+    The scores are divided by the number of key channels, which is the linear scaling of Hron et al. 2020
+    (arXiv:2006.10540).
+    """
     n, *spatial, channels = x.shape
     count, h = math.prod(spatial), spatial[0]
     pixels = x.reshape(n, count, channels)
@@ -83,7 +87,7 @@ def attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
     source.begin()
 
     def to_heads(x: Any, w: Any) -> Any:
-        """`(n, p, channels)` and `(heads, channels, k)` to `(n, p, heads k)`, heads together."""
+        """Return the product of `(n, p, channels)` and `(heads, channels, k)` as `(n, p, heads k)`."""
         return jnp.einsum("npc,hck->nphk", x, w).reshape(*x.shape[:2], -1)
 
     def from_heads(x: Any, w: Any) -> Any:
@@ -113,7 +117,10 @@ def attention(layer: Mapping[str, Any], x: Any, source: Any, name: str) -> Any:
 def _placed(
     layer: Mapping[str, Any], pixels: Any, spatial: tuple[int, ...], linear: Callable[..., Any]
 ) -> tuple[Any, Any]:
-    """What keys and queries are made of, and what values are: pixels `(n, p, channels)`, with positional embeddings or without."""
+    """Return the inputs of keys and queries, and the inputs of values, `(n, p, channels)` each.
+
+    Both are pixels, with positional embeddings where the layer asks for them.
+    """
     positions = positional_embedding(layer)
     if positions is None:
         return pixels, pixels

@@ -1,5 +1,6 @@
-"""Layers of finite networks that mix pixels: windows, pools, norms. Images are `(n, height, width, channels)`, volumes have
-a depth before these.
+"""Layers of finite networks that mix pixels: windows, pools and norms.
+
+Images are `(n, height, width, channels)`, volumes `(n, depth, height, width, channels)`.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ def _windows(spatial: Sequence[int], size: Sequence[int], strides: Sequence[int]
             if len(spatial) == 3
             else "images and need two, [height, width]"
         )
-        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}; here are {what}")
+        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}, but the inputs are {what}")
     return [Window(int(n), f, s, padding) for n, f, s in zip(spatial, size, strides, strict=True)]
 
 
 def window_outputs(
     spatial: Sequence[int], size: Sequence[int], strides: Sequence[int], padding: str
 ) -> tuple[int, ...]:
-    """Output pixels along both axes.
+    """Return the number of output pixels along each spatial axis.
 
     Raises:
-        ConfigError: if no window fits.
+        ConfigError: if no window fits, or if the windows and the inputs differ in their number of axes.
     """
     return tuple(window.out for window in _windows(spatial, size, strides, padding))
 
 
 def pad(x: Any, size: Sequence[int], strides: Sequence[int], padding: str) -> Any:
-    """Zeros, or the other end of the image, where windows reach beyond it."""
+    """Return the images padded for their windows: with zeros, or from the other end if the padding is circular."""
     if padding == "VALID":
         return x
     widths = [tuple(max(pad, 0) for pad in w.pads) for w in _windows(x.shape[1:-1], size, strides, padding)]
@@ -48,14 +49,20 @@ def pad(x: Any, size: Sequence[int], strides: Sequence[int], padding: str) -> An
 
 
 def convolve(padded: Any, w: Any, strides: Sequence[int]) -> Any:
-    """Convolution of padded images with filters `(height, width, in, out)`, of volumes `(depth, height, width, in, out)`."""
+    """Return the convolution of padded images or volumes.
+
+    Filters are `(height, width, in, out)` for images and `(depth, height, width, in, out)` for volumes.
+    """
     axes = "DHW"[-len(strides) :]
     numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
     return jax.lax.conv_general_dilated(padded, w, strides, "VALID", dimension_numbers=numbers)
 
 
 def with_gaps(x: Any, size: Sequence[int], strides: Sequence[int], padding: str) -> Any:
-    """Images with `stride - 1` zeros behind each pixel, padded: a convolution of stride 1 of them is the transposed one."""
+    """Return padded images with `stride - 1` zeros after each pixel.
+
+    Their convolution with stride 1 is the transposed convolution of the images.
+    """
     axes = zip(x.shape[1:3], size, strides, strict=True)
     windows = [TransposedWindow(int(n), f, s, padding) for n, f, s in axes]
     n, h, w, channels = x.shape
@@ -73,14 +80,14 @@ def with_gaps(x: Any, size: Sequence[int], strides: Sequence[int], padding: str)
 
 
 def resized(layer: Mapping[str, Any], x: Any) -> Any:
-    """Images of the layer's height and width."""
+    """Return the images resized to the layer's height and width."""
     height, width = (n if wanted < 0 else wanted for n, wanted in zip(x.shape[1:3], layer["shape"], strict=True))
     shape = (x.shape[0], height, width, x.shape[3])
     return jax.image.resize(x, shape, layer["method"], antialias=layer["antialias"])
 
 
 def patches(padded: Any, size: Sequence[int], strides: Sequence[int], outputs: Sequence[int]) -> list[Any]:
-    """What lies under every tap of a window: arrays `(n, out_height, out_width, channels)`."""
+    """Return the values under each tap of a window, one array `(n, out_height, out_width, channels)` per tap."""
 
     def under(tap: tuple[int, ...]) -> Any:
         axes = zip(tap, outputs, strides, strict=True)
@@ -90,7 +97,7 @@ def patches(padded: Any, size: Sequence[int], strides: Sequence[int], outputs: S
 
 
 def pool(layer: Mapping[str, Any], x: Any) -> Any:
-    """Sums over windows of the padded image, divided as the layer says."""
+    """Return the sums or means over windows of the padded images."""
     size, strides, padding = layer["window"], layer["strides"], layer["padding"]
     window_outputs(x.shape[1:-1], size, strides, padding)
 
@@ -104,13 +111,13 @@ def pool(layer: Mapping[str, Any], x: Any) -> Any:
 
 
 def global_pool(layer: Mapping[str, Any], x: Any) -> Any:
-    """Mean or sum over all pixels."""
+    """Return the mean or sum over all pixels, `(n, channels)`."""
     axes = tuple(range(1, x.ndim - 1))
     return x.mean(axis=axes) if layer["op"] == "global_avg_pool" else x.sum(axis=axes)
 
 
 def normalised(layer: Mapping[str, Any], x: Any) -> Any:
-    """Less the mean over the layer's axes, divided by the standard deviation there."""
+    """Return `(x - mean) / sqrt(variance + eps)`, with the moments over the layer's axes."""
     axes = (-1,) if x.ndim == 2 or layer["axis"] == [-1] else tuple(range(1, x.ndim))
     mean, variance = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)
     return (x - mean) / jnp.sqrt(variance + layer["eps"])

@@ -1,4 +1,4 @@
-"""Evaluations of several kernels at the same pairs: side by side, each for a store of its own, or combined into one."""
+"""Evaluation of several kernels at the same pairs: each for its own store, or combined into one kernel."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Options = dict[str, Any]
 
 @dataclass(frozen=True)
 class SideBySide:
-    """See `Evaluates`: networks that have no layers in common, one evaluation after the other; results in the order of `wanted`.
+    """An `Evaluates` for networks without common layers, which are evaluated one after the other.
 
     Args:
-        wanted: the results.
-        groups: their positions; those of one group come out of one evaluation.
+        wanted: the results, in this order.
+        groups: positions in `wanted`; the results of one group share one evaluation.
         dtype: of the computation.
     """
 
@@ -63,14 +63,14 @@ class SideBySide:
 
 
 def evaluation_of_all(wanted: tuple[Wanted, ...], dtype: str) -> Evaluates:
-    """What gives all these results, with as few evaluations as there can be: networks that begin alike share one."""
+    """An evaluation of all results, in which networks with the same first layers are evaluated together."""
     groups = _groups(tuple(one.spec for one in wanted))
     return Evaluation(wanted, dtype) if len(groups) == 1 else SideBySide(wanted, groups, dtype)
 
 
 @functools.lru_cache(maxsize=64)
 def _groups(specs: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-    """Positions of specs that one evaluation can give, from left to right."""
+    """Groups of positions of specs that can share one evaluation."""
     groups: list[list[int]] = []
     for k, spec in enumerate(specs):
         home = next((group for group in groups if _share([*(specs[i] for i in group), spec])), None)
@@ -82,6 +82,7 @@ def _groups(specs: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _share(specs: Sequence[str]) -> bool:
+    """Whether the networks can share one evaluation."""
     try:
         architecture(*map(json.loads, specs))
     except ConfigError:
@@ -91,10 +92,10 @@ def _share(specs: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class CombinedEvaluation:
-    """See `Evaluates`: one kernel, a sum or product of others, whose entries are combined in float64.
+    """An `Evaluates` for a sum or product of kernels; their entries are combined in float64.
 
     Args:
-        parts: a combination of evaluations of one kernel each.
+        parts: a combination of evaluations with one result each.
     """
 
     parts: Combination
@@ -115,7 +116,7 @@ class CombinedEvaluation:
     def tile(
         self, rows: Any, columns: Any, flipped: Any = None, *, out_dtype: str, **options: Any
     ) -> list[dict[str, np.ndarray]]:
-        """See `Evaluates`. Parts are rounded to `out_dtype` first, as their stored tiles are."""
+        """See `Evaluates`. The parts are rounded to `out_dtype` first, like stored tiles."""
         made = _tiles(self._leaves, rows, columns, flipped, {"out_dtype": out_dtype, **options})
         return self._combined([results[0] for results in made], out_dtype)
 
@@ -135,7 +136,7 @@ class CombinedEvaluation:
 def _tiles(
     members: Sequence[Evaluates], rows: Any, columns: Any, flipped: Any, options: _Options
 ) -> list[list[dict[str, np.ndarray]]]:
-    """Of each member, which takes its own of what was prepared."""
+    """The results of each member, from its own prepared images."""
     return [
         one.tile(rows[k], None if columns is None else columns[k], flipped[k] if one.flips else None, **options)
         for k, one in enumerate(members)

@@ -1,4 +1,4 @@
-"""Tiles of the empirical kernels of a finite network whose weights lie in the store."""
+"""Tiles of the empirical kernels of a finite network whose weights are in the store."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ import numpy as np
 from ntkpipe.errors import CorruptionError, NtkpipeError, StoreError
 from ntkpipe.finite.jax_function import FunctionNetwork
 from ntkpipe.finite.kernel import NetworkKernel, read_weights
+from ntkpipe.gram.function import as_tile, diagonal_of_tiles
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.storage.store import open_store
 
 PREFIX = "networks/"
-"""Of weights in a store."""
+"""Folder of network weights in a store."""
 
-# Points of which only `k(x, x)` is wanted are paired together.
+# Block size of points for which only `k(x, x)` is needed.
 _OWN_EDGE = 16
 
 
 @dataclass(frozen=True)
 class StoredNetwork:
-    """Where a network's weights are: hashable, and cheap to pickle.
+    """A network whose weights are in a store. It is hashable and cheap to pickle.
 
     Args:
         url: of the store.
-        digest: of the kernel, which the weights are checked against.
+        digest: of the kernel; the weights that are read must match it.
         layers: canonical JSON of the spec.
         outputs: see `EmpiricalKernel`.
         shape: of one point.
@@ -42,16 +43,16 @@ class StoredNetwork:
 
     @classmethod
     def of(cls, kernel: NetworkKernel, url: str) -> StoredNetwork:
-        """Where the weights of a kernel lie in a store, or will."""
+        """The network of a kernel, with its weights in the store at `url`; writes nothing."""
         return cls(url, kernel.digest, kernel.layers, kernel.outputs, kernel.shape)
 
     def write(self, kernel: NetworkKernel) -> None:
-        """Put the weights into the store, unless they are there."""
+        """Write the weights to the store, unless they exist."""
         if self.find_damage():
             open_store(self.url).put(self.key, kernel.to_bytes(), overwrite=True)
 
     def find_damage(self) -> list[str]:
-        """A line if the weights in the store are gone, or not those of the digest; all are read."""
+        """Read the stored weights; one text if they are missing or do not match the digest, otherwise an empty list."""
         try:
             _read.__wrapped__(self)
         except StoreError as error:
@@ -60,30 +61,30 @@ class StoredNetwork:
 
     @property
     def key(self) -> str:
-        """Of the object that holds the weights."""
+        """Key of the object with the weights."""
         return f"{PREFIX}{self.digest}.npz"
 
     def read(self) -> NetworkKernel:
-        """The kernel, with its weights.
+        """The kernel with its weights.
 
         Raises:
-            MissingObjectError: if they are gone.
-            CorruptionError: if they are not those of the digest.
+            MissingObjectError: if the weights are missing.
+            CorruptionError: if the weights do not match the digest.
         """
         return _read(self)
 
     def evaluation(self, dtype: str) -> EmpiricalEvaluation:
-        """What gives tiles in `float32` or `float64`."""
+        """The evaluation of tiles in `float32` or `float64`."""
         return EmpiricalEvaluation(self, dtype)
 
 
 @dataclass(frozen=True)
 class HeldNetwork:
-    """A network that is a function of this process: it travels with its tasks, and nothing of it lies in the store.
+    """A network given as a function. It is pickled with its tasks and not stored.
 
     Args:
-        digest: of the kernel; it stands for the network where two are compared.
-        network: the kernel itself.
+        digest: of the kernel; two networks are equal if their digests are.
+        network: the kernel.
     """
 
     digest: str
@@ -91,7 +92,7 @@ class HeldNetwork:
 
     @property
     def layers(self) -> str:
-        """Its name, as JSON."""
+        """The name of the network, as JSON."""
         return self.network.layers
 
     def read(self) -> FunctionNetwork:
@@ -99,32 +100,33 @@ class HeldNetwork:
         return self.network
 
     def find_damage(self) -> list[str]:
-        """Nothing is stored."""
+        """An empty list, because nothing is stored."""
         return []
 
     def evaluation(self, dtype: str) -> EmpiricalEvaluation:
-        """What gives tiles in `float32` or `float64`."""
+        """The evaluation of tiles in `float32` or `float64`."""
         return EmpiricalEvaluation(self, dtype)
 
 
 @functools.lru_cache(maxsize=2)
 def _read(network: StoredNetwork) -> NetworkKernel:
+    """Read and check the weights; cached, because all tiles of a task need them."""
     data = open_store(network.url).get(network.key)
     try:
         kernel = NetworkKernel(network.layers, network.outputs, network.shape, read_weights(io.BytesIO(data)))
     except NtkpipeError as error:
         raise CorruptionError(f"{network.key} in {network.url} holds no weights of this network: {error}") from error
     if kernel.digest != network.digest:
-        raise CorruptionError(f"{network.key} in {network.url} holds other weights than its name says")
+        raise CorruptionError(f"{network.key} in {network.url} holds weights that do not match its name")
     return kernel
 
 
 @dataclass(frozen=True)
 class EmpiricalEvaluation:
-    """See `Evaluates`: activations, signals and gradients of a block are made once and serve all its tiles.
+    """The `Evaluates` of a finite network. A block's activations and gradients are computed once for all its tiles.
 
     Args:
-        network: whose kernels these are.
+        network: with its weights.
         dtype: of the computation.
     """
 
@@ -133,7 +135,7 @@ class EmpiricalEvaluation:
 
     @property
     def flips(self) -> bool:
-        """Weights break the symmetry under flips."""
+        """False: the weights of one network are not symmetric under flips."""
         return False
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Any:
@@ -152,20 +154,13 @@ class EmpiricalEvaluation:
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """See `Evaluates.tile`; exactly symmetric where rows are paired with themselves."""
+        """See `Evaluates.tile`; exactly symmetric if the rows are paired with themselves."""
         del flipped, pad_to, pairs_per_step
         with precision_context(self.dtype):
             made = self.network.read().tile(rows, rows if columns is None else columns)
             kernels = {name: np.asarray(kernel) for name, kernel in made._asdict().items()}
-        if columns is None:
-            kernels = {name: (kernel + kernel.T) / 2 for name, kernel in kernels.items()}
-        return [{name: np.ascontiguousarray(kernel, dtype=out_dtype) for name, kernel in kernels.items()}]
+        return [{name: as_tile(kernel, out_dtype, symmetric=columns is None) for name, kernel in kernels.items()}]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
         """See `Evaluates.diagonal`."""
-        parts: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(images), _OWN_EDGE):
-            block = self.prepare(images[start : start + _OWN_EDGE])
-            for name, kernel in self.tile(block, None, out_dtype="float64")[0].items():
-                parts.setdefault(name, []).append(kernel.diagonal())
-        return [{name: np.concatenate(part) for name, part in parts.items()}]
+        return diagonal_of_tiles(self, images, _OWN_EDGE)

@@ -9,23 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.data.given_features import GivenFeatures
+from ntkpipe.gram.function import as_tile
 from ntkpipe.gram.numbered import runs_of
 from ntkpipe.gram.plan import ITEM_BYTES
 from ntkpipe.kernels.accelerator import default_platform, precision_context
 from ntkpipe.kernels.cost import KernelCost
 
-# Of the columns that are read at once: of the rows of a tile, and of its columns.
+# Bytes of feature columns that are read at once, for the rows and for the columns of a tile.
 _AT_ONCE = 64 << 20
-# Points of which only `k(x, x)` is wanted are read together.
+# Block size of points for which only `k(x, x)` is needed.
 _OWN_ROWS = 256
 
 
 @dataclass(frozen=True)
 class FeatureKernel:
-    """See `Evaluator`; of given features.
+    """An `Evaluator` of the kernel of given features.
 
     Args:
-        features: checked.
+        features: that were checked.
     """
 
     features: GivenFeatures
@@ -37,11 +38,11 @@ class FeatureKernel:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Points of a tile: by number, or with all their features where these are few.
+    """Points of a tile, with all their features if these are few.
 
     Args:
-        numbers: `(n, 2)`, see `RowNumbers`.
-        held: (n, P) in the dtype of the computation; None reads them when they are asked for.
+        numbers: (n, 2), see `RowNumbers`.
+        held: features (n, P) in the dtype of the computation; None if they are read when they are needed.
     """
 
     numbers: np.ndarray
@@ -50,11 +51,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class FeatureEvaluation:
-    """See `Evaluates`.
+    """The `Evaluates` of a feature kernel.
 
     Args:
-        features: whose products these are.
-        dtype: of the products; sums over blocks of columns are in float64.
+        features: of the points.
+        dtype: of the products; sums over blocks of columns are float64.
     """
 
     features: GivenFeatures
@@ -62,11 +63,11 @@ class FeatureEvaluation:
 
     @property
     def flips(self) -> bool:
-        """There are no images."""
+        """False: there are no images."""
         return False
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Rows:
-        """See `Evaluates.prepare`; few features are read now, many when tiles are made."""
+        """See `Evaluates.prepare`. Few features are read here; many features are read while tiles are computed."""
         del flipped
         whole = columns_at_once(self.features, len(images), self.dtype) >= self.features.count
         return Rows(images, self._read(images, slice(0, self.features.count)) if whole else None)
@@ -81,7 +82,7 @@ class FeatureEvaluation:
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """See `Evaluates.tile`; exactly symmetric where rows are paired with themselves."""
+        """See `Evaluates.tile`; exactly symmetric if the rows are paired with themselves."""
         del flipped, pad_to, pairs_per_step
         other = rows if columns is None else columns
         count = self.features.count
@@ -92,9 +93,7 @@ class FeatureEvaluation:
             left = self._part(rows, here)
             made += _product(left, left if columns is None else self._part(other, here), self.dtype)
         made /= self.features.scale
-        if columns is None:
-            made = (made + made.T) / 2
-        return [{"gram": np.ascontiguousarray(made, dtype=out_dtype)}]
+        return [{"gram": as_tile(made, out_dtype, symmetric=columns is None)}]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
         """See `Evaluates.diagonal`."""
@@ -111,14 +110,14 @@ class FeatureEvaluation:
         return self._read(rows.numbers, columns) if rows.held is None else rows.held[:, columns]
 
     def _read(self, numbers: np.ndarray, columns: slice) -> np.ndarray:
-        """Some columns of some points, in the dtype of the computation; points that follow each other are read together."""
+        """Some columns of some points, in the dtype of the computation; consecutive points are read together."""
         parts = [self.features.array(block).read(rows, columns) for block, rows in runs_of(numbers)]
         made = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return np.ascontiguousarray(made, dtype=self.dtype)
 
 
 def _product(left: np.ndarray, right: np.ndarray, dtype: str) -> np.ndarray:
-    """`left right^T`; NumPy's libraries multiply faster than JAX's on a processor."""
+    """`left right^T`. On a CPU the libraries of NumPy multiply faster than those of JAX."""
     if default_platform() == "cpu":
         return left @ right.T
     with precision_context(dtype), jax.default_matmul_precision("highest"):
@@ -126,11 +125,11 @@ def _product(left: np.ndarray, right: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def columns_at_once(features: GivenFeatures, rows: int, dtype: str) -> int:
-    """Columns of so many rows that are read together: whole chunks, of 64 MiB or a chunk's width."""
+    """Number of feature columns to read at once for so many rows: whole chunks of up to 64 MiB, at least one chunk."""
     fitting = max(1, _AT_ONCE // (rows * ITEM_BYTES[dtype]))
     return min(features.count, max(features.chunk, fitting // features.chunk * features.chunk))
 
 
 def feature_cost(features: GivenFeatures, rows: int, dtype: str) -> KernelCost:
-    """Of a pair of points, and what is held of each of so many in a tile."""
+    """Arithmetic of one pair of points, and memory per point of a tile."""
     return KernelCost(0.0, 2.0 * features.count, 1, 1, columns_at_once(features, rows, dtype), 4)

@@ -1,4 +1,4 @@
-"""From the configuration of a kernel to the layers of an architecture."""
+"""Builds layers and architectures from the configuration of a kernel."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from ntkpipe.kernels.cost import KernelCost, kernel_cost
 from ntkpipe.kernels.spec import load_spec
 from ntkpipe.kernels.zoo import FAMILIES
 
-# Of the size for which the families are meant, so that what they refuse before any image is read is not its shape.
+# An image size that all families accept, for checks before any image is read.
 _USUAL_SHAPE = (32, 32, 3)
-# Fields that nearly all kinds take: not worth a mention.
+# Fields of nearly all kinds, which messages leave out.
 _COMMON = ("kind", "dtype")
-# Of a given matrix `dtype` means nothing, and runs are stored that have it.
+# `dtype` has no effect on a given matrix, but stored runs contain it.
 _HARMLESS = ("dtype",)
 
 
 def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[str, Any]]:
-    """The layers that the configuration declares for images of a shape.
+    """The layers of the configured network for images of a given shape.
 
     Args:
         kernel: the configuration.
         image_shape: `(height, width, channels)`; the layers of some families depend on it.
 
     Raises:
-        ConfigError: naming the setting, or the layer of a file, that is at fault.
+        ConfigError: that names the wrong setting, or the wrong layer of a file.
     """
     if kernel.kind in GIVEN_KERNELS:
-        raise ConfigError(f"kernel={kernel.kind} is made of files: it has no layers")
+        raise ConfigError(
+            f"kernel={kernel.kind} is read from files and has no layers: choose a family, such as kernel=fcn"
+        )
     if kernel.kind in COMBINED:
-        raise ConfigError(f"kernel={kernel.kind} is made of several networks: ask for one of its parts")
+        raise ConfigError(f"kernel={kernel.kind} consists of several networks: choose one of its parts")
     _refuse_others(kernel)
     if kernel.kind in ("spec", "empirical"):
         assert kernel.path is not None  # checked by KernelConfig
@@ -48,26 +50,26 @@ def kernel_spec(kernel: KernelConfig, image_shape: Sequence[int]) -> list[dict[s
 
 
 def _filter(size: tuple[int, ...], image_shape: Sequence[int]) -> tuple[int, ...]:
-    """Taps along as many axes as the points have: equal numbers stand for any number of them."""
+    """Filter sizes along the axes of the points; one number stands for all axes."""
     if len(image_shape) == 3 and len(size) < 3:
-        # Beside a sequence, an image of width 1, is nothing: taps there would only divide its kernel.
+        # A sequence is an image of width 1, and filter taps across its width would only scale the kernel.
         return size[:1] if image_shape[1] == 1 else (size * 2)[:2]
     if len(image_shape) == 4 and len(set(size)) == 1:
         return (size[0],) * 3
     if (len(image_shape) == 4) != (len(size) == 3):
         kind, right = ("volumes", "[3,3,3]") if len(image_shape) == 4 else ("images", "[3,3]")
         raise ConfigError(
-            f"kernel.filter={list(size)} has {len(size)} numbers, and these are {kind} of "
-            f"{' x '.join(map(str, image_shape[:-1]))}: set as many, such as kernel.filter={right}"
+            f"kernel.filter={list(size)} has {len(size)} numbers, but the data has {kind} of "
+            f"{' x '.join(map(str, image_shape[:-1]))}: set one number per axis, such as kernel.filter={right}"
         )
     return size
 
 
 def check_kernel(kernel: KernelConfig) -> None:
-    """Refuse what can be refused before any image is read: settings, and layers for which the formulas do not hold.
+    """Check the settings and the layers without any image.
 
     Raises:
-        ConfigError: naming the setting or the layer.
+        ConfigError: that names an invalid setting, or a layer for which the formulas do not hold.
     """
     if kernel.kind in GIVEN_KERNELS:
         _refuse_others(kernel)
@@ -82,7 +84,7 @@ def check_kernel(kernel: KernelConfig) -> None:
 
 
 def combined_kernel(kernel: KernelConfig, image_shape: Sequence[int], name: str = "kernel") -> Combination:
-    """The architectures of `kernel=sum` or `kernel=product`, and how they are put together.
+    """The architectures of `kernel=sum` or `kernel=product`, and their combination.
 
     Args:
         kernel: the configuration.
@@ -90,7 +92,7 @@ def combined_kernel(kernel: KernelConfig, image_shape: Sequence[int], name: str 
         name: of the setting, for messages.
 
     Raises:
-        ConfigError: naming the part that is at fault.
+        ConfigError: that names the invalid part.
     """
     _refuse_others(kernel)
     made: list[Any] = []
@@ -111,15 +113,19 @@ def combined_kernel(kernel: KernelConfig, image_shape: Sequence[int], name: str 
 
 
 def _part(given: Mapping[str, Any], name: str, dtype: str) -> KernelConfig:
+    """The configuration of one part of a sum or product."""
     if given.get("dtype", dtype) != dtype:
-        raise ConfigError(f"{name} says dtype={given['dtype']}: all parts have kernel.dtype={dtype}, leave it out")
+        raise ConfigError(f"{name} sets dtype={given['dtype']}, but all parts have kernel.dtype={dtype}: leave it out")
     if "kind" not in given:
-        raise ConfigError(f"{name} names no kind: write {{kind:fcn, ...}}")
+        raise ConfigError(f"{name} has no kind: write {{kind:fcn, ...}}")
+    if given["kind"] in (*GIVEN_KERNELS, "empirical"):
+        raise ConfigError(
+            f"{name} is kernel={given['kind']}: parts of sums and products must be infinitely wide networks. Combine such matrices "
+            "yourself, and give the result as kernel=gram"
+        )
     one: KernelConfig = from_dict(KernelConfig, {**given, "dtype": dtype}, f"{name}.")
-    if one.kind in ("gram", "empirical"):
-        raise ConfigError(f"{name} is kernel={one.kind}: parts of sums and products are infinitely wide networks")
     if one.readout_depths:
-        raise ConfigError(f"{name} has several depths: give each as a part of its own")
+        raise ConfigError(f"{name} has several depths: give each depth as a separate part")
     return one
 
 
@@ -127,7 +133,8 @@ def empirical_kernel(kernel: KernelConfig) -> EmpiricalKernel:
     """The finite network of `kernel=empirical`, for points of any shape.
 
     Raises:
-        ConfigError, DataError: naming the setting, the layer or the file that is at fault.
+        ConfigError: that names an invalid setting or layer.
+        DataError: that names an invalid file of weights.
     """
     return EmpiricalKernel(
         kernel_spec(kernel, _USUAL_SHAPE),
@@ -142,13 +149,13 @@ def pair_cost(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> 
     """Arithmetic and memory of one pair of images.
 
     Raises:
-        ConfigError: naming the layer that images of this shape cannot pass.
+        ConfigError: that names the layer that does not accept images of this shape.
     """
     return kernel_cost(spec, architecture(spec).steps(tuple(image_shape)))
 
 
 def kernel_takes(kind: str) -> tuple[str, ...]:
-    """Fields of `KernelConfig` that a kind reads, `kind` itself included."""
+    """Fields of `KernelConfig` that a kind uses, including `kind`."""
     if kind == "gram":
         return ("kind", "train", "test", "test_diagonal")
     if kind == "features":
@@ -162,6 +169,7 @@ def kernel_takes(kind: str) -> tuple[str, ...]:
 
 
 def _refuse_others(kernel: KernelConfig) -> None:
+    """Raise if a setting that this kind does not use differs from its default."""
     takes = kernel_takes(kernel.kind)
     for field in dataclasses.fields(kernel):
         if field.name in takes or field.name in _HARMLESS:

@@ -1,4 +1,4 @@
-"""A kernel that is a user's function of two blocks of points: evaluated as networks are, tile by tile."""
+"""A kernel given as a user's function of two blocks of points, evaluated tile by tile like networks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from ntkpipe.errors import DataError
 from ntkpipe.kernels.accelerator import precision_context
 
 BlockFunction = Callable[[Any, Any], Any]
-"""`k(x1, x2)`: blocks `(n1, h, w, c)` and `(n2, h, w, c)`, of tables `(n1, d)` and `(n2, d)`, to `(n1, n2)`, in their dtype."""
+"""`k(x1, x2)`: maps blocks (n1, h, w, c) and (n2, h, w, c), or rows of tables (n1, d) and (n2, d), to (n1, n2) in their
+dtype."""
 
-# Points of which only `k(x, x)` is wanted go through the function together.
+# Block size of points for which only `k(x, x)` is needed.
 _OWN_EDGE = 16
-# How far apart `k(x, y)` and `k(y, x)` may be, in units of the largest entry: rounding in another order, and no more.
+# Largest difference between `k(x, y)` and `k(y, x)`, relative to the largest entry, that counts as rounding.
 _SYMMETRY = {"float32": 1e-4, "float64": 1e-10}
 
 
 class Evaluates(Protocol):
-    """What gives tiles: a network's `Evaluation`, or a function's. Hashable, and cheap to pickle."""
+    """Evaluates the tiles of a network or a function in one dtype. It is hashable and cheap to pickle."""
 
     @property
     def flips(self) -> bool:
-        """Whether pairs with a flipped image are needed."""
+        """Whether tiles need the mirror images of the columns."""
         ...
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Any:
-        """What pairs need of each image, computed once."""
+        """Compute the data of each image that all its pairs share."""
         ...
 
     def tile(
@@ -42,25 +43,40 @@ class Evaluates(Protocol):
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """The kernels of one tile by name, per result; `columns` None pairs the rows with themselves."""
+        """The kernels of one tile by name, for each result; `columns=None` pairs the rows with themselves."""
         ...
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """The kernels of every image with itself by name, per result: float64."""
+        """The kernels of every image with itself by name, for each result: (n,) float64."""
         ...
 
 
+def as_tile(made: np.ndarray, out_dtype: str, *, symmetric: bool) -> np.ndarray:
+    """Return a computed tile in `out_dtype`; exactly symmetric if `symmetric`, which it then is up to rounding."""
+    return np.ascontiguousarray((made + made.T) / 2 if symmetric else made, dtype=out_dtype)
+
+
+def diagonal_of_tiles(evaluation: Evaluates, images: np.ndarray, edge: int) -> list[dict[str, np.ndarray]]:
+    """Return the result of `Evaluates.diagonal` from the diagonals of square tiles of up to `edge` images."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(images), edge):
+        block = evaluation.prepare(images[start : start + edge])
+        for name, kernel in evaluation.tile(block, None, out_dtype="float64")[0].items():
+            parts.setdefault(name, []).append(kernel.diagonal())
+    return [{name: np.concatenate(part) for name, part in parts.items()}]
+
+
 class Evaluator(Protocol):
-    """A kernel that no spec of an infinite network names: it gives its own evaluation. Hashable, and cheap to pickle."""
+    """A kernel that is not the spec of an infinite network. It is hashable and cheap to pickle."""
 
     def evaluation(self, dtype: str) -> Evaluates:
-        """What gives tiles in `float32` or `float64`."""
+        """The evaluation of tiles in `float32` or `float64`."""
         ...
 
 
 @dataclass(frozen=True)
 class FunctionKernel:
-    """See `Evaluator`; of a user's function."""
+    """An `Evaluator` of a user's function."""
 
     function: BlockFunction
 
@@ -71,11 +87,12 @@ class FunctionKernel:
 
 @dataclass(frozen=True)
 class FunctionEvaluation:
-    """Tiles of a function.
+    """The `Evaluates` of a user's function.
 
     Args:
-        function: of two blocks.
-        dtype: that blocks are handed to it in, and that it must answer in. JAX's precision is set accordingly.
+        function: of two blocks of points.
+        dtype: of the blocks that it receives and of the array that it must return. The precision of JAX is set
+            accordingly.
     """
 
     function: BlockFunction
@@ -83,7 +100,7 @@ class FunctionEvaluation:
 
     @property
     def flips(self) -> bool:
-        """A function's kernel has no even and odd part."""
+        """False: a function's kernel has no even and odd parts."""
         return False
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> np.ndarray:
@@ -102,7 +119,7 @@ class FunctionEvaluation:
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """See `Evaluates.tile`; exactly symmetric where rows are paired with themselves.
+        """See `Evaluates.tile`; exactly symmetric if the rows are paired with themselves.
 
         Raises:
             DataError: if the function returns another shape or dtype, or is not symmetric.
@@ -112,9 +129,11 @@ class FunctionEvaluation:
         if columns is None:
             far = float(np.abs(made - made.T).max(initial=0.0))
             if far > _SYMMETRY[self.dtype] * float(np.abs(made).max(initial=0.0)):
-                raise DataError(f"the kernel function is not symmetric: k(x, y) and k(y, x) differ by {far:.1e}")
-            made = (made + made.T) / 2
-        return [{"gram": np.ascontiguousarray(made, dtype=out_dtype)}]
+                raise DataError(
+                    f"the kernel function is not symmetric: k(x, y) and k(y, x) differ by {far:.1e}. "
+                    "Correct the function"
+                )
+        return [{"gram": as_tile(made, out_dtype, symmetric=columns is None)}]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
         """See `Evaluates.diagonal`."""
@@ -123,12 +142,13 @@ class FunctionEvaluation:
         return [{"gram": np.concatenate([self._call(b, b).diagonal() for b in blocks]).astype(np.float64)}]
 
     def _call(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
+        """Call the function and check the shape and dtype of its result."""
         with precision_context(self.dtype):
             made = np.asarray(self.function(x1, x2))
         if made.shape != (len(x1), len(x2)) or made.dtype != np.dtype(self.dtype):
             raise DataError(
-                f"the kernel function returned {made.dtype} of shape {made.shape} for blocks of {len(x1)} and {len(x2)} points in "
-                f"{self.dtype}: it must return ({len(x1)}, {len(x2)}) in {self.dtype}. Error bounds compare its float32 and "
-                "float64 values: it may not round to a dtype of its own"
+                f"the kernel function returned {made.dtype} of shape {made.shape} for blocks of {len(x1)} and "
+                f"{len(x2)} points in {self.dtype}: it must return ({len(x1)}, {len(x2)}) in {self.dtype}, without "
+                "rounding to another dtype, because error bounds compare its float32 and float64 values"
             )
         return made

@@ -1,4 +1,4 @@
-"""What a Gram stage has left to compute, listed once."""
+"""The list of the missing tiles of a Gram stage."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from ntkpipe.tiles.layout import Block
 
 @dataclass(frozen=True, eq=False)
 class Missing:
-    """Tiles and parts of diagonals that had no receipt in one of the stores when these were listed. False if there are none.
+    """Tiles and parts of diagonals that lacked a receipt in at least one store when they were listed. False if empty.
 
-    Tasks ask again at every tile: what somebody else has computed since is found, not computed twice.
+    Tasks look for the receipt again before they compute a tile, so a tile that another run has stored since is not
+    computed twice.
 
     Args:
-        tiles: by block, (m, 2) rows and columns of tiles, in the grid's order; integers, since there may be millions.
+        tiles: by block, (m, 2) integer rows and columns of tiles, in the order of the grid. There may be millions.
         diagonals: by block, (k,) rows of tiles.
     """
 
@@ -30,7 +31,7 @@ class Missing:
         return any(len(found) for found in (*self.tiles.values(), *self.diagonals.values()))
 
     def describe(self) -> str:
-        """The first that is missing, for people; empty if none is."""
+        """A description of the first missing tile; empty if none is missing."""
         for block, rows in self.diagonals.items():
             if len(tiles := self.tiles[block]):
                 return f"tile ({tiles[0, 0]}, {tiles[0, 1]}) of {block}"
@@ -43,7 +44,7 @@ NOTHING = Missing({}, {})
 
 
 def list_missing(job: GramJob, plan: GramPlan) -> Missing:
-    """What the plan wants and any store of the job lacks: tiles, if they are stored, and diagonals."""
+    """List the diagonals of the plan, and its tiles if the plan stores tiles, that at least one store of the job lacks."""
     address = np.dtype((np.int32, 2))
     return Missing(
         {

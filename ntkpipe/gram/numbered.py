@@ -1,4 +1,4 @@
-"""Points of a tile that are known by number, where what they are made of is read elsewhere."""
+"""Points of a tile as row numbers; the code that evaluates them reads their data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCKS: tuple[Block, Block] = ("train", "test")
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """`ImageSource` of numbers: `(n, 2)`, which block a point is of, and which row of it."""
+    """An `ImageSource` that returns numbers (n, 2): 0 for a train or 1 for a test point, and its row in that block."""
 
     def read(self, block: Block, start: int, stop: int) -> np.ndarray:
         """See `ImageSource.read`."""
@@ -23,10 +23,10 @@ class RowNumbers:
 
 
 def runs_of(numbers: np.ndarray) -> Iterator[tuple[Block, slice]]:
-    """Rows that follow each other in one block, which are read together.
+    """Runs of consecutive rows in one block, so that each run is read at once.
 
     Args:
-        numbers: (n, 2), as `RowNumbers` gives them, at least one.
+        numbers: (n, 2) as `RowNumbers.read` returns them, n at least 1.
     """
     cuts = np.flatnonzero((np.diff(numbers[:, 0]) != 0) | (np.diff(numbers[:, 1]) != 1)) + 1
     for run in np.split(numbers, cuts):

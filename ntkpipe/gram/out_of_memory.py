@@ -1,6 +1,6 @@
-"""Tiles that do not fit into the memory of a device are evaluated in smaller pieces; the tile is the same.
+"""Evaluates tiles in smaller pieces if they do not fit into a device's memory; the result is the same.
 
-How large pieces may be is remembered for the life of the process, so that a task finds out once and not with every tile.
+The process remembers the size that fits, so that only its first tile has to find it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from ntkpipe.errors import ResourceError
+from ntkpipe.kernels.accelerator import is_out_of_memory
 from ntkpipe.kernels.architecture import Prepared
 from ntkpipe.kernels.state import Kernels
 
 _log = logging.getLogger(__name__)
 
-# Columns of images that the first smaller attempt at a spatial network takes together, where the kernel had chosen.
+# Number of columns of the second attempt for a spatial network, if the kernel chose the number of the first.
 _FIRST_PAIRS = 32
-# Flat networks need some arrays of a piece's size: below this edge, a device that lacks the memory has none at all.
+# Flat networks need only a few arrays of a piece's size, so a device that cannot hold this edge has no free memory.
 _LEAST_EDGE = 64
 
 _limits: dict[Hashable, int] = {}
@@ -38,23 +39,24 @@ class Evaluate(Protocol):
         pad_to: int | None = None,
         pairs: int | None = None,
     ) -> list[Kernels]:
-        """Both kernels of every pair, of every network."""
+        """Both kernels of every pair, for every network."""
         ...
 
 
 def retry_smaller_on_oom(
     evaluate: Evaluate, of: Hashable, rows: Prepared, columns: Prepared | None, **options: Any
 ) -> list[Kernels]:
-    """`evaluate(rows, columns, **options)`, in pieces that fit.
+    """`evaluate(rows, columns, **options)`, in pieces that fit into the device's memory.
 
-    Spatial networks then take fewer columns through their layers together; flat ones evaluate the tile in quarters.
+    If memory is short, spatial networks take fewer columns through their layers at once, and flat networks evaluate the
+    tile in quarters.
 
     Args:
-        evaluate: of the architecture.
-        of: names it, to remember what fits.
+        evaluate: the method `tiles` of an architecture.
+        of: identifies the architecture; the size that fits is remembered for it.
         rows: row images.
         columns: column images; None pairs the rows with themselves.
-        options: of `evaluate`.
+        options: keyword arguments of `evaluate`.
 
     Raises:
         ResourceError: if not even small pieces fit.
@@ -74,6 +76,7 @@ def retry_smaller_on_oom(
 def _quartered(
     evaluate: Evaluate, key: Hashable, rows: Prepared, columns: Prepared | None, options: dict[str, Any]
 ) -> list[Kernels]:
+    """The tile of a flat network, split into quarters until they fit."""
     size = max(len(rows.images), 0 if columns is None else len(columns.images))
     limit = _limits.get(key)
     if limit is None or size <= limit:
@@ -91,7 +94,7 @@ def _quartered(
 
     tops = _pieces(rows, limit)
     if columns is None:
-        # A block with itself stays one: it has exact diagonals, and equals its own transpose.
+        # A block paired with itself is not split: it has exact diagonals and equals its transpose.
         grid: list[list[list[Kernels]]] = [
             [again(a, None if i == j else b) if j <= i else [] for j, b in enumerate(tops)] for i, a in enumerate(tops)
         ]
@@ -107,24 +110,23 @@ def _quartered(
 
 
 def _pieces(block: Prepared, limit: int) -> list[Prepared]:
-    """Pieces of at most `limit` images, of which a flat network has seen nothing."""
+    """Pieces of at most `limit` images, which a flat network uses without preparation."""
     return [Prepared(block.images[start : start + limit], ()) for start in range(0, len(block.images), limit)]
 
 
 def _smaller(error: Exception, size: int, least: int, what: str) -> int:
-    """The size to try next.
+    """The next size to try.
 
     Raises:
-        JaxRuntimeError: the error itself, if it is of another kind.
-        ResourceError: if that would be too small.
+        JaxRuntimeError: the given error, if it is not about memory.
+        ResourceError: if the size is below the smallest one.
     """
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text:
+    if not is_out_of_memory(error):
         raise error
     if size < least:
         raise ResourceError(
-            f"a tile does not fit into the device's memory, not even in the smallest pieces ({text.splitlines()[0]}): give "
-            "each task more of a GPU (cluster.gpus_per_task), or set a smaller grid.edge"
+            f"a tile does not fit into the device's memory, even in the smallest pieces ({str(error).splitlines()[0]}): "
+            "raise cluster.gpus_per_task, or set a smaller grid.edge"
         ) from error
-    _log.warning("out of memory on the device: going on with %d %s", size, what)
+    _log.warning("out of memory on the device: continuing with %d %s", size, what)
     return size

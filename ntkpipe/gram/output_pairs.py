@@ -1,4 +1,7 @@
-"""Tiles of a finite network's kernel between all pairs of outputs: a row for every output of every point, those of a point together."""
+"""Tiles of a finite network's kernel between all pairs of outputs.
+
+There is one row for every output of every point; the rows of a point are adjacent.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,23 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.gram.empirical import StoredNetwork
+from ntkpipe.gram.function import as_tile, diagonal_of_tiles
 from ntkpipe.gram.numbered import runs_of
 from ntkpipe.gram.task import ImageSource
 from ntkpipe.kernels.accelerator import precision_context
 
-# Rows of which only `k(x, x)` is wanted are paired together.
+# Block size of rows for which only `k(x, x)` is needed.
 _OWN_ROWS = 64
 
 
 @dataclass(frozen=True)
 class OutputPairs:
-    """See `Evaluator`.
+    """An `Evaluator` of the kernel between all pairs of outputs of a finite network.
 
     Args:
-        network: whose weights lie in the store.
-        points: whose outputs the rows are.
-        outputs: c of the network.
+        network: with its weights in the store.
+        points: the source of the points.
+        outputs: number c of outputs of the network.
     """
 
     network: StoredNetwork
@@ -37,12 +41,12 @@ class OutputPairs:
 
 @dataclass(frozen=True, eq=False)
 class PreparedRows:
-    """Rows of a tile.
+    """The m rows of a tile.
 
     Args:
-        points: prepared, (u,).
-        point: (m,) which of them a row is of.
-        output: (m,) and which output.
+        points: u prepared points.
+        point: (m,) index of each row's point, below u.
+        output: (m,) output of each row.
     """
 
     points: Any
@@ -52,10 +56,12 @@ class PreparedRows:
 
 @dataclass(frozen=True)
 class PairsEvaluation:
-    """See `Evaluates`; rows are known by number (`RowNumbers`).
+    """The `Evaluates` of `OutputPairs`; its images are row numbers (`RowNumbers`).
 
     Args:
-        network, points, outputs: see `OutputPairs`.
+        network: see `OutputPairs`.
+        points: see `OutputPairs`.
+        outputs: see `OutputPairs`.
         dtype: of the computation.
     """
 
@@ -66,11 +72,11 @@ class PairsEvaluation:
 
     @property
     def flips(self) -> bool:
-        """Weights break the symmetry under flips."""
+        """False: the weights of one network are not symmetric under flips."""
         return False
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> PreparedRows:
-        """See `Evaluates.prepare`; every point once, however many of its outputs are asked for."""
+        """See `Evaluates.prepare`; every point is prepared once for all of its outputs."""
         del flipped
         of_point = np.stack([images[:, 0], images[:, 1] // self.outputs], axis=1)
         numbers, point = np.unique(of_point, axis=0, return_inverse=True)
@@ -89,20 +95,14 @@ class PairsEvaluation:
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """See `Evaluates.tile`; exactly symmetric where rows are paired with themselves."""
+        """See `Evaluates.tile`; exactly symmetric if the rows are paired with themselves."""
         del flipped, pad_to, pairs_per_step
         other = rows if columns is None else columns
         with precision_context(self.dtype):
             full = np.asarray(self.network.read().tile(rows.points, other.points).ntk)
         made = full[rows.point[:, None], other.point[None], rows.output[:, None], other.output[None]]
-        if columns is None:
-            made = (made + made.T) / 2
-        return [{"ntk": np.ascontiguousarray(made, dtype=out_dtype)}]
+        return [{"ntk": as_tile(made, out_dtype, symmetric=columns is None)}]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
         """See `Evaluates.diagonal`."""
-        parts = []
-        for start in range(0, len(images), _OWN_ROWS):
-            block = self.prepare(images[start : start + _OWN_ROWS])
-            parts.append(self.tile(block, None, out_dtype="float64")[0]["ntk"].diagonal())
-        return [{"ntk": np.concatenate(parts)}]
+        return diagonal_of_tiles(self, images, _OWN_ROWS)

@@ -1,8 +1,8 @@
-"""`python -m ntkpipe.gram.pair_probe`: times pairs of random images, for `planning/pair_speed.py`. JSON in, one line of JSON out.
+"""`python -m ntkpipe.gram.pair_probe`: times the kernel evaluations of random images, for planning.
 
-With one thread on the CPU the process's own time counts, which others on the machine change least; else the clock's.
-
-Not for import: what it measures is a process that has done nothing else.
+It reads JSON and writes one line of JSON. With one thread on the CPU it measures the CPU time of the process, which
+other processes affect least; otherwise it measures wall time. Run it in a new process, because it also reports the
+memory of a process that does nothing else.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.evaluation import host, spatial
 from ntkpipe.kernels.evaluation.blocks import choose_batch
 
-# A run is repeated until it has taken so long: then the clock and the start of its threads no longer matter.
+# A measurement is repeated for at least this long, so that the clock and the start of threads do not matter.
 _ENOUGH = 0.15
-# All runs share one compiled program, for so many bytes of row images.
+# All measurements share one compiled program, for this many bytes of row images.
 _ROW_BYTES = 8 << 20
-# The best of so many runs counts, because other processes can only slow one down.
+# The best of this many measurements counts, because other processes only slow them down.
 _RUNS = 3
 
 
 def measured(asked: dict[str, Any]) -> dict[str, Any]:
-    """The fastest number of pairs per step, and how fast it is."""
+    """The fastest number of pairs per step and its time per pair, as the JSON-ready answer."""
     arch, dtype, shape = architecture(asked["spec"]), asked["dtype"], tuple(asked["image_shape"])
     tried: dict[int, float] = {}
     with precision_context(dtype):
@@ -40,7 +40,7 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
             tried[asked["edge"]] = _seconds_of_tile(arch, shape, dtype, asked["edge"])
         for pairs in () if tried else candidates(arch.steps(shape), np.dtype(dtype).itemsize, asked["pairs_per_step"]):
             tried[pairs] = _seconds_per_pair(arch, shape, dtype, pairs)
-    with precision_context("float64"):  # as the diagonals of every Gram matrix are computed
+    with precision_context("float64"):  # as for the diagonals of every Gram matrix
         arch.diagonals(np.ones((1, *shape)))
     best = min(tried, key=lambda pairs: tried[pairs])
     device = jax.devices()[0]
@@ -54,7 +54,7 @@ def measured(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list[int]:
-    """The number that fills a block, half of it and twice as many, or the one that was asked for."""
+    """Numbers of pairs per step to time: one that fills a block, half and twice of it; or only the given number."""
     if asked is not None:
         return [asked]
     usual = choose_batch(steps, itemsize, on_cpu=host.is_default()).pairs
@@ -62,6 +62,7 @@ def candidates(steps: tuple[Any, ...], itemsize: int, asked: int | None) -> list
 
 
 def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int) -> float:
+    """Seconds per pair for a network on images, with so many pairs per step."""
     rng, clock = np.random.default_rng(0), _clock()
     columns = arch.prepare(rng.standard_normal((pairs * spatial.threads(), *shape)).astype(dtype))
     of_image = sum(leaf.nbytes for leaf in jax.tree.leaves((columns.images, columns.seen))) // len(columns.images)
@@ -69,7 +70,7 @@ def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int)
     rows = 1
     while True:
         images = arch.prepare(rng.standard_normal((rows, *shape)).astype(dtype))
-        arch.tiles(images, columns, pairs=pairs, pad_to=most)  # compiles, the first time
+        arch.tiles(images, columns, pairs=pairs, pad_to=most)  # compiles on the first call
         times = []
         for _ in range(_RUNS):
             start = clock()
@@ -82,11 +83,11 @@ def _seconds_per_pair(arch: Any, shape: tuple[int, ...], dtype: str, pairs: int)
 
 
 def _seconds_of_tile(arch: Any, shape: tuple[int, ...], dtype: str, edge: int) -> float:
-    """Per pair of a whole tile, as a network that flattens its images evaluates it: preparing its columns included."""
+    """Seconds per pair of a whole tile for a network that flattens its images, including the preparation of columns."""
     rng, clock = np.random.default_rng(0), _clock()
     images = rng.standard_normal((edge, *shape)).astype(dtype)
     rows, times = arch.prepare(images), []
-    for _ in range(1 + _RUNS):  # the first one compiles
+    for _ in range(1 + _RUNS):  # the first call compiles
         start = clock()
         arch.tiles(rows, arch.prepare(images[::-1].copy()), pad_to=edge)
         times.append(clock() - start)
@@ -94,13 +95,14 @@ def _seconds_of_tile(arch: Any, shape: tuple[int, ...], dtype: str, edge: int) -
 
 
 def _clock() -> Callable[[], float]:
+    """The clock for measurements: CPU time for one CPU thread, otherwise wall time."""
     return time.process_time if host.is_default() and spatial.threads() == 1 else time.perf_counter
 
 
 def _resident() -> int:
-    """Bytes of this process in memory, at their peak."""
+    """Peak resident memory of this process in bytes."""
     try:
-        # Not ru_maxrss where there is this: Linux lets a process begin with the peak of the one that started it.
+        # Not `ru_maxrss`: on Linux it includes the peak of the parent process.
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):

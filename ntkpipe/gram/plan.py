@@ -1,4 +1,4 @@
-"""The tiles that a Gram stage computes, before anything runs, and how they go into tasks. Integers and floats only: no arrays, no I/O."""
+"""The plan of the tiles and tasks of a Gram stage. It contains integers and floats only: no arrays, no I/O."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from ntkpipe.tiles.grid import TileGrid
 
 Block = Literal["train", "test"]
 KERNELS = 2
-"""NNGP and NTK of a network come from one evaluation and are both stored."""
+"""Kernels per network: one evaluation computes the NNGP and the NTK, and both are stored."""
 
 ITEM_BYTES = {"float32": 4, "float64": 8}
 """Bytes of a number, by dtype."""
 
 RECEIPT_BYTES = 4096
-"""One receipt: below a kilobyte of text, but a block of most file systems."""
+"""Disk space of one receipt: it has less than a kilobyte of text, but takes one block of most file systems."""
 
 BATCH_SECONDS = 10.0
-"""Work per task: so long that a task's overhead (a few ms) and its one write that nothing overlaps do not count, so
-short that progress is seen and little is left to the last worker."""
+"""Seconds of work per task.
 
-# Enough for writes to overlap; of a tile that takes minutes, `BATCH_SECONDS` makes it one.
+This is long compared with a task's overhead (a few ms) and its last write, which nothing overlaps. It is short enough
+for frequent progress, and all workers finish at about the same time."""
+
+# Tiles of the first tasks: enough for writes to overlap. For tiles that take minutes, `BATCH_SECONDS` reduces it to 1.
 _FIRST_BATCH = 4
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Arithmetic of one worker.
+    """Arithmetic rate of one worker.
 
     Args:
         flops: floating-point operations per second.
-        source: where the number comes from, for people.
+        source: origin of the number, for the user.
     """
 
     flops: float
@@ -48,7 +50,8 @@ class BlockPlan:
     Args:
         block: `train` or `test`.
         whole: the grid of the full data set, as stored.
-        used: its leading block that the run reads. Tiles at its edge are computed whole: other runs share them.
+        used: the leading block of `whole` that the run reads. Tiles at its edge are computed whole, because other runs
+            share them.
     """
 
     block: Block
@@ -62,7 +65,7 @@ class BlockPlan:
 
     @property
     def pairs(self) -> int:
-        """Kernel evaluations, counting diagonal tiles in full."""
+        """Number of kernel evaluations; diagonal tiles count in full."""
         edge, rows, cols = self.whole.edge, self.whole.rows, self.whole.cols
         total = 0
         for i in range(self.used.tile_rows):
@@ -73,11 +76,11 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class GramPlan:
-    """The tiles of a run and what is known of each; made by `planning.tiles.plan_gram`.
+    """The tiles of a run and their costs; made by `planning.tiles.plan_gram`.
 
     Args:
         spec: layers of the architecture.
-        cost: of one kernel evaluation, both kernels; of several depths, that of the deepest.
+        cost: of one evaluation of both kernels; for several depths, of the deepest network.
         blocks: `train`, then `test` if there are test images.
         edge: rows per tile.
         kernel_dtype: of the computation.
@@ -85,12 +88,12 @@ class GramPlan:
         workers: processes that compute at the same time.
         rate: of one worker.
         memory_per_worker: peak, in bytes.
-        stores: what the Gram stores are that share every evaluation, each with all tiles.
-        evaluations: of the kernel per pair: two where a flipped image is paired as well.
-        pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
-        process_bytes: of a process that evaluates pairs, if it was measured.
-        stored: False if tiles are computed whenever they are read, and only diagonals are stored.
-        kernels: in every tile: both of a network, or one.
+        stores: descriptions of the Gram stores that share every evaluation; each stores all tiles.
+        evaluations: kernel evaluations per pair: 2 if the flipped image is paired as well.
+        pairs_per_step: columns that go through the layers at once; None lets the kernel choose.
+        process_bytes: memory of a process that evaluates pairs, if it was measured.
+        stored: False if tiles are recomputed on every read and only diagonals are stored.
+        kernels: number of kernels in every tile: 2 for a network, or 1.
     """
 
     spec: Sequence[Mapping[str, Any]]
@@ -111,27 +114,29 @@ class GramPlan:
 
     @property
     def tiles(self) -> int:
-        """Number of tiles, over all blocks; of each store."""
+        """Number of tiles in all blocks, per store."""
         return sum(block.tiles for block in self.blocks)
 
     @property
     def pairs(self) -> int:
-        """Pairs of images, over all blocks."""
+        """Number of pairs of images in all blocks."""
         return sum(block.pairs for block in self.blocks)
 
     @property
     def flops_per_pair(self) -> float:
-        """Floating-point operations of one kernel evaluation, both kernels."""
+        """Floating-point operations of one evaluation of both kernels."""
         return self.cost.flops_per_pair
 
     @property
     def flops(self) -> float:
-        """Floating-point operations."""
+        """Floating-point operations of all pairs."""
         return self.pairs * self.evaluations * self.flops_per_pair
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of the stored tiles, their padding and receipts; diagonals, below a per mille of it, if they are all."""
+        """Bytes of the stored tiles with padding and receipts. Diagonals count only if no tiles are stored; otherwise they
+        take less than 0.1%.
+        """
         item = ITEM_BYTES[self.store_dtype]
         total = 0
         if not self.stored:
@@ -155,13 +160,14 @@ class GramPlan:
 
 
 def batch_size(remaining: int, workers: int, seconds_per_tile: float, *, measured: bool) -> int:
-    """Tiles of the next task: `BATCH_SECONDS` of work, less towards the end so that all workers finish together.
+    """Number of tiles of the next task: `BATCH_SECONDS` of work, and less near the end, so that all workers finish together.
 
     Args:
-        remaining: tiles that are in no task yet.
-        workers: that share them.
+        remaining: number of tiles that are in no task yet.
+        workers: number of workers.
         seconds_per_tile: on one worker.
-        measured: False if that is the plan's projection: first tasks are short then, because it may be far off.
+        measured: False if `seconds_per_tile` is a projection of the plan, which may be far off. The first tasks are
+            short then.
     """
     most = int(BATCH_SECONDS / seconds_per_tile) if seconds_per_tile else remaining
     if not measured:
@@ -170,11 +176,11 @@ def batch_size(remaining: int, workers: int, seconds_per_tile: float, *, measure
 
 
 def batches(addresses: Iterable[tuple[int, int]], size: Iterator[int]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Consecutive addresses in groups of `next(size)`, over the ends of rows: a task reads a row of images when it comes to it.
+    """Consecutive addresses in groups of `next(size)`.
 
-    Ends of tasks cost more than that: the write of the last tile, which nothing overlaps.
-
-    Both arguments are consumed lazily: a size is asked for when its group begins.
+    A group may cross the end of a row of tiles. A task then reads another block of images, which costs less than the end
+    of a task, where nothing overlaps the write of the last tile. Both arguments are consumed lazily: the size of a group
+    is read when the group begins.
     """
     addresses = iter(addresses)
     while True:

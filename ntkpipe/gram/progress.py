@@ -1,4 +1,4 @@
-"""How far a stage is, how fast it goes and when it will end. Counting only: the clock is read by whoever counts."""
+"""Progress, rate and remaining time of a stage. This module only counts; callers pass the time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ntkpipe.events.event import Emit, Event, Kind, Tell
 from ntkpipe.units import human_seconds
 
 WINDOW_SECONDS = 120.0
-"""The rate is that of the last so many seconds: it follows a machine that slows down, and forgets the start-up."""
+"""Seconds over which the rate is averaged, so that it excludes the start-up and follows a machine that slows down."""
 
 
 @dataclass
@@ -24,10 +24,10 @@ class Progress:
         total_pairs: kernel evaluations of the whole stage.
         start: time at which the work began, in seconds of any clock.
         done: units that are finished.
-        pairs: that they stand for.
+        pairs: kernel evaluations of the finished units.
         now: time of the last change.
-        retries: tasks that were started again because their worker was lost.
-        copies: second copies of tasks that took long.
+        retries: number of tasks that were started again because their worker was lost.
+        copies: number of second copies of slow tasks.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Progress:
         self._window.append((self.start, 0))
 
     def reuse(self, units: int, pairs: int) -> None:
-        """Count work that was found done: it does not enter the rate."""
+        """Count work that was stored before; it does not enter the rate."""
         self.done += units
         self.pairs += pairs
 
@@ -57,24 +57,24 @@ class Progress:
         self.now = now
         self._computed += pairs
         self._window.append((now, self._computed))
-        # Keep one entry from before the window: the rate is measured from it.
+        # Keep one entry from before the window as the start of the rate.
         while len(self._window) > 2 and self._window[1][0] <= now - WINDOW_SECONDS:
             self._window.popleft()
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return self.now - self.start
 
     @property
     def rate(self) -> float | None:
-        """Pairs per second of late; None before anything was computed."""
+        """Pairs per second in the recent window; None before anything was computed."""
         (before, old), (after, new) = self._window[0], self._window[-1]
         return (new - old) / (after - before) if after > before and new > old else None
 
     @property
     def eta(self) -> float | None:
-        """Seconds to go; None if the rate is unknown."""
+        """Remaining seconds; None if the rate is unknown."""
         if self.done >= self.total:
             return 0.0
         rate = self.rate
@@ -103,18 +103,18 @@ class Progress:
         if self.eta:
             text += f", {human_seconds(self.eta)} to go"
         if self.retries:
-            text += f", {self.retries:,} tasks started again"
+            text += f", {self.retries:,} tasks restarted"
         if self.copies:
             text += f", {self.copies:,} second copies"
         return text
 
 
 def tell_tiles(emit: Emit, tell: Tell) -> Callable[[Progress], None]:
-    """Progress of a Gram stage as events: lines with all numbers, and each time that tasks were started again.
+    """A listener that reports the progress of a Gram stage and the restarts of its tasks as events.
 
     Args:
         emit: receives the events.
-        tell: progress of the stage, in the short form.
+        tell: receives the lines of progress.
     """
     known = 0
 

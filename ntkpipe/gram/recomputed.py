@@ -1,4 +1,4 @@
-"""A kernel whose tiles are stored nowhere: each is computed when it is read."""
+"""A kernel without stored tiles: each tile is computed on every read."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ntkpipe.tiles.layout import Block, Kernel
 
 @dataclass(frozen=True)
 class RecomputedTiles:
-    """`TileMatrix` of one block of one kernel: the very tiles that a Gram store would hold.
+    """A `TileMatrix` of one block of one kernel, with the same tiles as a Gram store.
 
-    A tile is computed whole, in the shapes and with the compiled functions of the Gram stage, and cut afterwards: on one
-    machine its values are those of the stored tile in every bit. The images of its rows stay prepared while its columns
-    pass. Cheap to pickle: addresses and layers.
+    A tile is computed whole, with the shapes and the compiled functions of the Gram stage, and cut afterwards. So its
+    values equal the stored tile bit by bit on the same machine. The prepared images of its rows are reused while the
+    columns change. It is cheap to pickle, because it contains addresses and layers only.
 
     Args:
-        images: that tiles are computed from.
-        evaluation: of this one kernel, or of its even or odd part.
-        kernel: `nngp` or `ntk`; one evaluation gives both, and the other is dropped. Of a function `gram`.
+        images: the source of the images.
+        evaluation: of this kernel, or of its even or odd part.
+        kernel: `nngp` or `ntk`, or `gram` for a function. One evaluation computes both kernels of a network; the other
+            is dropped.
         block: `train` or `test`.
         whole: grid of the full data set, as it would be stored.
-        grid: its leading block that is read.
-        stored_dtype: that tiles are rounded to.
+        grid: the leading block of `whole` that is read.
+        stored_dtype: dtype to which tiles are rounded.
         pairs_per_step: see `Evaluation.tile`.
     """
 
@@ -43,11 +44,11 @@ class RecomputedTiles:
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
-        """Of the tiles."""
+        """The dtype of the tiles."""
         return np.dtype(self.stored_dtype)
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)`, computed now; see `TileMatrix.read`.
+        """Compute tile `(i, j)`; see `TileMatrix.read`.
 
         Raises:
             DataError: naming the images, if values are not finite.

@@ -1,4 +1,4 @@
-"""The Gram stage: every missing tile of a plan through an executor."""
+"""The Gram stage: computes every missing tile of a plan with an executor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from ntkpipe.errors import IncompleteError
 from ntkpipe.gram.missing import Missing, list_missing
@@ -18,13 +19,13 @@ from ntkpipe.tasks.graph import LostWorkerError, Task
 from ntkpipe.tiles.segment import SEGMENT
 from ntkpipe.units import human_seconds
 
-# Parts of a diagonal per task: they are cheap (linear in the images).
+# Parts of a diagonal per task. They are cheap: linear in the number of images.
 _DIAGONAL_BATCH = 16
 
-# Progress is told at most so often; a status file is rewritten each time.
+# Shortest interval between two reports of progress, because each rewrites a status file.
 _REPORT_SECONDS = 1.0
 
-# Failures that an error's text lists.
+# Largest number of failures that an error message lists.
 _LISTED = 5
 
 
@@ -34,13 +35,13 @@ class GramReport:
 
     Args:
         computed: tiles computed by this run.
-        reused: tiles found in the store, whoever computed them.
+        reused: tiles that were in the store already.
         seconds: wall time.
-        worker_seconds: spent computing, summed over workers.
+        worker_seconds: computing time, summed over workers.
         pairs: kernel evaluations of the computed tiles.
         failed: tiles that could not be computed.
-        retries: tasks that were started again because their worker was lost.
-        copies: second copies of tasks that took long.
+        retries: number of tasks that were started again because their worker was lost.
+        copies: number of second copies of slow tasks.
     """
 
     computed: int
@@ -52,8 +53,19 @@ class GramReport:
     retries: int = 0
     copies: int = 0
 
+    def record(self) -> dict[str, Any]:
+        """Plain values for the receipt of the stage."""
+        return {
+            "computed": self.computed,
+            "reused": self.reused,
+            "pairs": self.pairs,
+            "worker_seconds": round(self.worker_seconds, 3),
+            "retries": self.retries,
+            "second_copies": self.copies,
+        }
+
     def describe(self) -> str:
-        """One line for people."""
+        """One line of text."""
         rate = f", {self.pairs / self.seconds:.3g} pairs/s" if self.pairs and self.seconds > 0 else ""
         return f"{self.computed:,} tiles computed, {self.reused:,} reused, {human_seconds(self.seconds)}{rate}"
 
@@ -65,34 +77,34 @@ def compute_gram(
     on_progress: Callable[[Progress], None] | None = None,
     missing: Missing | None = None,
 ) -> GramReport:
-    """Compute the tiles and diagonals of `plan` that have no receipt in one of the job's stores.
+    """Compute the tiles and diagonals of `plan` that lack a receipt in one of the job's stores.
 
-    The diagonals alone, if the plan is that tiles are not stored.
-
-    Whoever calls this should hold the stores' leases: not for correctness, but so that two runs do not do the same work.
+    If the plan does not store tiles, only diagonals are computed. The caller should hold the leases of the stores, so
+    that two runs do not compute the same tiles; the result is correct without them.
 
     Args:
-        executor: where tasks run.
-        job: stores and images; their handles travel to the workers.
-        plan: of the same grid as the stores.
+        executor: runs the tasks.
+        job: the stores and the images; their addresses are sent to the workers.
+        plan: with the same grid as the stores.
         on_progress: called at the start, at most once a second, and at the end.
-        missing: of this plan and job, listed a moment ago; None lists it now.
+        missing: the missing tiles of this plan and job, if they were just listed; None lists them.
 
     Raises:
         ResourceError: at once, if the disk or a worker's memory is full.
-        IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
+        IncompleteError: at the end, with the tiles that could not be computed. All other tiles are stored.
+        ValueError: if the plan and the stores differ in grid or dtype.
     """
     gram = job.outputs[0].gram
     identity = gram.identity
     for block in plan.blocks:
         if job.grid(block.block) != block.whole:
-            raise ValueError(f"the plan is for {block.whole}, the store {gram.where} holds {job.grid(block.block)}")
+            raise ValueError(f"the plan is for {block.whole}, but the store {gram.where} holds {job.grid(block.block)}")
     if (plan.kernel_dtype, plan.store_dtype) != (identity.dtype, identity.stored_dtype):
         raise ValueError(f"the plan and the store {gram.where} differ in dtype")
     run = _Stage(
         job, plan, list_missing(job, plan) if missing is None else missing, lambda: executor.workers, on_progress
     )
-    # What killed its workers is tried once more, tile by tile: the others of its group are good.
+    # A group whose workers were lost is repeated tile by tile, because most of its tiles may be harmless.
     for tasks in (run.tasks(), run.singles()):
         results = executor.run(tasks)
         try:
@@ -104,14 +116,14 @@ def compute_gram(
                 else:
                     run.record(result.key, result.value)
         finally:
-            results.close()  # on an error: cancels what is still running
+            results.close()  # on an error: cancels running tasks
             release_rows()
             run.settle()
     return run.finish()
 
 
 class _Stage:
-    """The state of one stage: what is left, how long a tile takes, what failed."""
+    """The state of a running stage: remaining tiles, seconds per tile, failures."""
 
     def __init__(
         self,
@@ -151,7 +163,7 @@ class _Stage:
         self._report(force=True)
 
     def tasks(self) -> Iterator[Task]:
-        """The missing tiles in groups, whose size follows the measured duration of a tile; then the diagonals."""
+        """Tasks for the missing tiles, then for the diagonals. The size of a task follows the measured time of a tile."""
         left = self._left
 
         def sizes() -> Iterator[int]:
@@ -174,7 +186,7 @@ class _Stage:
                 yield self._groups[key]
 
     def singles(self) -> Iterator[Task]:
-        """What the lost groups held, one by one."""
+        """One task for each tile of the groups whose workers were lost."""
         lost, self._lost = self._lost, []
         for task in lost:
             job, block, group = task.args
@@ -185,7 +197,7 @@ class _Stage:
                 yield single
 
     def record(self, key: Hashable, records: list[TileRecord]) -> None:
-        """Take in what a task returned."""
+        """Record the result of a task."""
         del self._groups[key]
         units = pairs = 0
         for tile in records:
@@ -205,7 +217,7 @@ class _Stage:
                 self._durations.append(tile.seconds)
         self._unpacked += len(records)
         if self._unpacked >= SEGMENT and (self._packing is None or self._packing.done()):
-            # Behind the back of the loop: a thousand requests to a bucket take seconds, in which no task would be sent.
+            # This runs in another thread, because a thousand requests to a bucket take seconds, and this loop sends tasks.
             self.settle()
             self._packing = self._packer.submit(self._pack)
             self._unpacked = 0
@@ -213,18 +225,18 @@ class _Stage:
         self._report()
 
     def _pack(self) -> None:
-        """Receipts into segments: a later run then lists and reads a thousandth of them."""
+        """Pack receipts into segments, so that a later run lists and reads a thousand times fewer objects."""
         for output in self._job.outputs:
             output.gram.compact()
 
     def settle(self) -> None:
-        """Wait for receipts that are being packed; what went wrong is raised here."""
+        """Wait until receipts are packed; raises the errors of packing."""
         packing, self._packing = self._packing, None
         if packing is not None:
             packing.result()
 
     def lost(self, key: Hashable, error: BaseException) -> None:
-        """Take in a task that raised: out of resources or a programming error stops the stage; lost workers do not."""
+        """Record a task whose worker was lost; raise any other error, which stops the stage."""
         if not isinstance(error, LostWorkerError):
             raise error
         task = self._groups.pop(key)
@@ -237,10 +249,10 @@ class _Stage:
         images = f"rows {tile.row_start} to {tile.row_stop - 1} of {block}"
         if not label.startswith("diagonal/"):
             images += f", columns {tile.col_start} to {tile.col_stop - 1} of train"
-        self._failed.append(TileRecord(label, i, j, 0, "failed", error=f"it holds points {images}; {error}"))
+        self._failed.append(TileRecord(label, i, j, 0, "failed", error=f"it holds points {images}: {error}"))
 
     def finish(self) -> GramReport:
-        """The report; `IncompleteError` if tiles failed."""
+        """The report of the stage; raises `IncompleteError` if tiles failed."""
         self._packer.shutdown()
         self._report(force=True)
         if self._failed:
@@ -248,8 +260,8 @@ class _Stage:
             if len(self._failed) > _LISTED:
                 lines.append(f"  and {len(self._failed) - _LISTED} more")
             raise IncompleteError(
-                f"{len(self._failed)} of {self._plan.tiles} tiles could not be computed; all others are stored. Mend "
-                "the cause and start the same command again:\n" + "\n".join(lines)
+                f"{len(self._failed)} of {self._plan.tiles} tiles could not be computed; all others are stored. Fix "
+                "the cause and repeat the same command:\n" + "\n".join(lines)
             )
         seconds = time.monotonic() - self._start
         return GramReport(

@@ -1,4 +1,4 @@
-"""May a kernel be symmetrised under flips? Asked of a few pairs of images, in float64."""
+"""Checks on a few pairs of images in float64 whether a kernel may be symmetrised under flips."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from ntkpipe.tiles.layout import KERNELS
 
 EPS = float(np.finfo(np.float64).eps)
 
-# Images whose pairs are looked at.
+# Number of images whose pairs are checked.
 _SAMPLE = 4
 
 
 def check_flips(specs: Sequence[Sequence[Mapping[str, Any]]], image_shape: Sequence[int]) -> None:
-    """Refuse kernels for which `k(f x, f y)` is not `k(x, y)`, f the horizontal flip, and images that have no left and right.
+    """Refuse images without a width, and kernels with `k(f x, f y)` different from `k(x, y)` for the horizontal flip f.
+
+    The check uses images of random noise: if the kernels of some images differ, those of almost all images differ.
 
     Args:
         specs: layers of the networks.
-        image_shape: `(height, width, channels)`. The images that are looked at are noise: if the kernels of some images
-            differ, so do those of almost all.
+        image_shape: `(height, width, channels)`.
 
     Raises:
-        ConfigError: saying which kernel, and by how much.
+        ConfigError: with the kernel and the two values.
     """
     if len(image_shape) != 3 or image_shape[1] < 2:
         raise ConfigError(
-            f"augment=hflip needs images with a left and a right; these have shape {list(image_shape)}: set augment=none"
+            f"augment=hflip needs images with a width, but these have shape {list(image_shape)}: set augment=none"
         )
     x = np.random.default_rng(0).standard_normal((_SAMPLE, *image_shape))
     for spec in {canonical_json(spec): spec for spec in specs}.values():
@@ -44,18 +45,19 @@ def check_flips(specs: Sequence[Sequence[Mapping[str, Any]]], image_shape: Seque
             if (far > 0).any():
                 worst = np.unravel_index(np.argmax(far), far.shape)
                 raise ConfigError(
-                    f"augment=hflip needs a kernel that flips leave as it is, and this one's {kernel} of two images is "
-                    f"{plain[kernel][worst]:.6g}, of their mirror images {flipped[kernel][worst]:.6g}. Strided SAME "
-                    "convolutions and pools do that: use strides of 1, or CIRCULAR padding without strides, or augment=none"
+                    f"augment=hflip needs a kernel that is invariant under flips of both images, but the {kernel} of "
+                    f"two images is {plain[kernel][worst]:.6g} and that of their mirror images is "
+                    f"{flipped[kernel][worst]:.6g}. Strided SAME convolutions and pools cause this: use strides of 1, "
+                    "or CIRCULAR padding without strides, or augment=none"
                 )
 
 
 def _rounding(spec: Sequence[Any], kernels: Mapping[str, np.ndarray], kernel: str, pixels: int) -> np.ndarray:
-    """How far rounding may carry the two apart.
+    """The largest difference between the two kernels that rounding can cause.
 
-    The inner product of `pixels` products is summed in another order, and every layer rounds some tens of times. A map of
-    the angle between two images multiplies that by up to `1 / sin(angle)`, which `rho`, the correlation at the end, bounds:
-    it grows from layer to layer.
+    The sum of `pixels` products is computed in another order, and every layer rounds some tens of times. A map of the
+    angle between two images amplifies these errors by up to `1 / sin(angle)`. The correlation `rho` of the output bounds
+    this factor, because correlations grow from layer to layer.
     """
     own = kernels[kernel].diagonal()
     scale = np.sqrt(np.outer(own, own))

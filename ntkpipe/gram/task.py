@@ -1,4 +1,4 @@
-"""Tasks of the Gram stage: read rows of images, compute tiles, write them. They take addresses and return records."""
+"""Tasks of the Gram stage: read images, compute tiles and write them. They take addresses and return records."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Kernels = dict[str, np.ndarray]
 
 
 class ImageSource(Protocol):
-    """Prepared images, read by rows. Hashable, and cheap to pickle: an address, never pixels."""
+    """The address of prepared images, which are read by rows. It is hashable and cheap to pickle: it contains no pixels."""
 
     def read(self, block: Block, start: int, stop: int) -> np.ndarray:
-        """Images `start` to `stop` of a block: `(stop - start, h, w, c)`."""
+        """Read images `start` to `stop - 1` of a block: (stop - start, h, w, c)."""
         ...
 
 
 @dataclass(frozen=True)
 class Output:
-    """One Gram store to fill, and what with: the layers of an infinite network, or what evaluates another kernel."""
+    """A Gram store to fill, and its kernel: the layers of an infinite network, or the evaluator of another kernel."""
 
     gram: GramStore
     spec: tuple[Mapping[str, Any], ...] = ()
@@ -46,12 +46,12 @@ class Output:
 
     @property
     def wanted(self) -> Wanted:
-        """What its tiles hold."""
+        """The kernels in its tiles."""
         return Wanted(canonical_json(self.spec), self.gram.identity.symmetry)
 
 
 def evaluation_of(outputs: Sequence[Output], dtype: str) -> Evaluates:
-    """What gives the tiles of all these stores at once; kernels that no spec names go one by one."""
+    """The evaluation of the tiles of all these stores at once. A kernel without a spec has only one store."""
     if (own := outputs[0].evaluator) is not None:
         return own.evaluation(dtype)
     return evaluation_of_all(tuple(output.wanted for output in outputs), dtype)
@@ -59,12 +59,13 @@ def evaluation_of(outputs: Sequence[Output], dtype: str) -> Evaluates:
 
 @dataclass(frozen=True)
 class GramJob:
-    """What the tasks of one Gram stage share: every tile is evaluated once and written to each store that lacks it.
+    """Arguments shared by the tasks of one Gram stage. Every tile is evaluated once and written to each store that
+    lacks it.
 
     Args:
-        outputs: stores of the same images, grid and dtypes: even and odd part of a kernel, one network at several depths, or parts of a
-            sum or product.
-        images: that tiles are computed from.
+        outputs: stores with the same images, grid and dtypes: the even and the odd part of a kernel, one network at
+            several depths, or the parts of a sum or product.
+        images: the source of the images.
         pairs_per_step: see `Evaluation.tile`.
 
     Raises:
@@ -84,26 +85,26 @@ class GramJob:
                 raise ValueError(f"{output.gram.where} and {self.outputs[0].gram.where} differ in more than the kernel")
 
     def grid(self, block: Block) -> TileGrid:
-        """Tiles of the whole block, of every store."""
+        """The tiles of the whole block, which are the same in every store."""
         return self.outputs[0].gram.grid(block)
 
     def missing(self, block: Block, used: TileGrid) -> Iterator[Tile]:
-        """Tiles of `used` that any store lacks, in the grid's order; see `GramStore.missing`."""
+        """Tiles of `used` that at least one store lacks, in the order of the grid; see `GramStore.missing`."""
         lacking = [output.gram.missing(block, used) for output in self.outputs]
         return _merged(lacking, lambda tile: (tile.i, tile.j))
 
     def missing_diagonal(self, block: Block, rows: int) -> Iterator[int]:
-        """Rows of tiles whose part of the diagonal any store lacks; see `GramStore.missing_diagonal`."""
+        """Rows of tiles whose part of the diagonal at least one store lacks; see `GramStore.missing_diagonal`."""
         lacking = [iter(output.gram.missing_diagonal(block, rows)) for output in self.outputs]
         return _merged(lacking, lambda row: row)
 
     def lacking(self, label: str, i: int, j: int) -> tuple[Output, ...]:
-        """The stores without a receipt for this address now."""
+        """The stores that have no receipt for this address at the moment."""
         return tuple(output for output in self.outputs if not _is_done(output.gram, label, i, j))
 
 
 def _merged(sorted_parts: Sequence[Iterator[_T]], key: Callable[[_T], Any]) -> Iterator[_T]:
-    """What any of the sorted parts has, once each, in order, and lazily."""
+    """Merge sorted parts lazily, without duplicates."""
     last: Any = None
     for item in heapq.merge(*sorted_parts, key=key):
         if (address := key(item)) != last:
@@ -113,16 +114,16 @@ def _merged(sorted_parts: Sequence[Iterator[_T]], key: Callable[[_T], Any]) -> I
 
 @dataclass(frozen=True)
 class TileRecord:
-    """What became of one tile, or of one part of a diagonal.
+    """The outcome of one tile, or of one part of a diagonal.
 
     Args:
         block: `train`, `test`, `diagonal/train` or `diagonal/test`.
         i: row of tiles.
         j: column of tiles; 0 for diagonals.
-        pairs: kernel evaluations that it stands for.
-        outcome: `computed` here, `found` done by somebody else, or `failed`.
-        seconds: that this took.
-        error: what to say of a failure.
+        pairs: number of kernel evaluations.
+        outcome: `computed` by this task, `found` in the store, or `failed`.
+        seconds: of the computation.
+        error: the message of a failure.
     """
 
     block: str
@@ -135,15 +136,15 @@ class TileRecord:
 
 
 def tile_task(job: GramJob, block: Block, addresses: Sequence[tuple[int, int]]) -> list[TileRecord]:
-    """Compute and store the tiles of `block` at `addresses` that any store has no receipt for; one record per address.
+    """Compute and store the tiles of `block` at `addresses` that lack a receipt in some store; one record per address.
 
-    While a tile is computed a second thread writes the one before, and a third asks for the receipt and reads the images of
-    the next: a bucket answers after tens of milliseconds. When this returns, every tile that is not reported as failed has
-    its receipt. If the process dies, only the tiles in the making are lost.
+    While a tile is computed, a second thread writes the previous tile, and a third looks for the receipt and reads the
+    images of the next tile, because a bucket takes tens of milliseconds to answer. When the task returns, every tile that
+    is not reported as failed has its receipt. If the process dies, only the tiles in progress are lost.
 
     Raises:
-        ResourceError: if the store or the memory is full, which no other tile would survive either.
-        Exception: whatever is not an `NtkpipeError`: a programming error would spoil every tile.
+        ResourceError: if the store or the memory is full, because all other tiles would fail as well.
+        Exception: any error other than an `NtkpipeError`, because a programming error affects every tile.
     """
     grid = job.grid(block)
 
@@ -177,7 +178,7 @@ def evaluate_tile(
     out_dtype: str,
     pairs_per_step: int | None,
 ) -> list[Kernels]:
-    """Tile `(i, j)` of the whole grid of a block, per result of the evaluation; its row block is kept for the next."""
+    """Tile `(i, j)` of the whole grid of a block, for each result of the evaluation. Its row block is cached."""
 
     def prepared(of: Block, start: int, stop: int, flipped: bool = False) -> Any:
         return _prepared(images, evaluation, of, start, stop, flipped)
@@ -190,13 +191,13 @@ def evaluate_tile(
         None if grid.symmetric and i == j else prepared(*columns),
         prepared(*columns, flipped=True) if evaluation.flips else None,
         out_dtype=out_dtype,
-        pad_to=min(grid.edge, grid.cols),  # one shape, one compilation: the last row of tiles is ragged
+        pad_to=min(grid.edge, grid.cols),  # the tiles of the last row are smaller: one shape means one compilation
         pairs_per_step=pairs_per_step,
     )
 
 
 def diagonal_task(job: GramJob, block: Block, rows: Sequence[int]) -> list[TileRecord]:
-    """Compute and store `k(x, x)`, in float64, for the images of the given rows of tiles; see `tile_task`."""
+    """Compute and store `k(x, x)` in float64 for the images of the given rows of tiles; see `tile_task`."""
     grid = job.grid(block)
 
     def images(i: int) -> np.ndarray:
@@ -229,18 +230,18 @@ def provenance() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=3)
 def _prepared(images: ImageSource, evaluation: Evaluates, block: Block, start: int, stop: int, flipped: bool) -> Any:
-    """A block of images, ready for pairs; a task's row block stays while its column blocks and their flips pass."""
+    """A block of prepared images. The cache keeps a task's row block while its column blocks and their flips change."""
     return evaluation.prepare(_images(images, block, start, stop), flipped=flipped)
 
 
-# A tile's rows and columns, and those of the next.
+# Four entries: the rows and columns of a tile, and those of the next tile.
 @functools.lru_cache(maxsize=4)
 def _images(images: ImageSource, block: Block, start: int, stop: int) -> np.ndarray:
     return images.read(block, start, stop)
 
 
 def release_rows() -> None:
-    """Forget the row blocks that this process has read."""
+    """Clear the caches of images of this process."""
     _prepared.cache_clear()
     _images.cache_clear()
 
@@ -254,7 +255,7 @@ def _overlapped(
     write: Callable[[GramStore, int, int, dict[str, np.ndarray], float], None],
     pairs: Callable[[int, int], int],
 ) -> list[TileRecord]:
-    """Compute each address in turn while the one before is written and the next is read; at most one of each is pending."""
+    """Compute the addresses in turn, while one thread writes the previous result and another reads the next input."""
 
     def write_all(outputs: Sequence[Output], i: int, j: int, made: list[dict[str, np.ndarray]], seconds: float) -> None:
         failed: NtkpipeError | None = None
@@ -263,7 +264,7 @@ def _overlapped(
                 write(output.gram, i, j, made.pop(0), seconds)
             except ResourceError:
                 raise
-            except NtkpipeError as error:  # of one kernel alone, perhaps: the others are stored
+            except NtkpipeError as error:  # perhaps for only one kernel, while the others are stored
                 failed = failed or error
         if failed is not None:
             raise failed
@@ -287,7 +288,7 @@ def _overlapped(
 
     def look(i: int, j: int) -> tuple[Output, ...]:
         if outputs := job.lacking(block, i, j):
-            with contextlib.suppress(NtkpipeError, MemoryError):  # whoever computes meets it again, and says so
+            with contextlib.suppress(NtkpipeError, MemoryError):  # the computation meets the error again and reports it
                 read(i, j)
         return outputs
 
@@ -314,12 +315,13 @@ def _overlapped(
                 continue
             except MemoryError as error:
                 raise ResourceError(
-                    f"no memory left for tile ({i}, {j}) of {block}: set a smaller grid.edge or fewer cluster.workers"
+                    f"insufficient memory for tile ({i}, {j}) of {block}: set a smaller grid.edge or fewer "
+                    "cluster.workers"
                 ) from error
             seconds = time.perf_counter() - start
             settle()
             pending = (i, j), seconds, writer.submit(write_all, outputs, i, j, made, seconds)
-            # Two tiles are alive now; without this the one being written would stay until the next is complete.
+            # Without this line, the tile that is being written would stay in memory until the next one is complete.
             del made
         settle()
     return records
@@ -329,39 +331,39 @@ def _is_done(gram: GramStore, block: str, i: int, j: int) -> bool:
     try:
         return gram.receipt(block, i, j) is not None
     except CorruptionError:
-        return False  # a damaged receipt proves nothing; the writer replaces it
+        return False  # the writer replaces a damaged receipt
 
 
 @dataclass(frozen=True)
 class Picked:
-    """Images by number: of a block, in this order."""
+    """Images of a block by number, in this order."""
 
     block: Block
     indices: tuple[int, ...]
 
 
 def pairs_task(images: ImageSource, evaluation: Evaluates, rows: Picked, columns: Picked | None) -> Kernels:
-    """Kernels of picked images that no tile holds: `{"nngp": (k, m), "ntk": (k, m)}`, float64; of a function `{"gram": (k, m)}`.
+    """Kernels of chosen images, without tiles: `{"nngp": (k, m), "ntk": (k, m)}` float64; `{"gram": (k, m)}` for a function.
 
     Args:
-        images: that are picked from.
+        images: the source of the images.
         evaluation: of one kernel.
         rows: row images.
-        columns: column images, likely neighbours; None pairs the rows with themselves.
+        columns: column images; None pairs the rows with themselves.
     """
     first = evaluation.prepare(_picked(images, rows))
     second = None if columns is None else evaluation.prepare(_picked(images, columns))
     flipped = None
     if evaluation.flips:
         flipped = evaluation.prepare(_picked(images, columns or rows), flipped=True)
-    # Powers of two: pairs of any number share what is compiled for a few sizes.
+    # The size is a power of two, so that few programs are compiled.
     edge = max(_LEAST_EDGE, 1 << (max(len(rows.indices), len((columns or rows).indices)) - 1).bit_length())
     (made,) = evaluation.tile(first, second, flipped, out_dtype="float64", pad_to=edge)
     return made
 
 
 def distance_task(images: ImageSource, spec: Spec, rows: Picked, columns: Picked) -> Kernels | None:
-    """As `pairs_task` in float64, each pair in distance form; None of a network on images, which has none."""
+    """Kernels of chosen images in float64, computed in distance form; None for a network on images, which has no such form."""
     network = architecture(spec)
     first, second = _picked(images, rows), _picked(images, columns)
     if not network.is_flat(first.shape[1:]):
@@ -374,6 +376,7 @@ _LEAST_EDGE = 64
 
 
 def _picked(images: ImageSource, picked: Picked) -> np.ndarray:
+    """Read the picked images; consecutive images are read at once."""
     chosen = picked.indices
     if chosen == tuple(range(chosen[0], chosen[0] + len(chosen))):
         return images.read(picked.block, chosen[0], chosen[0] + len(chosen))

@@ -1,7 +1,7 @@
-"""Tiles of Gram matrices: arrays in, arrays out. Needs JAX and NumPy only, and knows no store and no scheduler.
+"""Computes tiles of Gram matrices from arrays. Needs only JAX and NumPy, without stores and schedulers.
 
-The even and odd parts of a kernel under horizontal flips f are `k(x, y) + k(x, f y)` and `k(x, y) - k(x, f y)`: one evaluation
-of the pair and one with its second image flipped give both.
+The even and the odd part of a kernel under the horizontal flip f are `k(x, y) + k(x, f y)` and `k(x, y) - k(x, f y)`. Two
+evaluations give both: one of the pair, and one with its second image flipped.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from ntkpipe.tiles.layout import PLAIN
 
 Spec = Sequence[Mapping[str, Any]]
 
-# Images per block of pairs (x, flipped x), of which only the diagonal is wanted: small, and not so small that calls count.
+# Images per block of pairs (x, flipped x). Only the diagonal of the block is used, so the block is small, but large
+# enough to hide the overhead of calls.
 _MIRROR_EDGE = 16
 
 
 @lru_cache(maxsize=16)
 def _together(canonical: tuple[str, ...]) -> Architecture:
+    """The architecture of canonical specs; cached, so that its compiled functions are reused."""
     return Architecture.sharing([json.loads(spec) for spec in canonical])
 
 
 def architecture(*specs: Spec) -> Architecture:
-    """The architecture of a spec, or of several that share evaluations; the same object every time in one process."""
+    """The architecture of a spec, or of several specs that share evaluations. A process returns the same object each time."""
     return _together(tuple(dict.fromkeys(map(canonical_json, specs))))
 
 
@@ -47,14 +49,14 @@ class Wanted(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Kernels that are evaluated together.
+    """Evaluates several kernels together.
 
     Args:
-        wanted: what the results are, in order; their specs may repeat, and differ in depth and readout only.
+        wanted: the results, in order. Their specs may be equal, or differ in depth and readout.
         dtype: of the computation, `float32` or `float64`.
 
     Raises:
-        ConfigError: if the dtype is neither.
+        ConfigError: if `dtype` is neither.
     """
 
     wanted: tuple[Wanted, ...]
@@ -65,24 +67,24 @@ class Evaluation:
 
     @staticmethod
     def of(spec: Spec, symmetry: Symmetry, dtype: str) -> Evaluation:
-        """Of one network."""
+        """The evaluation of one network, or of its even or odd part."""
         return Evaluation((Wanted(canonical_json(spec), symmetry),), dtype)
 
     @property
     def flips(self) -> bool:
-        """Whether pairs with a flipped image are needed."""
+        """Whether `tile` needs the mirror images of the columns."""
         return any(wanted.symmetry != "none" for wanted in self.wanted)
 
     def prepare(self, images: np.ndarray, *, flipped: bool = False) -> Prepared:
-        """What pairs need of each image, computed once.
+        """Compute the data of each image that all its pairs share.
 
         Args:
             images: `(n, height, width, channels)`; converted to the dtype of the computation.
-            flipped: prepare their mirror images instead.
+            flipped: whether to prepare the mirror images instead.
 
         Raises:
-            ConfigError: if the images cannot pass a layer.
-            ResourceError: if the device lacks the dtype.
+            ConfigError: if a layer does not accept the images.
+            ResourceError: if the device does not support the dtype.
         """
         x = np.ascontiguousarray(flip(images) if flipped else images, dtype=self.dtype)
         self._networks.check_arrays(x, None)
@@ -99,16 +101,17 @@ class Evaluation:
         pad_to: int | None = None,
         pairs_per_step: int | None = None,
     ) -> list[dict[str, np.ndarray]]:
-        """Both kernels of one tile, per result.
+        """Both kernels of one tile, for each result.
 
         Args:
             rows: row images.
-            columns: column images; None pairs the rows with themselves: exactly symmetric, with exact diagonals.
-            flipped: the mirror images of the columns, if `flips`.
+            columns: column images; None pairs the rows with themselves, and the result is exactly symmetric with exact
+                diagonals.
+            flipped: mirror images of the columns, needed if `flips`.
             out_dtype: of the results, `float32` or `float64`.
-            pad_to: edge of the nominal tile. Ragged tiles are padded to it inside, so that they share its compiled
+            pad_to: edge of a full tile. Smaller tiles are padded to it internally, so that all share one compiled
                 function.
-            pairs_per_step: columns that go through the layers of a network on images together; None chooses.
+            pairs_per_step: columns that go through the layers of a network on images at once; None chooses the number.
 
         Returns:
             `{"nngp": (n1, n2), "ntk": (n1, n2)}` each, contiguous.
@@ -119,18 +122,18 @@ class Evaluation:
             direct = self._evaluate(rows, columns, options)
             mirrored = self._evaluate(rows, flipped, options) if self.flips else {}
         if columns is None:
-            # k(x, f y) = k(y, f x): rounding alone makes them differ.
+            # k(x, f y) and k(y, f x) are equal except for rounding.
             mirrored = {
                 spec: {name: (q + q.T) / 2 for name, q in kernels.items()} for spec, kernels in mirrored.items()
             }
         return [_part(w.symmetry, direct[w.spec], mirrored.get(w.spec, {})) for w in self.wanted]
 
     def diagonal(self, images: np.ndarray) -> list[dict[str, np.ndarray]]:
-        """Both kernels of every image with itself, per result: the diagonals that `tile` gives.
+        """Both kernels of every image with itself, for each result. They equal the diagonals of `tile`.
 
         Returns:
-            `{"nngp": (n,), "ntk": (n,)}` each, float64; of even and odd parts `plain_nngp` and `plain_ntk` as well, those of
-            the kernel itself.
+            `{"nngp": (n,), "ntk": (n,)}` each, float64. Even and odd parts also have `plain_nngp` and `plain_ntk`, the
+            diagonals of the kernel before it is divided into parts.
         """
         x = np.ascontiguousarray(images, dtype=self.dtype)
         self._networks.check_arrays(x, None)
@@ -150,7 +153,7 @@ class Evaluation:
         return results
 
     def _mirrored_diagonal(self, x: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """`k(x, f x)` per spec, float64."""
+        """`k(x, f x)` of every image, for each spec, in float64."""
         parts: list[dict[str, dict[str, np.ndarray]]] = []
         options: dict[str, Any] = {"out_dtype": np.dtype("float64"), "pad_to": _MIRROR_EDGE, "pairs": None}
         for start in range(0, len(x), _MIRROR_EDGE):
@@ -167,6 +170,7 @@ class Evaluation:
     def _evaluate(
         self, rows: Prepared, columns: Prepared | None, options: dict[str, Any]
     ) -> dict[str, dict[str, np.ndarray]]:
+        """Both kernels of the pairs, for each spec."""
         made = retry_smaller_on_oom(self._networks.tiles, self._specs, rows, columns, **options)
         return {
             spec: {name: np.ascontiguousarray(kernel) for name, kernel in kernels._asdict().items()}
@@ -183,13 +187,13 @@ class Evaluation:
 
 
 def flip(images: np.ndarray) -> np.ndarray:
-    """The images `(n, height, width, channels)` mirrored from left to right.
+    """Mirror images (n, height, width, channels) horizontally.
 
     Raises:
-        ConfigError: if they have no width.
+        ConfigError: if the array does not have four axes.
     """
     if images.ndim != 4:
-        raise ConfigError(f"images of shape {list(images.shape[1:])} have no left and right: set augment=none")
+        raise ConfigError(f"images of shape {list(images.shape[1:])} have no width to flip: set augment=none")
     return images[:, :, ::-1]
 
 
@@ -204,24 +208,25 @@ def compute_tile(
     pad_to: int | None = None,
     symmetry: Symmetry = "none",
 ) -> dict[str, np.ndarray]:
-    """Both kernels of one tile of images that are at hand; see `Evaluation`.
+    """Both kernels of one tile of given images; see `Evaluation`.
 
     Args:
         spec: the layers.
-        x1: row images, `(n1, height, width, channels)`; converted to `dtype`.
-        x2: column images, `(n2, height, width, channels)`; not used by a diagonal tile.
-        diagonal: the tile holds the same images in its rows and columns: exactly symmetric, with exact diagonals.
+        x1: row images, (n1, height, width, channels); converted to `dtype`.
+        x2: column images, (n2, height, width, channels); ignored for a diagonal tile.
+        diagonal: whether rows and columns are the same images; the result is then exactly symmetric with exact
+            diagonals.
         dtype: of the computation, `float32` or `float64`.
-        out_dtype: of the result.
-        pad_to: edge of the nominal tile.
-        symmetry: the kernels themselves (`none`), or their `even` or `odd` part under flips.
+        out_dtype: of the result, `float32` or `float64`.
+        pad_to: edge of a full tile.
+        symmetry: `none` for the kernels, `even` or `odd` for their part under flips.
 
     Returns:
         `{"nngp": (n1, n2), "ntk": (n1, n2)}`, contiguous.
 
     Raises:
-        ConfigError: if a dtype is neither, `x2` is missing, or the images cannot pass a layer.
-        ResourceError: if the device lacks the dtype.
+        ConfigError: if a dtype is unknown, `x2` is missing, or a layer does not accept the images.
+        ResourceError: if the device does not support the dtype.
     """
     evaluation = Evaluation.of(spec, symmetry, dtype)
     _check_dtype("out_dtype", out_dtype)
@@ -230,7 +235,7 @@ def compute_tile(
     other = x1 if diagonal or x2 is None else x2
     if x1.shape[1:] != other.shape[1:]:
         raise ConfigError(
-            f"the images of a tile's rows have shape {x1.shape[1:]}, those of its columns {other.shape[1:]}"
+            f"the images of a tile's rows have shape {x1.shape[1:]}, but those of its columns have {other.shape[1:]}"
         )
     (made,) = evaluation.tile(
         evaluation.prepare(x1),
@@ -248,6 +253,7 @@ def compute_diagonal(spec: Spec, x: np.ndarray, *, dtype: str, symmetry: Symmetr
 
 
 def _part(symmetry: Symmetry, direct: dict[str, np.ndarray], mirrored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The kernels, or their even or odd part, from `k(x, y)` and `k(x, f y)`."""
     if symmetry == "none":
         return direct
     combine = np.add if symmetry == "even" else np.subtract

@@ -1,9 +1,10 @@
-"""How far apart two images are, carried where they nearly coincide: there their covariance says too little.
+"""Distances of nearly equal images, carried through the layers where the covariance is not accurate enough.
 
-An angle of 1e-8 changes a cosine by half a unit in the last place of float64: computed from the cosine, angles are wrong by up to the
-root of the rounding, and with them every kernel that depends on angles. So what is carried is not the covariance k of two
-variances p and q but what it leaves of its bounds, r - k and r + k with r = sqrt(pq): sums of squares at the input, and
-sums of terms that are not negative from layer to layer. An error of eps sqrt(r (r - k)) in r - k is one of eps in the angle.
+An angle of 1e-8 changes a cosine by half a unit in the last place of float64. Angles computed from the cosine are
+therefore wrong by up to the square root of the rounding, and so is every kernel that depends on them. For nearly equal
+images the layers map r - k and r + k instead of the covariance k, with r = sqrt(pq) and variances p and q. These are
+sums of squares at the input, and sums of terms `>= 0` after each layer, so nothing cancels. An error of eps sqrt(r (r -
+k)) in r - k gives an error of eps in the angle.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from ntkpipe.kernels.state import Array
 
 
 class Apart(NamedTuple):
-    """Equal pixels of pairs of images, `(h, w, n)` each; or pairs of flat activations, `(n,)`.
+    """Variances and distances of pairs: `(h, w, n)` for equal pixels of images, `(n,)` for flat activations.
 
     Args:
-        p: variances in the first images.
-        q: variances in the second images.
-        upper: `sqrt(pq) - k`, not negative: half the squared distance of directions, times the norms.
-        lower: `sqrt(pq) + k`, likewise of opposite directions.
+        p: variances of the first images.
+        q: variances of the second images.
+        upper: `sqrt(pq) - k >= 0`, half the squared distance between the directions, times the norms.
+        lower: `sqrt(pq) + k >= 0`, the same for opposite directions.
     """
 
     p: Float[Array, "*n"]
@@ -35,7 +36,7 @@ class Apart(NamedTuple):
 
     @property
     def k(self) -> Float[Array, "*n"]:
-        """The covariance."""
+        """The covariance k."""
         return 0.5 * (self.lower - self.upper)
 
     @property
@@ -50,26 +51,27 @@ class Apart(NamedTuple):
 
     @property
     def angle(self) -> Float[Array, "*n"]:
-        """In radians, 0 to pi; pi / 2 where one variance is zero, and 0 where both are."""
+        """The angle in radians, 0 to pi; pi / 2 where one variance is zero, and 0 where both are."""
         limit = jnp.where(self.p + self.q > 0.0, 0.5 * np.pi, 0.0)
         vanishing = self.upper + self.lower <= 0.0
         return jnp.where(vanishing, limit, 2.0 * jnp.arctan2(jnp.sqrt(self.upper), jnp.sqrt(self.lower)))
 
     @property
     def supplement(self) -> Float[Array, "*n"]:
-        """Pi less the angle, accurate where it is small."""
+        """Pi minus the angle, accurate where it is small."""
         vanishing = self.upper + self.lower <= 0.0
         return jnp.where(vanishing, np.pi - self.angle, 2.0 * jnp.arctan2(jnp.sqrt(self.lower), jnp.sqrt(self.upper)))
 
     def times(self, scale: float | Array) -> Apart:
-        """Of activations whose products are `scale` times as large."""
+        """Return the bounds after all variances and covariances are multiplied by `scale`."""
         return Apart(*(scale * part for part in self))
 
 
 def between(f: Float[Array, " d *n"], g: Float[Array, " d *n"], sign: float = 1.0) -> Float[Array, "*n"]:
-    """`|f| |g| - sign f . g` of vectors along the first axis, with the relative accuracy of `f - sign g`; 0 if either is zero.
+    """Return `|f| |g| - sign f . g` for vectors along the first axis, or 0 if either is zero.
 
-    It is `|g / m - sign m f|^2 / 2` with m^2 = |g| / |f|, formed from the difference of g and f, which is exact if they are near.
+    The result has the relative accuracy of `f - sign g`. It is `|g / m - sign m f|^2 / 2` with m^2 = |g| / |f|,
+    computed from the difference of g and f, which is exact for nearly equal vectors.
     """
     norm_f, norm_g = (jnp.sqrt(jnp.sum(jnp.square(x), axis=0)) for x in (f, g))
     present = (norm_f > 0.0) & (norm_g > 0.0)
@@ -81,21 +83,22 @@ def between(f: Float[Array, " d *n"], g: Float[Array, " d *n"], sign: float = 1.
 
 
 def stacked(parts: Sequence[Apart]) -> Apart:
-    """Several, along a new first axis."""
+    """Stack several bounds along a new first axis."""
     return Apart(*(jnp.stack(part) for part in zip(*parts, strict=True)))
 
 
 def multiplied(one: Apart, other: Apart) -> Apart:
-    """Of products of independent activations: sums of products that are not negative, so that nothing cancels."""
+    """Return the bounds of products of independent activations, as sums of terms `>= 0`, so nothing cancels."""
     upper = 0.5 * (one.upper * other.lower + one.lower * other.upper)
     lower = 0.5 * (one.upper * other.upper + one.lower * other.lower)
     return Apart(one.p * other.p, one.q * other.q, upper, lower)
 
 
 def joined(parts: Apart) -> Apart:
-    """Of sums of independent activations, summed along the first axis.
+    """Return the bounds of sums of independent activations, summed along the first axis.
 
-    Norms of sums exceed sums of norms where the parts' variances are not in proportion: both bounds move by as much.
+    The norm of a sum exceeds the sum of the norms if the variances of the parts are not proportional; both bounds grow
+    by the difference.
     """
     rest = between(jnp.sqrt(parts.p), jnp.sqrt(parts.q))
     p, q, upper, lower = (jnp.sum(part, axis=0) for part in parts)
@@ -103,7 +106,7 @@ def joined(parts: Apart) -> Apart:
 
 
 def with_bias(apart: Apart, constant: float) -> Apart:
-    """With a constant added to all covariances, as a bias does."""
+    """Return the bounds after a bias adds a constant to all covariances."""
     if constant == 0.0:
         return apart
     bias = (constant, constant, 0.0, 2.0 * constant)
@@ -113,7 +116,7 @@ def with_bias(apart: Apart, constant: float) -> Apart:
 
 
 def series(apart: Apart, f: Float[Array, " d *n"], g: Float[Array, " d *n"], powers: Int[np.ndarray, " d"]) -> Array:
-    """`upper` of functions whose covariance is the sum over j of `f_j g_j cosine^powers_j`."""
+    """Return `upper` of functions whose covariance is the sum over j of `f_j g_j cosine^powers_j`."""
     norm = apart.norm
     log_cosine = jnp.log1p(-jnp.minimum(apart.upper / jnp.where(norm > 0.0, norm, 1.0), 0.5))
     lost = jnp.expm1(jnp.asarray(powers, log_cosine.dtype).reshape(-1, *(1,) * log_cosine.ndim) * log_cosine)
@@ -121,25 +124,25 @@ def series(apart: Apart, f: Float[Array, " d *n"], g: Float[Array, " d *n"], pow
 
 
 def halves(apart: Apart, near: Array, plain: Array, norm: Array) -> tuple[Array, Array]:
-    """`upper` and `lower` after a nonlinearity: near equal images from `near`, elsewhere from the covariance `plain`.
+    """Return `upper` and `lower` after a nonlinearity: from `near` for nearly equal images, else from `plain`.
 
     Args:
-        apart: before it.
-        near: `upper` after it, accurate where the images nearly coincide.
-        plain: the covariance after it, accurate elsewhere.
-        norm: root of the product of the variances after it.
+        apart: the bounds before the nonlinearity.
+        near: `upper` after it, accurate for nearly equal images.
+        plain: the covariance after it, accurate for other images.
+        norm: square root of the product of the variances after it.
     """
     upper = jnp.where(is_near(apart), jnp.maximum(near, 0.0), jnp.clip(norm - plain, 0.0, 2.0 * norm))
     return upper, 2.0 * norm - upper
 
 
 def is_near(apart: Apart) -> Array:
-    """Where a cosine is above 0.95 and norms agree to a fifth: there differences are taken before they are rounded."""
+    """Return where the cosine is at least 0.95 and the norms agree within about a fifth."""
     norm = apart.norm
     return (apart.upper <= 0.05 * norm) & (jnp.square(apart.difference) <= 0.04 * norm)
 
 
 def half_unit_rule(nodes: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Gauss-Legendre quadrature on [0, 1]: nodes and weights."""
+    """Return the nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     x, w = np.polynomial.legendre.leggauss(nodes)
     return 0.5 * (x + 1.0), 0.5 * w

@@ -1,4 +1,4 @@
-"""Kernels made from others, entry by entry: weighted sums, and products."""
+"""Weighted sums and products of kernels, entry by entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class Combination:
-    """What sums and products share. Parts are whatever a kernel stands as: an architecture, layers, a source of tiles, an array."""
+    """Base of sums and products. A part is anything that represents a kernel: an architecture, layers, tiles or an
+    array.
+    """
 
     parts: tuple[Any, ...]
 
@@ -26,7 +28,7 @@ class Combination:
             raise ConfigError(f"a {self.kind} of kernels needs at least one part")
 
     def leaves(self) -> tuple[Any, ...]:
-        """All parts that are no combinations themselves, from left to right; a part that stands twice comes twice."""
+        """All parts that are not combinations, from left to right; a part that occurs twice is listed twice."""
         return tuple(self._leaves())
 
     def _leaves(self) -> Iterator[Any]:
@@ -37,7 +39,7 @@ class Combination:
                 yield part
 
     def map(self, function: Callable[[Any], Any]) -> Combination:
-        """The same combination of what `function` makes of every leaf."""
+        """Return the same combination with `function` applied to every leaf."""
         raise NotImplementedError
 
     def reduce(
@@ -46,7 +48,13 @@ class Combination:
         add: Callable[[Sequence[float], list[Any]], Any],
         multiply: Callable[[list[Any]], Any],
     ) -> Any:
-        """A value of the whole, from those of the leaves: `add` is given weights and values of a sum, `multiply` values of a product."""
+        """Return a value of the whole combination, computed from values of the leaves.
+
+        Args:
+            leaf: returns the value of a leaf.
+            add: returns the value of a sum from its weights and the values of its parts.
+            multiply: returns the value of a product from the values of its parts.
+        """
         values = [
             part.reduce(leaf, add, multiply) if isinstance(part, Combination) else leaf(part) for part in self.parts
         ]
@@ -56,7 +64,9 @@ class Combination:
         raise NotImplementedError
 
     def combine(self, leaf: Callable[[Any], np.ndarray]) -> np.ndarray:
-        """Entries of the combined kernel in float64, from those of the leaves, which all have one shape."""
+        """Return the entries of the combined kernel in float64, from entries of the leaves, which all have one
+        shape.
+        """
 
         def add(weights: Sequence[float], values: list[np.ndarray]) -> np.ndarray:
             total = weights[0] * values[0].astype(np.float64)
@@ -73,12 +83,12 @@ class Combination:
         return self.reduce(leaf, add, multiply)
 
     def describe(self, leaf: Callable[[Any], Any]) -> dict[str, Any]:
-        """JSON-ready, if what `leaf` makes of a part is: for identities and reports."""
+        """Return a description for identities and reports; it is JSON-ready if the results of `leaf` are."""
         parts = [part.describe(leaf) if isinstance(part, Combination) else leaf(part) for part in self.parts]
         return {"kind": self.kind, "parts": parts}
 
     def write(self, leaf: Callable[[Any], str]) -> str:
-        """As a formula for people, such as `0.5 A + 0.5 B`."""
+        """Return the combination as readable text, such as `0.5 A + 0.5 B`."""
 
         def inner(part: Any) -> str:
             return f"({part.write(leaf)})" if isinstance(part, Combination) else leaf(part)
@@ -91,24 +101,26 @@ class Combination:
 
 @dataclass(frozen=True)
 class KernelSum(Combination):
-    """The sum of kernels, each times its weight; NNGP and NTK alike.
+    """A weighted sum of kernels. NNGP and NTK are both summed.
 
-    It is exact for an ensemble of independent networks, `f = sum_i sqrt(w_i) f_i` of any architectures, trained together: both
-    kernels of `f` are the weighted sums of theirs. The average of several depths is a sum with equal weights.
+    The sum is exact for independent networks f_i of any architectures that are trained together as `f = sum_i sqrt(w_i)
+    f_i`: both kernels of f are the weighted sums of the kernels of the f_i. An average over depths is a sum with equal
+    weights.
 
     Args:
-        parts: kernels, sums and products among them.
-        weights: one per part, at least 0 and not all 0; None is `1 / parts` each, the average.
+        parts: the kernels, which may be sums and products themselves.
+        weights: one weight per part, at least 0 and not all 0; None gives every part the weight `1 / len(parts)`.
 
     Raises:
-        ConfigError: if weights do not fit.
+        ConfigError: if there is no part, the number of weights differs from that of the parts, or weights are out of
+            range.
 
     Example:
         >>> KernelSum(("a", "b")).weights
         (0.5, 0.5)
     """
 
-    weights: tuple[float, ...] = field(default=None)  # type: ignore[assignment]  # settled below
+    weights: tuple[float, ...] = field(default=None)  # type: ignore[assignment]  # set in __post_init__
 
     kind: ClassVar[str] = "sum"
 
@@ -121,19 +133,17 @@ class KernelSum(Combination):
                 f"a sum of {len(self.parts)} kernels has {len(self.weights)} weights: give one for each part"
             )
         if not all(0 <= weight < math.inf for weight in self.weights) or not any(self.weights):
-            raise ConfigError(
-                f"weights of a sum of kernels are at least 0 and not all 0, not {list(self.weights)}: a negative one makes no kernel"
-            )
+            raise ConfigError(f"weights={list(self.weights)} of a sum of kernels must be at least 0 and not all 0")
 
     def map(self, function: Callable[[Any], Any]) -> KernelSum:
-        """See `Combination`."""
+        """Return the same sum with `function` applied to every leaf."""
         return KernelSum(tuple(_mapped(part, function) for part in self.parts), self.weights)
 
     def _joined(self, values: list[Any], add: Callable[..., Any], multiply: Callable[..., Any]) -> Any:
         return add(self.weights, values)
 
     def describe(self, leaf: Callable[[Any], Any]) -> dict[str, Any]:
-        """See `Combination`."""
+        """Return a description with the weights, see `Combination`."""
         return {**super().describe(leaf), "weights": list(self.weights)}
 
     def _written(self, parts: list[str]) -> str:
@@ -142,20 +152,20 @@ class KernelSum(Combination):
 
 @dataclass(frozen=True)
 class KernelProduct(Combination):
-    """The product of kernels, entry by entry; a kernel again (Schur).
+    """The product of kernels, entry by entry, which is again a kernel (Schur's theorem).
 
-    The NNGP is the product of the NNGPs, the covariance of the product of independent outputs. What is called NTK is the product
-    of the NTK matrices: a kernel for regression, and not the tangent kernel of a network whose outputs are multiplied, which would be
-    `T1 K2 + K1 T2`.
+    Its NNGP is the product of the NNGPs: the covariance of the product of independent outputs. Its NTK is the product
+    of the NTKs. This is a valid kernel for regression, but not the tangent kernel of a network whose outputs are
+    multiplied, which would be `T1 K2 + K1 T2`.
 
     Args:
-        parts: kernels, sums and products among them.
+        parts: the kernels, which may be sums and products themselves.
     """
 
     kind: ClassVar[str] = "product"
 
     def map(self, function: Callable[[Any], Any]) -> KernelProduct:
-        """See `Combination`."""
+        """Return the same product with `function` applied to every leaf."""
         return KernelProduct(tuple(_mapped(part, function) for part in self.parts))
 
     def _joined(self, values: list[Any], add: Callable[..., Any], multiply: Callable[..., Any]) -> Any:

@@ -1,6 +1,6 @@
-"""Arithmetic and memory of one pair of images, for plans: counted from the formulas, integers and floats only.
+"""Estimates of operations and memory per pair of images, for plans.
 
-Knows layers by their descriptions and shapes by their steps (`Architecture.steps`), and imports no mathematics.
+They are computed from the specs of the layers and the shapes in their steps (`Architecture.steps`), without JAX.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from ntkpipe.kernels.evaluation.resolve import Step
     from ntkpipe.kernels.state import Signature
 
-# Floating-point operations of a nonlinearity per covariance, of both kernels together, a root or a division as one.
+# Floating-point operations of a nonlinearity per covariance, for both kernels together. A root or a division counts as
+# one.
 _ELEMENTWISE: Mapping[str, float] = {
     "relu": 35.0,
     "leaky_relu": 35.0,
@@ -36,26 +37,26 @@ _ELEMENTWISE: Mapping[str, float] = {
     "exp_normalized": 30.0,
     "rbf": 30.0,
     "gaussian": 35.0,
-    "elementwise": 60.0,  # the formula of a kernel, and its derivative
+    "elementwise": 60.0,  # the formula of a kernel and its derivative
     "stationary": 30.0,
 }
 
 
-# Of pairs in distance form, over those of the covariances: both images are carried beside each pair.
+# Cost of a pair in distance form relative to a pair of covariances: the variances of both images are carried as well.
 _DISTANCE_FORM = 4.0
 
 
 @dataclass(frozen=True)
 class KernelCost:
-    """What one pair of images takes, of both kernels together.
+    """Cost of both kernels of one pair of images.
 
     Args:
-        elementwise_flops: floating-point operations of covariances one by one.
-        product_flops: those of matrix products, which run many times faster.
-        input_entries: covariances that are needed of the images themselves.
-        entries: the most covariances that go into a layer and out of it, of one kernel.
-        seen: numbers that are kept of each image besides its pixels, because pairs need them.
-        inputs: numbers of an image.
+        elementwise_flops: floating-point operations on single covariances.
+        product_flops: floating-point operations in matrix products, which run many times faster.
+        input_entries: number of covariances of the input images.
+        entries: largest number of covariances of one kernel that enter and leave a layer.
+        seen: numbers per image that are kept besides its pixels because pairs need them.
+        inputs: numbers per image.
     """
 
     elementwise_flops: float
@@ -70,20 +71,16 @@ class KernelCost:
         """All floating-point operations."""
         return self.elementwise_flops + self.product_flops
 
-    @property
-    def bytes_per_image(self) -> int:
-        """Of an image and of what is seen of it, in float64: the larger of both precisions."""
-        return 8 * (self.inputs + self.seen)
-
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What one layer adds to it, branches included.
+    """Cost of one layer, including its branches.
 
     Args:
         elementwise_flops, product_flops, entries, seen: see `KernelCost`.
-        branches: of a join of branches, what each layer of each branch takes; of a repeat, what each layer takes in one of the repetitions.
-        times: how often the branches are gone through.
+        branches: for a join of branches, the cost of each layer of each branch; for a repeat, the cost of each layer in
+            one repetition.
+        times: how often the branches are evaluated.
     """
 
     elementwise_flops: float = 0.0
@@ -100,11 +97,11 @@ class LayerCost:
 
 
 def kernel_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> KernelCost:
-    """Operations and memory of both kernels of one pair of images.
+    """Return the cost of both kernels of one pair of images.
 
     Args:
-        spec: the layers, canonical.
-        steps: the same in their places, from `Architecture.steps`.
+        spec: the canonical list of layers.
+        steps: the steps of the same layers, from `Architecture.steps`.
     """
     costs = [input_cost(spec, steps), *layer_costs(spec, steps)]
     times = _DISTANCE_FORM if _is_flat(spec, steps) and is_deep(spec) else 1.0
@@ -120,7 +117,7 @@ def kernel_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> Ker
 
 
 def input_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> LayerCost:
-    """Of the images' inner products: of whole images, or of all pairs of pixels that are needed."""
+    """Return the cost of the input: inner products of whole images, or of all pairs of pixels that are needed."""
     first = steps[0].incoming
     if _is_flat(spec, steps):
         return LayerCost(product_flops=2.0 * math.prod(first.spatial) * first.features, entries=1)
@@ -128,13 +125,13 @@ def input_cost(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> Laye
 
 
 def layer_costs(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> tuple[LayerCost, ...]:
-    """What each layer takes; arguments as of `kernel_cost`."""
+    """Return the cost of each layer; the arguments are those of `kernel_cost`."""
     costs = _costs(spec, steps, trained=False)
     return (LayerCost(entries=1), *costs[1:]) if _is_flat(spec, steps) else costs
 
 
 def _is_flat(spec: Sequence[Mapping[str, Any]], steps: Sequence[Step]) -> bool:
-    """Images are multiplied whole, and nothing is left to flatten."""
+    """Return whether the inner products are those of whole images."""
     return not steps[0].incoming.spatial or spec[0]["op"] == "flatten"
 
 
@@ -153,7 +150,7 @@ def _has_weights(layer: Mapping[str, Any]) -> bool:
 
 
 def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost:
-    """Of one layer that finds one kernel, the NNGP, or both."""
+    """Return the cost of one layer whose input has one kernel (the NNGP) or both."""
     op, before, after = layer["op"], step.incoming, step.outgoing
     cost = LayerCost(entries=before.entries + after.entries)
     if op in ("dropout", "identity") or (op == "flatten" and not before.spatial):
@@ -173,7 +170,7 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
         return replace(cost, elementwise_flops=kernels * _pooling(layer, before, after))
     if op == "global_self_attention":
         pixels = math.prod(before.spatial)
-        # Two products of pixels x pixels matrices for each kernel; the NTK's own part, scales and biases.
+        # Two products of pixels x pixels matrices for each kernel; elementwise: the layer's own NTK, scales and biases.
         made = replace(cost, product_flops=kernels * 4.0 * pixels**3, elementwise_flops=6.0 * pixels**2)
         return replace(made, seen=pixels**2, entries=3 * pixels**2)
     if op == "layer_norm":
@@ -187,7 +184,7 @@ def _layer_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCost
 
 
 def _convolution(layer: Mapping[str, Any], before: Signature, after: Signature, kernels: int) -> float:
-    """Sums over taps along rows, then along columns; then scale, bias and the layer's own gradients."""
+    """Return the operations of the sums over taps along rows and columns, the scale, the bias and the own gradients."""
     height, *others = acting_filter(layer)
     width = math.prod(others)
     between = _along(after, 0) * _along(before, 1)
@@ -198,7 +195,7 @@ def _convolution(layer: Mapping[str, Any], before: Signature, after: Signature, 
 
 
 def _pooling(layer: Mapping[str, Any], before: Signature, after: Signature) -> float:
-    """Sums over both pixels of a pair, along columns, then along rows; windows side by side see every entry once."""
+    """Return the operations of the sums along columns, then along rows; adjacent windows read every entry once."""
     total, entries = 0, before.entries
     for axis in (1, 0):
         size, stride = (math.prod(layer[name][axis:] if axis else layer[name][:1]) for name in ("window", "strides"))
@@ -209,7 +206,7 @@ def _pooling(layer: Mapping[str, Any], before: Signature, after: Signature) -> f
 
 
 def _resizing(layer: Mapping[str, Any], before: Signature, after: Signature) -> float:
-    """A product and a sum for each pair of contributions, along columns, then along rows."""
+    """Return the operations: one product and one sum per pair of contributions, along columns, then along rows."""
     total, entries = 0.0, before.entries
     for axis in (1, 0):
         entries = entries // max(_along(before, axis), 1) * _along(after, axis)
@@ -223,13 +220,14 @@ def _joined_cost(layer: Mapping[str, Any], step: Step, kernels: int, cost: Layer
     pairs = zip(layer["branches"], step.branches, strict=True)
     branches = tuple(_costs(spec, steps, trained=kernels == 2) for spec, steps in pairs)
     inner = [c for branch in branches for c in branch]
-    # Of each branch after the first both kernels are added; means scale all of them; products take three products and a sum.
+    # A sum adds both kernels of each branch after the first; a mean also scales them; a product takes three products
+    # and a sum.
     each = {"residual_sum": 2.0, "fan_in_concat": 4.0, "fan_in_product": 4.0}[layer["op"]]
     added = each * (len(branches) - 1) * step.outgoing.entries
     return LayerCost(
         elementwise_flops=sum(c.elementwise_flops for c in inner) + added,
         product_flops=sum(c.product_flops for c in inner),
-        # What came in waits for the other branches, and the branches before for their sum.
+        # The input is kept for the other branches, and the results of earlier branches until they are joined.
         entries=max([cost.entries, *(c.entries + cost.entries for c in inner)]),
         seen=sum(c.seen for c in inner),
         branches=branches,
@@ -254,14 +252,15 @@ def _repeat_cost(layer: Mapping[str, Any], step: Step, kernels: int) -> LayerCos
 
 
 def _nonlinearity(layer: Mapping[str, Any]) -> tuple[int, float]:
-    """Numbers that are seen of each pixel, and operations per covariance."""
+    """Return the number of features per pixel, and the operations per covariance."""
     if "nodes" in layer and layer.get("nngp") is None:
-        # Two series by Horner's rule, each coefficient a product of two; the coefficients, and three more numbers.
+        # Two series by Horner's rule, where each coefficient is a product of two. Features: the coefficients and three
+        # more.
         terms = 2 * ((layer["degree"] or USUAL_DEGREE) + 3)
         return terms + 1, 3.0 * terms
     return 2, _ELEMENTWISE[layer["op"]]
 
 
 def _along(signature: Signature, axis: int) -> int:
-    """Pairs of pixels along one axis."""
+    """Return the number of pairs of pixels along one axis."""
     return len(signature.support[axis]) * signature.spatial[axis]

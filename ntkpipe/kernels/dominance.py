@@ -1,4 +1,4 @@
-"""How far the NNGP may exceed the NTK, from the last layers of the network."""
+"""A bound on the NNGP in terms of the NTK, from the last layers of a network."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-# Linear in the kernels and without weights: what holds before them holds after them.
+# These layers are linear in the kernels and have no weights, so an inequality before them also holds after them.
 _PASSIVE = ("flatten", "global_avg_pool", "avg_pool", "sum_pool", "global_sum_pool", "resize")
 _LINEAR = ("dense", "conv", "conv_transpose", "conv_local")
 _BASELINES = ("stationary",)
 
 
 def dominance(spec: Sequence[Mapping[str, Any]], trace: float, smallest: float) -> float:
-    """A number with `K <= dominance T` as matrices, K the NNGP and T the NTK of the same images.
+    """Return a number c with `K <= c T` as matrices, where K is the NNGP and T the NTK of the same images.
 
-    After a linear layer in the `ntk` parameterisation `T = K + w_std^2 T'`, T' the NTK before it: the number is 1. In the
-    `standard` one `T >= fan_in K' + 1` and `K = w_std^2 K' + b_std^2`, K' the NNGP before it: it is at most the larger of `w_std^2`
-    and `b_std^2`. For other networks it is the ratio of the largest eigenvalue of K, here its trace, to the smallest of T.
+    After a linear layer in the `ntk` parameterisation, `T = K + w_std^2 T'` with T' the NTK before the layer, so c = 1.
+    In the `standard` parameterisation, `T >= fan_in K' + 1` and `K = w_std^2 K' + b_std^2` with K' the NNGP before the
+    layer, so c is at most the larger of `w_std^2` and `b_std^2`. For other networks, c is the trace of K (a bound on
+    its largest eigenvalue) divided by the smallest eigenvalue of T.
 
     Args:
-        spec: layers of the network, canonical.
-        trace: of K.
-        smallest: eigenvalue of T; 0 if unknown.
+        spec: the canonical list of layers.
+        trace: trace of K.
+        smallest: smallest eigenvalue of T; 0 if unknown.
     """
     for layer in _backwards(spec):
         op = layer.get("op")
@@ -39,7 +40,7 @@ def dominance(spec: Sequence[Mapping[str, Any]], trace: float, smallest: float) 
 
 
 def _backwards(spec: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """From the last layer on; of repeated ones the last repetition is enough, unless all are passive."""
+    """Yield the layers from last to first. One repetition of a `repeat` is enough."""
     for layer in reversed(spec):
         if layer.get("op") == "repeat":
             yield from _backwards(layer["layers"])

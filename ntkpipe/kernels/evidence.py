@@ -1,4 +1,4 @@
-"""The evidence of the NNGP of a plain network on flat inputs, with its gradient in w_std, b_std and the ridge (JAX)."""
+"""The evidence of the NNGP of a fully connected network, with its gradient by w_std, b_std and the ridge."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ntkpipe.kernels.architecture import Architecture
 
 
 class Evidence:
-    """Minus the log evidence per number, see `dynamics.criteria`; of the logarithms of its three arguments.
+    """The negative log evidence per target number (see `dynamics.criteria`), as a function of three logarithms.
 
     Args:
-        x: (m, d) points.
-        y: (m, c) targets.
-        activation: the nonlinearity's layer.
-        depth: hidden layers.
-        biased: whether layers have biases; b_std is passed over without.
+        x: points, `(m, d)`.
+        y: targets, `(m, c)`.
+        activation: spec of the nonlinearity.
+        depth: number of hidden layers.
+        biased: whether layers have biases; if not, b_std is ignored.
     """
 
     def __init__(
@@ -35,7 +35,11 @@ class Evidence:
         self._slope = jax.jit(jax.value_and_grad(self._cost))
 
     def __call__(self, logs: np.ndarray) -> tuple[float, np.ndarray]:
-        """The value and its gradient (3,) at the logarithms of w_std, b_std and the relative ridge; (inf, 0) where it fails."""
+        """Return the value and its gradient `(3,)`, or infinity and zeros if the Cholesky factorisation fails.
+
+        Args:
+            logs: `(3,)`, the logarithms of w_std, b_std and the relative ridge.
+        """
         with precision_context("float64"):
             value, slope = self._slope(jnp.asarray(logs, jnp.float64))
         found = float(value), np.asarray(slope, np.float64)

@@ -1,10 +1,10 @@
-"""Which pixels meet which: windows along one spatial axis, and the diagonals of a covariance that a network needs.
+"""Windows along one spatial axis, and the diagonals of a covariance that a network needs. Integers only.
 
-Integers only. A covariance of two images has two indices along each axis, `h` of the first image and `h'` of the second.
-All of it is cut into *classes* `c = (h - h') mod n`: class c holds the two diagonals h - h' = c and c - n, n entries
-together. Convolutions of stride 1 and nonlinearities never mix classes, so that a network without pooling needs class 0
-alone (O(P) per pair of images instead of O(P^2)), one that strides by s before it pools every s-th, and one whose last
-pooling window covers f pixels a band of 2f - 1.
+A covariance of two images has two indices along each axis, `h` of the first image and `h'` of the second. It is divided
+into *classes* `c = (h - h') mod n`: class c holds the two diagonals h - h' = c and h - h' = c - n, n entries in total.
+Convolutions of stride 1 and nonlinearities never mix classes. A network without pooling therefore needs class 0 only:
+O(P) entries per pair of images instead of O(P^2). A network with a stride s before pooling needs every s-th class. A
+network whose last pooling window covers f pixels needs a band of 2f - 1 classes.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ntkpipe.errors import ConfigError
 
 Classes = tuple[int, ...]
 Support = tuple[Classes, ...]
-"""Classes of every spatial axis, ascending; `()` of flat activations."""
+"""Classes of every spatial axis, ascending; `()` for flat activations."""
 Windows = tuple[tuple[int, int, str], ...]
-"""Size, stride and padding of every window that a sequence has gone through, along it."""
+"""Size, stride and padding of every window that a sequence has passed through."""
 
 
 def every_class(extent: int) -> Classes:
-    """All classes of an axis."""
+    """Return all classes of an axis."""
     return tuple(range(extent))
 
 
 def union(supports: Iterable[Support]) -> Support:
-    """Classes that any of the supports holds, axis by axis."""
+    """Return the union of the supports, axis by axis."""
     return tuple(tuple(sorted(set().union(*axis))) for axis in zip(*supports, strict=True))
 
 
 def including_variances(spatial: tuple[int, ...], support: Support, *, own: bool) -> Support:
-    """The support, and class 0 of every axis in blocks of images with themselves."""
+    """Return the support; in own blocks, class 0 of every axis is added."""
     return union([support, ((0,),) * len(spatial)]) if own else support
 
 
@@ -47,9 +47,9 @@ class Window:
     Output position o covers the input positions `stride * o - low + tap`, `0 <= tap < size`.
 
     Args:
-        extent: of the input.
-        size: of the window.
-        stride: between windows.
+        extent: size of the input.
+        size: size of the window.
+        stride: distance between windows.
         padding: `SAME` (zeros around, low half first), `VALID` (none) or `CIRCULAR` (wraps around).
 
     Raises:
@@ -62,7 +62,7 @@ class Window:
     padding: str
 
     slides: ClassVar[bool] = True
-    """The positions under a tap are `stride` apart."""
+    """Whether the positions under a tap are `stride` apart."""
 
     def __post_init__(self) -> None:
         if self.padding == "VALID" and self.size > self.extent:
@@ -77,7 +77,9 @@ class Window:
 
     @property
     def pads(self) -> tuple[int, int]:
-        """Positions that the windows cover before and after the input; of `VALID`, after it negative if some are unused."""
+        """Return how many positions the windows cover before and after the input; the second is negative if some are
+        unused.
+        """
         covered = (self.out - 1) * self.stride + self.size
         if self.padding == "VALID":
             return 0, covered - self.extent
@@ -99,11 +101,12 @@ class Window:
 
     @property
     def is_exact(self) -> bool:
-        """Output class C comes from the input class `stride * C` alone (of shared taps), all around the axis."""
+        """Whether output class C comes from input class `stride * C` only (for shared taps), all around the axis."""
         return self.stride * self.out == self.extent
 
     def sources(self, classes: Classes, tap: int, other: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Where the entries of output classes come from under tap `tap` of the first image and `other` of the second.
+        """Return the sources of the entries of output classes under tap `tap` of the first image and `other` of the
+        second.
 
         Returns:
             Input classes, input positions and whether both positions lie in the input: `(len(classes), out)` each.
@@ -113,12 +116,12 @@ class Window:
 
 @dataclass(frozen=True)
 class GridWindow:
-    """A window that slides along two axes of a volume, whose positions are counted as one axis, row after row.
+    """A window along two axes of a volume, whose positions are counted as one axis, row after row.
 
-    Both images of a covariance are shifted by equal numbers, so that classes of this axis are kept as those of a single one are.
+    Both images of a covariance are shifted equally, so the classes of this axis are kept like those of a single axis.
 
     Args:
-        windows: along both axes.
+        windows: the windows along both axes.
     """
 
     windows: tuple[Window, Window]
@@ -171,24 +174,24 @@ AnyWindow = Window | GridWindow
 def windows_along(
     spatial: tuple[int, ...], grid: tuple[int, ...], size: Sequence[int], strides: Sequence[int], padding: str
 ) -> tuple[Window, AnyWindow]:
-    """Windows along the rows and the columns of images, or of volumes.
+    """Return the windows along the rows and the columns of images or volumes.
 
     Args:
-        spatial: rows and columns; of volumes the depth, and height times width.
-        grid: height and width of volumes; `()` of images.
-        size: of the windows, two numbers of images and three of volumes.
-        strides: likewise.
-        padding: of all.
+        spatial: rows and columns of images; depth, and height times width, of volumes.
+        grid: height and width of volumes; `()` for images.
+        size: size of the windows, two numbers for images and three for volumes.
+        strides: strides, as many as sizes.
+        padding: padding of all windows.
 
     Raises:
-        ConfigError: if there are more or fewer numbers, or a window does not fit.
+        ConfigError: if the number of sizes is wrong, or a window does not fit.
     """
     extents = (spatial[0], *grid) if grid else spatial
     if len(size) != len(extents):
         what = (
             "volumes and need three numbers, [depth, height, width]" if grid else "images and need two, [height, width]"
         )
-        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}; here are {what}")
+        raise ConfigError(f"has windows of {len(size)} numbers, {list(size)}, but the inputs are {what}")
     first, *others = (Window(*axis, padding) for axis in zip(extents, size, strides, strict=True))
     return first, others[0] if len(others) == 1 else GridWindow((others[0], others[1]))
 
@@ -205,8 +208,8 @@ class PairedWindow:
     """A window over both indices of one axis of a covariance.
 
     Args:
-        window: along the axis.
-        shared: both images are shifted equally (convolution); else every pair of taps counts (pooling).
+        window: the window along the axis.
+        shared: whether both images are shifted equally (convolution); otherwise every pair of taps counts (pooling).
         outgoing: classes of the output that are needed.
     """
 
@@ -216,13 +219,13 @@ class PairedWindow:
 
     @cached_property
     def taps(self) -> tuple[tuple[int, int], ...]:
-        """Taps of the first and the second image whose products are summed."""
+        """Pairs of taps of the first and the second image whose products are summed."""
         size = range(self.window.size)
         return tuple((a, b) for a in size for b in size if not self.shared or a == b)
 
     @cached_property
     def incoming(self) -> Classes:
-        """Classes of the input that the output's need."""
+        """Classes of the input that the outgoing classes need."""
         found: set[int] = set()
         for tap, other in self.taps:
             classes, _, inside = self.window.sources(self.outgoing, tap, other)
@@ -231,12 +234,12 @@ class PairedWindow:
 
     @cached_property
     def slides(self) -> bool:
-        """It keeps classes, and what lies under a tap is a slice."""
+        """Whether classes are kept and the entries under a tap are a slice."""
         return self.keeps_classes and isinstance(self.window, Window)
 
     @cached_property
     def keeps_classes(self) -> bool:
-        """Every output class comes from one input class, and they can be taken one by one."""
+        """Whether every output class comes from one input class, so classes can be processed one by one."""
         if not self.shared or not self.window.slides or not (self.window.is_exact or self.outgoing == (0,)):
             return False
         return len(self.incoming) == len(self.outgoing)
@@ -244,12 +247,12 @@ class PairedWindow:
 
 @lru_cache(maxsize=1024)
 def paired_window(window: AnyWindow, shared: bool, outgoing: Classes) -> PairedWindow:
-    """The same object for the same arguments: what it derives is derived once."""
+    """Return a cached `PairedWindow`, so its properties are computed once."""
     return PairedWindow(window, shared, outgoing)
 
 
 def out_lengths(windows: Windows, lengths: Any) -> Any:
-    """Positions that are left of sequences after windows; of arrays of NumPy and of JAX."""
+    """Return the lengths of sequences after windows, for NumPy and JAX arrays."""
     for size, stride, padding in windows:
         lengths = (lengths - size) // stride + 1 if padding == "VALID" else -(-lengths // stride)
     return lengths

@@ -1,4 +1,4 @@
-"""The one meaning of arrays of images, for the command line and Python alike."""
+"""Conversion of arrays to the standard layout of images, for the command line and for Python."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from typing import Any
 from ntkpipe.errors import ConfigError, DataError
 
 LAYOUTS = ("NHWC", "NCHW", "NLC", "NCL", "NDHWC", "NCDHW")
-"""Order of the axes: images, height, width, channels; or with the channels first, as PyTorch has them. `NLC` and `NCL` are sequences of
-a length and channels: images of that height, and of width 1. `NDHWC` and `NCDHW` are volumes."""
+"""Orders of the axes. `NHWC` is images, height, width, channels; `NCHW` has the channels first, as in PyTorch. `NLC`
+and `NCL` are sequences, which are treated as images of width 1. `NDHWC` and `NCDHW` are volumes.
+"""
 
-# More channels than an image has that was not made by a network: gray, gray and alpha, RGB, RGBA.
+# Largest number of channels of ordinary images: gray, gray and alpha, RGB, RGBA.
 _CHANNELS = 4
 
 
 def as_images(name: str, x: Any, layout: str | None) -> Any:
-    """An array in the standard layout; a view where there is one.
+    """Return an array in the standard layout, as a view if possible.
 
     Args:
-        name: of the array, for messages.
-        x: `(n, features)`; `(n, height, width)`, gray images; four axes in the order of `layout`; five, volumes; or three axes of
-            sequences, which only `layout` tells from gray images.
-        layout: of `LAYOUTS`; None is `NHWC`, unless the shape looks like another one.
+        name: name of the array, for messages.
+        x: `(n, features)`, gray images `(n, height, width)`, images with four axes in the order of `layout`, volumes
+            with five axes, or sequences with three axes, which need `layout`.
+        layout: one of `LAYOUTS`. None means `NHWC`, and a shape that looks like another layout is an error.
 
     Returns:
         `(n, features)`, `(n, height, width, channels)` or `(n, depth, height, width, channels)`.
 
     Raises:
-        ConfigError: if `layout` is none.
-        DataError: if the shape is none of these, or without a `layout` looks like another than it would be taken for.
+        ConfigError: if `layout` is unknown.
+        DataError: if the shape is not one of these, or looks like another layout and `layout` is None.
     """
     if layout not in (None, *LAYOUTS):
         raise ConfigError(f"data.layout={layout!r} is not one of {', '.join(LAYOUTS)}")
@@ -82,6 +83,34 @@ def _refuse_another(name: str, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_blocks(x1: Any, x2: Any) -> None:
+    """Check that two blocks of images in the standard layout can be paired; `x2` may be None.
+
+    Raises:
+        DataError: if they are not float32 or float64, hold no images, or disagree in shape or dtype.
+    """
+    for name, x in (("x1", x1), ("x2", x1 if x2 is None else x2)):
+        if x.dtype not in ("float32", "float64"):
+            raise DataError(f"{name} has dtype {x.dtype}: convert it to float32 or float64")
+        if x.ndim < 2 or x.shape[0] < 1:
+            raise DataError(f"{name} has shape {x.shape}: it must be (n, height, width, channels)")
+    check_agreement(x1, x2)
+
+
+def check_agreement(x1: Any, x2: Any) -> None:
+    """Check that two blocks of images have the same shape of a point and the same dtype; `x2` may be None.
+
+    Raises:
+        DataError: if they disagree.
+    """
+    if x2 is not None and (x1.shape[1:] != x2.shape[1:] or x1.dtype != x2.dtype):
+        raise DataError(
+            f"x1 and x2 must agree: points of shape {x1.shape[1:]} {x1.dtype} and {x2.shape[1:]} {x2.dtype}"
+        )
+
+
 def as_planes(x: Any) -> Any:
-    """Volumes `(n, depth, height, width, channels)` as `(n, depth, height * width, channels)`; images as they are."""
+    """Return volumes `(n, depth, height, width, channels)` as `(n, depth, height * width, channels)`, images
+    unchanged.
+    """
     return x.reshape(*x.shape[:2], -1, x.shape[4]) if x.ndim == 5 else x

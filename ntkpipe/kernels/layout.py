@@ -1,4 +1,7 @@
-"""Covariances by classes of pixel pairs: `(c, h, w, e, b)`, as `KernelState` describes; and what moves values in and out."""
+"""The layout of covariances by classes of pixel pairs, `(c, h, w, e, b)`, and functions that convert to and from it.
+
+`KernelState` describes the five axes.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,26 @@ from ntkpipe.kernels.geometry import AnyWindow, PairedWindow, Support, Window
 from ntkpipe.kernels.state import Array, KernelState, Layer, Signature, View
 
 Mask = Callable[[np.ndarray], Array]
-"""From a constant `(classes, positions)` of the first axis to that of the classes at hand, `(c, h, 1, 1, 1)`."""
+"""Maps a constant `(classes, positions)` of the first axis to its values for the current classes, `(c, h, 1, 1, 1)`."""
 
 
 def added(parts: Iterable[Array]) -> Array:
-    """The sum of at least one array, from the first on."""
+    """Return the sum of one or more arrays, added in their order."""
     return reduce(operator.add, parts)
 
 
 def second_positions(classes: tuple[int, ...], extent: int) -> np.ndarray:
-    """`(extent, len(classes))`: position in the second image of each class at each position of the first."""
+    """Return the position in the second image for each position in the first and each class, `(extent, classes)`."""
     return (np.arange(extent)[:, None] - np.array(classes)[None, :]) % extent
 
 
 def spread_row(field: Float[Array, "h w b"]) -> Float[Array, "1 h w 1 b"]:
-    """A field of the first images at its places in the layout, to be broadcast along classes."""
+    """Return a field of the first images in the layout; it broadcasts along the classes."""
     return jnp.asarray(field)[None, :, :, None, :]
 
 
 def skew_columns(field: Float[Array, "h w b"], signature: Signature) -> Float[Array, "h w e b"]:
-    """A field of the second images by their rows and, of columns, by the first image's column and the class."""
+    """Return a field of the second images, indexed by their row, the first image's column and the class of columns."""
     if field.shape[1] == 1:
         return jnp.asarray(field)[:, :, None, :]
     return jnp.asarray(field)[:, second_positions(signature.support[1], signature.spatial[1])]
@@ -42,12 +45,13 @@ def skew_columns(field: Float[Array, "h w b"], signature: Signature) -> Float[Ar
 def spread_column(
     field: Float[Array, "h w b"], signature: Signature, nothing: Array | None = None
 ) -> Float[Array, "c h w e b"]:
-    """A field of the second images at its places in the layout.
+    """Return a field of the second images in the layout.
 
     Args:
-        field: of the second images.
-        signature: which places there are.
-        nothing: an integer 0 of which the compiler does not know that it is: so it cannot do this once for all that follows.
+        field: field of the second images.
+        signature: gives the extents and the classes of the layout.
+        nothing: an integer 0 whose value is unknown to the compiler, which keeps it from hoisting this gather out of a
+            loop.
     """
     skewed = skew_columns(field, signature)
     if field.shape[0] == 1:
@@ -59,27 +63,27 @@ def spread_column(
 def products(
     x1: Float[Array, "h w k b"], x2: Float[Array, "h w k b"], signature: Signature
 ) -> Float[Array, "c h w e b"]:
-    """Channel sums of products of two batches of images, in the layout."""
-    # One channel at a time: a dot product over three channels is no work for a matrix unit.
+    """Return the products of two batches of images, summed over channels, in the layout."""
+    # One channel at a time, because a dot product over three channels is too short for a matrix unit.
     return added(
         spread_row(x1[:, :, channel]) * spread_column(x2[:, :, channel], signature) for channel in range(x1.shape[2])
     )
 
 
 def variances(own: Float[Array, "c h w e b"]) -> Float[Array, "h w b"]:
-    """The covariance of every pixel with itself, of images with themselves."""
-    return own[0, :, :, 0]  # class 0 comes first
+    """Return the covariance of every pixel with itself from covariances of images with themselves."""
+    return own[0, :, :, 0]  # class 0 is the first
 
 
 def with_variances(own: Float[Array, "c h w e b"], values: Float[Array, "h w b"]) -> Float[Array, "c h w e b"]:
-    """The same with other variances."""
+    """Return the covariances with the variances replaced by `values`."""
     if own.shape[0] == own.shape[3] == 1:
         return values[None, :, :, None]
     return jnp.asarray(own).at[0, :, :, 0].set(values)
 
 
 def own_views(layer: Layer, state: KernelState) -> tuple[View, View]:
-    """What a layer sees of the images of an own block, as the rows and as the columns of its pairs."""
+    """Return a layer's per-image features of images that are paired with themselves, as rows and as columns."""
     fields = layer.image_features(state)
     if not state.signature.spatial:
         return (lambda: fields), (lambda: fields)
@@ -90,11 +94,11 @@ def own_views(layer: Layer, state: KernelState) -> tuple[View, View]:
 
 
 def under_tap(rows: tuple[AnyWindow, int], columns: tuple[AnyWindow, int]) -> Callable[[Float[Array, "h w b"]], Array]:
-    """From a field to what one tap of all windows covers of it, `(o, v, b)`: 0 in the padding.
+    """Return a function from a field to its values under one tap of all windows, `(o, v, b)`, with 0 in the padding.
 
     Args:
         rows: windows along the rows, and the tap.
-        columns: likewise.
+        columns: windows along the columns, and the tap.
     """
     (h, at_h), (w, at_w) = ((window.extent, window.positions(tap)) for window, tap in (rows, columns))
     inside = ((at_h >= 0) & (at_h < h))[:, None, None] & ((at_w >= 0) & (at_w < w))[None, :, None]
@@ -103,7 +107,7 @@ def under_tap(rows: tuple[AnyWindow, int], columns: tuple[AnyWindow, int]) -> Ca
 
 
 def restrict(x: Float[Array, "c h w e b"], has: Support, wanted: Support) -> Float[Array, "d h w f b"]:
-    """The classes of `wanted`, all of which it has."""
+    """Return the covariances of the classes in `wanted`, which must be a subset of the classes in `has`."""
     if has[0] != wanted[0]:
         x = x[np.searchsorted(has[0], wanted[0])]
     if has[1] != wanted[1]:
@@ -112,7 +116,7 @@ def restrict(x: Float[Array, "c h w e b"], has: Support, wanted: Support) -> Flo
 
 
 def to_matrix(x: Float[Array, "c h w e b"], signature: Signature) -> Float[Array, "b p q"]:
-    """All pixels of the first image by all of the second; every class must be there."""
+    """Return the matrix of all pixels of the first image by all pixels of the second; `x` must have every class."""
     (n, m), b = signature.spatial, x.shape[-1]
     h, w = np.arange(n), np.arange(m)
     # [h, h', w, w', b], then pixels together.
@@ -126,7 +130,7 @@ def to_matrix(x: Float[Array, "c h w e b"], signature: Signature) -> Float[Array
 
 
 def from_matrix(matrix: Float[Array, "b p q"], signature: Signature) -> Float[Array, "c h w e b"]:
-    """The inverse of `to_matrix`, for the classes of the signature's support."""
+    """Return the covariances of the classes in the signature's support; the inverse of `to_matrix`."""
     (n, m), (rows, cols) = signature.spatial, signature.support
     plain = matrix.reshape(matrix.shape[0], n, m, n, m).transpose(1, 2, 3, 4, 0)
     h, w = np.arange(n)[None, :, None, None], np.arange(m)[None, None, :, None]
@@ -134,14 +138,14 @@ def from_matrix(matrix: Float[Array, "b p q"], signature: Signature) -> Float[Ar
 
 
 def gather_rows(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Array, "d o w e b"]:
-    """Sum over the taps of any window along the rows, by a table of where each value comes from."""
+    """Return the sum over the taps of any window along the rows, gathered by a table of source positions."""
     flat = x.reshape(-1, *x.shape[2:])
     flat = jnp.concatenate([flat, jnp.zeros_like(flat[:1])])
     return _summed(flat, _table(paired, by_class=True), 0)
 
 
 def gather_columns(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Array, "c h o d b"]:
-    """Likewise along the columns."""
+    """Return the sum over the taps of any window along the columns, gathered by a table of source positions."""
     flat = x.reshape(*x.shape[:2], -1, x.shape[4])
     flat = jnp.concatenate([flat, jnp.zeros_like(flat[:, :, :1])], axis=2)
     return _summed(flat, _table(paired, by_class=False), 2)
@@ -155,7 +159,7 @@ def _summed(flat: Array, tables: list[np.ndarray], axis: int) -> Array:
 
 
 def _table(paired: PairedWindow, *, by_class: bool) -> list[np.ndarray]:
-    """Per pair of taps the flat index of each output's source; the one past the end is zero."""
+    """Return, for each pair of taps, the flat index of each output's source; the index past the end reads a zero."""
     has, extent = np.array(paired.incoming), paired.window.extent
     tables = []
     for tap, other in paired.taps:
@@ -168,22 +172,21 @@ def _table(paired: PairedWindow, *, by_class: bool) -> list[np.ndarray]:
 
 
 def slide_rows(x: Float[Array, "c h w e b"], paired: PairedWindow, mask: Mask) -> Float[Array, "c o w e b"]:
-    """Sum over the shared taps of a window that keeps classes, along the rows. `x` is padded (`pad_rows`)."""
+    """Return the sum over the shared taps of a window that keeps classes, along the rows; `pad_rows` has padded `x`."""
     return _slid(x, paired, 1, mask)
 
 
 def slide_columns(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Array, "c h o e b"]:
-    """Likewise along the columns."""
+    """Return the sum over the shared taps of a window that keeps classes, along the columns of a padded `x`."""
     return _slid(x, paired, 2, _mask_columns)
 
 
 def slide(
     x: Float[Array, "c h w e b"], rows: PairedWindow, columns: PairedWindow, mask: Mask
 ) -> Float[Array, "c o v e b"]:
-    """Along both in one go, a term for each pair of taps. `x` is not padded.
+    """Return the sum over the shared taps of windows along both axes, with one term per pair of taps; `x` is unpadded.
 
-    What lies in the padding is read from the edge and multiplied by 0: a GPU reads four values at once where no branch is in
-    the way.
+    Values in the padding are read from the edge and multiplied by 0. Without a branch, a GPU reads four values at once.
     """
     by_column = [(_within(columns, tap), inside) for tap, inside in _taps_inside(columns, x)]
 
@@ -194,7 +197,7 @@ def slide(
 
 
 def _within(paired: PairedWindow, tap: int) -> np.ndarray:
-    """`(positions,)` under a tap, those in the padding moved to the edge."""
+    """Return the positions under a tap, `(positions,)`, with those in the padding moved to the edge."""
     return paired.window.positions(tap).clip(0, paired.window.extent - 1).astype(np.int32)
 
 
@@ -203,7 +206,7 @@ def _masked(part: Array, inside: np.ndarray, mask: Mask) -> Array:
 
 
 def _taps_inside(paired: PairedWindow, x: Array) -> Iterator[tuple[int, np.ndarray]]:
-    """Each shared tap, and `(classes, positions)` 1 where both images have it and 0 in the padding of either."""
+    """Yield each shared tap with a mask `(classes, positions)`: 1 inside both images, 0 in the padding of either."""
     for tap, _ in paired.taps:
         yield tap, paired.window.sources(paired.outgoing, tap, tap)[2].astype(x.dtype)
 
@@ -219,7 +222,7 @@ def _slid(x: Array, paired: PairedWindow, axis: int, mask: Mask) -> Array:
         last = tap + window.stride * (window.out - 1) + 1
         part = x[(slice(None),) * axis + (slice(tap, last, window.stride),)]
         _, at, inside = window.sources(paired.outgoing, tap, tap)
-        # Where the first image's position is in the padding, the value is 0 already.
+        # The value is already 0 where the first image's position is in the padding.
         if ((at >= 0) & (at < window.extent) & ~inside).any():
             part = part * mask(inside.astype(x.dtype))
         parts.append(part)
@@ -227,12 +230,12 @@ def _slid(x: Array, paired: PairedWindow, axis: int, mask: Mask) -> Array:
 
 
 def pad_rows(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Array, "c o w e b"]:
-    """Zeros, or the other end, where windows reach beyond the rows."""
+    """Return the covariances padded along the rows: with zeros, or from the other end if the padding is circular."""
     return _padded(x, paired, 1)
 
 
 def pad_columns(x: Float[Array, "c h w e b"], paired: PairedWindow) -> Float[Array, "c h o e b"]:
-    """Likewise for the columns."""
+    """Return the covariances padded along the columns: with zeros, or from the other end if the padding is circular."""
     return _padded(x, paired, 2)
 
 

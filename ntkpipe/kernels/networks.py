@@ -1,7 +1,7 @@
-"""Every family of networks as a function that makes an `Architecture`: `ntkpipe.zoo`.
+"""The public module `ntkpipe.zoo`: one function per family of networks, which returns an `Architecture`.
 
-Parameters are those of the families in `kernels/zoo.py`, all by name. Families whose layers depend on the images
-(`myrtle5`, `myrtle7`, `myrtle10`) take `image_shape`, which is that of CIFAR unless told otherwise.
+All parameters are keywords; `kernels/zoo.py` describes them. Families whose layers depend on the images (`myrtle5`,
+`myrtle7`, `myrtle10`) also take `image_shape`, whose default is CIFAR's `(32, 32, 3)`.
 
 >>> from ntkpipe import zoo
 >>> zoo.fcn(depth=1)

@@ -1,6 +1,6 @@
-"""The parameters of every layer that a list of layers may name: types, defaults, ranges, and what they must satisfy together.
+"""The parameters of every layer in a spec: their types, defaults and ranges. `joint_conditions` relates them to each other.
 
-Imports neither JAX nor NumPy, so that plans and configurations can be checked without them.
+This module imports neither JAX nor NumPy, so plans and configurations can be checked without them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REQUIRED = object()
 
 
 def shorten(value: Any) -> str:
-    """A value for an error's text, of bounded length: it may be anything that a file holds."""
+    """Return a value as text of bounded length for an error message."""
     return _SHORT.repr(value)
 
 
@@ -26,13 +26,13 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
 
-# Integers beyond are no network's; they would overflow what is computed of them.
+# Larger integers would overflow, and no network needs them.
 _LARGEST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a layer: its kind, its default (absent means required) and the values it may take."""
+    """One parameter of a layer: its kind, its default (required if absent) and its allowed values."""
 
     name: str
     kind: str  # "int", "number", "bool", "choice", "axes", "pair" (of integers), "branches", "fractions", "layers" or "formula"
@@ -47,14 +47,14 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """True if a layer must state it."""
+        """Whether a layer must state the parameter."""
         return self.default is _REQUIRED
 
     def canonical(self, value: Any) -> Any:
-        """The value in its one canonical form (numbers as float, axes and pairs as lists).
+        """Return the value in canonical form (numbers as float, axes and pairs as lists).
 
         Raises:
-            ConfigError: if it is of another type or out of range; the text begins with the parameter's name.
+            ConfigError: if it has the wrong type or is out of range; the message begins with the name of the parameter.
         """
         if value is None and self.optional:
             return None
@@ -111,16 +111,16 @@ class Parameter:
 
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
-    """A list or tuple, and not a text."""
+    """Return whether a value is a list or tuple."""
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 _AFFINE = (Parameter("a", "number", 1.0), Parameter("b", "number", 1.0), Parameter("c", "number", 0.0))
-# Powers whose moments float32 still holds at variance 1: 39!! is 3e23.
+# The moments of these powers fit into float32 at variance 1: 39!! is 3e23.
 _POWER = (Parameter("degree", "int", at_least=0.0, at_most=20.0),)
-# A degree that is not stated follows from the data (`truncation.with_degrees`); until then it is this one.
+# A degree that is not stated is chosen from the data (`truncation.with_degrees`); until then it is USUAL_DEGREE.
 USUAL_DEGREE, LARGEST_DEGREE = 64, 255
-_SERIES = (
+SERIES = (
     Parameter("degree", "int", None, optional=True, at_least=1.0, at_most=float(LARGEST_DEGREE)),
     Parameter("nodes", "int", None, optional=True, at_least=4.0, at_most=512.0),
 )
@@ -135,18 +135,18 @@ _PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
 def _extent(name: str, default: Any = _REQUIRED, *, optional: bool = False) -> Parameter:
-    """Pixels along both axes; images of thousands of pixels have no computable kernel."""
+    """Return the parameter for a size along the spatial axes."""
     return Parameter(name, "pair", default, optional=optional, at_least=1.0, at_most=4096.0)
 
 
-# neural-tangents' default of a pool's strides is [1, 1]; here it is the window, as everywhere else.
+# The default strides of a pool are its window, as in most libraries; in neural-tangents they are [1, 1].
 _POOL = (
     _extent("window"),
     _extent("strides", None, optional=True),
     Parameter("padding", "choice", "VALID", choices=_PADDINGS),
 )
 
-_POSITIONS = (
+POSITIONS = (
     Parameter("pos_emb_p_norm", "number", 2.0, above=0.0),
     Parameter("pos_emb_decay_fn", "formula", None, optional=True, canonical_formula=canonical_decay),
     Parameter("n_chan_pos_emb", "int", None, optional=True, at_least=1.0),
@@ -154,7 +154,7 @@ _POSITIONS = (
     Parameter("val_pos_emb", "bool", False),
 )
 
-# Every layer that can be named, with its parameters in canonical order.
+# Every layer of a spec, with its parameters in canonical order.
 LAYERS: dict[str, tuple[Parameter, ...]] = {
     "flatten": (),
     "dense": (_FEATURES, *_WEIGHTS),
@@ -209,7 +209,7 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("w_out_std", "number", 1.0, above=0.0),
         Parameter("b_std", "number", None, optional=True, at_least=0.0),
         Parameter("pos_emb_type", "choice", "NONE", choices=("NONE", "SUM", "CONCAT")),
-        *_POSITIONS,
+        *POSITIONS,
     ),
     # As in neural-tangents, the rate is the probability of keeping an activation.
     "dropout": (Parameter("rate", "number", above=0.0, at_most=1.0),),
@@ -234,14 +234,14 @@ LAYERS: dict[str, tuple[Parameter, ...]] = {
     "elementwise": (
         Parameter("function", "formula", None, optional=True, canonical_formula=canonical_function),
         Parameter("nngp", "formula", None, optional=True, canonical_formula=canonical_covariance),
-        *_SERIES,
+        *SERIES,
     ),
-    "tanh": _SERIES,
-    "sigmoid": _SERIES,
-    "swish": (Parameter("beta", "number", 1.0), *_SERIES),
-    "softplus": _SERIES,
-    "mish": _SERIES,
-    "elu": (Parameter("alpha", "number", 1.0), *_SERIES),
+    "tanh": SERIES,
+    "sigmoid": SERIES,
+    "swish": (Parameter("beta", "number", 1.0), *SERIES),
+    "softplus": SERIES,
+    "mish": SERIES,
+    "elu": (Parameter("alpha", "number", 1.0), *SERIES),
     "stationary": (
         Parameter("kernel", "choice", choices=("rbf", "laplace", "matern")),
         Parameter("nu", "choice", None, optional=True, choices=(0.5, 1.5, 2.5)),
@@ -282,142 +282,9 @@ ACTIVATIONS = (
 )
 
 
-def _with_series(layer: dict[str, Any]) -> dict[str, Any]:
-    """The degree and the nodes of a series agree: products of its polynomials are integrated exactly."""
-    if layer["degree"] is None and layer["nodes"] is None:
-        return layer
-    degree = USUAL_DEGREE if layer["degree"] is None else layer["degree"]
-    least = 2 * degree + 2
-    nodes = least if layer["nodes"] is None else layer["nodes"]
-    if nodes < least or nodes % 2:
-        raise ConfigError(f"nodes={nodes} must be even and at least 2 * degree + 2 = {least}")
-    return layer | {"degree": degree, "nodes": nodes}
-
-
-def _with_one_formula(layer: dict[str, Any]) -> dict[str, Any]:
-    if (layer["function"] is None) == (layer["nngp"] is None):
-        raise ConfigError(
-            'needs either function, such as "x * sigmoid(x)", or nngp, the kernel as a formula in k, p and q'
-        )
-    if layer["function"] is None:
-        if layer["degree"] is not None or layer["nodes"] is not None:
-            raise ConfigError("degree and nodes belong to function: nngp is evaluated as it is written")
-        return layer
-    return _with_series(layer)
-
-
-def _with_smoothness(layer: dict[str, Any]) -> dict[str, Any]:
-    if (layer["kernel"] == "matern") != (layer["nu"] is not None):
-        raise ConfigError("nu is the smoothness of matern, 0.5, 1.5 or 2.5: required there, unknown elsewhere")
-    return layer
-
-
-def _with_strides(layer: dict[str, Any]) -> dict[str, Any]:
-    if layer["strides"] is None:
-        return layer | {"strides": list(layer["window"])}
-    return _with_as_many("window", layer)
-
-
-def _with_as_many(window: str, layer: dict[str, Any]) -> dict[str, Any]:
-    """Strides along as many axes as the window has."""
-    if len(layer["strides"]) != len(layer[window]):
-        if layer["strides"] != [1, 1]:
-            raise ConfigError(f"{window}={layer[window]} and strides={layer['strides']} must have as many numbers")
-        return layer | {"strides": [1] * len(layer[window])}
-    return layer
-
-
-def _with_attention(layer: dict[str, Any]) -> dict[str, Any]:
-    if not layer["linear_scaling"]:
-        raise ConfigError(
-            "linear_scaling=False has no kernel of this form: queries times keys, divided by the square root of their "
-            "number, stay random however many there are. Set linear_scaling to true, which divides by their number"
-        )
-    return _with_positions(layer)
-
-
-def _with_positions(layer: dict[str, Any]) -> dict[str, Any]:
-    """No embeddings go without saying: descriptions are what stored kernels are found by."""
-    if layer["pos_emb_type"] == "NONE":
-        idle = [p.name for p in _POSITIONS if layer[p.name] != p.default]
-        if idle:
-            raise ConfigError(
-                f"{', '.join(idle)}: there are no positional embeddings unless pos_emb_type is SUM or CONCAT"
-            )
-        return {name: value for name, value in layer.items() if "pos_emb" not in name}
-    if layer["pos_emb_type"] == "SUM" and layer["n_chan_pos_emb"] is not None:
-        raise ConfigError(
-            "n_chan_pos_emb is for pos_emb_type=CONCAT: embeddings that are added have as many channels as the pixels"
-        )
-    return layer | {"pos_emb_p_norm": 2.0} if layer["pos_emb_decay_fn"] is None else layer
-
-
-def _on_planes(layer: dict[str, Any]) -> dict[str, Any]:
-    layer = _with_as_many("filter", layer)
-    if len(layer["filter"]) != 2:
-        raise ConfigError(
-            f"filter={layer['filter']} must be two integers along height and width: it is of images and sequences"
-        )
-    return layer
-
-
-def _with_shape(layer: dict[str, Any]) -> dict[str, Any]:
-    if len(layer["shape"]) != 2:
-        raise ConfigError(f"shape={layer['shape']} must be a height and a width")
-    if 0 in layer["shape"]:
-        raise ConfigError(f"shape={layer['shape']} must be a height and a width of at least 1; -1 leaves one as it is")
-    return layer | {"antialias": True} if layer["method"] == "nearest" else layer
-
-
-def _with_fractions(layer: dict[str, Any]) -> dict[str, Any]:
-    fractions, branches = layer["fractions"], layer["branches"]
-    if fractions is None:
-        return layer
-    if len(fractions) != len(branches):
-        raise ConfigError(f"states {len(fractions)} fractions for {len(branches)} branches: one for each, or none")
-    if abs(sum(fractions) - 1.0) > _ROUNDING:
-        raise ConfigError(f"fractions sum to {sum(fractions):g}: they are shares of all channels, and sum to 1")
-    return layer
-
-
-# Of fractions, which must sum to 1: thirds in six digits do not.
-_ROUNDING = 1e-5
-
-
-def _with_taps(layer: dict[str, Any]) -> dict[str, Any]:
-    """Uniform taps go without saying: descriptions are what stored kernels are found by."""
-    layer = _with_as_many("filter", layer)
-    if layer["taps"] == "uniform":
-        return {name: value for name, value in layer.items() if name != "taps"}
-    if set(layer["strides"]) != {1} or layer["padding"] == "VALID" or any(size % 2 == 0 for size in layer["filter"]):
-        raise ConfigError(
-            "taps=delta needs a central tap at every pixel: filter of odd sizes, strides [1, 1], padding SAME or CIRCULAR"
-        )
-    if layer["parameterization"] != "ntk":
-        raise ConfigError(
-            "taps=delta needs parameterization=ntk: in the standard one the taps that begin at zero are trained too"
-        )
-    return layer
-
-
 def acting_filter(layer: Mapping[str, Any]) -> tuple[int, ...]:
-    """Height and width (of volumes depth, height and width) of the taps of a canonical `conv` that have weights: of delta taps the
-    central one alone.
+    """Return the size of the filter of a canonical `conv`, counting only taps with weights: 1 along each axis for
+    `delta`.
     """
     size = tuple(layer["filter"])
     return (1,) * len(size) if layer.get("taps") == "delta" else size
-
-
-# What the parameters of one layer must satisfy together, and the defaults that follow from others.
-JOINT_RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "conv": _with_taps,
-    "fan_in_concat": _with_fractions,
-    "avg_pool": _with_strides,
-    "sum_pool": _with_strides,
-    "global_self_attention": _with_attention,
-    "resize": _with_shape,
-    "conv_transpose": _on_planes,
-    "conv_local": _on_planes,
-    "elementwise": _with_one_formula,
-    "stationary": _with_smoothness,
-} | {op: _with_series for op, parameters in LAYERS.items() if parameters[-2:] == _SERIES}

@@ -1,4 +1,4 @@
-"""What the families of `zoo.py` are put together from: layers with a family's parameters."""
+"""Building blocks of the families in `zoo.py`: layers with the parameters of a family."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntkpipe.kernels.parameters import ACTIVATIONS
 
 Spec = list[dict[str, Any]]
 
-# Repetitions that are written out as layers.
+# Largest number of repetitions that are written out as layers.
 _WRITTEN_OUT = 1000
 
 FLATTEN = {"op": "flatten"}
@@ -21,7 +21,7 @@ GLOBAL_MEAN = {"op": "global_avg_pool"}
 
 @dataclass(frozen=True)
 class Parts:
-    """The layers that a family is made of, with its parameters."""
+    """The layers of a family, with its parameters."""
 
     w_std: float
     b_std: float | None
@@ -39,7 +39,7 @@ class Parts:
 
     @property
     def phi(self) -> dict[str, Any]:
-        """The nonlinearity."""
+        """Return the nonlinearity."""
         return dict(self.activation_args or {}) | {"op": self.activation}
 
     @property
@@ -47,41 +47,43 @@ class Parts:
         return {"w_std": self.w_std, "b_std": self.b_std, "parameterization": self.parameterization}
 
     def dense(self, features: int) -> dict[str, Any]:
-        """A dense layer."""
+        """Return a dense layer."""
         return {"op": "dense", "features": features, **self._weights}
 
     def conv(self, features: int, stride: int = 1) -> dict[str, Any]:
-        """A convolution."""
+        """Return a convolution."""
         taps = {"filter": list(self.filter), "strides": [stride] * max(2, len(self.filter)), "padding": self.padding}
         return {"op": "conv", "features": features, **taps, **self._weights}
 
     def convs(self, features: int, count: int) -> Spec:
-        """`count` times a convolution and a nonlinearity."""
+        """Return `count` convolutions, each followed by the nonlinearity."""
         return repeated(count, [self.conv(features), self.phi])
 
     def residual(self, features: int, stride: int = 1, *, projects: bool = False) -> dict[str, Any]:
-        """Pre-activation block (arXiv:1603.05027): two convolutions beside the identity, or beside a convolution."""
+        """Return a pre-activation block (arXiv:1603.05027): two convolutions, with an identity or a convolution as
+        shortcut.
+        """
         main = [self.phi, self.conv(features, stride), self.phi, self.conv(features)]
         shortcut = [self.conv(features, stride)] if projects else []
         return {"op": "residual_sum", "branches": [main, shortcut]}
 
     def readout(self, pool: str = "gap") -> Spec:
-        """Global average pooling (`gap`) or one weight per pixel (`vec`), and a dense layer."""
+        """Return global average pooling (`gap`) or flattening (`vec`), followed by a dense layer."""
         return [chosen("kernel.pool", pool, {"gap": GLOBAL_MEAN, "vec": FLATTEN}), self.dense(10)]
 
 
 def repeated(count: int, layers: Spec) -> Spec:
-    """Layers so many times; beyond 1,000 times all but the first in a `repeat`."""
+    """Return the layers `count` times. Above 1,000 times, all but the first are in a `repeat`."""
     if count <= _WRITTEN_OUT:
         return [layer for _ in range(count) for layer in layers]
     return [*layers, {"op": "repeat", "times": count - 1, "layers": layers}]
 
 
 def whole(name: str, value: Any, low: int = 0) -> int:
-    """A whole number, at least `low`.
+    """Return a whole number that is at least `low`.
 
     Raises:
-        ConfigError: if it is none.
+        ConfigError: if the value is not such a number.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{name}={value!r} must be a whole number, at least {low}")
@@ -89,10 +91,10 @@ def whole(name: str, value: Any, low: int = 0) -> int:
 
 
 def chosen(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
-    """What a choice stands for.
+    """Return the value of a choice.
 
     Raises:
-        ConfigError: naming the choices, if it is none of them.
+        ConfigError: if there is no such choice; the message lists the choices.
     """
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(str, choices))}")

@@ -1,4 +1,4 @@
-"""Errors of layers, told with the layer's place in its specification."""
+"""Error messages that name the place of a layer in its spec."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ntkpipe.kernels.layers.residual import PlaceError, ShapeError, signatures
 from ntkpipe.kernels.spec import name_layer
 from ntkpipe.kernels.state import Layer, Signature
 
-# Extent of an image that every pooling divides.
+# Size of an image that fits every window and that usual strides divide.
 _LARGE = 1 << 20
 
 
 def check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]) -> None:
-    """Refuse what no images can pass: neither very large ones, which have room for every window, nor volumes, nor flat ones."""
+    """Raise `ConfigError` if a network accepts no inputs at all: neither very large images, nor volumes, nor flat
+    inputs.
+    """
     errors = []
     shapes = ((_LARGE, _LARGE, 1), (_LARGE, _LARGE, _LARGE, 1), (1,))
     for start in map(Signature.of_shape, shapes):
@@ -31,7 +33,7 @@ def check_any_shape(spec: Sequence[Mapping[str, Any]], layers: tuple[Layer, ...]
 
 
 def located(error: PlaceError, spec: Sequence[Mapping[str, Any]]) -> str:
-    """The error's text with the layer's place in the specification: `layer 1 (residual_sum), branch 0, layer 2 (relu) ...`."""
+    """Return the message with the place of the layer: `layer 1 (residual_sum), branch 0, layer 2 (relu) ...`."""
     layer = spec[int(error.place)]
     text = name_layer(int(error.place), layer)
     cause = error.cause

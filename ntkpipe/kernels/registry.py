@@ -1,4 +1,4 @@
-"""From a layer's description to the layer: an explicit registry, never an import path."""
+"""An explicit registry from the spec of a layer to the layer. Specs never contain import paths."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _expanded(function: str, degree: int | None, nodes: int | None) -> Nonlinear
 
 
 def _formula(template: str) -> Callable[..., Nonlinearity]:
-    """A nonlinearity known by a formula, with its parameters in braces."""
+    """Return the constructor of a nonlinearity that is given by a formula, with its parameters in braces."""
 
     def make(degree: int | None, nodes: int | None, **parameters: float) -> Nonlinearity:
         return _expanded(template.format(**{name: repr(value) for name, value in parameters.items()}), degree, nodes)
@@ -58,14 +58,14 @@ def _attention(
     make: Callable[..., Layer] = SelfAttention,
     **parameters: Any,
 ) -> Layer:
-    """Numbers of heads, keys and values are those of finite networks, and infinite here."""
+    """Return an attention layer. The numbers of heads, keys and values are for finite networks, and infinite here."""
     del n_heads, n_chan_key, n_chan_val, linear_scaling
     plain = {name: value for name, value in parameters.items() if "pos_emb" not in name}
     return make(**plain, features=n_chan_out, positions=positional_embedding(parameters))
 
 
 def positional_embedding(attention: Mapping[str, Any]) -> PositionalEmbedding | None:
-    """Of a canonical `global_self_attention`; None if it has none."""
+    """Return the positional embedding of a canonical `global_self_attention`, or None."""
     kind = attention.get("pos_emb_type", "NONE")
     if kind == "NONE":
         return None
@@ -80,7 +80,9 @@ def positional_embedding(attention: Mapping[str, Any]) -> PositionalEmbedding | 
 
 
 def _conv(filter: Sequence[int], taps: str = "uniform", **parameters: Any) -> Layer:
-    """Delta taps have the kernel of a 1 x 1 convolution: that of the central tap, whose weights have all the variance."""
+    """Return a convolution. Delta taps have the kernel of a 1 x 1 convolution, because the central tap has all
+    variance.
+    """
     return Conv(filter=acting_filter({"filter": filter, "taps": taps}), **parameters)
 
 
@@ -127,17 +129,17 @@ _MAKERS: dict[str, Callable[..., Layer]] = {
     "elu": _formula("max(x, 0) + {alpha} * expm1(min(x, 0))"),
     "stationary": Stationary,
     "layer_norm": LayerNorm,
-    # Of `sequences.masked_spec`; lists of layers cannot name them.
+    # Used by `sequences.masked_spec`; users' specs cannot contain these.
     "mask": Mask,
     "masked_attention": lambda **parameters: _attention(**parameters, make=MaskedSelfAttention),
 }
 
 
 def build_layer(layer: Mapping[str, Any]) -> Layer:
-    """The layer that a canonical description names."""
+    """Return the layer of a canonical spec."""
     if layer["op"] == "repeat":
         return Repeat(layer["times"], tuple(build_layer(inner) for inner in layer["layers"]))
-    # Layers are hashable: compiled functions are found by them.
+    # Layers must be hashable, because they are keys of compiled programs.
     parameters = {name: tuple(v) if isinstance(v, list) else v for name, v in layer.items() if name != "op"}
     if "branches" in layer:
         parameters["branches"] = tuple(tuple(build_layer(inner) for inner in branch) for branch in layer["branches"])

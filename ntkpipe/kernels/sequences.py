@@ -1,7 +1,7 @@
-"""Sequences of different lengths in one array: NaN after the end of each, and the layers that let none of it through.
+"""Sequences of different lengths in one array, with NaN after the end of each, and the mask layers that they need.
 
-A sequence of length L in an array of N positions has the kernels that it has by itself, without what follows: every layer ends where it
-would end, and sees zeros beyond. Knows layers by their descriptions; arrays are NumPy's.
+A sequence of length L in an array of N positions has the same kernels as the sequence alone: every layer ends it where
+it would end by itself, and has zeros after that. This module works with specs of layers and NumPy arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ntkpipe.kernels.spec import inner_lists, name_layer
 
 
 def lengths_of(x: np.ndarray) -> np.ndarray | None:
-    """`(n,)` positions before the NaN of each sequence, int64; None if there is no NaN, or not as ends of sequences.
+    """Return the number of positions before the NaN of each sequence, `(n,)` int64; None if NaN does not mark ends.
 
     Args:
         x: `(n, length, width, channels)`.
@@ -34,12 +34,14 @@ def lengths_of(x: np.ndarray) -> np.ndarray | None:
 
 
 def filled(x: np.ndarray) -> np.ndarray:
-    """Sequences with zeros in the place of NaN; anything else as it is."""
+    """Return sequences with NaN replaced by zeros, and any other array unchanged."""
     return x if lengths_of(x) is None else np.nan_to_num(x, nan=0.0, posinf=np.inf, neginf=-np.inf)
 
 
 def filled_to_flatten(x: np.ndarray) -> np.ndarray:
-    """Likewise for networks that flatten first: times the root of N / L, so that every sequence is a mean over its own positions."""
+    """Return filled sequences for networks that flatten first, scaled by sqrt(N / L) to average over their own
+    positions.
+    """
     lengths = lengths_of(x)
     if lengths is None:
         return x
@@ -48,35 +50,35 @@ def filled_to_flatten(x: np.ndarray) -> np.ndarray:
 
 
 def with_ends(x: np.ndarray, mask: Any, name: str) -> np.ndarray:
-    """Sequences with NaN after their ends.
+    """Return sequences with NaN after their ends.
 
     Args:
-        x: `(n, length, width, channels)`, floats.
+        x: sequences, `(n, length, width, channels)` floats.
         mask: see `stated_lengths`.
-        name: of the mask, for messages.
+        name: name of the mask, for messages.
 
     Raises:
-        DataError: likewise.
+        DataError: if `x` does not hold sequences of floats, or for the reasons of `stated_lengths`.
     """
     if x.ndim != 4:
-        raise DataError(f"{name} is of sequences (n, length, channels), and these have shape {x.shape}")
+        raise DataError(f"{name} is for sequences (n, length, channels), but the points have shape {x.shape}")
     if x.dtype.kind != "f":
-        raise DataError(f"{name} is of sequences, and these are {x.dtype}: convert them to float32")
+        raise DataError(f"{name} is for sequences of floats, but the points are {x.dtype}: convert them to float32")
     lengths = stated_lengths(mask, x.shape[0], x.shape[1], name)
     return np.where((np.arange(x.shape[1]) < lengths[:, None])[:, :, None, None], x, np.asarray(np.nan, x.dtype))
 
 
 def stated_lengths(mask: Any, n: int, size: int, name: str) -> np.ndarray:
-    """`(n,)` int64, how long each sequence is.
+    """Return the lengths of the sequences, `(n,)` int64.
 
     Args:
-        mask: `(n,)` lengths, whole numbers; or `(n, size)` of bool, true up to the end of each.
-        n: sequences.
-        size: positions of their array.
-        name: of the mask, for messages.
+        mask: `(n,)` whole numbers, the lengths; or `(n, size)` booleans, true up to the end of each sequence.
+        n: number of sequences.
+        size: number of positions in the array.
+        name: name of the mask, for messages.
 
     Raises:
-        DataError: if it is neither, or a sequence is empty; naming the first row.
+        DataError: if the mask is neither, or a sequence is empty; the message names the first such row.
     """
     mask = np.asarray(mask)
     if mask.shape == (n,) and mask.dtype.kind in "iu":
@@ -86,8 +88,8 @@ def stated_lengths(mask: Any, n: int, size: int, name: str) -> np.ndarray:
         broken = np.flatnonzero((mask != (np.arange(size) < lengths[:, None])).any(axis=1))
         if broken.size:
             raise DataError(
-                f"{name} has a hole in row {broken[0]}: a mask is true up to the end of a sequence and false after it. Move what is "
-                "missing to the end, or fill it in"
+                f"{name} has a gap in row {broken[0]}: a mask must be true up to the end of a sequence and false "
+                "after it. Move missing positions to the end, or fill them in"
             )
     else:
         raise DataError(
@@ -95,27 +97,29 @@ def stated_lengths(mask: Any, n: int, size: int, name: str) -> np.ndarray:
         )
     bad = np.flatnonzero((lengths < 1) | (lengths > size))
     if bad.size:
-        raise DataError(f"{name} gives row {bad[0]} a length of {lengths[bad[0]]}: lengths are from 1 to {size}")
+        raise DataError(
+            f"{name} gives row {bad[0]} a length of {lengths[bad[0]]}, but lengths must be from 1 to {size}"
+        )
     return lengths
 
 
 def masked_spec(spec: Sequence[Mapping[str, Any]], positions: int) -> list[dict[str, Any]]:
-    """The layers with those between them that end every sequence where it ends.
+    """Return the spec with mask layers that end every sequence at its own length.
 
-    Two ops are there besides those that lists of layers may name: `mask` and `masked_attention`.
+    The result has two more ops than users' specs may have: `mask` and `masked_attention`.
 
     Args:
-        spec: canonical.
-        positions: of the array of sequences.
+        spec: canonical list of layers.
+        positions: number of positions in the array of sequences.
 
     Raises:
-        ConfigError: naming the layer that sequences of different lengths cannot pass, and why.
+        ConfigError: if a layer does not support sequences of different lengths; the message names it and the reason.
     """
     return _Walk(positions).layers(spec, (), "")[0]
 
 
 def shortest(spec: Sequence[Mapping[str, Any]], positions: int) -> int:
-    """The least length of which every window of a network leaves something."""
+    """Return the smallest length of a sequence for which every window of the network fits."""
     found = 1
 
     def look(layers: Sequence[Mapping[str, Any]]) -> None:
@@ -132,14 +136,14 @@ def shortest(spec: Sequence[Mapping[str, Any]], positions: int) -> int:
 
 
 def split_ends(x: Any, spec: Sequence[Mapping[str, Any]]) -> tuple[Any, np.ndarray | None]:
-    """Sequences with zeros after their ends, and their lengths `(n,)`, int32; other images as they are, and None.
+    """Return sequences with zeros after their ends and their lengths, `(n,)` int32; other images unchanged, and None.
 
     Args:
         x: `(n, ...)`.
-        spec: of the network that they are for, canonical.
+        spec: canonical spec of the network.
 
     Raises:
-        ConfigError: naming the layer that sequences of different lengths cannot pass.
+        ConfigError: if a layer does not support sequences of different lengths; the message names it.
         DataError: if one is shorter than the network's windows.
     """
     host = np.asarray(x)
@@ -151,16 +155,16 @@ def split_ends(x: Any, spec: Sequence[Mapping[str, Any]]) -> tuple[Any, np.ndarr
 
 
 def check_lengths(lengths: np.ndarray, spec: Sequence[Mapping[str, Any]], positions: int) -> None:
-    """Refuse sequences that are shorter than a network's windows.
+    """Check that no sequence is shorter than the windows of the network.
 
     Raises:
-        DataError: naming the shortest.
+        DataError: if one is; the message names the shortest.
     """
     least = shortest(spec, positions)
     if lengths.min() < least:
         raise DataError(
-            f"row {int(lengths.argmin())} is a sequence of {lengths.min()}, and the network's windows need {least}: leave such "
-            "sequences out, or set padding to SAME"
+            f"row {int(lengths.argmin())} is a sequence of length {lengths.min()}, but the network's windows need "
+            f"{least}: leave such sequences out, or set padding to SAME"
         )
 
 
@@ -175,7 +179,7 @@ class _Walk:
     def layers(
         self, spec: Sequence[Mapping[str, Any]], windows: Windows | None, place: str
     ) -> tuple[list[dict[str, Any]], Windows | None]:
-        """With masks; `windows` is None once activations are flat."""
+        """Return the layers with masks, and the windows so far, which are None once activations are flat."""
         made: list[dict[str, Any]] = []
         for index, layer in enumerate(spec):
             name = place + name_layer(index, layer)
@@ -202,8 +206,8 @@ class _Walk:
                 self._flattened = False
                 if layer["parameterization"] == "standard":
                     raise _RefusedError(
-                        "counts the inputs of sequences of different lengths, in the standard parameterization: set "
-                        "parameterization to ntk, or put global_avg_pool in the place of flatten"
+                        "depends on the number of inputs in the standard parameterization, which differs between "
+                        "sequences: set parameterization to ntk, or replace flatten by global_avg_pool"
                     )
             return [layer], None
         if op == "flatten":
@@ -232,24 +236,24 @@ class _Walk:
             return [layer, _mask(windows)], windows
         if op == "global_self_attention" and "pos_emb_type" in layer:
             raise _RefusedError(
-                "has positional embeddings, of which there is no form for sequences of different lengths: give them one length, or set "
-                "pos_emb_type to NONE"
+                "has positional embeddings, which do not support sequences of different lengths: give them one "
+                "length, or set pos_emb_type to NONE"
             )
         if op == "global_self_attention":
             return [layer | {"op": "masked_attention", "windows": windows}, _mask(windows)], windows
         raise _RefusedError(
-            "has no form for sequences of different lengths: give them one length, or leave the layer out"
+            "does not support sequences of different lengths: give them one length, or leave the layer out"
         )
 
     def _windowed(self, windows: Windows, size: int, stride: int, padding: str) -> Windows:
         if size == stride == 1:
             return windows
         if padding == "CIRCULAR":
-            raise _RefusedError("wraps around, and sequences end at different places: set padding to SAME or VALID")
+            raise _RefusedError("wraps around, but sequences end at different positions: set padding to SAME or VALID")
         if padding == "SAME" and len({Window(int(n), size, stride, padding).pads[0] for n in self._every}) > 1:
             raise _RefusedError(
-                f"has SAME windows of {size} with strides of {stride}, whose first one lies elsewhere in sequences of other lengths: set "
-                "padding to VALID"
+                f"has SAME windows of {size} with strides of {stride}, whose positions depend on the length of a "
+                "sequence: set padding to VALID"
             )
         return (*windows, (size, stride, padding))
 
@@ -265,7 +269,9 @@ class _Walk:
         if any((end is None) != (first is None) for end in ends) or (
             first is not None and not all(self._same(first, end) for end in ends)
         ):
-            raise _RefusedError("joins branches in which sequences end at different places: give them the same windows")
+            raise _RefusedError(
+                "joins branches in which sequences end at different positions: give them the same windows"
+            )
         return [layer | {"branches": [made for made, _ in each]}], first
 
     def _same(self, one: Windows, other: Windows | None) -> bool:
@@ -275,7 +281,7 @@ class _Walk:
 
 
 class _RefusedError(ConfigError):
-    """Without the layer's place, which goes before it."""
+    """An error whose message does not contain the place of the layer yet."""
 
 
 def _mask(windows: Windows, power: float = 0.0) -> dict[str, Any]:

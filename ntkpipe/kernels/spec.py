@@ -1,8 +1,7 @@
 """Architectures as plain lists of layers, `[{"op": "flatten"}, {"op": "dense", "features": 512, ...}, ...]`.
 
-Knows the name, type and default of every parameter, and no mathematics: imports neither JAX nor NumPy, so that plans and
-configurations can be checked without them. Lists may come from files that nobody has looked at: whatever they hold, the
-answer is a canonical list or a `ConfigError`.
+This module imports neither JAX nor NumPy, so plans and configurations can be checked without them. Lists may come from
+untrusted files: every input gives a canonical list or a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -12,36 +11,38 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from ntkpipe.errors import ConfigError
-from ntkpipe.kernels.parameters import JOINT_RULES, LAYERS, is_list, shorten
+from ntkpipe.kernels.joint_conditions import JOINT_CONDITIONS
+from ntkpipe.kernels.parameters import LAYERS, is_list, shorten
 
-# Part of every fingerprint: raise it when a formula changes the values that a spec stands for.
+# Part of every fingerprint. Increase it when a change of a formula changes the kernel of a spec.
 FORMULA_VERSION = 3
 
 
-# Of layers within layers. Python's own recursion ends at a few hundred.
+# Deepest nesting of layers within layers, well below Python's recursion limit.
 DEEPEST = 32
-# Layers of a network, branches and repetitions included: ten times the deepest that was ever trained (arXiv:1806.05393). YAML's
+# Layers of a network, branches and repetitions included: ten times the deepest that was ever trained
+# (arXiv:1806.05393). YAML's
 # aliases let a
 # file of a few lines stand for more than any memory holds.
 MOST_LAYERS = 200_000
-# Layers beyond which repetitions are many (see `is_deep`).
+# Number of layers above which a network counts as deep (see `is_deep`).
 _DEEP = 1000
-# Characters of a file of so many layers, at most.
+# Largest number of characters in a file.
 _MOST_CHARACTERS = 64 << 20
 
 
 def name_layer(index: int, layer: Any) -> str:
-    """How errors call a layer: its position, counted from 0, and its op."""
+    """Return the name of a layer for error messages: its position, counted from 0, and its op."""
     op = layer.get("op") if isinstance(layer, Mapping) else layer
     short = isinstance(op, str) and len(op) <= 60 and op.isprintable()
     return f"layer {index} ({op if short else shorten(op)})"
 
 
 class _Canonical:
-    """One list of layers on its way to canonical form; counts the layers that it has seen."""
+    """Converts one list of layers to canonical form and counts its layers."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -84,7 +85,7 @@ class _Canonical:
         for p in parameters:
             value = layer.get(p.name, p.default)
             made[p.name] = self._branches(value, depth + 1) if p.kind == "branches" else p.canonical(value)
-        return JOINT_RULES.get(op, dict)(made)
+        return JOINT_CONDITIONS.get(op, dict)(made)
 
     def _repeat(self, op: str, times: int, layers: Any, depth: int) -> dict[str, Any]:
         if not is_list(layers) or not layers:
@@ -105,7 +106,7 @@ class _Canonical:
                 '[[{"op": "relu"}, {"op": "dense", "features": 512}], []]'
             )
         _check_depth(depth)
-        self._count += len(branches)  # empty ones too
+        self._count += len(branches)  # empty branches count too
         made = []
         for number, branch in enumerate(branches):
             try:
@@ -121,21 +122,36 @@ def _check_depth(depth: int) -> None:
 
 
 class _PlacedError(ConfigError):
-    """An error whose text begins with the layer's position, or the branch's."""
+    """An error whose message begins with the position of the layer or branch."""
+
+
+@runtime_checkable
+class HasSpec(Protocol):
+    """A network that knows its list of layers, such as an `Architecture`."""
+
+    def to_spec(self) -> list[dict[str, Any]]:
+        """Return the list of layers."""
+        ...
+
+
+Spec = Sequence[Mapping[str, Any]] | HasSpec
+"""A list of layers, or a network with a method `to_spec`."""
 
 
 def canonical_spec(layers: Any) -> list[dict[str, Any]]:
-    """The same layers with every parameter stated, in a fixed order and of a fixed type.
+    """Return the layers with every parameter stated, in a fixed order and with fixed types.
 
-    Two lists that mean the same have the same canonical form, hence the same fingerprint.
+    Lists with the same meaning have the same canonical form and therefore the same fingerprint.
 
     Args:
-        layers: meant to be a sequence of mappings; checked, since it may come from a file.
+        layers: a sequence of mappings, or a network (`HasSpec`). Any other value is an error.
 
     Raises:
-        ConfigError: naming the layer whose op is unknown or whose parameter is missing, unknown or out of range, such as
-            `layer 1 (residual_sum), branch 0, layer 2 (conv): needs filter`.
+        ConfigError: if an op is unknown, or a parameter is missing, unknown or out of range. The message names the
+            layer, such as `layer 1 (residual_sum), branch 0, layer 2 (conv): needs filter`.
     """
+    if isinstance(layers, HasSpec):
+        layers = layers.to_spec()
     if not is_list(layers):
         raise ConfigError(f"an architecture must be a list of layers, got {type(layers).__name__}")
     if not layers:
@@ -147,12 +163,12 @@ def canonical_spec(layers: Any) -> list[dict[str, Any]]:
 
 
 def inner_lists(layer: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """The lists of layers within a layer: its branches, or what it repeats; none of others."""
+    """Return the lists of layers within a layer: its branches, or the layers that it repeats."""
     return layer["branches"] if "branches" in layer else [layer["layers"]] if "layers" in layer else []
 
 
 def unrolled(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The layers one after another, those of `repeat` as often as they are repeated; branches are left as they are."""
+    """Yield the layers in order, with `repeat` unrolled; branches are not unrolled."""
     for layer in layers:
         if layer["op"] == "repeat":
             for _ in range(layer["times"]):
@@ -162,9 +178,10 @@ def unrolled(layers: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 
 def is_deep(layers: Sequence[Mapping[str, Any]]) -> bool:
-    """So many repetitions that ordinary formulas lose digits: of ReLU's NTK 8e-8 at 10,000 layers, growing with their square.
+    """Return whether a network has so many layers that ordinary formulas lose digits.
 
-    Fully connected networks with it are evaluated in distance form. Not those with series, which take too long there, and lose less.
+    The error of the ReLU NTK is 8e-8 at 10,000 layers and grows with the square of the depth. Deep fully connected
+    networks are evaluated in distance form, except those with series, which would take too long and lose fewer digits.
     """
     if not any(layer["op"] == "repeat" for layer in layers):
         return False
@@ -172,13 +189,13 @@ def is_deep(layers: Sequence[Mapping[str, Any]]) -> bool:
     return len(every) > _DEEP and not any("nodes" in layer for layer in every)
 
 
-def canonical_json(layers: Sequence[Mapping[str, Any]]) -> str:
-    """The canonical form as one line of JSON: equal for equal architectures, and a hashable key."""
+def canonical_json(layers: Spec) -> str:
+    """Return the canonical form as one line of JSON, which is equal for equal architectures."""
     return json.dumps(canonical_spec(layers), separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 def fingerprint(layers: Sequence[Mapping[str, Any]]) -> str:
-    """SHA-256 (hexadecimal) of the canonical form and of the version of the formulas."""
+    """Return the SHA-256 (hexadecimal) of the canonical form and of the version of the formulas."""
     text = f"ntkpipe-kernel/{FORMULA_VERSION}:{canonical_json(layers)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -197,7 +214,7 @@ def load_spec(path: str | Path) -> list[dict[str, Any]]:
         raise ConfigError(f"kernel.path={path} cannot be read ({error}): name a JSON or YAML list of layers") from None
     if len(text) > _MOST_CHARACTERS:
         raise ConfigError(
-            f"kernel.path={path} has more than {_MOST_CHARACTERS:,} characters: no list of layers is so long"
+            f"kernel.path={path} has more than {_MOST_CHARACTERS:,} characters, which is too long for a list of layers"
         )
     suffix = path.suffix.lower()
     if suffix not in (".json", ".yaml", ".yml"):
@@ -214,12 +231,12 @@ def load_spec(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _distinct(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A mapping, unless a name comes twice: which of its values counts would be for the reader to guess."""
+    """Return a mapping, or raise `ValueError` if a name occurs twice, because its value would be ambiguous."""
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{shorten(twice)} is stated twice in one layer")
+        raise ValueError(f"{shorten(twice)} occurs twice in one layer: leave one out")
     return made
 
 
@@ -228,7 +245,9 @@ def _parse_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Safe, reads 1e-12 as a number, which YAML 1.1 takes for text; refuses names that come twice, and merged mappings."""
+        """A safe loader that reads 1e-12 as a number (YAML 1.1 reads text), and rejects repeated names and merged
+        mappings.
+        """
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             values = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -241,14 +260,22 @@ def _parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(error) from None
+        raise ValueError(_fault(error)) from None
+
+
+def _fault(error: Any) -> str:
+    """Return one line that says what a `YAMLError` found wrong, and where: its own text has several."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return " ".join(str(error).split())
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def dump_spec(layers: Sequence[Mapping[str, Any]], form: str) -> str:
-    """The canonical list as the text of a file that `load_spec` reads, one layer a line.
+    """Return the canonical list as text that `load_spec` reads, with one layer per line.
 
     Args:
-        layers: of the architecture.
+        layers: list of layers.
         form: `json` or `yaml`.
     """
     return (_json_lines if form == "json" else _yaml_lines)(canonical_spec(layers), "") + "\n"
@@ -271,7 +298,7 @@ def _json_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
 
 
 def _yaml_lines(layers: Sequence[Mapping[str, Any]], indent: str) -> str:
-    """Layers in YAML's flow style, which is that of JSON without the quotes that are not needed."""
+    """Return layers in YAML's flow style."""
     lines = []
     for layer in layers:
         if layer["op"] == "repeat":
@@ -294,5 +321,5 @@ def _yaml_value(value: Any) -> str:
     return value if plain else json.dumps(value, allow_nan=False)
 
 
-# Plain words that YAML 1.1 does not take for text.
+# Plain words that YAML 1.1 does not read as text.
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf")

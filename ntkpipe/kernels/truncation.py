@@ -1,4 +1,7 @@
-"""How far nonlinearities without a closed form are expanded, and a bound on what is left of both kernels (docs/mathematics.md)."""
+"""Degrees of the series of nonlinearities without a closed form, and a bound on the truncation error of both kernels.
+
+docs/mathematics.md derives the bound.
+"""
 
 from __future__ import annotations
 
@@ -34,24 +37,24 @@ from ntkpipe.kernels.state import Array, KernelState, Signature
 
 Spec = Sequence[Mapping[str, Any]]
 Place = tuple[int, ...]
-"""Of a layer: its position; within another layer the number of the list there (a branch) and the position in it follow."""
+"""The place of a layer: its position, followed by the branch and the position in it for layers within a layer."""
 
-# Degrees that are tried, and what they are to leave, relative to the root of both images' own values.
+# Degrees to try, and the largest truncation error to accept, relative to the root of both images' own values.
 _DEGREES = (USUAL_DEGREE, 96, 128, 192, LARGEST_DEGREE)
 _ENOUGH = {"float32": 2.0**-24, "float64": 16 * float(np.finfo(np.float64).eps)}
-# Variances of a layer at which a degree is tried, from the smallest to the largest.
+# Number of a layer's variances at which a degree is tried, spread from the smallest to the largest.
 _TRIED = 64
-# Closed forms lose a difference of cosines below this one to rounding: a larger one stands for it.
+# Closed forms lose differences of cosines below this one to rounding, so this one replaces them.
 _LEAST_DIFFERENCE = 1e-12
 
 
 def is_expanded(layer: Mapping[str, Any]) -> bool:
-    """Whether a layer of a canonical spec is a series."""
+    """Return whether a layer of a canonical spec is expanded in a series."""
     return "nodes" in layer and layer.get("nngp") is None
 
 
 def expanded_layers(spec: Spec, place: Place = ()) -> Iterator[tuple[Place, Mapping[str, Any]]]:
-    """All layers of a canonical spec that are series, branches included, and where they are."""
+    """Yield the place and the settings of every layer of a canonical spec that is a series, also within branches."""
     for index, layer in enumerate(spec):
         if is_expanded(layer):
             yield (*place, index), layer
@@ -60,13 +63,14 @@ def expanded_layers(spec: Spec, place: Place = ()) -> Iterator[tuple[Place, Mapp
 
 
 def extreme_images(x: np.ndarray, count: int = 4) -> np.ndarray:
-    """Rows of a block of images that span what a network sees: `(at most count + 1,)` ascending positions.
+    """Return the positions of a few images that span the variances of a block, ascending, `(at most count + 1,)`.
 
-    Those of the smallest and the largest norm, some evenly spaced between them, and the one with the largest pixel.
+    They are `count` images evenly spaced by norm, from the smallest to the largest, and the image with the largest
+    pixel.
 
     Args:
-        x: `(n, ...)`.
-        count: of those by norm.
+        x: images, `(n, ...)`.
+        count: number of images that are chosen by norm.
     """
     flat = filled(x).reshape(len(x), -1)
     norms = np.einsum("ni,ni->n", flat, flat, dtype=np.float64)
@@ -77,18 +81,20 @@ def extreme_images(x: np.ndarray, count: int = 4) -> np.ndarray:
 
 
 def with_degrees(spec: Spec, images: np.ndarray, dtype: str) -> list[dict[str, Any]]:
-    """The spec with the degree of every series that states none: as high as the variances in the network call for.
+    """Return the spec with a degree for every series that states none, chosen for the variances in the network.
 
-    The smallest of a few degrees whose bound on the errors of both moments, relative to the root of the images' own values, is below
-    the rounding of `dtype`, at every variance that the images reach at that layer; or the largest.
+    The chosen degree is the smallest of a few whose error bound for both moments, relative to the root of the images'
+    own values, is below the rounding error of `dtype` at every variance that the images reach at that layer. If none
+    is, it is the largest degree.
 
     Args:
         spec: layers.
-        images: `(n, height, width, channels)` or `(n, features)`, of the extreme variances; see `extreme_images`.
-        dtype: of the tiles, `float32` or `float64`.
+        images: images with the extreme variances, `(n, height, width, channels)` or `(n, features)`; see
+            `extreme_images`.
+        dtype: dtype of the tiles, `float32` or `float64`.
 
     Raises:
-        ConfigError: if a layer is unknown or images of this shape cannot pass it.
+        ConfigError: if a layer is unknown or does not accept images of this shape.
     """
     made = canonical_spec(spec)
     wanted = [place for place, layer in expanded_layers(made) if layer["degree"] is None]
@@ -103,9 +109,9 @@ def with_degrees(spec: Spec, images: np.ndarray, dtype: str) -> list[dict[str, A
 
 
 def with_half_degrees(spec: Spec) -> list[dict[str, Any]]:
-    """The spec with half the degree of every series, and half the nodes of its integrals.
+    """Return the spec with half the degree and half the quadrature nodes of every series.
 
-    By how much its kernels differ tells how far both have converged.
+    The difference between its kernels and those of the full spec measures the convergence of both.
     """
     made = canonical_spec(spec)
     for place, layer in list(expanded_layers(made)):
@@ -116,14 +122,15 @@ def with_half_degrees(spec: Spec) -> list[dict[str, Any]]:
 
 
 def expansion_error(spec: Spec, images: np.ndarray) -> dict[str, float]:
-    """A bound on what the ends of all series leave of both kernels of any two images, relative to `sqrt(k(x, x) k(x', x'))`.
+    """Return a bound on the truncation error of both kernels of any two images, relative to `sqrt(k(x, x) k(x', x'))`.
 
-    Exactly 0 of a network without series. At most 2, which says nothing. Rounding and the error of the quadrature, which functions
-    with a kink or jump elsewhere than at 0 have, are no part of it.
+    The bound is exactly 0 for a network without series, and at most 2, which is the trivial bound. It does not include
+    rounding, nor the quadrature error of functions with a kink or jump elsewhere than at 0.
 
     Args:
         spec: layers; see `with_degrees`.
-        images: likewise, in float64. The bound holds for these; it grows with the variances, so that it holds for those between.
+        images: images as in `with_degrees`, in float64. The bound holds for them. It grows with the variances, so it
+            also holds for all images with variances between theirs.
 
     Returns:
         `{"nngp": ..., "ntk": ...}`.
@@ -160,7 +167,7 @@ def _chosen(layer: Mapping[str, Any], variances: np.ndarray, enough: float) -> d
     degree = USUAL_DEGREE
     for series in longest.expand(p):
         squares = np.square(np.asarray(series.coefficients))
-        # What is left after each degree, from the highest powers down.
+        # The remainder after each degree, summed from the highest powers down so that small terms are not lost.
         left = np.cumsum(squares[::-1], axis=0)[::-1] - squares + np.asarray(series.even**2 + series.odd**2)
         whole = left[0] + squares[0]
         degree = next(
@@ -170,17 +177,17 @@ def _chosen(layer: Mapping[str, Any], variances: np.ndarray, enough: float) -> d
 
 
 class _Fold:
-    """Images with themselves through all layers, in float64, and beside their kernels those that bound what is left.
+    """Evaluates the kernels of images with themselves in float64, and a bound on their truncation errors.
 
     Args:
-        variances: receives all that reach each nonlinearity, by its place.
+        variances: receives the variances that reach each nonlinearity, by its place.
     """
 
     def __init__(self, variances: dict[Place, Array]) -> None:
         self._variances = variances
 
     def run(self, spec: Spec, images: np.ndarray) -> tuple[KernelState, KernelState]:
-        """Both states at the end."""
+        """Return the final state of the kernels and the final state of the bounds on their truncation errors."""
         network = Architecture.from_spec(spec)
         x = np.asarray(images, np.float64)
         x = filled_to_flatten(x) if network.is_flat(x.shape[1:]) else filled(x)
@@ -239,7 +246,7 @@ class _Fold:
             here, less = both(arrays)
             inner = _Fold({})
             after = inner._fold(body, entering(body, step, here), entering(body, step, less), place)
-            # The smallest and the largest, of thousands of repetitions.
+            # Keep only the smallest and the largest variance, because there may be thousands of repetitions.
             ends = {at: jnp.stack([jnp.min(p), jnp.max(p)]) for at, p in inner._variances.items()}
             return tuple((state.nngp, state.ntk) for state in after), ends
 
@@ -254,7 +261,7 @@ class _Fold:
         if isinstance(layer, Nonlinearity) and not isinstance(layer, Identity):
             self._see(place, _variances(own.nngp, own.signature))
             return _through(layer, own, left).replace(signature=outgoing)
-        if isinstance(layer, Dense | Conv):  # a bias is in both kernels
+        if isinstance(layer, Dense | Conv):  # the bias has no error
             return dataclasses.replace(layer, b_std=None)(left, outgoing)
         if isinstance(layer, SelfAttention):
             return _attended(layer, own, left, outgoing)
@@ -264,7 +271,7 @@ class _Fold:
                 is_own=True, row=None, column=None
             )
         if isinstance(layer, Stationary):
-            # Completely monotone in the distance's square: off by at most what the same difference makes at distance 0.
+            # The kernel is completely monotone in the squared distance, so its error is largest at distance 0.
             zero = jnp.zeros_like(left.nngp)
             made = 1.0 - layer.pairs(-jnp.maximum(jnp.max(left.nngp), 0.0) + zero, zero, zero)
             return left.replace(nngp=made, ntk=made, signature=outgoing)
@@ -276,7 +283,7 @@ def _variances(x: Array, signature: Signature) -> Array:
 
 
 def _outer(field: Array, signature: Signature) -> Array:
-    """A field times itself, at all pairs of pixels."""
+    """Return the product of a field with itself, at all pairs of pixels."""
     if not signature.spatial:
         return jnp.square(field)
     return layout.spread_row(field) * layout.spread_column(field, signature)
@@ -311,7 +318,10 @@ def _through(layer: Nonlinearity, own: KernelState, left: KernelState) -> Kernel
 
 
 def _joined(own: Sequence[KernelState], left: Sequence[KernelState], step: Step) -> KernelState:
-    """What is left of branches that have met: of a product, that of the factors with what is left of them, less that of the factors."""
+    """Return the bounds on the truncation errors after a join of branches.
+
+    For a product, the bound is the product of the factors plus their errors, minus the product of the factors.
+    """
     if not isinstance(step.layer, FanInProduct):
         return joined(left, step)
     wider = joined(
@@ -327,13 +337,13 @@ def _plus(one: Array | None, other: Array | None) -> Array | None:
 
 
 def _weighted(coefficients: Array) -> Array:
-    """The sum of `j a_j^2`: by how much a series changes with the cosine, at most."""
+    """Return the sum of `j a_j^2`, the largest derivative of a series by the cosine."""
     powers = jnp.arange(coefficients.shape[0], dtype=coefficients.dtype)
     return jnp.einsum("j,j...->...", powers, jnp.square(coefficients))
 
 
 def _attended(layer: SelfAttention, own: KernelState, left: KernelState, outgoing: Signature) -> KernelState:
-    """What is left of the attention itself, which comes from covariances of each image, and of what it mixes."""
+    """Return the bounds after an attention layer, from the errors of its weights and of the mixed covariances."""
     (weights,) = layer.image_features(own)
     weights, off = jnp.abs(weights), layout.to_matrix(left.nngp, own.signature)
     off = abs(layer.w_query_std * layer.w_key_std) * off

@@ -1,14 +1,15 @@
 """Families of architectures, as plain lists of layers.
 
-Every function returns a canonical spec, and raises `ConfigError` if a parameter is out of range. What they share:
+Every function returns a canonical spec, and raises `ConfigError` if a parameter is out of range. Common parameters:
 
-- `w_std`, `b_std`: standard deviations of the weights and biases of every layer, the readout included; `b_std` None has no
-  biases.
-- `width`: hidden features or channels of the finite networks; changes values in the `standard` parameterisation only.
-- `activation`, `activation_args`: name of a nonlinearity, and its parameters, such as `{"alpha": 0.1}`.
+- `w_std`, `b_std`: standard deviations of the weights and biases of every layer, including the readout; `b_std` None
+  means no biases.
+- `width`: hidden features or channels of the finite networks. It changes the kernel in the `standard` parameterisation
+  only.
+- `activation`, `activation_args`: name of the nonlinearity, and its parameters, such as `{"alpha": 0.1}`.
 - `parameterization`: `ntk` or `standard`.
-- `filter`, `padding`: of every convolution.
-- `image_shape`: `(height, width, channels)`, of families whose layers depend on it.
+- `filter`, `padding`: filter and padding of every convolution.
+- `image_shape`: `(height, width, channels)`, for families whose layers depend on it.
 
 The readout has 10 features; a kernel does not depend on their number.
 """
@@ -41,8 +42,8 @@ def fcn(
     """A fully connected network: flatten, `depth` times (dense, nonlinearity), a dense readout (arXiv:1711.00165).
 
     Args:
-        depth: hidden layers; 0 is a linear model.
-        width: see the module, as for all others.
+        depth: number of hidden layers; 0 is a linear model.
+        width: number of hidden features. The other parameters are described at the top of this module.
     """
     parts = Parts(w_std, b_std, activation, activation_args, parameterization)
     hidden = repeated(whole("kernel.depth", depth), [parts.dense(width), parts.phi])
@@ -61,9 +62,11 @@ def cnn_vec(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """A convolutional network without pooling, flattened before the readout (CNN-Vec; arXiv:1810.05148, arXiv:2007.15801).
+    """A convolutional network without pooling, flattened before the readout (CNN-Vec; arXiv:1810.05148,
+    arXiv:2007.15801).
 
-    Its kernel needs the covariances of equal pixels alone: a thousandth of what pooling needs of 32 x 32 images.
+    Its kernel needs the covariances of equal pixels only. For 32 x 32 images this is a thousandth of the covariances
+    that pooling needs.
 
     Args:
         depth: convolutional layers, each with a nonlinearity.
@@ -84,7 +87,8 @@ def cnn_gap(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """A convolutional network with global average pooling before the readout (CNN-GAP; arXiv:1810.05148, arXiv:2007.15801).
+    """A convolutional network with global average pooling before the readout (CNN-GAP; arXiv:1810.05148,
+    arXiv:2007.15801).
 
     Args:
         depth: convolutional layers, each with a nonlinearity.
@@ -107,18 +111,19 @@ def cntk(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """The CNTK of Arora et al. 2019 (arXiv:1904.11955), and that of Li et al. 2019 with local pooling (arXiv:1911.00809).
+    """The CNTK of Arora et al. 2019 (arXiv:1904.11955), and of Li et al. 2019 with local pooling (arXiv:1911.00809).
 
-    Their networks with all layers trained, up to a constant factor: they scale the first layer by 1 and every other by
-    sqrt(2), and ReLU networks without biases are homogeneous. The authors' program leaves the first and last layer
-    untrained unless told otherwise, which takes their parts out of the NTK; there is no such layer here.
+    These are the papers' networks with all layers trained, up to a constant factor: the papers scale the first layer by
+    1 and every other layer by sqrt(2), and ReLU networks without biases are homogeneous. The authors' program does not
+    train the first and the last layer by default, which removes their contributions from the NTK. This is not supported
+    here.
 
     Args:
-        depth: as in the papers' tables, where the readout counts: `depth - 1` convolutional layers.
-        pool: `vec` (CNTK-V), `gap` (CNTK-G), or `lap`, local average pooling: every pixel becomes the mean of a square of
-            `2 pool_radius + 1` pixels around it, and the result is flattened. It lies between the others: radius 0 is
-            `vec`, and a radius of the image's size is `gap`, up to a factor.
-        pool_radius: of `lap`; pixels beyond the edge are 0, or those of the other side if `padding` is `CIRCULAR`.
+        depth: depth as in the papers' tables, which count the readout: `depth - 1` convolutional layers.
+        pool: `vec` (CNTK-V), `gap` (CNTK-G), or `lap`, local average pooling: every pixel becomes the mean of the
+            square of `2 pool_radius + 1` by `2 pool_radius + 1` pixels around it, and the result is flattened. Radius 0
+            is `vec`, and a radius of the size of the image is `gap` up to a factor.
+        pool_radius: radius of `lap`. Pixels outside the image are 0, or wrap around if `padding` is `CIRCULAR`.
     """
     parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
     hidden = parts.convs(width, whole("kernel.depth", depth, 2) - 1)
@@ -147,12 +152,13 @@ def myrtle(
 ) -> Spec:
     """A Myrtle network (Shankar et al. 2020, arXiv:2003.02237): convolutions, with 2 x 2 poolings down to one pixel.
 
-    Two poolings halve the image between three groups of convolutions; after the last the mean over what is left is taken,
-    by further 2 x 2 poolings where they fit (32 x 32 images have five in all, as in the paper), or at once.
+    Two poolings halve the image between three groups of convolutions. After the last group the mean over the remaining
+    pixels is taken: by further 2 x 2 poolings where they fit (five in total for 32 x 32 images, as in the paper), or at
+    once.
 
     Args:
-        depth: 5, 7 or 10 layers with weights, or as many convolutions and the readout.
-        image_shape: height and width must be multiples of 4.
+        depth: number of layers with weights, including the readout: 5, 7 or 10.
+        image_shape: `(height, width, channels)`; height and width must be multiples of 4.
     """
     groups = chosen("kernel.depth", depth, _MYRTLE)
     if len(image_shape) != 3:
@@ -185,13 +191,14 @@ def resnet(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """A residual network at one resolution: a convolution, then pre-activation blocks with identity shortcuts, then pooling.
+    """A residual network at one resolution: a convolution, then pre-activation blocks with identity shortcuts, then
+    pooling.
 
-    He et al. 2016 (arXiv:1603.05027), without normalisation, which has no kernel of this form. For stages of halved
+    He et al. 2016 (arXiv:1603.05027), without batch normalisation, which has no such kernel. For stages of halved
     resolution see `wide_resnet`.
 
     Args:
-        blocks: of two convolutions each: `2 blocks + 2` layers with weights.
+        blocks: number of blocks of two convolutions each; the network has `2 blocks + 2` layers with weights.
         pool: `gap` or `vec`.
     """
     parts = Parts(w_std, b_std, activation, activation_args, parameterization, filter, padding)
@@ -212,15 +219,17 @@ def wide_resnet(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """A wide residual network (Zagoruyko and Komodakis 2016, arXiv:1605.07146) of `depth = 6 k + 4` layers: three stages.
+    """A wide residual network (Zagoruyko and Komodakis 2016, arXiv:1605.07146) of `depth = 6 k + 4` layers: three
+    stages.
 
-    Each stage has k pre-activation blocks; the first of each projects its shortcut by a convolution, and halves the image
-    in the second and third stage. As in neural-tangents there is no normalisation, and no nonlinearity after the last block.
+    Each stage has k pre-activation blocks. The first block of a stage projects its shortcut by a convolution, and
+    halves the image in the second and third stage. As in neural-tangents, there is no normalisation and no nonlinearity
+    after the last block.
 
     Args:
         depth: 10, 16, 22, 28, ...
-        widen: the paper's k: channels are `width * widen`, twice and four times that.
-        width: of the first convolution.
+        widen: the widening factor k of the paper: the stages have `width * widen` channels, twice and four times that.
+        width: channels of the first convolution.
     """
     if whole("kernel.depth", depth, 10) % 6 != 4:
         raise ConfigError(f"kernel.depth={depth} of a wide_resnet must be 6 k + 4: 10, 16, 22, 28, 34, 40, ...")
@@ -246,15 +255,16 @@ def attention(
     filter: Sequence[int] = (3, 3),
     padding: str = "SAME",
 ) -> Spec:
-    """Convolutions, then self-attention over all pixels, then global average pooling (Hron et al. 2020, arXiv:2006.10540).
+    """Convolutions, then self-attention over all pixels, then global average pooling (Hron et al. 2020,
+    arXiv:2006.10540).
 
-    Attention has one head of infinitely many in the limit, linear scaling, and weights of standard deviation 1 for keys,
-    queries and values; `w_std` and `b_std` are those of its outgoing weights. There is no `standard` parameterisation of it.
+    Attention has infinitely many heads in the limit, linear scaling, and weights of standard deviation 1 for keys,
+    queries and values. `w_std` and `b_std` are those of its output weights. It has no `standard` parameterisation.
 
     Args:
-        depth: convolutional layers, each with a nonlinearity.
-        blocks: attention layers, each with a nonlinearity.
-        mechanism: `SOFTMAX`, `IDENTITY` or `RELU`, of queries times keys.
+        depth: number of convolutional layers, each followed by a nonlinearity.
+        blocks: number of attention layers, each followed by a nonlinearity.
+        mechanism: function of queries times keys: `SOFTMAX`, `IDENTITY` or `RELU`.
     """
     parts = Parts(w_std, b_std, activation, activation_args, "ntk", filter, padding)
     attend = {
@@ -277,18 +287,22 @@ def _stationary(kernel: str, length_scale: float, nu: float | None = None) -> Sp
 
 
 def rbf(*, length_scale: float = 1.0) -> Spec:
-    """The Gaussian kernel, a baseline: `exp(-r^2 / (2 l^2))`, r^2 the mean squared difference of two images' pixels.
+    """The Gaussian kernel `exp(-r^2 / (2 l^2))`, a baseline, with r^2 the mean squared difference per pixel.
 
-    Both kernels are this one, as for all baselines: predictions of `nngp` and `ntk` are its kernel regression.
+    As for all baselines, both kernels are equal to it: predictions of `nngp` and `ntk` are the same kernel regression.
 
     Args:
-        length_scale: l, in units of a pixel as prepared.
+        length_scale: l, in units of the prepared pixel values.
     """
     return _stationary("rbf", length_scale)
 
 
 def laplace(*, length_scale: float = 1.0) -> Spec:
-    """The Laplace kernel, a baseline near the NTK of fully connected networks (arXiv:2007.01580): `exp(-r / l)`; see `rbf`."""
+    """The Laplace kernel `exp(-r / l)`, a baseline close to the NTK of fully connected networks (arXiv:2007.01580).
+
+    Args:
+        length_scale: l, see `rbf`.
+    """
     return _stationary("laplace", length_scale)
 
 
@@ -297,23 +311,23 @@ def matern(*, nu: float = 1.5, length_scale: float = 1.0) -> Spec:
 
     Args:
         nu: smoothness, 0.5, 1.5 or 2.5.
-        length_scale: l.
+        length_scale: l, see `rbf`.
     """
     return _stationary("matern", length_scale, nu)
 
 
 def linear(*, w_std: float = 1.0, b_std: float | None = None) -> Spec:
-    """The linear kernel `w_std^2 x . x' / d + b_std^2`, a baseline: a network without hidden layers."""
+    """The kernel `w_std^2 x . x' / d + b_std^2` of a network without hidden layers, a baseline."""
     return fcn(0, w_std=w_std, b_std=b_std)
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family as configurations name it.
+    """A family under the name that configurations use.
 
     Args:
-        make: the function.
-        fixed: parameters that the name decides.
+        make: the function that returns its layers.
+        fixed: parameters that the name determines.
     """
 
     make: Callable[..., Spec]
@@ -321,16 +335,16 @@ class Family:
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """Parameters that are left to choose, `image_shape` aside."""
+        """Names of the parameters that can be chosen, without `image_shape`."""
         return tuple(name for name in signature(self.make).parameters if name not in (*self.fixed, "image_shape"))
 
     @property
     def needs_image_shape(self) -> bool:
-        """The layers depend on the images."""
+        """Whether the layers depend on the shape of the images."""
         return "image_shape" in signature(self.make).parameters
 
     def __call__(self, image_shape: Sequence[int], **parameters: Any) -> Spec:
-        """The layers for images of a shape."""
+        """Return the layers for images of this shape."""
         shape = {"image_shape": image_shape} if self.needs_image_shape else {}
         return self.make(**self.fixed, **shape, **parameters)
 
@@ -351,4 +365,4 @@ FAMILIES: dict[str, Family] = {
     "matern": Family(matern, {}),
     "linear": Family(linear, {}),
 }
-"""What `kernel.kind` may name, besides `spec`."""
+"""The values of `kernel.kind`, besides `spec`."""

@@ -1,4 +1,4 @@
-"""Tiles as they are meant: the lower triangle is the matrix."""
+"""Reads tiles of symmetric matrices. Only the lower triangle is used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 
 def read_tile(matrix: TileMatrix, i: int, j: int) -> np.ndarray:
-    """Tile `(i, j)`; one on the diagonal of a symmetric matrix with its lower triangle mirrored.
+    """Read tile `(i, j)`. In diagonal tiles of a symmetric matrix, the upper triangle is replaced by the lower one.
 
-    Both triangles of a diagonal tile were computed, and differ by rounding. A matrix that is symmetric in every bit is
-    one matrix to all solvers: otherwise Lanczos and a dense solver would differ by the rounding of float32 tiles.
+    Both triangles of a diagonal tile were computed, and they differ by rounding. An exactly symmetric matrix is the same
+    for all solvers; otherwise Lanczos and a dense solver would differ by the rounding of float32 tiles.
     """
     tile = matrix.read(i, j)
     if i == j and matrix.grid.symmetric:
@@ -21,14 +21,14 @@ def read_tile(matrix: TileMatrix, i: int, j: int) -> np.ndarray:
 
 
 def read_rows(matrix: TileMatrix, indices: np.ndarray) -> np.ndarray:
-    """Rows `(m, cols)` float64 of a rectangular matrix, reading the rows of tiles that hold them, tile by tile.
+    """Rows (m, cols) of a rectangular matrix in float64, read tile by tile.
 
     Raises:
-        ValueError: if the matrix is symmetric: half of its rows lie in columns of tiles (`TileOperator.rows`).
+        ValueError: if the matrix is symmetric, because half of each row is in columns of tiles (`TileOperator.rows`).
     """
     grid, indices = matrix.grid, np.asarray(indices, dtype=np.int64)
     if grid.symmetric:
-        raise ValueError("rows of a symmetric matrix are read with an operator")
+        raise ValueError("rows of a symmetric matrix must be read with an operator")
     out = np.empty((len(indices), grid.cols))
     for i in np.unique(indices // grid.edge).tolist():
         inside = np.flatnonzero(indices // grid.edge == i)
@@ -43,7 +43,7 @@ def assemble(matrix: TileMatrix, dtype: str | np.dtype | type = np.float64) -> n
 
     Args:
         matrix: symmetric (both triangles are filled) or rectangular.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         `(rows, cols)`, C order.
@@ -59,7 +59,7 @@ def assemble(matrix: TileMatrix, dtype: str | np.dtype | type = np.float64) -> n
 
 
 def unit_vectors(rows: np.ndarray, n: int) -> np.ndarray:
-    """(n, k) unit vectors: a kernel times them is its columns `rows` (k,) as they are stored."""
+    """Unit vectors (n, k). A kernel times them gives its stored columns `rows` (k,)."""
     units = np.zeros((n, len(rows)))
     units[rows, np.arange(len(rows))] = 1.0
     return units

@@ -1,11 +1,11 @@
-"""The small matrix of block Lanczos: symmetric block tridiagonal, after a thick restart with a diagonal head.
+"""The projected matrix of block Lanczos. It is symmetric block tridiagonal; a thick restart adds a diagonal head.
 
     ( theta  G^T              )
     ( G      D_1   B_1^T      )        theta and G (kept Ritz values and their coupling) are empty before a restart
     (        B_1   D_2   ...  )
 
-What the stopping rule asks of it, the last block row of a solution and the smallest eigenvalue, costs O(m k^2) from its
-blocks, against O(m^3) of all eigenvectors: at 2,223 vectors 14 ms against 1.7 s.
+The stopping rule needs the last block row of a solution and the smallest eigenvalue. Computing them from the blocks costs O(m k^2), but
+all eigenvectors cost O(m^3). With 2,223 vectors they took 14 ms and 1.7 s.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse.linalg
 
+# Elimination of blocks with at most this number of vectors costs a negligible time.
+_NARROW = 32
+# Largest memory of the last blocks of all shifts, with copies.
+_MOST_BYTES = 1 << 28
+
 
 @dataclass(frozen=True)
 class BlockTridiagonal:
     """A symmetric matrix by its blocks.
 
     Args:
-        diagonals: `(k_j, k_j)` symmetric, s of them.
-        couplings: `(k_j+1, k_j)`, s - 1 of them: the blocks below the diagonal ones.
-        theta: `(p,)` of the diagonal head.
-        arrow: `(k_1, p)`, from the head to the first block.
+        diagonals: s symmetric blocks `(k_j, k_j)`.
+        couplings: s - 1 blocks `(k_j+1, k_j)` below the diagonal blocks.
+        theta: `(p,)` diagonal of the head.
+        arrow: `(k_1, p)` coupling of the head to the first block.
     """
 
     diagonals: Sequence[np.ndarray]
@@ -37,11 +42,11 @@ class BlockTridiagonal:
 
     @cached_property
     def size(self) -> int:
-        """Rows, m."""
+        """Number of rows, m."""
         return len(self.theta) + sum(len(d) for d in self.diagonals)
 
     def dense(self) -> np.ndarray:
-        """`(m, m)`."""
+        """The matrix as an array `(m, m)`."""
         out = np.zeros((self.size, self.size))
         low = len(self.theta)
         out[range(low), range(low)] = self.theta
@@ -59,12 +64,13 @@ class BlockTridiagonal:
         return out
 
     def smallest(self) -> tuple[float, np.ndarray] | None:
-        """The smallest eigenvalue, from above to about 1e-6 of itself, and the last block row of its unit vector.
+        """The smallest eigenvalue and the last block row of its unit eigenvector.
 
-        By Lanczos on the inverse from a banded Cholesky factor.
+        The eigenvalue is approximated from above, with a relative error of about 1e-6, by Lanczos on the inverse with a banded
+        Cholesky factor.
 
         Returns:
-            None if the matrix is not positive definite to rounding, has a head, or the iteration does not settle.
+            None if the matrix is not positive definite to rounding, has a head, or the iteration does not converge.
         """
         if len(self.theta) or not self.size:
             return None
@@ -75,7 +81,7 @@ class BlockTridiagonal:
         try:
             factor = scipy.linalg.cholesky_banded(self._lower_bands(), lower=True, overwrite_ab=True)
             inverse = _Inverse(factor)
-            # Any start that is fixed: a resumed run has to stop where the undisturbed one does.
+            # The start is fixed, because a resumed run must stop at the same step as an uninterrupted one.
             v0 = np.random.default_rng(0).standard_normal(self.size)
             values, vectors = scipy.sparse.linalg.eigsh(inverse, k=1, v0=v0, tol=1e-6)  # pyright: ignore[reportArgumentType]
         except (np.linalg.LinAlgError, scipy.sparse.linalg.ArpackError):
@@ -83,7 +89,7 @@ class BlockTridiagonal:
         return (float(1.0 / values[0]), vectors[-last:, 0]) if values[0] > 0 else None
 
     def _lower_bands(self) -> np.ndarray:
-        """LAPACK's lower band storage: blocks of k and k' in a row make k + k' diagonals."""
+        """The matrix in LAPACK's lower band storage. Consecutive blocks of k and k' rows need k + k' diagonals."""
         sizes = [len(d) for d in self.diagonals]
         width = max(a + b for a, b in zip(sizes, [*sizes[1:], 0], strict=True))
         bands = np.zeros((width, self.size))
@@ -99,11 +105,11 @@ class BlockTridiagonal:
 
 @dataclass
 class LastRows:
-    """Last block rows of `(H + shift)^-1 E_1 R` for several shifts, followed as H grows: one small solve a step and shift.
+    """Last block rows of `(H + shift)^-1 E_1 R` for several shifts, updated as H grows. A step takes one small solve for each shift.
 
-    Block elimination from the first block down: `S_1 = D_1 + shift`, `S_j+1 = D_j+1 + shift - B_j S_j^-1 B_j^T`, and the
-    last block row of the solution is `X_1 = S_1^-1 R`, `X_j+1 = -S_j+1^-1 B_j X_j`. Without pivoting it is stable where
-    `H + shift` is positive definite, or the shift is complex and off the negative axis: zero is then outside the field of
+    The method is block elimination from the first block down: `S_1 = D_1 + shift`, `S_j+1 = D_j+1 + shift - B_j S_j^-1 B_j^T`.
+    The last block row of the solution is `X_1 = S_1^-1 R`, `X_j+1 = -S_j+1^-1 B_j X_j`. There is no pivoting. The elimination is stable if
+    `H + shift` is positive definite, or the shift is complex and not on the negative axis: zero is then outside the field of
     values of every `S_j`.
 
     Args:
@@ -111,7 +117,7 @@ class LastRows:
         start: `(k_1, c)`, R.
 
     Attributes:
-        rows: `(q, k, c)`, X of the last block that `extend` has seen.
+        rows: `(q, k, c)`, X of the last block.
         inverse: `(q, k, k)`, the last diagonal block of `(H + shift)^-1`.
     """
 
@@ -122,25 +128,49 @@ class LastRows:
     steps: int = 0
 
     def extend(self, matrix: BlockTridiagonal) -> None:
-        """Follow a matrix without a head that has grown since the last call.
+        """Add the new blocks of a matrix that has grown since the last call. The matrix must have no head.
 
         Raises:
-            LinAlgError: if a block is singular: H + shift is not positive definite.
+            LinAlgError: if a block is singular, because H + shift is not positive definite.
         """
         for j in range(self.steps, len(matrix.diagonals)):
-            block = matrix.diagonals[j] + self.shifts[:, None, None] * np.eye(len(matrix.diagonals[j]))
-            right = np.broadcast_to(self.start, (len(self.shifts), *self.start.shape))
-            if j:
-                coupling = matrix.couplings[j - 1]
-                block = block - coupling @ self.inverse @ coupling.T
-                right = -coupling @ self.rows
-            self.inverse = np.linalg.inv(block)
-            self.rows = self.inverse @ right
-            self.steps = j + 1
+            self.step(matrix.diagonals[j], matrix.couplings[j - 1] if j else None)
+
+    def step(self, diagonal: np.ndarray, coupling: np.ndarray | None) -> None:
+        """Add one block.
+
+        Args:
+            diagonal: `(k, k)` diagonal block.
+            coupling: `(k, k_before)` coupling to the block before; None for the first block.
+
+        Raises:
+            LinAlgError: if the block is singular.
+        """
+        block = diagonal + self.shifts[:, None, None] * np.eye(len(diagonal))
+        right = np.broadcast_to(self.start, (len(self.shifts), *self.start.shape))
+        if coupling is not None:
+            block = block - coupling @ self.inverse @ coupling.T
+            right = -coupling @ self.rows
+        self.inverse = np.linalg.inv(block)
+        self.rows = self.inverse @ right
+        self.steps += 1
+
+
+def eliminates(n: int, width: int, shifts: int) -> bool:
+    """Whether `LastRows` costs less than repeated eigendecompositions, and fits into memory.
+
+    `LastRows` takes `16 q k^3` flops for each step, and the eigendecompositions take `70 m^3` in total.
+
+    Args:
+        n: number of rows of the matrix. A space has at most `n / width` blocks.
+        width: size k of the first block.
+        shifts: number q of shifts.
+    """
+    return width <= _NARROW or (n**2 > 0.25 * shifts * width**2 and 64 * shifts * width**2 <= _MOST_BYTES)
 
 
 class _Inverse(scipy.sparse.linalg.LinearOperator):
-    """From a banded Cholesky factor."""
+    """The inverse of a matrix as a linear operator, from a banded Cholesky factor."""
 
     def __init__(self, factor: np.ndarray) -> None:
         super().__init__(np.float64, (factor.shape[1],) * 2)

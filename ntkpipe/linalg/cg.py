@@ -1,6 +1,6 @@
-"""Block conjugate gradients: all right-hand sides share every pass over the matrix, and a few vectors are all they keep.
+"""Block conjugate gradients. All right-hand sides share every pass over the matrix, and only a few vectors are kept.
 
-The recurrence: `cg_recurrence.py`; what it learns of the smallest eigenvalue: `cg_lanczos.py`.
+The recurrence is in `cg_recurrence.py`, and the estimate of the smallest eigenvalue in `cg_lanczos.py`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ntkpipe.linalg.steps import Checkpoint, take_step
 
 @dataclass(frozen=True)
 class CgSolution(Solution[np.ndarray]):
-    """Solutions `(n, c)` and what the solver has learnt of the matrix on the way.
+    """Solutions `(n, c)`, and information about the matrix that the solver has found.
 
     Args:
-        residuals: `(c,)` relative residuals, recomputed: `residual` is the largest.
-        checks: passes in which residuals were recomputed, besides the `iterations`.
-        largest: largest `|A p|` of a unit vector that was seen, ridge included: a lower bound of the largest eigenvalue.
+        residuals: `(c,)` recomputed relative residuals; `residual` is the largest of them.
+        checks: number of passes that recomputed residuals, in addition to the `iterations`.
+        largest: largest `|A p|` over the unit search directions p, ridge included; a lower bound of the largest eigenvalue.
         smallest: estimate of the smallest eigenvalue, ridge included, from the Lanczos matrix of the preconditioned
-            problem; 0 if none is known.
-        curvature: the most negative Rayleigh quotient met, ridge included; 0 if there was none.
+            problem; 0 if it is unknown.
+        curvature: most negative Rayleigh quotient, ridge included; 0 if there was none.
     """
 
     residuals: np.ndarray
@@ -42,19 +42,19 @@ class CgSolution(Solution[np.ndarray]):
     curvature: float
 
     def explain(self, ridge: float, mean_diagonal: float | None = None) -> str:
-        """What happened and what to do, for people.
+        """A text for the user that explains the outcome and gives a remedy.
 
         Args:
-            ridge: absolute, that was used.
-            mean_diagonal: of the matrix: the text then names relative ridges too.
+            ridge: the absolute ridge of the solve.
+            mean_diagonal: mean of the matrix's diagonal; if given, the text also states the relative ridge.
         """
         if self.reason is not Reason.INDEFINITE:
             return f"relative residual {self.residual:.1e} after {self.iterations} passes: {self.reason}"
         needed = ridge - 2 * self.curvature
         relative = "" if not mean_diagonal else f" (relative to the mean of the diagonal: {needed / mean_diagonal:.1e})"
         return (
-            f"the kernel with ridge {ridge:.3g} is indefinite at the level of {-self.curvature / self.largest:.0e} of its "
-            f"largest eigenvalue: give float64 tiles where they are float32 (kernel.dtype=float64), or use a ridge of at least "
+            f"the kernel with ridge {ridge:.3g} is indefinite at the level of {-self.curvature / self.largest:.0e} of "
+            "its largest eigenvalue: use float64 tiles (kernel.dtype=float64), or a ridge of at least "
             f"{needed:.1e}{relative}"
         )
 
@@ -67,6 +67,7 @@ def block_cg(
     start: Float64[np.ndarray, "n c"] | None = None,
     preconditioner: Preconditioner | None = None,
     tolerance: float = 1e-8,
+    settle_for: Callable[[np.ndarray], float] | None = None,
     max_steps: int = 1000,
     exact: Callable[[np.ndarray], np.ndarray] | None = None,
     rounding: float = sys.float_info.epsilon,
@@ -74,20 +75,22 @@ def block_cg(
     checkpoint_every: int = 10,
     on_step: Callable[[CgStep], None] | None = None,
 ) -> CgSolution:
-    """Solve `(A + ridge I) X = b` for a positive definite `A`, every column to its own relative residual.
+    """Solve `(A + ridge I) X = b` for a positive definite `A`. The relative residual of every column reaches the tolerance.
 
     Args:
-        operator: `A`; one `matmul` with at most c columns per step.
+        operator: `A`. Each step calls `matmul` once with at most c columns.
         b: `(n, c)` of any rank; columns of zeros have zero solutions.
         ridge: absolute, `>= 0`.
-        start: where to begin, such as the solution for another ridge; None is zero, and saves a pass.
-        preconditioner: positive definite, made for this ridge; None is none.
-        tolerance: of `|b - (A + ridge) x| / |b|` of every column, recomputed with `exact` products.
-        max_steps: most passes, recomputed residuals not counted.
-        exact: `A x` in float64, for recomputed residuals; None is the operator's own product.
-        rounding: unit roundoff of the operator's products: 6e-8 for float32.
-        checkpoint: restored from first, then replaced every `checkpoint_every` steps and at the end.
-        checkpoint_every: steps between checkpoints.
+        start: initial solution, for example that of another ridge. None is zero, which saves a pass.
+        preconditioner: positive definite, made for this ridge; None uses no preconditioner.
+        tolerance: largest `|b - (A + ridge) x| / |b|` of every column, recomputed with `exact` products.
+        settle_for: a function from the present solution `(n, c)` to a tolerance that also suffices if it is larger; None uses only
+            `tolerance`.
+        max_steps: largest number of passes, without those that recompute residuals.
+        exact: computes `A x` in float64 for recomputed residuals; None uses the operator's product.
+        rounding: unit roundoff of the operator's products, for example 6e-8 for float32.
+        checkpoint: state to continue from. It is replaced every `checkpoint_every` steps and at the end.
+        checkpoint_every: number of steps between checkpoints.
         on_step: called after every new step.
 
     Returns:
@@ -123,13 +126,14 @@ def block_cg(
             saved = run.steps
 
     while True:
-        reason = run.verdict(tolerance, max_steps)
+        wanted = tolerance if settle_for is None else max(tolerance, settle_for(run.x @ run.combine))
+        reason = run.verdict(wanted, max_steps)
         done = reason is not Reason.RUNNING
         if done or run.steps % checkpoint_every == 0:
             keep()
         if done:
             return _solution(run, reason)
-        take_step(run, functools.partial(run.advance, tolerance), on_step, keep, lanes)
+        take_step(run, functools.partial(run.advance, wanted), on_step, keep, lanes)
 
 
 def _solution(run: CgRecurrence, reason: Reason) -> CgSolution:

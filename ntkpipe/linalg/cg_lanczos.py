@@ -1,8 +1,8 @@
-"""The Lanczos matrix that conjugate gradients make on the way, and what it says of the smallest eigenvalue.
+"""The Lanczos matrix of conjugate gradients, and the estimate of the smallest eigenvalue from it.
 
-It is the preconditioned matrix in the basis that the residuals are: block tridiagonal. `Z_i T_i` are orthonormal in the inner
-product of M, and `Z_i = P_i S_i - P_{i-1} beta_{i-1}` with directions P that are conjugate: hence its blocks are made of `S`,
-`beta` and `theta` alone.
+It is the preconditioned matrix in the basis of the residuals, and block tridiagonal. `Z_i T_i` are orthonormal in the inner
+product of M, and `Z_i = P_i S_i - P_{i-1} beta_{i-1}` with conjugate directions P. So its blocks depend only on `S`, `beta`
+and `theta`.
 """
 
 from __future__ import annotations
@@ -12,37 +12,38 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
-# Rows of the Lanczos matrix that are looked at: its eigenvalues then take seconds.
+# Largest number of rows of the Lanczos matrix, whose eigenvalues then take seconds.
 _RITZ_ROWS = 2000
 
 
 class LanczosMatrix:
-    """Its blocks, step by step; none at first."""
+    """The block tridiagonal Lanczos matrix, which grows step by step."""
 
     def __init__(self) -> None:
         self.diagonals: list[np.ndarray] = []
         self.couplings: list[np.ndarray] = []
 
     def add(self, diagonal: np.ndarray) -> None:
-        """A step's diagonal block (k, k)."""
+        """Add the diagonal block (k, k) of a step."""
         self.diagonals.append(diagonal)
 
     def couple(self, coupling: np.ndarray) -> None:
-        """The block (k_next, k) below the diagonal block that was added last."""
+        """Add the block (k_next, k) below the last diagonal block."""
         self.couplings.append(coupling)
 
     def cut(self, size: int) -> None:
-        """The next diagonal block is (size, size) and not coupled to the last: its values are those of another start.
+        """Start a new part with a diagonal block (size, size), which is not coupled to the last block.
 
-        Each part's smallest Ritz value still lies above the smallest eigenvalue.
+        The smallest Ritz value of each part is still above the smallest eigenvalue.
         """
         if self.diagonals:
             self.couplings[len(self.diagonals) - 1 :] = [np.zeros((size, len(self.diagonals[-1])))]
 
     def smallest(self) -> float:
-        """Estimate of the smallest eigenvalue: the smallest Ritz value, lowered by what its residual says it may fall.
+        """Estimate of the smallest eigenvalue: the smallest Ritz value minus the correction that its residual allows.
 
-        Likewise to `KrylovSolution.smallest`: a Ritz value lies above, and an early one far above.
+        The correction is that of `KrylovSolution.smallest`. A Ritz value is above the eigenvalue, and early ones are far
+        above it.
         """
         sizes = [len(d) for d in self.diagonals]
         first = len(sizes) - int(np.searchsorted(np.cumsum(sizes[::-1]), _RITZ_ROWS, side="right"))
@@ -77,7 +78,7 @@ class LanczosMatrix:
 
     @classmethod
     def of(cls, state: dict[str, np.ndarray]) -> LanczosMatrix:
-        """What gave `state`."""
+        """The Lanczos matrix of a `state`."""
         made = cls()
         diagonals = couplings = 0
         for size, after in state["sizes"].T.tolist():

@@ -1,28 +1,27 @@
-"""The recurrence of block conjugate gradients: one pass over the matrix at a time, and a few vectors are all it keeps.
+"""The recurrence of block conjugate gradients. Each step takes one pass over the matrix, and only a few vectors are kept.
 
 With `A` the matrix plus its ridge, `M` the preconditioner and `P` an orthonormal block of search directions, a step is
 
     theta = P^T A P,   X += P alpha,   R -= A P alpha,   alpha = theta^-1 P^T R,
     Z = M^-1 R,        P <- orth(Z + P beta),            beta = -theta^-1 (A P)^T Z.
 
-This is the breakdown-free form of Ji & Li 2017 (doi:10.1007/s10543-016-0631-z), and chosen for that: towards the end
-columns converge one by one, and O'Leary's formulas then divide by a singular `R^T Z`. Here a direction that is lost merely
-is not searched: `X` and `R` belong together whatever `P` holds, and every step minimises the error in the energy norm over
-`P`. Columns of `Z` are scaled by their residuals before they are made orthonormal, so that a converged column is not taken
-for a dependent one. Dubrulle's variant, which orthonormalises `R`, takes the same passes, but loses the part of `R` that it
-drops; a column that shares no directions took three times as many.
+This is the breakdown-free form of Ji & Li 2017 (doi:10.1007/s10543-016-0631-z). Columns converge one after another, and O'Leary's
+formulas then divide by a singular `R^T Z`. Here a dependent direction is left out of the search. `X` and `R` remain consistent for any
+`P`, and every step minimises the error in the energy norm over `P`. Columns of `Z` are scaled by their residuals before
+orthonormalisation, so that a converged column does not look dependent. Dubrulle's variant orthonormalises `R`. It takes as many
+passes, but loses the part of `R` that it drops; a column that shares no directions took three times as many.
 
-Centred labels of c classes have rank c - 1. Right-hand sides are factored once, `b = B C` with orthonormal `B` of their
-numerical rank, and solved for `B`: the last direction of such a block is rounding, and searching it, too, undid the others
-(187 passes instead of 50; 1,200 images, residual 1e-8; Lanczos with full reorthogonalisation 39).
+Centred labels of c classes have rank c - 1. So the right-hand sides are factored once, `b = B C`, with orthonormal `B` of their
+numerical rank, and the solve is for `B`. Otherwise the last direction of the block is rounding, and searching it spoiled the other
+directions: 187 passes instead of 50 (1,200 images, residual 1e-8; Lanczos with full reorthogonalisation took 39).
 
-What the recurrence calls the residual drifts from `b - A X` by rounding. It is recomputed before anything is called
-converged, and where the drift may have become a tenth of it (van der Vorst & Ye 2000, doi:10.1137/S1064827599353865):
-float32 products then still reach a float64 residual.
+Rounding makes the residual of the recurrence drift from `b - A X`. It is recomputed before a solve counts as converged, and
+when the drift may have reached a tenth of it (van der Vorst & Ye 2000, doi:10.1137/S1064827599353865). So float32 products can
+reach a float64 residual.
 
-Directions are conjugate to the last ones by construction, to the earlier ones only until rounding has grown by the matrix's
-condition number: a solve may then stall far above what float64 could reach. One that no longer gets on begins anew from its
-true residual, as from any other start, and ends where that does not halve the best residual either.
+New directions are conjugate to the last ones by construction. They are conjugate to earlier ones only until rounding has grown by the
+condition number of the matrix, so a solve may stall far above the accuracy of float64. A stalled solve restarts from its true residual.
+It ends if the restart does not halve the best residual either.
 """
 
 from __future__ import annotations
@@ -42,30 +41,30 @@ from ntkpipe.linalg.recurrence import orthonormal_rows
 from ntkpipe.linalg.solution import Reason
 
 _EPS = float(np.finfo(np.float64).eps)
-# Directions that are dependent to this relative size, sqrt eps, are not searched: half of their digits are rounding.
+# Directions below this relative size (sqrt eps) count as dependent and are left out, because half of their digits are rounding.
 _DEPENDENT = 1e-8
-# Of a block in the inner product of M; a square root smaller than this is not trusted in the Lanczos coefficients.
+# Smallest relative eigenvalue of `Z^T R` that is used. The root of a smaller one is too inaccurate for the Lanczos coefficients.
 _DEPENDENT_SQUARED = 1e-10
-# Rayleigh quotients are rounded by the products' unit times |A|; less than so many times it is no information.
+# Rayleigh quotients have rounding errors of the unit roundoff of products times |A|. Values below this multiple of it carry no information.
 _NOISE = 8.0
-# Passes between two residuals that are recomputed on suspicion alone.
+# Least number of passes between residuals that are recomputed only because of a possible drift.
 _TRUST = 10
-# Recomputed residuals in a row that may fail to be half the one before.
+# Number of consecutive recomputed residuals, each above half of the one before, that means stagnation.
 _FAILURES = 3
-# So many passes, and half of all, without a residual half as large as the best are stagnation.
+# A solve stagnates if the best residual has not halved for this number of passes, and for half of all passes.
 _PATIENCE = 100
 
 
 @dataclass(frozen=True)
 class CgStep:
-    """What one step did: for progress lines and for the convergence figure.
+    """Record of one step, for lines of progress and for the convergence figure.
 
     Args:
-        step: counted from 1.
-        directions: searched in this step.
+        step: number of the step, from 1.
+        directions: number of search directions in this step.
         residual: largest relative residual of a column, from the recurrence.
-        product_seconds: of the pass over the matrix.
-        other_seconds: of everything else, recomputed residuals included.
+        product_seconds: seconds of the pass over the matrix.
+        other_seconds: seconds of everything else, recomputed residuals included.
     """
 
     step: int
@@ -76,14 +75,14 @@ class CgStep:
 
 
 class CgRecurrence:
-    """The state between two steps, all of which a checkpoint holds.
+    """The state between two steps. A checkpoint contains all of it.
 
     Args:
         operator: `A` without its ridge, n x n.
         b: `(n, c)` finite right-hand sides.
         ridge: absolute.
         preconditioner: positive definite.
-        exact: `A x` in float64, for recomputed residuals.
+        exact: computes `A x` in float64, for recomputed residuals.
         rounding: unit roundoff of the operator's products.
     """
 
@@ -99,31 +98,31 @@ class CgRecurrence:
         self.operator, self.ridge, self.preconditioner = operator, ridge, preconditioner
         self.exact, self.rounding = exact, max(rounding, _EPS)
         self.norms = np.linalg.norm(b, axis=0)
-        # b = block @ combine + lost, with an orthonormal block: x and r are those of the block.
+        # b = block @ combine + lost, with an orthonormal block. x and r belong to the block.
         rows, factor, _ = orthonormal_rows((b / np.where(self.norms > 0, self.norms, 1.0)).T, len(b) * _EPS)
         self.block, self.combine = np.ascontiguousarray(rows.T), factor * self.norms
         self.lost = b - self.block @ self.combine
         self.x, self.r, self.p = np.zeros_like(self.block), self.block.copy(), np.zeros((len(b), 0))
-        self.drift = np.zeros(b.shape[1])  # how far a column's residual may be from the true one
+        self.drift = np.zeros(b.shape[1])  # bound on the difference between the residual of a column and the true one
         self.steps = self.checks = 0
         self.measured = True  # `r` is the true residual
         self.measured_at, self.measured_worst, self.failures = 0, math.inf, 0
         self.best, self.best_at = math.inf, 0
-        self.anew = False  # begun anew since the residual was last halved
+        self.anew = False  # whether the solve was restarted since the best residual last halved
         self.largest, self.curvature = 0.0, 0.0
-        # Coordinates in `p` of the orthonormal (in M) block Z T, and what the last block adds to its diagonal block.
+        # Coordinates in `p` of the block Z T, which is orthonormal in M, and the contribution of the last block to its diagonal block.
         self.coordinates, self.before = np.zeros((0, 0)), np.zeros((0, 0))
         self.lanczos = LanczosMatrix()
 
     def begin(self, start: np.ndarray | None) -> None:
-        """From `start`, or from zero."""
+        """Begin at the solution `start`, or at zero if it is None."""
         if start is not None and start.any():
             self.x = start @ np.linalg.pinv(self.combine)
             self._measure()
         self._begin()
 
     def _begin(self) -> None:
-        """Search along the residual alone."""
+        """Begin or restart with the preconditioned residual as the only search directions."""
         z, transform = self._precondition()
         self.before = np.zeros((transform.shape[1],) * 2)
         self.lanczos.cut(transform.shape[1])
@@ -131,17 +130,20 @@ class CgRecurrence:
 
     @property
     def residuals(self) -> np.ndarray:
-        """Relative, of every right-hand side; 0 for one that is zero."""
+        """Relative residual (c,) of every right-hand side; 0 if the right-hand side is zero."""
         size = np.linalg.norm(self.r @ self.combine + self.lost, axis=0)
         return size / np.where(self.norms > 0, self.norms, 1.0)
 
     @property
     def worst(self) -> float:
-        """The largest of them."""
+        """The largest relative residual."""
         return float(self.residuals.max(initial=0.0))
 
     def verdict(self, tolerance: float, max_steps: int) -> Reason:
-        """Whether to go on. A function of the state alone, so that a resumed run ends where the undisturbed one does."""
+        """Whether to continue, and otherwise why not.
+
+        It depends only on the state, so a resumed run ends at the same step as an uninterrupted one. It may restart a stalled solve.
+        """
         if not self.measured and self.worst <= tolerance:
             self._measure()
         if self.worst <= tolerance:
@@ -168,7 +170,7 @@ class CgRecurrence:
         return self.p.shape[1] == 0 or self.failures >= _FAILURES or self.steps - self.best_at > patience
 
     def advance(self, tolerance: float) -> CgStep:
-        """One pass over the matrix; residuals that all seem to be below `tolerance` are recomputed.
+        """Make one pass over the matrix. If all residuals seem to be within `tolerance`, they are recomputed.
 
         Raises:
             NumericalError: if the product or a residual is not finite.
@@ -191,7 +193,7 @@ class CgRecurrence:
         if values[0] < -noise:
             self.curvature = float(values[0])
         else:
-            # In the eigenvectors of theta it is divided by numbers, and directions of the null space are left out.
+            # In the eigenvectors of theta, its inverse is a division by numbers, and directions of the null space can be left out.
             kept = values > noise
             values, vectors = values[kept], vectors[:, kept]
             self.p, q, self.coordinates = self.p @ vectors, q @ vectors, vectors.T @ self.coordinates
@@ -201,12 +203,12 @@ class CgRecurrence:
         return CgStep(self.steps, directions, self.worst, multiplied - began, finished - multiplied)
 
     def _step(self, values: np.ndarray, q: np.ndarray, tolerance: float) -> None:
-        """Move along `p`, whose images are `q` and whose Rayleigh quotients are `values`; find the next directions."""
+        """Step along `p`, whose images are `q` and whose Rayleigh quotients are `values`, and find the next directions."""
         alpha = (self.p.T @ self.r) / values[:, None]
         self.x += self.p @ alpha
         self.r -= q @ alpha
         self.measured = False
-        # p is orthonormal: so long is the step of a column.
+        # p is orthonormal, so this is the length of the step of each column.
         moved = np.linalg.norm(alpha @ self.combine, axis=0) / np.where(self.norms > 0, self.norms, 1.0)
         self.drift += self.rounding * self.largest * moved
         residuals = self.residuals
@@ -219,7 +221,7 @@ class CgRecurrence:
         z, transform = self._precondition()
         beta = -(q.T @ z) / values[:, None]
         v = z + self.p @ beta
-        # Once more: where z lies along p, what is left of it is small and holds the rounding of the first time.
+        # A second time, because the remainder of a z that lies along p is small and contains the rounding of the first time.
         again = -(q.T @ v) / values[:, None]
         v, beta = v + self.p @ again, beta + again
         coupled = beta @ transform
@@ -235,7 +237,7 @@ class CgRecurrence:
         self.coordinates = (factor * norms) @ transform
 
     def _precondition(self) -> tuple[np.ndarray, np.ndarray]:
-        """`Z = M^-1 R`, columns scaled by the residuals, and `T` that makes `Z T` orthonormal in the inner product of M."""
+        """`Z = M^-1 R` with columns scaled by the residuals, and `T` for which `Z T` is orthonormal in the inner product of M."""
         size = np.linalg.norm(self.r, axis=0)
         r = self.r / np.where(size > 0, size, 1.0)
         z = self.preconditioner.apply(r)
@@ -245,18 +247,18 @@ class CgRecurrence:
         return z, vectors[:, kept] / np.sqrt(values[kept])
 
     def _measure(self) -> None:
-        """Replace the residual by the true one."""
+        """Recompute the residual from the solution."""
         self.r = self.block - self.exact(self.x) - self.ridge * self.x
         self.checks += 1
         self.measured, self.measured_at, self.drift = True, self.steps, np.zeros_like(self.drift)
         worst = self.worst
         if not math.isfinite(worst):
-            raise NumericalError("the residual is not finite: run `ntkpipe verify` to find the tile that is damaged")
+            raise NumericalError("the residual is not finite: run `ntkpipe verify` to find the damaged tile")
         self.failures = self.failures + 1 if worst > self.measured_worst / 2 else 0
         self.measured_worst = worst
 
     def state(self) -> dict[str, np.ndarray]:
-        """All that `restore` needs, as plain arrays."""
+        """The state for `restore`, as plain arrays."""
         scalars = (self.steps, self.checks, self.measured_at, self.measured_worst, self.failures)
         return {
             "x": self.x,
@@ -272,14 +274,14 @@ class CgRecurrence:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `state` gave in an earlier run.
+        """Continue from the `state` of an earlier run.
 
         Raises:
-            ValueError: if it was made for right-hand sides of another shape.
+            ValueError: if it belongs to other right-hand sides.
         """
         if state["x"].shape != self.x.shape:
             raise ValueError("the checkpoint does not belong to these right-hand sides: delete it")
-        # Another BLAS may have factored them otherwise: x, r and p are those of the stored factor.
+        # Another BLAS may have computed another factorisation of b. x, r and p belong to the stored one.
         b = self.block @ self.combine + self.lost
         self.block, self.combine = state["block"], state["combine"]
         self.lost = b - self.block @ self.combine
@@ -291,5 +293,5 @@ class CgRecurrence:
         self.steps, self.checks, self.measured_at, self.failures = int(steps), int(checks), int(at), int(failures)
         self.measured_worst, self.best, self.best_at = worst, best, int(best_at)
         self.largest, self.curvature, self.anew = largest, curvature, bool(anew)
-        self.measured = False  # a stored residual is recomputed before it is believed
+        self.measured = False  # a stored residual is recomputed before the solve counts as converged
         self.lanczos = LanczosMatrix.of(state)

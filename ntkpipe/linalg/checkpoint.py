@@ -1,8 +1,8 @@
-"""Checkpoints of a solver on an object store: what is new is appended, nothing is written twice.
+"""Checkpoints of a solver in an object store. Only new data is appended, and nothing is written twice.
 
-One object per append, named by the step at which it starts (a solver of short memory appends at 0 alone, and replaces its
-only entry): an `.npz` archive (plain arrays, no pickle) and four bytes of CRC-32C over it. A torn, damaged, foreign or
-missing object ends what is restored; the run goes on from the last good one.
+Each append writes one object, whose name is its first step: an `.npz` archive (plain arrays, no pickle) and four bytes of
+CRC-32C over it. A solver with little state always appends at step 0 and so replaces its only object. Restoring stops at the
+first incomplete, damaged, foreign or missing object, and the run continues from the last good one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class StoreCheckpoint:
     """A `Checkpoint` (see `ntkpipe.linalg.steps`) under a prefix of an object store.
 
     Args:
-        store: where.
-        prefix: of the keys, for this one solve.
-        fingerprint: of everything that determines the solve (operator, starting block, products); what another one has
-            left under the prefix is ignored, and replaced by the first append.
+        store: the object store.
+        prefix: prefix of the keys of this solve.
+        fingerprint: fingerprint of everything that determines the solve (operator, starting block, products). Entries of another
+            solve under the prefix are ignored, and the first append replaces them.
     """
 
     def __init__(self, store: ObjectStore, prefix: str, fingerprint: str) -> None:
@@ -40,28 +40,28 @@ class StoreCheckpoint:
         self._fingerprint = fingerprint
 
     def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
+        """Store `arrays`, which the steps after `start` up to and including `step` have added."""
         header = json.dumps({"fingerprint": self._fingerprint, "start": start, "step": step}, sort_keys=True)
         packed: dict[str, Any] = dict(arrays)
         packed[_HEADER] = np.frombuffer(header.encode(), np.uint8)
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **packed)
         body = buffer.getbuffer()
-        # What follows belongs to a trajectory that this one replaces; two that differ by rounding must not be mixed.
+        # Later entries belong to a run that this one replaces. Two runs may differ by rounding and must not be mixed.
         for key in list(self._store.list(self._prefix + "/")):
-            if key > self._key(start):  # that entry itself is replaced at once: a kill in between loses nothing
+            if key > self._key(start):  # the entry itself is replaced atomically, so an interruption loses nothing
                 self._store.delete(key)
         self._store.put(self._key(start), [body, struct.pack("<I", crc32c(body))], overwrite=True)
 
     def replay(self) -> Iterator[dict[str, np.ndarray]]:
-        """What was appended, in order from step 0, up to the first damaged, foreign or missing entry; one at a time."""
+        """The appended entries in order from step 0, one at a time, up to the first damaged, foreign or missing one."""
         start = 0
         while (found := self._read(start)) is not None:
             start, arrays = found
             yield arrays
 
     def restore(self) -> list[dict[str, np.ndarray]]:
-        """All that `replay` yields."""
+        """All entries of `replay`."""
         return list(self.replay())
 
     def clear(self) -> None:
@@ -86,14 +86,14 @@ class StoreCheckpoint:
 
 
 def damaged_entries(store: ObjectStore, prefix: str) -> Iterator[str]:
-    """Keys of entries of any checkpoint below `prefix` that are damaged, or lie where another one belongs.
+    """Keys of all checkpoint entries below `prefix` that are damaged or stored under a wrong key.
 
-    The prefix of a checkpoint ends with its fingerprint, after a slash or a dot: an entry says where it belongs.
+    The prefix of a checkpoint ends with its fingerprint, after a slash or a dot, so an entry shows where it belongs.
     """
     for key in list(store.list(prefix)):
         folder, _, name = key.rpartition("/")
         if not _ENTRY.fullmatch(name):
-            continue  # another program's file
+            continue  # a file of another program
         found = _opened(store.get(key))
         if found is None or not _belongs(folder, name.removesuffix(".npz"), found[0]):
             yield key
@@ -105,7 +105,7 @@ def _belongs(folder: str, start: str, header: dict[str, Any]) -> bool:
 
 
 def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Header and arrays of an entry; None if it is damaged."""
+    """The header and arrays of an entry; None if it is damaged."""
     body = memoryview(data)[:-4]
     if len(data) < 4 or struct.pack("<I", crc32c(body)) != bytes(data[-4:]):
         return None

@@ -1,9 +1,9 @@
-"""Training points that equal each other: a kernel cannot tell them apart, and neither does what is computed here.
+"""Equal training points, which a kernel cannot distinguish.
 
-With `Q` the projection onto vectors that are equal on equal points, an exact kernel has `T = Q T Q` and `T_* = T_* Q`. Hence
-`f(T) y = f(Q T Q) Q y` on everything that a prediction sees: equal points may be given the mean of their targets, and all of
-their weights then are equal as well. Stored entries of equal points differ by rounding, which `Q T Q` takes away: the null
-directions between them are exact, and no target lies along them.
+Let `Q` be the projection onto vectors that are equal on equal points. An exact kernel has `T = Q T Q` and `T_* = T_* Q`. So
+predictions do not change if `f(T) y` is replaced by `f(Q T Q) Q y`: equal points get the mean of their targets, and then have equal
+weights. Stored entries of equal points differ by rounding. `Q T Q` removes these differences, so the null directions between equal
+points are exact, and no target has a component along them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ntkpipe.linalg.operator import TileOperator
 
 @dataclass(frozen=True)
 class Copies:
-    """Which points equal which.
+    """The groups of equal points.
 
     Args:
-        first: (n,) for every point the first one that equals it, itself if there is none before.
+        first: (n,) index of the first point that equals each point; its own index if no earlier point does.
     """
 
     first: np.ndarray
 
     @staticmethod
     def of(pairs: Sequence[tuple[int, int]] | np.ndarray, n: int) -> Copies:
-        """From pairs `(first, copy)`, of which those beyond the leading n points are left out."""
+        """The groups of n points from pairs `(first, copy)`. Pairs with later points are ignored."""
         first = np.arange(n)
         for i, j in pairs:
             if j < n:
@@ -38,23 +38,23 @@ class Copies:
         return Copies(first)
 
     def of_rows(self, each: int) -> Copies:
-        """Of rows, so many of each point one after another."""
+        """The groups of rows, if each point has `each` consecutive rows."""
         if each == 1:
             return self
         return Copies((each * self.first[:, None] + np.arange(each)).ravel())
 
     @cached_property
     def count(self) -> int:
-        """Points that equal an earlier one: the dimension of the null space that they make."""
+        """Number of points that equal an earlier one, which is the dimension of the null space that they cause."""
         return int(np.count_nonzero(self.first != np.arange(len(self.first))))
 
     @property
     def sizes(self) -> np.ndarray:
-        """(n,) how many points equal each, itself included."""
+        """Number (n,) of points that equal each point, itself included."""
         return np.bincount(self.first, minlength=len(self.first))[self.first]
 
     def average(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
-        """`Q x`: rows of equal points replaced by their mean; the array itself if there are none."""
+        """`Q x`: rows of equal points are replaced by their mean. Without equal points it is the array itself."""
         if not self.count:
             return x
         out = x.copy()
@@ -70,12 +70,12 @@ class Copies:
         return self.average(np.ascontiguousarray(self.average(array).T)) if self.count else array
 
     def together(self, indices: np.ndarray) -> np.ndarray:
-        """All points that equal one of these, ascending."""
+        """Indices of all points that equal one of `indices`, ascending."""
         return np.flatnonzero(np.isin(self.first, self.first[indices]))
 
     @cached_property
     def _groups(self) -> tuple[np.ndarray, np.ndarray]:
-        """First points of the groups with more than one member, ascending, and all members of these."""
+        """First points of the groups with more than one member, ascending, and all members of these groups."""
         groups = np.unique(self.first[self.first != np.arange(len(self.first))])
         return groups, np.flatnonzero(np.isin(self.first, groups))
 
@@ -84,8 +84,8 @@ class MergedOperator:
     """`Q A Q` of a stored matrix, an `Operator`.
 
     Args:
-        operator: A.
-        copies: of its rows.
+        operator: the matrix A.
+        copies: groups of equal rows of A.
     """
 
     def __init__(self, operator: TileOperator, copies: Copies) -> None:
@@ -110,13 +110,13 @@ class MergedOperator:
         return (same / same.sum(axis=1, keepdims=True)) @ stored
 
     def diagonal(self) -> Float64[np.ndarray, " n"]:
-        """`(n,)` float64, that of A: of equal points all entries are one."""
+        """The diagonal `(n,)` of A in float64. Equal points have equal entries up to rounding."""
         return self._operator.diagonal()
 
     def pair_bound(self) -> float:
-        """See `Operator.pair_bound`: from pairs of points that do not equal each other.
+        """See `Operator.pair_bound`. It uses pairs of different points.
 
-        Of groups with more than one member the quotients of `Q A Q` are larger; those of their members are taken, to be safe.
+        `Q A Q` has larger Rayleigh quotients for groups with more than one member. The smaller quotients of the members are used instead.
         """
         return self._operator.pair_bound(self._copies.first)
 
@@ -125,5 +125,5 @@ AnyOperator = TileOperator | MergedOperator
 
 
 def merged(operator: TileOperator, copies: Copies) -> AnyOperator:
-    """The operator itself where no points are equal."""
+    """The operator with equal points merged; without equal points it is the operator itself."""
     return MergedOperator(operator, copies) if copies.count else operator

@@ -1,4 +1,4 @@
-"""Products of tiles that live on an accelerator."""
+"""Products of tiles on an accelerator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from ntkpipe.kernels.accelerator import default_platform, to_host
 
-# Tiles to a call. A call takes the host some 0.1 ms, in which a GPU reads twenty tiles of 2048 rows.
+# Tiles per call. A call takes the host about 0.1 ms. Meanwhile a GPU reads twenty tiles of 2048 rows.
 _TOGETHER = 16
-# But no more of them than so many bytes: those that are read anew wait in the card's memory.
+# Largest memory of the tiles of one call, because tiles that are not kept on the device wait in its memory.
 _WAITING_BYTES = 1 << 28
 
 
@@ -31,7 +31,7 @@ def to_device(tile: np.ndarray) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("products", "transpose"), donate_argnums=0)
 def _accumulate(y: Any, tiles: list[Any], x: Any, places: Any, *, products: str, transpose: bool) -> Any:
-    """`y` with the products of tiles of one shape, whose first entries lie at `places` `(tiles, 2)`."""
+    """Add to `y` the products of tiles of one shape. `places` `(tiles, 2)` are the row and column of their first entries."""
     dtype = jnp.dtype(products)
 
     def add(y: Any, matrix: Any, source: Any, target: Any) -> Any:
@@ -50,14 +50,14 @@ def _accumulate(y: Any, tiles: list[Any], x: Any, places: Any, *, products: str,
 
 
 class DeviceProducts:
-    """An `Accumulator` whose `x` and `y` stay on JAX's default device; sums over tiles are float64.
+    """An `Accumulator` with `x` and `y` on JAX's default device. Sums over tiles are float64.
 
-    Tiles of one shape are taken some at a time, in the order in which they come.
+    Tiles of one shape are multiplied in groups, in the order in which they are added.
 
     Args:
         x: `(cols, k)` float64.
-        rows: of the result.
-        products: `float32` or `float64`, of the products within a tile.
+        rows: number of rows of the result.
+        products: precision of products within a tile, `float32` or `float64`.
     """
 
     def __init__(self, x: np.ndarray, rows: int, products: str) -> None:
@@ -68,7 +68,7 @@ class DeviceProducts:
             self._y = jnp.zeros((rows, x.shape[1]), jnp.float64)
 
     def add(self, tile: Any, row: int, col: int, *, transpose: bool) -> None:
-        """See `ntkpipe.linalg.products.Accumulator.add`; tiles in host memory are copied to the device first."""
+        """See `ntkpipe.linalg.products.Accumulator.add`. Tiles in host memory are copied to the device."""
         kind = (tile.shape, str(tile.dtype), transpose)
         waiting = self._waiting[kind]
         waiting.append((tile, row, col))
@@ -89,7 +89,7 @@ class DeviceProducts:
             )
 
     def result(self) -> np.ndarray:
-        """`(rows, k)` float64 on the host."""
+        """The result `(rows, k)` in float64, on the host."""
         for kind in list(self._waiting):
             self._multiply(kind)
         return to_host(self._y)

@@ -1,8 +1,8 @@
-"""Solving by a factor, in float64, in float32, or mixed: a float32 factor with the accuracy of a float64 one.
+"""Solves with a Cholesky factor in float64, float32 or mixed precision. Mixed precision reaches float64 accuracy with a float32 factor.
 
-Mixed is half the memory and half the time of float64, while refinement converges (condition below about 1e7). Where it does not, the same
-factor serves conjugate gradients as a preconditioner; where that does not converge either, a float64 factor is made. What
-happened is told in the result.
+Mixed precision takes half the memory and half the time of float64 if refinement converges (condition below about 1e7). Otherwise
+the float32 factor preconditions conjugate gradients. If these do not converge either, a float64 factor is computed. The result states
+which method was used.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 PRECISIONS = ("float64", "float32", "mixed")
 
-# A step is a product and a solve with the factor, 6 n^2 flops a column; a float64 factor is worth n / 18 steps of one column.
-# Preconditioned systems that are to converge do so in a few steps: the rounding of float32 leaves few directions far from one.
+# Largest number of steps of cg. A step takes a product and a solve with the factor, 6 n^2 flops for each column, so a float64 factor costs
+# as much as n / 18 steps of one column. If preconditioned systems converge, they do so in a few steps, because float32 rounding moves only
+# a few eigenvalues far from one.
 _CG_STEPS = 60
-# Near a condition of 1e7 rounding explains any residual of a float32 answer: one above this is none.
+# Largest relative residual of a float32 solution. Near a condition of 1e7, rounding explains any residual, so a limit is needed.
 _FLOAT32_RESIDUAL = 1e-2
 
 
 @dataclass(frozen=True)
 class DirectSolution(Solution[np.ndarray]):
-    """A `Solution` `(n, k)` and the factor that it came from; `iterations` counts refinements, or steps of cg.
+    """A `Solution` `(n, k)` and its factor. `iterations` counts refinements, or steps of cg.
 
     Args:
-        run: the factor, and how it came about; its ridge is what was asked for, unless `raised`.
-        method: `refinement`, `cg` (preconditioned by the float32 factor) or `substitution` (float32, nothing else).
-        raised: added to the diagonal of a float32 factor besides the ridge: it is a preconditioner then.
-        story: what was tried before, for people; empty if nothing was.
+        run: the factor and facts about its computation. Its ridge is the requested ridge plus `raised`.
+        method: `refinement`, `cg` (preconditioned by the float32 factor) or `substitution` (only the float32 factor).
+        raised: number that was added to the diagonal of a float32 factor besides the ridge. If it is not 0, the factor is only a
+            preconditioner.
+        story: earlier attempts that failed, as a text for the user; empty if there were none.
     """
 
     run: FactorRun
@@ -71,16 +73,16 @@ def solve_direct(
         matrix: `A`, symmetric.
         operator: the same, with float64 products.
         b: `(n, k)` float64.
-        precision: `float64`, `mixed` (as accurate, see above) or `float32` (a residual of float32 rounding, at most 1e-2;
-            nothing is refined).
-        name: of the matrix, by its content.
+        precision: `float64`, `mixed` (as accurate, see the module) or `float32` (no refinement; the residual is at the level of
+            float32 rounding, and at most 1e-2).
+        name: digest of the content of the matrix.
         ridge: absolute.
-        store: where factors go.
-        prefix: of their keys; the precision of a factor is added to it.
+        store: stores the factors.
+        prefix: prefix of their keys, to which the precision of a factor is added.
         executor: runs the tasks.
-        memory_bytes: for the data of all its workers together.
-        edge: rows of a tile of the factor.
-        on_tile: called with the precision of the factor, the number of finished tiles and of all.
+        memory_bytes: memory for the data of all workers together.
+        edge: number of rows of a tile of the factor; None chooses it.
+        on_tile: called with the precision of the factor, the number of finished tiles and the number of all tiles.
 
     Raises:
         ConfigError, ResourceError, IndefiniteError, NumericalError: see `factorise`.
@@ -127,7 +129,7 @@ def solve_direct(
         else:
             run, start = made.run, None
             if made.raised:
-                stories.append(f"float32 needed {made.raised:.1e} more on the diagonal")
+                stories.append(f"the float32 factor needed {made.raised:.1e} more on the diagonal")
             else:
                 found = refine(run.factor, b, operator)
                 if found.reason.ok:
@@ -147,7 +149,7 @@ def solve_direct(
                 max_steps=_CG_STEPS,
                 rounding=2.0**-53,
             )
-            # Steps go on to the tolerance of a guess; the solution itself tells what can be had.
+            # The tolerance of the iteration was a guess. The solution gives the residual that rounding permits.
             if found.reason.ok or found.residual <= residual_floor(found.value, b, operator, ridge):
                 return DirectSolution(
                     found.value,
@@ -159,14 +161,14 @@ def solve_direct(
                     raised=made.raised,
                     story="; ".join(stories),
                 )
-            stories.append(f"cg with it ended at {found.residual:.1e} after {found.iterations} steps")
+            stories.append(f"cg with it ended at a residual of {found.residual:.1e} after {found.iterations} steps")
     run = factor("float64")
     found = refine(run.factor, b, operator)
     return DirectSolution(**vars(found), run=run, method="refinement", raised=0.0, story="; ".join(stories))
 
 
 def _substitute(run: FactorRun, operator: Operator, b: np.ndarray, ridge: float) -> DirectSolution:
-    """The float32 factor's own answer, held against the residual that its rounding explains."""
+    """The solution of the float32 factor without refinement. Its residual is compared with the level of float32 rounding."""
     x = run.factor.apply_inverse(b)
     norms = np.linalg.norm(b, axis=0)
     residual = np.linalg.norm(b - operator.matmul(x) - ridge * x, axis=0) / np.where(norms > 0, norms, 1.0)

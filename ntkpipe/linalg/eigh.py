@@ -1,4 +1,4 @@
-"""Dense eigendecomposition: the reference that other solvers are measured against."""
+"""Dense eigendecomposition, the reference for other solvers."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ import scipy.linalg
 from ntkpipe.errors import NumericalError
 
 _EPS = float(np.finfo(np.float64).eps)
+# Least number of rows for an accelerator. LAPACK takes at most a second for smaller matrices.
+_DEVICE_ROWS = 1000
 
 
 def null_cutoff(n: int, largest: float, noise: float = 0.0) -> float:
-    """At or below it nothing tells an eigenvalue from zero: `n eps largest` of any float64 matrix, or its entries' errors.
+    """Cutoff below which an eigenvalue cannot be distinguished from zero: `n eps largest`, or the errors of the entries.
 
     Args:
         n: rows of the matrix.
-        largest: eigenvalue.
-        noise: the norm that errors of the stored entries can have (`sampling.matrix_noise`): they move an eigenvalue by as much.
+        largest: largest eigenvalue.
+        noise: bound on the norm of the errors of stored entries (`sampling.matrix_noise`), and so on those of eigenvalues.
     """
     return max(n * _EPS * abs(float(largest)), noise)
 
 
 @dataclass(frozen=True)
 class Eigensystem:
-    """`A = vectors @ diag(values) @ vectors.T`, of a kernel without ridge.
+    """The eigendecomposition `A = vectors @ diag(values) @ vectors.T` of a kernel without ridge.
 
     Args:
         values: `(n,)` float64, ascending.
@@ -37,7 +39,7 @@ class Eigensystem:
 
     @staticmethod
     def of(kernel: np.ndarray) -> Eigensystem:
-        """Of a dense symmetric (n, n) kernel, by divide and conquer."""
+        """The eigendecomposition of a dense symmetric (n, n) kernel, by divide and conquer."""
         values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
         return Eigensystem(values, vectors)
 
@@ -48,17 +50,20 @@ class Eigensystem:
 
 
 def eigh(array: np.ndarray, *, overwrite: bool = False) -> Eigensystem:
-    """All eigenvalues and eigenvectors of a symmetric matrix, by divide and conquer (LAPACK `syevd`) in float64.
+    """All eigenvalues and eigenvectors of a symmetric matrix, by divide and conquer (`syevd`) in float64.
 
-    Takes about three times the memory of the matrix and 9 n^3 flops.
+    It takes about three times the memory of the matrix and 9 n^3 flops. If JAX's default device is a GPU with enough
+    memory, it does the work; otherwise LAPACK on the host.
 
     Args:
-        array: `(n, n)`, the lower triangle is used.
-        overwrite: the array may be destroyed, which saves a copy (of a float64 one).
+        array: `(n, n)`; the lower triangle is used.
+        overwrite: whether the array may be overwritten, which saves a copy of a float64 array.
 
     Raises:
-        NumericalError: if an entry is not finite, or LAPACK does not converge.
+        NumericalError: if an entry is not finite, or the iteration does not converge.
     """
+    if len(array) >= _DEVICE_ROWS and (found := _on_device(array)) is not None:
+        return found
     # F order, the transpose of a C-ordered symmetric array: LAPACK then works in place.
     a = np.asarray(array, dtype=np.float64)
     mine = overwrite or a is not array
@@ -67,8 +72,22 @@ def eigh(array: np.ndarray, *, overwrite: bool = False) -> Eigensystem:
     try:
         values, vectors = scipy.linalg.eigh(a, lower=lower, driver="evd", overwrite_a=mine, check_finite=True)
     except (np.linalg.LinAlgError, ValueError) as error:
-        raise NumericalError(
-            f"the eigendecomposition failed ({error}): run `ntkpipe verify` to find non-finite tiles, "
-            "or use solver=krylov"
-        ) from error
+        raise _failure(str(error)) from error
     return Eigensystem(values, vectors)
+
+
+def _on_device(array: np.ndarray) -> Eigensystem | None:
+    """The decomposition by an accelerator; None if there is none, or if its memory is too small."""
+    from ntkpipe.linalg.device_eigh import device_eigh, has_float64_accelerator  # imports JAX
+
+    if not has_float64_accelerator() or (found := device_eigh(array)) is None:
+        return None
+    if not all(np.isfinite(part).all() for part in found):
+        raise _failure("the accelerator returned values that are not finite")
+    return Eigensystem(*found)
+
+
+def _failure(why: str) -> NumericalError:
+    return NumericalError(
+        f"the eigendecomposition failed ({why}): run `ntkpipe verify` to find non-finite tiles, or use solver=krylov"
+    )

@@ -1,13 +1,13 @@
-"""Block Lanczos with full reorthogonalisation: one basis for every training time, ridge and filter.
+"""Block Lanczos with full reorthogonalisation. One basis serves every training time, ridge and filter.
 
 With `b = V_1 R_0` the recurrence builds orthonormal blocks `V = [V_1 ... V_s]` and a block tridiagonal `H` such that
 
     A V = V H + V_{s+1} B E_s^T,      V^T V = I,      H = V^T A V,
 
-and a function of the matrix applied to `b` is `V phi(H) E_1 R_0` up to a residual that lives in `V_{s+1} B` alone (its
-consequences for predictions are in `ntkpipe.dynamics`). Blocks shrink where a direction is exhausted, so that a
-rank-deficient `b` costs nothing. Golub & Underwood 1977. How the basis is kept orthonormal: `recurrence.py`; where it is
-kept: `basis.py`; when it outgrows its memory: `restarted.py`.
+and a function of the matrix applied to `b` is `V phi(H) E_1 R_0` up to a residual in the span of `V_{s+1}` (`ntkpipe.dynamics`
+derives its effect on predictions). Blocks shrink when a direction is exhausted, so a rank-deficient `b` needs no further
+treatment (Golub & Underwood 1977). `recurrence.py` keeps the basis orthonormal, `basis.py` stores it, and `restarted.py` restarts
+a basis that exceeds its memory.
 """
 
 from __future__ import annotations
@@ -18,33 +18,37 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from ntkpipe.linalg.basis import Basis, MemoryBasis
 from ntkpipe.linalg.block_tridiagonal import BlockTridiagonal
 from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.recurrence import Recurrence, StepRecord
+from ntkpipe.linalg.rounded_basis import RoundedBasis
+from ntkpipe.linalg.rounded_recurrence import RoundedRecurrence
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.linalg.steps import Checkpoint, take_step
 
 
 @dataclass(frozen=True)
 class LanczosResult:
-    """A block Lanczos decomposition; `A V = V H + V_{s+1} B E_s^T` to the rounding of the products.
+    """A block Lanczos decomposition `A V = V H + V_{s+1} B E_s^T`, up to the rounding of the products.
 
     Args:
-        vectors: the basis; its first m vectors count here, later steps append to it.
-        block_sizes: of the blocks, in order; they sum to m and never grow.
+        vectors: the basis. Only its first m vectors belong to this result, because later steps append to it.
+        block_sizes: sizes of the blocks, in order. They sum to m and never grow.
         tridiagonal: `H`.
         coupling: `(k_next, k_last)`, the block `B`; no rows if the subspace is invariant.
         start: `(m_0, c)`, `R_0` with `b = V_1 R_0`; `m_0 <= c` is the numerical rank of `b`.
-        steps: passes over the matrix.
+        steps: number of passes over the matrix.
         next_block: `(k_next, n)`, rows are the vectors of `V_{s+1}`.
-        dropped: spectral norm of the parts below the deflation tolerance, summed over the steps: an upper bound of
-            what the recurrence above leaves out by deflation.
+        dropped: spectral norms of the parts below the deflation tolerance, summed over the steps. It is an upper bound of the part that
+            deflation leaves out of the recurrence.
         reason: why the iteration ended.
-        recurrence: what restarts go on from.
+        recurrence: the state from which restarts continue.
+        start_error: (c,) norms of the part of the starting block that a rounded first block does not represent; None if it is not
+            rounded.
     """
 
     vectors: Basis
@@ -57,10 +61,19 @@ class LanczosResult:
     dropped: float = 0.0
     reason: Reason = Reason.RUNNING
     recurrence: Recurrence | None = None
+    start_error: Float64[np.ndarray, " c"] | None = None
+
+    @cached_property
+    def pencil(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The projected matrix and the Gram matrix of a rounded basis, (m, m) each; None if the basis is not rounded.
+
+        H then equals the projected matrix up to 1e-7 of its norm.
+        """
+        return None if self.recurrence is None else self.recurrence.pencil(self.tridiagonal.size)
 
     @property
-    def basis(self) -> Float64[np.ndarray, "m n"]:
-        """`(m, n)`, rows are the basis vectors (`V^T`), in this process."""
+    def basis(self) -> Float[np.ndarray, "m n"]:
+        """The basis vectors as rows `(m, n)` (`V^T`), in this process."""
         return self.vectors.array(self.tridiagonal.size)
 
     @property
@@ -74,11 +87,11 @@ class LanczosResult:
 
     @property
     def invariant(self) -> bool:
-        """True if the basis spans an invariant subspace that holds `b`: every function of the matrix is exact."""
+        """Whether the basis spans an invariant subspace that contains `b`. Every function of the matrix is then exact."""
         return self.coupling.shape[0] == 0
 
     def orthogonality(self) -> float:
-        """Largest entry of `|V V^T - I|`, the next block included; about 1e-15 to 1e-14. Costs 2 m^2 n flops."""
+        """Largest entry of `|V^T V - I|`, the next block included; about 1e-15 to 1e-14. It takes 2 m^2 n flops."""
         basis, worst = self.basis, 0.0
         for low in range(0, len(basis), 256):
             gram = basis[: low + 256] @ basis[low : low + 256].T
@@ -91,10 +104,10 @@ class LanczosResult:
 
 
 def growing_schedule(step: int) -> int:
-    """The next step at which the stopping rule is asked: 5% further, at least one.
+    """The next step at which the stopping rule is checked: 5% more steps, and at least one.
 
-    At most 5% of the steps are wasted, and a check that costs O(m^2) is asked for about as much, in all, as its last
-    one ten times. The schedule knows steps alone, never seconds: a resumed run stops where the undisturbed one does.
+    At most 5% of the steps are wasted. All checks with a cost of O(m^2) together cost about ten times the last one. The schedule depends
+    only on steps, never on seconds, so a resumed run stops at the same step as an uninterrupted one.
     """
     return step + max(1, math.ceil(0.05 * step))
 
@@ -112,21 +125,21 @@ def block_lanczos(
     on_step: Callable[[StepRecord], None] | None = None,
     basis: Basis | None = None,
 ) -> LanczosResult:
-    """Run block Lanczos from the columns of `b` until `stop` says so, the space is invariant or the steps are used up.
+    """Run block Lanczos from the columns of `b` until `stop` returns True, the space is invariant, or a limit is reached.
 
     Args:
-        operator: symmetric, n x n; one `matmul` with at most c columns per step.
+        operator: symmetric, n x n. Each step calls `matmul` once with at most c columns.
         b: `(n, c)` starting block of any rank; directions below `n eps |b|` are dropped.
-        max_steps: most passes over the matrix; the basis grows to `8 n c max_steps` bytes if all are made.
-        max_vectors: that the basis may hold, the next block included; None is any number.
-        stop: asked with a snapshot (views of the basis, valid for ever) after the steps of `check_every`.
-        check_every: maps a step to the next one at which `stop` is asked; depends on the step alone, so that a resumed
-            run stops where the undisturbed one does.
-        checkpoint: restored from first (one that went beyond `max_steps` is used as it is); then appended to every
+        max_steps: largest number of passes over the matrix. The basis grows to at most `8 n c max_steps` bytes.
+        max_vectors: largest number of vectors in the basis, the next block included; None is unlimited.
+        stop: called with a snapshot at the steps of `check_every`; returns whether to stop. The snapshot's views of the basis stay valid.
+        check_every: maps a step to the next one at which `stop` is called. It depends only on the step, so a resumed run stops at the
+            same step as an uninterrupted one.
+        checkpoint: state to continue from, also if it has more than `max_steps` steps. New steps are appended every
             `checkpoint_every` steps and at the end.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: number of steps between checkpoints.
         on_step: called after every new step.
-        basis: empty, takes the vectors; by default they are kept in this process.
+        basis: an empty basis for the vectors; None stores them in this process.
 
     Returns:
         The decomposition, with `reason` CONVERGED, INVARIANT, FULL or MAX_STEPS (CONVERGED if there is no `stop`).
@@ -144,7 +157,10 @@ def block_lanczos(
         raise ValueError(f"max_steps={max_steps} and checkpoint_every={checkpoint_every} must be at least 1")
     if basis is None:
         basis = MemoryBasis(operator.n, min(operator.n, b.shape[1] * (max_steps + 1)))
-    run = Recurrence(operator, b, basis, checkpoint)
+    if isinstance(basis, RoundedBasis):
+        run = RoundedRecurrence(operator, b, basis, checkpoint)
+    else:
+        run = Recurrence(operator, b, basis, checkpoint)
     saved = 0
     if checkpoint is not None:
         saved = run.restore(checkpoint.replay())
@@ -158,7 +174,7 @@ def block_lanczos(
     check_at, lanes = 1, Lanes()
     while True:
         step = run.steps
-        # Asked on the schedule alone, also right after a restore: a resumed run then ends at the same step.
+        # `stop` is called only on the schedule, also right after a restore, so a resumed run ends at the same step.
         while check_at < step:
             check_at = check_every(check_at)
         out_of_steps = step >= max_steps
@@ -183,13 +199,13 @@ def block_lanczos(
 
 
 def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_steps: int = 300, seed: int = 0) -> float:
-    """The largest eigenvalue of a positive semi-definite operator, from below.
+    """The largest eigenvalue of a positive semi-definite operator, approximated from below.
 
     Args:
-        operator: one `matmul` with one column per step.
-        tolerance: relative residual of the Ritz pair; the eigenvalue's error is at most that, and mostly its square.
-        max_steps: most passes over the matrix.
-        seed: of the random start.
+        operator: Each step calls `matmul` once with one column.
+        tolerance: relative residual of the Ritz pair. The relative error of the eigenvalue is at most this, and usually its square.
+        max_steps: largest number of passes over the matrix.
+        seed: seed of the random start.
     """
     start = np.random.default_rng(seed).standard_normal((operator.n, 1))
 
@@ -203,7 +219,7 @@ def largest_eigenvalue(operator: LinearMap, *, tolerance: float = 1e-8, max_step
 
 
 def _snapshot(run: Recurrence) -> LanczosResult:
-    """What there is so far; later steps do not change it."""
+    """The present result. Later steps do not change it."""
     return LanczosResult(
         vectors=run.basis,
         block_sizes=list(run.sizes),
@@ -214,4 +230,5 @@ def _snapshot(run: Recurrence) -> LanczosResult:
         next_block=run.next_block,
         dropped=run.dropped + sum(run.drops),
         recurrence=run,
+        start_error=run.start_error,
     )

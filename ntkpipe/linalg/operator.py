@@ -1,4 +1,4 @@
-"""What the solvers multiply with: a matrix that is dense, or stored as tiles and spread over a pool of workers."""
+"""Operators of the solvers: a dense matrix, or a matrix whose tiles are divided among a pool of workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 @runtime_checkable
 class LinearMap(Protocol):
-    """A symmetric n x n matrix of which only products are known."""
+    """A symmetric n x n matrix that supports only products."""
 
     @property
     def n(self) -> int:
@@ -33,7 +33,7 @@ class LinearMap(Protocol):
 
 @runtime_checkable
 class Operator(LinearMap, Protocol):
-    """A symmetric n x n matrix whose stored entries can be looked at as well."""
+    """A symmetric n x n matrix that also gives access to its stored entries."""
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
         """`(m, n)` float64, rows of the matrix as it is stored."""
@@ -44,7 +44,7 @@ class Operator(LinearMap, Protocol):
         ...
 
     def pair_bound(self) -> float:
-        """An upper bound on the smallest eigenvalue, from pairs of rows (`pairs.pair_bound`); one pass over the entries."""
+        """An upper bound on the smallest eigenvalue, from pairs of rows (`pairs.pair_bound`). It takes one pass over the entries."""
         ...
 
 
@@ -73,7 +73,7 @@ class DenseOperator:
     def matmul(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
         """`A x` for `x` of shape `(n, k)`."""
         if self._products == "float64" and self._array.dtype == np.float64:
-            return (np.ascontiguousarray(x.T) @ self._array).T  # symmetric; by rows: see `products`
+            return (np.ascontiguousarray(x.T) @ self._array).T  # symmetric; x is stored by rows as in `products`
         total = accumulator(self._products, x, self.n, mirrored=False)
         total.add(self._array, 0, 0, transpose=False)
         return total.result()
@@ -93,14 +93,14 @@ class DenseOperator:
 
 
 class RectangularOperator:
-    """A stored matrix spread over a pool of `TileWorker`s; one pass over the tiles per product.
+    """A stored matrix whose tiles are divided among a pool of `TileWorker`s. Each product takes one pass over the tiles.
 
-    The workers' parts are summed in float64 in the order of the workers: the result does not depend on timing or on
-    what is held in memory, but on the number of workers in its last bits.
+    The parts of the workers are summed in float64 in the order of the workers. The last bits of the result depend on the number of
+    workers, but not on timing, or on which tiles are in memory.
 
     Args:
-        grid: of the matrix.
-        pool: of `TileWorker`s that own every tile between them exactly once.
+        grid: grid of the matrix.
+        pool: `TileWorker`s, which together own every tile exactly once.
     """
 
     def __init__(self, grid: TileGrid, pool: WorkerPool) -> None:
@@ -119,8 +119,8 @@ class RectangularOperator:
 
         Args:
             x: `(cols, k)`.
-            products: for this product alone, `float32` or `float64`; None is the operator's own. A true residual is
-                worth float64 ones.
+            products: precision of this product, `float32` or `float64`; None is that of the operator. A true residual needs
+                float64 products.
             splits: see `TileWorker.multiply`.
 
         Returns:
@@ -135,10 +135,10 @@ class RectangularOperator:
         return self._pool.total("multiply", given, products, *([tuple(splits)] if len(splits) else []))
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Float64[np.ndarray, "m n"]:
-        """`(m, cols)` float64, rows of the matrix as it is stored.
+        """Rows `(m, cols)` of the stored matrix in float64.
 
         Raises:
-            IndexError: for a row that does not exist.
+            IndexError: if a row does not exist.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= self._grid.rows):
@@ -146,7 +146,7 @@ class RectangularOperator:
         return self._pool.total("rows", indices)
 
     def kept(self) -> tuple[int, int]:
-        """Number of tiles held in memory between passes, and of all tiles."""
+        """Number of tiles held in memory between passes, and number of all tiles."""
         counts = self._pool.broadcast("kept")
         return sum(kept for kept, _ in counts), sum(total for _, total in counts)
 
@@ -177,7 +177,7 @@ class TileOperator(RectangularOperator):
         """See `Operator.pair_bound`.
 
         Args:
-            groups: (n,) integers: pairs of one group are left out; None is a group for every row.
+            groups: (n,) integers. Pairs within a group are left out. None makes every row its own group.
         """
         return min(self._pool.broadcast("pair_bound", self.diagonal(), np.arange(self.n) if groups is None else groups))
 
@@ -193,13 +193,13 @@ def tile_operator(
     memory_bytes: int = 0,
     device: str | None = None,
 ) -> TileOperator:
-    """Spread the tiles of a symmetric matrix over a pool of workers; close the operator when done.
+    """Divide the tiles of a symmetric matrix among a pool of workers. Close the operator after use.
 
     Args:
-        matrix: symmetric.
-        executor: makes the pool, one worker per process that computes.
-        products: `float32` or `float64`; None follows the tiles' dtype.
-        memory_bytes: for tiles held between passes, all workers together; the others are read on every pass.
+        matrix: the symmetric matrix.
+        executor: makes the pool, with one worker for each process that computes.
+        products: precision of products, `float32` or `float64`; None is the dtype of the tiles.
+        memory_bytes: memory of all workers together for tiles held between passes. Other tiles are read on every pass.
         device: see `TileWorker`.
 
     Raises:
@@ -218,23 +218,23 @@ def rectangular_operator(
     memory_bytes: int = 0,
     device: str | None = None,
 ) -> RectangularOperator:
-    """Spread the tiles of a test-train block over a pool of workers; arguments as for `tile_operator`."""
+    """Divide the tiles of a test-train block among a pool of workers. Arguments are those of `tile_operator`."""
     return RectangularOperator(matrix.grid, _pool(matrix, executor, products, memory_bytes, device))
 
 
 def rectangular_product(
     matrix: TileMatrix, executor: Executor, w: np.ndarray, products: str | None = None
 ) -> np.ndarray:
-    """`(m, k)` float64, the product of a stored `(m, n)` block with `w` `(n, k)`, in one pass over its tiles."""
+    """The product `(m, k)` of a stored `(m, n)` block with `w` `(n, k)` in float64, in one pass over its tiles."""
     with rectangular_operator(matrix, executor, products=products) as operator:
         return operator.matmul(w)
 
 
 def balanced_shares(tiles: Iterable[Tile], workers: int, *, symmetric: bool) -> list[list[Address]]:
-    """Split tiles so that every worker has about the same arithmetic, each share in the order of the grid.
+    """Divide tiles among workers with about equal arithmetic. Each share is in the order of the grid.
 
-    Largest first, always to the worker with the least so far: the difference is at most one tile. In a symmetric matrix
-    a tile off the diagonal counts twice.
+    The largest tiles come first, and each tile goes to the worker with the least arithmetic, so loads differ by at most one tile. A tile
+    off the diagonal of a symmetric matrix counts twice.
     """
     shares: list[list[Address]] = [[] for _ in range(workers)]
     loads = [0] * workers

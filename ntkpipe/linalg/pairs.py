@@ -1,8 +1,9 @@
 """Upper bounds on the smallest eigenvalue from pairs of rows.
 
-Of a symmetric matrix A with `a = A_ii`, `b = A_jj` and `c = A_ij`, the vectors `(e_i -+ e_j) / sqrt(2)` have the Rayleigh
-quotients `(a + b) / 2 -+ c`: the smallest eigenvalue is at most `(a + b) / 2 - |c|`. Points that nearly equal each other give kernels
-their smallest eigenvalues, and a Krylov space whose start has no part along `e_i - e_j`, as with equal labels, never sees them.
+For a symmetric matrix A with `a = A_ii`, `b = A_jj` and `c = A_ij`, the vectors `(e_i -+ e_j) / sqrt(2)` have the Rayleigh
+quotients `(a + b) / 2 -+ c`. So the smallest eigenvalue is at most `(a + b) / 2 - |c|`. Nearly equal points cause the
+smallest eigenvalues of kernels. A Krylov space does not find them if its start has no component along `e_i - e_j`, as for
+equal labels.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ _PANEL_BYTES = 1 << 20
 
 
 def pair_bound(tile: np.ndarray, rows: np.ndarray, cols: np.ndarray, groups: tuple[np.ndarray, np.ndarray]) -> float:
-    """The smallest `(a + b) / 2 - |c|` over the entries c of a tile; inf if there is none.
+    """The smallest `(a + b) / 2 - |c|` over the entries c of a tile; inf if there are none.
 
-    Entries are looked through in the precision of the tile, and the smallest of a panel is computed again in float64.
+    The search uses the precision of the tile, and the smallest value of each panel is recomputed in float64.
 
     Args:
-        tile: (h, w), entries of the matrix.
-        rows: (h,) float64, diagonal of the matrix at the rows of the tile.
-        cols: (w,) float64, likewise at its columns.
-        groups: (h,) and (w,) integers; entries whose row and column have the same one are left out.
+        tile: (h, w) entries of the matrix.
+        rows: (h,) float64 diagonal of the matrix at the rows of the tile.
+        cols: (w,) float64 diagonal of the matrix at the columns of the tile.
+        groups: (h,) and (w,) integers. Entries whose row and column are in the same group are skipped.
     """
     height, width = tile.shape
     step = max(1, _PANEL_BYTES // (tile.dtype.itemsize * width))

@@ -1,8 +1,8 @@
-"""A basis in slices of images over an executor's pool, and on disk where its memory ends.
+"""A basis that is divided into slices of images over an executor's pool. Vectors that exceed its memory are on disk.
 
-Worker w holds the columns of its slice of all vectors: projections are sums over slices, taken in the order of the
-workers. A worker that dies comes back empty and says so (its count of vectors is not the one that the call names): the
-driver then sends its slice of what the checkpoint and the steps since then hold, and calls again. No step is lost.
+Each worker holds the columns of its slice of all vectors. Projections are sums over slices in the order of the workers. A worker
+that died restarts empty, which the driver notices because the worker's number of vectors differs from the expected one. The driver then
+sends the worker its slice of all vectors, from the checkpoint and the steps since then, and repeats the call. No step is lost.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ import numpy as np
 from ntkpipe.errors import IncompleteError
 from ntkpipe.tasks.executor import Executor, in_order
 
-# Vectors that are allocated, or put on disk, together.
+# Number of vectors that are allocated, or written to disk, together.
 _SEGMENT = 64
 # Attempts to fill a worker that was replaced.
 _REFILLS = 5
-# Columns rotated at a time.
+# Number of columns that are rotated at a time.
 _CHUNK = 4096
 
 
 class BasisSlice:
-    """One worker's columns of all vectors: the state object of a pool.
+    """The columns of all vectors that one worker of a pool holds.
+
+    All methods except `empty` and `on_disk` return None if the slice does not hold `expected` vectors.
 
     Args:
         low: first column.
-        high: behind the last.
-        memory_bytes: for vectors; later ones go to an unnamed file, which the system removes with the process.
-        scratch: folder of that file; None is the system's own.
+        high: last column (excluded).
+        memory_bytes: memory for vectors. Later vectors go to an unnamed file, which the system removes with the process.
+        scratch: folder of that file; None is the system's default.
     """
 
     def __init__(self, low: int, high: int, memory_bytes: int, scratch: str | None) -> None:
@@ -42,26 +44,26 @@ class BasisSlice:
         self._count = 0
 
     def append(self, expected: int, rows: np.ndarray) -> int | None:
-        """Add this slice of `(k, n)` vectors; like every method, None if there are not `expected` vectors before."""
+        """Add this slice of `(k, n)` vectors. Returns the number of vectors."""
         if expected != self._count:
             return None
         self._add(rows[:, self._low : self._high])
         return self._count
 
     def empty(self) -> int:
-        """Forget all vectors."""
+        """Delete all vectors. Returns their number, 0."""
         self._segments, self._count = [], 0
         return 0
 
     def project(self, expected: int, w: np.ndarray) -> np.ndarray | None:
-        """The components of `w` (k, n) as far as this slice knows them: (m, k)."""
+        """The contribution (m, k) of this slice to the components of `w` (k, n)."""
         if expected != self._count:
             return None
         part = w[:, self._low : self._high].T
         return np.concatenate([v @ part for v in self._filled()] or [np.zeros((0, len(w)))])
 
     def subtract(self, expected: int, w: np.ndarray, coefficients: np.ndarray) -> np.ndarray | None:
-        """`w` less the combination of the vectors, in this slice: (k, width)."""
+        """`w` minus the combination of the vectors, in this slice: (k, width)."""
         if expected != self._count:
             return None
         part, low = w[:, self._low : self._high].copy(), 0
@@ -71,7 +73,7 @@ class BasisSlice:
         return part
 
     def combine(self, expected: int, coefficients: np.ndarray) -> np.ndarray | None:
-        """`(width, q)` from coefficients (m, q) of the first m vectors."""
+        """The combinations `(width, q)` of the first m vectors with coefficients (m, q)."""
         if expected != self._count:
             return None
         out, low = np.zeros((self._high - self._low, coefficients.shape[1])), 0
@@ -81,7 +83,7 @@ class BasisSlice:
         return out
 
     def picked(self, expected: int, indices: np.ndarray, count: int) -> np.ndarray | None:
-        """`(count, k)`: entries at `indices`, zero outside this slice."""
+        """The entries `(count, k)` of the first vectors at `indices`, with zeros outside this slice."""
         if expected != self._count:
             return None
         out = np.zeros((count, len(indices)))
@@ -90,13 +92,13 @@ class BasisSlice:
         return out
 
     def slice(self, expected: int, count: int) -> Any:
-        """`(count, width)`."""
+        """The first vectors in this slice, `(count, width)`."""
         if expected != self._count:
             return None
         return np.concatenate([np.array(v) for v in self._filled(count)] or [np.zeros((0, self._high - self._low))])
 
     def rotate(self, expected: int, coefficients: np.ndarray) -> int | None:
-        """Replace the vectors by their combinations with `coefficients` (m, p)."""
+        """Replace the vectors by their combinations with `coefficients` (m, p). Returns the number of vectors."""
         if expected != self._count:
             return None
         m, p = coefficients.shape
@@ -112,7 +114,7 @@ class BasisSlice:
         return self._count
 
     def on_disk(self) -> int:
-        """Segments that are on disk."""
+        """Number of segments that are on disk."""
         return sum(isinstance(v, np.memmap) for v in self._segments)
 
     def _add(self, rows: np.ndarray) -> None:
@@ -142,13 +144,13 @@ class BasisSlice:
 
 
 class PoolBasis:
-    """A `Basis` over a pool of `BasisSlice`s; close it when done.
+    """A `Basis` over a pool of `BasisSlice`s. Close it after use.
 
     Args:
         n: length of a vector.
-        executor: makes the pool, one slice per worker.
-        memory_bytes: for vectors, all workers together; what is more goes to disk.
-        scratch: folder for that, on every worker; None is the system's own.
+        executor: makes the pool, with one slice for each worker.
+        memory_bytes: memory of all workers together for vectors. Further vectors go to disk.
+        scratch: folder on every worker for these vectors; None is the system's default.
     """
 
     def __init__(self, n: int, executor: Executor, *, memory_bytes: int, scratch: str | None = None) -> None:
@@ -198,7 +200,7 @@ class PoolBasis:
         return in_order(self._everywhere("project", np.ascontiguousarray(rows)))[:count].T
 
     def array(self, count: int | None = None) -> np.ndarray:
-        """See `Basis.array`; a copy."""
+        """See `Basis.array`. The result is a copy."""
         return np.concatenate(self._everywhere("slice", self._count if count is None else count), axis=1)
 
     def rotate(self, coefficients: np.ndarray) -> None:
@@ -207,7 +209,7 @@ class PoolBasis:
         self._count = coefficients.shape[1]
 
     def on_disk(self) -> int:
-        """Segments of 64 vectors that are on disk, of all slices."""
+        """Number of segments of 64 vectors that are on disk, over all slices."""
         return sum(self._pool.broadcast("on_disk"))
 
     def close(self) -> None:
@@ -215,7 +217,7 @@ class PoolBasis:
         self._pool.close()
 
     def _everywhere(self, method: str, *args: Any) -> list[Any]:
-        """Call every worker; refill those that have come back empty, and call them again."""
+        """Call every worker. Workers that restarted empty are refilled and called again."""
         results = self._pool.broadcast(method, self._count, *args)
         for worker in range(len(results)):
             while results[worker] is None:
@@ -228,14 +230,14 @@ class PoolBasis:
         for _ in range(_REFILLS):
             found = self._pool.call(worker, "empty")
             for rows in self._recover() if self._recover else ():
-                # More may be kept than is held yet.
+                # The source may have more vectors than the basis held at this point.
                 held = self._pool.call(worker, "append", found, rows[: self._count - found])
-                if held is None:  # it has died again on the way
+                if held is None:  # the worker died again
                     break
                 found = held
             if found == self._count:
                 return
         raise IncompleteError(
-            f"a worker that held a slice of {self._count} vectors was lost and {found} of them are kept: run the same "
-            "command again, it goes on from the last checkpoint"
+            f"a worker with a slice of {self._count} vectors was lost, and only {found} of them could be restored: run "
+            "the same command again, which continues from the last checkpoint"
         )

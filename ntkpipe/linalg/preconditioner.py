@@ -1,10 +1,10 @@
-"""Preconditioners for conjugate gradients: what is cheap to invert and near the matrix.
+"""Preconditioners for conjugate gradients: matrices that are close to the kernel and cheap to invert.
 
-Two find a low-rank approximation `A ~ U diag(values) U^T` once, which serves every ridge `mu`:
+`nystrom` and `pivoted_cholesky` compute a low-rank approximation `A ~ U diag(values) U^T` once, which serves every ridge `mu`:
 
     M^-1 = I - U diag(1 - (tail + mu) / (values + mu)) U^T        (Frangella, Tropp & Udell 2023, arXiv:2110.02820)
 
-with `tail` the size of what the approximation leaves out. `M >= I`, so that the smallest eigenvalue of the preconditioned
+where `tail` is the size of the part that the approximation leaves out. `M >= I`, so the smallest eigenvalue of the preconditioned
 matrix is a lower bound of that of `A + mu`.
 """
 
@@ -30,30 +30,36 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 _EPS = float(np.finfo(np.float64).eps)
 _EPS_32 = float(np.finfo(np.float32).eps)
-# Vectors of the first sketch, doubled until its last eigenvalue is so many times the ridge: more would find what the ridge
-# hides (2110.02820 proves a condition of 28 for an effective rank near this).
+# Number of vectors of the first sketch. It doubles until the last eigenvalue is at most the second number times the ridge: further vectors
+# would find eigenvalues that the ridge hides (2110.02820 proves a condition of 28 for an effective rank near this).
 _FIRST_RANK = 64
 _NEAR_RIDGE = 10.0
 # Columns of one product of a sketch: 256 x 50,000 float64 are 100 MB.
 _COLUMNS = 256
 # Rows of one request of the pivoted Cholesky.
 _PIVOTS = 64
-# Pivots of a request that are left so small by the others of it are not worth a division.
+# Least ratio of the smallest to the largest eigenvalue of `F F^T` for which its eigenvectors give those of `F^T F` to about 1e-10.
+_ORTHONORMAL = 1e-6
+# Largest rank of a sketch. The cost of this number of pivots is negligible, so a smaller matrix may be factored completely.
+_SKETCH = 256
+# Arithmetic for pivots in units of passes, and their largest number: 2,048 x 50,000 float64 are 0.8 GB.
+_PIVOT_PASSES, _MOST_PIVOTS = 10, 2048
+# Pivots of one request whose remainder after the other pivots is below this share are left out as dependent.
 _DEPENDENT = 1e-8
 
 
 @runtime_checkable
 class Preconditioner(Protocol):
-    """A positive definite `M` near the matrix plus ridge."""
+    """A positive definite `M` close to the matrix plus ridge."""
 
     @property
     def rank(self) -> int:
-        """Of the approximation that it is made of."""
+        """Rank of the approximation."""
         ...
 
     @property
     def smallest(self) -> float:
-        """A lower bound of the smallest eigenvalue of `M`, up to an estimate."""
+        """An approximate lower bound of the smallest eigenvalue of `M`."""
         ...
 
     def apply(self, x: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, "n k"]:
@@ -61,7 +67,7 @@ class Preconditioner(Protocol):
         ...
 
     def cost(self) -> str:
-        """What it is and what applying it takes, for people."""
+        """A text for the user with the kind of the preconditioner and its cost."""
         ...
 
 
@@ -87,9 +93,9 @@ class LowRank:
     Args:
         vectors: `(n, r)` orthonormal columns `U`.
         values: `(r,)` positive, descending.
-        tail: size of what is left out, positive if r is.
-        passes: products with blocks of vectors, or requests for rows, that it took.
-        columns: vectors in those products together, or rows.
+        tail: size of the part that is left out, positive if r is.
+        passes: number of products with blocks of vectors, or of requests for rows.
+        columns: number of vectors in these products, or of rows, in total.
     """
 
     vectors: Float64[np.ndarray, "n r"]
@@ -121,14 +127,23 @@ class _LowRankInverse:
         return f"rank {self.rank}, {4 * len(self._vectors) * self.rank:.2g} flops a vector"
 
 
-def largest_rank(n: int) -> int:
-    """Rank at which an adaptive one stops, unless set.
+def largest_rank(n: int, columns: int, kind: str) -> int:
+    """Largest rank of an adaptive approximation.
 
-    With ten outputs and tiles in memory a sketch of rank 256 is as much arithmetic as 28 passes and saved 41 of 101 (NTK)
-    and 90 of 174 (NNGP) on 5,085 real images; one of 512 costs 57 and saved 50 and 106. Where tiles are read anew for every pass,
-    it is one pass, and a larger `solver.rank` pays.
+    A sketch of rank r by products takes as much arithmetic as `r / columns` passes. With the nine independent columns of ten centred
+    classes, rank 256 takes as much as 28 passes. Pivots take `4 n r^2` flops in products of large blocks, and no pass. Their rank is
+    limited so that they take at most as much arithmetic as ten passes. On 3,000 real images with ten outputs, pivots of rank 387 reduce the
+    passes from 76 to 42 (NTK) and from 117 to 53 (NNGP; `benchmarks/cg_vs_plain.py --n 3000`).
+
+    Args:
+        n: number of rows of the matrix.
+        columns: number of right-hand sides.
+        kind: `nystrom` or `cholesky`.
     """
-    return max(1, min(n // 4, 256))
+    if kind == "nystrom":
+        return max(1, min(n // 4, _SKETCH))
+    affordable = min(math.isqrt(_PIVOT_PASSES * n * columns // 2), _MOST_PIVOTS)
+    return max(min(n, _SKETCH), min(n // 4, affordable))
 
 
 def nystrom(
@@ -136,6 +151,7 @@ def nystrom(
     *,
     ridge: float,
     rank: int | None = None,
+    columns: int = 10,
     rounding: float = _EPS,
     seed: int = 0,
 ) -> LowRank:
@@ -143,18 +159,19 @@ def nystrom(
 
     Args:
         operator: `A`, positive semi-definite to rounding.
-        ridge: the smallest that it is to serve, absolute.
-        rank: number of random vectors; None doubles it until the smallest eigenvalue found is near the ridge, or
+        ridge: the smallest absolute ridge of the solves.
+        rank: number of random vectors. None doubles it until the smallest eigenvalue found is near the ridge, or
             `largest_rank` is reached.
+        columns: number of right-hand sides of the solves.
         rounding: unit roundoff of the products.
-        seed: of the random vectors.
+        seed: seed of the random vectors.
 
     Raises:
         NumericalError: if a product is not finite.
     """
     n = operator.n
     rng = np.random.default_rng(seed)
-    limit = largest_rank(n) if rank is None else min(rank, n)
+    limit = largest_rank(n, columns, "nystrom") if rank is None else min(rank, n)
     tests, images = np.zeros((n, 0)), np.zeros((n, 0))
     passes, wanted = 0, min(limit, _FIRST_RANK) if rank is None else limit
     while True:
@@ -171,8 +188,8 @@ def nystrom(
 def _nystrom_eigenpairs(tests: np.ndarray, images: np.ndarray, rounding: float) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvectors and eigenvalues (descending, above rounding) of the Nystrom approximation.
 
-    The core `W^T A W` is indefinite by rounding: a shift of that size, taken back at the end, makes it factorable
-    (algorithm 2.1 of 2110.02820).
+    Rounding makes the core `W^T A W` indefinite. A shift of that size makes it positive definite, and is subtracted at the end
+    (algorithm 2.1 of arXiv:2110.02820).
     """
     if not np.isfinite(images).all():
         raise NumericalError("a product of the sketch is not finite: run `ntkpipe verify` to find the damaged tile")
@@ -189,8 +206,8 @@ def _nystrom_eigenpairs(tests: np.ndarray, images: np.ndarray, rounding: float) 
             shift *= 10
             if shift > 10 * scale:
                 raise NumericalError(
-                    "the sketch of the kernel is not positive semi-definite: solver.preconditioner=none says how indefinite "
-                    "the kernel is"
+                    "the sketch of the kernel is not positive semi-definite: set solver.preconditioner=none; its error "
+                    "then states how indefinite the kernel is"
                 ) from None
             continue
         break
@@ -202,64 +219,84 @@ def _nystrom_eigenpairs(tests: np.ndarray, images: np.ndarray, rounding: float) 
     return q @ u[:, kept], values[kept]
 
 
-def pivoted_cholesky(operator: Operator, *, ridge: float, rank: int | None = None, seed: int = 0) -> LowRank:
-    """Partial Cholesky factorisation `A ~ L L^T` from rows of the matrix alone, without a product.
+def pivoted_cholesky(
+    operator: Operator, *, ridge: float, rank: int | None = None, columns: int = 10, seed: int = 0
+) -> LowRank:
+    """Partial Cholesky factorisation `A ~ L L^T` from rows of the matrix, without products.
 
-    Pivots are drawn with the probability of what is left of the diagonal (arXiv:2207.06503), a block of them at a time, so
-    that a stored tile is read once for many; of a block the dependent ones are left out.
+    Pivots are drawn with probabilities proportional to the remaining diagonal (arXiv:2207.06503). A block of pivots is drawn at a time, so
+    that a stored tile is read once for many pivots. Dependent pivots of a block are left out.
 
     Args:
         operator: `A`, positive semi-definite to rounding.
-        ridge: the smallest that it is to serve, absolute.
-        rank: number of pivots; None goes on until the mean of what is left of the diagonal is below the ridge, or
+        ridge: the smallest absolute ridge of the solves.
+        rank: number of pivots. None adds pivots until the mean of the remaining diagonal is below the ridge, or
             `largest_rank` is reached.
-        seed: of the pivots.
+        columns: number of right-hand sides of the solves.
+        seed: seed of the pivots.
 
     Raises:
         NumericalError: if a row is not finite.
     """
     n = operator.n
     rng = np.random.default_rng(seed)
-    limit = largest_rank(n) if rank is None else min(rank, n)
+    limit = largest_rank(n, columns, "cholesky") if rank is None else min(rank, n)
     diagonal = operator.diagonal()
     if not np.isfinite(diagonal).all():
         raise NumericalError("the diagonal of the kernel is not finite: run `ntkpipe verify` to find the damaged tile")
-    left, factor = diagonal.copy(), np.zeros((0, n))
-    # Of what is left of the diagonal, what rounding may have put there.
+    left, factor, made = diagonal.copy(), np.empty((limit, n)), 0
+    # Largest remaining diagonal entry that may consist of rounding errors only.
     noise = 8 * math.sqrt(n) * _EPS * max(float(diagonal.max(initial=0.0)), 0.0)
     passes = rows_read = 0
-    while len(factor) < limit and left.sum() > n * max(noise, 0.0 if rank is not None else ridge):
+    while made < limit and left.sum() > n * max(noise, 0.0 if rank is not None else ridge):
         weights = np.where(left > noise, left, 0.0)
         if not weights.any():
             break
-        count = min(_PIVOTS, limit - len(factor), int(np.count_nonzero(weights)))
+        count = min(_PIVOTS, limit - made, int(np.count_nonzero(weights)))
         pivots = np.sort(rng.choice(n, size=count, replace=False, p=weights / weights.sum()))
         rows = operator.rows(pivots)
         if not np.isfinite(rows).all():
             raise NumericalError("a row of the kernel is not finite: run `ntkpipe verify` to find the damaged tile")
         passes, rows_read = passes + 1, rows_read + count
-        rows = rows - factor[:, pivots].T @ factor
+        rows = rows - factor[:made, pivots].T @ factor[:made]
         order, triangle = _independent(rows[:, pivots], noise)
         if not len(order):
             left[pivots] = 0.0
             continue
         new = scipy.linalg.solve_triangular(triangle, rows[order], lower=True, check_finite=False)
-        factor = np.vstack([factor, new])
+        factor[made : made + len(new)] = new
+        made += len(new)
         left = np.maximum(left - np.einsum("ij,ij->j", new, new), 0.0)
         left[pivots] = 0.0
-    if not len(factor):
+    if not made:
         return LowRank(np.zeros((n, 0)), np.zeros(0), 0.0, passes, rows_read)
+    vectors, values = _left_singular(factor[:made], max(noise, n * _EPS * float(diagonal.max())))
+    # The remaining part has the trace `left.sum()`. The tail is its mean over the other directions, and at most the last value. If
+    # nothing remains, a smaller tail would only hide the smallest eigenvalue from the solver.
+    tail = float(values[-1])
+    if left.sum() > n * noise:
+        tail = min(tail, max(float(left.sum()) / max(n - made, 1), noise))
+    return LowRank(vectors, values, tail, passes, rows_read)
+
+
+def _left_singular(factor: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvectors and eigenvalues above `least` (descending) of `F^T F`, F of shape (r, n) with r below n.
+
+    Eigenvectors of `F F^T` give them with an accuracy of `eps values[0] / values[-1]`, in half the time of a QR factorisation. The QR
+    factorisation is used if they would not be orthonormal enough.
+    """
+    squared, u = scipy.linalg.eigh(factor @ factor.T, driver="evd", check_finite=False)
+    if squared[0] > max(least, _ORTHONORMAL * squared[-1]):
+        return (factor.T @ u[:, ::-1]) / np.sqrt(squared[::-1]), squared[::-1]
     q, r = np.linalg.qr(factor.T)
     u, singular, _ = scipy.linalg.svd(r, check_finite=False)
     values = singular**2
-    kept = values > max(noise, n * _EPS * float(values[0]))
-    # What is left out has the trace `left`; spread evenly over the other directions it is no larger than the last value.
-    tail = min(float(values[kept][-1]), max(float(left.sum()) / max(n - len(factor), 1), noise))
-    return LowRank(q @ u[:, kept], values[kept], tail, passes, rows_read)
+    kept = values > max(least, len(q) * _EPS * float(values[0]))
+    return q @ u[:, kept], values[kept]
 
 
 def _independent(block: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of a positive semi-definite block (k, k) that are independent, and the lower factor of their block."""
+    """Indices of independent rows of a positive semi-definite block (k, k), and the lower Cholesky factor of their block."""
     block = (block + block.T) / 2
     smallest = max(noise, _DEPENDENT * float(block.diagonal().max(initial=0.0)))
     (pstrf,) = scipy.linalg.get_lapack_funcs(("pstrf",), (block,))
@@ -269,11 +306,11 @@ def _independent(block: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarra
 
 
 class Float32Factor:
-    """`L L^T` of the matrix plus ridge in float32: for float64 solutions it is a preconditioner, of condition near one.
+    """The float32 Cholesky factor of the matrix plus ridge, as a preconditioner. The preconditioned condition is near one.
 
     Args:
-        run: the float32 factor and how it came about.
-        raised: what was added to the diagonal, besides the ridge, to make the rounded matrix positive definite.
+        run: the float32 factor and facts about its computation.
+        raised: number that was added to the diagonal besides the ridge, to make the rounded matrix positive definite.
     """
 
     def __init__(self, run: FactorRun, raised: float) -> None:
@@ -284,7 +321,7 @@ class Float32Factor:
 
     @property
     def smallest(self) -> float:
-        """See `Preconditioner.smallest`. Some twenty solves, once: refinement has no use for it."""
+        """See `Preconditioner.smallest`. It takes about twenty solves, so it is computed only when it is needed."""
         if self._smallest is None:
             self._smallest = 0.9 * self.factor.smallest_eigenvalue()
         return self._smallest
@@ -310,29 +347,30 @@ def float32_factor(
     edge: int | None = None,
     on_tile: Callable[[int, int], None] | None = None,
 ) -> Float32Factor:
-    """Factor the matrix plus ridge in float32, n^3 / 3 flops.
+    """Factor the matrix plus ridge in float32 with n^3 / 3 flops.
 
-    Where rounding to float32 has made it indefinite the diagonal is raised until it is not: by what float32 does not know.
+    Rounding to float32 may make the matrix indefinite. The diagonal is then raised, by multiples of float32 rounding errors, until the
+    matrix is positive definite.
 
     Args:
-        matrix: `A`, the other arguments as for `factorise`.
-        name: of the matrix.
+        matrix: `A`. All arguments are as for `factorise`.
+        name: digest of the content of the matrix.
         ridge: absolute.
-        store: where the factor goes.
-        prefix: of its keys.
+        store: stores the factor.
+        prefix: prefix of its keys.
         executor: runs the tasks.
-        memory_bytes: for the data of all its workers together.
-        edge: rows of a tile of the factor.
-        on_tile: called with the number of finished tiles and of all.
+        memory_bytes: memory for the data of all workers together.
+        edge: number of rows of a tile of the factor; None chooses it.
+        on_tile: called with the number of finished tiles and the number of all tiles.
 
     Raises:
-        ResourceError: if not even small tiles fit into the memory.
+        ResourceError: if the memory is too small even for small tiles.
         NumericalError: if the matrix is far from positive definite, or not finite.
     """
     grid = matrix.grid
     largest = max(float(matrix.read(i, i).diagonal().max()) for i in range(grid.tile_rows))
     unit = _EPS_32 * max(largest, float(np.finfo(np.float32).tiny))
-    # A factor that is there tells how far an earlier run had to go.
+    # A stored factor contains the amount by which an earlier run had to raise the diagonal.
     known = stored_identity(store, prefix)
     before = 0.0
     if known is not None and known == FactorIdentity(name, grid.rows, known.ridge, "float32", known.edge):
@@ -356,5 +394,6 @@ def float32_factor(
             continue
         return Float32Factor(run, raised)
     raise NumericalError(
-        f"the kernel with ridge {ridge:.3g} is far from positive definite: solver.preconditioner=none says by how much"
+        f"the kernel with ridge {ridge:.3g} is far from positive definite: set solver.preconditioner=none; its "
+        "error then states how indefinite the kernel is"
     )

@@ -1,8 +1,8 @@
-"""Products of stored tiles with skinny blocks of vectors, and where they are accumulated.
+"""Products of stored tiles with narrow blocks of vectors, and their sums.
 
-A tile is walked through in panels of rows that stay in the cache, so that the product with the panel's transpose costs
-no second trip to memory. `x` is held by rows, `(k, n)`: OpenBLAS multiplies a wide block from the left faster than from the right.
-Measured on 2048^2 tiles, 9 columns, both products, one thread, milliseconds:
+A tile is processed in panels of rows that stay in the cache, so the product with the panel's transpose does not read memory again.
+`x` is stored by rows, `(k, n)`, because OpenBLAS multiplies a wide block from the left faster than from the right. The table gives
+milliseconds for both products of 2048^2 tiles with 9 columns in one thread:
 
 | products | `x` by columns / by rows |
 |---|---|
@@ -10,10 +10,11 @@ Measured on 2048^2 tiles, 9 columns, both products, one thread, milliseconds:
 | float64 tiles | 12.4 / 8.4 / 8.3 (128 rows; 128; 512) |
 | float32 tiles, upcast | 10.0 / 9.0 / 9.1 |
 
-A pass over 5,000 points by panels of 128, 256 and 512 rows, milliseconds: float32 tiles, two lanes, 18.9, 15.8, 22.3; one thread
-27.4, 26.1, 29.7; float64 tiles, two lanes, 16.3, 14.7, 15.0. Lanes share the panels of a tile: few panels leave a lane idle.
+A pass over 5,000 points with panels of 128, 256 and 512 rows took 18.9, 15.8 and 22.3 ms (float32 tiles, two lanes), 27.4, 26.1 and 29.7 ms
+(float32 tiles, one thread), and 16.3, 14.7 and 15.0 ms (float64 tiles, two lanes). Lanes share the panels of a tile, so with few panels a
+lane may be idle.
 
-Long solves with few vectors take `fused.both` instead, which needs a third of the time in float64: `benchmarks/passes.py`.
+Long solves with few vectors use `fused.both` instead, which takes a third of the time in float64 (`benchmarks/passes.py`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ntkpipe.linalg.lanes import Lanes
 _PANEL_BYTES_32 = 64 * 2048 * 4
 _PANEL_BYTES_64 = 256 * 2048 * 8
 
-# Fused products: rows of a panel, of which lanes share the four of a tile of 2,048; most vectors, beyond which BLAS is the faster one;
-# least length of vectors: below it all passes of a solve take less than the half second that it takes to load Numba.
+# Fused products. Rows of a panel: lanes share the four panels of a tile of 2,048 rows. Largest number of vectors: BLAS is faster for more.
+# Least length of vectors: all passes of a shorter solve take less than the half second that loading Numba takes.
 _FUSED_ROWS = 512
 _FUSED_VECTORS = 32
 _FUSED_LENGTH = 4096
@@ -40,30 +41,30 @@ class Accumulator(Protocol):
     """Collects `y = A x` tile by tile, for one `x`."""
 
     def add(self, tile: Any, row: int, col: int, *, transpose: bool) -> None:
-        """Add the part of the tile whose first entry is `(row, col)`; with `transpose` its mirror image as well."""
+        """Add the product of the tile whose first entry is `(row, col)`. With `transpose`, also add that of its mirror image."""
         ...
 
     def result(self) -> np.ndarray:
-        """`(rows, k)` float64."""
+        """The sum `(rows, k)` in float64."""
         ...
 
 
 class _Panels:
-    """Accumulates panel by panel; lanes share the panels of a tile.
+    """An accumulator that processes tiles by panels. Lanes share the panels of a tile.
 
-    A panel's own rows of the result are its own. What a panel adds to the mirrored rows is added when all panels of the tile are done, in
-    their order: the result does not depend on the number of lanes.
+    Different panels add to different rows of the result. Their contributions to mirrored rows overlap. These are added in the order of
+    the panels when all panels of the tile are done, so the result does not depend on the number of lanes.
 
     Args:
-        x: `(cols, k)`, held as `(k, cols)` in the precision of products, with at least `vectors` rows.
-        rows: of the result.
-        products: `float32` or `float64`, of products. Sums between panels are float64.
-        lanes: threads that share a tile; None is the calling one.
-        vectors: rows of zeros are added to `x` up to this many.
+        x: `(cols, k)`, stored as `(k, cols)` in the precision of products, with at least `vectors` rows.
+        rows: number of rows of the result.
+        products: precision of products, `float32` or `float64`. Sums over panels are float64.
+        lanes: threads that share a tile; None is only the calling thread.
+        vectors: rows of zeros are added to `x` until it has this number of rows.
     """
 
     def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None, vectors: int = 1) -> None:
-        self._x = np.zeros((max(x.shape[1], vectors), x.shape[0]), products)
+        self._x = self._zeros(max(x.shape[1], vectors), x.shape[0], products)
         self._x[: x.shape[1]] = x.T
         self._y = np.zeros((x.shape[1], rows))
         self._lanes = lanes or Lanes()
@@ -90,33 +91,37 @@ class _Panels:
         """See `Accumulator.result`."""
         return np.ascontiguousarray(self._y.T)
 
+    def _zeros(self, rows: int, cols: int, dtype: str) -> np.ndarray:
+        """An array of zeros for `x`."""
+        return np.zeros((rows, cols), dtype)
+
     def _step(self, width: int) -> int:
-        """Rows of a panel of tiles this wide."""
+        """Number of rows of a panel of tiles with this width."""
         raise NotImplementedError
 
     def _products(
         self, panel: np.ndarray, row: int, col: int, *, transpose: bool
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the panel whose first entry is `(row, col)` adds to its own rows, `(k, h)`, and to the mirrored ones, `(k, w)`."""
+        """The products of a panel whose first entry is `(row, col)`: for its own rows `(k, h)`, and for mirrored rows `(k, w)`."""
         raise NotImplementedError
 
 
 class BlasProducts(_Panels):
-    """Products by BLAS, panels that stay in the cache; a panel of another precision than the products' is converted first.
+    """Products by BLAS with panels that stay in the cache. Panels are converted to the precision of the products.
 
-    Products in float32 have a relative error of about 1e-7, which does not improve if `x` is split into high and low parts: the
-    sums' rounding is as large. Careful runs use float64.
+    Products in float32 have a relative error of about 1e-7. Splitting `x` into high and low parts does not reduce it, because the
+    rounding of the sums is as large. Use float64 for higher accuracy.
 
     Args:
         x: `(cols, k)`.
-        rows: of the result.
-        products: `float32` or `float64`.
-        lanes: threads that share a tile; None is the calling one.
+        rows: number of rows of the result.
+        products: precision of products, `float32` or `float64`.
+        lanes: threads that share a tile; None is only the calling thread.
     """
 
     def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None = None) -> None:
         super().__init__(x, rows, products, lanes)
-        self._buffers: list[np.ndarray] = []  # of panels that are converted, one for each lane
+        self._buffers: list[np.ndarray] = []  # buffers for converted panels, one for each lane
 
     def _step(self, width: int) -> int:
         size = _PANEL_BYTES_64 if self._x.itemsize == 8 else _PANEL_BYTES_32
@@ -134,7 +139,7 @@ class BlasProducts(_Panels):
         return own, mirrored
 
     def _converted(self, panel: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The panel in the precision of the products, and the buffer that holds it, if one had to."""
+        """The panel in the precision of the products, and the buffer that contains it; None if no conversion was needed."""
         if panel.dtype == self._x.dtype:
             return panel, None
         try:
@@ -149,23 +154,26 @@ class BlasProducts(_Panels):
 
 
 class FusedProducts(_Panels):
-    """Both products of a panel from one reading, without a converted copy, by `fused.both`.
+    """Products by `fused.both`, which reads a panel once for both products and makes no converted copy.
 
     Args:
         x: `(cols, k)`.
-        rows: of the result.
-        products: `float32` or `float64`.
-        lanes: threads that share a tile; None is the calling one.
+        rows: number of rows of the result.
+        products: precision of products, `float32` or `float64`.
+        lanes: threads that share a tile; None is only the calling thread.
 
     Raises:
-        ImportError: without Numba.
+        ImportError: if Numba is not installed.
     """
 
     def __init__(self, x: np.ndarray, rows: int, products: str, lanes: Lanes | None = None) -> None:
-        from ntkpipe.linalg.fused import both
+        from ntkpipe.linalg.fused import both, skewed
 
+        self._both, self._skewed = both, skewed
         super().__init__(x, rows, products, lanes, vectors=2)
-        self._both = both
+
+    def _zeros(self, rows: int, cols: int, dtype: str) -> np.ndarray:
+        return self._skewed(rows, cols, dtype)
 
     def _step(self, width: int) -> int:
         return _FUSED_ROWS
@@ -178,13 +186,13 @@ class FusedProducts(_Panels):
 
 
 def fused_pays(x: np.ndarray) -> bool:
-    """Whether `FusedProducts` are the faster ones for `x`, `(cols, k)`: few vectors, and enough work to load Numba for."""
+    """Whether `FusedProducts` are faster for `x` `(cols, k)`: it has few vectors, and they are long enough to be worth loading Numba."""
     return x.shape[1] <= _FUSED_VECTORS and x.shape[0] >= _FUSED_LENGTH and _fused_installed()
 
 
 @functools.cache
 def _fused_installed() -> bool:
-    """Whether Numba is here and works with this NumPy."""
+    """Whether Numba is installed and works with this NumPy."""
     try:
         import ntkpipe.linalg.fused  # noqa: F401
     except ImportError:
@@ -201,23 +209,23 @@ def accumulator(
     device: bool = False,
     lanes: Lanes | None = None,
 ) -> Accumulator:
-    """The accumulator for `products` (`float32` or `float64`) on the CPU, or on JAX's default device.
+    """The accumulator for products on the CPU, or on JAX's default device.
 
     Args:
-        products: `float32` or `float64`.
+        products: precision of products, `float32` or `float64`.
         x: `(cols, k)`.
-        rows: of the result.
-        mirrored: most tiles are to be multiplied with their mirror image as well.
-        device: on JAX's default device.
-        lanes: threads that share a tile, of the CPU; None is the calling one.
+        rows: number of rows of the result.
+        mirrored: whether the mirror images of most tiles are multiplied as well.
+        device: whether to use JAX's default device.
+        lanes: threads of the CPU that share a tile; None is only the calling thread.
 
     Raises:
-        ValueError: for other names.
+        ValueError: if `products` has another value.
     """
     if products not in ("float32", "float64"):
         raise ValueError(f"solver.products={products!r} is not one of float32, float64")
     if device:
-        # Imported late: JAX takes half a second and is needed on accelerators only.
+        # Imported here, because JAX takes half a second to import and only accelerators need it.
         from ntkpipe.linalg.device_products import DeviceProducts
 
         return DeviceProducts(x, rows, products)

@@ -1,10 +1,10 @@
-"""`python -m ntkpipe.linalg.rate_probe`: rates of dense algebra in one process, for `planning/measured.py`.
+"""`python -m ntkpipe.linalg.rate_probe`: rates of dense linear algebra in one process, for `planning/measured.py`.
 
-The first line of input says what is asked, the process answers `ready` when it has warmed up, and measures when a second line comes:
-so that as many processes as will compute together are measured together. JSON in, one line of JSON out.
+The first line of input is a request in JSON. The process prints `ready` when it has warmed up, measures after a second line of input,
+and prints one line of JSON. So several processes can be measured at the same time, as many as will compute at the same time.
 
-Rates count the seconds that the process was given, not those that it waited for others on the same machine. Start it with one
-thread: threads that wait for each other on a busy machine measure the others (two threads made 0.3 GF/s where one made 28).
+Rates use the processor time of the process, without the time that it waited for other processes. Start it with one thread, because
+threads that wait for each other on a busy machine measure the load of the machine (two threads reached 0.3 GF/s, one thread 28).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from scipy.linalg.lapack import get_lapack_funcs
 
 from ntkpipe.linalg.products import accumulator
 
-# Products go round so many tiles that none is in a cache when its turn comes.
+# Number of tiles that products use in turn, so that no tile is still in a cache when it is used again.
 _TILES = 4
-# Rows of basis and length of vectors of the orthogonalisation: 64 MB, which no cache holds.
+# Number and length of the vectors for the orthogonalisation: 64 MB, which no cache holds.
 _BASIS, _LENGTH = 400, 20_000
 
 
 def measured(asked: dict[str, Any]) -> dict[str, float]:
-    """Rates in flops per second (`copy` in bytes per second, read and written), and `busy`, wall over given seconds.
+    """Rates in flops per second (`copy` in bytes per second, read and written), and `busy`, the ratio of wall time to processor time.
 
     Args:
-        asked: `size` of matrices, `outputs` (vectors of a product), `seconds` that each rate may take.
+        asked: `size` of matrices, `outputs` (vectors of a product), and `seconds` that each rate may take.
     """
     size, outputs = int(asked["size"]), int(asked["outputs"])
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def measured(asked: dict[str, Any]) -> dict[str, float]:
         work[f"gemm_{dtype}"] = 2.0 * size**3, lambda a=a: a @ a
         definite = np.asfortranarray(a @ a.T + size * np.eye(size, dtype=dtype))
         (potrf,) = get_lapack_funcs(("potrf",), (definite,))
-        # A copy of n^2 numbers besides n^3 / 3 flops: a few percent.
+        # The call also copies n^2 numbers, which adds a few percent to the time of n^3 / 3 flops.
         work[f"cholesky_{dtype}"] = size**3 / 3, lambda a=definite, f=potrf: f(a, lower=1)
     tiles = [rng.standard_normal((2 * size, 2 * size)).astype(np.float32) for _ in range(_TILES)]
     x = rng.standard_normal((4 * size, outputs))
@@ -74,7 +74,7 @@ def measured(asked: dict[str, Any]) -> dict[str, float]:
 
 
 def _repeated(call: Callable[[], Any], seconds: float) -> tuple[int, float, float]:
-    """Calls, and the processor's and the wall's seconds that they took."""
+    """The number of calls, and their seconds of processor time and of wall time."""
     calls, cpu, wall = 0, time.process_time(), time.perf_counter()
     while True:
         call()

@@ -1,12 +1,12 @@
-"""Thick restarts: block Lanczos within a fixed number of vectors, for any number of shifted systems at once.
+"""Thick restarts: block Lanczos with a limited number of vectors, for several shifted systems at the same time.
 
-Where the basis has no room for another block, whoever uses it (`Answer`) takes from it what it can, and some Ritz vectors
-and the next block are kept (Wu & Simon 2000, doi:10.1137/S0895479898334605; with right-hand sides: Darnell, Morgan & Wilcox
-2008, doi:10.1016/j.laa.2007.10.021). For every shift z the residual of `(A + z) x = b` lies in the span of the next block:
+When the basis is full, its user (`Answer`) adds up the contribution of the basis. Then only some Ritz vectors and the next block are
+kept (Wu & Simon 2000, doi:10.1137/S0895479898334605; with right-hand sides: Darnell, Morgan & Wilcox 2008,
+doi:10.1016/j.laa.2007.10.021). For every shift z the residual of `(A + z) x = b` is in the span of the next block:
 
     b - (A + z) V y = -V_next C y,      y = (H + z)^-1 E_first g,      C the coupling to the next block
 
-so that the next cycle corrects all shifts from one basis, each starting from its own small `g` (Simoncini 2003,
+So the next cycle corrects all shifts from one basis. Each shift has its own small right-hand side `g` (Simoncini 2003,
 doi:10.1023/A:1025589524281).
 """
 
@@ -30,10 +30,10 @@ from ntkpipe.linalg.recurrence import Recurrence, StepRecord
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.linalg.steps import Checkpoint, take_step
 
-# Of the vectors of a full basis, the share that a restart keeps. Passes on 3,000 images with room for 20 blocks of 9, with 0.3,
-# 0.5, 0.7, 0.85: NTK 71, 64, 59, 59 (never restarted: 46), NNGP 110, 100, 89, 87 (59).
+# Share of the vectors of a full basis that a restart keeps. On 3,000 images with room for 20 blocks of 9 vectors, shares of 0.3, 0.5, 0.7
+# and 0.85 took 71, 64, 59 and 59 passes for the NTK (46 without restarts), and 110, 100, 89 and 87 for the NNGP (59).
 KEPT = 2 / 3
-# A basis that holds fewer blocks than this forgets more than it learns.
+# Least number of blocks of a basis. A smaller basis loses too much information at each restart to converge.
 LEAST_BLOCKS = 6
 
 
@@ -42,13 +42,13 @@ class Cycle:
     """A basis between two restarts, `A V = V H + V_next C`.
 
     Args:
-        vectors: the first m of them count.
+        vectors: the basis, of which the first m vectors belong to the cycle.
         matrix: `H`, (m, m).
-        coupling: `(k_next, k_last)`, the last columns of `C`; the others are zero.
+        coupling: `(k_next, k_last)`, the last columns of `C`; the other columns are zero.
         next_block: `(k_next, n)`.
-        first: row of H at which the block starts in which the residuals lay when the cycle began.
+        first: first row in H of the block that contained the residuals when the cycle began.
         width: size of that block.
-        steps: passes over the matrix so far, over all cycles.
+        steps: number of passes over the matrix so far, over all cycles.
     """
 
     vectors: Basis
@@ -61,39 +61,39 @@ class Cycle:
 
     @cached_property
     def eigensystem(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ritz values (m,) and their vectors (m, m) in the coordinates of the basis, in columns."""
+        """Ritz values (m,), and their vectors as columns (m, m) in the coordinates of the basis."""
         return scipy.linalg.eigh(self.matrix.dense(), driver="evd", check_finite=False)
 
     @property
     def tail(self) -> np.ndarray:
-        """`C` times the vectors, (k_next, m)."""
+        """`C` times the Ritz vectors, (k_next, m)."""
         last = self.coupling.shape[1]
         return self.coupling @ self.eigensystem[1][self.matrix.size - last :]
 
     @property
     def entry(self) -> np.ndarray:
-        """`E_first` in the coordinates of the vectors, (m, width)."""
+        """`E_first` in the coordinates of the Ritz vectors, (m, width)."""
         return self.eigensystem[1][self.first : self.first + self.width].T
 
 
 @runtime_checkable
 class Answer(Protocol):
-    """What is made of a basis before most of it is forgotten."""
+    """The result that adds up the contributions of all cycles."""
 
     def converged(self, cycle: Cycle) -> bool:
-        """True if the answer would be good enough with this cycle; takes nothing from it."""
+        """Whether the result would be accurate enough with this cycle. The call does not change the result."""
         ...
 
     def absorb(self, cycle: Cycle) -> None:
-        """Take from the cycle all that it gives; residuals lie in its next block afterwards."""
+        """Add the contribution of the cycle. Residuals are then in the span of its next block."""
         ...
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that later cycles add to, for a checkpoint."""
+        """The sums so far, for a checkpoint."""
         ...
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a `state`."""
         ...
 
 
@@ -111,24 +111,24 @@ def restarted_lanczos(
     checkpoint_every: int = 10,
     on_step: Callable[[StepRecord], None] | None = None,
 ) -> tuple[Reason, int]:
-    """Cycles of block Lanczos until the answer is good enough, the space is invariant or the steps are used up.
+    """Run cycles of block Lanczos until the result is accurate enough, the space is invariant, or `max_steps` is reached.
 
     Args:
         operator: symmetric positive semi-definite, n x n.
-        answer: what is wanted; complete when this returns.
-        capacity: vectors that the basis may hold, the next block included.
-        max_steps: most passes over the matrix.
-        ridge: the smallest one that is solved for: which Ritz vectors are kept leans on it.
-        first: the first cycle, a basis that `block_lanczos` has filled; None goes on from the checkpoint alone.
-        basis: empty, for the vectors where a checkpoint is taken up; by default they are kept in this process.
-        check_every: maps a step to the next one at which `answer` is asked within a cycle; by default only at its end.
-        checkpoint: of its own, not that of `first`. Written at every restart, and appended to every `checkpoint_every`
-            steps; bounded by one cycle.
-        checkpoint_every: steps between checkpoints.
+        answer: the result, which is complete when this function returns.
+        capacity: number of vectors that the basis may hold, the next block included.
+        max_steps: largest number of passes over the matrix.
+        ridge: the smallest ridge of the solve, on which the choice of Ritz vectors depends.
+        first: the first cycle, a basis that `block_lanczos` has filled; None continues from the checkpoint.
+        basis: an empty basis for the vectors of the checkpoint; None stores them in this process.
+        check_every: maps a step to the next one at which `answer` is checked within a cycle; None checks only at its end.
+        checkpoint: another checkpoint than that of `first`. It is written at every restart, and appended to every
+            `checkpoint_every` steps. It holds at most one cycle.
+        checkpoint_every: number of steps between checkpoints.
         on_step: called after every new step.
 
     Returns:
-        CONVERGED, INVARIANT or MAX_STEPS, and the passes made, those of `first` included.
+        CONVERGED, INVARIANT or MAX_STEPS, and the number of passes, those of `first` included.
 
     Raises:
         ConfigError: if the basis is too small to restart.
@@ -146,7 +146,7 @@ def restarted_lanczos(
         run = first.recurrence
         run.begin(checkpoint)
     else:
-        raise ValueError("a restarted solve needs a first cycle or a checkpoint to go on from")
+        raise ValueError("a restarted solve needs a first cycle or a checkpoint")
     if capacity < LEAST_BLOCKS * run.next_size:
         raise ConfigError(
             f"a basis of {capacity} vectors cannot be restarted with blocks of {run.next_size}: raise solver.basis_gib to "
@@ -196,11 +196,10 @@ def _cycle(run: Recurrence) -> Cycle:
 
 
 def _kept(cycle: Cycle, capacity: int, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values and vectors to keep: all but the run of consecutive ones with the smallest ratio.
+    """Ritz values and vectors to keep: all except the range of consecutive ones with the smallest ratio of its ends.
 
-    What is kept at both ends of the spectrum, later cycles need not find again: their convergence is that of the condition
-    number of what is given up, shifted by the ridge. Image kernels have few large eigenvalues and many small ones, so mostly
-    the large ones are kept.
+    Later cycles need not find the kept vectors again. Their convergence depends on the condition number of the dropped
+    part, shifted by the ridge. Image kernels have few large eigenvalues and many small ones, so mostly the large ones are kept.
     """
     values, rotation = cycle.eigensystem
     given_up = len(values) - min(int(KEPT * capacity), len(values) - 1)

@@ -1,4 +1,4 @@
-"""How a solver ended: a value whose text is the remedy, never a log line."""
+"""The outcome of a solver, as a value whose text contains the remedy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ Value = TypeVar("Value")
 
 
 class Reason(enum.Enum):
-    """Why a solver stopped. `str(reason)` says what it means and what to do."""
+    """The reason why a solver stopped. `str(reason)` explains it and says what to do."""
 
-    RUNNING = "not finished: this is a snapshot of a solver at work"
+    RUNNING = "not finished: this is a snapshot of a running solver"
     CONVERGED = "the stopping rule is satisfied"
+    ROUNDING = "only rounding and errors of the tiles remain: more steps would not change the solution visibly"
     INVARIANT = "an invariant subspace is reached: the answer is exact to rounding"
     MAX_STEPS = "out of steps before the stopping rule was satisfied: raise solver.max_steps or solver.tolerance"
     FULL = "the basis has no room for another block: raise solver.basis_gib or restart it"
@@ -25,19 +26,19 @@ class Reason(enum.Enum):
 
     @property
     def ok(self) -> bool:
-        """True if the value can be used as it was asked for."""
-        return self in (Reason.CONVERGED, Reason.INVARIANT)
+        """Whether the solution has the requested accuracy."""
+        return self in (Reason.CONVERGED, Reason.ROUNDING, Reason.INVARIANT)
 
 
 @dataclass(frozen=True)
 class Solution(Generic[Value]):
-    """What a solver returns.
+    """The result of a solver.
 
     Args:
-        value: the answer, usable also if the reason is not `ok`, with the residual that it has.
-        residual: largest relative residual `|b - A x| / |b|` over the columns, measured, not recurred.
-        iterations: sweeps that were made.
-        reason: why it stopped.
+        value: the solution; also usable if the reason is not `ok`, with the given residual.
+        residual: largest relative residual `|b - A x| / |b|` over the columns, computed from the solution.
+        iterations: number of iterations.
+        reason: why the solver stopped.
     """
 
     value: Value

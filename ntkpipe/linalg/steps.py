@@ -1,4 +1,4 @@
-"""Steps of a solver that somebody may stop: what they have made is kept."""
+"""Steps of a solver that may be interrupted. Finished steps are kept."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Record = TypeVar("Record")
 
 @runtime_checkable
 class Checkpoint(Protocol):
-    """Where the solver appends what is new since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
+    """The place to which a solver appends its new state since the last checkpoint; see `ntkpipe.linalg.checkpoint`."""
 
     def append(self, start: int, step: int, arrays: dict[str, np.ndarray]) -> None:
-        """Keep `arrays`, what the steps after `start` up to and including `step` have added."""
+        """Store `arrays`, which the steps after `start` up to and including `step` have added."""
         ...
 
     def replay(self) -> Iterator[dict[str, np.ndarray]]:
-        """What was appended, in order from step 0, up to the first damaged or missing entry."""
+        """The appended entries in order from step 0, up to the first damaged or missing one."""
         ...
 
 
 @runtime_checkable
 class Stepping(Protocol):
-    """What goes on by steps, and counts them."""
+    """An iteration that counts its steps."""
 
     steps: int
 
@@ -40,17 +40,17 @@ def take_step(
     keep: Callable[[], None],
     lanes: Lanes,
 ) -> None:
-    """Take a step of `run`, and keep what there is where it is told to stop meanwhile, or the cluster is gone.
+    """Take a step of `run`. If a stop is requested or the cluster is lost meanwhile, store the finished steps.
 
     Args:
-        run: whose steps are counted.
-        advance: takes the step; what it returns is for `on_step`.
+        run: the iteration.
+        advance: takes the step; `on_step` gets its result.
         on_step: called after the step.
-        keep: appends to the checkpoint what it lacks; called if the last step that was counted is whole.
-        lanes: threads of this process that share the step's products.
+        keep: appends missing steps to the checkpoint; called if the last counted step is complete.
+        lanes: threads of this process that share the products of the step.
 
     Raises:
-        RequeueError: that `advance` or `on_step` has raised.
+        RequeueError: raised by `advance` or `on_step`.
     """
     whole = run.steps
     try:

@@ -1,13 +1,17 @@
-"""One worker's share of a stored matrix: the state object of a pool."""
+"""The part of a stored matrix that one worker of a pool owns."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,22 +24,22 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 Address = tuple[int, int]
 
-# Tiles read ahead of the arithmetic. Two, so that one slow read does not stop it.
+# Number of tiles that are read ahead. With two, one slow read does not stop the arithmetic.
 _LOOKAHEAD = 2
 
 
 class TileWorker:
-    """Multiplies with its tiles; keeps as many in memory as fit and reads the others again on every pass.
+    """Multiplies with its tiles. It keeps as many tiles in memory as fit, and reads the others again on every pass.
 
-    Tiles are taken in the order of `addresses`, kept or not, so that results do not depend on `cache_bytes` in a single
-    bit. Which tiles are kept is spread evenly over that order: reading the others overlaps with arithmetic throughout.
+    Tiles are used in the order of `addresses`, whether they are kept or not, so results do not depend on `cache_bytes` in any
+    bit. The kept tiles are spread evenly over that order, so that reading the others overlaps with arithmetic all the time.
 
     Args:
-        matrix: where tiles are read from; if its grid is symmetric every stored tile off the diagonal is used twice.
-        addresses: tiles of this worker.
-        products: `float32` or `float64`.
-        cache_bytes: for kept tiles; reading ahead takes three tiles more.
-        device: where products are made: `cpu` (NumPy) or `accelerator` (JAX's default device, tiles are kept there);
+        matrix: the source of the tiles. If its grid is symmetric, every stored tile off the diagonal is used twice.
+        addresses: addresses of the tiles of this worker.
+        products: precision of products, `float32` or `float64`.
+        cache_bytes: memory for kept tiles. Reading ahead takes the memory of three more tiles.
+        device: device of the products: `cpu` (NumPy) or `accelerator` (JAX's default device, which also keeps the tiles);
             None is the accelerator if there is one.
     """
 
@@ -48,15 +52,13 @@ class TileWorker:
         device: str | None = None,
     ) -> None:
         if device is None:
-            from ntkpipe.linalg.device_products import on_accelerator
-
-            device = "accelerator" if on_accelerator() else "cpu"
+            device = "accelerator" if _on_accelerator() else "cpu"
         self._matrix = matrix
         self._grid = matrix.grid
         self._addresses = [(int(i), int(j)) for i, j in addresses]
         self._products = products
         self._device = device == "accelerator"
-        # Tiles are kept in the precision of the products if that is the smaller one.
+        # Tiles are kept in the precision of the products if it is lower than that of the tiles.
         self._kept_dtype = np.dtype(np.float32) if products == "float32" else matrix.dtype
         self._keep = self._choose(cache_bytes)
         self._cache: dict[Address, Any] = {}
@@ -67,9 +69,9 @@ class TileWorker:
 
         Args:
             x: `(cols, k)` float64.
-            products: for this product alone; None is the worker's own. Tiles that are kept in a lower precision than
+            products: precision of this product; None is that of the worker. Tiles that are kept in a lower precision than
                 they are stored in (float64 tiles, float32 products) are read again for float64 products.
-            splits: columns before which another product begins: each is made as in a pass of its own, to the last bit.
+            splits: columns at which another product begins. Each product equals that of a separate pass in every bit.
 
         Returns:
             `(rows, k)` float64; the parts of all workers sum to `A x`.
@@ -81,7 +83,9 @@ class TileWorker:
             for part in np.split(x, splits, axis=1)
         ]
         with nullcontext() if self._device else self._lanes.open():
-            for (i, j), tile in self._whole_tiles() if products != self._products else self._tiles(self._addresses):
+            for (i, j), tile in (
+                self._whole_tiles(self._addresses) if products != self._products else self._tiles(self._addresses)
+            ):
                 where = self._grid.tile(i, j)
                 for total in totals:
                     total.add(tile, where.row_start, where.col_start, transpose=self._grid.symmetric and i != j)
@@ -93,16 +97,14 @@ class TileWorker:
         out = np.zeros((len(indices), self._grid.cols))
         blocks = set((indices // self._grid.edge).tolist())
         mirrored = blocks if self._grid.symmetric else set()
-        for i, j in self._addresses:
-            if i not in blocks and j not in mirrored:
-                continue
+        touched = [(i, j) for i, j in self._addresses if i in blocks or j in mirrored]
+        for (i, j), tile in self._whole_tiles(touched):
             where = self._grid.tile(i, j)
-            tile = read_tile(self._matrix, i, j)
             inside = np.flatnonzero((indices >= where.row_start) & (indices < where.row_stop))
-            out[inside, where.col_start : where.col_stop] = tile[indices[inside] - where.row_start]
+            out[inside, where.col_start : where.col_stop] = np.asarray(tile[indices[inside] - where.row_start])
             if self._grid.symmetric and i != j:
                 inside = np.flatnonzero((indices >= where.col_start) & (indices < where.col_stop))
-                out[inside, where.row_start : where.row_stop] = tile[:, indices[inside] - where.col_start].T
+                out[inside, where.row_start : where.row_stop] = np.asarray(tile[:, indices[inside] - where.col_start]).T
         return out
 
     def diagonal(self) -> np.ndarray:
@@ -118,11 +120,11 @@ class TileWorker:
         """The least upper bound on the smallest eigenvalue from pairs of rows in these tiles; see `pairs.pair_bound`.
 
         Args:
-            diagonal: (n,) float64, of the matrix.
-            groups: (n,) integers; pairs of one group are left out.
+            diagonal: (n,) diagonal of the matrix in float64.
+            groups: (n,) integers. Pairs within a group are left out.
         """
         least = math.inf
-        for (i, j), tile in self._whole_tiles():
+        for (i, j), tile in self._whole_tiles(self._addresses):
             where = self._grid.tile(i, j)
             rows, cols = slice(where.row_start, where.row_stop), slice(where.col_start, where.col_stop)
             found = pair_bound(np.asarray(tile), diagonal[rows], diagonal[cols], (groups[rows], groups[cols]))
@@ -130,7 +132,7 @@ class TileWorker:
         return least
 
     def kept(self) -> tuple[int, int]:
-        """Number of tiles that are kept between passes, and of all tiles of this worker."""
+        """Number of tiles that are kept between passes, and number of all tiles of this worker."""
         return len(self._keep), len(self._addresses)
 
     def _choose(self, cache_bytes: int) -> frozenset[Address]:
@@ -145,14 +147,14 @@ class TileWorker:
                 position -= 1
         return frozenset(keep)
 
-    def _whole_tiles(self) -> Iterator[tuple[Address, Any]]:
-        """Tiles as they are stored, in order: those that are kept in a lower precision are read again."""
+    def _whole_tiles(self, addresses: Sequence[Address]) -> Iterator[tuple[Address, Any]]:
+        """Tiles in their stored precision, in order. Tiles that are kept in a lower precision are read again."""
         if self._kept_dtype == self._matrix.dtype:
-            return self._tiles(self._addresses)
-        return (((i, j), self._stored((i, j))) for i, j in self._addresses)
+            return self._tiles(addresses)
+        return ((address, self._stored(address)) for address in addresses)
 
     def _tiles(self, addresses: Sequence[Address]) -> Iterator[tuple[Address, Any]]:
-        """Tiles in order; those that are not at hand are read ahead by a thread."""
+        """Tiles in order. A thread reads tiles ahead that are not in memory."""
         absent = iter([address for address in addresses if address not in self._cache])
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="tile-reader") as reader:
             pending: deque[Future[Any]] = deque(
@@ -183,3 +185,20 @@ class TileWorker:
 
             return to_device(tile)
         return tile
+
+
+def _on_accelerator() -> bool:
+    """Whether JAX's default device is an accelerator. JAX is imported only if it can have one: that takes each worker a second."""
+    named = os.environ.get("JAX_PLATFORMS", "")
+    if "jax" not in sys.modules and (named == "cpu" or not (named or _plugins())):
+        return False
+    from ntkpipe.linalg.device_products import on_accelerator
+
+    return on_accelerator()
+
+
+def _plugins() -> bool:
+    """Whether JAX finds a plugin for a device other than the CPU (https://docs.jax.dev/en/latest/installation.html)."""
+    if os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS") or entry_points(group="jax_plugins"):
+        return True
+    return any(find_spec(name) is not None for name in ("jax_plugins", "libtpu"))

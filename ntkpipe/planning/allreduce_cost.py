@@ -1,4 +1,4 @@
-"""What a product's vectors cost on their way to the workers and back, as `cluster/summing.py` moves them."""
+"""Cost of moving the vectors of a product to the workers and back with `cluster/summing.py`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from ntkpipe.planning.machine import Machine
 from ntkpipe.tasks.executor import GROUP
 
-# As there: slices are not smaller, and not more; and what an object of a sum costs the driver, measured with four workers on two
-# busy cores.
+# The limits of `cluster/summing.py`: the smallest slice and the largest number of slices. Also the driver's seconds per
+# object of a sum, measured with four workers on two busy cores.
 _SLICE_BYTES, _MOST_SLICES, _OBJECT_SECONDS = 4 << 20, 8, 7.5e-4
 
 
 @dataclass(frozen=True)
 class AllreduceCost:
-    """One product's.
+    """The cost of one product.
 
     Args:
-        links: seconds of the busiest links, one phase after the other.
+        links: seconds of the busiest links, summed over the phases.
         driver: seconds of the driver for objects and answers.
         moved: bytes over all links.
     """
@@ -29,21 +29,22 @@ class AllreduceCost:
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Total seconds."""
         return self.links + self.driver
 
 
 def at_the_driver(machine: Machine, nbytes: float) -> AllreduceCost:
-    """All parts travel to the driver, and the vectors from it to every node."""
+    """The cost if the driver receives all parts and sends the vectors to every node."""
     moved = nbytes * (machine.all_workers + machine.nodes.value)
     return AllreduceCost(moved / machine.network.value, machine.latency.value, moved)
 
 
 def allreduce_cost(machine: Machine, nbytes: float) -> AllreduceCost:
-    """Of vectors of so many bytes, in the way that is taken for them.
+    """The cost of moving vectors of b bytes.
 
-    Out go slices to some nodes (b), which send them to all others (N b / R); parts are added in groups of eight, in slices too
-    if these lie on several nodes (8 b / cuts); sums of groups go to R nodes (W / 8 b / R), and R slices to the driver (b).
+    The driver sends slices to some nodes (b), and these send them to all other nodes (N b / R). Parts are added in groups
+    of eight, in slices if a group is on several nodes (8 b / cuts). The sums of the groups go to R nodes (W / 8 b / R),
+    and R slices go to the driver (b).
     """
     nodes, workers = int(machine.nodes.value), machine.all_workers
     slices = min(nodes, _MOST_SLICES, int(nbytes // _SLICE_BYTES))

@@ -1,4 +1,4 @@
-"""What `solver=auto` and `cluster=auto` stand for, once it is known how many points there are and what a pair of them takes."""
+"""Resolves `solver=auto` and `cluster=auto` from the number of points and the time of a pair."""
 
 from __future__ import annotations
 
@@ -13,34 +13,31 @@ from ntkpipe.planning.shapes import Shapes, spec_for
 from ntkpipe.planning.tiles import pair_seconds
 
 SMALL = 2000
-"""Training points up to which the dense eigendecomposition takes seconds: 3 s of one core and 0.2 GB at this number."""
+"""Largest number of training points for the dense solver by default: it takes 3 s of one core and 0.2 GB."""
 
-# Ray takes 4 to 7 s to start and its workers 4 s each to import: not worth it for tiles that one process makes in less.
+# Ray takes 4 to 7 s to start and its workers 4 s each to import. That does not pay for tiles that one process computes
+# in less time.
 _SERIAL_SECONDS = 20.0
-# Settings that only iterations read: who sets one wants them.
-_ITERATIONS = ("tolerance", "max_steps", "checkpoint_every", "basis", "basis_gib")
-# The matrix, its eigenvectors, LAPACK's workspace, and both parts of a kernel under flips.
+# Settings that only iterative solvers use. Setting one of them selects an iterative solver.
+_ITERATIONS = ("tolerance", "max_steps", "checkpoint_every", "basis", "basis_gib", "basis_dtype")
+# Arrays of n^2 numbers: the matrix, its eigenvectors, the workspace of LAPACK, and both parts of a kernel under flips.
 _COPIES = 5
 
 
 def choose(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()) -> tuple[RunConfig, tuple[str, ...]]:
-    """A configuration without `auto`, and a line for people for each choice: what, why, and how to have the other.
+    """A configuration without `auto`, and a line for each choice: what was chosen, why, and how to choose the
+    alternative.
 
     Args:
-        config: of the run; what is named there stays.
+        config: of the run; explicit settings are kept.
         shapes: of its points.
-        siblings: configurations of other depths, whose kernels come out of the same evaluations.
+        siblings: configurations of other depths, which share the evaluations.
     """
     told: list[str] = []
-    n = shapes.used_train
     if config.solver.kind == "auto":
-        kind, why = _solver(config, n)
-        if kind == "flow":
-            config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=kind))
-            return _with_cluster(config, shapes, siblings, [f"solver   flow: {why}, in steps of gradient flow"])
-        other = "solver=krylov for the iterative one" if kind == "eigh" else "solver=eigh for the dense one"
+        kind, why = _solver(config, shapes.used_train)
         config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=kind))
-        told.append(f"solver   {kind}: {why}; {other}")
+        told.append(f"solver   {kind}: {why}{_ALTERNATIVES[kind]}")
     return _with_cluster(config, shapes, siblings, told)
 
 
@@ -49,10 +46,21 @@ def _with_cluster(
 ) -> tuple[RunConfig, tuple[str, ...]]:
     if config.cluster.kind == "auto":
         kind, why = _cluster(config, shapes, siblings)
-        other = "cluster=local for Ray on all cores" if kind == "serial" else "cluster=serial for this process alone"
+        other = (
+            "set cluster=local to use all cores through Ray"
+            if kind == "serial"
+            else "set cluster=serial to use this process alone"
+        )
         config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, kind=kind))
         told.append(f"cluster  {kind}: {why}; {other}")
     return config, tuple(told)
+
+
+_ALTERNATIVES = {
+    "flow": ", in steps of gradient flow",
+    "eigh": "; set solver=krylov for the iterative solver",
+    "krylov": "; set solver=eigh for the dense solver",
+}
 
 
 def _solver(config: RunConfig, n: int) -> tuple[str, str]:
@@ -81,7 +89,7 @@ def _cluster(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -
 
 
 def _gram_seconds(config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig]) -> float:
-    """Of one core, for all pairs, by rates that are assumed."""
+    """Seconds of one core for all pairs, from assumed rates."""
     cost, n = shapes.cost, shapes.used_train
     if cost is None:
         if config.kernel.kind == "gram" or not all(shapes.image):  # given: nothing is computed

@@ -1,4 +1,4 @@
-"""Sums and products of networks' kernels, as plans see them: the stores of their parts, what a pair takes, and what they are known by."""
+"""Plans sums and products of networks' kernels: the stores of their parts, the cost of a pair, and the identity."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ntkpipe.tiles.identity import GramIdentity
 
 
 def parts_for(kernel: KernelConfig, shapes: Shapes) -> Combination:
-    """The combination that a configuration declares, of architectures for a data set; of one network a sum of itself alone."""
+    """The configured combination of architectures. A single network is a sum with one part."""
     assert kernel.kind in COMBINED
     return for_data(combined_kernel(kernel, shapes.image), shapes, kernel.dtype)
 
 
 def for_data(parts: Combination, shapes: Shapes, dtype: str) -> Combination:
-    """Every expansion as long as the variances of a data set call for; see `shapes.spec_for`."""
+    """The combination with the degree of every series that the variances of a data set need; see `shapes.spec_for`."""
     return parts.map(lambda one: architecture(with_degrees_for(one.to_spec(), shapes, dtype)))
 
 
 def distinct(parts: Combination) -> tuple[Architecture, ...]:
-    """The architectures, each once, from left to right."""
+    """The distinct architectures, from left to right."""
     return tuple({one.fingerprint: one for one in parts.leaves()}.values())
 
 
 def combined_cost(parts: Combination, image: Sequence[int]) -> KernelCost:
-    """Of one pair, all parts together.
+    """The cost of one pair, summed over the parts.
 
     Raises:
-        ConfigError: naming the layer that images of this shape cannot pass.
+        ConfigError: that names the layer that does not accept images of this shape.
     """
     costs = [pair_cost(one.to_spec(), image) for one in distinct(parts)]
     inputs = max(cost.inputs for cost in costs)
@@ -60,28 +60,29 @@ def combined_stores(
     place: Place,
     find_shares: Callable[[GramIdentity], Mapping[int, float]],
 ) -> list[WantedStore]:
-    """The Gram stores of the parts, which any run of one of them shares.
+    """The Gram stores of the parts. Runs of a single part share them.
 
-    All have tiles of one size: that in which most of the parts is stored already, or what the dearest part calls for.
+    All parts have tiles of the same size: the size for which most tiles are already stored, or otherwise the size for the
+    most expensive part.
 
     Args:
         config: of the run.
-        parts: its kernel.
-        shapes: of its images.
-        place: see there.
-        find_shares: of an identity, cut in whatever way, how much of it is stored in tiles of each size.
+        parts: a combination of architectures.
+        shapes: of the images.
+        place: see `Place`.
+        find_shares: returns, for an identity, the stored share of the tiles of each size.
 
     Raises:
-        ConfigError: for what a combination cannot have.
+        ConfigError: for settings that a combination does not support.
     """
     if config.store.name is not None:
         raise ConfigError(
-            "store.name names one Gram store, and every part of a sum or product has one of its own: leave it out"
+            "store.name names one Gram store, but every part of a sum or product has its own: leave store.name out"
         )
     if config.augment != "none" and any(isinstance(one, KernelProduct) for one in _nodes(parts)):
         raise ConfigError(
-            f"augment={config.augment} trains with the even part of a kernel, and the even part of a product is no product of even "
-            "parts: set augment=none, or take a sum"
+            f"augment={config.augment} needs the even part of a kernel, and the even part of a product is not the "
+            "product of the even parts: set augment=none, or use kernel=sum"
         )
     networks = distinct(parts)
 
@@ -104,11 +105,11 @@ def combined_stores(
 
 
 def combined_identity(parts: Combination, of: GramIdentity) -> GramIdentity:
-    """What the values of a combination are known by.
+    """The identity of a combination's values.
 
     Args:
-        parts: architectures.
-        of: any part's; data, precision, tiles and symmetry are those of all.
+        parts: a combination of architectures.
+        of: the identity of one part; all parts have the same data, precision, tiles and symmetry.
     """
     content = parts.describe(lambda one: one.fingerprint)
     return dataclasses.replace(
@@ -120,7 +121,7 @@ def combined_identity(parts: Combination, of: GramIdentity) -> GramIdentity:
 
 
 def shown(network: Architecture) -> str:
-    """An architecture in a few words: how many layers, of which kinds."""
+    """A short description of an architecture: the number of layers and their kinds."""
     names = [str(layer["op"]) for layer in network.to_spec()]
     return f"{len(names)} layers, {network.fingerprint[:8]}"
 

@@ -1,4 +1,4 @@
-"""What the Gram matrices of a finite network are known by, and how they are tiled."""
+"""Identity and tiling of the Gram matrices of a finite network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.tiles import choose_edge
 from ntkpipe.tiles.identity import EMPIRICAL, EMPIRICAL_FULL, GramIdentity
 
-# A worker keeps what it has made of three blocks of points: rows, columns, and the next columns.
+# A worker keeps the Jacobian factors of three blocks of points: rows, columns, and the next columns.
 _BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
 _ITEM = {"float32": 4, "float64": 8}
 
 
 def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel | FunctionNetwork) -> GramIdentity:
-    """What the tiles are known by: the points, and every weight of the network.
+    """The identity of the tiles, from the points and every weight of the network.
 
     Args:
         config: of the run.
@@ -26,7 +26,8 @@ def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel 
         kernel: of the network.
 
     Raises:
-        ConfigError: for flips, under which no finite network is symmetric; or if all pairs of outputs are others than the targets.
+        ConfigError: for augmentation by flips, under which a finite network is not symmetric; or if the number of
+            outputs differs from that of the targets.
     """
     if kernel.rows_of_point != shapes.rows_of_point:
         raise ConfigError(
@@ -35,26 +36,22 @@ def empirical_identity(config: RunConfig, shapes: Shapes, kernel: NetworkKernel 
         )
     if config.augment != "none":
         raise ConfigError(
-            f"augment={config.augment} needs a kernel that is symmetric under flips, and the weights of one network are not: set "
-            "augment=none, or give the flipped images as data"
+            f"augment={config.augment} needs a kernel that is symmetric under flips, which the kernel of a finite "
+            "network is not: set augment=none, or add the flipped images to the data"
         )
-    return GramIdentity(
-        data=shapes.fingerprint,
+    return shapes.identity(
+        config,
         architecture=kernel.digest,
         formula_version=EMPIRICAL if kernel.outputs != "full" else EMPIRICAL_FULL,
-        dtype=config.kernel.dtype,
-        stored_dtype=config.store_dtype,
         edge=_edge(config, shapes, kernel),
-        n_train=shapes.n_train,
-        n_test=shapes.n_test,
         spec={"layers": json.loads(kernel.layers), "outputs": kernel.outputs},
     )
 
 
 def _edge(config: RunConfig, shapes: Shapes, kernel: NetworkKernel | FunctionNetwork) -> int:
-    """Rows of a tile: as of other kernels, or fewer where a network keeps much of every point."""
+    """Rows of a tile: the default, or fewer if the network needs much memory per point."""
     edge, kept = choose_edge(shapes.n_train, kernel.cost), kernel.cost.seen * _ITEM[config.kernel.dtype]
     while edge > 8 and _BLOCKS * edge * kept > _BLOCKS_BYTES:
         edge //= 2
-    # Outputs of a point stay together: it is prepared once.
+    # A tile contains all outputs of a point, so that the point is prepared once.
     return max(1, edge // kernel.rows_of_point) * kernel.rows_of_point

@@ -1,4 +1,4 @@
-"""What the Gram matrices of given features are known by, and how they are tiled."""
+"""Identity and tiling of the Gram matrices of given features."""
 
 from __future__ import annotations
 
@@ -10,33 +10,29 @@ from ntkpipe.planning.shapes import Shapes
 from ntkpipe.planning.tiles import choose_edge
 from ntkpipe.tiles.identity import FEATURES, GramIdentity
 
-# A worker holds columns of the rows of a tile, of its columns, and of the next columns.
+# A worker holds three blocks of features: for the rows of a tile, for its columns, and for the next columns.
 _BLOCKS, _BLOCKS_BYTES = 3, 1 << 30
 
 
 def feature_identity(config: RunConfig, shapes: Shapes, features: GivenFeatures) -> GramIdentity:
-    """What the tiles are known by: every feature, and what products are divided by.
+    """The identity of the tiles, from every feature and the divisor of the products.
 
     Args:
         config: of the run.
         shapes: of its points.
-        features: checked, or not yet: a plan of these knows no store.
+        features: that were checked; for a plan without a store, they may be unchecked.
     """
-    return GramIdentity(
-        data=features.content,
+    return shapes.identity(
+        config,
         architecture=f"features over {features.scale!r}",
         formula_version=FEATURES,
-        dtype=config.kernel.dtype,
-        stored_dtype=config.store_dtype,
         edge=_edge(config, shapes, features),
-        n_train=shapes.n_train,
-        n_test=shapes.n_test,
         spec={"features": features.count, "scale": features.scale},
     )
 
 
 def _edge(config: RunConfig, shapes: Shapes, features: GivenFeatures) -> int:
-    """Rows of a tile: as of other kernels, or fewer where chunks are wide."""
+    """Rows of a tile: the default, or fewer if chunks are wide."""
     dtype = config.kernel.dtype
     edge = choose_edge(shapes.n_train, feature_cost(features, 1, dtype))
     while edge > 8 and _BLOCKS * edge * feature_cost(features, edge, dtype).seen * ITEM_BYTES[dtype] > _BLOCKS_BYTES:

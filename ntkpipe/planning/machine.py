@@ -1,4 +1,4 @@
-"""What a plan knows of machines: rates, sizes and prices, each with its origin; from a profile's file or a calibration."""
+"""Figures of machines for plans: rates, sizes and prices, each with its origin, from a profile or a calibration."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ntkpipe.errors import ConfigError
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it comes from: `data sheet`, `measured` or `assumed`, and what of.
+    """A number and its origin: `data sheet`, `measured` or `assumed`, with details.
 
     Args:
-        value: in SI units.
-        origin: for people.
-        processor_seconds: of a fixed cost in seconds, what all processes together compute meanwhile; None is as much as `value`.
+        value: the number in SI units.
+        origin: origin of the number, as text.
+        processor_seconds: for a fixed cost in seconds, the processor seconds of all processes together; None is
+            `value`.
     """
 
     value: float
@@ -36,37 +37,40 @@ class Figure:
 
 @dataclass(frozen=True)
 class Machine:
-    """N nodes with W workers each, a worker being a GPU or a process; one store; one driver. SI units: flops, bytes, seconds.
+    """Nodes with several workers each, one store and one driver. A worker is a GPU or a process.
+
+    All units are SI units: flops, bytes and seconds. Rates of a worker are those of all its threads together.
 
     Args:
-        name: of the profile.
-        nodes, workers: nodes, and workers of each.
-        threads, driver_threads: of a worker and of the driver: processor seconds count them all.
-        price: of a node per hour.
-        matrix_float32, matrix_float64: large matrix products of a worker, flops per second.
-        elementwise_float32, elementwise_float64: covariances one by one, flops per second.
-        memory_bandwidth: of a worker's memory, bytes per second.
-        tile_bandwidth: of products of held tiles with a few vectors on a GPU, bytes of tiles per second; 0 says that workers are CPUs.
-        skinny_float32, skinny_float64: the same on a CPU, flops per second; rates are those of all threads of a worker.
-        factor_float32, factor_float64: Cholesky of tiles of a worker, flops per second.
-        memory: of a worker, bytes for tiles held between passes.
-        write_path, read_path: of a worker, bytes per second through checksums and copies to and from the store's client.
-        network: of a node, bytes per second.
-        latency: of a call from the driver to a worker and back, seconds.
-        store_write, store_read: of the whole store, bytes per second.
-        node_store: most that one node moves to or from the store, bytes per second.
-        requests: that the store answers per second, all nodes together.
+        name: name of the profile.
+        nodes, workers: number of nodes, and of workers on each node.
+        threads, driver_threads: threads of a worker and of the driver, which all count in processor seconds.
+        price: price of a node per hour.
+        matrix_float32, matrix_float64: rate of a worker in large matrix products, flops per second.
+        elementwise_float32, elementwise_float64: rate of a worker in elementwise covariances, flops per second.
+        memory_bandwidth: bandwidth of a worker's memory, bytes per second.
+        tile_bandwidth: bytes of tiles per second in products of held tiles with a few vectors on a GPU; 0 means that
+            workers are CPUs.
+        skinny_float32, skinny_float64: rate of these products on a CPU, flops per second.
+        factor_float32, factor_float64: rate of a worker in Cholesky factorisations of tiles, flops per second.
+        memory: memory of a worker for tiles that it holds between passes, bytes.
+        write_path, read_path: bytes per second of a worker to and from the store's client, with checksums and copies.
+        network: bandwidth of a node's network, bytes per second.
+        latency: seconds of a call from the driver to a worker and back.
+        store_write, store_read: bandwidth of the whole store, bytes per second.
+        node_store: largest bandwidth between one node and the store, bytes per second.
+        requests: requests that the store answers per second, for all nodes together.
         store_latency: seconds of one request.
-        cache: bytes that the nodes' page caches together keep of what was written; of a remote store 0.
+        cache: bytes of written tiles that the page caches of all nodes keep; 0 for a remote store.
         task, record: seconds of the driver per task, and per tile of a task.
-        orthogonalise: skinny float64 products of the driver, flops per second.
-        driver_memory: bytes of the driver's node.
-        images: prepared numbers per second, of one process: reading, standardising, hashing, writing.
-        start: seconds until workers can be asked for anything.
-        first_tile: seconds until they have their first tile: processes, images, compilation.
-        first_solve: seconds that the first solve takes besides: float64 compiled.
-        pool: seconds until a pool of workers that hold tiles is there.
-        step: seconds of the driver per pass for the stopping rule, checkpoints and progress, besides vectors.
+        orthogonalise: rate of the driver in skinny float64 products, flops per second.
+        driver_memory: memory of the driver's node, bytes.
+        images: numbers per second that one process prepares: reading, standardising, hashing and writing.
+        start: seconds until workers accept calls.
+        first_tile: seconds until workers begin their first tile: processes, images and compilation.
+        first_solve: additional seconds of the first solve, for compilation in float64.
+        pool: seconds until a pool of workers that hold tiles is ready.
+        step: seconds of the driver per pass for the stopping rule, checkpoints and progress, without vectors.
         finish: seconds for metrics, figures and the page.
     """
 
@@ -111,56 +115,57 @@ class Machine:
 
     @property
     def all_workers(self) -> int:
-        """Workers of all nodes."""
+        """Number of workers of all nodes."""
         return int(self.nodes.value) * int(self.workers.value)
 
     def rate(self, kind: str, dtype: str) -> float:
-        """`matrix`, `elementwise`, `skinny` or `factor`, in `float32` or `float64`."""
+        """Return the rate `matrix`, `elementwise`, `skinny` or `factor` in `float32` or `float64`, flops per second."""
         return getattr(self, f"{kind}_{dtype}").value
 
     def store_bandwidth(self, kind: str) -> float:
-        """`read` or `write`, of the store or of all nodes that use it, whichever is less."""
+        """Return the `read` or `write` bandwidth in bytes per second: the smaller of the store's and the nodes'."""
         return min(getattr(self, f"store_{kind}").value, self.nodes.value * self.node_store.value)
 
     def overridden(self, values: Mapping[str, float]) -> Machine:
-        """With some figures of the user's own.
+        """Return the machine with some figures replaced by the user's.
 
         Raises:
-            ConfigError: naming the one that is not known or not in range.
+            ConfigError: if a figure is unknown or invalid, naming it.
         """
         return self.of(self.name, {**self.figures(), **{k: [v, "yours"] for k, v in values.items()}})
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> Machine:
-        """From plain values: for each field a pair of number and origin.
+        """Return a machine from plain values: a pair of number and origin for each field.
 
         Raises:
-            ConfigError: naming the field that is missing, unknown or not in range.
+            ConfigError: if a field is missing, unknown or out of range, naming it.
         """
         given = {**_USUAL, **{key: value for key, value in content.items() if key != "name"}}
         if unknown := sorted(set(given) - set(FIGURES)):
-            raise ConfigError(
-                f"profile {name}: no figure is called {', '.join(unknown)}; known are {', '.join(FIGURES)}"
-            )
+            raise ConfigError(f"profile {name}: unknown figures {', '.join(unknown)}; known: {', '.join(FIGURES)}")
         if missing := [key for key in FIGURES if key not in given]:
             raise ConfigError(f"profile {name} lacks {', '.join(missing)}: give each as [number, origin]")
         return cls(name, **{key: _figure(f"profile.{key}", value) for key, value in given.items()})
 
     @property
     def accelerated(self) -> bool:
-        """Whether workers are GPUs: they move tiles while they compute, and their products are bound by the tiles' bytes."""
+        """Whether workers are GPUs.
+
+        GPUs move tiles while they compute, and the bytes of the tiles limit their products.
+        """
         return self.tile_bandwidth.value > 0
 
     def figures(self) -> dict[str, Figure]:
-        """All of them by name."""
+        """All figures by name."""
         return {key: getattr(self, key) for key in FIGURES}
 
     def origins(self) -> list[str]:
-        """A line per figure, for people."""
+        """Return one line per figure, with its origin."""
         return [f"{key:<20}{getattr(self, key).value:>10.3g}  {getattr(self, key).origin}" for key in FIGURES]
 
     def kinds_of_origins(self) -> dict[str, int]:
-        """How many figures are `measured`, of a `data sheet`, `assumed`, and of other origin."""
+        """Return the number of figures of each origin: `measured`, `data sheet`, `assumed`, other."""
         found: dict[str, int] = {}
         for figure in self.figures().values():
             kind = next((kind for kind in ORIGINS if figure.origin.startswith(kind)), "other")
@@ -169,12 +174,12 @@ class Machine:
 
 
 ORIGINS = ("measured", "data sheet", "assumed")
-"""How the origin of a figure begins, unless it follows from the configuration."""
+"""First words of the origin of a figure, unless the figure follows from the configuration."""
 
 FIGURES = tuple(field.name for field in dataclasses.fields(Machine) if field.name != "name")
 """Names of a machine's figures; `profile.NAME=NUMBER` overrides one."""
 
-# Of profiles that do not say.
+# Values for profiles that do not set them.
 _USUAL = {"threads": (1, "assumed"), "driver_threads": (1, "assumed")}
 
 _COUNTS = ("nodes", "workers", "threads", "driver_threads")
@@ -217,21 +222,23 @@ def _figure(name: str, value: Any) -> Figure:
 
 
 def load_profile(name: str, folder: Path) -> Machine:
-    """A profile of `folder`, or the user's own file.
+    """Return the machine of a profile in `folder`, or of the user's own file.
 
     Args:
-        name: of a file in `folder` without `.yaml`, or a path that ends with it.
-        folder: `conf/cluster/profile`.
+        name: name of a file in `folder` without `.yaml`, or a path that ends with `.yaml`.
+        folder: the folder `conf/cluster/profile`.
 
     Raises:
-        ConfigError: if there is none, or it is not a mapping of figures.
+        ConfigError: if there is no such file, or it is not a mapping of figures.
     """
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         there = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ConfigError(f"cluster.profile={name}: no such file; there are {there}, or give FILE.yaml") from None
+        raise ConfigError(
+            f"cluster.profile={name}: no such profile; choose one of {there}, or give your own FILE.yaml"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -241,13 +248,13 @@ def load_profile(name: str, folder: Path) -> Machine:
 
 _ELSEWHERE = "assumed: measured on two cores of an AMD EPYC"
 _ASSUMED: dict[str, tuple[float, str]] = {
-    # Inner products of images 73 GF/s over all of CIFAR-10, reading and writing included, rounded down; covariances one by one 6 (wide
-    # residual networks, CNN-Vec) to 20 GF/s (CNN-GAP).
+    # Inner products of images reach 73 GF/s over all of CIFAR-10, including reading and writing; the figure is rounded
+    # down. Elementwise covariances reach 6 (wide residual networks, CNN-Vec) to 20 GF/s (CNN-GAP).
     "matrix_float32": (6e10, f"{_ELSEWHERE}, rounded down"),
     "matrix_float64": (3e10, f"{_ELSEWHERE}, rounded down"),
     "elementwise_float32": (1e10, f"{_ELSEWHERE}: 6e9 to 2e10, by network"),
     "elementwise_float64": (5e9, "assumed: half of float32"),
-    "memory_bandwidth": (6e9, "assumed: of a core among busy ones"),
+    "memory_bandwidth": (6e9, "assumed: one core while all cores are busy"),
     "tile_bandwidth": (0.0, "workers are CPUs"),
     "skinny_float32": (4.5e10, _ELSEWHERE),
     "skinny_float64": (2.8e10, _ELSEWHERE),
@@ -255,10 +262,10 @@ _ASSUMED: dict[str, tuple[float, str]] = {
     "factor_float64": (4.5e10, f"{_ELSEWHERE}, tiled"),
     "write_path": (5e8, f"{_ELSEWHERE}: cold pages, checksum and copy in one thread"),
     "read_path": (1.5e9, f"{_ELSEWHERE}, from the page cache"),
-    "network": (2e9, "assumed: loopback, which is no network"),
+    "network": (2e9, "assumed: loopback, not a network"),
     "latency": (1e-3, f"{_ELSEWHERE}, on loopback"),
-    "store_write": (3e8, "assumed: a solid-state disk, or a shared file system that others use as well"),
-    "store_read": (5e8, "assumed: a solid-state disk, or a shared file system that others use as well"),
+    "store_write": (3e8, "assumed: a solid-state disk, or a shared file system in use by others"),
+    "store_read": (5e8, "assumed: a solid-state disk, or a shared file system in use by others"),
     "node_store": (1e12, "no limit of its own"),
     "requests": (1e5, "assumed: a local file system"),
     "store_latency": (1e-4, "assumed: a local file system"),
@@ -281,12 +288,14 @@ _SCALED = ("matrix", "elementwise", "skinny", "factor")
 def assumed_machine(
     workers: int = 1, threads: int = 1, *, serial: bool = True, **known: tuple[float, str] | Figure
 ) -> Machine:
-    """A machine of CPUs that nothing was measured of: what others did, so that an order of magnitude is known.
+    """Return a machine of CPUs without measurements, with figures of other machines.
+
+    The figures are right to an order of magnitude.
 
     Args:
-        workers: processes that compute.
-        threads: of each; rates of arithmetic grow with them.
-        serial: everything runs in one process: nothing is started, and no message is sent.
+        workers: number of processes that compute.
+        threads: threads of each process; rates of arithmetic grow with them.
+        serial: whether everything runs in one process, without start-up or messages.
         known: figures that are known.
     """
     figures: dict[str, Any] = dict(_ASSUMED)

@@ -1,4 +1,4 @@
-"""What was measured of this machine for plans: a sealed record in the store, one for each kind of machine and number of workers."""
+"""Calibrations: measured figures of a machine in the store, one record per kind of machine and number of workers."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Calibration:
     """Measured figures.
 
     Args:
-        machine: that they are of: processor, versions, workers, threads.
+        machine: the measured machine: processor, versions, workers, threads.
         made: when, ISO 8601.
-        busy: wall time over the time that the processes were given: 1 on an idle machine.
+        busy: wall time divided by the processor time that the processes got: 1 on an idle machine.
         figures: by the names of `Machine`.
         cpu: processor seconds of all processes, for the fixed costs.
         pairs: seconds per pair of one worker, by network, shape of images and precision (`pair_key`).
@@ -53,7 +53,7 @@ class Calibration:
     pairs: Mapping[str, float]
 
     def to_bytes(self) -> bytes:
-        """As a sealed record."""
+        """The calibration as a sealed record."""
         return seal(asdict(self))
 
     @classmethod
@@ -61,7 +61,7 @@ class Calibration:
         """The inverse of `to_bytes`.
 
         Raises:
-            CorruptionError: if it is damaged, or of another version.
+            CorruptionError: if the record is damaged or has another version.
         """
         try:
             made = cls(**unseal(data, name))
@@ -73,16 +73,16 @@ class Calibration:
         raise CorruptionError(f"{name} is a calibration of another version, or its numbers are out of range")
 
     def with_pairs(self, pairs: Mapping[str, float]) -> Calibration:
-        """With further networks."""
+        """The calibration with the speeds of further networks."""
         return replace(self, pairs={**self.pairs, **pairs})
 
     def known(self) -> dict[str, Figure]:
-        """What it says of a machine, by the names of `Machine`."""
+        """The measured figures, by the names of `Machine`."""
         origin = f"measured {self.made}"
         return {name: Figure(value, origin, self.cpu.get(name)) for name, value in self.figures.items()}
 
     def describe(self) -> str:
-        """A table for people."""
+        """The calibration as a table, for the user."""
         units = {"write_path": "B", "read_path": "B", "store_write": "B", "store_read": "B", "memory_bandwidth": "B"}
         lines = [f"{self.machine['processor']}, {self.machine['workers']} workers of {self.machine['threads']} threads"]
         for name, value in self.figures.items():
@@ -95,10 +95,11 @@ class Calibration:
             lines.append(f"  {name:<20}{text}")
         for key, seconds in self.pairs.items():
             lines.append(f"  pair {key:<44}{seconds * 1e6:.4g} us")
-        lines.append("  network             not measured: loopback is no network")
+        lines.append("  network             not measured: all processes ran on one machine")
         if self.busy > 1.1:
             lines.append(
-                f"  the machine was busy: processes waited {self.busy:.2f} times as long as they computed; rates count what they were given"
+                f"  the machine was busy: wall time was {self.busy:.2f} times the processor time; the rates are per "
+                "processor second"
             )
         return "\n".join(lines)
 
@@ -109,24 +110,26 @@ def _measured_names() -> list[str]:
 
 
 def pair_key(spec_fingerprint: str, shape: tuple[int, ...], dtype: str) -> str:
-    """Name of a network's measurement."""
+    """The key of a network's measurement."""
     return f"{spec_fingerprint[:16]} {'x'.join(map(str, shape))} {dtype}"
 
 
 def calibrated(config: RunConfig) -> dict[str, Any]:
-    """What a calibration depends on besides the network."""
+    """Everything except the network that a calibration depends on."""
     workers = config.cluster.worker_count()
     kind = "serial" if config.cluster.kind == "serial" else "processes"
     return {"kind": kind, "workers": workers, **circumstances(config.cluster.threads_per_worker)}
 
 
 def calibration_key(config: RunConfig) -> str:
-    """Where the calibration of this machine, with so many workers, is kept."""
+    """The store key of the calibration of this machine with this number of workers."""
     return f"tuning/calibration-{digest(calibrated(config))}.json"
 
 
 def find_calibration(config: RunConfig, store: ObjectStore) -> Calibration | None:
-    """What `ntkpipe calibrate` has measured of a machine like this one; None if it has not, or the record is damaged."""
+    """The calibration that `ntkpipe calibrate` stored for this kind of machine; None if there is none, or it is
+    damaged.
+    """
     key = calibration_key(config)
     try:
         return Calibration.from_bytes(store.get(key), key)

@@ -1,4 +1,4 @@
-"""Who may have how much of the memory budget while a system is solved. Pure: what is free is an argument."""
+"""Division of the memory budget among processes and data during a solve. Pure functions: free memory is an argument."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from ntkpipe.gram.plan import ITEM_BYTES, GramPlan
 from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
 from ntkpipe.linalg.preconditioner import largest_rank
 
-# Of the memory that a machine has free, the part that a run takes when it is not told: the rest is for page cache.
+# Default share of the free memory that a run uses. The rest is for the page cache.
 _MEMORY_SHARE = 0.6
-# Of the memory budget, what the driver and each worker take before the first tile: Python, NumPy, SciPy, Ray.
+# Memory that the driver and each worker need before the first tile: Python, NumPy, SciPy, Ray.
 _PROCESS_BYTES = 450 << 20
-# What they were seen to have (proportional set sizes): the driver, a worker that has computed tiles, one that holds tiles, and
-# Ray's own processes. Budgets leave room for more than that.
+# Measured proportional set sizes: the driver, a worker that has computed tiles, one that holds tiles, and Ray's own
+# processes. Budgets allow for more.
 _DRIVER, _TASK_WORKER, _POOL_WORKER, _DAEMONS = 320 << 20, 190 << 20, 125 << 20, 270 << 20
-# Of what a worker of tasks had while it computed tiles, what it still has later: its allocator gives little back.
+# Share of a worker's peak memory that it keeps after computing tiles, because its allocator returns little.
 _KEPT = 0.6
-# Tiles on their way into a worker: one in use, those read ahead (`tile_worker`), and one as it is stored.
+# Tiles that a worker holds while it reads: one in use, the ones that are read ahead (`tile_worker`), and one encoded.
 _ON_THE_WAY = 4
-# Block steps for which the driver's basis is budgeted; a longer one is still made, from what the machine has.
+# Block steps for which the driver's basis is budgeted; a longer basis uses further memory of the machine.
 _BASIS_STEPS = 200
-# A basis is not restarted below this, whatever the budget: one more process is larger.
+# A basis below this size is never restarted, because it is smaller than one process.
 _LEAST_BASIS = 256 << 20
-# Blocks of vectors that cg holds: solution, residual, directions, their images, and copies on the way.
+# Blocks of vectors that cg holds: solution, residual, directions, their images, and temporary copies.
 _BLOCKS = 12
-# Of the memory that processes leave, what factors may take; tiles for products have the rest.
+# Share of the memory left by processes that factors may use; the rest is for tiles of products.
 _FACTOR_SHARE = 0.75
-# Block steps for which memory is set aside; kernels of 2,000 real images took 12 to 33 (`cost`), larger ones take more.
+# Block steps for which memory is reserved; kernels of 2,000 real images took 12 to 33 (`cost`), larger kernels take
+# more.
 _VARIANCE_STEPS = 100
-# Columns beyond which products are no more efficient, and projected kernels become large.
-# Weights and outputs, each with the slopes of a step.
+# Number of columns above which products gain no efficiency and projected kernels become large. Weights and outputs,
+# each with the slopes of a step.
 _FLOW_ARRAYS = 24
 _MOST_COLUMNS = {"krylov": 64, "cg": 64, "eigh": 1024, "cholesky": 1024}
-# Of a space of k columns the projected kernel has some ten k rows: with n / 100 columns it stays far below n.
+# With k columns the projected kernel has about 10 k rows: with n / 100 columns it stays far below n.
 _LEAST_COLUMNS, _COLUMNS_OF_ROWS = 8, 100
-# Of the memory left for tiles and batches, the part that a batch may take.
+# Share of the memory left for tiles and batches that one batch may use.
 _BATCH_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Most memory at one time, in bytes.
+    """Peak memory in bytes.
 
     Args:
-        driver: of the process that was started, with Ray's own of its node.
-        workers: of all others together; of a cluster they are on all its nodes.
+        driver: the driver's process, with Ray's own processes on its node.
+        workers: all other processes together, over all nodes of a cluster.
     """
 
     driver: int
@@ -56,20 +57,20 @@ class Peak:
 
     @property
     def together(self) -> int:
-        """Of all processes."""
+        """Memory of all processes."""
         return self.driver + self.workers
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Who may have how much memory while a system is solved.
+    """The memory budget of each part while a system is solved.
 
     Args:
         solving: bytes of all processes together.
-        driver: of these, what the driver may take.
-        tiles: for tiles held between passes.
-        factors: for the data of factors.
-        basis: vectors that krylov may hold before it restarts.
+        driver: bytes of these for the driver.
+        tiles: bytes for tiles that are held between passes.
+        factors: bytes for the data of factors.
+        basis: number of vectors that krylov may hold before it restarts.
     """
 
     solving: int
@@ -80,14 +81,14 @@ class Budget:
 
 
 def divide(config: RunConfig, plan: GramPlan, n: int, c: int, free: int) -> Budget:
-    """The memory of this machine among those who need it.
+    """Divide the memory of this machine among its users.
 
     Args:
         config: of the run.
         plan: of the tiles.
-        n: training images in use.
-        c: outputs.
-        free: bytes that are free.
+        n: number of training images in use.
+        c: number of outputs.
+        free: free bytes.
     """
     total = memory_budget(config, free)
     driver, solving = driver_memory(config, total, free), solver_memory(plan, total)
@@ -102,7 +103,7 @@ def divide(config: RunConfig, plan: GramPlan, n: int, c: int, free: int) -> Budg
 
 
 def memory_budget(config: RunConfig, free: int) -> int:
-    """Bytes for all processes together: as configured, or a share of what is free.
+    """Bytes for all processes together: the configured number, or a share of the free memory.
 
     Args:
         config: of the run.
@@ -114,12 +115,12 @@ def memory_budget(config: RunConfig, free: int) -> int:
 
 
 def free_share(free: int) -> int:
-    """Bytes that a run takes of what is free, if it is not told otherwise."""
+    """Default bytes of a run, as a share of the free bytes."""
     return int(_MEMORY_SHARE * free)
 
 
 def driver_memory(config: RunConfig, budget: int, free: int) -> int:
-    """Bytes for the driver: the budget, but on a joined cluster no more than its own machine has, which may hold no worker.
+    """Bytes for the driver: the budget, but on a joined cluster at most the memory of the driver's machine.
 
     Args:
         config: of the run.
@@ -131,12 +132,12 @@ def driver_memory(config: RunConfig, budget: int, free: int) -> int:
 
 @dataclass(frozen=True)
 class Room:
-    """Memory that whatever runs while a system is solved shares.
+    """Memory that all processes share while a system is solved.
 
     Args:
         budget: bytes for all processes together.
         workers: processes that compute.
-        driver: bytes of it that the driver may take; None is all.
+        driver: bytes of the budget for the driver; None is all.
     """
 
     budget: int
@@ -145,79 +146,80 @@ class Room:
 
     @staticmethod
     def of(config: RunConfig, budget: int, workers: int, driver: int) -> Room:
-        """Of a run; `driver` is `driver_memory`, which counts on a joined cluster alone."""
+        """The room of a run; `driver` is `driver_memory`, which matters only on a joined cluster."""
         return Room(budget, workers, driver if config.cluster.kind == "ray" else None)
 
 
 def answers(config: RunConfig) -> int:
-    """Times and ridges that are known before a solve, multiplied."""
+    """Number of times multiplied by number of ridges, as far as they are known before a solve."""
     return len(config.predict.times or ()) * len(config.predict.ridges)
 
 
 def held_memory(solver: SolverConfig, n: int, c: int, answers: int, room: Room) -> int:
-    """Bytes for tiles held between passes: the budget less processes, and the driver's basis or vectors.
+    """Bytes for tiles that are held between passes: the budget minus processes and the driver's basis or vectors.
 
     Args:
-        solver: its settings.
-        n: training images in use.
-        c: outputs.
-        answers: times and ridges that are known before, multiplied.
-        room: of all processes.
+        solver: the settings of the solver.
+        n: number of training images in use.
+        c: number of outputs.
+        answers: see `answers`.
+        room: memory of all processes.
     """
-    basis = 8 * n * min(c * min(solver.max_steps, _BASIS_STEPS), basis_capacity(solver, n, c, answers, room))
+    capacity = basis_capacity(solver, n, c, answers, room)
+    basis = solver.basis_item * n * min(c * min(solver.max_steps, _BASIS_STEPS), capacity)
     own = {"cg": cg_bytes(solver, n, c), "flow": _FLOW_ARRAYS * 8 * n * c}.get(solver.kind, basis)
     return max(0, room.budget - (room.workers + 1) * _PROCESS_BYTES - own)
 
 
 def basis_capacity(solver: SolverConfig, n: int, c: int, answers: int, room: Room) -> int:
-    """Vectors that the basis of krylov may hold before it is restarted; arguments as of `held_memory`."""
+    """Number of vectors that the basis of krylov may hold before a restart. Arguments are those of `held_memory`."""
     if solver.basis_gib is not None:
-        return int(solver.basis_gib * (1 << 30)) // (8 * n)
-    # Weights that restarts add up are there twice while a cycle is taken up.
+        return int(solver.basis_gib * (1 << 30)) // (solver.basis_item * n)
+    # The sum of weights over restarts is held twice while a cycle is added.
     added = 2 * 8 * n * c * answers
     free = (room.budget - (room.workers + 1) * _PROCESS_BYTES) // 2
     if room.driver is not None and solver.basis == "driver":
         free = min(free, room.driver - _PROCESS_BYTES)
-    return max(free - added, _LEAST_BASIS) // (8 * n)
+    return max(free - added, _LEAST_BASIS) // (solver.basis_item * n)
 
 
 def without_processes(budget: int, processes: int) -> int:
-    """Bytes of the budget that are left when so many processes run."""
+    """Bytes of the budget that remain with so many running processes."""
     return max(0, budget - processes * _PROCESS_BYTES)
 
 
 def cg_bytes(config: SolverConfig, n: int, c: int) -> int:
-    """Memory of the driver of cg for the vectors and the preconditioner."""
+    """Memory of the driver for the vectors and the preconditioner of cg."""
     vectors = 8 * n * c * _BLOCKS
     if config.preconditioner in ("none", "float32_factor"):  # a factor is stored by tiles
         return vectors
-    # The sketch's vectors, their images and the approximation made of them.
-    return vectors + 3 * 8 * n * min(config.rank or largest_rank(n), n)
+    # The sketch's vectors (the factor), their images (its new rows) and the approximation made of them.
+    return vectors + 3 * 8 * n * min(config.rank or largest_rank(n, c, config.preconditioner), n)
 
 
 def factor_memory(budget: int, workers: int) -> int:
-    """Bytes for the data of factors, of a budget for all processes: tasks and the pool that multiplies run in their own."""
+    """Bytes of the budget for the data of factors. Tasks, and the pool that multiplies, are separate processes."""
     return int(_FACTOR_SHARE * without_processes(budget, 1 + (2 * workers if workers > 1 else 0)))
 
 
 def product_memory(budget: int, workers: int) -> int:
-    """Bytes for tiles that the pool keeps while factors are made and used."""
+    """Bytes for tiles that the pool holds while factors are computed and used."""
     left = without_processes(budget, 1 + (2 * workers if workers > 1 else 0))
     return left - int(_FACTOR_SHARE * left)
 
 
-def evaluation_bytes(plan: GramPlan, process: int = 450 << 20) -> int:
-    """Memory that a worker needs to compute tiles, besides what it takes anyway."""
-    return max(0, plan.memory_per_worker - process)
+def evaluation_bytes(plan: GramPlan) -> int:
+    """Memory that a worker needs to compute tiles, in addition to its base memory."""
+    return max(0, plan.memory_per_worker - _PROCESS_BYTES)
 
 
 def solver_memory(plan: GramPlan, budget: int) -> int:
-    """The memory budget less what workers need to compute tiles while they solve, if they do."""
+    """The memory budget without the memory for tiles that workers recompute during a solve."""
     return budget if plan.stored else max(0, budget - plan.workers * evaluation_bytes(plan))
 
 
 def processes_peak(config: RunConfig, workers: int, worker_bytes: int) -> Peak:
-    """What all processes have before their data, while a system is solved.
+    """Base memory of all processes, without data, while a system is solved.
 
     Args:
         config: of the run.
@@ -225,7 +227,8 @@ def processes_peak(config: RunConfig, workers: int, worker_bytes: int) -> Peak:
         worker_bytes: of one while it computed tiles, as planned.
     """
     if config.cluster.kind == "serial":
-        return Peak(_DRIVER, 0)
+        # One process that has computed tiles as well (1,250 images: 481 MiB besides the matrices of eigh).
+        return Peak(max(_DRIVER + _TASK_WORKER, int(_KEPT * worker_bytes)), 0)
     task = max(_TASK_WORKER, int(_KEPT * worker_bytes))
     return Peak(_DRIVER + _DAEMONS, workers * (task + _POOL_WORKER))
 
@@ -242,7 +245,7 @@ def solving_peak(
     workers: int,
     worker_bytes: int,
 ) -> Peak:
-    """While krylov, cg or eigh solves.
+    """Peak memory while krylov, cg or eigh solves.
 
     Args:
         config: of the run.
@@ -264,14 +267,16 @@ def solving_peak(
         return Peak(fixed.driver + cg_bytes(config.solver, n, c), fixed.workers + held)
     vectors = min(c * passes, budget.basis, n)
     # The basis and what it is multiplied with at the end (sampled rows, weights), and a pass's blocks.
-    basis, own = 8 * n * vectors, 8 * n * 8 * c + 3 * 8 * vectors * vectors
+    # A rounded basis has two small matrices more.
+    item, small = config.solver.basis_item, 3 if config.solver.basis_item == 8 else 5
+    basis, own = item * n * vectors, 8 * n * 8 * c + small * 8 * vectors * vectors
     if config.solver.basis == "workers":
         return Peak(fixed.driver + own, fixed.workers + held + basis)
     return Peak(fixed.driver + basis + own, fixed.workers + held)
 
 
 def plan_factors(config: RunConfig, plan: GramPlan, n: int, memory: int) -> FactorPlan:
-    """What a factor takes.
+    """The plan of a factor.
 
     Args:
         config: of the run.
@@ -295,7 +300,7 @@ def plan_factors(config: RunConfig, plan: GramPlan, n: int, memory: int) -> Fact
 
 
 def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, n: int, c: int, budget: int) -> Peak:
-    """While factors are made: their tiles, and those of the kernel that are kept for products.
+    """Peak memory while factors are computed: their tiles, and the kernel's tiles that are kept for products.
 
     Args:
         config: of the run.
@@ -310,11 +315,14 @@ def factoring_peak(config: RunConfig, factors: FactorPlan, plan: GramPlan, n: in
     # The driver reads the factor's tiles for its solves, and keeps them while there is room.
     own = min(factors.stored_bytes, factors.memory_bytes) + 12 * 8 * n * c
     fixed = processes_peak(config, plan.workers, plan.memory_per_worker)
-    return Peak(fixed.driver + own, fixed.workers + factors.peak_bytes + held)
+    data = factors.peak_bytes
+    if config.solver.leave_one_out:
+        data = max(data, factors.inverse_bytes)
+    return Peak(fixed.driver + own, fixed.workers + data + held)
 
 
 def gram_peak(config: RunConfig, plan: GramPlan) -> Peak:
-    """While tiles are computed: in one process, or by workers besides the driver."""
+    """Peak memory while tiles are computed, in one process or by workers besides the driver."""
     if config.cluster.kind == "serial":
         return Peak(max(_DRIVER, plan.memory_per_worker), 0)
     return Peak(_DRIVER + _DAEMONS, plan.workers * plan.memory_per_worker)
@@ -322,7 +330,7 @@ def gram_peak(config: RunConfig, plan: GramPlan) -> Peak:
 
 @dataclass(frozen=True)
 class VarianceMemory:
-    """Memory of the driver: for every column of a batch, and besides them."""
+    """Memory of the driver for variances: per column of a batch, and a constant part."""
 
     per_column: int
     fixed: int
@@ -330,15 +338,15 @@ class VarianceMemory:
 
 @dataclass(frozen=True)
 class Batches:
-    """What decides how many test images' variances are made together.
+    """Sizes that determine how many test images share a batch of variances.
 
     Args:
-        solver: its settings.
-        n: training images.
-        times: training times.
-        ridges: of the solve.
-        ensemble: variances of networks of which all layers are trained, which take the NNGP besides.
-        full: covariances between test images.
+        solver: the settings of the solver.
+        n: number of training images.
+        times: number of training times.
+        ridges: number of ridges.
+        ensemble: whether variances are over networks with all layers trained, which also need the NNGP.
+        full: whether covariances between test images are computed.
     """
 
     solver: SolverConfig
@@ -350,13 +358,13 @@ class Batches:
 
     @staticmethod
     def of(config: RunConfig, n: int, times: int) -> Batches:
-        """Of a run."""
+        """The sizes of a run."""
         p = config.predict
         return Batches(config.solver, n, times, len(p.ridges), "ntk" in p.kernels, p.covariance == "full")
 
     @property
     def memory(self) -> VarianceMemory:
-        """What they take besides tiles."""
+        """Memory of a batch without tiles."""
         kind, n = self.solver.kind, self.n
         answers = self.times * (1 if kind == "cholesky" else self.ridges)
         if kind == "krylov":
@@ -370,7 +378,7 @@ class Batches:
         return VarianceMemory(per, 8 * n * n if kind == "eigh" else 0)
 
     def columns(self, p: int, room: Room) -> int:
-        """Test images that go together: as many as half of the free memory holds, up to what is worthwhile and to p."""
+        """Number of test images per batch: as many as half of the free memory holds, up to the efficient number and p."""
         need = self.memory
         free = max(0, self.room(room) - need.fixed)
         most = _MOST_COLUMNS[self.solver.kind]
@@ -379,10 +387,10 @@ class Batches:
         return int(np.clip(_BATCH_SHARE * free // need.per_column, 1, min(most, p)))
 
     def room(self, room: Room) -> int:
-        """Bytes for batches and tiles: what processes leave of the budget, and of cholesky the factors."""
+        """Bytes for batches and tiles: the budget minus processes and, for cholesky, factors."""
         left = without_processes(room.budget, self.processes(room.workers))
         return min(left, product_memory(room.budget, room.workers)) if self.solver.kind == "cholesky" else left
 
     def processes(self, workers: int) -> int:
-        """Processes that run meanwhile: the driver and a pool for each matrix that is multiplied with."""
+        """Number of processes during variances: the driver, and a pool for each matrix in the products."""
         return 1 + workers * (1 + self.ensemble + self.full)

@@ -1,8 +1,8 @@
-"""What the stages of a run take on a machine: a roofline per stage. Seconds, bytes and processor seconds, from sizes and rates alone.
+"""Cost model of a run: a roofline per stage gives seconds, bytes and processor seconds from sizes and rates.
 
-A stage is a sequence of phases. In a phase all resources work at the same time, and the busiest one, its bottleneck, decides how long
-it takes. With W workers, n training and p test images of d numbers, c vectors (outputs), T tiles of both blocks, K kernels with P
-passes each, and s bytes per number of a tile, in seconds:
+A stage is a sequence of phases. In a phase all resources work at the same time, and the busiest one, its bottleneck,
+determines its duration. With W workers, n training and p test images of d numbers, c vectors (outputs), T tiles of both
+blocks, K kernels with P passes each, and s bytes per number of a tile, in seconds:
 
 - start       `start`.
 - images      `(n + p) d / images`, by the driver.
@@ -46,25 +46,25 @@ _IMAGES_OF_OBJECT = 512
 
 
 def vectors(config: RunConfig, outputs: int) -> int:
-    """Right-hand sides: one-hot labels less their mean leave one direction out."""
+    """Number of right-hand sides. Centred one-hot labels of c classes span c - 1 directions."""
     return max(1, outputs - (config.data.labels == "centered"))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a projection needs of a run besides its tiles.
+    """Quantities of a run that a projection needs besides its tiles.
 
     Args:
-        numbers: of an image.
-        outputs: of the network.
+        numbers: per image.
+        outputs: number of outputs of the network.
         passes: over the tiles, by kernel.
-        pair_seconds: of one worker, by dtype.
-        budget: who may have how much memory.
-        times: training times at which predictions are made.
-        batch: test images whose variances are computed together; 0 if there are none.
-        factors: plan of one factor, of `cholesky`.
-        prepared: whether the images are in the store already.
-        there: share of the tiles that are in the store already.
+        pair_seconds: seconds per pair of one worker, by dtype.
+        budget: division of the memory.
+        times: number of training times of the predictions.
+        batch: number of test images per batch of variances; 0 without variances.
+        factors: plan of one factor, for `cholesky`.
+        prepared: whether the images are already in the store.
+        there: share of the tiles that are already in the store.
     """
 
     numbers: int
@@ -103,15 +103,15 @@ class Work:
     # ---- resources
 
     def path(self, nbytes: float, kind: str) -> float:
-        """Seconds of workers, all together, to `read` or `write` so many bytes through checksums and copies."""
+        """Worker seconds, summed over workers, to `read` or `write` bytes through checksums and copies."""
         return nbytes / getattr(self.machine, f"{kind}_path").value
 
     def write(self, nbytes: float) -> float:
-        """Seconds of the store: what the page cache takes is not waited for."""
+        """Seconds of the store to write bytes; bytes that fit into the page cache cost no time."""
         return max(0.0, nbytes - self.machine.cache.value) / self.machine.store_bandwidth("write")
 
     def read(self, nbytes: float, of: float) -> float:
-        """Seconds of the store to read so much of `of` bytes that were written before: none if the page cache has them."""
+        """Seconds of the store to read a part of `of` bytes that were written before; 0 if the page cache holds them."""
         return 0.0 if of <= self.machine.cache.value else nbytes / self.machine.store_bandwidth("read")
 
     def computing(
@@ -120,10 +120,10 @@ class Work:
         """A phase of all workers.
 
         Args:
-            work: seconds that they compute, all together.
-            path: seconds that they move tiles, all together: with one thread each.
+            work: seconds of computing, summed over workers.
+            path: seconds of moving tiles, summed over workers, with one thread each.
             store: seconds that the store is busy.
-            slowest: how much longer the last worker takes than the mean.
+            slowest: time of the last worker relative to the mean.
             others: seconds that other resources are busy.
         """
         compute, through = slowest * work / self.w, path / self.w
@@ -134,14 +134,16 @@ class Work:
         return Phase({"compute": compute + through, "store": store, **others}, used)
 
     def algebra(self, flops: float, store: float = 0.0) -> Phase:
-        """A phase of products with long vectors in the driver, which memory bounds: all its threads wait for it."""
+        """A memory-bound phase of products with long vectors in the driver, which occupies all its threads."""
         seconds = flops / self.machine.orthogonalise.value
         return Phase({"driver": seconds, "store": store}, seconds * self.machine.driver_threads.value)
 
     # ---- pieces of several stages
 
     def evaluation(self, *blocks: int) -> tuple[float, float]:
-        """Seconds of all workers to evaluate the tiles of some blocks once, and how much longer the last one takes: whole tiles."""
+        """Seconds of all workers to evaluate the tiles of some blocks once, and the imbalance factor of the last
+        worker.
+        """
         tiles, pairs = 0, 0.0
         for block in (self.plan.blocks[k] for k in blocks if k < len(self.plan.blocks)):
             tiles += block.tiles
@@ -153,22 +155,22 @@ class Work:
         return pairs * pair, self.rounds(tiles)
 
     def rounds(self, tiles: int) -> float:
-        """How much longer the last of W workers takes than the mean, with so many tiles for all."""
+        """Ratio of the last worker's time to the mean, for a number of tiles on W workers."""
         return math.ceil(tiles / self.w) * self.w / tiles if tiles else 1.0
 
     def exact(self) -> Phase:
-        """Rows recomputed in float64, of both kernels at once."""
+        """The phase that recomputes rows of both kernels in float64."""
         rows = sample_rows(self.config, self.plan, self.n)
         return self.computing(rows * self.n * self.plan.evaluations * self.sizes.pair_seconds["float64"])
 
     # ---- stages
 
     def start(self) -> Stage:
-        """Workers that can be asked for something."""
+        """The stage that starts the workers."""
         return Stage("start", (fixed(self.machine.start),))
 
     def images(self) -> Stage:
-        """Read, standardised, hashed and written."""
+        """The stage that reads, standardises, hashes and writes the images."""
         numbers = sum(block.whole.rows for block in self.plan.blocks) * self.sizes.numbers
         nbytes = float(numbers * ITEM_BYTES[self.plan.kernel_dtype])
         if self.sizes.prepared:
@@ -179,14 +181,14 @@ class Work:
         )
 
     def gram(self) -> Stage:
-        """The tiles that are not there yet, and the diagonals."""
+        """The stage that computes missing tiles and the diagonals."""
         plan, machine, new = self.plan, self.machine, 1.0 - self.sizes.there
         first = fixed(machine.first_tile)
         diagonal = (self.n + self.p) * self.sizes.pair_seconds["float64"]
         if not plan.stored:
             return Stage("gram", (first, self.computing(diagonal)), stored=plan.disk_bytes)
         written, item = new * plan.disk_bytes, ITEM_BYTES[plan.kernel_dtype]
-        # A task keeps its row block, and reads a block of columns for every tile.
+        # A task keeps its row block and reads a column block for every tile.
         read = new * plan.tiles * plan.edge * self.sizes.numbers * item
         tile = plan.pairs / plan.tiles * plan.evaluations * self.sizes.pair_seconds[plan.kernel_dtype]
         tiles = new * plan.tiles
@@ -206,17 +208,17 @@ class Work:
         return Stage("gram", (first, scheduling), read, written, 0.0, float(plan.disk_bytes))
 
     def report(self) -> Stage:
-        """Metrics, figures and the page."""
+        """The stage that writes metrics, figures and the page."""
         return Stage("report", (fixed(self.machine.finish, "driver"),))
 
 
 def fixed(figure: Figure, name: str = "start") -> Phase:
-    """A phase that takes what it takes."""
+    """A phase of fixed duration."""
     return Phase({name: figure.value}, figure.used)
 
 
 def held_share(config: RunConfig, plan: GramPlan, room: float) -> float:
-    """Of a kernel's train-train tiles, what `room` bytes hold between passes."""
+    """Share of a kernel's train-train tiles that `room` bytes hold between passes."""
     item = ITEM_BYTES["float32" if config.solver.products == "float32" else plan.store_dtype]
     rows = plan.blocks[0].used.rows
     return min(1.0, max(0.0, room) / (rows * (rows + plan.edge) / 2 * item))

@@ -1,4 +1,4 @@
-"""A network as a table for people: its layers, shapes, covariances and arithmetic."""
+"""Describes a network as a table of its layers, shapes, covariances and arithmetic."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = tuple[str, str, str, str, str]
 
 
 def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int], dtype: str = "float32") -> str:
-    """Layers, totals and fingerprint.
+    """The layers, totals and fingerprint of a network, as text.
 
     Args:
         spec: the layers.
@@ -24,7 +24,7 @@ def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int
         dtype: of the computation.
 
     Raises:
-        ConfigError: naming the layer that images of this shape cannot pass.
+        ConfigError: that names the layer that does not accept images of this shape.
     """
     spec = canonical_spec(spec)
     steps = architecture(spec).steps(tuple(image_shape))
@@ -53,7 +53,7 @@ def describe_kernel(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int
 
 
 def traffic(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> float:
-    """Numbers that the layers read and write for one pair, both kernels, nonlinearities fused into the layers beside them."""
+    """Numbers that the layers read and write for both kernels of a pair. Nonlinearities are fused into adjacent layers."""
     steps = architecture(spec).steps(tuple(image_shape))
 
     def entries(layers: Sequence[LayerCost]) -> float:
@@ -62,7 +62,7 @@ def traffic(spec: Sequence[Mapping[str, Any]], image_shape: Sequence[int]) -> fl
             for layer in layers
         )
 
-    # Every layer's entries count both what goes in and what comes out: fused in pairs, half of it moves.
+    # The entries of a layer count its input and its output. Layers that are fused in pairs move half of that.
     return 2 * entries([input_cost(spec, steps), *layer_costs(spec, steps)]) / 2
 
 
@@ -84,7 +84,7 @@ def _rows(
 
 
 def _text(layer: Mapping[str, Any]) -> str:
-    """A layer and those of its parameters that are not at their defaults."""
+    """A layer and its parameters that differ from the defaults."""
     stated = [
         f"{p.name}={_value(layer[p.name])}"
         for p in LAYERS[layer["op"]]

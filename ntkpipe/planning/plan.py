@@ -1,7 +1,7 @@
-"""From a configuration, the shape of the data and a machine to a plan of the run: pure functions of values.
+"""Plans of runs, as pure functions of a configuration, the shape of the data and a machine.
 
-Nothing here reads a clock, a store or the machine, starts a process or writes: `surroundings.py` reads what a plan has to know of the
-place, and measures where a run is to measure.
+This module does not read a clock, a store or the machine, starts no process and writes nothing. `surroundings.py` reads
+the facts of the machine and the store, and measures them if a run needs it.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from ntkpipe.planning.text import as_html, describe
 from ntkpipe.planning.tiles import pair_rate, pair_seconds, plan_gram
 from ntkpipe.units import human_bytes
 
-# Times of the default grid, where none are given.
+# Number of times of the default grid.
 _TIMES = 20
 _DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Everything that is known of a run before it starts. `str(plan)` is for people, and a notebook shows it as tables.
+    """The plan of a run before it starts. `str(plan)` is readable text, and a notebook shows tables.
 
     Args:
         config: of the run.
         shapes: of its data.
-        machine: its figures, each with its origin.
-        tiles: what will be computed, in which tiles.
-        stores: the Gram stores that it fills, the one to solve with first; none of given matrices.
-        storing: what storing the tiles is worth; None of given matrices.
-        factors: plan of one factor, of `cholesky`.
-        stages: seconds, bytes and memory, in order.
-        work: what stages share.
-        notes: what does not fit, and what to do.
+        machine: figures of the machine with their origins.
+        tiles: plan of the tiles.
+        stores: the Gram stores to fill, the store of the solve first; empty for given matrices.
+        storing: comparison of stored and recomputed tiles; None for given matrices.
+        factors: plan of one factor, for `cholesky`.
+        stages: seconds, bytes and memory of each stage, in order.
+        work: quantities that the stages share.
+        notes: warnings about memory and disk, with remedies.
     """
 
     config: RunConfig
@@ -72,22 +72,22 @@ class RunPlan:
 
     @property
     def processor_seconds(self) -> float:
-        """Of all stages and processes."""
+        """Computing time, summed over all stages and processes."""
         return sum(stage.processor_seconds for stage in self.stages)
 
     @property
     def node_hours(self) -> float:
-        """Nodes times hours."""
+        """Number of nodes times hours."""
         return self.machine.nodes.value * self.seconds / 3600
 
     @property
     def cost(self) -> float:
-        """In the currency of the machine's price."""
+        """Cost in the currency of the machine's price."""
         return self.node_hours * self.machine.price.value
 
     @property
     def stored(self) -> float:
-        """Bytes left in the store."""
+        """Bytes that remain in the store."""
         return sum(stage.stored for stage in self.stages)
 
     def stage(self, name: str) -> Stage:
@@ -115,14 +115,15 @@ def make_run_plan(
     Args:
         config: of the run.
         shapes: of its images.
-        machine: to run on.
-        place: see there; None is a machine that is not there.
-        siblings: configurations of the same images and precision, with networks of other depths, which share the
-            run's evaluations.
-        passes: of the solver over the tiles, by kernel, if they are known.
+        machine: of the run.
+        place: see `Place`; None plans for another machine.
+        siblings: configurations with the same images and precision and networks of other depths, which share the
+            evaluations of the run.
+        passes: known passes of the solver over the tiles, by kernel.
 
     Raises:
-        ConfigError, ResourceError: naming the setting to change.
+        ConfigError: with the setting to change.
+        ResourceError: with the setting to change.
     """
     place, (config, _) = place or Place(), choose(config, shapes, siblings)
     specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
@@ -153,32 +154,33 @@ def make_run_plan(
     for stored in (True, False):
         try:
             both[stored] = ways(stored=stored)
-        except ResourceError as error:  # of the way that is not taken it does not matter
+        except ResourceError as error:  # an error of the way that is not chosen does not matter
             both[stored] = error
     storing = choose_storing(config, both[True], both[False], place.free_disk, place.stored_bytes, begun=place.begun)
     work = both[storing.stored]
     if isinstance(work, ResourceError):
         raise work
-    _tiles(config, shapes, machine, place, **planned, stored=storing.stored, free=True)  # refuses what the disk lacks
+    _tiles(config, shapes, machine, place, **planned, stored=storing.stored, free=True)  # raises if the disk is too
+    # small
     return _finished(config, shapes, machine, place, work, tuple(stores), storing)
 
 
 def plan_given(config: RunConfig, shapes: Shapes, machine: Machine, place: Place, *, dtype: str, edge: int) -> RunPlan:
-    """The plan of a run whose kernel was given: nothing is evaluated, and every pair costs nothing.
+    """The plan of a run with a given kernel, whose pairs cost nothing.
 
     Args:
         config: of the run.
         shapes: of the given kernel.
-        machine: to run on.
-        place: see there.
-        dtype: of its tiles.
+        machine: of the run.
+        place: see `Place`.
+        dtype: of the tiles.
         edge: rows of a tile.
 
     Raises:
         ResourceError: if the solver does not fit into the memory.
     """
     config, _ = choose(config, shapes)
-    if config.kernel.kind != "gram":  # a function: one kernel, as a matrix is
+    if config.kernel.kind != "gram":  # a function gives one kernel, like a matrix
         config = dataclasses.replace(config, predict=dataclasses.replace(config.predict, kernels=("ntk",)))
     cost, free = KernelCost(0.0, 0.0, 1, 1, 0, 0), {name: Figure(0.0, "given") for name in _DTYPES}
     tiles = _tiles(
@@ -207,18 +209,19 @@ def plan_of_cost(
     cost: KernelCost,
     stores: Sequence[WantedStore],
 ) -> RunPlan:
-    """The plan of a run of a kernel that no spec of one infinite network names, by what a pair of points takes.
+    """The plan of a run from the cost of a pair, for kernels without the spec of one infinite network.
 
     Args:
         config: of the run.
-        machine: to run on.
-        place: see there.
-        shapes: of its points.
+        machine: of the run.
+        place: see `Place`.
+        shapes: of the points.
         cost: of a pair, for all stores together.
-        stores: Gram stores that it fills.
+        stores: the Gram stores to fill.
 
     Raises:
-        ConfigError, ResourceError: naming the setting to change.
+        ConfigError: with the setting to change.
+        ResourceError: with the setting to change.
     """
     seconds = {dtype: Figure(pair_seconds(cost, machine, dtype), _origin(machine, dtype)) for dtype in _DTYPES}
     identity = stores[0].identity
@@ -247,7 +250,7 @@ def plan_of_cost(
 def _pair_seconds(
     spec: list[dict[str, Any]], cost: KernelCost, shapes: Shapes, machine: Machine, place: Place
 ) -> dict[str, Figure]:
-    """Of one worker, by dtype: as measured for this network, or its roofline on this machine."""
+    """Seconds per pair of one worker, by dtype: measured for this network, or from its roofline on this machine."""
     moved = traffic(spec, shapes.image) if machine.accelerated else 0.0
     found = {}
     for dtype in _DTYPES:
@@ -257,7 +260,7 @@ def _pair_seconds(
 
 
 def _origin(machine: Machine, dtype: str) -> str:
-    """Where the rates of arithmetic come from, if it is one place."""
+    """The origin of the rates of arithmetic, if it is the same for all."""
     origins = {machine.figures()[f"{kind}_{dtype}"].origin.partition(":")[0] for kind in ("matrix", "elementwise")}
     return origins.pop() if len(origins) == 1 else "assumed in part"
 
@@ -272,7 +275,7 @@ def _rate(config: RunConfig, cost: KernelCost, place: Place, seconds: Mapping[st
 def _tiles(
     config: RunConfig, shapes: Shapes, machine: Machine, place: Place | None, *, free: bool = False, **planned: Any
 ) -> GramPlan:
-    """The tiles; refused if one does not fit into the memory, or with `free` all of them onto the disk."""
+    """The plan of the tiles. Raises if a tile does not fit into memory, or with `free` if all do not fit on the disk."""
     memory_free = None if place is None else place.free_memory
     return plan_gram(
         n_train=shapes.n_train,
@@ -335,7 +338,7 @@ def _work(
 
 
 def _refuse_eigh(config: RunConfig, n: int, driver: int, *, there: bool) -> None:
-    """Refuse what would not fit: a dense matrix, its eigenvectors and LAPACK's workspace, in the driver alone."""
+    """Raise if a dense matrix, its eigenvectors and LAPACK's workspace do not fit into the driver's memory."""
     if config.solver.kind != "eigh" or not there:
         return
     copies = 3
@@ -365,7 +368,7 @@ def _finished(
 
 
 def solving_peak(work: Work) -> memory.Peak:
-    """Memory while systems are solved, of all processes."""
+    """Peak memory of all processes while systems are solved."""
     config, tiles, n, outputs = work.config, work.plan, work.n, work.sizes.outputs
     edge, budget = min(tiles.edge, n), work.sizes.budget
     if work.sizes.factors is not None:

@@ -1,9 +1,8 @@
-"""What is measured of this machine: pairs of images in a process like a worker's, the store, and rates of dense algebra.
+"""Measures this machine: pairs of images in a process like a worker, the store, and rates of dense algebra.
 
-`run` and `calibrate` measure, and keep what they found in the store under `tuning/`; a plan reads it there.
-
-Networks that look at images differ by a factor of a million in the time of a pair, and so do machines: neither the edge of
-a tile nor the time of a plan can be guessed from their arithmetic.
+`run` and `calibrate` store the results under `tuning/`, where a plan reads them. Measurements are needed, because the time
+of a pair differs between networks on images by a factor of a million, and also between machines. Neither the edge of a
+tile nor the time of a plan follows from the arithmetic.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import processor, worker_environment
 
-_SECONDS = 300.0  # a process that takes longer is stuck: the largest networks compile in a minute
+_SECONDS = 300.0  # a process that takes longer hangs: the largest networks compile in a minute
 
 
 @dataclass(frozen=True)
 class PairSpeed:
-    """What was measured.
+    """The measured speed of a network's pairs.
 
     Args:
-        seconds_per_pair: of one worker, both kernels.
-        pairs_per_step: columns of a tile that go through the layers together at that speed.
-        process_bytes: resident memory of a process that has evaluated pairs, before any tile.
-        tried: seconds per pair by pairs per step.
-        device: that it was measured on.
+        seconds_per_pair: of one worker, for both kernels.
+        pairs_per_step: columns of a tile that go through the layers at once with that speed.
+        process_bytes: resident memory of a process that has evaluated pairs but no tile.
+        tried: seconds per pair, by pairs per step.
+        device: name of the measured device.
     """
 
     seconds_per_pair: float
@@ -53,12 +52,12 @@ class PairSpeed:
 
     @property
     def origin(self) -> str:
-        """For people."""
+        """The origin of the speed, for the user."""
         tried = ", ".join(f"{seconds * 1e3:.3g} ms with {pairs} at a time" for pairs, seconds in self.tried.items())
         return f"measured on {self.device}, per pair: {tried}"
 
     def to_json(self) -> bytes:
-        """As text."""
+        """The speed as JSON text."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     @classmethod
@@ -66,7 +65,7 @@ class PairSpeed:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if the text is not a stored speed.
         """
         try:
             made = cls(**json.loads(data))
@@ -78,7 +77,7 @@ class PairSpeed:
 
 
 def circumstances(threads: int) -> dict[str, Any]:
-    """Everything besides the network and its images that a measurement depends on."""
+    """The conditions of a measurement, without the network and its images."""
     return {
         "ntkpipe": __version__,
         "jax": version("jax"),
@@ -99,18 +98,18 @@ def measure_pairs(
     pairs_per_step: int | None = None,
     edge: int | None = None,
 ) -> PairSpeed:
-    """Measure in a process of its own, which ends before this returns.
+    """Measure the speed of pairs in a separate process, which ends before this returns.
 
     Args:
         spec: layers of the architecture.
         image_shape: `(h, w, c)`.
         dtype: of the computation.
-        threads: of a worker.
-        pairs_per_step: the only one to try; None tries a few.
-        edge: of a network that flattens its images: time whole tiles of so many rows, not numbers of pairs.
+        threads: per worker.
+        pairs_per_step: the only number to try; None tries a few.
+        edge: for a network that flattens its images: the rows of a whole tile, which is timed instead.
 
     Raises:
-        ResourceError: if the process fails; the text holds what it said.
+        ResourceError: if the process fails; the text includes its output.
     """
     asked = {
         "spec": list(spec),
@@ -132,8 +131,8 @@ def measure_pairs(
         )
     except subprocess.TimeoutExpired as error:
         raise ResourceError(
-            f"one pair of points takes longer than {_SECONDS:.0f} s to compile and evaluate: use a smaller network, "
-            "data.downsample=2, or give grid.edge and grid.pairs_per_step, and nothing is measured"
+            f"one pair of points takes longer than {_SECONDS:.0f} s to compile and evaluate: use a smaller network or "
+            "data.downsample=2, or set grid.edge and grid.pairs_per_step to skip this measurement"
         ) from error
     if done.returncode != 0:
         said = done.stderr.strip().splitlines()
@@ -149,7 +148,7 @@ def pair_speed_key(
     threads: int,
     pairs_per_step: int | None,
 ) -> str:
-    """Where the speed of a network on a machine like this one is kept; arguments as of `measure_pairs`."""
+    """The store key of a network's speed on this kind of machine; arguments as for `measure_pairs`."""
     asked = {
         "spec": fingerprint(spec),
         "image": list(image_shape),
@@ -161,20 +160,20 @@ def pair_speed_key(
 
 
 def known_pair_speed(store: ObjectStore, key: str) -> PairSpeed | None:
-    """What was measured, or None."""
+    """The stored measurement, or None."""
     try:
         return PairSpeed.from_json(store.get(key))
     except (MissingObjectError, ValueError):
         return None
 
 
-# Objects of the size of a tile, enough of them for a disk to show what it can, few enough to take a second.
+# Number of objects of the size of a tile. They are enough for a realistic rate, and take about a second.
 _OBJECTS, _OBJECT_BYTES = 8, 16 << 20
 
 
 @dataclass(frozen=True)
 class DiskSpeed:
-    """Bytes per second of one process; `source` says where the numbers come from."""
+    """Rates of the store for one process, in bytes per second. `source` is the origin of the numbers."""
 
     read: float
     write: float
@@ -182,7 +181,7 @@ class DiskSpeed:
 
 
 def known_disk_speed(store: ObjectStore) -> DiskSpeed | None:
-    """What was measured of this store from this machine, or None."""
+    """The stored measurement of this store from this machine, or None."""
     try:
         found = DiskSpeed(**json.loads(store.get(_disk_key(store))))
     except (MissingObjectError, ValueError, TypeError):
@@ -191,9 +190,9 @@ def known_disk_speed(store: ObjectStore) -> DiskSpeed | None:
 
 
 def measure_disk(store: ObjectStore) -> DiskSpeed:
-    """What is known of this store, or what it does now, which is kept with it.
+    """The stored speed of this store; if there is none, measure it and store the result.
 
-    Reading counts from the medium: what was written is put out of the page cache first, where the system allows it.
+    Reading is measured without the page cache, if the system allows to drop the written data from it.
     """
     if (found := known_disk_speed(store)) is not None:
         return found
@@ -227,7 +226,7 @@ def _time_disk(store: ObjectStore) -> DiskSpeed:
 
 
 def _flush(store: ObjectStore, key: str) -> None:
-    """Onto the medium and out of the page cache; of a store that is no folder, nothing."""
+    """Flush files to the medium and drop them from the page cache. Does nothing for a store that is not a folder."""
     path = Path(store.url.removeprefix("file://")) / key
     if not path.is_file():
         return

@@ -1,4 +1,4 @@
-"""Rates of dense algebra and of the way to the store, measured in processes like workers, all at work at once."""
+"""Measures the rates of dense algebra and of the path to the store in several processes at once, like workers."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from ntkpipe.storage.store import ObjectStore
 from ntkpipe.tasks.environment import worker_environment
 
 _OBJECT_BYTES = 16 << 20
-_SECONDS = 120.0  # a process that takes longer is stuck
-# Rates that memory bounds: more threads of a worker do not make them larger.
+_SECONDS = 120.0  # a process that takes longer hangs
+# Memory-bound rates. More threads per worker do not increase them.
 _BOUND_BY_MEMORY = ("orthogonalise", "copy")
 
 
 def measure_rates(
     workers: int, threads: int, outputs: int, *, size: int, seconds: float
 ) -> tuple[dict[str, float], float]:
-    """Of one worker while all are at work, by the names of `linalg.rate_probe`, and how busy the machine was.
+    """Rates of one worker while all work, by the names of `linalg.rate_probe`, and how busy the machine was.
 
-    Measured with one thread and multiplied by the threads of a worker, but where memory bounds.
+    The rates are measured with one thread and multiplied by the threads of a worker, except for memory-bound rates.
 
     Args:
-        workers: processes that compute.
-        threads: of each.
-        outputs: vectors of a product.
-        size: of matrices.
-        seconds: that each rate may take.
+        workers: number of processes.
+        threads: per worker.
+        outputs: number of vectors of a product.
+        size: of the matrices.
+        seconds: largest time per rate.
 
     Raises:
         ResourceError: if a process fails.
@@ -50,7 +50,7 @@ def measure_rates(
 
 
 def _at_once(count: int, asked: dict[str, Any]) -> list[dict[str, float]]:
-    """What so many processes measure at the same time."""
+    """Measurements of several processes at the same time."""
     processes = [
         subprocess.Popen(  # this interpreter, this package; -P: nothing from the working directory
             [sys.executable, "-P", "-m", "ntkpipe.linalg.rate_probe"],
@@ -90,13 +90,13 @@ def _hear(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     if not line:
         code = process.wait()
-        why = "it was killed, most likely for lack of memory" if code == -signal.SIGKILL else "what it said is above"
+        why = "it was killed, most likely for lack of memory" if code == -signal.SIGKILL else "its output is above"
         raise ResourceError(f"a process that measures dense algebra ended with {code}: {why}")
     return line
 
 
 def measure_paths(store: ObjectStore, objects: int) -> dict[str, float]:
-    """Bytes per second of one worker through checksum and store, the medium apart."""
+    """Bytes per second of one worker through checksum and store, without the medium."""
     data = np.random.default_rng(0).bytes(_OBJECT_BYTES)
     keys = [f"tuning/path-{os.getpid()}-{k}" for k in range(objects)]
     seconds = {}
@@ -107,7 +107,7 @@ def measure_paths(store: ObjectStore, objects: int) -> dict[str, float]:
             store.put(key, [array, crc32c(array).to_bytes(4, "little")], overwrite=True)
         seconds["write_path"] = time.process_time() - start
         start = time.process_time()
-        for key in keys:  # into memory of its own, as a tile that is kept
+        for key in keys:  # into new memory, as for a tile that is kept
             crc32c(np.frombuffer(store.get(key), np.uint8).copy())
         seconds["read_path"] = time.process_time() - start
     finally:

@@ -1,4 +1,4 @@
-"""Rooflines as values: phases in which resources work at the same time, and stages of phases."""
+"""Roofline model: phases, in which resources work at the same time, and stages, which are sequences of phases."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ntkpipe.planning.memory import Peak
 
 @dataclass(frozen=True)
 class Phase:
-    """What happens at the same time.
+    """Work of several resources at the same time.
 
     Args:
-        busy: seconds that each resource is busy; they overlap, and the busiest decides.
-        processor_seconds: that all processes together compute.
+        busy: seconds that each resource is busy. They overlap, so the largest determines the duration.
+        processor_seconds: computing time, summed over all processes.
     """
 
     busy: Mapping[str, float]
@@ -23,12 +23,12 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """Of the busiest."""
+        """Seconds of the busiest resource."""
         return max(self.busy.values(), default=0.0)
 
     @property
     def bottleneck(self) -> str:
-        """The busiest."""
+        """The busiest resource."""
         return max(self.busy, key=lambda name: self.busy[name])
 
 
@@ -39,10 +39,11 @@ class Stage:
     Args:
         name: of the stage.
         phases: in order.
-        read, written: bytes from and to the store.
-        moved: bytes over the network between nodes.
-        stored: bytes that it leaves in the store.
-        memory: at its peak, if it is known.
+        read: bytes read from the store.
+        written: bytes written to the store.
+        moved: bytes sent over the network between nodes.
+        stored: bytes that remain in the store.
+        memory: peak memory, if it is known.
     """
 
     name: str
@@ -60,12 +61,12 @@ class Stage:
 
     @property
     def processor_seconds(self) -> float:
-        """Of all phases and all processes."""
+        """Computing time, summed over all phases and processes."""
         return sum(phase.processor_seconds for phase in self.phases)
 
     @property
     def bottleneck(self) -> str:
-        """The resource that most of its time is spent waiting for."""
+        """The resource that determines most of the stage's duration."""
         total: Counter[str] = Counter()
         for phase in self.phases:
             total[phase.bottleneck] += phase.seconds  # type: ignore[assignment]

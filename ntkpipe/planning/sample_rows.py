@@ -1,4 +1,4 @@
-"""How many rows of a kernel are recomputed in float64, which stored tiles and products are measured against."""
+"""Number of rows of a kernel that are recomputed in float64 to measure the errors of stored tiles and products."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 from ntkpipe.config import RunConfig
 from ntkpipe.gram.plan import GramPlan
 
-# Rows of a sample, unless set: as many as make its safety factor small (2.2), or, where pairs take long, as few as keep it
-# below 10 (`sampling.norm_safety`) and recomputing them, which takes three times as long a pair, to 2% of the tiles' time.
+# Default rows of a sample: enough for a small safety factor (2.2). If pairs take long, enough for a factor below 10
+# (`sampling.norm_safety`), as long as recomputing them, which takes three times as long per pair, stays below 2% of the
+# tiles' time.
 SAMPLE_ROWS, _LEAST_SAMPLE_ROWS = 64, 16
 SAMPLE_SHARE, FLOAT64_COST = 0.02, 3.0
 
@@ -19,8 +20,8 @@ def sample_rows(config: RunConfig, plan: GramPlan, n: int) -> int:
 
 
 def affordable_rows(plan: GramPlan, n: int) -> int:
-    """As many rows as the time of the tiles allows."""
+    """The number of rows that the time of the tiles allows."""
     if plan.cost.input_entries == 1:
         return SAMPLE_ROWS
-    affordable = SAMPLE_SHARE * plan.pairs / (2 * n * FLOAT64_COST)  # of both blocks
+    affordable = SAMPLE_SHARE * plan.pairs / (2 * n * FLOAT64_COST)  # rows of both blocks are recomputed
     return int(np.clip(affordable, _LEAST_SAMPLE_ROWS, SAMPLE_ROWS))

@@ -1,4 +1,4 @@
-"""What a plan is made from: the shape of the data, what is known of the place, and the Gram stores that a run needs. Pure values."""
+"""Inputs of a plan as plain values: the shape of the data, facts of the machine and store, and the needed Gram stores."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ from ntkpipe.planning.probes import PairSpeed
 from ntkpipe.planning.tiles import choose_edge, plan_gram
 from ntkpipe.tiles.identity import GramIdentity, Symmetry
 
-# A run whose tiles should take less than this (all workers together) is not worth the seconds that measuring takes.
+# If the tiles take less than this on all workers together, a measurement of some seconds does not pay.
 _WORTH_MEASURING = 60.0
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Sizes of a data set, which is all that a plan needs of it, but for networks with expansions.
+    """The sizes of a data set. Plans need nothing else of the data, except for networks with series.
 
     Args:
         fingerprint: of the images.
-        n_train, n_test: images of the whole data set.
-        used_train, used_test: of these the leading ones that are used.
+        n_train: number of training images of the whole data set.
+        n_test: number of test images of the whole data set.
+        used_train: number of leading training images in use.
+        used_test: number of leading test images in use.
         image: `(height, width, channels)`.
-        outputs: columns of the targets.
-        extremes: gives a few images of the whole data set, `(n, height, width, channels)`, that span its variances; None if
-            there is no data set yet: expansions then have their usual degree.
-        layers: of the network, where the configuration does not name them.
+        outputs: number of columns of the targets.
+        extremes: returns a few images (n, height, width, channels) that span the variances of the whole data set. None
+            if there is no data set yet; series then have their default degree.
+        layers: of the network, if the configuration does not contain them.
         prepared: whether the images are in the store.
-        rows_of_point: of the kernel: 1, or as many as there are outputs where it is between all pairs of these. The numbers of points above
-            are then numbers of rows.
-        cost: of a pair, where no layers of an infinite network tell it; None where they do.
+        rows_of_point: rows of the kernel per point: 1, or the number of outputs for a kernel between all pairs of
+            outputs. The numbers of points above are then numbers of rows.
+        cost: of a pair, for kernels without layers of an infinite network; otherwise None.
     """
 
     fingerprint: str
@@ -55,8 +57,32 @@ class Shapes:
     cost: KernelCost | None = field(default=None, compare=False, repr=False)
     rows_of_point: int = 1
 
+    def identity(
+        self,
+        config: RunConfig,
+        *,
+        architecture: str,
+        formula_version: str,
+        edge: int,
+        symmetry: Symmetry = "none",
+        spec: Any = None,
+    ) -> GramIdentity:
+        """The identity of the Gram store of a kernel of these points; see `GramIdentity` for the arguments."""
+        return GramIdentity(
+            data=self.fingerprint,
+            architecture=architecture,
+            formula_version=formula_version,
+            dtype=config.kernel.dtype,
+            stored_dtype=config.store_dtype,
+            edge=edge,
+            n_train=self.n_train,
+            n_test=self.n_test,
+            symmetry=symmetry,
+            spec=spec,
+        )
+
     def for_kernel(self, kernel: KernelConfig) -> Shapes:
-        """Rows of the kernel instead of points, where they are not the same: `kernel.outputs=full` has one for each output."""
+        """The sizes in rows of the kernel instead of points. `kernel.outputs=full` has one row per output of a point."""
         c = self.outputs
         if kernel.kind != "empirical" or kernel.outputs != "full" or self.rows_of_point > 1 or c == 1:
             return self
@@ -64,22 +90,22 @@ class Shapes:
         return dataclasses.replace(self, **counts, outputs=1, rows_of_point=c)
 
     def of_size(self, n: int) -> Shapes:
-        """Such images, but `n` for training, all of them used, and nothing prepared."""
+        """The sizes for n training points of the same kind, all in use and not prepared."""
         return dataclasses.replace(self, n_train=n, used_train=n, n_test=self.used_test, prepared=False)
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a plan has to know of where the run is, besides the machine's figures; the default is a machine that is not there.
+    """Facts about the machine and the store of a run. The default is for machines other than this one.
 
     Args:
-        free_memory: bytes that are free; None of machines that are not there: their figures say how much memory there is.
-        free_disk: bytes that the store may still take; None if unknown.
+        free_memory: free bytes of this machine; None for another machine, whose figures include its memory.
+        free_disk: free bytes of the store; None if unknown.
         pair: measured speed of the network's pairs.
-        pair_seconds: of one worker, by dtype, as calibrated.
-        edge: of the tiles of a store that has the same values.
-        stored_bytes: that the Gram stores hold already.
-        begun: whether this run has chosen to store its tiles, if it has begun: it stays with that.
+        pair_seconds: calibrated seconds per pair of one worker, by dtype.
+        edge: edge of the tiles in an existing store of the same values.
+        stored_bytes: bytes that the Gram stores already contain.
+        begun: whether an earlier start of this run chose to store its tiles. The run keeps this choice.
     """
 
     free_memory: int | None = None
@@ -96,7 +122,7 @@ class WantedStore:
     """A Gram store that a run needs.
 
     Args:
-        text: what it is, for people.
+        text: its description.
         identity: of the store.
         spec: layers of its network.
     """
@@ -107,7 +133,7 @@ class WantedStore:
 
 
 def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
-    """The layers for a data set: every expansion as long as its variances call for, unless the user said how long.
+    """The layers for a data set. Every series gets the degree that the variances need, unless the user set it.
 
     Raises:
         ConfigError: see `kernel_spec`.
@@ -117,7 +143,7 @@ def spec_for(kernel: KernelConfig, shapes: Shapes) -> list[dict[str, Any]]:
 
 
 def with_degrees_for(spec: list[dict[str, Any]], shapes: Shapes, dtype: str) -> list[dict[str, Any]]:
-    """See `spec_for`, of layers that are known."""
+    """The result of `spec_for` for known layers."""
     if shapes.extremes is None or all(layer["degree"] is not None for _, layer in expanded_layers(spec)):
         return spec
     return with_degrees(spec, shapes.extremes(), dtype)
@@ -126,10 +152,10 @@ def with_degrees_for(spec: list[dict[str, Any]], shapes: Shapes, dtype: str) -> 
 def worth_measuring(
     config: RunConfig, shapes: Shapes, siblings: Sequence[RunConfig] = ()
 ) -> list[dict[str, Any]] | None:
-    """The network whose pairs a run should measure before it chooses its tiles; None where nothing is to be gained.
+    """The network whose pairs a run should time before it chooses its tiles; None if a measurement does not pay.
 
-    Networks that flatten their images are as fast as the machine's matrix products: nothing is to be chosen. Others differ by a
-    factor of a million in the time of a pair.
+    Networks that flatten their images run at the rate of matrix products, so no measurement is needed. Other networks
+    differ by a factor of a million in the time of a pair.
     """
     specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
     deepest = max(specs, key=len)
@@ -155,7 +181,7 @@ def worth_measuring(
 def wanted_stores(
     config: RunConfig, siblings: Sequence[RunConfig], specs: Sequence[list[dict[str, Any]]], shapes: Shapes, edge: int
 ) -> list[WantedStore]:
-    """The Gram stores that a run fills, the one to solve with first.
+    """The Gram stores that a run fills, the store of the solve first.
 
     Args:
         config: of the run.
@@ -166,22 +192,18 @@ def wanted_stores(
     """
     symmetries: tuple[Symmetry, ...] = ("none",)
     if config.augment == "hflip":
-        # Means are those of the even part alone; the odd one adds its variance.
+        # Means come from the even part alone; the odd part adds its variance.
         symmetries = ("even",) if config.predict.covariance == "none" else ("even", "odd")
     found = []
     for one, spec in zip((config, *siblings), specs, strict=True):
         depth = [f"depth {one.kernel.depth}"] if siblings else []
         for symmetry in symmetries:
             part = [f"{symmetry} part under flips"] if symmetry != "none" else []
-            identity = GramIdentity(
-                data=shapes.fingerprint,
+            identity = shapes.identity(
+                one,
                 architecture=fingerprint(spec),
                 formula_version=str(FORMULA_VERSION),
-                dtype=one.kernel.dtype,
-                stored_dtype=one.store_dtype,
                 edge=edge,
-                n_train=shapes.n_train,
-                n_test=shapes.n_test,
                 symmetry=symmetry,
                 spec=spec,
             )
@@ -190,14 +212,14 @@ def wanted_stores(
 
 
 def tile_edge(config: RunConfig, cost: KernelCost, shapes: Shapes, place: Place, roofline: float) -> int:
-    """Rows of a tile: as set, as a store of the same tiles was cut by whatever machine, or by what a pair needs.
+    """Rows of a tile: the configured number, that of an existing store of the same values, or one from the cost of a pair.
 
     Args:
         config: of the run.
         cost: of a pair.
         shapes: of the images.
-        place: see there.
-        roofline: seconds of a pair on a machine that is not there; on this machine nothing counts but what was measured.
+        place: see `Place`.
+        roofline: projected seconds of a pair on another machine. On this machine only measurements count.
     """
     if (edge := config.grid.edge or place.edge) is not None:
         return edge
@@ -208,17 +230,18 @@ def tile_edge(config: RunConfig, cost: KernelCost, shapes: Shapes, place: Place,
     return following(edge, shapes.used_test, shapes.n_test)
 
 
-# Tiles are not cut smaller than this for the sake of few test points, and not for less than this share of rows in vain.
+# A small number of test points reduces the edge to no less than this, and only if more than this share of rows would be
+# wasted.
 _LEAST_FOLLOWING, _IN_VAIN = 256, 0.3
 
 
 def following(edge: int, used: int, there: int) -> int:
-    """A smaller edge where few of the test points are used: tiles are computed whole, 2,048 rows for 200 points.
+    """A smaller edge if few test points are in use, because tiles are computed whole: otherwise 2,048 rows for 200 points.
 
     Args:
-        edge: rows of a tile, if all were used.
-        used: test points in use.
-        there: all of them.
+        edge: rows of a tile for all test points.
+        used: number of test points in use.
+        there: number of all test points.
     """
     while edge > _LEAST_FOLLOWING and min(-(-used // edge) * edge, there) > (1 + _IN_VAIN) * used:
         edge //= 2

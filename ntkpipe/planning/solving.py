@@ -1,9 +1,10 @@
-"""What solving and predicting take on a machine. Symbols are those of `model.py`.
+"""Cost model of solving and predicting. Symbols are those of `model.py`.
 
 - krylov, cg  P passes, each: compute `2 n^2 c / (W skinny)`, or `s n^2 / 2 / (W tile_bandwidth)` on GPUs;
               store and path: the tiles not held in memory, all of them in the first pass; or, if tiles are recomputed, their evaluation;
               then the vectors and the workers' parts of the product, as `allreduce_cost.py` counts them; and `step`. Two passes
-              more: the sampled rows, and the bound on the smallest eigenvalue from pairs of points.
+              more: the sampled rows, and the bound on the smallest eigenvalue from pairs of points. 15% of the passes more for
+              estimates of errors.
   krylov      besides `4 n (c P)^2 / 2 sweeps / orthogonalise` over a basis that grows to m = c P vectors, and `20 m^3 / factor`, by the
               driver: the eigenvectors of the projected kernel, 10 m^3, and as much again for all checks of the stopping rule.
   cg          P for each ridge at most: preconditioners and the ridge before save some.
@@ -16,30 +17,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ntkpipe.linalg.factor.plan import FactorPlan
 from ntkpipe.planning.allreduce_cost import allreduce_cost
 from ntkpipe.planning.machine import Machine
 from ntkpipe.planning.model import Work, fixed
-from ntkpipe.planning.passes import batch_passes
+from ntkpipe.planning.passes import ESTIMATE_SHARE, batch_passes
+from ntkpipe.planning.refinement import correction_passes, test_phase, train_phase
 from ntkpipe.planning.roofline import Phase, Stage
 
-# Over the basis in each step: the second one is made only where the first has lost norm.
+# Sweeps over the basis in each step: the second sweep is made only if the first one lost norm.
 _SWEEPS = 1.2
-# Over the tiles, besides those of the iteration: sampled rows, and pairs of points.
+# Passes over the tiles besides those of the iteration: sampled rows, and pairs of points.
 _OTHER_PASSES = 2
-# So many tiles a worker that whole ones do not matter.
+# Tiles per worker above which rounding to whole tiles does not matter.
 _MANY = 50
-# Rows of tiles of a factor that are counted one by one.
+# Largest number of tile rows of a factor that are counted one by one.
 _COUNTED = 500
 
 
 def project(work: Work) -> tuple[Stage, ...]:
-    """All stages of a run."""
+    """Project all stages of a run."""
     return work.start(), work.images(), work.gram(), solve(work), predict(work), work.report()
 
 
 def solve(work: Work) -> Stage:
-    """The systems of all kernels."""
+    """Project the solves of all kernels, and their refinement if it is configured."""
+    made = _solve(work)
+    if not work.config.solver.refine:
+        return made
+    corrections = [work.computing(correction_passes(work, kernel) * pass_seconds(work)) for kernel in work.kernels]
+    return replace(made, phases=(*made.phases, train_phase(work), *corrections))
+
+
+def _solve(work: Work) -> Stage:
     kind = work.config.solver.kind
     if kind == "cholesky":
         return _factor(work)
@@ -52,12 +64,12 @@ def solve(work: Work) -> Stage:
         phases += made
         read += taken
         moved += passes * allreduce_cost(work.machine, 8.0 * work.n * work.c).moved
-        stored += 8.0 * work.n * work.c * passes if kind == "krylov" else 0.0
+        stored += float(work.config.solver.basis_item) * work.n * work.c * passes if kind == "krylov" else 0.0
     return Stage("solve", tuple(phases), read, stored, moved, stored)
 
 
 def pass_seconds(work: Work) -> float:
-    """Arithmetic of one product with a kernel, of all workers together."""
+    """Seconds of arithmetic of one product with a kernel, summed over workers."""
     machine, products = work.machine, work.config.solver.products
     flops = 2.0 * work.n**2 * work.c
     if machine.accelerated:
@@ -70,10 +82,11 @@ def _iterate(work: Work, passes: int) -> tuple[list[Phase], float]:
     machine, n, c = work.machine, work.n, work.c
     tiles = work.plan.blocks[0].tiles
     slowest = work.rounds(tiles) if tiles < _MANY * work.w else 1.0
-    products = (passes + _OTHER_PASSES) * pass_seconds(work)
+    estimates = 0.0 if work.config.predict.error_estimate == "false" else ESTIMATE_SHARE * passes
+    products = (passes + estimates + _OTHER_PASSES) * pass_seconds(work)
     again = (1 - work.held) * passes  # those of the iteration but the first, and the bound from pairs
     if work.plan.stored:
-        read = work.train * (2 + again)  # the sampled rows are read apart
+        read = work.train * (2 + again)  # the sampled rows are read separately
         phase = work.computing(
             products, slowest=slowest, path=work.path(read, "read"), store=work.read(read, work.plan.disk_bytes)
         )
@@ -90,7 +103,8 @@ def _iterate(work: Work, passes: int) -> tuple[list[Phase], float]:
     ]
     if work.config.solver.kind == "krylov":
         m = min(n, c * passes)
-        phases.append(work.algebra(4.0 * _SWEEPS * n * m * m / 2, work.write(8.0 * n * m)))
+        written = work.write(float(work.config.solver.basis_item) * n * m)
+        phases.append(work.algebra(4.0 * _SWEEPS * n * m * m / 2, written))
         phases.append(_dense(work, 20.0 * m**3))
     return phases, read
 
@@ -112,7 +126,9 @@ def _factor(work: Work) -> Stage:
 
 
 def _factor_read(factor: FactorPlan) -> float:
-    """Bytes read to make a factor; of very many tiles by the sum's leading term, where counting them would take minutes."""
+    """Bytes read to compute a factor. For very many tiles the sum's leading term replaces counting, which would take
+    minutes.
+    """
     if factor.tile_rows <= _COUNTED:
         return float(factor.read_bytes)
     cached = min(1.0, factor.workers * factor.cache_bytes / factor.stored_bytes)
@@ -127,13 +143,13 @@ def _eigensystem(work: Work) -> Stage:
 
 
 def _dense(work: Work, flops: float, store: float = 0.0) -> Phase:
-    """Eigenvectors and the like, by the driver."""
+    """A phase of dense algebra in the driver, such as eigenvectors."""
     seconds = flops / work.machine.rate("factor", "float64")
     return Phase({"driver": seconds, "store": store}, seconds * work.machine.driver_threads.value)
 
 
 def predict(work: Work) -> Stage:
-    """Means, and variances if they are asked for."""
+    """Project the predictions: means, and variances if configured."""
     machine, config, n, p = work.machine, work.config, work.n, work.p
     wanted = work.sizes.times * len(config.predict.ridges) * work.c
     phases, read, moved = [work.exact()], 0.0, 0.0
@@ -153,18 +169,20 @@ def predict(work: Work) -> Stage:
         sent = 8.0 * columns * (n * machine.nodes.value + p * work.w)
         moved += sent
         phases.append(Phase({"network": sent / machine.network.value}, sent / machine.network.value))
+    if config.solver.refine:
+        phases.append(test_phase(work))
     if work.sizes.batch:
         phases += [variances(work, kernel) for kernel in config.predict.kernels]
     return Stage("predict", tuple(phases), read, moved=moved)
 
 
 def batches(work: Work) -> int:
-    """Batches of test images whose variances are computed together, of one kernel, both parts under flips included."""
+    """Number of batches of variances of one kernel, for both parts under flips."""
     return -(-work.p // work.sizes.batch) * work.config.copies
 
 
 def batch_flops(work: Work, kernel: str) -> tuple[float, int]:
-    """Operations of one batch of variances, and its passes over the kernel."""
+    """The operations of one batch of variances, and its passes over the kernel."""
     config, n, k = work.config, work.n, work.sizes.batch
     ridges, product = len(config.predict.ridges), 2.0 * n * n * k
     passes = batch_passes(config.solver, kernel, n, k, ridges)
@@ -177,7 +195,7 @@ def batch_flops(work: Work, kernel: str) -> tuple[float, int]:
 
 
 def variances(work: Work, kernel: str) -> Phase:
-    """All batches of one kernel, at the rate of products in float64."""
+    """The phase of all batches of variances of one kernel, at the rate of float64 products."""
     return work.computing(batches(work) * batch_flops(work, kernel)[0] / product_rate(work.machine))
 
 
@@ -194,28 +212,31 @@ def product_rate(machine: Machine) -> float:
 
 
 def notes(work: Work) -> tuple[str, ...]:
-    """What does not fit, and what to do."""
+    """Warnings about memory that does not suffice, with remedies."""
     found, n, c = [], work.n, work.c
     machine, solver = work.machine, work.config.solver
     most = max((work.sizes.passes[k] for k in work.kernels), default=0)
-    if solver.kind == "cg":  # for one ridge after the other
+    if solver.kind == "cg":  # once per ridge
         most = -(-most // len(work.config.predict.ridges))
     if solver.kind in ("krylov", "cg") and most > solver.max_steps:
-        found.append(f"about {most:,} passes are expected: set solver.max_steps above, or add a ridge")
-    basis = 8.0 * n * c * most
+        found.append(f"about {most:,} passes are expected: set solver.max_steps above that number, or add a ridge")
+    basis = float(solver.basis_item) * n * c * most
     if solver.kind == "krylov" and basis > machine.driver_memory.value:
         found.append(
-            f"the basis takes {basis / 1e9:,.0f} GB and the driver's node has {machine.driver_memory.value / 1e9:,.0f} GB: "
-            "solver=cg, a ridge, or a larger head node"
+            f"the basis takes {basis / 1e9:,.0f} GB and the driver's node has "
+            f"{machine.driver_memory.value / 1e9:,.0f} GB: use solver=cg, a ridge, or a larger head node"
         )
     if solver.kind == "eigh" and 24.0 * n * n > machine.driver_memory.value:
         found.append(f"eigh needs {24.0 * n * n / 1e9:,.0f} GB in one process: use solver=krylov")
     if work.plan.memory_per_worker > machine.memory.value:
         found.append("a tile does not fit into a worker's memory: set a smaller grid.edge")
     if work.plan.stored and work.held < 1 and solver.kind in ("krylov", "cg"):
-        found.append(f"{work.held:.0%} of a kernel's tiles stay in the workers' memory, the rest is read on every pass")
+        found.append(f"{work.held:.0%} of a kernel's tiles stay in the workers' memory; the rest is read on every pass")
     if work.sizes.batch and solver.kind != "cholesky":
         own = sum(variances(work, kernel).seconds for kernel in work.config.predict.kernels)
         if (direct := factored_variances(work)) < own:
-            found.append(f"solver=cholesky would make variances in {direct:,.0f} s for {own:,.0f} s, at t = inf alone")
+            found.append(
+                f"solver=cholesky would compute the variances in {direct:,.0f} s instead of {own:,.0f} s, "
+                "but only at t = inf"
+            )
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What a plan has to know of the place where it is made: read from this machine and the store, and measured where a run is to."""
+"""Reads the facts of this machine and of the store for a plan, and measures them if a run needs it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from ntkpipe.storage.store import ObjectStore, local_folder
 from ntkpipe.tiles.catalogue import stored_edge, stored_shares, usage
 from ntkpipe.tiles.identity import GramIdentity
 
-# Of the memory budget, the part in which the system keeps files that were written.
+# Share of the memory budget for the system's page cache.
 _CACHE_SHARE = 0.5
-# Where tiles outgrow memory or this, reading them takes long enough to measure the disk first.
+# The disk is measured if the tiles exceed the memory or this size, because reading is slow then.
 _WORTH_MEASURING = 2 << 30
 _DTYPES = ("float32", "float64")
 
@@ -52,16 +52,16 @@ def blas_threads() -> int:
 
 
 def worker_threads(config: RunConfig) -> int:
-    """Threads of a worker; without processes of their own, as many as linear algebra takes here."""
+    """Threads of a worker; without worker processes, the threads of linear algebra in this process."""
     return blas_threads() if config.cluster.kind == "serial" else config.cluster.threads_per_worker
 
 
 def this_machine(config: RunConfig, store: ObjectStore) -> Machine:
-    """The machine of this process as far as it is known: calibrated, or assumed; reads `store` and writes nothing.
+    """The machine of this process, calibrated or with assumed figures; reads `store` and writes nothing.
 
     Args:
-        config: whose workers and kind of cluster count.
-        store: that may hold what was measured.
+        config: gives the workers and the kind of cluster.
+        store: may hold measurements.
     """
     calibration, disk = find_calibration(config, store), known_disk_speed(store)
     known = calibration.known() if calibration else {}
@@ -85,14 +85,14 @@ def look_around(
     *,
     begun: bool | None = None,
 ) -> Place:
-    """What is known of this place for a plan. Measures and writes nothing.
+    """Facts of this machine and store for a plan. Measures and writes nothing.
 
     Args:
         config: of the run.
         shapes: of its images.
-        store: where the Gram stores lie.
+        store: of the Gram stores.
         siblings: see `make_run_plan`.
-        begun: whether this run has begun to store tiles, if it has begun.
+        begun: whether this run has begun to store tiles; None if it has not begun.
     """
     specs = [spec_for(one.kernel, shapes) for one in (config, *siblings)]
     deepest = max(specs, key=len)
@@ -112,7 +112,7 @@ def look_around(
         return wanted_stores(config, siblings, specs, shapes, tile_edge(config, cost, shapes, place, 0.0))
 
     if config.grid.edge is None:
-        # A store of the same tiles is used as it was cut, by whatever machine.
+        # An existing store of the same values keeps its edge, also if another machine created it.
         place = dataclasses.replace(place, edge=stored_edge(store, wanted(place)[0].identity))
     keys = [one.identity.key for one in wanted(place)]
     return dataclasses.replace(
@@ -135,19 +135,20 @@ def plan_here(
     Args:
         config: of the run.
         shapes: of its images.
-        store: where the Gram stores lie.
+        store: of the Gram stores.
         siblings: see `make_run_plan`.
         begun: see `look_around`.
-        measure: first measure what matters and was never measured here, in a process of its own and in the store.
-        passes: over the tiles of each kernel; None expects what n calls for.
+        measure: whether to measure missing figures first, in a separate process and in the store.
+        passes: passes over the tiles of each kernel; None estimates them from n.
 
     Raises:
-        ConfigError, ResourceError: naming the setting to change.
+        ConfigError: with the setting to change.
+        ResourceError: with the setting to change.
     """
     config, _ = choose(config, shapes, siblings)
     if config.kernel.kind == "empirical":
         kernel = empirical_kernel(config.kernel).at(shapes.image)
-        why = f"of a network of {kernel.parameters:,} parameters"
+        why = f"the network has {kernel.parameters:,} parameters"
         refuse_low_rank(config, shapes.used_train, kernel.rank, why, shapes.rows_of_point)
         return plan_empirical_here(config, shapes, store, kernel)
     if config.kernel.kind in COMBINED:
@@ -185,7 +186,7 @@ def _disk_matters(plan: RunPlan) -> bool:
 
 
 def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dtype: str, edge: int) -> RunPlan:
-    """The plan of a run on this machine whose kernel was given; arguments as of `plan_given`."""
+    """The plan of a run on this machine with a given kernel. Arguments are those of `plan_given`."""
     place, (config, _) = Place(free_memory=free_memory()), choose(config, shapes)
     return plan_given(config, shapes, this_machine(config, store), place, dtype=dtype, edge=edge)
 
@@ -193,7 +194,7 @@ def plan_given_here(config: RunConfig, shapes: Shapes, store: ObjectStore, *, dt
 def plan_empirical_here(
     config: RunConfig, shapes: Shapes, store: ObjectStore, kernel: NetworkKernel | FunctionNetwork
 ) -> RunPlan:
-    """The plan of a run on this machine with the kernels of one finite network."""
+    """The plan of a run on this machine with the kernels of a finite network."""
     return _plan_of(config, shapes, store, empirical_identity(config, shapes, kernel), lambda edge: kernel.cost)
 
 
@@ -207,14 +208,15 @@ def plan_features_here(config: RunConfig, shapes: Shapes, store: ObjectStore, fe
 def _plan_of(
     config: RunConfig, shapes: Shapes, store: ObjectStore, identity: GramIdentity, cost: Callable[[int], KernelCost]
 ) -> RunPlan:
-    """Of a kernel that no spec of an infinite network names: a store of the same tiles is used as it was cut, unless `grid.edge` is set.
+    """The plan of a kernel without the spec of an infinite network. An existing store of the same tiles keeps its edge,
+    unless `grid.edge` is set.
 
     Args:
         config: of the run.
         shapes: of its points.
-        store: where the tiles lie.
-        identity: of them.
-        cost: of a pair, by the rows of a tile.
+        store: of the tiles.
+        identity: of the tiles.
+        cost: returns the cost of a pair for a number of rows of a tile.
     """
     edge = config.grid.edge or stored_edge(store, identity) or identity.edge
     identity = dataclasses.replace(identity, edge=edge)
@@ -226,16 +228,17 @@ def _plan_of(
 
 
 def plan_combined_here(config: RunConfig, shapes: Shapes, store: ObjectStore, parts: Combination) -> RunPlan:
-    """The plan of a run on this machine with a sum or product of networks' kernels; parts that are stored are used as they are.
+    """The plan of a run on this machine with a sum or product of networks' kernels. Stored parts are reused.
 
     Args:
         config: of the run.
         shapes: of its images.
-        store: where the Gram stores of the parts lie.
-        parts: architectures, for these images.
+        store: of the Gram stores of the parts.
+        parts: a combination of architectures for these images.
 
     Raises:
-        ConfigError, ResourceError: naming the setting to change.
+        ConfigError: with the setting to change.
+        ResourceError: with the setting to change.
     """
     if config.augment == "hflip":
         check_flips([one.to_spec() for one in distinct(parts)], shapes.image)
@@ -262,15 +265,15 @@ def _pair_key(config: RunConfig, shapes: Shapes, network: list) -> str:
 def on_profile(
     config: RunConfig, shapes: Shapes, machine: Machine, n: int, *, stored: bool, passes: int | None = None
 ) -> RunPlan:
-    """A run on `n` training images like those of the configuration, on the machines of a profile.
+    """The plan of a run on `n` training images like those of the configuration, on the machines of a profile.
 
     Args:
         config: of the run.
         shapes: of its images.
-        machine: the profile's.
-        n: training images, all of them used.
-        stored: whether tiles are stored, or computed on every pass.
-        passes: over the tiles of each kernel; None expects what n calls for.
+        machine: of the profile.
+        n: number of training images; all are used.
+        stored: whether tiles are stored; otherwise they are recomputed on every pass.
+        passes: passes over the tiles of each kernel; None estimates them from n.
     """
     gram = dataclasses.replace(config.store, gram="stored" if stored else "recompute")
     return make_run_plan(dataclasses.replace(config, store=gram), shapes.of_size(n), machine, passes=_of_each(passes))

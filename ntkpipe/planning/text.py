@@ -1,25 +1,27 @@
-"""Plans for people: tables in a terminal, and in a notebook."""
+"""Plans as tables for terminals and notebooks."""
 
 from __future__ import annotations
 
+import math
 from html import escape
 from typing import TYPE_CHECKING
 
 from ntkpipe.gram.plan import ITEM_BYTES, GramPlan
 from ntkpipe.linalg.preconditioner import largest_rank
 from ntkpipe.planning.memory import Batches, Peak, cg_bytes
+from ntkpipe.planning.refinement import describe_refinement
 from ntkpipe.planning.solving import batch_flops, batches, pass_seconds, variances
 from ntkpipe.planning.storing import Storing
 from ntkpipe.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from ntkpipe.planning.plan import RunPlan  # which prints itself by what is here
+    from ntkpipe.planning.plan import RunPlan  # which imports this module to print itself
 
 Row = tuple[str, ...]
 
 
 def describe(plan: RunPlan) -> str:
-    """Tiles, storage, solver, variances, and the table of stages."""
+    """The whole plan: tiles, storage, solver, variances, and the table of stages."""
     parts = [describe_tiles(plan.tiles)] if plan.stores else []
     parts += [describe_storing(plan.storing)] if plan.storing is not None else []
     parts += [describe_solver(plan), *describe_covariance(plan), "", describe_stages(plan), describe_origins(plan)]
@@ -27,7 +29,7 @@ def describe(plan: RunPlan) -> str:
 
 
 def as_html(plan: RunPlan) -> str:
-    """The stages as a table, and everything else below it."""
+    """The plan as HTML: the stages as a table, and the rest as text."""
     head, *rows = _stages(plan)
     cells = ["".join(f"<th>{escape(cell)}</th>" for cell in head)]
     cells += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
@@ -51,7 +53,7 @@ def describe_tiles(plan: GramPlan) -> str:
     lines += [
         "",
         f"tile        {plan.edge} x {plan.edge}, computed in {plan.kernel_dtype}, "
-        f"{'stored' if plan.stored else 'not stored but computed whenever it is read,'} in {plan.store_dtype}, "
+        f"{'stored' if plan.stored else 'not stored but recomputed on every read,'} in {plan.store_dtype}, "
         f"{'NNGP and NTK' if plan.kernels > 1 else 'one kernel'}",
         *_shared(plan),
         f"arithmetic  {plan.flops_per_pair:,.0f} flops per pair, {plan.flops:.3g} {'in all' if plan.stored else 'once'}",
@@ -59,14 +61,14 @@ def describe_tiles(plan: GramPlan) -> str:
         f"memory      {human_bytes(plan.memory_per_worker)} per worker, "
         f"{human_bytes(plan.memory_per_worker * plan.workers)} for {plan.workers}",
         *([] if plan.pairs_per_step is None else [f"steps       pairs of points at a time: {plan.pairs_per_step}"]),
-        f"time        {human_seconds(plan.seconds)}{'' if plan.stored else ' for each tile once,'} at "
+        f"time        {human_seconds(plan.seconds)} {'for all tiles' if plan.stored else 'for each tile once'}, at "
         f"{plan.rate.flops / 1e9:.3g} GF/s per worker ({plan.rate.source})",
     ]
     return "\n".join(lines)
 
 
 def _shared(plan: GramPlan) -> list[str]:
-    """What several stores share; nothing of a single plain one."""
+    """A line about the evaluations that several stores share; empty for a single store."""
     if len(plan.stores) == plan.evaluations == 1:
         return []
     flips = "two evaluations of a pair, one with the second image flipped"
@@ -75,28 +77,31 @@ def _shared(plan: GramPlan) -> list[str]:
 
 
 def describe_storing(storing: Storing) -> str:
-    """Both ways of keeping tiles."""
+    """The comparison of stored and recomputed tiles."""
     stored, recomputed = storing.stored_seconds, storing.recomputed_seconds
     if stored == float("inf") or recomputed == float("inf"):
-        return f"tiles       {'stored' if storing.stored else 'recomputed'} ({storing.why}); the other way does not fit"
+        return (
+            f"tiles       {'stored' if storing.stored else 'recomputed'} ({storing.why}); the alternative does not fit"
+        )
     ratio = recomputed / max(stored, 1e-9)
-    compared = f"{ratio:.2g} times longer" if ratio >= 1 else f"{1 / ratio:.2g} times faster"
+    compared = f"{ratio:.2g} times the time" if ratio >= 1 else f"{1 / ratio:.2g} times faster"
     return (
         f"tiles       {'stored' if storing.stored else 'recomputed'} ({storing.why})\n"
-        f"            stored: {human_seconds(stored)} and {human_bytes(storing.nbytes)}; recomputed: {human_seconds(recomputed)} "
-        f"({compared}) and none; {storing.held:.0%} held in memory between passes"
+        f"            stored: {human_seconds(stored)} and {human_bytes(storing.nbytes)} of disk; recomputed: "
+        f"{human_seconds(recomputed)} ({compared}) and no disk; {storing.held:.0%} of the tiles stay in memory between passes"
     )
 
 
 def describe_solver(plan: RunPlan) -> str:
-    """What is solved, and its memory."""
+    """The solver's cost and memory."""
     lines = {"eigh": _eigh, "cholesky": _factors}.get(plan.config.solver.kind, _iterations)(plan)
     peak = plan.stage("solve").memory
-    return "\n".join([*lines, *([] if peak is None else [f"            {_describe_peak(plan, peak)}"])])
+    shown = [] if peak is None else [f"            {_describe_peak(plan, peak)}"]
+    return "\n".join([*lines, *shown, *describe_refinement(plan)])
 
 
 def _eigh(plan: RunPlan) -> list[str]:
-    # Variances under flips need the odd part of a kernel as well.
+    # Variances under flips also need the odd part of a kernel.
     each = "per kernel"
     if plan.config.copies > 1 and plan.config.predict.covariance != "none":
         each += " and part"
@@ -109,9 +114,9 @@ def _factors(plan: RunPlan) -> list[str]:
     kernels, ridges = len(plan.work.kernels), len(config.predict.ridges)
     count = kernels * ridges
     seconds = factor.flops / (plan.machine.rate("factor", factor.dtype) * factor.workers)
-    loo = " and as much again for exact leave-one-out errors" if config.solver.leave_one_out else ""
+    loo = " plus the same for exact leave-one-out errors" if config.solver.leave_one_out else ""
     mixed = config.solver.precision == "mixed"
-    fallback = "; a float64 one of twice the size where float32 does not do" if mixed else ""
+    fallback = "; a float64 factor of twice the size if float32 fails" if mixed else ""
     return [
         f"solver      cholesky: {count} factor{'s' if count > 1 else ''} in {config.solver.precision} ({kernels} kernels, "
         f"{ridges} ridges), each {factor.flops:.3g} flops, about {human_seconds(seconds)}{loo}",
@@ -123,28 +128,36 @@ def _factors(plan: RunPlan) -> list[str]:
 def _iterations(plan: RunPlan) -> list[str]:
     work, config = plan.work, plan.config
     n, c, products = work.n, work.c, config.solver.products
-    item = 4 if plan.tiles.store_dtype == "float32" or products == "float32" else 8
+    entry = 4 if plan.tiles.store_dtype == "float32" or products == "float32" else 8
     unheld = "read" if plan.tiles.stored else "computed"
     held = (
-        "all held in memory" if work.held >= 1 else f"{work.held:.0%} held in memory, the rest {unheld} on every pass"
+        "all kept in memory" if work.held >= 1 else f"{work.held:.0%} kept in memory, the rest {unheld} on every pass"
     )
     seconds = pass_seconds(work) / work.w
     pass_ = (
         f"a pass takes {2 * n * n * c:.3g} flops, about {human_seconds(seconds)} in {products}, over "
-        f"{human_bytes(n * (n + plan.tiles.edge) // 2 * item)} of tiles per kernel ({held})"
+        f"{human_bytes(n * (n + plan.tiles.edge) // 2 * entry)} of tiles per kernel ({held})"
     )
     if config.solver.kind == "cg":
         return [f"solver      cg: {pass_}", f"            {_describe_preconditioner(plan)}"]
     names = {kernel: kernel if plan.stores else "gram" for kernel in work.kernels}
     passes = ", ".join(f"{work.sizes.passes[kernel]:,} ({name})" for kernel, name in names.items())
     vectors, wanted = work.sizes.budget.basis, c * max(work.sizes.passes.values())
-    basis = f"basis {human_bytes(8 * n * min(wanted, vectors))}"
-    if vectors < wanted:
+    item = config.solver.basis_item
+    basis = f"basis {human_bytes(item * n * min(wanted, vectors))}{' in float32' if item == 4 else ''}"
+    if vectors < wanted and item == 4:
+        basis += f", but {vectors:,} vectors fit and float32 ones are not restarted: set solver.basis_dtype=float64"
+    elif vectors < wanted:
         basis += f", restarted every {vectors:,} vectors"
-    return [
+    lines = [
         f"solver      krylov: {pass_}",
-        f"            passes, as many as t = inf without ridge needs: {passes}; {basis}",
+        f"            expected passes for t = inf without ridge: {passes}; {basis}",
     ]
+    if config.predict.times == (math.inf,) and len(config.predict.ridges) == 1:
+        lines.append(
+            "            t = inf alone: solver=cg takes fewer passes, but gives no spectrum and no other times"
+        )
+    return lines
 
 
 def _describe_preconditioner(plan: RunPlan) -> str:
@@ -156,29 +169,31 @@ def _describe_preconditioner(plan: RunPlan) -> str:
         ridges = len(plan.config.predict.ridges)
         return f"a float32 factor for each of {ridges} ridges, {n**3 / 3:.3g} flops each, {held} with vectors"
     if solver.rank is None:
-        rank, most = largest_rank(n), "at most "
+        rank, most = largest_rank(n, plan.work.c, kind), "at most "
     else:
         rank, most = min(solver.rank, n), ""
-    product = 2 * n * n * rank if kind == "nystrom" else n * rank * rank
+    product = 2 * n * n * rank if kind == "nystrom" else 4 * n * rank * rank
     return f"{kind} preconditioner of rank {most}{rank:,}: {product:.3g} flops to find it, {held} with vectors"
 
 
 def _describe_peak(plan: RunPlan, peak: Peak) -> str:
-    """Of each machine, where they are several."""
+    """Peak memory; separately for the driver and the workers if there are several machines."""
     if plan.config.cluster.kind != "ray":
-        return f"{human_bytes(peak.together)} of memory at most, all processes together"
+        return f"at most {human_bytes(peak.together)} of memory, all processes together"
     own = plan.work.sizes.budget.driver
     said = (
-        f"{human_bytes(peak.driver)} of memory at most in the driver, of {human_bytes(own)} that it may take on this machine; "
-        f"{human_bytes(peak.workers)} in the workers, all nodes together"
+        f"at most {human_bytes(peak.workers)} of memory in the workers, all nodes together; at most "
+        f"{human_bytes(peak.driver)} in the driver, whose budget is {human_bytes(own)}"
     )
     return said + (
-        "" if peak.driver <= own else ": MORE THAN THIS MACHINE HAS: run it on a larger node, or set solver.basis_gib"
+        ""
+        if peak.driver <= own
+        else ", which exceeds this machine's memory: run on a larger node, or set solver.basis_gib"
     )
 
 
 def describe_covariance(plan: RunPlan) -> list[str]:
-    """Batches of variances; nothing where none are asked for."""
+    """Batches of variances; empty if none are configured."""
     work, predict = plan.work, plan.config.predict
     if not work.sizes.batch:
         return []
@@ -191,18 +206,23 @@ def describe_covariance(plan: RunPlan) -> list[str]:
         flops, passes = batch_flops(work, kernel)
         seconds = variances(work, kernel).seconds / batches(work)
         lines.append(
-            f"            {kernel}: about {passes} passes with {work.sizes.batch} columns, {flops:.3g} flops, "
-            f"about {human_seconds(seconds)} a batch"
+            f"            {kernel}: about {passes} passes with {work.sizes.batch} columns, {flops:.3g} flops, about "
+            f"{human_seconds(seconds)} per batch"
         )
     return lines
 
 
+def _count(number: float, noun: str) -> str:
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"
+
+
 def _heading(plan: RunPlan) -> str:
     machine = plan.machine
+    nodes, workers = _count(machine.nodes.value, "node"), _count(machine.workers.value, "worker")
+    each = " each" if machine.nodes.value > 1 else ""
     how = "" if plan.storing is None else " stored" if plan.tiles.stored else " recomputed on every pass"
     return (
-        f"{plan.work.n:,} points on {machine.name}, {int(machine.nodes.value)} x {int(machine.workers.value)} workers, tiles of "
-        f"{plan.tiles.edge}{how}"
+        f"{plan.work.n:,} points on {machine.name}, {nodes} with {workers}{each}, tiles of {plan.tiles.edge} rows{how}"
     )
 
 
@@ -238,7 +258,7 @@ def _stages(plan: RunPlan) -> list[Row]:
 
 
 def describe_stages(plan: RunPlan) -> str:
-    """The table of stages, and what does not fit."""
+    """The table of stages, with warnings."""
     rows = _stages(plan)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = [_heading(plan)]
@@ -249,18 +269,22 @@ def describe_stages(plan: RunPlan) -> str:
 
 
 def describe_origins(plan: RunPlan) -> str:
-    """One line: where the figures come from."""
+    """One line with the origin of the figures."""
     kinds = plan.machine.kinds_of_origins()
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()) if kind != "other")
     if plan.machine.name != "this machine":
-        return f"  figures: {counted}"
+        return f"  numbers used: {counted}"
     measured = sorted({f.origin for f in plan.machine.figures().values() if f.origin.startswith("measured")})
-    how = f" ({measured[-1]})" if measured else ": ntkpipe calibrate measures them; or cluster.profile=NAME"
-    return f"  figures: {counted}{how}"
+    how = (
+        f" ({measured[-1]})"
+        if measured
+        else ". ntkpipe calibrate measures this machine, and cluster.profile=NAME plans for another"
+    )
+    return f"  numbers used: {counted}{how}"
 
 
 def compare_ways(stored: RunPlan, recomputed: RunPlan) -> str:
-    """One line: which way of keeping tiles is cheaper, and by how much."""
+    """One line that compares stored and recomputed tiles."""
     ratio = stored.seconds / max(recomputed.seconds, 1e-9)
     faster, times = ("recomputed", ratio) if ratio > 1 else ("stored", 1 / ratio)
     said = f"{faster} are {times:.3g} times faster" if times >= 1.05 else "stored and recomputed take the same time"

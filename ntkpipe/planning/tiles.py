@@ -1,4 +1,4 @@
-"""How Gram matrices are cut into tiles, and what one tile takes: its edge, seconds and memory."""
+"""Division of Gram matrices into tiles: the edge, the seconds and the memory of a tile."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.units import human_bytes
 
 LARGEST_EDGE = 2048
-"""Rows of a default tile: past it products gain nothing, below it the receipts of a large matrix multiply."""
+"""Default rows of a tile. Larger tiles do not speed up products; with smaller tiles a large matrix has many receipts."""
 
 WORKER_BYTES = 600 << 20
-"""Of a worker besides its tile: Python, NumPy, JAX with a compiled kernel, Ray, and up to 128 MiB of cached images.
+"""Memory of a worker without its tile: Python, NumPy, JAX with a compiled kernel, Ray, and up to 128 MiB of cached
+images.
 
-Measured on CIFAR's shape in float32: 0.75 GB resident in all at edge 2048, 0.51 GB at 1024."""
+On CIFAR's shape in float32 the process took 0.75 GB of memory at edge 2048 and 0.51 GB at 1024."""
 
-# What Ray, checksums and cached image chunks add to a process that evaluates pairs, and such a worker as a whole where none
-# was measured. Two workers of a Myrtle-5 network on 32 x 32 images: 0.48 and 0.55 GB; of CNN-Vec of depth 3 with tiles of
-# 1024 rows 0.58 and 0.61 GB, a quarter of it images and what is seen of them.
+# Memory that Ray, checksums and cached image chunks add to a process that evaluates pairs, and the memory of such a
+# worker if it was not measured. Two workers of a Myrtle-5 network on 32 x 32 images: 0.48 and 0.55 GB; of CNN-Vec of
+# depth 3 with tiles of 1024 rows 0.58 and 0.61 GB, a quarter of it images and what is seen of them.
 _RAY_BYTES = 150 << 20
 _CONVOLUTIONAL_BYTES = 420 << 20
 
 TILE_SECONDS = 30.0
-"""Work per tile at most: what a lost worker loses, and a straggler keeps others waiting for."""
+"""Largest work per tile in seconds, because a lost worker loses it, and other workers wait for a slow one."""
 
 # Covariances at the input of all pairs of a default tile: with three convolutional layers, a minute or two of one worker.
 _TILE_COVARIANCES = 1 << 32
 
 
 def choose_edge(n_train: int, cost: KernelCost, seconds_per_pair: float | None = None) -> int:
-    """Default tile edge: a power of two up to 2048 that gives at least three rows of tiles where it can.
+    """Default tile edge: a power of two up to 2048, with at least three rows of tiles if possible.
 
-    Less where pairs take long, 64 for a pooled network on 32 x 32 images: a tile takes half a minute, not days. Where nothing
-    was measured it depends on the full data set and on what the network needs of its images alone, so that networks that
-    differ in depth have tiles of one size. The edge is part of a Gram store's identity; a run without a `grid.edge` of its
-    own takes that of a store which has the same values already.
+    It is smaller for slow pairs, such as 64 for a pooled network on 32 x 32 images: a tile then takes half a minute
+    instead of days. Without a measurement it depends only on the full data set and on the size of a prepared image, so
+    that networks of different depth have tiles of the same size. The edge is part of the identity of a Gram store. A run
+    without `grid.edge` uses the edge of an existing store of the same values.
 
     Args:
-        n_train: images of the full training set.
+        n_train: number of images of the full training set.
         cost: of a pair.
         seconds_per_pair: of one worker, if it was measured.
     """
@@ -62,16 +63,17 @@ def choose_edge(n_train: int, cost: KernelCost, seconds_per_pair: float | None =
 
 
 def pair_seconds(cost: KernelCost, machine: Machine, dtype: str, traffic: float = 0.0) -> float:
-    """Roofline of one evaluation of a pair of images by one worker, both kernels, in seconds.
+    """Seconds of one worker to evaluate both kernels of a pair of images, by the roofline model.
 
-    Arithmetic, `products / matrix + others / elementwise`; on a GPU, if that takes longer, the covariances that layers read and write.
-    On a CPU a block of covariances goes through all layers in a core's cache (docs/performance.md).
+    They are the time of the arithmetic, `products / matrix + others / elementwise`. On a GPU they are the time to read and
+    write covariances, if that is larger. On a CPU a block of covariances passes all layers in the cache of a core
+    (docs/performance.md).
 
     Args:
         cost: of a pair.
-        machine: whose worker it is.
+        machine: of the worker.
         dtype: of the computation.
-        traffic: numbers that are read and written for a pair.
+        traffic: numbers that the layers read and write for a pair.
     """
     flops = cost.product_flops / machine.rate("matrix", dtype) + cost.elementwise_flops / machine.rate(
         "elementwise", dtype
@@ -80,7 +82,7 @@ def pair_seconds(cost: KernelCost, machine: Machine, dtype: str, traffic: float 
 
 
 def pair_rate(cost: KernelCost, seconds: float, source: str) -> Rate:
-    """Operations per second of a worker that evaluates a pair in so many seconds."""
+    """Operations per second of a worker, from its seconds per pair."""
     return Rate(cost.flops_per_pair / seconds, source) if seconds else Rate(1.0, source)
 
 
@@ -113,7 +115,7 @@ def worker_memory(
     elif cost.input_entries == 1:
         own = WORKER_BYTES
     else:
-        own = _CONVOLUTIONAL_BYTES + 6 * 8 * cost.entries  # an image with itself, in float64
+        own = _CONVOLUTIONAL_BYTES + 6 * 8 * cost.entries  # the kernel of an image with itself, in float64
     arrays = 4 * stores + 2 + 2 * stores * (evaluations - 1)
     return own + (edge * (6 * cost.inputs + 4 * cost.seen) + 4 * cost.entries + arrays * edge**2) * item
 
@@ -144,26 +146,26 @@ def plan_gram(
     """Plan the Gram matrix of a data set, or the tiles of it that a subset needs.
 
     Args:
-        n_train: images of the full training set.
-        n_test: of the full test set; 0 if there is none.
-        spec: layers of the architecture, of several the deepest's.
-        cost: of one evaluation of it on images as prepared (`kernels.cost.kernel_cost`).
+        n_train: number of images of the full training set.
+        n_test: number of images of the full test set; 0 without one.
+        spec: layers of the architecture; of several depths, the deepest.
+        cost: of one evaluation on prepared images (`kernels.cost.kernel_cost`).
         edge: rows per tile; None is `choose_edge(n_train, cost)`.
         kernel_dtype: of the computation.
         store_dtype: of the stored tiles.
-        train_rows: leading training images that are used; None is all.
-        test_rows: leading test images that are used; None is all.
-        workers: processes that compute at the same time.
-        rate: of one worker; None is an assumption that the plan calls so.
-        memory_bytes: for all workers together; None does not check.
-        free_bytes: of the disk; None does not check.
-        stored_bytes: that the Gram stores hold already and the plan need not write.
-        stores: what the Gram stores are that share the evaluations.
-        evaluations: of the kernel per pair.
-        pairs_per_step: columns that go through the layers together; None leaves it to the kernel.
-        process_bytes: of a process that evaluates pairs, if it was measured.
-        stored: whether tiles are written, or computed whenever they are read.
-        kernels: in every tile.
+        train_rows: number of leading training images in use; None is all.
+        test_rows: number of leading test images in use; None is all.
+        workers: number of processes that compute at the same time.
+        rate: of one worker; None assumes a rate, and the plan says so.
+        memory_bytes: for all workers together; None skips the check.
+        free_bytes: of the disk; None skips the check.
+        stored_bytes: bytes that the Gram stores already contain.
+        stores: descriptions of the Gram stores that share the evaluations.
+        evaluations: kernel evaluations per pair.
+        pairs_per_step: columns that go through the layers at once; None lets the kernel choose.
+        process_bytes: memory of a process that evaluates pairs, if it was measured.
+        stored: whether tiles are stored; otherwise they are recomputed on every read.
+        kernels: number of kernels in every tile.
 
     Raises:
         ConfigError: if a subset is larger than its set.
@@ -202,8 +204,8 @@ def plan_gram(
     if free_bytes is not None and plan.disk_bytes - stored_bytes > free_bytes:
         raise ResourceError(
             f"the tiles take {human_bytes(plan.disk_bytes - stored_bytes)} and the disk has {human_bytes(free_bytes)} "
-            "free: choose another store.url, store.dtype=float32, a smaller data.train_size, store.gram=recompute (nothing "
-            "is stored, tiles are computed whenever they are read), or run `ntkpipe clean`"
+            "free: choose another store.url, store.dtype=float32, a smaller data.train_size or store.gram=recompute "
+            "(tiles are recomputed on every read instead of stored), or run `ntkpipe clean`"
         )
     return plan
 
@@ -226,13 +228,13 @@ def _check_memory(plan: GramPlan, share: int) -> None:
     def fits(edge: int) -> bool:
         return _memory(plan, edge) <= share
 
-    low, high = 0, plan.edge  # the largest that fits, by bisection: memory grows with the edge
+    low, high = 0, plan.edge  # find the largest edge that fits by bisection, because memory grows with the edge
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     remedies = [f"set grid.edge={low} or less"] if low else []
-    remedies += ["take fewer cluster.workers"] if plan.workers > 1 else []
-    remedies += ["give more memory (cluster.memory_gib, where there is more)"]
+    remedies += ["set fewer cluster.workers"] if plan.workers > 1 else []
+    remedies += ["raise cluster.memory_gib if the machine has more memory"]
     count = f"each of {plan.workers} workers" if plan.workers > 1 else "the worker"
     raise ResourceError(
         f"a tile of {plan.edge} x {plan.edge} needs {human_bytes(plan.memory_per_worker)} and {count} has "

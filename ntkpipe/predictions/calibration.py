@@ -1,4 +1,4 @@
-"""Predicted variances against the errors that were made: coverage, z-scores, and errors by predicted deviation."""
+"""Calibration of predicted variances: coverage, z-scores, and errors by predicted deviation."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ DEVIATION_BINS = 10
 
 
 def usable_variance(variance: np.ndarray) -> np.ndarray | None:
-    """Variances (p,) or (p, c) with a floor at the rounding of the largest; None where they are not finite or all zero.
+    """Raise small variances (p,) or (p, c) to the rounding error of the largest variance.
 
-    A variance that cancels to zero is known only to rounding of the largest: that much is kept of it.
+    A variance that cancels to zero is known only up to this rounding error.
+
+    Returns:
+        Variances of the same shape; None if they are not finite or all zero.
     """
     if not np.isfinite(variance).all() or not variance.max() > 0:
         return None
@@ -23,35 +26,36 @@ def usable_variance(variance: np.ndarray) -> np.ndarray | None:
 
 
 def of_outputs(variance: np.ndarray) -> np.ndarray:
-    """Variances (p, c), or (p, 1) of those that outputs share, which are given as (p,)."""
+    """Return variances as (p, c). Variances (p,), which all outputs share, become (p, 1)."""
     return variance if variance.ndim == 2 else variance[:, None]
 
 
 def z_scores(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """`(target - mean) / deviation`, (p, c), for means and targets (p, c) and positive variances (p,) or (p, c)."""
+    """Return `(target - mean) / deviation`, (p, c), for means and targets (p, c), positive variances (p,) or (p, c)."""
     return (target - mean) / np.sqrt(of_outputs(variance))
 
 
-def coverage(z: np.ndarray, levels: tuple[float, ...] = LEVELS) -> np.ndarray:
-    """Fraction of z-scores within the central interval of each nominal probability, (levels,)."""
+def coverage(z: np.ndarray) -> np.ndarray:
+    """Return the fraction of z-scores within the central interval of each probability of `LEVELS`."""
     ordered = np.sort(np.abs(z), axis=None)
-    limits = ndtri(0.5 + np.asarray(levels) / 2)
+    limits = ndtri(0.5 + np.asarray(LEVELS) / 2)
     return np.searchsorted(ordered, limits, side="right") / ordered.size
 
 
 def error_by_deviation(
     mean: np.ndarray, target: np.ndarray, variance: np.ndarray, bins: int = DEVIATION_BINS
 ) -> np.ndarray:
-    """Root mean square of the predicted deviation and of the error, and the number of points, by quantiles of the former.
+    """Compare predicted deviations with errors, in bins of the predicted deviation.
 
     Args:
-        mean: (p, c).
-        target: (p, c).
-        variance: (p,) or (p, c).
-        bins: of equally many points.
+        mean: (p, c) predicted means.
+        target: (p, c) targets.
+        variance: (p,) or (p, c) predicted variances.
+        bins: number of bins, which hold equally many points.
 
     Returns:
-        (bins, 3), fewer where there are fewer points.
+        (bins, 3) root mean square of the predicted deviation, root mean square of the error, and number of points.
+        There are fewer rows if there are fewer points than bins.
     """
     variance = variance if variance.ndim == 1 else variance.mean(axis=1)
     order = np.argsort(variance, kind="stable")
@@ -61,10 +65,10 @@ def error_by_deviation(
 
 
 def calibration_metrics(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> dict[str, Any]:
-    """Numbers of the calibration figure, JSON-ready.
+    """Return the numbers of the calibration figure, JSON-ready.
 
-    `levels` and `coverage` (see `coverage`), `z_mean` and `z_rms` (0 and 1 where the variances are those of the errors),
-    and `deviation`: rows of (predicted deviation, error, points), see `error_by_deviation`.
+    They are `levels` and their `coverage`, `z_mean` and `z_rms` (0 and 1 if the errors have the predicted variances),
+    and `deviation`, the rows (predicted deviation, error, points) of `error_by_deviation`.
     """
     z = z_scores(mean, target, variance)
     return {

@@ -1,4 +1,4 @@
-"""Which time and ridge training images chose, and on what: read from the predictions' attributes."""
+"""Reads from the predictions' attributes which time and ridge were chosen, and on which training images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def chosen_entries(predictions: Predictions) -> dict[str, tuple[int, int, int]]:
-    """Kernel -> (kernel, time, ridge) of what was chosen on training images; empty without a selection."""
+    """Return, by kernel, the entry (kernel, time, ridge) that was chosen on training images; empty without a choice."""
     found = {}
     for name, record in selection_of(predictions).get("kernels", {}).items():
         best = record.get("best")
@@ -26,12 +26,12 @@ def chosen_entries(predictions: Predictions) -> dict[str, tuple[int, int, int]]:
 
 
 def selection_of(predictions: Predictions) -> dict[str, Any]:
-    """What `uncertainty.selection` has left in the predictions; empty if nothing."""
+    """Return the record of `uncertainty.selection` in the predictions; empty if there is none."""
     return predictions.attributes.get("selection") or {}
 
 
 def basis_of(predictions: Predictions) -> str:
-    """On what was chosen, as a clause."""
+    """Return a clause that describes the points on which the selection was made."""
     selection = selection_of(predictions)
     if selection.get("method") == "held_out":
         count = next(iter(selection["kernels"].values()))["images"]
@@ -43,7 +43,7 @@ def basis_of(predictions: Predictions) -> str:
 
 
 def selection_metrics(predictions: Predictions, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The selection for `metrics.json`: its curves, and the test metrics of what was chosen."""
+    """Return the selection for `metrics.json`: its curves, and the test metrics of the chosen entries."""
     selection = selection_of(predictions)
     if not selection:
         return None
@@ -61,5 +61,5 @@ def selection_metrics(predictions: Predictions, entries: list[dict[str, Any]]) -
 
 
 def time_of(value: float | str) -> float:
-    """A time as it stands in a record, where infinity is a word."""
+    """Return the time of a record as a number. Records hold infinity as the text `inf`."""
     return math.inf if value == "inf" else float(value)

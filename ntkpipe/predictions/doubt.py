@@ -1,4 +1,4 @@
-"""Which numbers may be wrong altogether, and why: they are marked wherever they are read."""
+"""Marks numbers that may be entirely wrong, with the reason."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MARK = "*"
 
 REASONS = {
     "minimum_norm": (
-        "directions that rounding cannot tell from null ones are left out: this is the answer of least norm, and nothing bounds "
-        "its error"
+        "directions below the rounding error are left out: this is the minimum-norm solution, and no error bound is "
+        "known"
     ),
     "no_bound": "no bound on the numerical error is known",
     "bound_exceeds_prediction": "the bound on the numerical error is larger than the predictions themselves",
@@ -26,11 +26,13 @@ REASONS = {
 
 
 def doubt_of(predictions: Predictions, entry: tuple[int, int, int]) -> str | None:
-    """A key of `REASONS`, or None where the estimate of the error, or the bound on it if there is none, says something about most points.
+    """Return a key of `REASONS` if the numbers of an entry may be entirely wrong, otherwise None.
+
+    The result is None if the error estimate, or the bound if there is no estimate, is informative for most points.
 
     Args:
-        predictions: of a run.
-        entry: kernel, time and ridge.
+        predictions: predictions of a run.
+        entry: positions of kernel, time and ridge.
     """
     mean, bound = predictions.mean[entry], predictions.error_bound[entry]
     if not np.isfinite(mean).all():
@@ -46,6 +48,6 @@ def doubt_of(predictions: Predictions, entry: tuple[int, int, int]) -> str | Non
 
 
 def legend(doubts: Iterable[str | None]) -> list[str]:
-    """A line for every reason among the doubts of what is shown."""
+    """Return a line for every reason among the shown doubts."""
     met = set(doubts)
     return [text for reason, text in REASONS.items() if reason in met]

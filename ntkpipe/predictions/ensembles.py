@@ -1,4 +1,7 @@
-"""`validation.zarr`: outputs of ensembles of finite networks beside the predicted means and variances; opens with xarray."""
+"""Writes `validation.zarr`: outputs of ensembles of finite networks beside the predicted means and variances.
+
+xarray can open it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,13 @@ Named = Mapping[str, tuple[np.ndarray, tuple[str, ...]]]
 
 
 def write_ensembles(arrays: Named, attributes: Mapping[str, Any], path: Path) -> None:
-    """Write a Zarr group whole, in the place of one that is there.
+    """Write a complete Zarr group, which replaces an existing one.
 
     Args:
-        arrays: by name, with the names of their dimensions; an array with the name of a dimension is its coordinate.
-        attributes: plain values.
-        path: of the group.
+        arrays: arrays and the names of their dimensions, by name. An array with the name of a dimension is its
+            coordinate.
+        attributes: plain values, stored as JSON.
+        path: path of the group.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -36,7 +40,7 @@ def write_ensembles(arrays: Named, attributes: Mapping[str, Any], path: Path) ->
                 attributes={"format": "ntkpipe-validation", "settings": json.dumps(attributes)},
             )
             for name, (array, dimensions) in arrays.items():
-                # A chunk per width: what is looked at together.
+                # There is one chunk per width, because its values are read together.
                 chunks = tuple(
                     1 if d in ("width", "output_scale") else n for d, n in zip(dimensions, array.shape, strict=True)
                 )

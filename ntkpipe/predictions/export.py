@@ -1,4 +1,4 @@
-"""Predictions as Parquet, CSV, NPZ or Zarr, for other programs."""
+"""Writes predictions as Parquet, CSV, NPZ or Zarr, for other programs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.csv as arrow_csv
-import pyarrow.parquet as arrow_parquet
 
 from ntkpipe.errors import ConfigError, ResourceError
+from ntkpipe.extras import require
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.predictions.tables import iterate_tables
 from ntkpipe.predictions.write import write_predictions
@@ -21,42 +20,60 @@ from ntkpipe.storage.replace import replacing
 FORMATS = ("parquet", "csv", "npz", "zarr")
 
 
+def check_format(format: str, setting: str = "format") -> None:
+    """Refuse an unknown format, or one whose package is not installed.
+
+    Args:
+        format: one of the formats of `export_predictions`.
+        setting: the setting that names it, for the message.
+
+    Raises:
+        ConfigError: if the format is unknown. The text names the formats.
+        MissingExtraError: if its package is not installed. The text gives the command that installs it.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"{setting}={format} is not one of {', '.join(FORMATS)}")
+    if format in ("parquet", "csv"):
+        require("pyarrow", f"{setting}={format}", "npz and zarr need no further package")
+
+
 def export_predictions(
     predictions: Predictions, path: str | os.PathLike[str], format: str, *, overwrite: bool = False
 ) -> Path:
-    """Write predictions for other programs, under a temporary name first and renamed at the end.
+    """Write predictions for other programs. The file gets a temporary name first and is renamed at the end.
 
-    `parquet` and `csv` hold one row per kernel, time, ridge and test point, in that order, with the columns
+    `parquet` and `csv` hold one row per kernel, time, ridge and test point, in that order, with these columns:
 
-    - `kernel`, `time` (inf allowed), `ridge`, `test_index`, `bound_kind`;
-    - in classification `label`, `label_name`, `predicted`, `predicted_name`, `margin` (largest mean less the second
-      largest); in regression `target_0` ... `target_{c-1}`; labels and targets only where they are known;
-    - `mean_0` ... `mean_{c-1}`, `error_bound_0` ... `error_bound_{c-1}`, `error_estimate_0` ... where they were made, and
-      `variance` with its `variance_bound` where
-      computed (`variance_0` and so on of several standardised targets), and `noise_0` ... where it was asked for.
+    - `kernel`, `time` (may be inf), `ridge`, `test_index`, `bound_kind`;
+    - for classification `label` and `label_name` if labels are known, `predicted`, `predicted_name`, and `margin` (the
+      largest mean minus the second largest);
+    - for regression `target_0` ... `target_{c-1}`, if targets are known;
+    - `mean_0` ... `mean_{c-1}` and `error_bound_0` ... `error_bound_{c-1}`;
+    - `error_estimate_0` ... `error_estimate_{c-1}`, if errors were estimated;
+    - `variance` and `variance_bound`, if they were computed (`variance_0` and so on for several standardised targets);
+    - `noise_0` ... `noise_{c-1}`, if the noise of targets is included.
 
     Parquet keeps class names, ridge scale and attributes as JSON under the metadata key `ntkpipe`. `npz` holds every
-    array by its name (no pickled objects; `attributes` is JSON text) and, as `zarr` does, the covariances too.
+    array by its name, without pickled objects; `attributes` is JSON text. `npz` and `zarr` also hold the covariances.
 
     Args:
-        predictions: what to export.
-        path: of the file (of the folder, for `zarr`).
+        predictions: the predictions to export.
+        path: path of the file, or of the folder for `zarr`.
         format: `parquet`, `csv`, `npz` or `zarr`.
-        overwrite: replace what is there.
+        overwrite: replace an existing file.
 
     Returns:
-        The path written.
+        The path of the written file.
 
     Raises:
-        ConfigError: an unknown format, or something is there and `overwrite` is false, or it cannot be written there.
-        ResourceError: the disk is full.
+        ConfigError: if the format is unknown, the path exists and `overwrite` is false, or it cannot be written.
+        ResourceError: if the disk is full.
     """
     target = Path(path).expanduser()
-    if format not in FORMATS:
-        raise ConfigError(f"format={format!r} is not one of {', '.join(FORMATS)}")
+    check_format(format)
     try:
         if target.exists() and not overwrite:
-            raise ConfigError(f"{target} exists and is left as it is: choose another path, or set overwrite=true")
+            raise ConfigError(f"{target} exists: choose another path, or set overwrite=true")
         if target.is_dir() and format != "zarr":
             raise ConfigError(f"{target} is a folder: format={format} needs the path of a file")
         _write(predictions, target, format, overwrite=overwrite)
@@ -77,6 +94,8 @@ def _write(predictions: Predictions, target: Path, format: str, *, overwrite: bo
 
 
 def _write_parquet(predictions: Predictions, path: Path) -> None:
+    import pyarrow.parquet as arrow_parquet
+
     described = {
         "class_names": predictions.class_names,
         "ridge_scale": predictions.ridge_scale,
@@ -92,6 +111,8 @@ def _write_parquet(predictions: Predictions, path: Path) -> None:
 
 
 def _write_csv(predictions: Predictions, path: Path) -> None:
+    import pyarrow.csv as arrow_csv
+
     tables = iterate_tables(predictions)
     first = next(tables)
     with arrow_csv.CSVWriter(path, first.schema) as writer:

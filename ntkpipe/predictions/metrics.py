@@ -1,11 +1,11 @@
-"""Accuracy, loss, likelihood and calibration of every kernel, time and ridge."""
+"""Computes accuracy, loss, likelihood and calibration of every kernel, time and ridge."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,39 +29,53 @@ COVERAGE_LEVELS = {
     "coverage_95": 1.959963984540054,
 }
 ECE_BINS = 15
+# Nodes of the quadrature of probabilities of classes, and number of test points at once. The memory is at most
+# 8 * _BLOCK * c * _NODES bytes.
+_NODES, _BLOCK = 64, 1024
 
 
 def compute_metrics(predictions: Predictions) -> dict[str, Any]:
-    """Metrics of every entry, as plain JSON-ready values but for infinity (see `write_metrics`).
+    """Compute the metrics of every entry as plain values. They are JSON-ready except for infinity.
 
-    Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind`, and
+    Each element of `entries` holds `kernel`, `time`, `ridge`, `bound_kind` and these metrics:
 
-    - `doubt`: None, or why its numbers may be wrong altogether, a key of `doubt.REASONS`;
-    - `mse`: mean of (mean - target)^2 over test points and outputs; of losses whose outputs are logits, of their probabilities, and
-        `log_loss`, the mean of the loss itself;
-    - `max_error_bound`, `median_error_bound`: of the numerical error of the means, over test points and outputs;
-    - where errors were estimated `max_error_estimate`, `median_error_estimate`, and `typical_error`: one standard deviation of it, the
-      median over test points and outputs;
-    - in classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), and `certain`: the fraction of
-      test points whose predicted class no error within the bounds can change; `certain_by_estimate`, no error within the estimates;
-    - in regression `rmse`, `r2` and `targets`, see `regression_metrics`;
-    - with variances `calibration` (see `calibration.calibration_metrics`), `nll` (Gaussian negative log-likelihood per
-      target, in nats), `coverage_50`, `coverage_90`, `coverage_95` (the fraction of targets within the central predictive intervals), and
-      in classification `ece` (expected calibration error, 15 equal bins, 1706.04599, of the probability that the predicted
-      class has the largest output).
+    - `doubt`: None, or the reason why its numbers may be entirely wrong, a key of `doubt.REASONS`;
+    - `mse`: mean of (mean - target)^2 over test points and outputs. If the outputs are logits of a loss, it is the
+      error of their probabilities, and `log_loss` is the mean of the loss;
+    - `max_error_bound`, `median_error_bound`: maximum and median, over test points and outputs, of the bounds on the
+      numerical error of the means;
+    - `refined`: whether this entry was refined, if answers at `t = inf` were refined (`solver.refine`);
+    - `max_error_estimate`, `median_error_estimate`: the same of the error estimates, if errors were estimated, and
+      `typical_error`: the median estimate of one standard deviation of the error;
+    - for classification `accuracy`, its `accuracy_standard_error` sqrt(a (1 - a) / p), `certain`: the fraction of test
+      points whose predicted class no error within the bounds can change, and `certain_by_estimate`: the same fraction
+      for errors within the estimates;
+    - for regression `rmse`, `r2` and `targets`, as `regression_metrics` returns them;
+    - if there are variances `calibration`, as `calibration.calibration_metrics` returns it, `nll` (Gaussian negative
+      log-likelihood per target, in nats), `coverage_50`, `coverage_90`, `coverage_95` (the fraction of targets within
+      the central predictive intervals), and for classification `ece` (expected calibration error with 15 equal bins,
+      arXiv:1706.04599, of the probability that the predicted class has the largest output).
 
-    A metric that cannot be computed, because means diverged or a variance is missing, is None.
+    A metric is None if it cannot be computed because means diverged or a variance is missing.
 
     Args:
-        predictions: of K kernels, T times and R ridges.
+        predictions: predictions of K kernels, T times and R ridges.
 
     Returns:
-        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`; `"known": False` where nobody
-        knows the labels or targets of the test points; in regression `of_the_mean`, the `mse` and `rmse` of predicting the mean of the
-        training targets; of one finite network `beside_infinite`, how far its kernels are from the infinite ones (see
-        `finite.beside_infinite`); of discrete steps and momentum `rates` by kernel, where the learning rate lies; `cross_validation` by
-        kernel, where there was one (see `uncertainty.folds`); and `selection` where a time
-        and a ridge were chosen on training images: errors there, and the test metrics of what was chosen.
+        `{"version", "task", "test_points", "outputs", "ridge_scale", "class_names", "entries": [...]}`, and where they
+        apply:
+
+        - `known`: False if the labels or targets of the test points are unknown;
+        - `of_the_mean`: for regression, the `mse` and `rmse` of predicting the mean of the training targets;
+        - `noise_included`: for regression, whether variances include the noise of targets;
+        - `beside_infinite`: for one finite network, how far its kernels are from the infinite ones, from
+          `finite.beside_infinite`;
+        - `refinement`: with `solver.refine`, by kernel `steps` and `corrections` in units of the weights, or why it
+          `failed`;
+        - `rates`: for discrete steps and momentum, by kernel, how the learning rate compares with its limit;
+        - `cross_validation`: by kernel, from `uncertainty.folds`;
+        - `selection`: if time and ridge were chosen on training images, the errors there and the test metrics of the
+          chosen entries.
     """
     entries = []
     for k, t, r in predictions.entries():
@@ -72,6 +86,9 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
             "bound_kind": str(predictions.bound_kind[k, t, r]),
             "doubt": doubt_of(predictions, (k, t, r)),
         }
+        refinement = (predictions.attributes.get("solver") or {}).get(entry["kernel"], {}).get("refinement")
+        if refinement is not None:
+            entry["refined"] = "steps" in refinement and math.isinf(entry["time"])
         entries.append(entry | _entry_metrics(predictions, (k, t, r)))
     selection = selection_metrics(predictions, entries)
     centre = predictions.attributes.get("target_mean")
@@ -88,16 +105,25 @@ def compute_metrics(predictions: Predictions) -> dict[str, Any]:
         "class_names": list(predictions.class_names),
         "ridge_scale": predictions.ridge_scale,
         **of_the_mean,
+        **({} if predictions.predicts_classes else {"noise_included": predictions.noise is not None}),
         "entries": entries,
         **({} if selection is None else {"selection": selection}),
         **({"rates": rates} if (rates := predictions.attributes.get("rates")) else {}),
         **_beside_infinite(predictions),
+        **_refinement(predictions),
         **({"cross_validation": validated} if (validated := predictions.attributes.get("cross_validation")) else {}),
     }
 
 
+def _refinement(predictions: Predictions) -> dict[str, Any]:
+    """Return how answers at `t = inf` were refined, by kernel; empty without refinement."""
+    solver = predictions.attributes.get("solver") or {}
+    found = {name: facts["refinement"] for name, facts in solver.items() if "refinement" in facts}
+    return {"refinement": found} if found else {}
+
+
 def _beside_infinite(predictions: Predictions) -> dict[str, Any]:
-    """Of a run of one finite network, without the lists of eigenvalues."""
+    """Return the comparison of one finite network with the infinite one, without the lists of eigenvalues."""
     found = predictions.attributes.get("beside_infinite")
     if found is None:
         return {}
@@ -110,12 +136,20 @@ def _beside_infinite(predictions: Predictions) -> dict[str, Any]:
     return {"beside_infinite": {"points": found["points"], "kernels": kernels}}
 
 
+def largest_errors(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return `max_error_bound` over all entries of `compute_metrics`, and `max_error_estimate` if errors were estimated."""
+    entries = metrics["entries"]
+    estimates = [entry["max_error_estimate"] for entry in entries if "max_error_estimate" in entry]
+    bound = max((entry["max_error_bound"] or 0.0) for entry in entries)
+    return {"max_error_bound": bound, **({"max_error_estimate": max(estimates)} if estimates else {})}
+
+
 def probability_metrics(outputs: np.ndarray, label: np.ndarray, loss: str) -> dict[str, float]:
-    """Of logits: `log_loss`, the mean over points of the loss itself, and `mse`, that of the probabilities they stand for.
+    """Return metrics of logits: `log_loss`, the mean loss over points, and `mse` of the probabilities.
 
     Args:
-        outputs: (p, c).
-        label: (p,).
+        outputs: (p, c) logits.
+        label: (p,) integer labels.
         loss: `cross_entropy` or `logistic`.
     """
     known = np.eye(outputs.shape[1])[label]
@@ -180,15 +214,17 @@ def _entry_metrics(predictions: Predictions, entry: tuple[int, int, int]) -> dic
 
 
 def regression_metrics(mean: np.ndarray, target: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Errors of real targets, JSON-ready.
-
-    `rmse` (root of the mean square over points and outputs), `r2` (mean over outputs of 1 less the mean squared error over the variance
-    of the test targets; None where these are all equal), and with several outputs `targets`: by name `rmse`, `mae` and `r2`.
+    """Return the errors of real targets, JSON-ready.
 
     Args:
-        mean: (p, c).
-        target: (p, c).
-        names: c of them.
+        mean: (p, c) predicted means.
+        target: (p, c) targets.
+        names: c names of the targets.
+
+    Returns:
+        `rmse`, the root of the mean squared error over points and outputs, in the units of the targets. `r2`, the mean
+        over outputs of 1 - (mean squared error) / (variance of the test targets); None if all test targets of an output
+        are equal. If there are several outputs, also `targets` with `rmse`, `mae` and `r2` by name.
     """
     squared, spread = np.mean((mean - target) ** 2, axis=0), np.var(target, axis=0)
     r2 = [float(1 - error / var) if var > 0 else None for error, var in zip(squared, spread, strict=True)]
@@ -206,14 +242,14 @@ def regression_metrics(mean: np.ndarray, target: np.ndarray, names: Sequence[str
 
 
 def decision_is_certain(mean: np.ndarray, bound: np.ndarray) -> np.ndarray:
-    """Whether the predicted class is the same for every error within the bounds.
+    """Return whether the predicted class is the same for every error within the bounds.
 
     Args:
-        mean: (p, c).
-        bound: (p, c), `|error| <= bound`.
+        mean: (p, c) predicted means.
+        bound: (p, c) bounds, `|error| <= bound`.
 
     Returns:
-        (p,) bool: the largest mean, lowered by its bound, exceeds all others raised by theirs.
+        (p,) bool, true if the largest mean minus its bound exceeds every other mean plus its bound.
     """
     top = mean.argmax(1)[:, None]
     lowest = np.take_along_axis(mean - bound, top, 1)[:, 0]
@@ -223,70 +259,69 @@ def decision_is_certain(mean: np.ndarray, bound: np.ndarray) -> np.ndarray:
 
 
 def gaussian_nll(mean: np.ndarray, target: np.ndarray, variance: np.ndarray) -> float:
-    """Mean over points and outputs of `-log N(target | mean, variance)`, in nats.
+    """Return the mean over points and outputs of `-log N(target | mean, variance)`, in nats.
 
     Args:
-        mean: (p, c).
-        target: (p, c).
-        variance: (p,), positive, shared by the outputs; or (p, c).
+        mean: (p, c) predicted means.
+        target: (p, c) targets.
+        variance: positive variances (p, c), or (p,) if the outputs share them.
     """
     variance = of_outputs(variance)
     squared = (mean - target) ** 2 / variance
     return float(0.5 * np.mean(squared + np.log(2 * np.pi * variance)))
 
 
-def class_confidence(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64, block: int = 1024) -> np.ndarray:
-    """Probability that the output of the predicted class is the largest, for independent Gaussian outputs.
+def class_confidence(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Compute the probability that the output of the predicted class is the largest, for independent Gaussian outputs.
 
-    With m the largest mean, s^2 the variance and Phi the normal distribution function it is the expectation over
-    z ~ N(0, 1) of prod_j Phi(z + (m - m_j) / s), by Gauss-Hermite quadrature.
+    Let m be the largest mean, s^2 the variance and Phi the normal distribution function. The probability is the
+    expectation over z ~ N(0, 1) of prod_j Phi(z + (m - m_j) / s), computed by Gauss-Hermite quadrature.
 
     Args:
-        mean: (p, c).
-        variance: (p,), positive.
-        nodes: of the quadrature.
-        block: test points taken at once, which bounds the memory at `8 * block * c * nodes` bytes.
+        mean: (p, c) predicted means.
+        variance: (p,) positive variances.
 
     Returns:
         (p,) probabilities.
     """
     top = mean.argmax(1)
-    return _largest(mean, variance, top, nodes, block)
+    return _largest(mean, variance, top)
 
 
-def class_probabilities(mean: np.ndarray, variance: np.ndarray, *, nodes: int = 64, block: int = 1024) -> np.ndarray:
-    """Probability of every class that its output is the largest, (p, c); see `class_confidence`. Rows sum to 1.
+def class_probabilities(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Compute the probability of every class that its output is the largest, as `class_confidence` does.
 
     Args:
-        mean: (p, c).
-        variance: (p,); where it is 0, the largest mean's class is certain.
-        nodes: of the quadrature.
-        block: test points taken at once.
+        mean: (p, c) predicted means.
+        variance: (p,) variances. If a variance is 0, the class of the largest mean is certain.
+
+    Returns:
+        (p, c) probabilities, whose rows sum to 1.
     """
-    # As narrow as float64 tells apart: equal means share their probability.
+    # The least deviation is the resolution of float64. Equal means then share their probability.
     least = np.square(np.finfo(np.float64).eps * np.maximum(np.abs(mean).max(axis=1), 1.0))
     classes = range(mean.shape[1])
-    made = [_largest(mean, np.maximum(variance, least), np.full(len(mean), k), nodes, block) for k in classes]
+    made = [_largest(mean, np.maximum(variance, least), np.full(len(mean), k)) for k in classes]
     probabilities = np.stack(made, axis=1)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
-def _largest(mean: np.ndarray, variance: np.ndarray, chosen: np.ndarray, nodes: int, block: int) -> np.ndarray:
-    """Probability that the output of each point's chosen class is the largest, (p,)."""
-    z, weights = np.polynomial.hermite_e.hermegauss(nodes)
+def _largest(mean: np.ndarray, variance: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the probability that the output of each point's chosen class is the largest, (p,)."""
+    z, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     weights = weights / weights.sum()
     made = np.empty(len(mean))
-    for start in range(0, len(mean), block):
-        m = mean[start : start + block]
-        top = chosen[start : start + block, None]
-        gaps = (np.take_along_axis(m, top, 1) - m) / np.sqrt(variance[start : start + block])[:, None]
+    for start in range(0, len(mean), _BLOCK):
+        m = mean[start : start + _BLOCK]
+        top = chosen[start : start + _BLOCK, None]
+        gaps = (np.take_along_axis(m, top, 1) - m) / np.sqrt(variance[start : start + _BLOCK])[:, None]
         np.put_along_axis(gaps, top, np.inf, 1)
-        made[start : start + block] = np.exp(log_ndtr(gaps[:, :, None] + z).sum(1)) @ weights
+        made[start : start + _BLOCK] = np.exp(log_ndtr(gaps[:, :, None] + z).sum(1)) @ weights
     return made
 
 
 def calibration_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> np.ndarray:
-    """Mean confidence, accuracy and number of points per bin of equal width; (occupied bins, 3) float64."""
+    """Return mean confidence, accuracy and number of points per bin of equal width, (occupied bins, 3) float64."""
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(index, minlength=bins)
     occupied = count > 0
@@ -295,19 +330,19 @@ def calibration_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = E
     return np.stack([mean_confidence, accuracy, count[occupied]], axis=1)
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean distance between confidence and accuracy over equal bins, weighted by occupation (1706.04599)."""
-    curve = calibration_curve(confidence, correct, bins)
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Return the mean distance between confidence and accuracy over bins, weighted by points (arXiv:1706.04599)."""
+    curve = calibration_curve(confidence, correct)
     return float(np.average(np.abs(curve[:, 0] - curve[:, 1]), weights=curve[:, 2]))
 
 
 def write_metrics(metrics: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write `metrics.json`, whole or not at all; infinity becomes the string `inf`, what is not a number null."""
+    """Write `metrics.json` atomically. Infinity becomes the string `inf`, and NaN becomes null."""
     replace_text(path, json.dumps(json_ready(metrics), indent=2, allow_nan=False) + "\n")
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Metrics as `compute_metrics` returned them: the strings `inf` and `-inf` in entries are numbers again."""
+    """Read metrics as `compute_metrics` returned them. The strings `inf` and `-inf` become numbers again."""
     metrics = json.loads(Path(path).read_text(encoding="utf-8"))
     words = {"inf": math.inf, "-inf": -math.inf}
     metrics["entries"] = [

@@ -1,4 +1,4 @@
-"""One figure of predictions, for notebooks; a run's report has more."""
+"""Draws one figure of predictions for notebooks. The report of a run has more figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def plot_errors(predictions: Predictions) -> Any:
-    """See `Predictions.plot`."""
+    """Return the figure of `Predictions.plot`: test errors against training time or ridge."""
     from ntkpipe.predictions.shown import ShownFigure
 
     table = predictions.metrics()
@@ -24,7 +24,7 @@ def plot_errors(predictions: Predictions) -> Any:
     for axes, (name, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for (kernel, other), rows in table.groupby(["kernel", across], sort=False):
             axes.plot(np.arange(len(rows)), rows[name], marker="o", markersize=3, label=f"{kernel}, {across} {other:g}")
-        # Times and ridges may be 0, and times inf: they stand side by side.
+        # Times and ridges may be 0, and times may be inf, so the ticks are equally spaced.
         axes.set_xticks(np.arange(len(places)), [f"{place:g}" for place in places], rotation=90)
         axes.set_xlabel("training time (gradient steps)" if along == "time" else f"ridge ({predictions.ridge_scale})")
         axes.set_ylabel(label)

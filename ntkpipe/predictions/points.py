@@ -1,4 +1,4 @@
-"""What is known of test points besides their kernel."""
+"""Data of test points besides their kernel."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class TestPoints:
-    """Test points in stored order, which is that of the rows of a test kernel.
+    """Test points in stored order, which is the order of the rows of a test kernel.
 
     Args:
-        index: (p,) int64, their places in the source.
-        class_names: c names; those of the outputs in regression.
-        label: (p,) int64, or None in regression.
-        target: (p, c) float64, in the units of the data; NaN where nobody knows them.
-        mean: (c,) that was taken from the training targets before they were solved for, and is added to predictions; None is nothing.
-        scale: (c,) that they were divided by, and predictions are multiplied by.
-        classes: whether outputs are those of classes, also where no label is known.
-        initial: (p, c) outputs that training starts from, which are added to predictions; None is zero.
+        index: (p,) int64 positions in the source.
+        class_names: c names of the classes, or of the outputs of regression.
+        label: (p,) int64 labels; None for regression or if they are unknown.
+        target: (p, c) float64 targets in the units of the data; NaN where unknown.
+        mean: (c,) mean that was subtracted from the training targets and is added to predictions; None means zero.
+        scale: (c,) divisor of the training targets, by which predictions are multiplied; None means one.
+        classes: whether the outputs belong to classes, even if no label is known.
+        initial: (p, c) outputs at the start of training, which are added to predictions; None means zero.
     """
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # tells pytest that this is not a test class
 
     index: np.ndarray
     class_names: tuple[str, ...]
@@ -34,11 +34,11 @@ class TestPoints:
     initial: np.ndarray | None = None
 
     def exported(self, means: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """Means in the units of the data, from those that were solved for.
+        """Convert means from the units of the solve to the units of the data.
 
         Args:
-            means: (..., k, c), of the points `rows`.
-            rows: of these k points, in stored order.
+            means: (..., k, c) means of the points `rows`.
+            rows: the k rows of these points, in stored order.
         """
         values = means if self.initial is None else means + self.initial[rows]
         return values if self.scale is None else values * self.scale + self.mean

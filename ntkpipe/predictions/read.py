@@ -1,4 +1,4 @@
-"""Reading `predictions.zarr` back, and checking that it still holds what was written."""
+"""Reads `predictions.zarr` and checks that it is unchanged."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ntkpipe.predictions.schema import Predictions, array_fingerprint, combined_
 from ntkpipe.predictions.write import FORMAT_VERSION
 
 REQUIRED = ("kernel", "time", "ridge", "test", "class", "target", "mean", "error_bound", "bound_kind")
-REMEDY = "compute it again with `ntkpipe predict`"
+REMEDY = "recompute it with `ntkpipe predict`"
 
 
 def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -> Predictions:
-    """Predictions as written by `write_predictions`, every array checked against its fingerprint.
+    """Read predictions that `write_predictions` wrote, and check every array against its fingerprint.
 
     Args:
-        path: of the Zarr group.
-        covariance: read the (p, p) covariances too, where there are any; they can be far larger than the rest.
+        path: path of the Zarr group.
+        covariance: also read the (p, p) covariances, if there are any. They can be far larger than the rest.
 
     Raises:
-        IncompleteError: nothing is there.
-        StoreError: it is not a group of predictions, or one of a later version.
-        CorruptionError: an array that is missing, unreadable or changed; the text names it.
+        IncompleteError: if the path does not exist.
+        StoreError: if it is not a group of predictions, or was written by another version of the format.
+        CorruptionError: if an array is missing, unreadable or changed. The text names it.
     """
     arrays, metadata, problems = _load(Path(path), covariance=covariance)
     if problems:
@@ -58,7 +58,7 @@ def read_predictions(path: str | os.PathLike[str], *, covariance: bool = True) -
 
 
 def verify_predictions(path: str | os.PathLike[str]) -> list[str]:
-    """Problems of a stored group of predictions, one text each; empty if every stored value is as written."""
+    """Return one text per problem of a stored group of predictions; empty if every stored value is unchanged."""
     try:
         return _load(Path(path), covariance=True)[2]
     except (StoreError, IncompleteError) as error:
@@ -66,13 +66,13 @@ def verify_predictions(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[str, Any], list[str]]:
-    """Arrays that could be read and are as written, the group's metadata, and what is wrong with the others."""
+    """Return the intact arrays, the group's metadata, and the problems of the other arrays."""
     if not path.exists():
         raise IncompleteError(f"{path} does not exist: {REMEDY}")
     try:
         group = zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False)
         metadata = {name: _plain(name, value) for name, value in group.attrs.items()}
-    except Exception as error:  # Zarr has no base class for what a damaged file makes it raise
+    except Exception as error:  # Zarr has no common base class for errors of damaged files
         raise StoreError(f"{path} cannot be opened as a Zarr v3 group ({_brief(error)}): {REMEDY}") from error
     if metadata.get("format") != "ntkpipe-predictions":
         raise StoreError(f"{path} is a Zarr group but holds no predictions of ntkpipe: check the path")
@@ -96,7 +96,7 @@ def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[
             continue
         try:
             array = _as_array(group, name)
-        except Exception as error:  # likewise: a flipped bit may surface as almost any exception
+        except Exception as error:  # a flipped bit may raise almost any exception
             problems.append(f"{path}/{name} cannot be read ({_brief(error)})")
             continue
         if array_fingerprint(array) != expected:
@@ -107,12 +107,12 @@ def _load(path: Path, *, covariance: bool) -> tuple[dict[str, np.ndarray], dict[
 
 
 def _plain(name: str, value: Any) -> Any:
-    """An attribute of the group; what is a mapping is stored as text since version 2."""
+    """Return an attribute of the group as a plain value. Mappings are stored as text since version 2."""
     return json.loads(value) if name in ("array_fingerprints", "attributes") and isinstance(value, str) else value
 
 
 def _disagreeing(path: Path) -> list[str]:
-    """Arrays of which the group's own copy of their metadata says something else; xarray reads that copy alone."""
+    """Return a text per array whose metadata differ from the group's copy, which is the only copy that xarray reads."""
     whole = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     copies = ((whole.get("consolidated_metadata") or {}).get("metadata") or {}).items()
     found = []
@@ -129,7 +129,7 @@ def _disagreeing(path: Path) -> list[str]:
 def _as_array(group: zarr.Group, name: str) -> np.ndarray:
     stored = group[name]
     if not isinstance(stored, zarr.Array):
-        raise TypeError("a group stands where an array should be")
+        raise TypeError("a group is in the place of an array")
     array = np.asarray(stored[...])
     return array if array.dtype.kind in "if" else np.array(array.tolist(), dtype=np.str_)
 

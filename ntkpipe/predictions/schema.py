@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.extras import require
 from ntkpipe.storage.plain import json_ready
 from ntkpipe.units import counted
 
@@ -28,30 +29,33 @@ class Predictions:
 
     Args:
         kernels: K names, such as `ntk` and `nngp`.
-        times: (T,) float64, strictly ascending, in gradient steps; `inf` is training to convergence.
-        ridges: (R,) float64, as configured; `ridge_scale` says against what.
+        times: (T,) float64 training times in gradient steps, strictly ascending; `inf` means training to convergence.
+        ridges: (R,) float64 ridges in the units of `ridge_scale`.
         ridge_scale: `relative` (to the mean of the train-train diagonal) or `absolute`.
-        test_index: (p,) int64, index of each test point in the original test set, strictly ascending.
-        class_names: c names; those of the outputs in regression.
-        label: (p,) int64 in `[0, c)`, or None in regression.
-        target: (p, c) float64, what the mean is regressed on.
-        mean: (K, T, R, p, c) float64.
-        error_bound: (K, T, R, p, c) float64 `>= 0`, of the numerical error of `mean`; `inf` where none is known.
-        error_estimate: (K, T, R, p, c), what 99% of the errors of `mean` are at most, by estimate: at most `error_bound`, and infinite
-            where nothing is known (docs/mathematics.md); None where it was not made.
-        bound_kind: (K, T, R), `rigorous`, `estimate`, or `minimum_norm` where directions that the stored kernel cannot tell from
-            null ones are left out: the bound is infinite there, and the means are those of least norm.
-        bound_terms: what each source adds to the bound, {name: (K, T, R, c) float64}.
-        variance: (K, T, R, p) float64, of one output; outputs are independent and share it. Several targets that were standardised
-            each have their own, (K, T, R, p, c). NaN where not computed.
-        variance_bound: likewise `>= 0`, of the numerical error of `variance`; `inf` where none is known.
-        noise: (K, T, R, c) float64 `>= 0`, variance with which targets scatter about what networks predict; None adds nothing.
-        covariance: (K, T, R, p, p) float64, likewise between test points; of several standardised targets (K, T, R, p, p, c).
-        attributes: plain JSON: versions, fingerprints, learning rate and so on; numbers that are not finite become words
-            (`storage.plain`).
+        test_index: (p,) int64 index of each test point in the original test set, strictly ascending.
+        class_names: c names of the classes, or of the outputs of regression.
+        label: (p,) int64 labels in `[0, c)`; None for regression or if they are unknown.
+        target: (p, c) float64 targets of the test points; NaN where unknown.
+        mean: (K, T, R, p, c) float64 predicted means.
+        error_bound: (K, T, R, p, c) float64 `>= 0`, bound on the numerical error of `mean`; `inf` if no bound is known.
+        error_estimate: (K, T, R, p, c) float64, an estimate that 99% of the errors of `mean` do not exceed. It is at
+            most `error_bound`, and infinite if nothing is known (docs/mathematics.md). None if errors were not
+            estimated.
+        bound_kind: (K, T, R), one of `rigorous`, `estimate` and `minimum_norm`. `minimum_norm` means that directions
+            which the stored kernel cannot distinguish from null directions are left out. The bound is then infinite,
+            and the means are those of least norm.
+        bound_terms: the part of the bound that each source contributes, {name: (K, T, R, c) float64}.
+        variance: (K, T, R, p) float64 variance of an output. Outputs are independent and share it. Several standardised
+            targets have a variance each, (K, T, R, p, c). NaN where it was not computed.
+        variance_bound: bound `>= 0` on the numerical error of `variance`, of the same shape; `inf` if none is known.
+        noise: (K, T, R, c) float64 `>= 0`, variance of the targets about the outputs of networks; None adds nothing.
+        covariance: (K, T, R, p, p) float64 covariance between test points, or (K, T, R, p, p, c) for several
+            standardised targets.
+        attributes: plain JSON values such as versions, fingerprints and learning rate. Numbers that are not finite
+            become words (`storage.plain`).
 
     Raises:
-        ValueError: naming the field whose shape or values are wrong.
+        ValueError: if a field has a wrong shape or wrong values. The text names the field.
     """
 
     kernels: tuple[str, ...]
@@ -94,7 +98,7 @@ class Predictions:
         for name in ("test_index", "label"):
             set_(self, name, _frozen(getattr(self, name), np.int64))
         set_(self, "bound_kind", _frozen(self.bound_kind, np.str_))
-        # A round trip through JSON: what is kept here is what a reader of the file will get.
+        # The attributes take a round trip through JSON, so that they equal those that a reader of the file gets.
         set_(self, "attributes", json.loads(json.dumps(json_ready(self.attributes), allow_nan=False)))
         self._check()
 
@@ -107,7 +111,7 @@ class Predictions:
             wanted = 2 if name == "target" else 1
             array = getattr(self, name)
             if array.ndim != wanted or array.size == 0:
-                raise ValueError(f"{name} has shape {array.shape}, wanted {wanted} dimensions, none empty")
+                raise ValueError(f"{name} has shape {array.shape}, but needs {wanted} dimensions, none of size 0")
         if np.isnan(self.times).any() or (np.diff(self.times) <= 0).any() or self.times[0] < 0:
             raise ValueError(f"times={self.times.tolist()} must be at least 0 and strictly ascending")
         if (np.diff(self.test_index) <= 0).any():
@@ -132,13 +136,13 @@ class Predictions:
         ]
         for name, array, shape in shapes:
             if array is not None and array.shape != shape:
-                raise ValueError(f"{name} has shape {array.shape}, wanted {shape}")
+                raise ValueError(f"{name} has shape {array.shape}, but needs {shape}")
         if not np.isin(self.bound_kind, BOUND_KINDS).all():
             raise ValueError(f"bound_kind must hold {' or '.join(BOUND_KINDS)}, got {np.unique(self.bound_kind)}")
         if not (self.error_bound >= 0).all():
             raise ValueError("error_bound must be at least 0 everywhere (inf where no bound is known)")
         if self.error_estimate is not None and not (self.error_estimate >= 0).all():
-            raise ValueError("error_estimate must be at least 0 everywhere (inf where nothing is known)")
+            raise ValueError("error_estimate must be at least 0 everywhere (inf where no estimate is known)")
         if self.variance_bound is not None and not (self.variance_bound >= 0).all():
             raise ValueError("variance_bound must be at least 0 everywhere (inf where no bound is known)")
         if self.variance is not None and (self.variance < 0).any():
@@ -151,7 +155,7 @@ class Predictions:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """(K, T, R, p, c)."""
+        """The sizes (K, T, R, p, c)."""
         return (len(self.kernels), len(self.times), len(self.ridges), len(self.test_index), len(self.class_names))
 
     @property
@@ -161,15 +165,15 @@ class Predictions:
 
     @property
     def predicts_classes(self) -> bool:
-        """Whether outputs are those of classes, whether or not the labels of the test points are known."""
+        """Whether outputs belong to classes, even if the labels of the test points are unknown."""
         return self.label is not None or self.attributes.get("labels") in ("centered", "half")
 
     def entries(self) -> Iterator[tuple[int, int, int]]:
-        """Positions (kernel, time, ridge) of every prediction, in stored order."""
+        """Return an iterator over the positions (kernel, time, ridge) of all predictions, in stored order."""
         return np.ndindex(self.shape[:3])  # type: ignore[return-value]
 
     def arrays(self) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
-        """Every array as it is stored: name -> (array, dimension names). Coordinates carry their dimension's name."""
+        """Return every stored array and its dimension names, by name. Coordinates have the name of their dimension."""
         grid = ("kernel", "time", "ridge")
         candidates: dict[str, tuple[np.ndarray | None, tuple[str, ...]]] = {
             "kernel": (np.array(self.kernels), ("kernel",)),
@@ -193,7 +197,11 @@ class Predictions:
         return {name: (array, dims) for name, (array, dims) in candidates.items() if array is not None}
 
     def to_xarray(self) -> Any:
-        """Everything as an `xarray.Dataset`, with the dimensions and names of `predictions.zarr`; attributes that are mappings as JSON."""
+        """Return an `xarray.Dataset` with the dimensions and names of `predictions.zarr`.
+
+        Attributes that are mappings become JSON text.
+        """
+        require("xarray", "to_xarray")
         import xarray
 
         coordinates = ("kernel", "time", "ridge", "test", "class")
@@ -205,7 +213,9 @@ class Predictions:
         )
 
     def to_torch(self) -> dict[str, Any]:
-        """The arrays of numbers as `torch.Tensor`s, by name, without copies: read them alone.
+        """Return the numeric arrays as `torch.Tensor`s by name.
+
+        The tensors share memory with the predictions, so do not write to them.
 
         Raises:
             ConfigError: if PyTorch is not installed.
@@ -219,7 +229,9 @@ class Predictions:
             return {name: torch.from_numpy(a) for name, (a, _) in self.arrays().items() if a.dtype.kind in "if"}
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame` with a row per kernel, time, ridge and test point; columns as of `ntkpipe export`."""
+        """Return a `pandas.DataFrame` with the columns of `ntkpipe export`: a row per kernel, time, ridge and point."""
+        require("pyarrow", "to_pandas")
+        require("pandas", "to_pandas")
         import pyarrow as pa
 
         from ntkpipe.predictions.tables import iterate_tables
@@ -227,11 +239,12 @@ class Predictions:
         return pa.concat_tables(list(iterate_tables(self))).to_pandas()
 
     def metrics(self) -> Any:
-        """A `pandas.DataFrame` with a row per kernel, time and ridge: accuracy, errors and bounds, as `metrics.json` has them.
+        """Return a `pandas.DataFrame` with the metrics of `metrics.json`, one row per kernel, time and ridge.
 
         Raises:
-            DataError: if nothing is known of the test points' labels or targets.
+            DataError: if the labels or targets of the test points are unknown.
         """
+        require("pandas", "metrics", "compute_metrics of ntkpipe.predictions.metrics gives the same as dictionaries")
         import pandas as pd
 
         from ntkpipe.predictions.metrics import compute_metrics
@@ -240,25 +253,28 @@ class Predictions:
         return pd.DataFrame(compute_metrics(self)["entries"])
 
     def plot(self) -> Any:
-        """Test errors against training time, or against the ridge if there is one time alone: a `matplotlib.figure.Figure`.
+        """Return a `matplotlib.figure.Figure` of test errors against training time.
+
+        If there is only one time, the errors are drawn against the ridge.
 
         Raises:
-            DataError: as `metrics`.
+            DataError: if the labels or targets of the test points are unknown.
         """
+        require("matplotlib", "plot")
         from ntkpipe.predictions.plot import plot_errors
 
         return plot_errors(self)
 
     @property
     def has_targets(self) -> bool:
-        """Whether anything is known of the test points' labels or targets."""
+        """Whether labels or targets of the test points are known."""
         return not np.isnan(self.target).any()
 
     def target_variance(self, entry: tuple[int, int, int]) -> np.ndarray | None:
-        """Variances of the targets at one kernel, time and ridge: over networks, and of the noise. None where there are none.
+        """Return variances of the targets at one kernel, time and ridge: over networks, plus the noise.
 
         Returns:
-            (p,) where outputs share them, otherwise (p, c).
+            (p,) if outputs share them, otherwise (p, c). None if there are no variances.
         """
         if self.variance is None:
             return None
@@ -269,7 +285,10 @@ class Predictions:
 
     @classmethod
     def concatenated(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Predictions of several groups of test points, in this order, at the same kernels, times and ridges; without covariances."""
+        """Concatenate predictions of several groups of test points with equal kernels, times and ridges.
+
+        The result has no covariances if there are several groups.
+        """
         first = parts[0]
         if len(parts) == 1:
             return first
@@ -301,25 +320,26 @@ class Predictions:
         return f"Predictions({', '.join(self.kernels)}: {', '.join(sizes)}; mean, {', '.join(arrays)})"
 
     def require_targets(self) -> None:
-        """Raise `DataError` if nothing is known of the test points' labels or targets."""
+        """Raise `DataError` if labels and targets of the test points are unknown."""
         if not self.has_targets:
-            raise DataError(
-                "nothing is known of the test points' labels or targets: give them (y_test) where the kernel is made"
-            )
+            raise DataError("the test points have no labels or targets: give y_test when the kernel is made")
 
     def fingerprint(self) -> str:
-        """sha256 hex of every array and attribute: equal for equal predictions, wherever they were written."""
+        """Return the SHA-256 of all arrays and attributes in hexadecimal. Equal predictions have equal fingerprints."""
         hashes = {name: array_fingerprint(array) for name, (array, _) in self.arrays().items()}
         return combined_fingerprint(hashes, self.ridge_scale, self.attributes)
 
 
 def _attribute(value: Any) -> str | int | float:
-    """What netCDF takes for an attribute."""
+    """Return the value in a form that netCDF accepts as an attribute."""
     return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else json.dumps(value)
 
 
 def array_fingerprint(array: np.ndarray) -> str:
-    """sha256 hex of an array's shape and values; strings as JSON, numbers as little-endian bytes."""
+    """Return the SHA-256 of an array's shape and values in hexadecimal.
+
+    Strings are hashed as JSON, numbers as little-endian bytes.
+    """
     digest = hashlib.sha256()
     if array.dtype.kind in "if":
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
@@ -332,7 +352,7 @@ def array_fingerprint(array: np.ndarray) -> str:
 
 
 def combined_fingerprint(hashes: Mapping[str, Any], ridge_scale: str, attributes: Mapping[str, Any]) -> str:
-    """sha256 hex over the arrays' fingerprints and everything else that predictions hold."""
+    """Return the SHA-256 of the arrays' fingerprints and all other content of the predictions, in hexadecimal."""
     content = {"arrays": hashes, "ridge_scale": ridge_scale, "attributes": attributes}
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
@@ -340,12 +360,12 @@ def combined_fingerprint(hashes: Mapping[str, Any], ridge_scale: str, attributes
 def _frozen(value: Any, dtype: Any) -> np.ndarray | None:
     if value is None:
         return None
-    # A view of the caller's array, so that freezing it here does not freeze theirs; no copy of a large one.
+    # Freezing a view does not freeze the caller's array, and needs no copy.
     array = np.asarray(value, dtype=dtype).view()
     array.flags.writeable = False
     return array
 
 
 def _axes(array: np.ndarray | None) -> int:
-    """Of an array that may not be there."""
+    """Return the number of axes of an optional array; 0 for None."""
     return 0 if array is None else array.ndim

@@ -1,4 +1,4 @@
-"""Figures that notebooks show, whether or not pyplot, which would tell them how, is imported."""
+"""A figure that notebooks display even if pyplot is not imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 
 class ShownFigure(Figure):
-    """A `matplotlib.figure.Figure` that is a picture where it is a cell's last value."""
+    """A `matplotlib.figure.Figure` that a notebook displays if it is the last value of a cell."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Predictions as tables: a row per kernel, time, ridge and test point."""
+"""Converts predictions to tables with a row per kernel, time, ridge and test point."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ntkpipe.predictions.schema import Predictions
 
-# 65,536 rows of 10 classes are 11 MB: large enough for Parquet to be efficient, small enough to ignore.
+# 65,536 rows of 10 classes take 11 MB. This is large enough for Parquet to be efficient, and needs little memory.
 ROWS_PER_GROUP = 2**16
 
 
 def iterate_tables(predictions: Predictions, rows: int = ROWS_PER_GROUP) -> Iterator[pa.Table]:
-    """The rows of `export_predictions` as Arrow tables of at most `rows` rows, each of one (kernel, time, ridge)."""
+    """Yield the rows of `export_predictions` as Arrow tables of at most `rows` rows, one (kernel, time, ridge) each."""
     for entry in predictions.entries():
         for start in range(0, len(predictions.test_index), rows):
             yield _table(predictions, entry, slice(start, start + rows))
 
 
 def _table(predictions: Predictions, entry: tuple[int, int, int], rows: slice) -> pa.Table:
+    import pyarrow as pa
+
     k, t, r = entry
     mean, bound = predictions.mean[entry][rows], predictions.error_bound[entry][rows]
     count, outputs = mean.shape

@@ -1,4 +1,7 @@
-"""`predictions.zarr`: a Zarr v3 group that xarray opens, with checksums, appearing whole or not at all."""
+"""Writes `predictions.zarr`, a Zarr v3 group with checksums that xarray can open.
+
+The group appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.predictions.schema import Predictions, array_fingerprint, combined_fingerprint
 
 FORMAT_VERSION = 2
-"""Since 2 the attributes are text, names have a fixed width, and the group has the metadata of its arrays."""
+"""Version of the format. Since 2, attributes are text, names have a fixed width, and the group holds array metadata."""
 
 DESCRIPTIONS = {
     "kernel": "ntk: all layers trained; nngp: the readout trained; ntkgp: posterior with the NTK as covariance",
@@ -39,31 +42,32 @@ DESCRIPTIONS = {
 
 
 def write_predictions(predictions: Predictions, path: str | os.PathLike[str], *, overwrite: bool = True) -> str:
-    """Write predictions as a Zarr group, under a temporary name first and renamed at the end.
+    """Write predictions as a Zarr group. It gets a temporary name first and is renamed at the end.
 
-    Opens with `xarray.open_zarr(path)`; there `ds["mean"].sel(kernel="ntk")` works (`ds.mean` is a method of xarray), and so do
-    `idxmax` and `to_netcdf`. Chunks carry crc32c checksums, and the group the sha256 of every array.
+    `xarray.open_zarr(path)` opens the group. There `ds["mean"].sel(kernel="ntk")` works (`ds.mean` is a method of
+    xarray), and so do `idxmax` and `to_netcdf`. Chunks carry CRC-32C checksums, and the group holds the SHA-256 of
+    every array.
 
     Args:
-        predictions: what to write.
-        path: of the group, such as `runs/a/predictions.zarr`.
-        overwrite: replace what is there; the old group stays until the new one is complete.
+        predictions: the predictions to write.
+        path: path of the group, such as `runs/a/predictions.zarr`.
+        overwrite: replace an existing group. The old group stays until the new one is complete.
 
     Returns:
-        The fingerprint of the content, sha256 hex.
+        The fingerprint of the content, a SHA-256 in hexadecimal.
 
     Raises:
-        ConfigError: something is there and `overwrite` is false.
+        ConfigError: if the path exists and `overwrite` is false.
     """
     target = Path(path)
     if target.exists() and not overwrite:
-        raise ConfigError(f"{target} exists: choose another path, or ask for it to be overwritten")
+        raise ConfigError(f"{target} exists: choose another path, or set overwrite=true")
     target.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex
     temporary = target.with_name(f".{target.name}.{token}.partial")
     try:
         with warnings.catch_warnings():
-            # That other programs than Zarr's own may not know texts of fixed width, nor metadata of a whole group.
+            # Zarr warns that other programs may not support texts of fixed width or metadata of a whole group.
             warnings.filterwarnings("ignore", message="The data type .* does not have a Zarr V3 specification")
             warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
             fingerprint = _write_group(predictions, temporary)
@@ -85,24 +89,24 @@ def _write_group(predictions: Predictions, path: Path) -> str:
             "format_version": FORMAT_VERSION,
             "ridge_scale": predictions.ridge_scale,
             "fingerprint": fingerprint,
-            # As text: netCDF has no mappings among its attributes.
+            # Mappings are stored as text, because netCDF has no mappings among its attributes.
             "array_fingerprints": json.dumps(hashes),
             "attributes": json.dumps(predictions.attributes, allow_nan=False),
         },
     )
     for name, (array, dimensions) in arrays.items():
         is_text = array.dtype.kind not in "if"
-        # Absent chunks read as NaN (or -1), which no fingerprint of real values matches.
+        # Absent chunks read as NaN (or -1), which match no fingerprint of real values.
         fill = "" if is_text else (np.nan if array.dtype.kind == "f" else -1)
         description = DESCRIPTIONS.get(name)
-        # Of fixed width: `idxmax` of xarray cannot give names of any length.
+        # Names have a fixed width, because `idxmax` of xarray does not support names of variable length.
         dtype = np.dtype(f"<U{max(1, array.dtype.itemsize // 4)}") if is_text else array.dtype
         stored = group.create_array(
             name,
             shape=array.shape,
             dtype=dtype,
             chunks=_chunks(array.shape, dimensions),
-            # Floats of a kernel method hardly compress (8-12% on Gram tiles); the checksum is what matters.
+            # Floats of a kernel method hardly compress (8-12% on Gram tiles), so the codec only adds a checksum.
             compressors=Crc32cCodec(),
             fill_value=fill,
             dimension_names=dimensions,
@@ -119,7 +123,7 @@ def _write_group(predictions: Predictions, path: Path) -> str:
 
 
 def _chunks(shape: tuple[int, ...], dimensions: tuple[str, ...]) -> tuple[int, ...]:
-    """One chunk per (kernel, time, ridge) and at most 16 MiB of rows of test points in it."""
+    """Return the chunk shape: one (kernel, time, ridge) per chunk, with at most 16 MiB of rows of test points."""
     if "test" not in dimensions or len(dimensions) < 3:
         return shape
     row = 8 * int(np.prod(shape[4:], dtype=np.int64))
@@ -127,7 +131,7 @@ def _chunks(shape: tuple[int, ...], dimensions: tuple[str, ...]) -> tuple[int, .
 
 
 def _replace(temporary: Path, target: Path, token: str) -> None:
-    """Rename a finished folder to its place. A crash between the two renames leaves no group, never half of one."""
+    """Move a finished folder to its place. A crash between the two renames leaves no group, and never a partial one."""
     old = target.with_name(f".{target.name}.{token}.old")
     if target.exists():
         target.rename(old)

@@ -1,8 +1,9 @@
-"""Blocks of any layers (residual sums, layer norm, attention): their maps of variance and correlation, by repetition.
+"""Maps of variance and correlation for repeated blocks of any layers (residual sums, layer norm, attention).
 
-A block is folded through the layers' own formulas, on images of one pixel: the constant mode, of inputs that are alike in all their
-pixels. Its slope at correlation 1 is what it multiplies an incoming NTK with, times the incoming variance over the outgoing one.
-There is no critical line: blocks with a sum around them change correlations as powers of depth.
+A block is evaluated with the formulas of its layers on images of one pixel, which represents inputs that are constant
+over their pixels. Its slope at correlation 1 is the factor by which it multiplies an incoming NTK, times the incoming
+variance divided by the outgoing one. Blocks have no critical line: residual blocks change correlations as powers of
+depth.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,17 +28,17 @@ from ntkpipe.kernels.spec import canonical_spec, name_layer
 from ntkpipe.kernels.state import KernelState, Signature
 
 _GONE = ("flatten", "avg_pool", "sum_pool", "global_avg_pool", "global_sum_pool", "resize")
-"""Layers that a single pixel passes unchanged (a sum over pixels but for its scale)."""
+"""Layers that leave a single pixel unchanged (up to the scale of a sum over pixels)."""
 
 
 @dataclass(frozen=True)
 class BlockMap:
-    """What repetitions of a block do, arrays `(repetitions,)`.
+    """The effect of each repetition of a block, arrays `(repetitions,)`.
 
     Args:
-        variance: before each repetition.
-        slope: of each repetition's correlation map at 1: below 1 inputs grow alike, above 1 unlike.
-        gradient: by which each multiplies squared gradients.
+        variance: variance before each repetition.
+        slope: slope at 1 of the correlation map of each repetition. Below 1 inputs become more similar, above 1 less.
+        gradient: factor by which each repetition multiplies squared gradients.
     """
 
     variance: np.ndarray
@@ -47,22 +49,23 @@ class BlockMap:
 def block_map(
     spec: Sequence[Mapping[str, Any]], block: tuple[int, int], *, repetitions: int = 100, variance: float = 1.0
 ) -> BlockMap:
-    """Repeat some layers of a network.
+    """Return the maps of a block of layers that is repeated.
 
     Args:
         spec: the layers of the whole network.
-        block: positions of the first layer, and of the one after the last, counted from 0.
-        repetitions: at least 1.
-        variance: of the activations before the first repetition, above 0.
+        block: positions of the first layer and of the layer after the last, counted from 0.
+        repetitions: number of repetitions, at least 1.
+        variance: variance of the activations before the first repetition, above 0.
 
     Raises:
-        ConfigError: if there are no such layers, they cannot follow each other, or one is random even for equal inputs (dropout).
+        ConfigError: if there are no such layers, they cannot be repeated, or one is random for equal inputs (dropout).
     """
     layers = canonical_spec(spec)
     low, high = block
     if not 0 <= low < high <= len(layers):
         raise ConfigError(
-            f"phase.block=[{low},{high}] must be [first, end] with 0 <= first < end <= {len(layers)}, the layers there are"
+            f"phase.block=[{low},{high}] must be [first, end] with 0 <= first < end <= {len(layers)}, the number of "
+            "layers"
         )
     if repetitions < 1 or not (math.isfinite(variance) and variance > 0.0):
         raise ConfigError(f"repetitions={repetitions} must be at least 1, and variance={variance} above 0")
@@ -86,21 +89,23 @@ def block_map(
 
 
 def _through(steps: tuple[Step, ...], q: float) -> tuple[float, float]:
-    """The variance after a block, and by what it multiplies an NTK."""
+    """Return the variance after a block, and the factor by which it multiplies an NTK."""
 
     def ends(ntk: float) -> tuple[float, float]:
         made = _folded(steps, jnp.asarray(q), jnp.asarray(ntk))
         return float(made[0]), float(made[1])
 
-    # Linear in the incoming NTK; the block's own gradients are the constant. A large one drowns them.
+    # The NTK after the block is linear in the incoming NTK, and the block's own gradients are the constant term. A
+    # large
+    # incoming NTK makes the constant negligible.
     scale = 1e8 * max(q, 1.0)
     after, with_one = ends(scale)
     return after, (with_one - ends(0.0)[1]) / scale
 
 
-@jax.jit(static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _folded(steps: tuple[Step, ...], q: jax.Array, ntk: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both kernels of a pixel with itself after the steps."""
+    """Return both kernels of a pixel with itself after the steps."""
     shape = (1, 1, 1, 1, 1)
     state = KernelState(jnp.full(shape, q), jnp.full(shape, ntk), steps[0].incoming, is_own=True)
     made, _ = fold_own(steps, state)
@@ -111,13 +116,15 @@ def _folded(steps: tuple[Step, ...], q: jax.Array, ntk: jax.Array) -> tuple[jax.
 def _steps(layers: Sequence[Mapping[str, Any]], first: int) -> tuple[Step, ...]:
     kept = _on_one_pixel(layers)
     if not kept:
-        raise ConfigError(f"phase.block=[{first},{first + len(layers)}] has no layer that changes a single pixel")
+        raise ConfigError(
+            f"phase.block=[{first},{first + len(layers)}] has no layer that acts within a pixel: choose other layers"
+        )
     try:
         made = [build_layer(layer) for layer in canonical_spec(kept)]
         steps = resolve(made, Signature((1, 1), 1, is_gaussian=True), wanted=((0,), (0,)), own=True)
     except PlaceError as error:
         raise ConfigError(
-            f"the layers of phase.block=[{first},{first + len(layers)}] do not follow each other: {error}"
+            f"the layers of phase.block=[{first},{first + len(layers)}] cannot be composed: {error}"
         ) from None
     if not steps[-1].outgoing.is_gaussian:
         raise ConfigError(
@@ -139,8 +146,8 @@ def _on_one_pixel(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         if op == "conv_transpose" and layer["strides"] != [1, 1]:
             raise ConfigError(
-                f"{name_layer(index, layer)} of the block leaves gaps between pixels, which a constant image does not pass: "
-                "leave it out of phase.block"
+                f"{name_layer(index, layer)} of the block leaves gaps between pixels, so a constant image does not "
+                "stay constant: leave it out of phase.block"
             )
         if op in ("dense", "conv", "conv_transpose", "conv_local"):
             kept = {key: layer[key] for key in ("w_std", "b_std", "parameterization")}
@@ -150,8 +157,8 @@ def _on_one_pixel(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 made.append({**layer, "layers": inner})
         elif op == "fan_in_concat" and layer["fractions"] is None:
             raise ConfigError(
-                f"{name_layer(index, layer)} of the block takes its fractions from the widths of its branches, which a single pixel does "
-                "not have: state fractions"
+                f"{name_layer(index, layer)} of the block takes its fractions from the widths of its branches, which "
+                "a single pixel does not have: give fractions"
             )
         elif "branches" in layer:
             made.append({**layer, "branches": [_on_one_pixel(branch) for branch in layer["branches"]]})

@@ -1,8 +1,8 @@
-"""How patterns over pixels fade in convolutional networks: Fourier modes of the averaging operator (arXiv:1806.05393).
+"""Decay of spatial patterns in convolutional networks: Fourier modes of the averaging operator (arXiv:1806.05393).
 
-Deviations of the covariances from their fixed point are averaged over filter taps in every layer: mode k is multiplied by
-`chi lambda_k`, `lambda_k = sum over taps of v_tap exp(2 pi i k tap / extent)`. With uniform taps all modes but the constant one
-die out at chi = 1 too; with one tap alone ("delta-orthogonal") none does.
+Every layer averages deviations of the covariances from their fixed point over the filter taps. It multiplies mode k by
+`chi lambda_k` with `lambda_k = sum over taps of v_tap exp(2 pi i k tap / extent)`. With uniform taps, all modes but the
+constant one decay even at chi = 1. With variance at the central tap only ("delta-orthogonal"), none decays.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ntkpipe.propagation.correlation import depth_scale
 
 
 def averaging_modes(extent: Sequence[int], window: Sequence[int], taps: str = "uniform") -> np.ndarray:
-    """Eigenvalues of the averaging operator with circular padding.
+    """Return the absolute eigenvalues of the averaging operator with circular padding.
 
     Args:
-        extent: pixels along each axis.
-        window: taps of the filter along each axis.
-        taps: `uniform`, all of equal variance; or `delta`, the central one alone.
+        extent: number of pixels along each axis.
+        window: number of filter taps along each axis.
+        taps: `uniform` gives all taps equal variance; `delta` gives all variance to the central tap.
 
     Returns:
-        `|lambda_k|`, of shape `extent`; 1 of the constant mode.
+        `|lambda_k|`, of shape `extent`; it is 1 for the constant mode.
 
     Raises:
-        ConfigError: if a number is below 1, or `taps` unknown.
+        ConfigError: if a number is below 1, or `taps` is unknown.
     """
     if taps not in ("uniform", "delta"):
         raise ConfigError(f"taps={taps!r} is not one of uniform, delta")
@@ -44,7 +44,7 @@ def averaging_modes(extent: Sequence[int], window: Sequence[int], taps: str = "u
 
 
 def mode_depths(modes: np.ndarray, chi: float) -> np.ndarray:
-    """Layers in which each mode falls to 1 / e, of the shape of `modes`.
+    """Return the number of layers in which each mode falls to 1 / e, of the shape of `modes`.
 
     Args:
         modes: from `averaging_modes`.

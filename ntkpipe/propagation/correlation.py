@@ -1,7 +1,8 @@
-"""The correlation of two inputs from layer to layer, at a settled variance (arXiv:1611.01232).
+"""The correlation c of two inputs from layer to layer, at a fixed point of the variance (arXiv:1611.01232).
 
-Followed is `g = 1 - c`: `g -> w_std^2 (E phi^2 - E phi(u) phi(v)) / q`, in which the bias cancels. The correlation map is a power
-series with coefficients that are not negative, so that it is convex on [0, 1] and has at most one fixed point below 1.
+The gap `g = 1 - c` is followed: `g -> w_std^2 (E phi^2 - E phi(u) phi(v)) / q`, in which the bias cancels. The
+correlation map is a power series with coefficients `>= 0`, so it is convex on [0, 1] and has at most one fixed point
+below 1.
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ntkpipe.propagation.maps import Maps
+from ntkpipe.propagation.maps import ACCURATE, Maps
 from ntkpipe.propagation.roots import bisect
 
 CRITICAL = 1e-9
-"""How near 1 chi_1 is called critical: ten digits of `w_std` that are written down leave less."""
+"""chi_1 counts as critical if it differs from 1 by less than this; ten written digits of `w_std` give less."""
 
-# A gap so small that the map has its slope there, and one at which it is far from 1.
+# A gap so small that the map is linear up to it, and the smallest gap that is considered.
 _TINY = 1e-9
 _LEAST = 1e-16
-# A fixed point below is rounding of an odd function's, which is 0.
+# A fixed point below this is the rounding of 0, the fixed point of odd functions.
 _ROUNDING = 4e-15
 
 
 class Correlations(NamedTuple):
-    """Of `(n,)` settled variances.
+    """Properties of the correlation map at `(n,)` fixed points of the variance.
 
     Args:
         chi_1: slope of the correlation map at 1; infinite where phi jumps.
         c_star: the stable fixed point.
-        gap: `1 - c_star`, with all its digits.
-        chi_c_star: slope at the fixed point.
+        gap: `1 - c_star`, computed without cancellation.
+        chi_c_star: slope at the stable fixed point.
     """
 
     chi_1: np.ndarray
@@ -40,9 +41,11 @@ class Correlations(NamedTuple):
     chi_c_star: np.ndarray
 
 
-def gap_map(maps: Maps, w2: np.ndarray, q: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """From gaps `(n,)` to the gaps after a layer, and the slopes of the map there."""
-    pairs = maps.at(q)
+def gap_map(
+    maps: Maps, w2: np.ndarray, q: np.ndarray, accuracy: float = ACCURATE
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return the function from gaps `(n,)` to the gaps after a layer and the slopes of the map."""
+    pairs = maps.at(q, accuracy)
 
     def following(gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         upper, dot = pairs(gap)
@@ -52,12 +55,13 @@ def gap_map(maps: Maps, w2: np.ndarray, q: np.ndarray) -> Callable[[np.ndarray],
 
 
 def correlations(maps: Maps, w2: np.ndarray, q: np.ndarray) -> Correlations:
-    """Slopes and fixed points.
+    """Return slopes and fixed points of the correlation maps.
 
     Args:
-        maps: of the nonlinearity.
+        maps: maps of the nonlinearity.
         w2: squares of `w_std`, `(n,)`.
-        q: settled variances, `(n,)`; where they are 0, infinite or NaN, the slope at 1 alone is known (at 0) or nothing.
+        q: fixed points of the variance, `(n,)`. Where q is 0, only `chi_1` is known; where it is infinite or NaN,
+            nothing.
     """
     q = np.asarray(q, np.float64)
     known = np.isfinite(q) & (q > 0.0)
@@ -71,16 +75,15 @@ def correlations(maps: Maps, w2: np.ndarray, q: np.ndarray) -> Correlations:
 def _settled(maps: Maps, w2: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     following = gap_map(maps, w2, q)
     chi_1 = w2 * maps.squares(q).dot
-    # A convex map lies above its tangent: where it does not, the tangent misses the jumps of phi.
-    steep = following(np.full_like(q, _TINY))[0] / _TINY
-    jumps = steep > chi_1 * (1.0 + 1e-5) + 1e-12
+    jumps = np.full(len(q), maps.jumps)
+    if maps.panels is None:
+        # A convex map lies above its tangent. If it does not, the tangent does not include the jumps of phi.
+        jumps = following(np.full_like(q, _TINY))[0] / _TINY > chi_1 * (1.0 + 1e-5) + 1e-12
     chi_1 = np.where(jumps, np.inf, chi_1)
     gap = np.zeros_like(q)
     chaotic = chi_1 > 1.0 + CRITICAL
     if chaotic.any():
-        of_chaotic = gap_map(maps, w2[chaotic], q[chaotic])
-        count = int(chaotic.sum())
-        found = bisect(lambda g: of_chaotic(g)[0] - g, np.full(count, _LEAST), np.ones(count))
+        found = _lowest(maps, w2[chaotic], q[chaotic])
         gap[chaotic] = np.where(1.0 - found <= _ROUNDING, 1.0, found)
     slope = np.where(chaotic, following(gap)[1], chi_1)
     if jumps.any():
@@ -88,14 +91,31 @@ def _settled(maps: Maps, w2: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.
     return chi_1, gap, slope
 
 
+def _lowest(maps: Maps, w2: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the gaps at the fixed points below correlation 1. Maps of 1e-3 bracket them, because accurate ones may be slow."""
+
+    def excess(accuracy: float) -> Callable[[np.ndarray], np.ndarray]:
+        following = gap_map(maps, w2, q, accuracy)
+        return lambda gap: following(gap)[0] - gap
+
+    least, most, accurate = np.full_like(q, _LEAST), np.ones_like(q), excess(ACCURATE)
+    near = bisect(excess(1e-3), least, most)
+    low, high = np.maximum(near / 4.0, _LEAST), np.minimum(near * 4.0, 1.0)
+    right = (accurate(low) > 0.0) & ((accurate(high) <= 0.0) | (high == 1.0))
+    return bisect(accurate, np.where(right, low, least), np.where(right, high, most))
+
+
 def _difference(f: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> np.ndarray:
-    """The slope by central differences of fourth order."""
+    """Return the slope by central differences of fourth order."""
     h = 1e-3 * at
     return (8.0 * (f(at + h) - f(at - h)) - (f(at + 2.0 * h) - f(at - 2.0 * h))) / (12.0 * h)
 
 
 def depth_scale(slope: np.ndarray) -> np.ndarray:
-    """Layers in which a deviation falls to 1 / e, `-1 / log slope`: infinite at slope 1, negative where it grows."""
+    """Return the number of layers in which a deviation falls to 1 / e, `-1 / log slope`.
+
+    It is infinite at slope 1, and negative where deviations grow.
+    """
     slope = np.asarray(slope, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = -1.0 / np.log(np.abs(slope))

@@ -1,4 +1,4 @@
-"""Signals layer by layer: variance, correlation and the NTK of two inputs, and how n equally distant ones are conditioned."""
+"""Variance, correlation and NTK of two inputs layer by layer, and condition numbers for n equally distant inputs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _EPS = {"float32": float(np.finfo(np.float32).eps), "float64": float(np.finfo(np
 
 @dataclass(frozen=True)
 class Depths:
-    """Of layers 1 to `depth`, arrays `(depth,)`: after each linear layer.
+    """Quantities after each of the linear layers 1 to `depth`, arrays `(depth,)`.
 
     Args:
-        variance: q, which has settled from the first layer on.
+        variance: q, which is at its fixed point from the first layer on.
         gap: `1 - c` of the correlation c.
-        ntk: of an input with itself.
-        ntk_gap: by how much the NTK of both inputs is smaller.
+        ntk: NTK of an input with itself.
+        ntk_gap: NTK of an input with itself minus the NTK of the two inputs.
     """
 
     variance: np.ndarray
@@ -32,39 +32,44 @@ class Depths:
 
     @property
     def correlation(self) -> np.ndarray:
-        """Of both inputs, c."""
+        """Correlation c of the two inputs."""
         return 1.0 - self.gap
 
     @property
     def ntk_ratio(self) -> np.ndarray:
-        """The NTK of both inputs over that of one: 1/3 at criticality of smooth nonlinearities, 1/4 of ReLU's."""
+        """NTK of the two inputs divided by that of one: at criticality 1/3 for smooth nonlinearities, and 1/4 for
+        ReLU.
+        """
         return 1.0 - self.ntk_gap / self.ntk
 
     def condition(self, inputs: int) -> np.ndarray:
-        """Condition number of the NTK of so many inputs, any two as far apart as these; infinite where they coincide."""
+        """Return the condition number of the NTK of `inputs` inputs that all have this pairwise distance.
+
+        It is infinite where the inputs coincide.
+        """
         with np.errstate(divide="ignore"):
             return inputs * (self.ntk / self.ntk_gap - 1.0) + 1.0
 
 
 def depths(maps: Maps, w_std: float, q_star: float, correlation: float, depth: int) -> Depths:
-    """Two inputs of the settled variance on their way down, in the `ntk` parameterisation.
+    """Follow two inputs through the layers in the `ntk` parameterisation.
 
     Args:
-        maps: of the nonlinearity.
-        w_std: of the weights.
-        q_star: the settled variance, above 0.
-        correlation: after the first layer, -1 to 1.
-        depth: linear layers.
+        maps: maps of the nonlinearity.
+        w_std: standard deviation of the weights.
+        q_star: fixed point of the variance, above 0.
+        correlation: correlation after the first layer, -1 to 1.
+        depth: number of linear layers.
 
     Raises:
-        ConfigError: if the correlation or the depth is out of range, or the variance vanishes.
+        ConfigError: if the correlation or the depth is out of range, or the variance is 0.
     """
     if not -1.0 <= correlation <= 1.0:
         raise ConfigError(f"correlation={correlation} must be from -1 to 1")
     if depth < 1:
         raise ConfigError(f"depth={depth} must be at least 1")
     if not (math.isfinite(q_star) and q_star > 0.0):
-        raise ConfigError(f"signals of variance {q_star:g} have no correlations: set b_std above 0, or a larger w_std")
+        raise ConfigError(f"signals of variance {q_star:g} have no correlation: set b_std above 0, or a larger w_std")
     w2, q = np.array([w_std**2]), np.array([q_star])
     following = gap_map(maps, w2, q)
     chi_1 = float(w2[0] * maps.squares(q).dot[0])
@@ -82,16 +87,18 @@ def depths(maps: Maps, w_std: float, q_star: float, correlation: float, depth: i
 
 
 def depth_that_loses(xi_c: float, dtype: str) -> float:
-    """Layers after which rounding is all that is left of a correlation's deviation: 16 xi in float32, 36 xi in float64."""
-    return xi_c * -math.log(_EPS[dtype])
+    """Return the depth at which deviations of the correlation fall below rounding (half the distance of 1 to the next
+    number): 16.6 xi in float32, 36.7 xi in float64.
+    """
+    return xi_c * -math.log(0.5 * _EPS[dtype])
 
 
 def depth_that_splits(chi_1: float, dtype: str, relative: float = 1e-2) -> float:
-    """Layers after which an input and its duplicate elsewhere, which differ by rounding, are apart; infinite unless chaotic.
+    """Return the depth at which rounding makes equal inputs different; it is infinite unless the network is chaotic.
 
     Args:
-        chi_1: by which the difference grows from layer to layer.
+        chi_1: factor by which the difference grows in each layer.
         dtype: `float32` or `float64`.
-        relative: difference of the kernels that is called apart.
+        relative: relative difference of the kernels that counts as different.
     """
     return math.log(relative / _EPS[dtype]) / math.log(chi_1) if 1.0 < chi_1 < math.inf else math.inf

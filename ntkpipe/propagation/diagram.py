@@ -15,14 +15,14 @@ from ntkpipe.propagation.variance import settled
 
 @dataclass(frozen=True)
 class PhaseDiagram:
-    """Arrays `(b_std, w_std)`; NaN where the variance does not settle.
+    """The phase over a grid: arrays `(b_std, w_std)`, NaN where the variance has no limit.
 
     Args:
-        w_std: of the weights, `(w_std,)`.
-        b_std: of the biases, `(b_std,)`.
-        q_star: see `Phase`, as all others.
+        w_std: standard deviations of the weights, `(w_std,)`.
+        b_std: standard deviations of the biases, `(b_std,)`.
+        q_star: limit of the variance; see `Phase` for this and the following quantities.
         chi_1: infinite where the nonlinearity jumps.
-        c_star: 1 where ordered or critical.
+        c_star: 1 in the ordered phase and at criticality.
         xi_c: infinite at criticality.
     """
 
@@ -35,16 +35,16 @@ class PhaseDiagram:
 
 
 def phase_diagram(maps: Maps, w_std: np.ndarray, b_std: np.ndarray, input_variance: float = 1.0) -> PhaseDiagram:
-    """Every pair of deviations.
+    """Compute the phase for every pair of standard deviations.
 
     Args:
-        maps: of the nonlinearity.
-        w_std: ascending, above 0, at least 2.
-        b_std: ascending, at least 0, at least 2.
+        maps: maps of the nonlinearity.
+        w_std: at least 2 ascending values above 0.
+        b_std: at least 2 ascending values, at least 0.
         input_variance: see `phase`.
 
     Raises:
-        ConfigError: if a deviation is out of range, or an axis has one point.
+        ConfigError: if a standard deviation is out of range, or an axis has fewer than 2 points.
     """
     for name, axis in (("w_std", w_std), ("b_std", b_std)):
         if len(axis) < 2 or not np.all(np.diff(axis) > 0.0):

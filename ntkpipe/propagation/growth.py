@@ -1,4 +1,4 @@
-"""Networks whose variance does not settle with depth: what can still be said of their signals."""
+"""Signal propagation in networks whose variance does not converge with depth."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from ntkpipe.propagation.maps import Maps, activation_maps
 from ntkpipe.propagation.phase import check_deviations
 from ntkpipe.propagation.variance import fixed_points
 
-# Of the ratios of `E phi^2` and of `E phi'^2` at two variances: a function whose variance only scales has both equal to 1.
+# Tolerance for positively homogeneous functions, whose `E phi^2 / q` and `E phi'^2` are equal at all variances.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Signals of a network that has no lasting variance, and so no phase.
+    """Signals in a network whose variance has no limit, and which therefore has no phase.
 
     Args:
         activation: the nonlinearity.
         w_std: standard deviation of the weights of every layer.
-        b_std: of the biases.
-        variance: after linear layers 1 to `depth + 1`, the last of which is the readout; fewer where numbers overflow.
-        kept: share of a small difference `1 - c` of correlations that is left at the readout.
-        factor: by which each layer multiplies the variance (before it adds `b_std^2`) and squared gradients, if it is one number.
-        critical_w_std: where networks of this `b_std` are critical; None if nowhere.
-        critical_point: `w_std` of the one critical network without biases, if there is a point and no line.
-        stable: variances that smaller or larger inputs lead to.
+        b_std: standard deviation of the biases.
+        variance: variance after linear layers 1 to `depth + 1`, the last of which is the readout; fewer if it
+            overflows.
+        kept: factor by which the network multiplies a small difference `1 - c` of correlations.
+        factor: factor by which each layer multiplies the variance (before it adds `b_std^2`) and squared gradients;
+            None if it depends on the variance.
+        critical_w_std: `w_std` at which networks with this `b_std` are critical; None if there is none.
+        critical_point: `w_std` of the only critical network, which has no biases; None if there is a critical line.
+        stable: stable fixed points of the variance, which smaller or larger inputs reach.
     """
 
     activation: str
@@ -46,36 +48,40 @@ class Growth:
 
     @property
     def grows(self) -> bool:
-        """The variance grows layer by layer; otherwise it goes up and down and never settles."""
+        """Whether the variance grows without bound; otherwise it oscillates."""
         return all(after >= before for before, after in zip(self.variance, self.variance[1:], strict=False))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, and those of a phase, which are None here but for `q_star` (infinite where the variance grows)."""
+        """Return the fields together with those of a phase. The latter are None, except `q_star`, which is infinite if
+        the variance grows.
+        """
         nothing = dict.fromkeys(("c_star", "chi_c_star", "xi_q", "xi_c", "phase"))
         star = math.inf if self.grows else None
         return {**asdict(self), **nothing, "q_star": star, "chi_1": self.factor, "remark": self.lines()[0]}
 
     def lines(self) -> list[str]:
-        """For people."""
-        what = "grows without bound with depth" if self.grows else "goes up and down with depth and never settles"
+        """Return a readable summary."""
+        what = "grows without bound with depth" if self.grows else "oscillates with depth without a limit"
         bias = f" and adds b_std^2 = {self.b_std**2:.4g}" if self.b_std else ""
-        lines = [f"no phase: the variance {what}, so that there is no q_star; {self._critical()}"]
+        lines = [f"no phase (ordered or chaotic), because the variance {what}; {self._critical()}"]
         if self.factor is not None:
             lines.append(
                 f"each layer multiplies the variance by {self.factor:.4g}{bias}, and squared gradients by {self.factor:.4g}"
             )
         depth = len(self.variance) - 1
         lines.append(
-            f"depth {depth}: the variance at the readout is {self.variance[-1]:.4g}; small differences 1 - c of correlations are "
-            f"multiplied by {self.kept:.3g}"
+            f"at depth {depth} the variance at the readout is {self.variance[-1]:.4g}, and the network multiplies small differences "
+            f"1 - c of correlations by {self.kept:.3g}"
         )
         if self.stable:
-            lines.append(f"a stable variance is at {self.stable[0]:.6g}, which inputs of another size lead to")
+            lines.append(
+                f"there is a stable fixed point at {self.stable[0]:.6g}, which inputs of another variance reach"
+            )
         return lines
 
     def _critical(self) -> str:
         if self.critical_point is not None:
-            return f"critical is one point, not a line: w_std={self.critical_point:.10g} with b_std=0"
+            return f"the only critical network has w_std={self.critical_point:.10g} and b_std=0"
         if self.critical_w_std is not None:
             return f"critical w_std at this b_std is {self.critical_w_std:.10g}"
         return "no w_std is critical at this b_std"
@@ -90,14 +96,14 @@ def growth(
     activation_args: Mapping[str, Any] | None = None,
     input_variance: float = 1.0,
 ) -> Growth:
-    """Follow the variance layer by layer, for networks that `phase` refuses because it does not settle.
+    """Follow the variance layer by layer, for networks for which `phase` raises `UnsettledError`.
 
     Args:
         activation: name of a nonlinearity, or a layer.
-        w_std: of the weights of every layer, above 0.
-        b_std: of the biases, at least 0.
-        depth: nonlinearities, at least 1.
-        activation_args: the nonlinearity's parameters.
+        w_std: standard deviation of the weights of every layer, above 0.
+        b_std: standard deviation of the biases, at least 0.
+        depth: number of nonlinearities, at least 1.
+        activation_args: parameters of the nonlinearity.
         input_variance: mean square of the inputs' features.
 
     Raises:
@@ -131,7 +137,7 @@ def growth(
 
 
 def _factor(maps: Maps, w2: float) -> float | None:
-    """`w_std^2 E phi'^2`, if the variance only scales."""
+    """Return `w_std^2 E phi'^2` if it is equal at all variances, else None."""
     small, large = maps.squares(0.5), maps.squares(2.0)
     values = np.array([small.value / 0.5, large.value / 2.0, small.dot, large.dot], np.float64)
     return w2 * float(small.dot) if np.ptp(values) <= _ROUNDING * abs(values[0]) else None

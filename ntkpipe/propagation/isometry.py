@@ -1,10 +1,12 @@
-"""Dynamical isometry: squared singular values of a deep network's input-output Jacobian (arXiv:1711.04735, arXiv:1802.09979).
+"""Dynamical isometry: squared singular values of a deep network's input-output Jacobian (arXiv:1711.04735,
+arXiv:1802.09979).
 
-At L layers their mean is `chi_1^L` and their variance `chi_1^(2 L) L (mu_2 / mu_1^2 - 1 - s_1)`, with `mu_k = E phi'^(2 k)`, and
+At L layers their mean is `chi_1^L` and their variance `chi_1^(2 L) L (mu_2 / mu_1^2 - 1 - s_1)`, with `mu_k = E
+phi'^(2 k)`, and
 s_1 = 0 of orthogonal and -1 of Gaussian weights.
 
-Fourth powers of slopes are no part of any kernel: here the function itself is needed. It is written as a formula, and compared with
-the kernel's own `E phi'^2` at every call.
+Kernels do not contain fourth powers of slopes, so the function itself is needed. It is given as a formula, whose `E
+phi'^2` is compared with that of the kernel in every call.
 """
 
 from __future__ import annotations
@@ -13,21 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.architecture import precision_context
-from ntkpipe.kernels.layers.nonlinear.formula import parse
-from ntkpipe.kernels.layers.nonlinear.operations import apply_formula
-from ntkpipe.kernels.layers.nonlinear.quadrature import half_line_rule
 from ntkpipe.kernels.registry import build_layer
 from ntkpipe.kernels.spec import canonical_spec
+from ntkpipe.propagation.kinks import kinks
 from ntkpipe.propagation.maps import activation_maps
+from ntkpipe.propagation.panels import Panels
 
-_NODES = 512
-# Of closed forms that are functions; parameters in braces. Series have their formula themselves.
+# Formulas of nonlinearities with closed-form kernels, with parameters in braces. Series know their own formula.
 _FORMULAS = {
     "relu": "max(x, 0)",
     "leaky_relu": "max(x, 0) + {alpha} * min(x, 0)",
@@ -47,13 +46,13 @@ _FORMULAS = {
 
 @dataclass(frozen=True)
 class Isometry:
-    """Squared singular values of the Jacobian of so many layers.
+    """Moments of the squared singular values of the input-output Jacobian.
 
     Args:
         mean: `chi_1^depth`.
-        variance_gaussian: with independent normal weights.
-        variance_orthogonal: with orthogonal weights.
-        slope_spread: `mu_2 / mu_1^2 - 1` of the nonlinearity: 0 if it is linear, 1 of ReLU.
+        variance_gaussian: variance with independent normal weights.
+        variance_orthogonal: variance with orthogonal weights.
+        slope_spread: `mu_2 / mu_1^2 - 1` of the nonlinearity, which is 0 for linear functions and 1 for ReLU.
     """
 
     mean: float
@@ -70,30 +69,28 @@ def isometry(
     depth: int,
     activation_args: Mapping[str, Any] | None = None,
 ) -> Isometry:
-    """Mean and variance of the squared singular values at a settled variance.
+    """Return the mean and variance of the squared singular values at a fixed point of the variance.
 
     Args:
         activation: a nonlinearity, see `phase`.
-        w_std: of the weights.
-        q_star: variance of activations, at least 0.
-        depth: layers.
-        activation_args: the nonlinearity's parameters.
+        w_std: standard deviation of the weights.
+        q_star: variance of the activations, at least 0.
+        depth: number of layers.
+        activation_args: parameters of the nonlinearity.
 
     Raises:
-        ConfigError: if the nonlinearity is known by its kernel alone, or jumps.
+        ConfigError: if the nonlinearity is given only by its kernel, or jumps.
     """
     maps = activation_maps(activation, activation_args)
     stated = dict(activation) if isinstance(activation, Mapping) else {"op": activation, **(activation_args or {})}
-    tree = parse(_formula(stated), ("x",))
-    z, weights = half_line_rule(_NODES)
+    function = _formula(stated)
     with precision_context(np.float64):
-        x = jnp.asarray(z * max(q_star, 1e-300) ** 0.5)
-        slopes = np.asarray(jax.jvp(lambda x: apply_formula(tree, x=x), (x,), (jnp.ones_like(x),))[1])
-    second, fourth = (float(weights @ slopes**power) for power in (2, 4))
+        second, fourth = map(float, Panels(function, kinks(function)[0]).fourth(jnp.asarray(float(q_star))))
     own = float(maps.squares(q_star).dot)
     if second == 0.0 or abs(second / own - 1.0) > 1e-6 + float(maps.quadrature_error(q_star)):
         raise ConfigError(
-            f"{maps.name}: slopes of jumps and kinks beside 0 have no accurate moments; choose a smooth nonlinearity"
+            f"{maps.name}: the slopes have no accurate moments, because the function jumps or its slope is not bounded: choose "
+            "another nonlinearity"
         )
     spread = max(fourth / second**2 - 1.0, 0.0)
     mean = (w_std**2 * own) ** depth
@@ -108,6 +105,6 @@ def _formula(stated: Mapping[str, Any]) -> str:
     if function is None:
         known = ", ".join(_FORMULAS)
         raise ConfigError(
-            f"{layer['op']} is known by its kernel alone, or has slopes that grow: choose {known}, or a formula"
+            f"{layer['op']} is given only by its kernel, or has unbounded slopes: choose {known}, or a formula"
         )
     return function

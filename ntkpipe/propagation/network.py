@@ -1,4 +1,4 @@
-"""What of a list of layers signal propagation knows: one repeated nonlinearity, or a block."""
+"""The part of a network that signal propagation analyses: one repeated nonlinearity, or a repeated block."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Spec = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PlainNetwork:
-    """Linear layers with equal deviations and one nonlinearity between them.
+    """A network of linear layers with equal standard deviations and one nonlinearity between them.
 
     Args:
-        activation: the nonlinearity's layer.
-        w_std: of every linear layer.
-        b_std: likewise; 0 if there are no biases.
-        depth: hidden layers, a nonlinearity each.
-        filters: of the convolutions, without repetitions.
+        activation: spec of the nonlinearity.
+        w_std: standard deviation of the weights of every linear layer.
+        b_std: standard deviation of the biases; 0 if there are none.
+        depth: number of hidden layers, with one nonlinearity each.
+        filters: distinct filters of the convolutions.
     """
 
     activation: Mapping[str, Any]
@@ -36,7 +36,7 @@ class PlainNetwork:
 
 
 def plain_network(spec: Spec) -> PlainNetwork | None:
-    """The network, if it is a plain one; None if it has other layers, or several deviations or nonlinearities."""
+    """Return the plain network, or None if there are other layers, or several standard deviations or nonlinearities."""
     layers = list(unrolled(canonical_spec(spec)))
     linear = [layer for layer in layers if layer["op"] in _LINEAR]
     phis = [layer for layer in layers if layer["op"] in ACTIVATIONS]
@@ -52,11 +52,11 @@ def plain_network(spec: Spec) -> PlainNetwork | None:
 
 
 def repeated_block(spec: Spec) -> tuple[int, int]:
-    """The block that is looked at unless another is named: the first repeat, or the first residual sum, or from a nonlinearity to
-    the next linear layer.
+    """Return the default block: the first repeat, else the first residual sum, else a nonlinearity to the next linear
+    layer.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no such block.
     """
     layers = canonical_spec(spec)
     ops = [layer["op"] for layer in layers]

@@ -1,4 +1,4 @@
-"""The phase of a network: how its signals travel through many layers of one nonlinearity, `w_std` and `b_std`."""
+"""The phase of a deep network with one nonlinearity, `w_std` and `b_std` (arXiv:1606.05340, arXiv:1611.01232)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ PhaseName = Literal["ordered", "chaotic", "critical"]
 
 
 class UnsettledError(ConfigError):
-    """The variance grows without bound with depth, or oscillates: there is no phase. See `growth.py` for what there is."""
+    """The variance grows without bound with depth or oscillates, so there is no phase. See `growth` instead."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """How signals travel through infinitely many layers.
+    """Signal propagation in the limit of many layers.
 
     Args:
         activation: the nonlinearity.
         w_std: standard deviation of the weights of every layer.
-        b_std: of the biases.
-        q_star: variance of activations that the inputs lead to.
-        chi_1: slope of the correlation map at 1; squared gradients change by it from layer to layer. Infinite where the
-            nonlinearity jumps.
-        c_star: correlation that any two inputs lead to.
-        chi_c_star: slope of the correlation map there.
-        xi_q: layers in which a deviation of the variance falls to 1 / e; infinite at criticality of ReLU.
-        xi_c: layers in which a deviation of the correlation does; infinite at criticality.
-        phase: `ordered`: correlations go to 1 (chi_1 < 1). `chaotic`: they go to less. `critical`: to 1, as a power of depth.
-        critical_w_std: where networks of this `b_std` are critical; None if nowhere.
-        quadrature_error: relative, of the moments that all this is made of; 0 of closed forms.
-        fixed_points: of the variance, all of them; empty where every variance is fixed (ReLU at its critical point).
+        b_std: standard deviation of the biases.
+        q_star: limit of the variance of the activations for these inputs.
+        chi_1: slope of the correlation map at 1, the factor by which each layer multiplies squared gradients. It is
+            infinite if the nonlinearity jumps.
+        c_star: limit of the correlation of any two inputs.
+        chi_c_star: slope of the correlation map at c_star.
+        xi_q: number of layers in which a deviation of the variance falls to 1 / e; infinite for ReLU at criticality.
+        xi_c: number of layers in which a deviation of the correlation falls to 1 / e; infinite at criticality.
+        phase: `ordered`: correlations converge to 1 (chi_1 < 1). `chaotic`: they converge to a value below 1.
+            `critical`: they converge to 1 as a power of depth.
+        critical_w_std: `w_std` at which networks with this `b_std` are critical; None if there is none.
+        quadrature_error: relative error of the moments; 0 for closed forms.
+        fixed_points: all fixed points of the variance; empty if every variance is fixed (ReLU at its critical point).
     """
 
     activation: str
@@ -58,7 +59,7 @@ class Phase:
     fixed_points: tuple[FixedPoint, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values."""
+        """Return the phase as nested plain values."""
         points = [{"q": p.q, "slope": p.slope, "stable": p.is_stable} for p in self.fixed_points]
         return asdict(self) | {"fixed_points": points}
 
@@ -71,18 +72,18 @@ def phase(
     activation_args: Mapping[str, Any] | None = None,
     input_variance: float = 1.0,
 ) -> Phase:
-    """How signals travel through many layers `w_std / sqrt(fan_in) W phi(x) + b_std b`.
+    """Return the phase of a network of many layers `w_std / sqrt(fan_in) W phi(x) + b_std b`.
 
     Args:
         activation: name of a nonlinearity, or a layer such as `{"op": "elementwise", "function": "x * sigmoid(x)"}`.
-        w_std: of the weights of every layer, above 0.
-        b_std: of the biases, at least 0.
-        activation_args: the nonlinearity's parameters, such as `{"alpha": 0.1}`.
-        input_variance: mean square of the inputs' features: where a network has several variances that last, it decides.
+        w_std: standard deviation of the weights of every layer, above 0.
+        b_std: standard deviation of the biases, at least 0.
+        activation_args: parameters of the nonlinearity, such as `{"alpha": 0.1}`.
+        input_variance: mean square of the input features. It decides which fixed point is reached if there are several.
 
     Raises:
         ConfigError: if an argument is out of range.
-        UnsettledError: if the variance does not settle: it grows without bound, or oscillates.
+        UnsettledError: if the variance has no limit: it grows without bound or oscillates.
     """
     check_deviations(w_std, b_std, input_variance)
     maps = activation_maps(activation, activation_args)
@@ -113,14 +114,14 @@ def phase(
 
 
 def phase_name(chi_1: float) -> PhaseName:
-    """From the slope of the correlation map at 1."""
+    """Return the name of the phase, given the slope of the correlation map at 1."""
     if abs(chi_1 - 1.0) <= CRITICAL:
         return "critical"
     return "chaotic" if chi_1 > 1.0 else "ordered"
 
 
 def check_deviations(w_std: float, b_std: float, input_variance: float = 1.0) -> None:
-    """Refuse what no network has.
+    """Check the standard deviations and the input variance.
 
     Raises:
         ConfigError: if a number is not finite, `w_std` or the variance not above 0, or `b_std` below 0.
@@ -141,15 +142,19 @@ def _check_settled(
     if math.isfinite(q):
         return
     stable = [point for point in points if point.is_stable]
-    way = f"critical is w_std={critical:.10g}" if critical is not None else "no w_std is critical at this b_std"
+    way = (
+        f"the critical value is w_std={critical:.10g}" if critical is not None else "no w_std is critical at this b_std"
+    )
     if stable:
-        other = f" A stable one is at {stable[0].q:.6g}, which smaller inputs reach: scale them down."
+        other = (
+            f" There is a stable fixed point at {stable[0].q:.6g}, which smaller inputs reach: scale the inputs down."
+        )
     elif math.isnan(q):
         other = " Put layer_norm before the nonlinearity, or set a smaller w_std."
     else:
         other = " Set a smaller w_std, or put layer_norm before the nonlinearity."
-    what = "grows without bound" if math.isinf(q) else "oscillates and never settles"
+    what = "grows without bound" if math.isinf(q) else "oscillates without a limit"
     raise UnsettledError(
-        f"{maps.name} with w_std={w_std:.10g}, b_std={b_std:.10g}: the variance {what} with depth, so that there is no "
-        f"q_star and no phase ({way}).{other}"
+        f"{maps.name} with w_std={w_std:.10g}, b_std={b_std:.10g}: the variance {what} with depth, so q_star and the "
+        f"phase do not exist ({way}).{other}"
     )

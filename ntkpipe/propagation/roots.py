@@ -1,4 +1,4 @@
-"""Roots of many functions at once, by bisection: slow and sure, also where two roots nearly meet."""
+"""Roots of many functions at once by bisection, which is slow but also works for nearly equal roots."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Callable
 
 import numpy as np
 
+# Bisections that resolve a bracket of 80 decades to rounding.
+_STEPS = 64
 
-def bisect(f: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray, steps: int = 64) -> np.ndarray:
-    """Where f changes its sign between positive brackets, whose logarithms are halved.
+
+def bisect(f: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Find where f changes its sign inside positive brackets, by bisecting their logarithms.
 
     Args:
-        f: of arrays like `low`, elementwise.
-        low: above 0, `(n,)`.
-        high: likewise; f has another sign there, or is 0.
-        steps: 64 leave nothing of a bracket of 80 decades.
+        f: elementwise function of arrays `(n,)`.
+        low: lower ends, above 0, `(n,)`.
+        high: upper ends, `(n,)`, where f is 0 or has the opposite sign.
 
     Returns:
-        The roots, `(n,)`; NaN where a bracket is.
+        The roots, `(n,)`; NaN where a bracket is NaN.
     """
+    begin = np.sign(f(low))  # not at exp(log(low)), which may lie beyond a root that is the end itself
     low, high = np.log(low), np.log(high)
-    begin = np.sign(f(np.exp(low)))
-    for _ in range(steps):
+    for _ in range(_STEPS):
         middle = 0.5 * (low + high)
         same = np.sign(f(np.exp(middle))) == begin
         low, high = np.where(same, middle, low), np.where(same, high, middle)

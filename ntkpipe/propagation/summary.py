@@ -1,4 +1,4 @@
-"""What signal propagation says of a network, in a few lines."""
+"""A short text about signal propagation in a network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _REPETITIONS = 20
 
 
 def summary(spec: Spec, dtype: str = "float64") -> list[str]:
-    """At most three lines; none of networks that repeat nothing, such as kernels of distances.
+    """Return at most three lines; none for networks without repeated layers, such as stationary kernels.
 
     Args:
-        spec: the layers.
-        dtype: of the computation: depths beyond which it cannot hold the answer are named.
+        spec: the list of layers.
+        dtype: dtype of the computation, for a warning if the network is too deep for it.
     """
     return list(_summary(json.dumps(list(spec)), dtype))
 
@@ -42,23 +42,23 @@ def _summary(spec_as_json: str, dtype: str) -> tuple[str, ...]:
 
 
 def warnings_of_depth(spec: Spec, dtype: str) -> list[str]:
-    """What a dtype cannot hold at the network's depth: a line, or nothing.
+    """Return a warning if the network is too deep for the dtype: one line, or none.
 
     Args:
-        spec: the layers.
-        dtype: of the computation.
+        spec: the list of layers.
+        dtype: dtype of the computation.
     """
     return [line.removeprefix("warning: ") for line in summary(spec, dtype) if line.startswith("warning: ")]
 
 
 def describe_depth(made: Phase, depth: int) -> list[str]:
-    """Phase and criticality, and what a depth of so many hidden layers means."""
+    """Return lines about the phase, the criticality, and the effect of this depth."""
     critical = "" if made.critical_w_std is None else f"; critical w_std at this b_std is {made.critical_w_std:.5g}"
     if made.critical_w_std is None:
         critical = "; no w_std is critical at this b_std"
     lines = [f"{made.phase}: q_star {made.q_star:.5g}, chi_1 {made.chi_1:.5g}, c_star {made.c_star:.5g}{critical}"]
     if math.isinf(made.xi_c):
-        return [*lines, f"depth {depth}: correlations go to 1 as a power of depth, not exponentially"]
+        return [*lines, f"depth {depth}: correlations approach 1 as a power of depth, not exponentially"]
     lengths = depth / made.xi_c if made.xi_c > 0.0 else math.inf
     kept = math.exp(-lengths)
     scale = f"{lengths:.2g} correlation lengths ({made.xi_c:.3g} layers)"
@@ -66,16 +66,17 @@ def describe_depth(made: Phase, depth: int) -> list[str]:
 
 
 def precision_warning(made: Phase, network: PlainNetwork, dtype: str) -> list[str]:
-    """A line where so many layers are more than a dtype holds."""
+    """Return a warning if the network is too deep for the dtype."""
     lost, split = depth_that_loses(made.xi_c, dtype), depth_that_splits(made.chi_1, dtype)
     if network.depth >= split:
         return [
-            f"warning: from depth {math.ceil(split)} on {dtype} tells equal images apart that stand at different indices "
-            f"(rounding grows by chi_1 in every layer){_remedy(dtype)}"
+            f"warning: from depth {math.ceil(split)} on, {dtype} rounding (which grows by chi_1 in every layer) makes "
+            f"equal images differ{_remedy(dtype)}"
         ]
     if network.depth >= lost > 0.0:
         return [
-            f"warning: from depth {math.ceil(lost)} on {dtype} has lost what correlations say of the images{_remedy(dtype)}"
+            f"warning: from depth {math.ceil(lost)} on, {dtype} cannot represent the differences of "
+            f"correlations{_remedy(dtype)}"
         ]
     return []
 

@@ -9,19 +9,20 @@ import numpy as np
 from ntkpipe.propagation.maps import VARIANCES, Maps
 from ntkpipe.propagation.roots import bisect
 
-# By how much V(q) may differ from q, relatively, where every q is a fixed point: rounding of w_std^2 and of the moments.
+# Relative difference of V(q) and q below which every q counts as a fixed point: the rounding of w_std^2 and the
+# moments.
 _ROUNDING = 1e-11
-# Applications of a map that is not monotone, after which its fixed point is looked for nearby.
+# Number of applications of a map that is not monotone before a fixed point is searched nearby.
 _APPLICATIONS = 2000
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """A variance that layers keep.
+    """A fixed point of the variance.
 
     Args:
         q: the variance.
-        slope: V'(q): deviations shrink by it from layer to layer.
+        slope: V'(q), the factor by which each layer multiplies a deviation.
     """
 
     q: float
@@ -29,19 +30,19 @@ class FixedPoint:
 
     @property
     def is_stable(self) -> bool:
-        """Deviations do not grow."""
+        """Whether deviations do not grow."""
         return abs(self.slope) <= 1.0 + 1e-9
 
 
 def every_variance_is_fixed(maps: Maps, w2: float, b2: float) -> bool:
-    """Such as of ReLU at its critical point: the variance of the data stays what it is."""
+    """Return whether every variance is a fixed point, as for ReLU at its critical point."""
     return b2 == 0.0 and bool(np.all(np.abs(_excess(maps, w2, b2)) <= _ROUNDING * VARIANCES))
 
 
 def fixed_points(maps: Maps, w2: float, b2: float) -> list[FixedPoint]:
-    """All of them, ascending; 0 too, where it is one. Empty where every variance is one.
+    """Return all fixed points, ascending, including 0. The list is empty if every variance is a fixed point.
 
-    Those that lie within 1% of each other may both be missed.
+    Two fixed points within 1% of each other may be missed.
     """
     if every_variance_is_fixed(maps, w2, b2):
         return []
@@ -56,16 +57,17 @@ def fixed_points(maps: Maps, w2: float, b2: float) -> list[FixedPoint]:
 
 
 def settled(maps: Maps, w2: np.ndarray, b2: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The fixed points that variances lead to, `(n,)`.
+    """Return the limits of the variances, `(n,)`.
 
     Args:
-        maps: of the nonlinearity.
+        maps: maps of the nonlinearity.
         w2: squares of `w_std`, `(n,)`.
         b2: squares of `b_std`, `(n,)`.
         start: variances of the first layer, `(n,)`, above 0.
 
     Returns:
-        The variances: 0 where they vanish with depth, infinite where they grow without bound, NaN where they do not settle.
+        The limits: 0 where the variance vanishes with depth, infinite where it grows without bound, NaN where it
+        oscillates.
     """
     table = maps.table.value
     known = table[np.isfinite(table)]
@@ -99,7 +101,7 @@ def settled(maps: Maps, w2: np.ndarray, b2: np.ndarray, start: np.ndarray) -> np
 
 
 def _excess(maps: Maps, w2: float, b2: float) -> np.ndarray:
-    """`V(q) - q` at `VARIANCES`."""
+    """Return `V(q) - q` at `VARIANCES`."""
     with np.errstate(over="ignore"):
         return w2 * maps.table.value + b2 - VARIANCES
 
@@ -109,7 +111,7 @@ def _between(maps: Maps, w2: np.ndarray, b2: np.ndarray, low: np.ndarray, high: 
 
 
 def _iterated(maps: Maps, w2: float, b2: float, start: float) -> float:
-    """By the map itself, which may step over its fixed points."""
+    """Return the limit by applying the map repeatedly; it may jump over fixed points."""
     points = [point for point in fixed_points(maps, w2, b2) if point.is_stable]
     q = start
     for _ in range(_APPLICATIONS):

@@ -1,4 +1,4 @@
-"""Figures with an axis to read off: training time, spectrum, convergence, calibration."""
+"""Draws figures with quantitative axes: training time, spectrum, convergence, calibration."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from ntkpipe.report.style import (
     KERNEL_MARKERS,
     LINE_STYLES,
     PAGE_WIDTH,
+    columns_of_legend,
     kernel_colour,
     kernel_name,
     log_subdivisions,
     number,
+    row_of_panels,
     tint,
 )
 
 
 class TimeAxis:
-    """Training time on a logarithmic axis on which t = 0 and t = ∞ have places of their own at the ends."""
+    """A logarithmic axis of training time, with separate positions at its ends for t = 0 and t = ∞."""
 
     def __init__(self, times: np.ndarray) -> None:
         finite = times[(times > 0) & np.isfinite(times)]
@@ -44,7 +46,7 @@ class TimeAxis:
         self.is_inner = (times > 0) & np.isfinite(times)
 
     def draw(self, axes: Axes) -> None:
-        """Ticks, limits, labels and the breaks before the ends."""
+        """Draw ticks, limits, labels and the breaks before the ends."""
         decades = list(range(math.ceil(self.low - 1e-9), math.floor(self.high + 1e-9) + 1))
         stride = math.ceil(len(decades) / 7)
         ticks = [(float(d), f"$10^{{{d}}}$") for d in decades[::stride]]
@@ -65,14 +67,17 @@ class TimeAxis:
 
 
 def training_curves(inputs: ReportInputs) -> Figure:
-    """Accuracy (in classification) and mean squared error against training time; against the ridge if one time only."""
+    """Draw accuracy (for classification) and mean squared error against training time.
+
+    If there is only one time, they are drawn against the ridge.
+    """
     predictions = inputs.predictions
     panels = [("mse", "test mean squared error")]
     if predictions.is_classification:
         panels.insert(0, ("accuracy", "test accuracy"))
     width = PAGE_WIDTH if len(panels) == 2 else 4.2
-    figure = Figure(figsize=(width, 3.1), layout="constrained")
-    for axes, (metric, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure, drawn = row_of_panels(len(panels), 3.1, width=width)
+    for axes, (metric, label) in zip(drawn, panels, strict=True):
         values = np.reshape([_value(entry[metric]) for entry in inputs.metrics["entries"]], predictions.shape[:3])
         if predictions.shape[1] > 1:
             axis = TimeAxis(predictions.times)
@@ -93,17 +98,17 @@ def training_curves(inputs: ReportInputs) -> Figure:
 
 
 def mark_chosen(axes: Axes, x: float, y: float) -> None:
-    """A ring around the point that was chosen."""
+    """Draw a ring around the chosen point."""
     axes.plot([x], [y], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.1)
 
 
 def mark_doubtful(axes: Axes, x: float, y: float) -> None:
-    """A cross over a point whose number may be wrong altogether."""
+    """Draw a cross over a point whose value may be entirely wrong."""
     axes.plot([x], [y], marker="x", markersize=9, markeredgecolor=INK, markeredgewidth=1.1, linestyle="none", zorder=5)
 
 
 def _position(predictions: Predictions, k: int, t: int, r: int) -> float:
-    """Where the value of an entry is drawn along the axis."""
+    """Return the position of an entry along the horizontal axis."""
     K, T, R = predictions.shape[:3]
     if T > 1:
         return float(TimeAxis(predictions.times).positions[t])
@@ -111,7 +116,7 @@ def _position(predictions: Predictions, k: int, t: int, r: int) -> float:
 
 
 def _offset(k: int, kernels: int) -> float:
-    """Kernels stand beside each other."""
+    """Return the horizontal offset that places kernels beside each other."""
     return 0.12 * (k - (kernels - 1) / 2)
 
 
@@ -120,7 +125,11 @@ def _value(value: float | None) -> float:
 
 
 def _scale(axes: Axes, values: np.ndarray, *, is_share: bool) -> None:
-    """Percentages with as many digits as the spread needs, and nothing above 100%; large ratios on a log axis."""
+    """Scale the vertical axis.
+
+    Shares are percentages with as many digits as their spread needs, without room above 100%. Other values with large
+    ratios get a logarithmic axis.
+    """
     if is_share:
         low, high = axes.get_ylim()
         if values.size and np.ptp(values) == 0:
@@ -135,7 +144,7 @@ def _scale(axes: Axes, values: np.ndarray, *, is_share: bool) -> None:
 
 
 def _draw_single_time(axes: Axes, inputs: ReportInputs, values: np.ndarray) -> None:
-    """Values (kernel, ridge) of the only time: kernels beside each other, per ridge if there are several."""
+    """Draw the values (kernel, ridge) of the only time, with kernels beside each other for every ridge."""
     predictions = inputs.predictions
     K, R = values.shape
     for k, kernel in enumerate(predictions.kernels):
@@ -166,7 +175,7 @@ def _draw_curve(axes: Axes, axis: TimeAxis, values: np.ndarray, kernel: str, k: 
     common = {"color": colour, "marker": marker, "markerfacecolor": face, "markeredgewidth": 1.0}
     axes.plot(x[inner], values[inner], linestyle=LINE_STYLES[r % len(LINE_STYLES)], **common)
     axes.plot(x[~inner], values[~inner], linestyle="none", **common)
-    # A faint line over the break: where the curve goes, without claiming a scale.
+    # A faint line across the break connects the curve without a scale.
     for a, b in zip(range(len(x) - 1), range(1, len(x)), strict=True):
         if not (inner[a] and inner[b]):
             axes.plot(x[[a, b]], values[[a, b]], color=colour, linewidth=0.8, alpha=0.35, zorder=1)
@@ -176,7 +185,7 @@ def _legend(figure: Figure, inputs: ReportInputs, columns: int) -> None:
     predictions = inputs.predictions
     _, T, R = predictions.shape[:3]
     if T == 1 and R == 1:
-        return  # the kernels' names stand on the axis
+        return  # the horizontal axis shows the kernels' names
     handles = [
         Line2D([], [], color=kernel_colour(name, k), marker=KERNEL_MARKERS.get(name, "D"), label=kernel_name(name))
         for k, name in enumerate(predictions.kernels)
@@ -189,13 +198,17 @@ def _legend(figure: Figure, inputs: ReportInputs, columns: int) -> None:
             for r, ridge in enumerate(predictions.ridges)
         ]  # fmt: skip
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), handlelength=2.6)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns_of_legend(len(handles), columns),
+            handlelength=2.6,
+        )
 
 
 def spectrum(inputs: ReportInputs) -> Figure:
-    """Eigenvalues (or Ritz values) of the train-train kernels in descending order, both axes logarithmic."""
-    figure = Figure(figsize=(4.2, 3.1), layout="constrained")
-    axes = figure.subplots()
+    """Draw eigenvalues (or Ritz values) of the train-train kernels in descending order, with logarithmic axes."""
+    figure, (axes,) = row_of_panels(1, 3.1, width=4.2)
     for k, (kernel, values) in enumerate(inputs.spectra.items()):
         ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
         index = np.arange(1, len(ordered) + 1)
@@ -215,24 +228,30 @@ def spectrum(inputs: ReportInputs) -> Figure:
 
 
 def convergence(inputs: ReportInputs) -> Figure:
-    """Error bound of the predictions against block steps of the solver."""
-    figure = Figure(figsize=(4.2, 3.1), layout="constrained")
-    axes = figure.subplots()
+    """Draw the stopping criterion of the solver and the error bound of the predictions against its block steps."""
+    figure, (axes,) = row_of_panels(1, 3.1, width=4.2)
     for k, (kernel, record) in enumerate(inputs.convergence.items()):
         steps, bound = np.asarray(record["steps"], float), np.asarray(record["bound"], float)
-        shown = np.isfinite(bound) & (bound > 0)
+        shown, colour, name = np.isfinite(bound) & (bound > 0), kernel_colour(kernel, k), kernel_name(kernel)
+        found = np.asarray(record.get("estimates", ()), float).reshape(-1, 3)
+        estimated = len(found) > 0
         axes.semilogy(
-            steps[shown], bound[shown], color=kernel_colour(kernel, k), marker=KERNEL_MARKERS.get(kernel, "D"),
+            steps[shown], bound[shown], color=colour, marker=KERNEL_MARKERS.get(kernel, "D"),
             markersize=3, markerfacecolor="white", markeredgewidth=0.8, markevery=max(1, int(shown.sum()) // 20),
-            label=kernel_name(kernel),
+            label=f"{name}: bound" if estimated else name, alpha=0.45 if estimated else 1.0,
         )  # fmt: skip
+        if estimated:
+            step, left, wanted = found[found[:, 1] > 0].T
+            axes.semilogy(step, left, color=colour, linewidth=1.2, label=f"{name}: estimate")
+            axes.semilogy(step, wanted, color=colour, linewidth=0.9, linestyle=(0, (4, 2)), label=f"{name}: wanted")
     if inputs.tolerance is not None:
         axes.axhline(inputs.tolerance, color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), label="tolerance")
     _log_ticks(axes, x=False)
     axes.set_xlabel("block steps")
-    axes.set_ylabel("largest error bound of a prediction")
-    if len(inputs.convergence) > 1 or inputs.tolerance is not None:
-        axes.legend(loc="upper right")
+    estimates = any("estimates" in record for record in inputs.convergence.values())
+    axes.set_ylabel("error of a prediction" if estimates else "largest error bound of a prediction")
+    if len(inputs.convergence) > 1 or inputs.tolerance is not None or estimates:
+        axes.legend(loc="upper right", fontsize="small" if estimates else None)
     return figure
 
 
@@ -243,7 +262,7 @@ def _log_ticks(axes: Axes, *, x: bool = True) -> None:
 
 
 def reliability(inputs: ReportInputs) -> Figure:
-    """Accuracy against confidence of the headline entry, in bins whose occupation is shown below."""
+    """Draw accuracy against confidence of the headline entry in bins, and below it the number of points per bin."""
     predictions, entry = inputs.predictions, inputs.headline()
     assert predictions.variance is not None
     assert predictions.label is not None

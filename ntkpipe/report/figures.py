@@ -1,10 +1,9 @@
-"""Which figures a run gets, and what is written under each."""
+"""Chooses and writes the figures of a run, with their captions."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,45 +12,54 @@ from matplotlib.figure import Figure
 from ntkpipe.predictions.choice import basis_of, chosen_entries, selection_of
 from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.report import calibration_figure, curves, infinite_figure, outcomes
+from ntkpipe.report.html import FigureFile
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.selecting import selection_curves
-from ntkpipe.report.style import entry_name, number, render
-
-
-@dataclass(frozen=True)
-class FigureFile:
-    """A figure as saved: its files, a heading, and a caption that also serves where the picture cannot be seen."""
-
-    name: str
-    title: str
-    caption: str
-    png: Path
-    svg: Path
+from ntkpipe.report.style import entry_name, number, render, render_for_phones
 
 
 def write_figures(inputs: ReportInputs, folder: str | os.PathLike[str]) -> list[FigureFile]:
     """Draw every figure that the run has data for, as PNG (200 dpi) and SVG.
 
-    `training_curves` always; `selection` where a time and a ridge were chosen; `spectrum` and `convergence` where the
-    solver recorded them; in classification `confusion`, `mistakes` (with images, and if there are any) and, with variances,
-    `reliability` and `calibration`; in regression `scatter` and `mistakes`; of one finite network `beside_infinite`. The detailed
-    ones show `inputs.headline()`; where its means are not finite they are left out.
+    The figures are:
+
+    - `training_curves`, if the test points have targets;
+    - `selection`, if a time and a ridge were chosen;
+    - for classification `confusion`, `mistakes` (if there are images and mistakes), and `reliability` (with variances);
+    - for regression `scatter`, and `mistakes` if there are images;
+    - `calibration`, if there are variances;
+    - `spectrum` and `convergence`, if the solver recorded them;
+    - `beside_infinite`, for one finite network.
+
+    Detailed figures show the entry `inputs.headline()`. They are left out if its means are not finite.
 
     Args:
-        inputs: of the report.
-        folder: created if absent; files in it with the names above are replaced.
+        inputs: the data of the report.
+        folder: folder of the files, created if absent. Existing files with the names above are replaced.
 
     Returns:
         The figures in the order of the report.
     """
     return [
-        FigureFile(name, title, caption, *render(lambda draw=draw: draw(inputs), Path(folder), name))
+        FigureFile(
+            name,
+            title,
+            caption,
+            *render(lambda draw=draw: draw(inputs), Path(folder), name),
+            lambda draw=draw: render_for_phones(lambda: draw(inputs)),
+        )
         for name, title, caption, draw in _choose(inputs)
     ]
 
 
+def _mistakes(count: int, shown: str) -> str:
+    if count > outcomes.MISTAKES_SHOWN:
+        return f"The {outcomes.MISTAKES_SHOWN} most confident of {count} mistakes of {shown}"
+    return f"All {count} mistakes of {shown}, most confident first" if count > 1 else f"The only mistake of {shown}"
+
+
 def _may_be_drawn(values: np.ndarray) -> np.ndarray:
-    """Which of the values have a place on a logarithmic axis."""
+    """Return a mask of the values that can be drawn on a logarithmic axis."""
     return np.isfinite(values) & (values > 0)
 
 
@@ -73,7 +81,7 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             end = " The point at ∞, beyond the dotted line, is training to convergence."
     ridges = ", ".join(number(float(ridge)) for ridge in predictions.ridges)
     if chosen_entries(predictions) and len(predictions.times) > 1:
-        end += f" Ringed: what was chosen on {basis_of(predictions)}."
+        end += f" Ringed: chosen on {basis_of(predictions)}."
     end += "".join(f" Crossed out: {text}." for text in legend(m.get("doubt") for m in inputs.metrics["entries"]))
     figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = [
         (
@@ -85,13 +93,13 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
     ]
     if selection_of(predictions):
         caption = (
-            f"Errors on {basis_of(predictions)}, by which the ringed time and ridge of each kernel were chosen; test points had "
-            "no part in it."
+            f"Errors on {basis_of(predictions)}. The ringed time and ridge of each kernel were chosen by them, "
+            "without the test points."
         )
         figures.append(
             (
                 "selection",
-                "Choosing the ridge and the time",
+                "Choice of the ridge and the time",
                 caption,
                 lambda inputs: selection_curves(inputs.predictions),
             )
@@ -107,50 +115,57 @@ def _choose(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportI
             count = len(outcomes.confident_mistakes(inputs)[0])
             if inputs.images is not None and count:
                 caption = (
-                    f"The {min(count, outcomes.MISTAKES_SHOWN)} most confident of {count} mistakes of {shown}. Above "
-                    "each image its true class, then the predicted one and by how much its mean exceeds the true one's."
+                    f"{_mistakes(count, shown)}. Above each image: the true class, then the predicted class and the "
+                    "margin between the means of the two."
                 )
                 figures.append(("mistakes", "Most confident mistakes", caption, outcomes.mistakes))
             variance = None if predictions.variance is None else predictions.variance[entry]
             if variance is not None and np.isfinite(variance).all() and variance.max() > 0:
                 caption = (
-                    f"Calibration of {shown}: accuracy against the probability that the predicted class has the "
-                    "largest output, with standard errors; below, the number of test points per bin."
+                    f"Calibration of {shown}. Top: accuracy against the probability that the predicted class has the "
+                    "largest output, with standard errors. Bottom: number of test points per bin."
                 )
                 figures.append(("reliability", "Calibration", caption, curves.reliability))
     elif finite:
         bars = (
-            ", bars of two standard deviations"
+            "; bars show two standard deviations"
             if predictions.variance is not None and predictions.shape[3] <= 200
             else ""
         )
-        caption = f"Predicted mean against target of {shown}, all {predictions.shape[3]} test points{bars}."
-        figures.append(("scatter", "Predicted against target", caption, outcomes.scatter))
+        caption = f"Predicted mean against target of {shown} for all {predictions.shape[3]} test points{bars}."
+        title = "Predicted against target" + (", with two standard deviations" if bars else "")
+        figures.append(("scatter", title, caption, outcomes.scatter))
         if inputs.images is not None:
-            what = "target, then prediction" if predictions.shape[4] == 1 else "its index and root mean squared error"
-            caption = f"Test points with the largest errors of {shown}. Above each image {what}."
+            what = (
+                "the target, then the prediction"
+                if predictions.shape[4] == 1
+                else "its index and root mean squared error"
+            )
+            caption = f"Test points with the largest errors of {shown}. Above each image: {what}."
             figures.append(("mistakes", "Largest errors", caption, outcomes.mistakes))
     if entry in calibration_figure.calibration_entries(inputs):
         caption = (
-            f"Predicted deviations against errors of the targets at t = {number(float(predictions.times[t]))}, ridge "
-            f"{number(float(predictions.ridges[r]))}: targets within central intervals (dashed: as many as they should hold), "
-            "errors in units of the predicted deviation (dashed: the normal density), and errors by tenths of the predicted "
-            "deviation (dashed: equal)."
+            f"Predicted standard deviations and errors at t = {number(float(predictions.times[t]))}, ridge "
+            f"{number(float(predictions.ridges[r]))}: share of targets within central intervals (dashed: nominal "
+            "share), errors divided by the predicted deviation (dashed: normal density), and root mean square errors "
+            "by deciles of the predicted deviation (dashed: equality)."
         )
-        figures.append(("calibration", "Errors and predicted deviations", caption, calibration_figure.calibration))
+        figures.append(
+            ("calibration", "Calibration of the predicted deviations", caption, calibration_figure.calibration)
+        )
     return figures + _of_the_kernels(inputs)
 
 
 def _of_the_kernels(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[[ReportInputs], Figure]]]:
-    """Those that need no targets of test points."""
+    """Return the figures that need no targets of test points."""
     figures: list[tuple[str, str, str, Callable[[ReportInputs], Figure]]] = []
     if any(np.any(np.asarray(values) > 0) for values in inputs.spectra.values()):
         note = ""
         if inputs.spectrum_kind.lower().startswith("ritz"):
-            note = " Ritz values approach the eigenvalues from inside the spectrum, its ends first."
+            note = " Ritz values approach the eigenvalues from inside the spectrum, first at its ends."
         below = {name: int(np.sum(np.asarray(values) <= 0)) for name, values in inputs.spectra.items()}
         note += "".join(
-            f" {count} values of {name} at or below zero are not shown." for name, count in below.items() if count
+            f" Not shown: {count} values of {name} at or below zero." for name, count in below.items() if count
         )
         caption = f"{inputs.spectrum_kind[:1].upper()}{inputs.spectrum_kind[1:]} of the train-train kernels, in descending order.{note}"
         figures.append(("spectrum", "Spectrum of the kernels", caption, curves.spectrum))
@@ -158,12 +173,17 @@ def _of_the_kernels(inputs: ReportInputs) -> list[tuple[str, str, str, Callable[
         figures.append(
             (
                 "beside_infinite",
-                "This network and the infinite one",
+                "Finite and infinite network",
                 infinite_figure.caption(found),
                 infinite_figure.finite_beside_infinite,
             )
         )
     if any(_may_be_drawn(np.asarray(record["bound"], float)).sum() > 1 for record in inputs.convergence.values()):
         caption = "Largest error bound of any prediction against block steps of the Krylov solver."
+        if any("estimates" in record for record in inputs.convergence.values()):
+            caption += (
+                " Solid: how much further steps may still move a test prediction. The solver stops where this meets the dashed line: the "
+                "tolerance, or a tenth of the errors of the tiles and of rounding."
+            )
         figures.append(("convergence", "Convergence of the solver", caption, curves.convergence))
     return figures

@@ -1,4 +1,4 @@
-"""The kernels of one finite network beside those of the infinite one."""
+"""Draws a figure that compares the kernels of a finite network with those of the infinite one."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.style import GREY, LINE_STYLES, PAGE_WIDTH, kernel_colour, kernel_name
+from ntkpipe.report.style import GREY, LINE_STYLES, kernel_colour, kernel_name, row_of_panels
 
 
 def beside_infinite_of(inputs: ReportInputs) -> Mapping[str, Any] | None:
-    """What the run has found of it, see `run.beside_infinite`; None of runs of other kernels."""
+    """Return the comparison that `run.beside_infinite` made; None for other kernels."""
     return inputs.predictions.attributes.get("beside_infinite")
 
 
 def caption(found: Mapping[str, Any]) -> str:
-    """Under the figure."""
+    """Return the caption of the figure."""
     deviations = ", ".join(f"{kernel_name(name)} {one['deviation']:.1%}" for name, one in found["kernels"].items())
     return (
-        f"Kernels of this network beside those of the infinite one, of {found['points']:,} training points: eigenvalues, their ratio by "
-        f"place, and alignment with the labels, <K, YY^T> / (|K| |YY^T|). Deviation |K finite - K infinite| / |K infinite|: {deviations}."
+        f"Kernels of this network and of the infinite one for {found['points']:,} training points: eigenvalues, ratio "
+        "of eigenvalues by rank, and alignment with the labels, <K, YY^T> / (|K| |YY^T|). Relative deviation |K "
+        f"finite - K infinite| / |K infinite|: {deviations}."
     )
 
 
 def finite_beside_infinite(inputs: ReportInputs) -> Figure:
-    """Eigenvalues, their ratio, and alignment with the labels."""
+    """Draw eigenvalues, their ratio, and alignment with the labels."""
     found = beside_infinite_of(inputs)
     assert found is not None
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    first, second, third = np.asarray(figure.subplots(1, 3, width_ratios=(1, 1, 0.75)))
+    figure, (first, second, third) = row_of_panels(3, 2.6, ratios=(1, 1, 0.75))
     kernels = found["kernels"]
     _eigenvalues(first, kernels)
     _ratios(second, kernels)
@@ -46,7 +46,7 @@ def _eigenvalues(axes: Axes, kernels: Mapping[str, Any]) -> None:
         largest = max(one["eigenvalues"]["infinite"][0], one["eigenvalues"]["finite"][0])
         for line, which in ((LINE_STYLES[0], "finite"), (LINE_STYLES[1], "infinite")):
             values = np.array(one["eigenvalues"][which])
-            shown = values > 1e-9 * largest  # below it rounding of single precision is all that there is
+            shown = values > 1e-9 * largest  # smaller values are only rounding errors
             place = np.arange(1, len(values) + 1)
             axes.plot(
                 place[shown],
@@ -57,7 +57,7 @@ def _eigenvalues(axes: Axes, kernels: Mapping[str, Any]) -> None:
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("place i")
+    axes.set_xlabel("index i")
     axes.legend(loc="lower left")
 
 
@@ -69,7 +69,7 @@ def _ratios(axes: Axes, kernels: Mapping[str, Any]) -> None:
     axes.axhline(1.0, color=GREY, linewidth=0.8, linestyle=LINE_STYLES[1])
     axes.set_xscale("log")
     axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("place i")
+    axes.set_xlabel("index i")
     axes.set_ylabel("ratio of eigenvalues")
     axes.legend(loc="best")
 

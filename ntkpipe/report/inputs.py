@@ -1,4 +1,4 @@
-"""What a report is made from."""
+"""The data that a report shows."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from ntkpipe.predictions.schema import Predictions
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """Everything that the figures and the page show.
+    """All data that the figures and the page show.
 
     Args:
-        predictions: of the run.
-        metrics: as `compute_metrics(predictions)` returns them.
-        spectra: kernel -> (m,) eigenvalues of the train-train kernel in any order.
-        spectrum_kind: what those are: `Ritz values` (of Krylov) or `eigenvalues`.
-        convergence: kernel -> `{"steps": [...], "bound": [...]}` of the iterative solver; empty for a direct one.
-        tolerance: bound at which the solver stops, drawn into the convergence figure.
+        predictions: predictions of the run.
+        metrics: metrics from `compute_metrics(predictions)`.
+        spectra: by kernel, (m,) eigenvalues of the train-train kernel in any order.
+        spectrum_kind: `Ritz values` (of Krylov) or `eigenvalues`.
+        convergence: by kernel, `{"steps": [...], "bound": [...]}` of an iterative solver; empty for a direct solver. If
+            the solver stops by estimates, also `estimates`, rows of (step, how much further steps may still change
+            predictions, limit of this change at which it stops).
+        tolerance: bound at which the solver stops, drawn into the convergence figure; None draws none.
         images: (p, h, w, channels) test images scaled to 0..1 in the order of `predictions.test_index`, or None.
-        summary: JSON-ready facts for the page. Keys with a place of their own, all optional: `title` (text),
-            `warnings` and `signals` (lists of texts), `max_learning_rate` (kernel -> number), `timings` (stage -> seconds),
-            `data`, `kernel`, `hardware`, `versions`, `config` (nested values). Any other key becomes a section.
+        summary: JSON-ready facts for the page. These optional keys have a special place: `title` (text), `warnings` and
+            `signals` (lists of texts), `max_learning_rate` (by kernel), `timings` (seconds by stage), `data`, `kernel`,
+            `hardware`, `versions`, `config` (nested values). Any other key becomes a section.
     """
 
     predictions: Predictions
@@ -46,9 +48,9 @@ class ReportInputs:
             )
 
     def headline(self) -> tuple[int, int, int]:
-        """The entry shown in detail, never chosen by test images.
+        """Return the entry of the first kernel that is shown in detail. It is never chosen by test images.
 
-        Of the first kernel, what `predict.selection` chose on training images; otherwise the longest time and first ridge.
+        It is the choice of `predict.selection` on training images, or else the longest time and the first ridge.
         """
         kernel = self.predictions.kernels[0]
         if (chosen := chosen_entries(self.predictions).get(kernel)) is not None:
@@ -56,6 +58,11 @@ class ReportInputs:
         return 0, len(self.predictions.times) - 1, 0
 
     def metric(self, entry: tuple[int, int, int]) -> Mapping[str, Any]:
-        """Metrics of the entry (kernel, time, ridge)."""
+        """Return the metrics of the entry (kernel, time, ridge)."""
         _, T, R = self.predictions.shape[:3]
         return self.metrics["entries"][(entry[0] * T + entry[1]) * R + entry[2]]
+
+
+def confusion_matrix(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return counts of test points by true class (rows) and predicted class (columns), (classes, classes) int64."""
+    return np.bincount(label * classes + predicted, minlength=classes * classes).reshape(classes, classes)

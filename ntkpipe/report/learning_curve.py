@@ -1,4 +1,4 @@
-"""Test error against the number of training points, with the power law that fits it: numbers in, numbers out."""
+"""Computes learning curves: test error against the number of training points, with a fitted power law."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import chi2, t
 
+from ntkpipe.dynamics.extrapolation import Extrapolated
 from ntkpipe.predictions.schema import Predictions
 
 LEAST_SIZES = 3
-"""A power law has two unknowns: two sizes fit any."""
+"""Least number of sizes for a fit. A power law has two unknowns, so it would fit any two sizes exactly."""
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """`error = scale * n ** -exponent + constant`, see `fit_power_law`.
+    """The power law `error = a * n ** -b + c`, which `fit_power_law` fits.
 
     Args:
-        scale: a.
-        exponent: b.
-        exponent_low, exponent_high: interval of b at `LEVEL`, whatever the constant is; infinite where nothing bounds b.
-        constant: c; 0 unless the sizes tell it from 0.
-        constant_high: up to which constants fit as well.
+        scale: the scale a.
+        exponent: the exponent b.
+        exponent_low, exponent_high: interval of b at `LEVEL` over all constants; infinite if nothing bounds b.
+        constant: the constant c; 0 unless it differs significantly from 0.
+        constant_high: largest constant that also fits.
         deviation: root mean square of `error / fit - 1` over the sizes.
-        chance: that errors of test images alone make the errors deviate so much from any power law.
+        chance: probability that sampling of test images alone causes such a deviation from the best power law.
     """
 
     scale: float
@@ -45,32 +46,36 @@ class PowerLaw:
     chance: float
 
     def at(self, n: np.ndarray) -> np.ndarray:
-        """The law at sizes n."""
+        """Return the values of the law at the sizes n."""
         return self.scale * np.asarray(n, dtype=np.float64) ** -self.exponent + self.constant
 
     def text(self) -> str:
-        """For people: `0.97 n^-0.132 (0.124 to 0.140)`, and what is not known."""
-        law = f"{self.scale:.3g} n^-{self.exponent:.3f} ({self.exponent_low:.3f} to {self.exponent_high:.3f})"
+        """Return a readable text, such as `0.97 n^-0.132 (exponent -0.140 to -0.124)`, with doubts."""
+        law = f"{self.scale:.3g} n^{-self.exponent:.3f}"
         law = law if self.constant == 0 else f"{law} + {self.constant:.3g}"
-        return "; ".join([law, *self.doubts()])
+        known = math.isfinite(self.exponent_low) or math.isfinite(self.exponent_high)
+        interval = f"exponent {-self.exponent_high:.3f} to {-self.exponent_low:.3f}" if known else "any exponent"
+        return "; ".join([f"{law} ({interval})", *self.doubts()])
 
     def doubts(self) -> list[str]:
-        """What the sizes leave open, for people."""
+        """Return readable texts on what the sizes do not determine."""
         found = []
         if self.constant == 0 and self.constant_high > _NO_CONSTANT * self.scale:
-            found.append(f"a constant up to {self.constant_high:.2g} fits as well")
+            found.append(f"with an added constant of up to {self.constant_high:.2g} it fits as well")
         if self.exponent_low <= 0:
-            found.append("no decay is certain")
+            found.append("the errors may not decrease at all")
         if self.chance < _UNLIKELY:
-            found.append(f"not a power law: it is off by {self.deviation:.1%}, more than the test points explain")
+            found.append(
+                f"not a power law: deviations of {self.deviation:.1%} exceed the sampling error of the test points"
+            )
         return found
 
 
-# Below this share of the scale a constant is none; below this chance a law is doubted.
+# A constant below the first number times the scale counts as 0. A law with a chance below the second number is doubted.
 _NO_CONSTANT, _UNLIKELY = 1e-6, 1e-3
-# Exponents that are looked at; values beyond the last cannot be told from it at any sizes of interest.
+# Exponents that are tried. Larger exponents cannot be distinguished from the last one at any sizes of interest.
 _EXPONENTS = np.concatenate([np.linspace(-1.0, 2.0, 301), np.linspace(2.02, 6.0, 200)])
-# Relative deviations that are no rounding of a mean.
+# Least relative deviation of an error, which exceeds the rounding of a mean.
 _FLOOR = 1e-9
 
 
@@ -79,12 +84,13 @@ class Predicted:
     """Squared errors that theory predicts from the spectrum of the largest training set.
 
     Args:
-        kernel: its name.
-        ridge: as configured.
-        sizes: (s,) training images, below the largest.
-        values: (s,) mean squared error on new images.
-        errors: (s,) standard errors, of random probes.
-        sample: images of the largest training set.
+        kernel: name of the kernel.
+        ridge: ridge as configured.
+        sizes: (s,) numbers of training images, below the largest.
+        values: (s,) mean squared errors on new images.
+        errors: (s,) standard errors due to random probes.
+        sample: number of images of the largest training set.
+        further: extrapolated errors for more training images than there are; empty if too few errors are known.
     """
 
     kernel: str
@@ -93,6 +99,7 @@ class Predicted:
     values: np.ndarray
     errors: np.ndarray
     sample: int
+    further: tuple[Extrapolated, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,17 +107,17 @@ class Curve:
     """One kernel, ridge and choice of time over all sizes.
 
     Args:
-        kernel: its name.
-        ridge: as configured.
-        point: `inf` (trained to convergence), `best` (the time with the least error, by these same test images), or `only`, of
-            runs with one finite time.
+        kernel: name of the kernel.
+        ridge: ridge as configured.
+        point: `inf` (training to convergence), `best` (the time with the least error on these same test images), or
+            `only` (the single finite time of the runs).
         measure: `error` (share of wrong classes) or `mse`.
-        sizes: (s,) training images, ascending.
-        times: (s,) training times that were taken.
-        values: (s,) the measure.
-        errors: (s,) standard errors, over test images.
-        fit: the power law; None where `why` says why there is none.
-        why: reason for people.
+        sizes: (s,) numbers of training images, ascending.
+        times: (s,) training times of the values.
+        values: (s,) values of the measure.
+        errors: (s,) standard errors over test images.
+        fit: the power law; None if there is none.
+        why: the reason why there is no power law.
     """
 
     kernel: str
@@ -126,23 +133,24 @@ class Curve:
 
 
 def learning_curves(runs: Sequence[tuple[int, Predictions]]) -> list[Curve]:
-    """All curves of runs that differ in their training size alone.
+    """Compute all curves of runs that differ only in their training size.
 
     Args:
-        runs: (training images, predictions), of the same test images, kernels and ridges; times may differ.
+        runs: pairs (number of training images, predictions) with the same test images, kernels and ridges. Times may
+            differ.
 
     Returns:
-        By kernel, ridge, point and measure.
+        The curves, ordered by kernel, ridge, point and measure.
 
     Raises:
-        ValueError: if their test images, kernels or ridges differ.
+        ValueError: if test images, kernels or ridges differ between runs.
     """
     runs = sorted(runs, key=lambda run: run[0])
     first = runs[0][1]
     for _, one in runs[1:]:
         same = one.kernels == first.kernels and np.array_equal(one.ridges, first.ridges)
         if not same or not np.array_equal(one.test_index, first.test_index):
-            raise ValueError("a learning curve needs runs of the same kernels, ridges and test points")
+            raise ValueError("a learning curve needs runs with the same kernels, ridges and test points")
     measures = ("error", "mse") if first.is_classification else ("mse",)
     points = ["inf"] if all(math.isinf(one.times[-1]) for _, one in runs) else []
     if any(len(one.times) > 1 for _, one in runs):
@@ -174,7 +182,7 @@ def _curve(runs: Sequence[tuple[int, Predictions]], k: int, r: int, point: str, 
 
 
 def _losses(predictions: Predictions, measure: str, k: int, r: int) -> np.ndarray:
-    """(T, p) loss of every test point."""
+    """Return the loss of every test point at every time, (T, p)."""
     mean = predictions.mean[k, :, r]
     if measure == "mse":
         return ((mean - predictions.target) ** 2).mean(axis=-1)
@@ -183,37 +191,39 @@ def _losses(predictions: Predictions, measure: str, k: int, r: int) -> np.ndarra
 
 
 def fit_power_law(sizes: np.ndarray, losses: np.ndarray) -> tuple[PowerLaw | None, str]:
-    """The law by generalised least squares, and intervals by the profile of the likelihood.
+    """Fit a power law by generalised least squares, with intervals from the profile likelihood.
 
-    The errors of the sizes are correlated, because their test points are the same: their covariance is that of the losses over
-    the images. Where no law fits within it, a deviation of equal relative size at every size is added, as large as the fit asks
-    for. For a given exponent the law is linear in scale and constant, and the constant is at least 0; the interval of the
-    exponent has all for which some constant fits, so that it covers laws with and without one. The constant that is reported is
-    0 unless 0 is outside its own interval.
+    The errors of different sizes are correlated, because their test points are the same. Their covariance is estimated
+    from the losses over the test points. If no law fits within this covariance, a deviation of the same relative size
+    at every size is added, as large as the fit needs.
+
+    For a given exponent the law is linear in scale and constant, and the constant is at least 0. The interval of the
+    exponent contains all exponents for which some constant fits, so it covers laws with and without a constant. The
+    reported constant is 0 unless 0 is outside the interval of the constant.
 
     Args:
-        sizes: (s,) training images, distinct.
-        losses: (s, p) of every test point.
+        sizes: (s,) distinct numbers of training images.
+        losses: (s, p) losses of the test points.
 
     Returns:
-        The law, or None and the reason.
+        The law and an empty text, or None and the reason why there is no law.
     """
     count, p = losses.shape
     if count < LEAST_SIZES:
-        return None, f"a power law needs at least {LEAST_SIZES} sizes, here are {count}"
+        return None, f"a power law needs at least {LEAST_SIZES} sizes, and there are {count}"
     values = losses.mean(axis=1)
     if not np.isfinite(values).all() or (values <= 0).any():
         return None, "an error is 0 or not finite"
     covariance = np.atleast_2d(np.cov(losses)) / p if p > 1 else np.zeros((count, count))
-    # One image more or less, of the loss that it has where it counts: of sizes between which no image changes sides the
-    # covariance of a sample says that they differ by nothing, for sure.
+    # The variance of one image more or less is added, with the typical loss of an image that contributes. If no image
+    # changes between two sizes, the sample covariance alone would say that their difference is exactly known.
     covariance += np.diag(((losses**2).mean(axis=1) / values / p) ** 2) if np.ptp(losses, axis=1).any() else 0.0
     free = count - 3
     fit = _Profile(sizes, values, covariance, _FLOOR)
     chance = float(chi2.sf(fit.best[0], free)) if free else 1.0
     room = float(chi2.ppf(LEVEL, 1))
     if free and fit.best[0] > free:
-        # Whatever else moves the errors is seen in what is left over.
+        # The residuals show how much the errors vary for other reasons than the sampling of test points.
         def excess(log_deviation: float) -> float:
             return _Profile(sizes, values, covariance, math.exp(log_deviation)).best[0] - free
 
@@ -239,18 +249,18 @@ def fit_power_law(sizes: np.ndarray, losses: np.ndarray) -> tuple[PowerLaw | Non
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Between ends of unlike signs."""
+    """Return a root of the function between two ends at which its signs differ."""
     return float(cast("float", brentq(function, low, high)))
 
 
 class _Profile:
-    """Squares that are left over, in units of their variance, for every exponent.
+    """Sums of squared residuals in units of their variance, as a function of the exponent.
 
     Args:
-        sizes: (s,).
+        sizes: (s,) numbers of training images.
         values: (s,) errors.
-        covariance: (s, s) of these.
-        deviation: relative, besides, of every error.
+        covariance: (s, s) covariance of the errors.
+        deviation: additional independent deviation of every error, relative to the error.
     """
 
     def __init__(self, sizes: np.ndarray, values: np.ndarray, covariance: np.ndarray, deviation: float) -> None:
@@ -263,7 +273,10 @@ class _Profile:
         self._highest = float(values.min())
 
     def _squares(self, exponents: np.ndarray, constant: float | None = None) -> np.ndarray:
-        """Of each exponent, at its best scale; and its best constant, if none is given. Neither is below 0."""
+        """Return the sum of squares of each exponent, (b,).
+
+        It is taken at the best scale, and at the best constant if none is given. Neither is below 0.
+        """
         powers = np.exp(-np.multiply.outer(exponents, self.n - self.centre)) @ self._root.T  # (b, s)
         y = self._y - (0.0 if constant is None else constant) * self._flat
         own = (powers * powers).sum(axis=1)
@@ -272,7 +285,7 @@ class _Profile:
         left = (alone * alone).sum(axis=1)
         if constant is not None:
             return left
-        # What the constant takes off the rest, after the part along the powers is taken out of both.
+        # The part along the powers is removed from data and constant. The constant then reduces the rest.
         shared = powers @ self._flat / own
         rest = self._flat - shared[:, None] * powers
         size, flat = (rest * rest).sum(axis=1), float(self._flat @ self._flat)
@@ -297,23 +310,23 @@ class _Profile:
 
     @cached_property
     def best(self) -> tuple[float, float]:
-        """Least squares and their exponent."""
+        """The least sum of squares and its exponent."""
         return self._least(None)
 
     @cached_property
     def without_constant(self) -> tuple[float, float]:
-        """Likewise of laws without a constant."""
+        """The least sum of squares of laws without a constant, and its exponent."""
         return self._least(0.0)
 
     def line(self, exponent: float, *, constant: bool) -> tuple[float, float]:
-        """Scale, at the centre of the sizes, and constant."""
+        """Return the best scale, at the centre of the sizes, and the best constant of an exponent."""
         power = self._root @ np.exp(-exponent * (self.n - self.centre))
         columns = np.stack([power, self._flat], axis=1) if constant else power[:, None]
         found = np.linalg.lstsq(columns, self._y, rcond=None)[0]
         return float(found[0]), float(found[1]) if constant else 0.0
 
     def interval(self, most: float) -> tuple[float, float]:
-        """Exponents whose squares are at most so many."""
+        """Return the interval of exponents whose sum of squares is at most `most`."""
 
         def over(b: float) -> float:
             return float(self._squares(np.array([b]))[0]) - most
@@ -329,7 +342,7 @@ class _Profile:
         )
 
     def largest_constant(self, most: float) -> float:
-        """Up to which constants some exponent has at most so many squares."""
+        """Return the largest constant for which the sum of squares of some exponent is at most `most`."""
 
         def over(constant: float) -> float:
             return self._least(constant)[0] - most
@@ -341,7 +354,7 @@ class _Profile:
         return _root(over, float(fits[-1]), float(fits[-1] + tried[1]))
 
     def _constant_between(self, over: Callable[[float], float]) -> float:
-        """The end of an interval that is narrower than the constants that were tried."""
+        """Return the upper end of an interval of constants that is narrower than the spacing of the tried constants."""
         best = self.line(self.best[1], constant=True)[1]
         if best <= 0 or over(best) > 0:
             return max(best, 0.0)

@@ -1,4 +1,4 @@
-"""The learning curve as a figure and a page."""
+"""Draws learning curves as a figure and writes them as a page."""
 
 from __future__ import annotations
 
@@ -11,22 +11,32 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ntkpipe.dynamics.spectrum import TRUSTED
-from ntkpipe.report.figures import FigureFile
-from ntkpipe.report.html import document, figures, section, table, write_page
+from ntkpipe.report.html import FigureFile, document, figures, section, table, write_page
 from ntkpipe.report.learning_curve import Curve, Predicted
-from ntkpipe.report.style import KERNEL_MARKERS, PAGE_WIDTH, kernel_colour, kernel_name, number, render, tint
+from ntkpipe.report.style import (
+    KERNEL_MARKERS,
+    columns_of_legend,
+    kernel_colour,
+    kernel_name,
+    number,
+    render,
+    render_for_phones,
+    row_of_panels,
+    tint,
+)
 
 _MEASURES = {"error": "test error (share of wrong classes)", "mse": "test mean squared error"}
 _POINTS = {"inf": "t = ∞", "best": "best time", "only": "the only time"}
 
 _CAPTION = (
-    "Test error against the number of training points, both axes logarithmic; bars are standard errors over the test points. "
-    "Filled: trained to convergence, or to the only time; open and dashed: the time with the least error, chosen by these same "
-    "test points. Thin lines: fitted power laws."
+    "Test error against the number of training points; both axes are logarithmic, and bars are standard errors over "
+    "the test points. Filled markers: training to convergence, or to the only time. Open markers and dashed lines: "
+    "the time with the smallest error, chosen on the same test points. Thin lines: fitted power laws."
 )
 _OF_THEORY = (
-    " Dotted: squared error that theory predicts from the spectrum of the largest training set, for training to convergence; "
-    "pale beyond a quarter of it, where it is less sure. The theory predicts squared error, not accuracy."
+    " Dotted lines: squared error that theory predicts from the spectrum of the largest training set, for training to "
+    "convergence. It is less certain above a quarter of that set (pale). A dotted line with a band is extrapolated to "
+    "larger training sets. The theory predicts squared error, not accuracy."
 )
 
 
@@ -36,11 +46,11 @@ def write_learning_page(
     """Write `learning_curve.html` and its figure (`learning_curve.png`, `.svg`) into a folder.
 
     Args:
-        curves: of all kernels and ridges.
-        title: of the page.
-        notes: what the reader should know.
-        folder: that exists.
-        theory: predicted errors, drawn beside the measured ones of training to convergence.
+        curves: curves of all kernels and ridges.
+        title: title of the page.
+        notes: remarks for the reader.
+        folder: an existing folder.
+        theory: predicted errors, drawn beside the measured errors of training to convergence.
 
     Returns:
         Path of the page.
@@ -50,6 +60,7 @@ def write_learning_page(
         "Learning curve",
         _CAPTION + (_OF_THEORY if theory else ""),
         *render(lambda: draw(curves, theory), folder, "learning_curve"),
+        lambda: render_for_phones(lambda: draw(curves, theory)),
     )
     warnings = "".join(f"<li>{escape(note)}</li>" for note in notes)
     body = [
@@ -65,11 +76,11 @@ def write_learning_page(
 
 
 def draw(curves: Sequence[Curve], theory: Sequence[Predicted] = ()) -> Figure:
-    """A panel per measure, a line per kernel, ridge and choice of time; dotted lines of theory."""
+    """Draw a panel per measure, with a line per kernel, ridge and choice of time, and dotted lines of theory."""
     measures = [m for m in _MEASURES if any(c.measure == m for c in curves)]
-    figure = Figure(figsize=(PAGE_WIDTH, 3.1 if len(measures) > 1 else 3.6), layout="constrained")
+    figure, panels = row_of_panels(len(measures), 3.1 if len(measures) > 1 else 3.6)
     kernels, ridges = _unique(c.kernel for c in curves), _unique(c.ridge for c in curves)
-    for panel, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+    for panel, measure in zip(panels, measures, strict=True):
         for curve in (c for c in curves if c.measure == measure):
             colour = tint(kernel_colour(curve.kernel, kernels.index(curve.kernel)), ridges.index(curve.ridge))
             final = curve.point != "best"
@@ -99,12 +110,33 @@ def draw(curves: Sequence[Curve], theory: Sequence[Predicted] = ()) -> Figure:
                 panel.plot(
                     one.sizes[sure], one.values[sure], label=f"{kernel_name(one.kernel)}{ridge}, theory", **style
                 )
-                first = max(int(sure.sum()) - 1, 0)  # the rest, paler, begins where the sure part ends
+                first = max(int(sure.sum()) - 1, 0)  # the pale part begins where the certain part ends
                 panel.plot(one.sizes[first:], one.values[first:], alpha=0.35, **style)
+            _further(panel, curves, theory)
         _axes(panel, curves, measure)
+        further = max((p.n for one in theory for p in one.further), default=0) if measure == "mse" else 0
+        if further:
+            ticks = [*panel.get_xticks(), further]
+            panel.set_xticks(ticks, [f"{n:,.0f}" for n in ticks])
     handles, labels = figure.axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns_of_legend(len(labels), 4))
     return figure
+
+
+def _further(panel, curves: Sequence[Curve], theory: Sequence[Predicted]) -> None:
+    """Draw the extrapolated effect of more data as a dotted line with a band."""
+    kernels, ridges = _unique(c.kernel for c in curves), _unique(c.ridge for c in curves)
+    named = False
+    for one in theory:
+        if not one.further:
+            continue
+        colour = tint(kernel_colour(one.kernel, kernels.index(one.kernel)), ridges.index(one.ridge))
+        n = [point.n for point in one.further]
+        label = None if named else "extrapolated"
+        panel.plot(n, [p.test_mse for p in one.further], ":", color=colour, linewidth=1.2, label=label)
+        low, high = [p.low for p in one.further], [p.high for p in one.further]
+        panel.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+        named = True
 
 
 def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
@@ -112,14 +144,14 @@ def _axes(panel, curves: Sequence[Curve], measure: str) -> None:
     panel.set_xlabel("training points")
     panel.set_title(_MEASURES[measure])
     sizes = np.unique(np.concatenate([c.sizes for c in curves]))
-    # Every size is named, unless they would run into each other.
+    # Every size has a label unless labels would overlap.
     shown = sizes if len(sizes) <= 6 else sizes[np.linspace(0, len(sizes) - 1, 6).round().astype(int)]
     panel.set_xticks(shown, [f"{n:,}" for n in shown])
     panel.minorticks_off()
     values = np.concatenate([c.values for c in curves if c.measure == measure])
     values = values[np.isfinite(values) & (values > 0)]
     if not len(values):
-        return  # nothing to be seen on a logarithmic axis: errors of 0
+        return  # errors of 0 cannot be drawn on a logarithmic axis
     panel.set_yscale("log")
     narrow = values.max() < 4 * values.min()
     panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]) if narrow else LogLocator(subs=(1, 2, 5)))
@@ -139,16 +171,18 @@ def _laws(curves: Sequence[Curve]) -> str:
         if c.fit is None:
             rows.append((heads, [("", ""), ("", ""), ("", ""), ("", ""), (c.why, "text")]))
             continue
-        between = f"{c.fit.exponent_low:.4f} to {c.fit.exponent_high:.4f}"
+        low, high = c.fit.exponent_low, c.fit.exponent_high
+        between = f"{low:.4f} to {high:.4f}" if np.isfinite([low, high]).any() else "any"
         cells = [f"{c.fit.exponent:.4f}", between, f"{c.fit.scale:.4g}", f"{c.fit.constant:.4g}"]
         rows.append((heads, [*((text, "") for text in cells), ("; ".join(c.fit.doubts()), "text")]))
     note = (
-        "error = a n<sup>-b</sup> + c, generalised least squares with the covariance of the errors over the test points, the same "
-        "ones at every size, and with a further deviation where no law fits within it. The interval of b has all exponents for "
-        "which some constant c &ge; 0 fits; c is 0 unless the sizes tell it from 0. Training points are nested subsets of one "
-        "seeded order: what their choice does to all sizes alike is not seen."
+        "The law is error = a n<sup>-b</sup> + c, fitted by generalised least squares with the covariance of the "
+        "errors over the shared test points. A further deviation is added if no law fits otherwise. The interval of b "
+        "contains all exponents for which some constant c &ge; 0 fits; c is 0 unless it differs significantly from 0. "
+        "Training sets are nested subsets of one seeded order, so the fit does not see the effect of their choice on "
+        "all sizes together."
     )
-    columns = ["exponent b", "95% interval", "scale a", "constant c", "left open"]
+    columns = ["exponent b", "95% interval", "scale a", "constant c", "remark"]
     return table(["kernel", "ridge", "time", "measure"], columns, rows) + f'<p class="note">{note}</p>'
 
 
@@ -171,7 +205,7 @@ def _numbers(curves: Sequence[Curve]) -> str:
 
 
 def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
-    """Measured and predicted squared errors side by side."""
+    """Return a table of measured and predicted squared errors."""
     rows = []
     for one in theory:
         (measured,) = [
@@ -189,12 +223,33 @@ def _predictions(curves: Sequence[Curve], theory: Sequence[Predicted]) -> str:
             ]
             rows.append(([kernel_name(one.kernel), number(one.ridge), f"{n:,}"], [(text, "") for text in cells]))
     note = (
-        f"From the spectrum of the {theory[0].sample:,} points of the largest run, for training sets drawn from them and tested on the "
-        "rest. The theory predicts squared error, not accuracy. Beyond a quarter of these points it is less sure. Where "
-        "predicted errors are far below measured ones, the test points are unlike the training points."
+        f"Predicted from the spectrum of the {theory[0].sample:,} points of the largest run, for training sets drawn "
+        "from them and tested on the rest. The theory predicts squared error, not accuracy, and is less certain above "
+        "a quarter of these points. Predicted errors far below the measured ones mean that the test points differ "
+        "from the training points."
     )
     columns = ["measured", "predicted", "difference"]
-    return table(["kernel", "ridge", "training points"], columns, rows) + f'<p class="note">{note}</p>'
+    made = table(["kernel", "ridge", "training points"], columns, rows) + f'<p class="note">{note}</p>'
+    return made + _extrapolations(theory)
+
+
+def _extrapolations(theory: Sequence[Predicted]) -> str:
+    """Return a table of the extrapolated errors for more training points; empty if there are none."""
+    rows = [
+        (
+            [kernel_name(one.kernel), number(one.ridge), f"{point.n:,}"],
+            [(f"{point.test_mse:.4f}", ""), (f"{point.low:.4f} to {point.high:.4f}", "")],
+        )
+        for one in theory
+        for point in one.further
+    ]
+    if not rows:
+        return ""
+    note = (
+        "Expected errors with more data. They continue the predicted errors of up to a quarter of the points as a power of "
+        "n. This is an extrapolation, not theory. The band contains other continuations of the same curve."
+    )
+    return table(["kernel", "ridge", "training points"], ["extrapolated", "band"], rows) + f'<p class="note">{note}</p>'
 
 
 def _unique(values) -> list:

@@ -1,4 +1,4 @@
-"""Figures of what was predicted: confusion matrix, most confident mistakes, predicted against target."""
+"""Draws figures of the predictions: confusion matrix, most confident mistakes, predicted against target."""
 
 from __future__ import annotations
 
@@ -9,23 +9,32 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.style import BLUE, GREY, INK, PAGE_WIDTH, PALE, PALETTE, VERMILLION, literal, number, short
+from ntkpipe.report.inputs import ReportInputs, confusion_matrix
+from ntkpipe.report.style import (
+    BLUE,
+    GREY,
+    INK,
+    PAGE_WIDTH,
+    PALE,
+    PALETTE,
+    VERMILLION,
+    is_for_phones,
+    literal,
+    number,
+    row_of_panels,
+    short,
+    width_of,
+)
 
 SHARES = LinearSegmentedColormap.from_list("shares", ["#E8F1F8", "#CFE3F1", "#6BAED6", BLUE, "#08306B"])
-# Like INK, but also on a dark page, where the cell below stays light.
+# Like INK, but unchanged in dark mode, because the cells stay light.
 _ON_CELLS = "#232323"
 MISTAKES_SHOWN = 24
 COLUMNS = 6
 
 
-def confusion_matrix(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts of test points by true class (rows) and predicted class (columns); (classes, classes) int64."""
-    return np.bincount(label * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-
-
 def confusion(inputs: ReportInputs) -> Figure:
-    """Confusion matrix of the headline entry: colour is the share of the true class, numbers are counts."""
+    """Draw the confusion matrix of the headline entry. Colours show shares of the true class, numbers are counts."""
     predictions, entry = inputs.predictions, inputs.headline()
     assert predictions.label is not None
     classes = len(predictions.class_names)
@@ -33,9 +42,10 @@ def confusion(inputs: ReportInputs) -> Figure:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     names = [short(name, 14) for name in predictions.class_names]
     edge = min(7.4, max(1.7, (0.46 if classes <= 12 else 0.32) * classes))
+    edge = min(edge, max(width_of(edge + 1.9) - 1.1, 0.2 * classes))  # on phones, cells still hold three digits
     figure = Figure(figsize=(edge + 1.9, edge + 1.0), layout="constrained")
     axes = figure.subplots()
-    # Empty cells are see-through, for dark pages.
+    # Empty cells are transparent, so that dark mode shows its background.
     image = axes.imshow(np.ma.masked_equal(shares, 0), cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
     axes.spines[:].set(visible=True, color=PALE)
@@ -48,7 +58,7 @@ def confusion(inputs: ReportInputs) -> Figure:
             axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=size, color=colour)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    # Inside the axes, so that it is as high as the matrix whatever the names beside it need.
+    # The colour bar is placed in the axes, so that its height equals the matrix's for names of any length.
     bar = figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / edge, 0, 0.12 / edge, 1)))
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
@@ -57,7 +67,7 @@ def confusion(inputs: ReportInputs) -> Figure:
 
 
 def _class_ticks(axes, names: list[str], points_per_class: float) -> None:
-    """Every name where it is legible; otherwise numbers of some classes."""
+    """Label the ticks with all names if they are legible, otherwise with the numbers of some classes."""
     classes = len(names)
     size = min(8.0, 0.95 * points_per_class)
     if size >= 4:
@@ -77,10 +87,10 @@ def _class_ticks(axes, names: list[str], points_per_class: float) -> None:
 
 
 def confident_mistakes(inputs: ReportInputs) -> tuple[np.ndarray, np.ndarray]:
-    """Wrongly predicted test points of the headline entry, most confident first.
+    """Return the wrongly predicted test points of the headline entry, the most confident first.
 
     Returns:
-        Their positions among the test points, and by how much the predicted class's mean exceeds the true one's.
+        Their positions among the test points, and the mean of the predicted class minus the mean of the true class.
     """
     predictions, entry = inputs.predictions, inputs.headline()
     assert predictions.label is not None
@@ -93,7 +103,7 @@ def confident_mistakes(inputs: ReportInputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mistakes(inputs: ReportInputs) -> Figure:
-    """Images of the most confident mistakes (in regression: of the largest errors) of the headline entry."""
+    """Draw images of the most confident mistakes of the headline entry, or of its largest errors for regression."""
     predictions, entry = inputs.predictions, inputs.headline()
     captions: list[tuple[str, str, str]] = []  # above the image, below that, and at its right
     mean = predictions.mean[entry]
@@ -111,11 +121,13 @@ def mistakes(inputs: ReportInputs) -> Figure:
                 captions.append((number(predictions.target[point, 0]), number(mean[point, 0]), ""))
             else:
                 captions.append((f"point {predictions.test_index[point]}", f"error {number(errors[point])}", ""))
-    columns = min(COLUMNS, len(points))
+    across = COLUMNS // 2 if is_for_phones() else COLUMNS
+    pitch, columns = width_of(PAGE_WIDTH) / across, min(across, len(points))
     rows = math.ceil(len(points) / columns)
     assert inputs.images is not None
-    # Laid out by hand, in inches: matplotlib's engines know nothing of two lines in two colours above each image.
-    pitch, text, edge = PAGE_WIDTH / COLUMNS, 0.33, 0.06
+    # The layout is computed here, in inches, because matplotlib's engines do not support two lines in two colours above
+    # each image.
+    text, edge = 0.33, 0.06
     width, height = max(columns, 3) * pitch, rows * (pitch + text)
     figure = Figure(figsize=(width, height))
     for slot, point in enumerate(points):
@@ -136,18 +148,17 @@ def mistakes(inputs: ReportInputs) -> Figure:
 
 
 def displayable(image: np.ndarray) -> np.ndarray:
-    """An image as matplotlib shows it: (h, w, c) to (h, w, 3) for colour, else the mean over channels; in 0..1."""
+    """Convert an image (h, w, c) to (h, w, 3) for three channels, or else to the mean over channels (h, w), in 0..1."""
     image = np.clip(np.nan_to_num(image), 0, 1)
     return image if image.shape[-1] == 3 else image.mean(-1)
 
 
 def scatter(inputs: ReportInputs) -> Figure:
-    """Predicted against target values of the headline entry, for regression."""
+    """Draw predicted against target values of the headline entry, for regression."""
     predictions, entry = inputs.predictions, inputs.headline()
     mean, target = predictions.mean[entry], predictions.target
     outputs = mean.shape[1]
-    figure = Figure(figsize=(3.9, 3.7), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = row_of_panels(1, 3.7, width=3.9)
     low, high = float(min(np.nanmin(mean), target.min())), float(max(np.nanmax(mean), target.max()))
     axes.plot([low, high], [low, high], color=GREY, linewidth=0.9, linestyle=(0, (4, 2)), zorder=3)
     named = 1 < outputs <= len(PALETTE)
@@ -160,7 +171,7 @@ def scatter(inputs: ReportInputs) -> Figure:
             axes.errorbar(
                 target[:, i], mean[:, i], yerr=error, fmt="none", ecolor=colours[i], alpha=0.3, elinewidth=0.8
             )
-        # Dots as pixels: tens of thousands of them as vector shapes would make a file that no viewer opens quickly.
+        # Dots are rasterised, because tens of thousands of vector shapes would make the file slow to open.
         axes.scatter(target[:, i], mean[:, i], s=size, color=colours[i], alpha=0.6, linewidths=0, rasterized=True,
                      label=short(predictions.class_names[i]))  # fmt: skip
     axes.set(xlabel="target", ylabel="predicted mean")

@@ -1,10 +1,14 @@
-"""One self-contained HTML page about a run: no script, nothing loaded from elsewhere, every text escaped."""
+"""Writes one self-contained HTML page about a run.
+
+The page has one short script, loads nothing from elsewhere, and escapes every text.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,58 +16,93 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.dynamics.estimates import STATED
+from ntkpipe.extras import install, is_installed
 from ntkpipe.predictions.choice import basis_of, chosen_entries
 from ntkpipe.predictions.doubt import MARK, legend
+from ntkpipe.predictions.refinement import describe_refinement
 from ntkpipe.predictions.schema import BOUND_KINDS
-from ntkpipe.report.figures import FigureFile, write_figures
-from ntkpipe.report.html import document, write_page
+from ntkpipe.report.along_training import along_training
+from ntkpipe.report.facts import facts as _facts
+from ntkpipe.report.facts import plain as _plain
+from ntkpipe.report.facts import timings as _timings
+from ntkpipe.report.html import FigureFile, document, write_page
 from ntkpipe.report.html import figures as _figures
 from ntkpipe.report.html import section as _section
 from ntkpipe.report.html import table as _table
-from ntkpipe.report.inputs import ReportInputs
-from ntkpipe.report.outcomes import confusion_matrix
+from ntkpipe.report.inputs import ReportInputs, confusion_matrix
+from ntkpipe.report.network import network_svg
 from ntkpipe.report.style import entry_name, kernel_name, number
 
-OWN_PLACE = ("title", "warnings", "signals", "max_learning_rate", "timings")
-SECTIONS = ("data", "kernel", "hardware", "versions", "config")
+# The slider shows these figures at every time, so the page leaves out the headline's versions, which the files hold.
+ALONG_TRAINING = ("confusion", "reliability")
 CONFUSED_PAIRS = 8
 
 
 def write_report(inputs: ReportInputs, folder: str | os.PathLike[str]) -> Path:
     """Write `report.html` and the figures it shows (`figures/*.png`, `figures/*.svg`) into a folder.
 
+    Without matplotlib there are no figures, and the page says how to get them.
+
     Args:
-        inputs: of the report.
-        folder: created if absent.
+        inputs: the data of the report.
+        folder: folder of the page, created if absent.
 
     Returns:
         Path of the page.
     """
-    folder = Path(folder)
-    figures = write_figures(inputs, folder / "figures")
+    folder, figures = Path(folder), ()
+    if is_installed("matplotlib"):
+        from ntkpipe.report.figures import write_figures  # before the folder is made, as matplotlib may be broken
+
+        figures = write_figures(inputs, folder / "figures")
+    folder.mkdir(parents=True, exist_ok=True)
     return write_page(folder / "report.html", render_page(inputs, figures))
 
 
 def render_page(inputs: ReportInputs, figures: Sequence[FigureFile]) -> str:
-    """The page as HTML text; figures are inlined as images, so that nothing in them can run or clash."""
+    """Return the page as HTML text. Figures are inlined as images, so that they cannot run code or clash."""
     summary = inputs.summary
     title = str(summary.get("title") or "Predictions of infinitely wide networks")
+    # With bars or several targets, this figure shows more than the slider's panel.
+    more = inputs.predictions.variance is not None or inputs.predictions.shape[4] > 1
+    repeated = ALONG_TRAINING if more else (*ALONG_TRAINING, "scatter")
     body = [
         f"<header><h1>{escape(title)}</h1>{_lead(inputs)}</header>",
         _tiles(inputs),
         _warnings(inputs),
-        _section("Figures", _figures(figures)),
+        _section("Along training", moving := along_training(inputs)),
+        _section(
+            "Figures", _figures([f for f in figures if not (moving and f.name in repeated)]) or _without_figures()
+        ),
         _section("Accuracy and loss", _metric_tables(inputs)),
         _section("Numerical error", _bound_table(inputs)),
-        _section("Cross-validation", _folds(inputs)),
-        _section("Most frequent confusions", _confused_pairs(inputs)),
-        _section("Learning rate", _learning_rates(inputs)),
-        _section("Signals through the layers", _signals(inputs)),
-        _section("Time per stage", _timings(summary.get("timings"))),
+        _beside(
+            _section("Cross-validation", _folds(inputs)),
+            _section("Most frequent confusions", _confused_pairs(inputs)),
+            _section("Learning rate", _learning_rates(inputs)),
+            _section("Time per stage", _timings(summary.get("timings"))),
+        ),
+        _section("The network", _network(inputs)),
         _section("The run", _facts(summary)),
         f"<footer>Predictions {escape(inputs.predictions.fingerprint())}</footer>",
     ]
     return document(title, [part for part in body if part])
+
+
+def _beside(*sections: str) -> str:
+    """Return short sections, which are side by side if the page is wide."""
+    held = "".join(sections)
+    return f'<div class="side">{held}</div>' if held else ""
+
+
+def _without_figures() -> str:
+    """Return a note if matplotlib is not installed; empty if it is installed and there is nothing to draw."""
+    if is_installed("matplotlib"):
+        return ""
+    return (
+        f'<p class="note">Figures need matplotlib: <code>{escape(install("report"))}</code>, then '
+        "<code>ntkpipe report run_dir=DIR</code>.</p>"
+    )
 
 
 def _lead(inputs: ReportInputs) -> str:
@@ -78,7 +117,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _tiles(inputs: ReportInputs) -> str:
-    """The headline entry in a few large numbers."""
+    """Return the most important numbers of the headline entry as HTML."""
     predictions, entry = inputs.predictions, inputs.headline()
     metric = inputs.metric(entry)
     k, t, r = entry
@@ -99,7 +138,7 @@ def _tiles(inputs: ReportInputs) -> str:
             facts.append((f"{metric['certain']:.2%}", "classes certain within the bound"))
     else:
         facts.append((_significant(metric["typical_error"], 2), "typical numerical error (estimate)"))
-        share = f"largest numerical error of {STATED:.0%} of predictions (estimate)"
+        share = f"{STATED:.0%} of numerical errors are below this (estimate)"
         facts.append((_significant(metric["max_error_estimate"], 2), share))
         if metric.get("certain_by_estimate") is not None:
             facts.append((f"{metric['certain_by_estimate']:.2%}", "classes certain within the estimate"))
@@ -109,9 +148,13 @@ def _tiles(inputs: ReportInputs) -> str:
     name = entry_name(predictions.kernels[k], float(predictions.times[t]), float(predictions.ridges[r]))
     chosen = ""
     if chosen_entries(predictions).get(predictions.kernels[k]) == entry:
-        chosen = f" Chosen on {escape(basis_of(predictions))}; the test points had no part in it."
+        chosen = f" Chosen on {escape(basis_of(predictions))}, without the test points."
     doubt = "".join(f" {MARK} {text[:1].upper()}{text[1:]}." for text in legend([metric.get("doubt")]))
-    return f'<div class="tiles">{tiles}</div><p class="note">For {escape(name)}.{chosen}{escape(doubt)}</p>'
+    refined = ""
+    if metric.get("refined"):
+        text = describe_refinement(inputs.metrics["refinement"][predictions.kernels[k]])
+        refined = f" {text[:1].upper()}{text[1:]}."
+    return f'<div class="tiles">{tiles}</div><p class="note">These numbers are for {escape(name)}.{chosen}{escape(refined + doubt)}</p>'
 
 
 def _warnings(inputs: ReportInputs) -> str:
@@ -126,7 +169,7 @@ def _metric_tables(inputs: ReportInputs) -> str:
 
     predictions = inputs.predictions
     if not predictions.has_targets:
-        return '<p class="note">Nothing is known of the labels or targets of the test points.</p>'
+        return '<p class="note">The test points have no labels or targets.</p>'
     tables, uncertainty = [], []
     if predictions.is_classification:
         tables.append(_time_table(inputs, "accuracy", "Test accuracy", percent, max))
@@ -140,7 +183,7 @@ def _metric_tables(inputs: ReportInputs) -> str:
         uncertainty.append(_time_table(inputs, "coverage_95", "Targets within the 95% interval", percent, None))
         if predictions.is_classification:
             uncertainty.append(_time_table(inputs, "ece", "Expected calibration error", _significant, min))
-    note = "In colour: the best of each column, by these same test points. Times are in gradient steps"
+    note = "In colour: the best value of each column on these test points. Times are in gradient steps"
     if predictions.ridge_scale == "relative":
         note += "; ridges are relative to the mean of the kernel's diagonal"
     if chosen_entries(predictions):
@@ -159,7 +202,7 @@ def _metric_tables(inputs: ReportInputs) -> str:
 
 
 def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: Any) -> str:
-    """A metric with a row per time and a column per kernel and ridge."""
+    """Return a table of a metric, with a row per time and a column per kernel and ridge."""
     predictions = inputs.predictions
     K, T, R = predictions.shape[:3]
     columns, shown = [], []
@@ -183,7 +226,7 @@ def _time_table(inputs: ReportInputs, metric: str, title: str, show: Any, best: 
 
 
 def _folds(inputs: ReportInputs) -> str:
-    """What cross-validation has found: by kernel the best time and ridge."""
+    """Return a table of the best time and ridge of every kernel by cross-validation; empty if there was none."""
     found = inputs.metrics.get("cross_validation") or {}
     rows = []
     for kernel, record in found.items():
@@ -198,12 +241,15 @@ def _folds(inputs: ReportInputs) -> str:
         (one["folds"], "accuracy" if "accuracy" in one else "root mean square") for one in found.values()
     )
     columns = ["best time", "ridge", f"{name} ± standard error", "mean squared error"]
-    note = f"{count} parts of the training points, each predicted from the others. All times and ridges are in metrics.json."
+    note = (
+        f"Each of {count} parts of the training points is predicted from the others. metrics.json lists all times "
+        "and ridges."
+    )
     return _table(["kernel"], columns, rows, "Best of each kernel") + f'<p class="note">{note}</p>'
 
 
 def _target_table(inputs: ReportInputs) -> list[str]:
-    """Errors of each target at the headline; nothing of one target alone."""
+    """Return a table of the errors of each target at the headline entry; empty if there is one target."""
     found = inputs.metric(inputs.headline()).get("targets") or {}
     columns = ["rmse", "mae", "r2"]
     rows = [
@@ -217,8 +263,8 @@ def _bound_table(inputs: ReportInputs) -> str:
     predictions = inputs.predictions
     K, T, R = predictions.shape[:3]
     estimated, classes = predictions.error_estimate is not None, predictions.is_classification
-    columns = ["typical error", "largest estimate", *(["certain by it"] if classes else [])] if estimated else []
-    columns += ["median bound", "largest bound", *(["certain within it"] if classes else [])]
+    columns = ["typical error", "largest estimate", *(["certain (estimate)"] if classes else [])] if estimated else []
+    columns += ["median bound", "largest bound", *(["certain (bound)"] if classes else [])]
     rows = []
     for k in range(K):
         for r in range(R):
@@ -240,22 +286,25 @@ def _bound_table(inputs: ReportInputs) -> str:
                 cells += [_least(picked, "certain")] if classes else []
                 head = [kernel_name(predictions.kernels[k])] + ([number(float(predictions.ridges[r]))] if R > 1 else [])
                 rows.append(([*head, kind.replace("_", " "), _count(len(picked), "time")], cells))
-    heads = ["kernel"] + (["ridge"] if R > 1 else []) + ["kind", "entries"]
+    heads = ["kernel"] + (["ridge"] if R > 1 else []) + ["kind of bound", "entries"]
     what = "Estimates and bounds" if estimated else "Bounds"
     note = (
-        f"{what} of the difference between the means given here and those of exact arithmetic, over all times of a row. "
-        "The kind <i>estimate</i>: the bound rests on an approximation of the smallest eigenvalue. <i>Minimum norm</i>: directions "
-        "that rounding cannot tell from null ones are left out, and nothing bounds the error."
+        f"{what} of the difference between these means and those of exact arithmetic, over all times of a row. The "
+        "kind <i>estimate</i> means that the bound uses an approximation of the smallest eigenvalue. <i>Minimum "
+        "norm</i> means that directions below the rounding error are left out, and that no bound is known."
     )
     if estimated:
-        note += f" {STATED:.0%} of the errors are at most their estimates, most of them a fifth or less; a bound is for all."
+        note += (
+            f" {STATED:.0%} of the errors are at most their estimates, and most are at most a fifth of them; a "
+            "bound holds for all."
+        )
     if classes:
-        note += " <i>Certain</i>: test points whose predicted class no such error changes, at worst."
+        note += " <i>Certain</i> is the share of test points whose predicted class cannot change by such an error."
     return _table(heads, columns, rows) + f'<p class="note">{note}</p>'
 
 
 def _least(picked: Sequence[Mapping[str, Any]], name: str) -> tuple[str, str]:
-    """The smallest share of several entries, as a cell."""
+    """Return the smallest share of several entries as a cell."""
     known = [metric[name] for metric in picked if metric.get(name) is not None]
     return (f"{100 * min(known):.2f}%" if known else "–", "")
 
@@ -287,72 +336,24 @@ def _learning_rates(inputs: ReportInputs) -> str:
     return _table(["kernel"], ["largest stable learning rate"], rows) + note
 
 
-def _signals(inputs: ReportInputs) -> str:
+def _network(inputs: ReportInputs) -> str:
+    """Return the architecture as a diagram, and texts on how signals change through the layers."""
+    kernel = inputs.summary.get("kernel")
+    layers = kernel.get("layers") if isinstance(kernel, Mapping) else None
+    shape = (inputs.summary.get("data") or {}).get("image shape")
+    drawn = f'<div class="scroll">{network_svg(layers, shape)}</div>' if layers else ""
     lines = [str(line) for line in inputs.summary.get("signals") or ()]
-    return f"<p>{'<br>'.join(escape(line[:1].upper() + line[1:]) for line in lines)}</p>" if lines else ""
-
-
-def _timings(timings: Any) -> str:
-    if not isinstance(timings, Mapping) or not timings:
-        return ""
-    total = sum(timings.values())
-    rows = [
-        ([str(stage)], [(_duration(seconds), ""), (f"{seconds / total:.0%}" if total > 0 else "–", "")])
-        for stage, seconds in [*timings.items(), ("total", total)]
-    ]
-    return _table(["stage"], ["time", "share"], rows)
-
-
-def _facts(summary: Mapping[str, Any]) -> str:
-    """Configuration, data, kernel, hardware, versions and whatever else the summary holds."""
-    names = [name for name in SECTIONS if name in summary]
-    names += [name for name in summary if name not in (*SECTIONS, *OWN_PLACE)]
-    parts = []
-    for name in names:
-        rows = [([path], [(text, "text")]) for path, text in _flatten(summary[name], "")]
-        if rows:
-            heading = escape(name.replace("_", " ").capitalize())
-            parts.append(f"<details><summary>{heading}</summary>{_table(['setting'], ['value'], rows)}</details>")
-    return "".join(parts)
-
-
-def _flatten(value: Any, path: str) -> Iterable[tuple[str, str]]:
-    """Nested values as (dotted path, text); a list of plain values stays on one line, as does a layer."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flatten(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
-        for index, item in enumerate(value):
-            yield f"{path}[{index}]" if path else str(index), _plain(item)
-    else:
-        yield path, _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_plain(item) for item in value) + "]"
-    return str(value)
+    said = "<br>".join(escape(line[:1].upper() + line[1:].rstrip(".") + ".") for line in lines)
+    said = f"<h3>Signals through the layers</h3><p>{said}</p>" if said else ""
+    return f'<div class="side">{drawn}<div class="note">{said}</div></div>' if drawn or said else ""
 
 
 def _significant(value: float, digits: int = 4) -> str:
     if not math.isfinite(value):
         return number(value)
-    return f"{value:.{digits}g}"
+    return _exponents(f"{value:#.{digits}g}").rstrip(".")  # trailing zeros keep the digits of a column aligned
 
 
-def _duration(seconds: float) -> str:
-    """`0.42 s`, `2 min 53 s`, `3 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+def _exponents(text: str) -> str:
+    """Return `2.0e-05` as `2.0e-5`, as in the figures."""
+    return re.sub(r"e([+-])0*(\d)", lambda m: f"e{'-' if m[1] == '-' else ''}{m[2]}", text)

@@ -1,4 +1,4 @@
-"""The phase diagram and what depth does, as one figure."""
+"""Draws the phase diagram and the effect of depth."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ _RANGE = (1.0, 1000.0)
 
 @dataclass(frozen=True)
 class PhasePicture:
-    """What is drawn.
+    """The data of the figure.
 
     Args:
-        title: names the nonlinearity.
-        w_std: axis of the diagram, `(w,)`.
-        b_std: axis of the diagram, `(b,)`.
-        xi_c: correlation length, `(b, w)`; NaN where the variance does not settle, infinite at criticality.
-        line: `(w_std, b_std)` of the critical line, each a stretch that is one line; a point of one entry.
+        title: title of the diagram, which names the nonlinearity.
+        w_std: values on the horizontal axis, `(w,)`.
+        b_std: values on the vertical axis, `(b,)`.
+        xi_c: correlation length in layers, `(b, w)`; NaN if the variance has no fixed point, infinite at criticality.
+        line: pieces of the critical line, each as arrays `(w_std, b_std)`. A piece with one entry is a point.
         point: the user's `(w_std, b_std)`.
-        correlations: from the first correlation to those after 1, 2, ... layers.
-        condition: of the NTK of `inputs` inputs after 1, 2, ... layers; empty where the user's point has no phase.
-        inputs: number of them.
-        remark: why there are no curves.
+        correlations: correlations after 1, 2, ... layers, by the correlation of the inputs.
+        ratios: NTK of two inputs over that of one, after 1, 2, ... layers, by the correlation of the inputs.
+        lost: depth from which a dtype cannot hold deviations of c, by its name.
+        condition: condition numbers of the NTK after 1, 2, ... layers; empty if the user's point has no phase.
+        inputs: number of inputs of that NTK.
+        remark: the reason why there are no curves.
     """
 
     title: str
@@ -42,22 +44,24 @@ class PhasePicture:
     line: list[tuple[np.ndarray, np.ndarray]]
     point: tuple[float, float]
     correlations: Mapping[float, np.ndarray] = field(default_factory=dict)
+    ratios: Mapping[float, np.ndarray] = field(default_factory=dict)
+    lost: Mapping[str, float] = field(default_factory=dict)
     condition: np.ndarray = field(default_factory=lambda: np.empty(0))
     inputs: int = 100
     remark: str = ""
 
 
-def write_phase_figure(picture: PhasePicture, folder: Path, name: str = "phase") -> tuple[Path, Path]:
-    """As PNG and SVG in a folder, which is created."""
-    return render(lambda: _draw(picture), folder, name)
+def write_phase_figure(picture: PhasePicture, folder: Path) -> tuple[Path, Path]:
+    """Write the figure as PNG and SVG into a folder, which is created if absent; returns both paths."""
+    return render(lambda: _draw(picture), folder, "phase")
 
 
 def _draw(picture: PhasePicture) -> Figure:
-    figure = Figure(figsize=(PAGE_WIDTH, 3.5), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 4.2), layout="constrained")
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.35, 1.0)))
     _diagram(left.subplots(), picture)
-    upper, lower = right.subplots(2, 1, sharex=True)
-    _curves(upper, lower, picture)
+    upper, middle, lower = right.subplots(3, 1, sharex=True)
+    _curves(upper, middle, lower, picture)
     return figure
 
 
@@ -94,25 +98,31 @@ def _diagram(axes: Axes, picture: PhasePicture) -> None:
     axes.set_ylabel("b_std")
     literal(axes.set_title(picture.title))
     if np.isnan(picture.xi_c).any():
-        axes.plot([], [], "s", color="#DDDDDD", label="variance does not settle")
+        axes.plot([], [], "s", color="#DDDDDD", label="no fixed point of the variance")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=3, handletextpad=0.4, columnspacing=1.0)
     bar = axes.figure.colorbar(mesh, ax=axes, extend="both", format=LogFormatterMathtext())
     bar.set_label("correlation length $\\xi_c$ in layers")
 
 
-def _curves(upper: Axes, lower: Axes, picture: PhasePicture) -> None:
-    for axes, text in ((upper, "correlation c"), (lower, f"NTK condition\nof {picture.inputs} inputs")):
+def _curves(upper: Axes, middle: Axes, lower: Axes, picture: PhasePicture) -> None:
+    all_axes = (upper, middle, lower)
+    for axes, text in zip(
+        all_axes,
+        ("correlation c", "NTK of two inputs\nover that of one", f"NTK condition\nof {picture.inputs} inputs"),
+        strict=True,
+    ):
         axes.set_ylabel(text)
     lower.set_xlabel("linear layers")
     if not len(picture.condition):
-        for axes in (upper, lower):
+        for axes in all_axes:
             axes.set_axis_off()
         literal(upper.text(0.0, 0.5, picture.remark, transform=upper.transAxes, color=GREY, wrap=True, va="top"))
         return
     upper.set_xscale("log")
-    for colour, (start, curve) in zip(PALETTE, picture.correlations.items(), strict=False):
-        upper.plot(np.arange(1, len(curve) + 1), curve, color=colour, label=f"{start:g}")
-    upper.set_ylim(-0.02, 1.02)
+    for axes, curves in ((upper, picture.correlations), (middle, picture.ratios)):
+        for colour, (start, curve) in zip(PALETTE, curves.items(), strict=False):
+            axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, label=f"{start:g}")
+        axes.set_ylim(-0.02, 1.02)
     upper.legend(
         title="inputs with c =",
         ncols=len(picture.correlations),
@@ -123,3 +133,18 @@ def _curves(upper: Axes, lower: Axes, picture: PhasePicture) -> None:
     )
     lower.plot(np.arange(1, len(picture.condition) + 1), picture.condition, color=BLUE)
     lower.set_yscale("log")
+    for dtype, depth in picture.lost.items():
+        if 1.0 < depth <= len(picture.condition):
+            for axes in all_axes:
+                axes.axvline(depth, color=GREY, linewidth=0.8, linestyle=(0, (4, 2)))
+            middle.text(
+                depth,
+                0.5,
+                f"{dtype} has lost c",
+                rotation=90,
+                fontsize=6,
+                color=GREY,
+                ha="right",
+                va="center",
+                transform=middle.get_xaxis_transform(),
+            )

@@ -1,4 +1,4 @@
-"""Samples of a finite network's weight posterior beside the infinite posterior: one figure."""
+"""Draws a figure that compares samples of a finite network's weight posterior with the infinite posterior."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from ntkpipe.report.style import BLUE, GREY, PAGE_WIDTH, PALETTE, VERMILLION, re
 if TYPE_CHECKING:
     from ntkpipe.finite.posterior import WeightSamples
 
-# Points of a scatter at most.
+# Largest number of points in a scatter plot.
 _POINTS = 3000
 
 
 def write_sample_figure(
-    samples: WeightSamples, infinite: tuple[np.ndarray, np.ndarray] | None, folder: Path, name: str = "sample"
+    samples: WeightSamples, infinite: tuple[np.ndarray, np.ndarray] | None, folder: Path
 ) -> tuple[Path, Path]:
-    """As PNG and SVG.
+    """Write the figure as PNG and SVG, and return both paths.
 
     Args:
-        samples: of the posterior.
-        infinite: mean (p, c) and variance (p,) of the infinite posterior; None leaves both comparisons out.
-        folder: where to.
-        name: of the files.
+        samples: samples of the posterior.
+        infinite: mean (p, c) and variance (p,) of the infinite posterior; None leaves out both comparisons.
+        folder: folder of the files, created if absent.
     """
-    return render(lambda: _draw(samples, infinite), folder, name)
+    return render(lambda: _draw(samples, infinite), folder, "sample")
 
 
 def _draw(samples: WeightSamples, infinite: tuple[np.ndarray, np.ndarray] | None) -> Figure:
@@ -39,7 +38,7 @@ def _draw(samples: WeightSamples, infinite: tuple[np.ndarray, np.ndarray] | None
         mean, variance = infinite
         _compare(axes[0], mean, samples.mean, samples.mean_error, "Posterior means")
         deviation = np.broadcast_to(np.sqrt(variance)[:, None], mean.shape)
-        _compare(axes[1], deviation, np.sqrt(samples.variance), None, "Posterior deviations")
+        _compare(axes[1], deviation, np.sqrt(samples.variance), None, "Posterior standard deviations")
     (_traces if samples.method == "pcn" else _weights)(axes[-1], samples)
     return figure
 
@@ -61,7 +60,7 @@ def _weights(axes: Axes, samples: WeightSamples) -> None:
     values = samples.log_weights - samples.log_weights.max()
     axes.hist(values, bins=40, color=PALETTE[0])
     axes.axvline(float(np.sum(samples.weights * values)), color=VERMILLION, linewidth=1.2)
-    axes.set_xlabel("less the largest, in nats")
+    axes.set_xlabel("relative to the largest, in nats")
     axes.set_ylabel("samples")
 
 

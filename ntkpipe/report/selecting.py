@@ -1,4 +1,4 @@
-"""Curves of the errors that a time and a ridge were chosen by."""
+"""Draws the errors by which a time and a ridge were chosen."""
 
 from __future__ import annotations
 
@@ -13,17 +13,27 @@ from matplotlib.ticker import PercentFormatter
 from ntkpipe.predictions.choice import selection_of, time_of
 from ntkpipe.predictions.schema import Predictions
 from ntkpipe.report.curves import TimeAxis, mark_chosen
-from ntkpipe.report.style import KERNEL_MARKERS, LINE_STYLES, PAGE_WIDTH, kernel_colour, kernel_name, number, tint
+from ntkpipe.report.style import (
+    KERNEL_MARKERS,
+    LINE_STYLES,
+    PAGE_WIDTH,
+    columns_of_legend,
+    kernel_colour,
+    kernel_name,
+    number,
+    row_of_panels,
+    tint,
+)
 
 
 def selection_curves(predictions: Predictions) -> Figure:
-    """Accuracy and squared error on training points that were not trained on, by time or by ridge; the chosen marked."""
+    """Draw accuracy and squared error on held-out training points by time or ridge, and mark the chosen point."""
     panels = [("mse", "mean squared error")]
     records = selection_of(predictions)["kernels"]
     if all("accuracy" in record for record in records.values()):
         panels.insert(0, ("accuracy", "accuracy"))
-    figure = Figure(figsize=(PAGE_WIDTH if len(panels) == 2 else 4.2, 3.1), layout="constrained")
-    for axes, (metric, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure, drawn = row_of_panels(len(panels), 3.1, width=PAGE_WIDTH if len(panels) == 2 else 4.2)
+    for axes, (metric, label) in zip(drawn, panels, strict=True):
         for k, (name, record) in enumerate(records.items()):
             _draw(axes, name, k, record, metric)
         first = next(iter(records.values()))
@@ -38,7 +48,9 @@ def selection_curves(predictions: Predictions) -> Figure:
         axes.set_ylabel(label)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if len(handles) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)), handlelength=2.6)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=columns_of_legend(len(handles), 4), handlelength=2.6
+        )
     return figure
 
 

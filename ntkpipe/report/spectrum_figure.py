@@ -1,4 +1,4 @@
-"""Spectra of a run's kernels, what lies along them, when it is learnt, and what theory predicts of it: one figure."""
+"""Draws the spectra of a run's kernels, the label energy by the time it is learnt, and predicted learning curves."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from matplotlib.figure import Figure
 
 from ntkpipe.dynamics.spectrum import TRUSTED, PredictedError, Spectrum
 from ntkpipe.errors import ConfigError
-from ntkpipe.report.style import GREY, LINE_STYLES, PAGE_WIDTH, kernel_colour, kernel_name, number, render
+from ntkpipe.report.style import (
+    GREY,
+    LINE_STYLES,
+    PAGE_WIDTH,
+    columns_of_legend,
+    kernel_colour,
+    kernel_name,
+    number,
+    render,
+)
 
 
 def write_spectrum_figure(
     spectra: Sequence[Spectrum],
     curves: Sequence[Sequence[Sequence[PredictedError]]],
     folder: Path,
-    name: str = "spectrum",
 ) -> tuple[Path, Path]:
-    """As PNG and SVG in a folder, which is created.
+    """Write the figure as PNG and SVG, and return both paths.
 
     Args:
-        spectra: of the kernels.
-        curves: for each kernel and ridge the predicted errors by training size.
-        folder: where to.
-        name: of the files.
+        spectra: spectra of the kernels.
+        curves: predicted errors by training size, for each kernel and ridge.
+        folder: folder of the files, created if absent.
     """
-    return render(lambda: _draw(spectra, curves), folder, name)
+    return render(lambda: _draw(spectra, curves), folder, "spectrum")
 
 
 def _draw(spectra: Sequence[Spectrum], curves: Sequence[Sequence[Sequence[PredictedError]]]) -> Figure:
@@ -38,11 +45,15 @@ def _draw(spectra: Sequence[Spectrum], curves: Sequence[Sequence[Sequence[Predic
     _energy(second, spectra)
     _density(third, spectra)
     _errors(fourth, spectra, curves)
+    # Inside the panel a legend of several ridges would cover the curves. Long samples show how lines are dashed.
+    handles, labels = fourth.get_legend_handles_labels()
+    columns = columns_of_legend(len(labels), 4)
+    figure.legend(handles, labels, loc="outside lower right", ncols=columns, handlelength=3.2)
     return figure
 
 
 def _eigenvalues(axes: Axes, spectra: Sequence[Spectrum]) -> None:
-    axes.set_title("Eigenvalues and when they are learnt")
+    axes.set_title("Eigenvalues and the times at which they are learnt")
     for k, one in enumerate(spectra):
         above = one.measure.values > one.noise
         colour = kernel_colour(one.name, k)
@@ -60,7 +71,7 @@ def _eigenvalues(axes: Axes, spectra: Sequence[Spectrum]) -> None:
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("place i")
+    axes.set_xlabel("index i")
     axes.set_ylabel("eigenvalue")
     axes.legend(loc="lower left")
     unit = spectra[0].learning_unit
@@ -70,7 +81,7 @@ def _eigenvalues(axes: Axes, spectra: Sequence[Spectrum]) -> None:
     right.set_ylim(unit / low, unit / high)
     right.grid(visible=False)
     right.spines["right"].set_visible(True)
-    right.set_ylabel("time at which it is learnt, 1/(ηλ)")
+    right.set_ylabel("learning time, 1/(ηλ)")
 
 
 def _energy(axes: Axes, spectra: Sequence[Spectrum]) -> None:
@@ -138,15 +149,14 @@ def _errors(axes: Axes, spectra: Sequence[Spectrum], curves: Sequence[Sequence[S
                     label="leave-one-out" if k == r == 0 else None,
                 )
     _beyond(axes, spectra)
-    axes.axvspan(TRUSTED * spectra[0].n, spectra[0].n, color=GREY, alpha=0.12, linewidth=0, label="less sure")
+    axes.axvspan(TRUSTED * spectra[0].n, spectra[0].n, color=GREY, alpha=0.12, linewidth=0, label="less certain")
     axes.set_xscale("log")
     axes.set_xlabel("training points n")
     axes.set_ylabel("mean squared error")
-    axes.legend(loc="best")
 
 
 def _beyond(axes: Axes, spectra: Sequence[Spectrum]) -> None:
-    """What more data would buy: dotted, with a band, and called extrapolated."""
+    """Draw the extrapolated effect of more data: a dotted line with a band, labelled as extrapolated."""
     for k, one in enumerate(spectra):
         try:
             found = one.extrapolated()

@@ -1,4 +1,8 @@
-"""Figures of `ntkpipe validate`: members beside the predicted mean and spread, errors against the width, kernels, curves, large rates."""
+"""Draws the figures of `ntkpipe validate`.
+
+They show networks with the predicted mean and spread, errors against the width, movement of the kernel, training
+curves, and large learning rates.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,27 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from ntkpipe.finite.claims import Claim
 from ntkpipe.report.style import BLUE, GREY, INK, LINE_STYLES, PAGE_WIDTH, PALETTE, number, render
 
-_SHOWN = 30  # members of one panel
+_SHOWN = 30  # largest number of networks in one panel
 _PANELS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """What the figures show.
+    """The data of the figures.
 
     Args:
-        steps: S of them, from 0.
-        places: (q,) of the path between two training images, from 0 to 1.
-        paths: by width (networks, S, q) one output along it; of the widest width, members are drawn.
-        mean: (S, q) predicted.
-        variance: (S, q) predicted.
+        steps: S numbers of training steps, starting with 0.
+        places: (q,) positions on the path between two training images, from 0 to 1.
+        paths: by width, (networks, S, q) values of one output along the path. Networks of the last width are drawn.
+        mean: (S, q) predicted means.
+        variance: (S, q) predicted variances.
         output: name of the output.
         ends: targets of the output at both images.
-        claims: what was fitted.
-        drift: by width (networks, S).
-        curves: by width and kind (`finite`, `linearised`, `infinite`) series such as `test_loss`, each of S.
+        claims: fitted claims on how quantities depend on width or output scale.
+        drift: by width, (networks, S) relative movement of the kernel.
+        curves: by width and kind (`finite`, `linearised`, `infinite`), series such as `test_loss` of length S.
         rates: rows of `phases_of`; empty without large rates.
-        labelled: what is outside the theorem.
+        labelled: settings outside the theorem's assumptions.
     """
 
     steps: tuple[int, ...]
@@ -54,7 +58,7 @@ class Shown:
 
 
 def write_validation_figures(shown: Shown, folder: Path) -> list[Path]:
-    """As PNG and SVG in a folder; returns the PNGs."""
+    """Write the figures as PNG and SVG into a folder, and return the paths of the PNGs."""
     if shown.rates:
         return [render(lambda: _draw_rates(shown), folder, "large_rates")[0]]
     made = [
@@ -107,7 +111,7 @@ def _one_claim(axes: Axes, claim: Claim) -> None:
     good = np.isin(at, claim.used) if claim.used else sizes > errors
     axes.errorbar(at[good], sizes[good], errors[good], fmt="o", color=BLUE, capsize=2, label="measured")
     if (~good).any():
-        # Twice its error: what is there is no larger.
+        # The marker is the value plus two standard errors, which the true value does not exceed.
         axes.plot(at[~good], sizes[~good] + 2 * errors[~good], "v", color=GREY, label="no larger than")
     anchor = (at[good][0], sizes[good][0]) if good.any() else (at[0], sizes[0] + 2 * errors[0])
     expected = anchor[1] * (at / anchor[0]) ** claim.expected
@@ -127,13 +131,13 @@ def _one_claim(axes: Axes, claim: Claim) -> None:
 
 
 _SHORT = {
-    "kernel": "Kernel at the start − infinite",
+    "kernel": "Initial kernel − infinite kernel",
     "drift": "Movement of the kernel",
-    "linearisation": "Network − own linearisation",
-    "flow": "Network − infinite flow, own start",
+    "linearisation": "Network − its linearisation",
+    "flow": "Network − infinite flow from its start",
     "mean": "Bias of the mean",
     "variance": "Variance / predicted − 1",
-    "lazy": "Network − own linearisation",
+    "lazy": "Network − its linearisation",
     "lazy_drift": "Movement of the kernel",
 }
 
@@ -151,7 +155,7 @@ def _draw_curves(shown: Shown) -> Figure:
             steps[1:], np.sqrt(np.square(moved).mean(axis=0))[1:], color=colours[name], marker="o", markersize=3
         )
     panels[0].set_title("Movement of the kernel, relative")
-    if any((moved > 0).any() for moved in shown.drift.values()):  # a readout alone moves no kernel
+    if any((moved > 0).any() for moved in shown.drift.values()):  # the kernel does not move if only the readout trains
         panels[0].set_yscale("log")
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     for axes, kind in zip(panels[1:], kinds, strict=True):
@@ -169,7 +173,7 @@ def _draw_curves(shown: Shown) -> Figure:
         axes.set_xlabel("steps")
     for name, colour in colours.items():
         panels[0].plot([], [], color=colour, label=name)
-    for series, style in (("networks", 0), ("linearised", 1), ("infinite, own starts", 2)):
+    for series, style in (("networks", 0), ("linearised", 1), ("infinite, from their starts", 2)):
         panels[0].plot([], [], color=INK, linestyle=LINE_STYLES[style], label=series)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
@@ -199,7 +203,7 @@ def _draw_rates(shown: Shown) -> Figure:
     figure.legend(
         handles,
         labels,
-        title="rate in units of 1 / curvature at the start",
+        title="rate in units of 1 / initial curvature",
         loc="outside lower center",
         ncols=11,
         columnspacing=1.2,
@@ -216,7 +220,7 @@ def _draw_rates(shown: Shown) -> Figure:
         )
     for edge in (2.0, 4.0):
         third.axvline(edge, color=INK, linestyle=LINE_STYLES[1], linewidth=0.8)
-    third.set_title("End curvature over its start")
+    third.set_title("Final curvature / initial curvature")
     third.set_xlabel("rate")
     third.set_ylim(bottom=0)
     third.legend(loc="best", fontsize=7)

@@ -1,4 +1,7 @@
-"""A run's finite network beside the infinite one: entries of the infinite kernel are computed for some training points, in memory."""
+"""Compares a run's finite network with the infinite one.
+
+The infinite kernel of some training points is computed in memory.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,16 @@ from ntkpipe.planning.machine import assumed_machine
 from ntkpipe.planning.tiles import pair_seconds
 from ntkpipe.run.context import RunContext
 
-# Training points that are looked at: so many, or fewer where pairs of the infinite network take long.
+# Number of training points that are compared; fewer if pairs of the infinite network take long.
 _POINTS, _LEAST, _SECONDS = 512, 16, 10.0
 
 
 def beside_infinite_of(context: RunContext) -> dict[str, Any] | None:
-    """For every kernel of a run of one finite network what `finite.beside_infinite` says, JSON-ready.
+    """Return the results of `finite.beside_infinite` for every kernel of a run with one finite network, JSON-ready.
 
     Returns:
-        `points`, and by kernel the numbers; None of other runs, and of layers that have no infinite network.
+        The number of `points` and, in `kernels`, the numbers of each kernel. None for other runs, and for layers that
+        have no infinite network.
     """
     config, kernels = context.config, context.kernels
     if config.kernel.kind != "empirical":
@@ -42,11 +46,11 @@ def beside_infinite_of(context: RunContext) -> dict[str, Any] | None:
     targets = context.data.labels().y_train[:m]
     made = {}
     for name in config.predict.kernels:
-        if name == "ntkgp":  # the NTK once more
+        if name == "ntkgp":  # the same kernel as the NTK
             continue
         rows = kernels.rows_of_point
         own = kernels.train(name).leading(m * rows).to_numpy().astype(np.float64)
-        if rows > 1:  # the mean over equal outputs
+        if rows > 1:  # take the mean over equal outputs
             own = np.einsum("iaja->ij", own.reshape(m, rows, m, rows)) / rows
         found = beside_infinite(own, infinite[name], targets)
         made[name] = {

@@ -50,14 +50,15 @@ _TIMES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is measured; tests measure little.
+    """The amount of measuring; tests measure little.
 
     Args:
-        size: of matrices.
-        seconds: that each rate may take.
-        objects: of a tile's size that are written and read.
-        tasks: empty ones.
-        images: most training images of the small run that shows fixed costs, and `tests`, most test images.
+        size: number of rows of matrices.
+        seconds: time for the measurement of each rate.
+        objects: number of objects of a tile's size to write and read.
+        tasks: number of empty tasks.
+        images: largest number of training images in the small run that measures fixed costs.
+        tests: largest number of test images in that run.
     """
 
     size: int = 1024
@@ -69,7 +70,10 @@ class Effort:
 
 
 class ProcessorSeconds:
-    """Context manager: processor seconds of this process and all that it starts, those that end meanwhile included."""
+    """Context manager that counts the processor seconds of this process and of all processes that it starts.
+
+    It also counts processes that end within the block.
+    """
 
     def __init__(self, period: float = 0.2) -> None:
         self._period, self._known = period, {}
@@ -79,7 +83,7 @@ class ProcessorSeconds:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Processor seconds since the start of the block."""
         self._look()
         return sum(self._known.values()) - self._before
 
@@ -114,23 +118,23 @@ def calibrate(
     tell: Callable[[str], None],
     effort: Effort | None = None,
 ) -> Calibration:
-    """Measure, keep the record in the store, and return it; networks that were measured before are kept.
+    """Measure this machine, store the record and return it; earlier measurements of networks are kept.
 
     Args:
-        config: whose kernel, workers and store are measured.
-        shapes: of its images.
-        store: to be measured and to keep the record in.
-        executor: starts the executor when first called.
-        tell: receives lines for people.
-        effort: None is the usual one.
+        config: configuration whose kernel, workers and store are measured.
+        shapes: shapes of the data.
+        store: the store, which is measured and keeps the record.
+        executor: starts the executor when it is first called.
+        tell: receives lines for the user.
+        effort: amount of measuring; None takes the default.
 
     Raises:
         ResourceError: if a process that measures fails.
     """
     effort = effort or Effort()
     earlier = find_calibration(config, store)
-    # Before Ray's processes are there, and without JAX in this one.
-    tell("rates of dense algebra, all workers at once")
+    # Measured before Ray's processes start, and without JAX in this process.
+    tell("measuring dense algebra in all workers at once")
     rates, busy = measure_rates(
         config.cluster.worker_count(),
         worker_threads(config),
@@ -138,11 +142,11 @@ def calibrate(
         size=effort.size,
         seconds=effort.seconds,
     )
-    tell("pairs of points, in float32 and float64")
+    tell("measuring pairs of points in float32 and float64")
     pairs = _pairs(config, shapes)
     tell("the store")
     disk, paths = measure_disk(store), measure_paths(store, effort.objects)
-    tell("images, and a small run from end to end")
+    tell("measuring images and a small run from end to end")
     images = _image_rate(config)
     fixed, cpu, latency, task = _small_run(config, shapes, executor, effort, pairs, busy)
     figures = {
@@ -154,7 +158,7 @@ def calibrate(
         "images": images,
         "latency": latency,
         "task": task,
-        # Waiting for others' processes is no cost of the machine's own: nothing takes longer than all its processors' seconds.
+        # Waiting for other users' processes does not count: no work takes longer than its processor seconds.
         **{name: min(seconds, cpu[name]) for name, seconds in fixed.items()},
     }
     made = Calibration(calibrated(config), now(), round(busy, 3), figures, cpu, {})
@@ -164,10 +168,10 @@ def calibrate(
 
 
 def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
-    """Seconds per pair in both precisions, as many processes at once as will compute together."""
+    """Return the seconds per pair in both precisions, measured in as many processes at once as a run uses."""
     spec = spec_for(config.kernel, shapes)
     cost = pair_cost(spec, shapes.image)
-    # Networks that flatten their images are timed by tiles: they are matrix products.
+    # Networks that flatten their images are timed by whole tiles, because they are matrix products.
     edge = (config.grid.edge or choose_edge(shapes.n_train, cost)) if cost.input_entries == 1 else None
     threads, workers = worker_threads(config), config.cluster.worker_count()
     found = {}
@@ -183,7 +187,7 @@ def _pairs(config: RunConfig, shapes: Shapes) -> dict[str, float]:
 
 
 def _image_rate(config: RunConfig) -> float:
-    """Numbers of the configured data set per second, from raw files to prepared images, checks and plans included."""
+    """Return how many numbers of the data set per second are prepared from raw files, including checks and plans."""
     with _scratch() as folder:
         start = time.process_time()
         there = dataclasses.replace(config, store=StoreConfig(url=str(folder)), run_dir=str(folder / "run"))
@@ -200,9 +204,10 @@ def _small_run(
     pairs: Mapping[str, float],
     busy: float,
 ) -> tuple[dict[str, float], dict[str, float], float, float]:
-    """Fixed costs, in seconds and in processor seconds; a pool's latency and an empty task, in seconds."""
+    """Return the fixed costs in seconds and in processor seconds, a pool's latency and the seconds of an empty task."""
     fixed, cpu = {}, {}
-    # Pairs of a few seconds: what is looked for does not depend on them, but the report does on test images.
+    # Training points whose pairs take a few seconds. The fixed costs do not depend on them, but the report depends on
+    # test images.
     pair, careful = pairs.values()
     n = int(np.clip((_PAIR_SECONDS / pair) ** 0.5, 16, effort.images))
     tests = int(np.clip(_PAIR_SECONDS / pair / n, 8, min(shapes.used_test, effort.tests)))
@@ -213,12 +218,12 @@ def _small_run(
             grid=GridConfig(edge=max(8, n // 4), pairs_per_step=config.grid.pairs_per_step),
             store=StoreConfig(url=str(folder / "store")),
             solver=SolverConfig(kind="krylov"),
-            # The first kernel compiles what both need.
+            # The first kernel compiles the programs that both kernels need.
             predict=dataclasses.replace(PredictConfig(), times=config.predict.times, ridges=(1e-3,)),
             kernel=dataclasses.replace(config.kernel, readout_depths=()),
             run_dir=str(folder / "run"),
         )
-        # Programs that an earlier run has compiled would count as free, and those of another size are not there.
+        # Programs compiled by an earlier run would count as free, and programs of other sizes would be missing.
         with ProcessorSeconds() as clock, compiling_anew(folder):
 
             def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -246,7 +251,9 @@ def _small_run(
                 try:
                     timed("finish", work.report)
                 except ReportError as error:
-                    raise ReportError(f"the report of a small run cannot be drawn here ({error.__cause__})") from error
+                    raise ReportError(
+                        f"the report of a small run could not be drawn on this machine ({error.__cause__})"
+                    ) from error
                 solved = (work.run.receipt("solve") or {})["kernels"]
             task = min(_seconds_of_tasks(at_work, effort.tasks) for _ in range(_TIMES))
     plan, at_once = work.context().opened.tiles, config.cluster.worker_count()
@@ -257,7 +264,7 @@ def _small_run(
     first, second = (solved[name] for name in small.predict.kernels)
     for one in (fixed, cpu):
         one["finish"] += max(0.0, one.pop("again") - len(solved) * one["pool"])
-    # The driver's own processor seconds between the ends of both kernels: the stopping rule, checkpoints, calls of workers.
+    # The driver's processor seconds between the ends of both kernels: the stopping rule, checkpoints, calls of workers.
     fixed["step"] = cpu["step"] = (ended[1] - ended[0]) / second["steps"]
     for one in (fixed, cpu):
         one["first_solve"] = max(
@@ -267,14 +274,14 @@ def _small_run(
 
 
 def _open_pool(context: RunContext, executor: Executor) -> float:
-    """Start workers that hold tiles; seconds of a call to all of them, the shortest of a few: others only lengthen it."""
+    """Start workers that hold tiles, and return the shortest time of a few calls to all of them, in seconds."""
     with rectangular_operator(context.kernels.test("nngp").matrix, executor) as operator:
         operator.kept()
         return min(_seconds(operator.kept) for _ in range(_TIMES))
 
 
 def _seconds_of_tasks(executor: Executor, count: int) -> float:
-    """Of an empty task, one of many."""
+    """Return the seconds per task of many empty tasks."""
     tasks = (Task(("empty", k), os.getpid, ()) for k in range(count))
     return _seconds(lambda: list(executor.run(tasks))) / count
 
@@ -287,11 +294,11 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 @contextlib.contextmanager
 def compiling_anew(folder: Path) -> Iterator[None]:
-    """In the block this process, and workers that it starts, keep compiled programs in a folder of their own."""
+    """Context manager in which this process and its workers use a separate folder of compiled programs."""
     name = "JAX_COMPILATION_CACHE_DIR"
     before = os.environ.get(name)
     os.environ[name] = str(folder / "compiled")
-    jax = sys.modules.get("jax")  # of a run without workers, which has read the variable when it was imported
+    jax = sys.modules.get("jax")  # a run without workers has read the variable at import
     own = None if jax is None else jax.config.jax_compilation_cache_dir
     _keep_programs_in(str(folder / "compiled"))
     try:
@@ -306,7 +313,7 @@ def compiling_anew(folder: Path) -> Iterator[None]:
 def _keep_programs_in(folder: str | None) -> None:
     if (jax := sys.modules.get("jax")) is not None:
         jax.config.update("jax_compilation_cache_dir", folder)
-        # JAX asks once, at the first compilation, whether there is a folder.
+        # JAX checks for a folder once, at the first compilation.
         importlib.import_module("jax.experimental.compilation_cache.compilation_cache").reset_cache()
 
 

@@ -1,4 +1,4 @@
-"""Reclaiming space: what a store holds, and what of it may go."""
+"""Reclaim space: list what a store holds, and delete parts of it."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from ntkpipe.storage.store import ObjectStore, local_folder
 from ntkpipe.tiles.catalogue import delete_gram_store, list_gram_stores
 from ntkpipe.units import human_bytes
 
-# Programs that workers of a cluster have compiled (`cluster/joined.py`), and what its nodes show that they see the store by
-# (`cluster/store_probe.py`): removed at the end of a run, and left by one that was killed.
+# Programs that workers of a cluster compiled (`cluster/joined.py`), and marks by which nodes show that they see the
+# store (`cluster/store_probe.py`). A run removes both at its end; a killed run leaves them.
 _COMPILED, _MARKS = ".compiled/", ".probe/"
 _WORDS = "unfinished, solves, networks, compiled, litter"
 
 
 def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -> None:
-    """List what a store holds, and delete one Gram store, all unfinished ones, solver states, weights, compiled programs, or litter.
+    """List the contents of a store, or delete one kind of them.
 
     Args:
-        store: to look after.
-        delete: a Gram store's key, `unfinished`, `solves`, `networks` (weights that no Gram store refers to), `compiled`, `litter`, or None
-            to list only.
-        tell: receives lines for people.
+        store: the store.
+        delete: None lists the contents. A Gram store's key deletes that Gram store, and `unfinished` all unfinished
+            ones. `solves` deletes solver states, `networks` weights that no Gram store refers to, `compiled` compiled
+            programs, and `litter` leftovers of killed processes.
+        tell: receives lines for the user.
 
     Raises:
         ConfigError: if there is no such Gram store, or no store at all.
-        HeldError: if a living run writes to it.
+        HeldError: if an active run writes to it.
     """
     if not is_store(store):
         raise ConfigError(
-            f"there is no store of ntkpipe at {store.url}: {_lies(store)}. Name the folder or bucket of one"
+            f"there is no store of ntkpipe at {store.url}: {_lies(store)}. Set store.url to the folder or bucket of a "
+            "store"
         )
     if delete is None:
         _list(store, tell)
         return
     if delete == "litter":
         gone = store.sweep(older_than=60.0)
-        tell(f"{len(gone)} leftovers of killed writers removed")
+        tell(f"removed {len(gone)} leftovers of killed writers")
         _forget_marks(store, tell)
         return
     if delete == "compiled":
         tell(
-            f"compiled programs removed, {human_bytes(_remove(store, _COMPILED))} freed: the next run compiles them again"
+            f"removed compiled programs, {human_bytes(_remove(store, _COMPILED))} freed; the next run compiles them "
+            "again"
         )
         return
     if delete == "networks":
@@ -58,7 +61,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
         for prefix in SOLVES:
             for key in list(store.list(prefix)):
                 store.delete(key)
-        tell("bases, eigenvectors and vectors of cg removed; predictions that were made from them stay")
+        tell("removed bases, eigenvectors and vectors of cg; the predictions made from them are kept")
         return
     infos = list(list_gram_stores(store))
     chosen = [i for i in infos if i.name == delete or (delete == "unfinished" and i.tiles_done < i.tiles_total)]
@@ -71,7 +74,7 @@ def clean(store: ObjectStore, delete: str | None, tell: Callable[[str], None]) -
 
 
 def _lies(store: ObjectStore) -> str:
-    """What is at an address where there is no store, in words."""
+    """Return a description of what is at an address without a store."""
     folder = local_folder(store.url)
     if folder is None:
         names = store.folders()
@@ -83,33 +86,39 @@ def _lies(store: ObjectStore) -> str:
 
 
 def _remove(store: ObjectStore, prefix: str) -> int:
-    """Delete all objects below; their bytes."""
+    """Delete all objects below a prefix, and return their size in bytes."""
     found = dict(store.sizes(prefix))
     store.delete_all(found)
     return sum(found.values())
 
 
 def _forget_marks(store: ObjectStore, tell: Callable[[str], None]) -> None:
-    """Remove the marks of killed runs. A node that joins a run looks for its mark: while one is at work, all stay."""
+    """Remove the marks of killed runs.
+
+    Nodes look for the mark of an active run, so all marks are kept while a run is active.
+    """
     marks = list(store.list(_MARKS))
     if not marks:
         return
     if any(is_running(store, key) for key, _ in read_boards(store)):
-        tell(f"{len(marks)} marks of runs on clusters stay: a run is at work")
+        tell(f"kept {len(marks)} marks of runs on clusters, because a run is active")
         return
     store.delete_all(marks)
-    tell(f"{len(marks)} marks of killed runs on clusters removed")
+    tell(f"removed {len(marks)} marks of killed runs on clusters")
 
 
 def _forget_networks(store: ObjectStore, tell: Callable[[str], None]) -> None:
-    """Remove the weights of finite networks whose tiles are gone. A run writes them a moment before its Gram store."""
+    """Remove the weights of finite networks whose tiles have been deleted.
+
+    A run writes weights shortly before its Gram store, so all weights are kept while a run is active.
+    """
     unused = [one for one in stored_weights(store) if not one.users]
     if unused and any(is_running(store, key) for key, _ in read_boards(store)):
-        tell(f"weights of {len(unused)} networks stay: a run is at work")
+        tell(f"kept weights of {len(unused)} networks, because a run is active")
         return
     store.delete_all([one.key for one in unused])
     freed = human_bytes(sum(one.nbytes for one in unused))
-    tell(f"weights of {len(unused)} networks that no Gram store refers to removed, {freed} freed")
+    tell(f"removed weights of {len(unused)} networks that no Gram store refers to, {freed} freed")
 
 
 def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
@@ -137,5 +146,7 @@ def _list(store: ObjectStore, tell: Callable[[str], None]) -> None:
         use = f"of {', '.join(one.users)}" if one.users else "no Gram store refers to them (delete=networks)"
         tell(f"  weights of network {one.digest}: {human_bytes(one.nbytes)}, {use}")
     if foreign := store.foreign():
-        tell(f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; they are neither read nor removed")
+        tell(
+            f"  files of other programs: {len(foreign):,}, such as {foreign[0]}; ntkpipe neither reads nor removes them"
+        )
     tell(f"delete one with: ntkpipe clean store.url={store.url} delete=KEY (or {_WORDS})")

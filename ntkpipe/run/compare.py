@@ -1,4 +1,4 @@
-"""Several runs side by side: one table, best first, of what differs between them and what they have found, and a figure."""
+"""Comparison of several runs: a table of their differing settings and results, best first, and a figure."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ from typing import Any
 from ntkpipe.config import to_dict
 from ntkpipe.config.values import shown
 from ntkpipe.errors import ConfigError, NtkpipeError
+from ntkpipe.extras import require
+from ntkpipe.predictions.doubt import MARK, legend
 from ntkpipe.predictions.metrics import read_metrics
-from ntkpipe.report.drawing import drawing
+from ntkpipe.report.comparison_page import write_comparison_page
+from ntkpipe.report.drawing import can_draw, drawing
 from ntkpipe.run.run_dir import FREE_SETTINGS, RunDir
 from ntkpipe.run.sweep import Sweep
 from ntkpipe.storage.replace import replace_text
 
 _COLUMNS = ("kernel", "value", "time", "ridge", "last", "max_error_bound")
-# Settings that say where things lie, and none that changes numbers.
+_LONGEST_LABEL = 36
+# Settings of locations, which do not change numbers.
 _PLACES = ("store.url",)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What several runs have found. Made by `compare`.
+    """Results of several runs; `compare` makes it.
 
     Args:
-        measure: `accuracy`, or `rmse` in regression: of the test points.
+        measure: `accuracy`, or `rmse` for regression, on the test points.
         settings: names of the settings in which the runs differ.
-        rows: of every run and kernel, best first: `run`, the settings, `kernel`, `value` (the best over times and ridges, at `time` and
-            `ridge`), `last` (after all of training, at that ridge) and `max_error_bound`.
-        curves: of every row, the measure at each time, at the row's ridge.
-        failures: runs that have no results, and why.
+        rows: one row for every run and kernel, best first. It has `run`, the settings, `kernel`, `value` (the best over
+            times and ridges, at `time` and `ridge`), `last` (at the last time, at that ridge) and `max_error_bound`.
+            `doubts` has the reasons why `value` or `last` may be entirely wrong.
+        curves: for every row, the pairs of time and measure at the row's ridge.
+        failures: runs without results, and the reasons.
     """
 
     measure: str
@@ -47,22 +52,29 @@ class Comparison:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the table."""
+        """Names of the table's columns."""
         return ("run", *self.settings, *_COLUMNS)
 
     def cells(self) -> list[list[str]]:
-        """The table as texts, with a line of headings; `value` is headed by the measure."""
+        """Return the table as text cells with a line of headings; the heading of `value` is the measure."""
         heads = [self.measure if name == "value" else name for name in self.columns]
-        return [heads, *([_cell(row.get(name)) for name in self.columns] for row in self.rows)]
+        return [
+            heads,
+            *(
+                [_cell(row.get(name)) + (MARK if row["doubts"].get(name) else "") for name in self.columns]
+                for row in self.rows
+            ),
+        ]
 
     def to_pandas(self) -> Any:
-        """The table as a `pandas.DataFrame`."""
+        """Return the table as a `pandas.DataFrame`."""
+        require("pandas", "to_pandas")
         import pandas as pd
 
         return pd.DataFrame(list(self.rows), columns=list(self.columns)).rename(columns={"value": self.measure})
 
     def to_csv(self) -> str:
-        """The table with all digits."""
+        """Return the table as CSV with all digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.cells()[0])
@@ -70,7 +82,7 @@ class Comparison:
         return text.getvalue()
 
     def to_latex(self) -> str:
-        """A `tabular` with rules of the package booktabs."""
+        """Return the table as a LaTeX `tabular` with rules of the package booktabs."""
         head, *body = ([_latex(cell) for cell in line] for line in self.cells())
         lines = [" & ".join(line) + r" \\" for line in (head, *body)]
         columns = "l" * (1 + len(self.settings) + 1) + "r" * (len(_COLUMNS) - 1)
@@ -78,7 +90,7 @@ class Comparison:
         return f"\\begin{{tabular}}{{{columns}}}\n{rows}\n\\end{{tabular}}\n"
 
     def to_html(self) -> str:
-        """A `table`; notebooks show it."""
+        """Return the table as an HTML `table`, which notebooks show."""
         head, *body = self.cells()
         lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in line)}</tr>" for line in body]
         heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
@@ -88,37 +100,53 @@ class Comparison:
         return self.to_html()
 
     def plot(self) -> Any:
-        """One curve a run over training time: a `matplotlib.figure.Figure`."""
+        """Return a `matplotlib.figure.Figure` with one curve per run over training time."""
+        require("matplotlib", "plot")
         from ntkpipe.report.comparison_figure import draw_comparison
 
         return draw_comparison(self.measure, self.labels(), self.curves)
 
     def labels(self) -> list[str]:
-        """What each row is called in a figure: its settings and kernel, or its run."""
+        """Return a label of each row for figures: its settings and kernel, or its run if the settings are too long."""
         kernels = len({row["kernel"] for row in self.rows}) > 1
         found = []
         for row in self.rows:
-            parts = [f"{name.rpartition('.')[2]} {_cell(row[name])}" for name in self.settings] or [row["run"]]
+            parts = [f"{name.rpartition('.')[2]} {_cell(row[name])}" for name in self.settings]
+            if not parts or len(", ".join(parts)) > _LONGEST_LABEL:
+                parts = [row["run"]]
             found.append(", ".join([*parts, *([row["kernel"]] if kernels else [])]))
         return found
 
     def write(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `compare.csv`, `.tex`, `.html`, `.png` and `.svg` into a folder; returns their paths.
+        """Write `compare.csv`, `.tex`, `.html`, `.png` and `.svg` into a folder, and return their paths.
+
+        Without matplotlib, the method writes no `.png` and no `.svg`.
 
         Raises:
-            ReportError: if the figure could not be drawn; the tables are written then.
+            ReportError: if the figure could not be drawn; the tables are written before.
         """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         made = []
-        for ending, text in (("csv", self.to_csv()), ("tex", self.to_latex()), ("html", self.to_html())):
+        for ending, text in (("csv", self.to_csv()), ("tex", self.to_latex())):
             made.append(target / f"compare.{ending}")
             replace_text(made[-1], text)
+        texts, notes = 2 + len(self.settings), [*self.notes(), *(f"{run}: {why}" for run, why in self.failures)]
+        made.append(write_comparison_page(self.cells(), texts, notes, target, None))
+        if not can_draw():
+            return made
         with drawing("ntkpipe compare with the same runs"):
-            from ntkpipe.report.style import render
+            from ntkpipe.report.style import render, render_for_phones
 
-            made += render(self.plot, target, "compare")
+            png, svg = render(self.plot, target, "compare")
+            made += [png, svg]
+            drawn = (png, svg, lambda: render_for_phones(self.plot))
+            write_comparison_page(self.cells(), texts, notes, target, drawn)
         return made
+
+    def notes(self) -> list[str]:
+        """Return lines that explain the marks in the table."""
+        return [f"{MARK} {text}" for text in legend(doubt for row in self.rows for doubt in row["doubts"].values())]
 
     def __str__(self) -> str:
         cells = self.cells()
@@ -128,17 +156,19 @@ class Comparison:
             "  ".join(c.ljust(w) if k < text else c.rjust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
             for line in cells
         ]
-        return "\n".join([line.rstrip() for line in lines] + [f"{run}: {why}" for run, why in self.failures])
+        return "\n".join(
+            [line.rstrip() for line in lines] + self.notes() + [f"{run}: {why}" for run, why in self.failures]
+        )
 
 
 def compare(*runs: str | os.PathLike[str] | Any) -> Comparison:
-    """Put runs side by side, best first.
+    """Compare the results of runs, best first.
 
     Args:
-        runs: folders of runs or of sweeps, or runs that `open_run` gave; or one list of them.
+        runs: folders of runs or sweeps, or runs from `open_run`; or one list of these.
 
     Raises:
-        ConfigError: if no run has results, or classification stands beside regression.
+        ConfigError: if no run has results, or runs of classification and regression are mixed.
     """
     given: Iterable[Any] = runs[0] if len(runs) == 1 and isinstance(runs[0], (list, tuple)) else runs
     found: list[tuple[RunDir, dict[str, Any]]] = []
@@ -152,8 +182,12 @@ def compare(*runs: str | os.PathLike[str] | Any) -> Comparison:
             failures.append((str(path), str(error)))
     if not found:
         raise ConfigError("; ".join(["no run to compare has results", *(why for _, why in failures)]))
-    if len({metrics["task"] for _, metrics in found}) > 1:
-        raise ConfigError("classification cannot be compared with regression: name runs of one kind")
+    kinds = {
+        kind: [str(run.path) for run, one in found if one["task"] == kind] for kind in {m["task"] for _, m in found}
+    }
+    if len(kinds) > 1:
+        told = "; ".join(f"{kind}: {', '.join(paths)}" for kind, paths in sorted(kinds.items()))
+        raise ConfigError(f"classification cannot be compared with regression. Name runs of one kind only ({told})")
     measure = "accuracy" if found[0][1]["task"] == "classification" else "rmse"
     settings = _differing([run for run, _ in found])
     names = _names([run.path for run, _ in found])
@@ -173,12 +207,12 @@ def _folders(given: Iterable[Any]) -> Iterable[Path]:
         path = Path(getattr(one, "path", one)).expanduser()
         if (sweep := Sweep.find(path)) is not None:
             yield from sweep.runs
-        elif path.is_dir() or not path.exists():  # of `runs/*`, files are passed over
+        elif path.is_dir() or not path.exists():  # files that match `runs/*` are skipped
             yield path
 
 
 def _rows(entries: Sequence[dict[str, Any]], measure: str) -> Iterable[tuple[dict[str, Any], Any]]:
-    """The best entry of every kernel, and the measure over time at its ridge."""
+    """Yield the best entry of every kernel, and the measure over time at its ridge."""
     sign = 1 if measure == "accuracy" else -1
     for kernel in dict.fromkeys(entry["kernel"] for entry in entries):
         own = [
@@ -189,9 +223,14 @@ def _rows(entries: Sequence[dict[str, Any]], measure: str) -> Iterable[tuple[dic
         if not own:
             continue
         best, value = max(own, key=lambda pair: sign * pair[1])
-        curve = tuple(sorted((float(e["time"]), v) for e, v in own if e["ridge"] == best["ridge"]))
+        along = sorted(
+            ((float(e["time"]), v, e.get("doubt")) for e, v in own if e["ridge"] == best["ridge"]),
+            key=lambda one: one[0],
+        )
         row = {name: best[name] for name in ("kernel", "time", "ridge", "max_error_bound")}
-        yield row | {"value": value, "last": curve[-1][1]}, curve
+        doubts = {"value": best.get("doubt"), "last": along[-1][2]}
+        row |= {"value": value, "last": along[-1][1], "doubts": {name: why for name, why in doubts.items() if why}}
+        yield row, tuple((time, value) for time, value, _ in along)
 
 
 def _value(entry: dict[str, Any], measure: str) -> float | None:
@@ -212,14 +251,14 @@ def _flat(run: RunDir) -> dict[str, Any]:
 
 
 def _differing(runs: Sequence[RunDir]) -> tuple[str, ...]:
-    """Settings that are not the same in all runs."""
+    """Return the names of the settings that differ between runs."""
     all_values = [_flat(run) for run in runs]
     names = dict.fromkeys(name for values in all_values for name in values)
     return tuple(name for name in names if any(v.get(name) != all_values[0].get(name) for v in all_values[1:]))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, or their paths where names are the same."""
+    """Return the names of folders, or their paths if two names are equal."""
     names = [path.name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 

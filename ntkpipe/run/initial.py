@@ -1,7 +1,7 @@
-"""Outputs that training starts from: zero, as of the mean over networks, those of the run's own finite network, or given ones.
+"""Initial outputs of training: zero (the mean over networks), the outputs of the run's finite network, or given ones.
 
-The outputs of a linearised network move from `f_0` as those of one that starts at zero do for targets less `f_0`:
-`f_t(x) = f_0(x) + T(x, X) F_t (y - f_0(X))` (arXiv:1902.06720).
+Training from outputs `f_0` equals training from zero with the targets minus `f_0`:
+`f_t(x) = f_0(x) + T(x, X) F_t (y - f_0(X))` (Lee et al. 2019, arXiv:1902.06720).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ntkpipe.tiles.layout import Block
 
 @dataclass(frozen=True)
 class InitialOutputs:
-    """Of the points in use.
+    """Initial outputs at the points in use.
 
     Args:
-        train: (n, c) float64.
-        test: (p, c) float64, in the order of the tiles.
-        key: of the training part, for what is kept of a solve.
+        train: outputs at the training points, `(n, c)` float64.
+        test: outputs at the test points in the order of the tiles, `(p, c)` float64.
+        key: digest of the training part, which identifies stored solves.
     """
 
     train: np.ndarray
@@ -35,23 +35,24 @@ class InitialOutputs:
 
 
 def initial_outputs(wanted: str, data: StoredData, opened: OpenGram) -> InitialOutputs | None:
-    """What training starts from; None for zero.
+    """Return the initial outputs, or None if they are zero.
 
     Args:
-        wanted: `predict.initial`.
-        data: of the run.
-        opened: its kernels.
+        wanted: value of `predict.initial`.
+        data: data of the run.
+        opened: kernels of the run.
 
     Raises:
-        ConfigError: for `network` where the kernel is not that of one finite network, or standardised targets.
-        DataError: if a file holds other outputs than these points have.
+        ConfigError: for `network` if the kernel is not that of one finite network, or if targets are standardised.
+        DataError: if the file cannot be read, or its outputs do not fit these points.
     """
     if wanted == "zero":
         return None
     labels = data.labels()
     if labels.scale is not None:
         raise ConfigError(
-            "predict.initial adds outputs in the units of the targets, and these are standardised: set data.targets=none"
+            "predict.initial adds outputs in the units of the targets, but these are standardised: set "
+            "data.targets=none"
         )
     kernels, c = opened.blocks, labels.y_train.shape[1]
     sizes: dict[Block, int] = {"train": kernels.training_points, "test": kernels.test_points}
@@ -62,8 +63,8 @@ def initial_outputs(wanted: str, data: StoredData, opened: OpenGram) -> InitialO
         part = opened.source.network_outputs(block, rows) if own else _read(Path(wanted), block, index[block][:rows])
         if part.shape != (rows, c) or not np.isfinite(part).all():
             raise DataError(
-                f"predict.initial={wanted}: outputs of {block} points have shape {part.shape}, or are not finite. The targets have "
-                f"the shape {(rows, c)}: a network needs as many outputs"
+                f"predict.initial={wanted}: outputs of {block} points have shape {part.shape}, or are not finite. The "
+                f"targets have shape {(rows, c)}: give the network as many outputs"
             )
         found[block] = part.astype(np.float64)
     key = hashlib.sha256(np.ascontiguousarray(found["train"]).tobytes()).hexdigest()[:16]
@@ -71,7 +72,7 @@ def initial_outputs(wanted: str, data: StoredData, opened: OpenGram) -> InitialO
 
 
 def _read(path: Path, block: Block, index: np.ndarray) -> np.ndarray:
-    """Rows of an array of the file, which is in the order of the raw data."""
+    """Return the rows at `index` of an array in the file, which is in the order of the raw data."""
     try:
         with np.load(path.expanduser(), allow_pickle=False) as archive:
             outputs = archive[block]
@@ -81,6 +82,7 @@ def _read(path: Path, block: Block, index: np.ndarray) -> np.ndarray:
         ) from error
     if outputs.ndim != 2 or outputs.shape[0] <= index.max(initial=-1):
         raise DataError(
-            f"predict.initial={path}: {block} has shape {outputs.shape}, and the data has {index.max(initial=-1) + 1} rows or more"
+            f"predict.initial={path}: {block} has shape {outputs.shape}, but the data has at least "
+            f"{index.max(initial=-1) + 1} rows"
         )
     return outputs[index]

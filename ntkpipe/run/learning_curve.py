@@ -17,7 +17,7 @@ from ntkpipe.dynamics.spectrum import default_sizes
 from ntkpipe.predictions.doubt import doubt_of, legend
 from ntkpipe.predictions.read import read_predictions
 from ntkpipe.predictions.schema import Predictions
-from ntkpipe.report.drawing import drawing
+from ntkpipe.report.drawing import can_draw, drawing, without_figures
 from ntkpipe.report.learning_curve import Curve, Predicted, learning_curves
 from ntkpipe.run.prepare import reopen
 from ntkpipe.run.run_dir import RunDir
@@ -45,14 +45,14 @@ _POINTS = {"inf": "t = inf", "best": "t best", "only": "its time"}
 
 
 def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
-    """Write `learning_curve.csv`, `.json` (the fits), `.png`, `.svg` and `.html`, of the runs that have predicted.
+    """Write `learning_curve.csv`, `.json` (the fits), `.png`, `.svg` and `.html` for the runs that have predictions.
 
     Args:
-        sweep: of which.
-        folder: where to; None is the sweep's own.
+        sweep: the sweep over training sizes.
+        folder: target folder; None is the sweep's own.
 
     Returns:
-        A table for people, and where the page is; nothing if no run has predicted yet.
+        Lines of a table and the page's path; empty if no run has predictions yet.
 
     Raises:
         ReportError: if the page could not be made; the tables are written before.
@@ -60,7 +60,7 @@ def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
     done: list[tuple[int, Predictions]] = []
     left = []
     for path in sweep.runs:
-        run = RunDir.open(path) if (path / "run.json").exists() else None
+        run = sweep.open(path)
         if run is None or run.receipt("predict") is None:
             left.append(path.name)
             continue
@@ -78,9 +78,13 @@ def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
     theory = _theory(sweep, done) if sweep.config is not None and sweep.config.predict.theory else []
     if theory:
         replace_text(target / "learning_theory.csv", _theory_csv(theory))
+        replace_text(target / "learning_extrapolated.csv", _extrapolated_csv(theory))
     notes = [f"not finished yet: {', '.join(left)}"] if left else []
     notes += sorted({c.why for c in curves if c.why})
     notes += [note for size, predictions in done for note in _doubts(size, predictions)]
+    if not can_draw():
+        line = without_figures(f"ntkpipe report run_dir={sweep.path}")
+        return [*_lines(curves), f"learning     {target / 'learning_curve.csv'}   ({line})"]
     with drawing(f"ntkpipe report run_dir={sweep.path}"):
         from ntkpipe.report.learning_page import write_learning_page
 
@@ -89,11 +93,11 @@ def write_learning_curve(sweep: Sweep, folder: Path | None = None) -> list[str]:
 
 
 def _theory(sweep: Sweep, done: Sequence[tuple[int, Predictions]]) -> list[Predicted]:
-    """What the spectrum of the largest run predicts for all smaller training sizes, trained to convergence."""
+    """Return the errors that the spectrum of the largest run predicts for smaller training sizes after convergence."""
     largest, predictions = max(done, key=lambda one: one[0])
     if not math.isinf(predictions.times[-1]):
         return []
-    run = RunDir.open(next(path for path in sweep.runs if path.name == f"train_size={largest}"))
+    run = RunDir.open(sweep.path / f"train_size={largest}", store=sweep.store)
     context = reopen(run)
     asked = sorted({n for n, _ in done if n < largest} | set(default_sizes(largest)))
     low = min(n for n, _ in done)
@@ -104,7 +108,8 @@ def _theory(sweep: Sweep, done: Sequence[tuple[int, Predictions]]) -> list[Predi
         for position, ridge in enumerate(predictions.ridges.tolist()):
             curve = found.learning_curve(sizes, position)
             values, errors = ([getattr(one, field) for one in curve] for field in ("test_mse", "test_mse_error"))
-            made.append(Predicted(name, ridge, np.array(sizes), np.array(values), np.array(errors), largest))
+            further = tuple(found.beyond(position))
+            made.append(Predicted(name, ridge, np.array(sizes), np.array(values), np.array(errors), largest, further))
     return made
 
 
@@ -118,8 +123,18 @@ def _theory_csv(theory: Sequence[Predicted]) -> str:
     return text.getvalue()
 
 
+def _extrapolated_csv(theory: Sequence[Predicted]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["train_size", "kernel", "ridge", "extrapolated_mse", "low", "high"])
+    for one in theory:
+        for point in one.further:
+            writer.writerow([point.n, one.kernel, one.ridge, point.test_mse, point.low, point.high])
+    return text.getvalue()
+
+
 def _doubts(size: int, predictions: Predictions) -> list[str]:
-    """What may be wrong altogether at one training size, a line per kernel and ridge."""
+    """Return a line per kernel and ridge about values of one training size that may be entirely wrong."""
     notes = []
     for k, kernel in enumerate(predictions.kernels):
         for r, ridge in enumerate(predictions.ridges.tolist()):
@@ -136,14 +151,14 @@ def _title(sweep: Sweep) -> str:
     if config is None:
         return "Learning curve"
     source = config.data.kind if config.data.path is None else f"{config.data.kind} ({Path(config.data.path).name})"
-    return f"{source}: {Path(config.kernel.path or config.kernel.train or config.kernel.kind).name}"
+    return f"{source}: {config.kernel.title}"
 
 
 def _csv(curves: list[Curve]) -> str:
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for c in curves:
         for n, time, value, error in zip(c.sizes, c.times, c.values, c.errors, strict=True):
-            # The best time may be another one for each measure: a line of its own then.
+            # The best time may differ between measures; each then gets its own line.
             key = (int(n), c.kernel, c.ridge, c.point, float(time))
             row = rows.setdefault(key, dict(zip(_FIELDS, key, strict=False)))
             row |= {c.measure: float(value), f"{c.measure}_se": float(error)}
@@ -166,18 +181,18 @@ def _record(curve: Curve) -> dict[str, Any]:
         "values": curve.values.tolist(),
         "fit": None if curve.fit is None else {k: _plain(v) for k, v in dataclasses.asdict(curve.fit).items()},
         "why": curve.why,
-        "interval": "95%, profile likelihood over test points and what the fit leaves over",
+        "interval": "95%, profile likelihood over test points and the deviation of the fit",
     }
 
 
 def _plain(value: float) -> float | str:
-    """JSON has no infinity."""
+    """Return the value, or its text if it is not finite, because JSON has no infinity."""
     return value if math.isfinite(value) else str(value)
 
 
 def _lines(curves: list[Curve]) -> list[str]:
     sizes = curves[0].sizes
-    lines = [f"{'':<34}" + "".join(f"{f'n={n:,}':>11}" for n in sizes) + "   law"]
+    lines = [f"{'':<34}" + "".join(f"{f'n={n:,}':>11}" for n in sizes) + "   power law (95% interval)"]
     for c in curves:
         name = f"{c.measure} {c.kernel}, ridge {c.ridge:g}, {_POINTS[c.point]}"
         law = c.fit.text() if c.fit is not None else "none: " + c.why

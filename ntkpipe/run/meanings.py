@@ -1,7 +1,7 @@
-"""Which settings have a meaning for which choice: one table, against which everything that a user set is checked.
+"""Table of the settings that each choice reads. All settings that a user gives are checked against it.
 
-Values alone do not tell: `kernel.depth=3` equals the default, and a run that reads no depth would still not be the one that
-its user had in mind.
+Comparing values is not enough: `kernel.depth=3` equals the default, and a run that ignores the depth is still not the
+run that its user meant.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ntkpipe.gram.from_config import kernel_takes
 
 @dataclass(frozen=True)
 class Need:
-    """A setting has a meaning only where another one has one of these values.
+    """A condition of a setting: another setting must have one of these values.
 
     Args:
-        setting: the other one.
-        values: that it must have.
-        where: values of further settings, by dotted name; the need holds only where they all have one of these.
+        setting: the other setting.
+        values: its accepted values.
+        where: values of further settings, by dotted name; the condition applies only if all of them match.
     """
 
     setting: str
@@ -51,7 +51,7 @@ _KRYLOV = _need("solver.kind", "krylov", "auto")
 _CG, _CHOLESKY = (_need("solver.kind", kind) for kind in ("cg", "cholesky"))
 _STEPS = _need("solver.kind", "krylov", "cg", "flow", "auto")
 _BLOCK_STEPS = _need("solver.kind", "krylov", "cg", "auto")
-# Means of cg have `residual`; its inverses of many columns take their precision from the tolerance of what they are for.
+# Means of cg use `residual`. Its solves for variances use the tolerance instead.
 _VARIANCES_OF_CG = _need(
     "predict.covariance", "diagonal", "full", where={"solver.kind": ("cg",), "predict.selection": ("none", "held_out")}
 )
@@ -63,7 +63,7 @@ _BATCH = _need("cluster.launch.kind", "slurm", "kuberay")
 
 
 def _kernel_needs() -> dict[str, Needs]:
-    """Of the kernel's settings: what each family takes is written at the family."""
+    """Return the conditions of the kernel's settings, from the parameters of each family."""
     needs = {}
     for one in dataclasses.fields(KernelConfig):
         kinds = tuple(kind for kind in KERNELS if one.name in kernel_takes(kind))
@@ -109,6 +109,7 @@ MEANINGS: dict[str, Needs] = {
     "store.gram": _COMPUTED,
     "solver.kind": _ALWAYS,
     "solver.tolerance": _STEPS + _VARIANCES_OF_CG,
+    "solver.stop": _need("solver.kind", "krylov", "cg", "auto"),
     "solver.residual": _CG,
     "solver.preconditioner": _CG,
     "solver.rank": _CG + _need("solver.preconditioner", "nystrom", "cholesky"),
@@ -117,11 +118,13 @@ MEANINGS: dict[str, Needs] = {
     "solver.checkpoint_every": _STEPS,
     "solver.basis": _KRYLOV,
     "solver.basis_gib": _KRYLOV,
+    "solver.basis_dtype": _KRYLOV,
     "solver.sample_rows": _ALWAYS,
     "solver.precision": _CHOLESKY,
     "solver.factor_edge": _need("solver.kind", "cholesky", "cg")
     + _need("solver.preconditioner", "float32_factor", where={"solver.kind": ("cg",)}),
     "solver.leave_one_out": _CHOLESKY,
+    "solver.refine": _COMPUTED,
     "predict.kernels": _ALWAYS,
     "predict.times": _ALWAYS,
     "predict.ridges": _ALWAYS,
@@ -172,11 +175,11 @@ MEANINGS: dict[str, Needs] = {
     "watch.reporters": _ALWAYS,
     "watch.every": _ALWAYS,
 }
-"""What every setting of a run needs to have a meaning, by dotted name. A setting that is missing here fails a test."""
+"""Conditions of every setting of a run, by dotted name. A setting that is missing here fails a test."""
 
 
 def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all settings of a dataclass."""
+    """Yield the dotted names of all settings of a dataclass."""
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
             yield from settings(typing.cast("type", hint), f"{prefix}{name}.")
@@ -185,22 +188,22 @@ def settings(cls: type = RunConfig, prefix: str = "") -> Iterator[str]:
 
 
 def check_meanings(config: RunConfig, told: Collection[str], *, assuming: Mapping[str, Any] | None = None) -> None:
-    """Refuse what a user set and this run would not read: it is another run that was meant.
+    """Refuse settings that the user gave and that this run would ignore.
 
     Args:
-        config: of the run.
+        config: configuration of the run.
         told: dotted names of the settings that the user gave, on the command line or in a file.
-        assuming: values that stand in for the configuration's, by dotted name.
+        assuming: values that replace those of the configuration, by dotted name.
 
     Raises:
-        ConfigError: naming the setting, the choice that does not read it, and the one that was probably meant.
+        ConfigError: naming the setting, the choice that ignores it, and the choice that was probably meant.
     """
     assumed = dict(assuming or {})
 
     def value(setting: str) -> Any:
         return assumed[setting] if setting in assumed else _value(config, setting)
 
-    # In the table's order, where what decides most comes first.
+    # The table lists the most decisive settings first.
     for setting in (name for name in MEANINGS if name in told):
         if value(setting) is None:
             continue  # `setting=null` leaves it out
@@ -218,7 +221,7 @@ def _refusal(setting: str, value: Any, need: Need, present: Any, told: Collectio
     group, _, name = need.setting.rpartition(".")
     chooser = group.replace(".", "/") if name == "kind" else need.setting
     by_default = need.setting not in told and present == _value(RunConfig(), need.setting)
-    # Of a choice that was made, what it does read of the same group.
+    # For an explicit choice, list the settings of the group that it reads.
     siblings = {name: needs for name, needs in MEANINGS.items() if name.startswith(setting[: setting.index(".") + 1])}
     takes = ", ".join(name for name, needs in siblings.items() if any(_names(n, need.setting, present) for n in needs))
     aside = ", which is the default" if by_default else f", which takes {takes}" if takes else ""
@@ -236,7 +239,7 @@ def _names(need: Need, setting: str, value: Any) -> bool:
 
 
 def likely_data(path: str) -> tuple[str, ...]:
-    """Kinds of data that a path may be meant for, by its name and by what lies there."""
+    """Return the kinds of data that fit a path, judged by its name and its content."""
     file = Path(path).expanduser()
     name = file.name.lower()
     if name.endswith(".npz"):

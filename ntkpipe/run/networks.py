@@ -1,4 +1,4 @@
-"""Weights of finite networks that a store holds, and which Gram matrices refer to them."""
+"""Weights of finite networks in a store, and the Gram stores that refer to them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ntkpipe.tiles.catalogue import list_gram_stores
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """Of one network.
+    """The stored weights of one network.
 
     Args:
-        digest: that names them.
-        nbytes: of the object.
-        users: names of the Gram stores whose tiles they made.
+        digest: digest that names the weights.
+        nbytes: size of the object in bytes.
+        users: names of the Gram stores whose tiles were computed from these weights.
     """
 
     digest: str
@@ -25,12 +25,12 @@ class StoredWeights:
 
     @property
     def key(self) -> str:
-        """Of the object."""
+        """Key of the object in the store."""
         return f"{PREFIX}{self.digest}.npz"
 
 
 def stored_weights(store: ObjectStore) -> list[StoredWeights]:
-    """All that lie in a store, by digest."""
+    """Return all weights in a store, sorted by digest."""
     sizes = {key.removeprefix(PREFIX).removesuffix(".npz"): size for key, size in store.sizes(PREFIX)}
     if not sizes:
         return []

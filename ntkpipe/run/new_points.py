@@ -1,4 +1,4 @@
-"""Predictions of points that came after a run, by what the run has solved. Only read."""
+"""Predictions for new points with a finished run, which does not change."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ from ntkpipe.tasks.serial import SerialExecutor
 _log = logging.getLogger(__name__)
 
 Choose = Callable[[float], Executor | None]
-"""From the seconds that something takes one core to where it runs; None is this process."""
+"""Chooses an executor from the seconds that the work takes on one core; None means this process."""
 
 
 def predict_new(
     run: RunDir, x: Any, *, layout: str | None = None, diagonal: Any = None, choose: Choose | None = None
 ) -> Predictions:
-    """See `Run.predict`.
+    """Return predictions for new points; see `Run.predict`.
 
-    The new rectangle of tiles is computed a batch of points at a time, in this process and in memory; or where `choose` says, from the
-    seconds that it takes one core, and then it lies beside the run's tiles until it was used.
+    The tiles between new and training points are computed for one batch of points at a time, in this process and in
+    memory. If `choose` returns an executor, its workers store them beside the run's tiles until they are used.
     """
     run.require("solve")
     if (initial := run.config.predict.initial) not in ("zero", "network"):
         raise ConfigError(
-            f"predict.initial={initial} gives outputs of the run's own points, and not of new ones: start at zero or at the network"
+            f"predict.initial={initial} gives outputs of the run's own points only, so new points cannot be "
+            "predicted: start from zero or from the network"
         )
     if run.config.kernel.kind == "empirical" and run.config.kernel.outputs == "full":
         raise ConfigError(
-            "a run with kernel.outputs=full predicts its own test points alone: put the new points into the data as test points, or use "
-            "kernel.outputs=trace"
+            "a run with kernel.outputs=full predicts only its own test points: add the new points to the data as test "
+            "points, or use kernel.outputs=trace"
         )
     context = reopen(run)
     config = context.config
@@ -56,12 +57,14 @@ def predict_new(
     if config.kernel.kind == "gram":
         if diagonal is None and config.predict.covariance != "none":
             raise ConfigError(
-                "variances need k(x, x) of the new points: data.new_diagonal=FILE.npy, or predict(rows, diagonal=...)"
+                "variances need k(x, x) of the new points: set data.new_diagonal=FILE.npy, or call predict(rows, "
+                "diagonal=...)"
             )
         return _with_noise(run, _predict(context, given_blocks(context.kernels, x, diagonal), solved, SerialExecutor()))
     if diagonal is not None:
         raise ConfigError(
-            f"data.new_diagonal is for kernel=gram; kernel={config.kernel.kind} is computed for new points: leave it out"
+            f"data.new_diagonal is only for kernel=gram, and kernel={config.kernel.kind} is computed for new points: "
+            "leave it out"
         )
     new = new_points(context.kernels, x, layout=layout or config.data.layout, whole=whole)
     for note in new.notes:
@@ -87,12 +90,12 @@ def _predict(context: RunContext, blocks: KernelBlocks, solved: list[Solution], 
 
 
 def _with_noise(run: RunDir, predictions: Predictions) -> Predictions:
-    """With the noise that the run has found."""
+    """Return the predictions with the noise variance that the run chose."""
     if run.config.predict.noise is None:
         return predictions
     if run.receipt("predict") is None:
         raise IncompleteError(
-            f"the noise (predict.noise) is known once the run has predicted: ntkpipe predict run_dir={run.path}"
+            f"the noise (predict.noise) is chosen when the run predicts: first run ntkpipe predict run_dir={run.path}"
         )
     noise = read_predictions(run.path / "predictions.zarr", covariance=False).noise
     return dataclasses.replace(predictions, noise=noise)

@@ -1,4 +1,4 @@
-"""A run's folder from Python: its configuration, how far it is, and what it has found. Only read."""
+"""Read-only access to a run's folder from Python: its configuration, status and results."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from ntkpipe.tasks.serial import SerialExecutor
 
 @dataclass(frozen=True)
 class Page:
-    """A run's report: one HTML file, which notebooks show in a frame of its own.
+    """A run's report: one HTML file, which notebooks show in a frame.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     path: Path
@@ -42,18 +42,16 @@ class Page:
         return str(self.path)
 
     def _repr_html_(self) -> str:
-        # Without sandbox permissions nothing in the frame could run, should the page have been replaced.
+        # The frame may run scripts, such as the page's slider. They have no access to the notebook around it.
         page = escape(self.path.read_text(encoding="utf-8"), quote=True)
-        return (
-            f'<iframe srcdoc="{page}" sandbox="" style="width: 100%; height: 40rem; border: 1px solid #8884"></iframe>'
-        )
+        return f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width: 100%; height: 40rem; border: 1px solid #8884"></iframe>'
 
 
 class Run:
-    """A run that is stored, finished or not. Made by `open_run`.
+    """A stored run, finished or not; `open_run` makes it.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
     """
 
     def __init__(self, folder: RunDir) -> None:
@@ -66,41 +64,44 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """Its settings, as they were checked; paths are absolute."""
+        """The checked configuration; paths are absolute."""
         return self._folder.config
 
     @property
     def is_finished(self) -> bool:
-        """Whether every stage is done."""
+        """Whether every stage is finished."""
         return told.status(self._folder)[1]
 
     def status(self) -> str:
-        """What is done and what is left, as `ntkpipe status` prints it."""
+        """Return the status, as `ntkpipe status` prints it."""
         return "\n".join(told.status(self._folder)[0])
 
     def predict(
         self, x: Any, *, layout: str | None = None, diagonal: Any = None, executor: Executor | None = None
     ) -> Predictions:
-        """Predictions of new points by the finished run: its kernels, times, ridges, variances and noise. Nothing that is stored changes.
+        """Return predictions for new points with the run's kernels, times, ridges, variances and noise.
+
+        Stored data does not change.
 
         Args:
-            x: a frame with the columns of the run's table, or an array like the run's points; of `kernel=gram` the kernel between p new
-                points and the n training points, (p, n). Targets are not needed.
-            layout: of images, `NHWC` or `NCHW`; None is that of the run.
-            diagonal: of `kernel=gram`, (p,) `k(x, x)` of the new points: variances need it, and error bounds are estimates without it.
-            executor: where the kernel of the new points is computed, a part of it at a time; None is this process. Other processes keep it
-                beside the run's tiles until it was used.
+            x: a frame with the columns of the run's table, or an array like the run's points. For `kernel=gram`, it is
+                the kernel between p new points and the n training points, `(p, n)`. Targets are not needed.
+            layout: layout of images, `NHWC` or `NCHW`; None takes the run's.
+            diagonal: for `kernel=gram`, `k(x, x)` of the new points, `(p,)`. Variances need it, and without it error
+                bounds are estimates.
+            executor: computes the kernel of the new points in parts; None computes it in this process. Other processes
+                store it beside the run's tiles until it is used.
 
         Raises:
             ConfigError: for variances of `kernel=gram` without `diagonal`.
-            DataError: if they are not like the run's points.
+            DataError: if the points do not match the run's points.
             IncompleteError: if the run is not solved yet.
-            StoreError: if its store is gone.
+            StoreError: if its store is missing.
         """
         return predict_new(self._folder, x, layout=layout, diagonal=diagonal, choose=lambda seconds: executor)
 
     def predictions(self) -> Predictions:
-        """Means, error bounds and variances for every kernel, time and ridge.
+        """Return the means, error bounds and variances for every kernel, time and ridge.
 
         Raises:
             IncompleteError: if there are none yet.
@@ -109,7 +110,7 @@ class Run:
         return read_predictions(self.path / "predictions.zarr")
 
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds: accuracies, losses and bounds for every kernel, time and ridge.
+        """Return the content of `metrics.json`: accuracies, losses and bounds for every kernel, time and ridge.
 
         Raises:
             IncompleteError: if there are none yet.
@@ -120,34 +121,39 @@ class Run:
     def spectrum(
         self, kernel: str | None = None, *, probes: int = 32, top: int = 200, executor: Executor | None = None
     ) -> Spectrum:
-        """Eigenvalues, label energy and predicted learning curves of one kernel, from the stored tiles; see `ntkpipe.spectrum`.
+        """Return the eigenvalues, label energies and predicted learning curves of one kernel, from the stored tiles.
+
+        See `ntkpipe.spectrum`.
 
         Args:
-            kernel: `ntk`, `nngp`, ...; None is the first that the run predicts with.
-            probes: random vectors, of more than 2,000 points.
-            top: leading eigenvalues, likewise.
-            executor: of the products; None is this process.
+            kernel: `ntk`, `nngp`, ...; None is the run's first kernel.
+            probes: number of random vectors, for more than 2,000 points.
+            top: number of leading eigenvalues, for more than 2,000 points.
+            executor: computes the products; None computes them in this process.
 
         Raises:
             ConfigError: if the run has no such kernel.
-            IncompleteError: if its tiles are not there yet.
+            IncompleteError: if its tiles are not computed yet.
         """
         return spectrum_of_run(self._folder, executor or SerialExecutor(), kernel, probes=probes, top=top)
 
     def validate(self, *, executor: Executor | None = None, progress: Progress = None, **finite: Any) -> dict[str, Any]:
-        """Train finite networks beside the infinite one, as `ntkpipe validate` does; what is trained already is kept.
+        """Train finite networks and compare them with the infinite one, as `ntkpipe validate` does.
+
+        Networks that are already trained are reused.
 
         Args:
-            executor: where networks are trained; None is this process.
-            progress: who listens; see `ntkpipe.events.lines.Progress`.
-            **finite: settings of the group `finite`, such as `widths=[64, 128]` and `networks=20`; the others are the run's.
+            executor: trains the networks; None trains them in this process.
+            progress: receives progress; see `ntkpipe.events.lines.Progress`.
+            **finite: settings of the group `finite`, such as `widths=[64, 128]` and `networks=20`; the run's settings
+                are the defaults.
 
         Returns:
-            What `validation.json` in the run's folder holds: settings, claims with exponents and verdicts, curves.
+            The content of `validation.json` in the run's folder: settings, claims with exponents and verdicts, curves.
 
         Raises:
-            ConfigError, ResourceError: before anything is trained.
-            IncompleteError: if the run's tiles are not there yet.
+            ConfigError, ResourceError: before any network is trained.
+            IncompleteError: if the run's tiles are not computed yet.
         """
         self._folder.require("gram")
         told = from_dict(FiniteConfig, {**dataclasses.asdict(self.config.finite), **finite}, "finite.")
@@ -160,14 +166,14 @@ class Run:
         return json.loads((folder / "validation.json").read_text(encoding="utf-8"))
 
     def report(self) -> Page:
-        """The page with the figures; a notebook shows it.
+        """Return the HTML report, which a notebook displays.
 
         Raises:
-            IncompleteError: if it is not there.
+            IncompleteError: if there is no report.
         """
         page = self.path / "report" / "report.html"
         if not page.exists():
-            raise IncompleteError(f"{page} is not there: ntkpipe report run_dir={self.path}")
+            raise IncompleteError(f"{page} does not exist: run ntkpipe report run_dir={self.path}")
         return Page(page)
 
     def __repr__(self) -> str:
@@ -178,10 +184,10 @@ def open_run(path: str | os.PathLike[str], *, store: str | None = None) -> Run:
     """Open the folder of a run.
 
     Args:
-        path: of the folder.
-        store: where its Gram store is now, if it has moved.
+        path: the folder.
+        store: the current URL of the run's store, if it has moved.
 
     Raises:
-        ConfigError: if the folder is not a run's.
+        ConfigError: if the folder is not a run's folder.
     """
     return Run(RunDir.open(Path(path), store=store))

@@ -1,11 +1,12 @@
-"""Where a run's store and files lie: a stored run means the same from every folder, and after it has moved with them.
+"""Locations of a run's store and files.
 
-`run.json` keeps every path of the configuration as it is on this machine, and beside it as it is seen from the run's folder. A
-run that moved together with its store is known by the second, one that moved alone by the first: of two stores that are
-there, the one counts that holds what the run's receipts name.
+A stored run works from every working directory, and after it has moved with its files. `run.json` keeps every path of
+the configuration both as an absolute path and relative to the run's folder. The relative path works if the run moved
+together with its store, the absolute one if the run moved alone. If both stores exist, the one that holds the objects
+named in the run's receipts is used.
 
-Runs of earlier versions have paths as they were typed, relative to the folder where they were started. That folder is the one
-from which `run_dir` leads to the run, or else the present one.
+Runs of earlier versions have paths as the user typed them, relative to the folder where they were started. That folder
+is the one from which `run_dir` leads to the run, or else the working directory.
 """
 
 from __future__ import annotations
@@ -32,28 +33,31 @@ PATHS = (
     "kernel.test_diagonal",
     "predict.initial",
 )
-"""Settings that name a folder or a file, some of them by choice; `run_dir` is the run's own."""
+"""Settings that may name a folder or a file; `run_dir` is the run's own folder."""
 
 _WORDS = {"predict.initial": ("zero", "network")}
-"""What such a setting may be instead of a path."""
+"""Values of these settings that are not paths."""
 
-SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/", "flow/", "spectrum/")
-"""Where solvers keep what they have, in the store: tiles of factors, and checkpoints."""
-# By these a folder is known as a store; a folder `data`, `gram` or `runs` may be anybody's.
+SOLVES = ("cholesky/", "uncertainty/", "krylov/", "eigh/", "cg/", "flow/", "spectrum/", "refine/")
+"""Folders of solver states in the store: tiles of factors, and checkpoints."""
+# These prefixes identify a store. Folders named `data`, `gram` or `runs` may belong to other programs.
 _OURS = ("data/sources/", "data/given/", "tuning/", ".compiled/", ".probe/", *SOLVES)
 
 Choices = Mapping[str, tuple[str, str]]
-"""Where each path may be: if it moved together with the run's folder, and otherwise."""
+"""Both candidates of each path: moved together with the run's folder, or not."""
 
 
 def anchored(config: RunConfig) -> RunConfig:
-    """The configuration with every path absolute, as it is seen from the present folder; of `run_dir` `~` alone is replaced."""
+    """Return the configuration with absolute paths, resolved from the working directory.
+
+    In `run_dir`, only `~` is expanded.
+    """
     found = {name: _absolute(name, value, os.getcwd()) for name, value in named(config)}
     return dataclasses.replace(with_paths(config, found), run_dir=os.path.expanduser(config.run_dir))
 
 
 def named(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """The paths that a configuration has: setting and value."""
+    """Yield the settings of a configuration that are paths, with their values."""
     for name in PATHS:
         group, _, field = name.partition(".")
         value = getattr(getattr(config, group), field)
@@ -62,7 +66,7 @@ def named(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def with_paths(config: RunConfig, paths: Mapping[str, str]) -> RunConfig:
-    """The configuration with other paths."""
+    """Return the configuration with other paths."""
     groups: dict[str, Any] = {}
     for name, value in paths.items():
         group, _, field = name.partition(".")
@@ -71,9 +75,9 @@ def with_paths(config: RunConfig, paths: Mapping[str, str]) -> RunConfig:
 
 
 def beside(config: RunConfig, folder: Path) -> dict[str, str]:
-    """The paths of an anchored configuration as they are seen from the run's folder; JSON-ready.
+    """Return the paths of an anchored configuration relative to the run's folder, JSON-ready.
 
-    Those of buckets, and those that share nothing with the folder but the root, are left out: they do not move with it.
+    Buckets, and paths that share only the root with the folder, are left out because they do not move with it.
     """
     here, found = os.path.realpath(folder), {}
     for name, value in named(config):
@@ -84,12 +88,12 @@ def beside(config: RunConfig, folder: Path) -> dict[str, str]:
 
 
 def choices(config: RunConfig, seen: Mapping[str, str] | None, folder: Path) -> Choices:
-    """Where the paths of a stored configuration may be now.
+    """Return the candidates for the current paths of a stored configuration.
 
     Args:
-        config: as stored.
-        seen: what `beside` gave when it was stored; None of an earlier version.
-        folder: where the run is now.
+        config: the stored configuration.
+        seen: the result of `beside` when the configuration was stored; None for earlier versions.
+        folder: the current folder of the run.
     """
     if seen is None:
         start = _start(config, folder)
@@ -99,11 +103,13 @@ def choices(config: RunConfig, seen: Mapping[str, str] | None, folder: Path) -> 
 
 
 def chosen(found: Choices, store: str) -> dict[str, str]:
-    """The paths to use, given that of the store: the others lie on its side if they are there, else on the other one.
+    """Return the paths to use with a given store.
+
+    Each other path uses the same candidate as the store if that exists, and otherwise the other candidate.
 
     Args:
-        found: of `choices`.
-        store: its address.
+        found: result of `choices`.
+        store: URL of the store.
     """
     together, otherwise = found[STORE]
     moved = store == together and together != otherwise
@@ -118,30 +124,30 @@ def chosen(found: Choices, store: str) -> dict[str, str]:
 def resolve_paths(
     config: RunConfig, seen: Mapping[str, str] | None, folder: Path, rank: Callable[[str], int]
 ) -> tuple[RunConfig, Choices]:
-    """A stored configuration with its paths as they are now, and where else they may be.
+    """Return a stored configuration with its current paths, and all candidates.
 
     Args:
-        config: as stored.
-        seen: as of `choices`.
-        folder: where the run is now.
-        rank: how much speaks for the store at an address; 0 if there is none.
+        config: the stored configuration.
+        seen: see `choices`.
+        folder: the current folder of the run.
+        rank: rates how well the store at a URL fits the run; 0 if there is no store.
     """
     found = choices(config, seen, folder)
     together, otherwise = found[STORE]
     store = otherwise
     if together != otherwise:
-        # Where there is nothing at both, the one that was meant when the run began.
+        # If neither store exists, take the one that was used when the run began.
         store = together if rank(together) >= max(rank(otherwise), 0 if seen is None else 1) else otherwise
     return with_paths(config, chosen(found, store)), found
 
 
 def is_same_place(a: str, b: str) -> bool:
-    """Whether two paths or URLs lead to the same place."""
+    """Return whether two paths or URLs lead to the same place."""
     return a == b or ("://" not in a + b and os.path.realpath(a) == os.path.realpath(b))
 
 
 def is_store(store: ObjectStore) -> bool:
-    """Whether there is anything of ntkpipe's in it."""
+    """Return whether a store holds any object of ntkpipe."""
     for folder in ("gram", "data"):
         if any(store.exists(f"{folder}/{name}/manifest.json") for name in store.folders(folder)):
             return True
@@ -149,7 +155,7 @@ def is_store(store: ObjectStore) -> bool:
 
 
 def rank_of_any(url: str) -> int:
-    """1 if there is a store at the address, else 0; of one that may not be read too."""
+    """Return 1 if there is a store at the URL, and 0 if there is none or it cannot be read."""
     try:
         return int(is_store(open_store(url)))
     except (ConfigError, StoreError):
@@ -157,13 +163,13 @@ def rank_of_any(url: str) -> int:
 
 
 def _absolute(name: str, value: str, base: str) -> str:
-    """A path as it is seen from the folder `base`; the URL of a bucket as it is."""
+    """Return the absolute path of a path relative to `base`; the URL of a bucket is unchanged."""
     path = local_folder(value) if name == STORE else os.path.expanduser(value)
     return value if path is None else os.path.abspath(os.path.join(base, path))
 
 
 def _start(config: RunConfig, folder: Path) -> str:
-    """The folder from which `run_dir` leads to the run's folder; the present one if there is none."""
+    """Return the folder from which `run_dir` leads to the run's folder, or the working directory if there is none."""
     here, way = Path(os.path.abspath(folder)), Path(os.path.normpath(os.path.expanduser(config.run_dir)))
     k = len(here.parts) - len(way.parts)
     if not way.is_absolute() and ".." not in way.parts and here.parts[max(k, 0) :] == way.parts:

@@ -1,12 +1,10 @@
-"""A run's predictions: every kernel's, put together as what is exported."""
+"""Computes a run's predictions for each kernel, and collects them for export."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 import ntkpipe
 from ntkpipe.events.event import Tell
@@ -23,7 +21,7 @@ from ntkpipe.uncertainty.selection import Chosen, held_out_count, select_held_ou
 
 
 def resolve_times(context: RunContext, solved: Sequence[Solution]) -> tuple[float, ...]:
-    """The times asked for, ascending; by default a grid over all of training of all kernels, and inf."""
+    """Return the configured times, ascending; by default a grid over the training of all kernels, and infinity."""
     times = context.config.predict.times
     return grid_of_times(solved) if times is None else tuple(sorted(times))
 
@@ -31,7 +29,7 @@ def resolve_times(context: RunContext, solved: Sequence[Solution]) -> tuple[floa
 def predict_kernel(
     context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell
 ) -> KernelPredictions:
-    """Means, error budget, covariances and noise of one kernel."""
+    """Return the means, error budget, covariances and noise of one kernel."""
     made, p = evaluate_kernel(context, solution, times, executor, tell), context.config.predict
     if p.noise is None:
         return made
@@ -48,7 +46,10 @@ def evaluate_kernel(
     *,
     store: ObjectStore | None = None,
 ) -> KernelPredictions:
-    """The same without the noise; `store` is where finished batches of variances are kept, None the run's."""
+    """Return the predictions of one kernel without the noise; see `predict_kernel`.
+
+    `store` keeps finished batches of variances; None is the run's store.
+    """
     workspace = workspace_of(context, executor, tell)
     p = context.config.predict
     return solution.evaluate(
@@ -61,17 +62,19 @@ def evaluate_kernel(
 
 
 def select(context: RunContext, solution: Solution, times: tuple[float, ...], executor: Executor, tell: Tell) -> Chosen:
-    """The time and ridge that training points choose for one kernel."""
-    p, labels = context.config.predict, context.data.labels().labels_train
+    """Choose the time and ridge of one kernel on training points."""
+    p, known = context.config.predict, context.data.labels()
     workspace = workspace_of(context, executor, tell)
     if p.selection == "held_out":
         count = held_out_count(p.held_out, context.kernels.n)
-        return select_held_out(solution, count, times, labels=labels, workspace=workspace)
-    return select_leave_one_out(solution, labels=labels, workspace=workspace)
+        return select_held_out(
+            solution, count, times, labels=known.labels_train, scale=known.scale, workspace=workspace
+        )
+    return select_leave_one_out(solution, labels=known.labels_train, scale=known.scale, workspace=workspace)
 
 
 def _place_of_rate(solution: Solution) -> dict[str, Any]:
-    """The learning rate in units of one over the curvature, the kernel's largest eigenvalue over n c, and what that means."""
+    """Return the learning rate times the curvature (the kernel's largest eigenvalue over n c), and its consequence."""
     trained = solution.problem.filter
     share = trained.scaled_rate * solution.largest
     momentum = getattr(trained, "momentum", 0.0)
@@ -79,29 +82,34 @@ def _place_of_rate(solution: Solution) -> dict[str, Any]:
     if share < edge:
         text = "the theory holds"
     elif solution.name == "nngp":
-        text = "training of the readout, which is linear, diverges"
+        text = "linear training of the readout diverges"
     elif share < 2.0 * edge:
         text = (
-            "the theory does not hold: these predictions diverge, and a wide network would find flatter ground instead"
+            "the theory does not hold: these predictions diverge, but a wide network would move to a flatter minimum "
+            "(catapult)"
         )
     else:
-        text = "training diverges (at other edges for other nonlinearities: ntkpipe validate finite.rates=[...] measures them)"
+        text = (
+            "training diverges (the edge depends on the nonlinearity: ntkpipe validate finite.rates=[...] measures it)"
+        )
     return {"rate_times_curvature": share, "edge": edge, "momentum": momentum, "text": text}
 
 
 def _coding(context: RunContext) -> str:
-    """How targets were coded, found out or told."""
+    """Return the coding of the targets, recognised or configured."""
     return "regression" if context.data.labels().labels_train is None else context.config.data.labels or "centered"
 
 
 def validate(context: RunContext, solved: Sequence[Solution], times: tuple[float, ...]) -> dict[str, Any] | None:
-    """Errors of `data.folds` parts of the training points by kernel; None where they are not asked for."""
+    """Return the cross-validation errors on `data.folds` parts of the training points by kernel; None without folds."""
     if context.config.data.folds is None:
         return None
     known = context.data.labels()
     labels = None if known.labels_train is None else known.labels_train[: context.kernels.n]
-    folds = context.config.data.folds
-    return {one.name: cross_validate(one, folds, times, labels=labels, scale=known.scale) for one in solved}
+    folds, initial = context.config.data.folds, None if context.initial is None else context.initial.train
+    return {
+        one.name: cross_validate(one, folds, times, labels=labels, scale=known.scale, initial=initial) for one in solved
+    }
 
 
 def collect(
@@ -113,7 +121,7 @@ def collect(
     folds: dict[str, Any] | None = None,
     beside: dict[str, Any] | None = None,
 ) -> Predictions:
-    """All kernels' parts as `Predictions`, test points in the order of their source."""
+    """Return the predictions of all kernels as `Predictions`, with test points in the order of their source."""
     attributes = {
         "ntkpipe": ntkpipe.__version__,
         "created": now(),
@@ -131,7 +139,8 @@ def collect(
             else {"rates": {s.name: _place_of_rate(s) for s in solved}}
         ),
         "labels": _coding(context),
-        "target_mean": _in_points(context, solved[0].problem.own_targets).mean(axis=0).tolist(),
+        # Of the targets themselves: with initial outputs, those of the solve lack these outputs.
+        "target_mean": context.data.labels().y_train[: context.kernels.training_points].mean(axis=0).tolist(),
         "solver": {s.name: s.facts for s in solved},
         "absolute_ridges": {s.name: list(s.problem.ridges) for s in solved},
         "warnings": list(warnings),
@@ -141,8 +150,3 @@ def collect(
     }
     outputs = context.kernels.rows_of_point
     return joined([part.by_point(outputs) for part in parts], context.points, attributes)
-
-
-def _in_points(context: RunContext, targets: np.ndarray) -> np.ndarray:
-    """Targets of rows (n r, c) as those of points (n, r c)."""
-    return targets.reshape(context.kernels.training_points, -1)

@@ -1,4 +1,4 @@
-"""From a configuration to what the stages start from. All checks come first here."""
+"""Builds the context of the stages from a configuration, after all checks."""
 
 from __future__ import annotations
 
@@ -31,26 +31,28 @@ def prepare(
     begun: bool | None = None,
     reading: bool = False,
 ) -> RunContext:
-    """Load, check and store the data (once per data set), and open the kernels; arguments as of `Search`.
+    """Load, check and store the data (once per data set), open the kernels, and return the context of the run.
+
+    The arguments are those of `Search`.
 
     Raises:
         ConfigError, DataError, ResourceError, IdentityError: before any work starts.
-        StoreError: if data is missing and nothing may be written.
+        StoreError: if data is missing and the store is not writable.
     """
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     found = find_kernels(Search(config, store, tell, source, siblings, measure, begun, reading))
     context = RunContext(found.config, store, found.data, found.source, found.opened, found.plan, found.warnings)
     if not reading:
-        _ = context.initial  # refuses outputs that do not fit before any tile is computed
+        _ = context.initial  # refuse unfit outputs before any tile is computed
     return context
 
 
 def reopen(run: RunDir) -> RunContext:
-    """The context of a run whose data is prepared; reads no raw data, and writes nothing.
+    """Return the context of a run with prepared data, without reading raw data or writing anything.
 
     Raises:
-        StoreError: if they are not there any more, nor perhaps their store.
+        StoreError: if the prepared data or its store is missing.
     """
     run.require_store()
     config = run.config
@@ -66,12 +68,15 @@ def reopen(run: RunDir) -> RunContext:
 
 
 def forget_data(context: RunContext) -> None:
-    """Have the next `prepare` load the raw data again, which writes whatever is missing or damaged."""
+    """Make the next `prepare` load the raw data again and rewrite missing or damaged parts."""
     context.store.delete(context.source)
 
 
 def read_shapes(config: RunConfig) -> tuple[Shapes, ObjectStore]:
-    """Sizes for a plan, in rows of the kernel; writes nothing. Raw images are loaded only if they are not prepared yet."""
+    """Return the shapes for a plan, in rows of the kernel, and the store. The function writes nothing.
+
+    It loads raw images only if they are not prepared yet.
+    """
     check_kernel(config.kernel)
     store = open_store(config.store.url)
     images = known_images(store, source_key(config))
@@ -84,8 +89,8 @@ def read_shapes(config: RunConfig) -> tuple[Shapes, ObjectStore]:
 
 
 def has_data(config: RunConfig, receipt: Mapping[str, Any]) -> bool:
-    """Whether the data of a receipt is that of the data as it is now, or of data that is gone."""
+    """Return whether a receipt matches the current raw data, or the raw data is missing."""
     path, source = config.data.path, receipt.get("source")
     gone = path is not None and not Path(path).expanduser().exists()
-    # The same files in another place are the same.
+    # The same files in another folder count as the same data.
     return source is not None and (gone or same_source(config, source, place=receipt.get("path")))

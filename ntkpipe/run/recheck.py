@@ -1,8 +1,8 @@
-"""Is what is stored and exported right? Random tiles, residuals and predictions, computed again.
+"""Check stored and exported numbers by recomputing random tiles, residuals and predictions.
 
-Checksums say that an object is what was written. These checks say that what was written is true: a few tiles are computed
-again and compared, and at a few random images the linear system and the predictions are evaluated with rows of the kernel that
-are computed anew in float64, through neither tiles nor products.
+Checksums show that an object is unchanged. These checks show that its content is right. They recompute and compare a
+few tiles. At a few random images, they evaluate the linear system and the predictions with kernel rows that are
+recomputed in float64, without stored tiles or products.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ntkpipe.tiles.grid import Tile, TileGrid
 from ntkpipe.tiles.layout import Block
 from ntkpipe.tiles.store import GramStore
 
-# Of the largest value of a tile. Kernels of any two devices agree to these, and tiles of other images do not.
+# Tolerances relative to the largest value of a tile. Kernels of any two devices agree to these, and tiles of other
+# images do not.
 _AGREEMENT = {"float32": 1e-4, "float64": 1e-9}
 
 
@@ -34,10 +35,10 @@ class Checked:
     """One comparison.
 
     Args:
-        text: what was compared and how far it is off, for people.
-        wrong: whether it is off by more than it may be.
-        gram: store of the tile at fault, if it is one.
-        problem: that tile.
+        text: description of the comparison, with the deviation.
+        wrong: whether the deviation exceeds its limit.
+        gram: store of the wrong tile, if there is one.
+        problem: description of that tile.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Checked:
 
 
 def recheck_tiles(context: RunContext, count: int, seed: int) -> Iterator[Checked]:
-    """Compute up to `count` random stored tiles of every Gram store of the run again and compare both kernels."""
+    """Recompute up to `count` random stored tiles of every Gram store of the run, and yield the comparisons."""
     rng = np.random.default_rng(seed)
     for gram in context.opened.stores:
         identity = gram.identity
@@ -65,7 +66,10 @@ def recheck_tiles(context: RunContext, count: int, seed: int) -> Iterator[Checke
                 off = np.abs(gram.read_chunk(kernel, block, i, j)[part] - mine).max() / np.abs(mine).max()
                 wrong = not off <= _AGREEMENT[identity.dtype]
                 key = gram.layout.chunk_key(kernel, block, i, j)
-                text = f"tile ({i}, {j}) of {kernel}/{block} in {gram.where} computed again: {off:.1e} of its largest value off"
+                text = (
+                    f"tile ({i}, {j}) of {kernel}/{block} in {gram.where} recomputed: deviation {off:.1e} of its "
+                    "largest value"
+                )
                 fault = Problem("tile", key, text, block, i, j)
                 yield Checked(text, wrong, gram, fault) if wrong else Checked(text, wrong)
 
@@ -73,15 +77,17 @@ def recheck_tiles(context: RunContext, count: int, seed: int) -> Iterator[Checke
 def recheck_answers(
     context: RunContext, solved: Solution, predictions: Predictions, rows: int, seed: int, executor: Executor
 ) -> Iterator[Checked]:
-    """Residuals at random training images and predictions of random test images, from float64 rows of the kernel.
+    """Yield checks of residuals at random training images and of predictions at random test images.
+
+    Both use rows of the kernel in float64.
 
     Args:
-        context: of the run.
+        context: context of the run.
         solved: one kernel's solution.
-        predictions: as exported.
-        rows: training and test images to look at.
-        seed: of the choice.
-        executor: where rows are computed.
+        predictions: the exported predictions.
+        rows: number of training images and of test images to check.
+        seed: seed of the choice.
+        executor: computes the rows.
     """
     problem = solved.problem
     k = predictions.kernels.index(problem.name)
@@ -92,17 +98,17 @@ def recheck_answers(
     p, each = context.kernels.test_points, context.kernels.rows_of_point
     indices = sample_indices(p, rows, seed)
     exact = _new_rows(context, solved, "test", (each * indices[:, None] + np.arange(each)).ravel(), executor)
-    # Predictions lie in the order of their source, rows in that of the store.
+    # Predictions are in the order of their source, and rows in the order of the store.
     order = np.argsort(np.argsort(context.data.labels().test_index[:p], kind="stable"))[indices]
     made, points = np.einsum("kn,trnc->trkc", exact, weights), context.points
     made = made.reshape(*made.shape[:2], len(indices), -1)
     off = np.abs((made if points is None else points.exported(made, indices)) - predictions.mean[k][:, :, order])
     bound = predictions.error_bound[k][:, :, order]
-    # A weight's own rounding: nothing is exact to less than a few units of it.
+    # Rounding of the weights limits every result to a few units of this size.
     share = float((off / np.maximum(bound, 1e-13 * np.abs(predictions.mean[k]).max())).max())
     yield Checked(
-        f"{problem.name}: {len(indices)} test predictions from new rows of the kernel: at most {off.max():.1e} off, "
-        f"{share:.1e} of the error bound",
+        f"{problem.name}: {len(indices)} test predictions from recomputed rows of the kernel: deviation at most "
+        f"{off.max():.1e}, {share:.1e} of the error bound",
         not share <= 1.0,
     )
 
@@ -110,7 +116,7 @@ def recheck_answers(
 def _new_rows(
     context: RunContext, solved: Solution, block: Block, indices: np.ndarray, executor: Executor
 ) -> np.ndarray:
-    """(k, n) rows of the kernel, computed now in float64."""
+    """Return rows of the kernel, `(k, n)`, recomputed in float64."""
     source = context.kernels.source
     return source.exact_rows(block, indices, context.kernels.n, executor, context.kernels.workers)[
         solved.problem.kernel.source
@@ -126,7 +132,7 @@ def _residuals(
     seed: int,
     executor: Executor,
 ) -> Iterator[Checked]:
-    """At t = inf: `y - (T + ridge) u` at random rows, and what it lets a prediction be wrong by, against the exported bound."""
+    """Yield comparisons of the residual `y - (T + ridge) u` at t = inf with the exported bound, at random rows."""
     problem = solved.problem
     k, last = predictions.kernels.index(problem.name), len(predictions.times) - 1
     if not math.isinf(predictions.times[last]):
@@ -140,7 +146,8 @@ def _residuals(
         residual = problem.targets[indices] - exact @ u - ridge * u[indices]
         gain = final_gain(ridge, solved.smallest).value
         terms = predictions.bound_terms
-        # A residual has the whole norm of the tiles' errors; the bound counts what of it reaches a prediction.
+        # A residual contains the full norm of the tiles' errors, but the bound counts only the part that affects a
+        # prediction.
         stored = terms["storage_train"][k, last, r] / independent_share(context.kernels.n)
         claimed = terms["krylov"][k, last, r] + terms["product"][k, last, r] + stored
         relative = float(
@@ -156,8 +163,8 @@ def _residuals(
         known = np.isfinite(claimed)
         share = float((found[known] / np.maximum(claimed[known], np.finfo(np.float64).tiny)).max(initial=0.0))
         yield Checked(
-            f"{problem.name}, ridge {ridge:.3g}: residual of {len(indices)} new rows at t = inf {relative:.1e}, "
-            f"{share:.1e} of what the error bound allows",
+            f"{problem.name}, absolute ridge {ridge:.3g}: residual of {len(indices)} recomputed rows at t = inf: "
+            f"{relative:.1e}, {share:.1e} of the residual that the error bound allows",
             not share <= 1.0,
         )
 

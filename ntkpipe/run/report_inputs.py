@@ -1,4 +1,4 @@
-"""From a finished run to what its report shows."""
+"""Collects the inputs of a finished run's report."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from ntkpipe.solvers.from_config import from_config
 
 
 def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -> Path:
-    """Figures (PNG and SVG) and one self-contained page.
+    """Write the figures (PNG and SVG) and one self-contained page.
 
     Args:
-        run: whose.
-        context: of the run.
-        folder: where to; None is `report/` in the run's folder.
+        run: folder of the run.
+        context: context of the run.
+        folder: target folder; None is `report/` in the run's folder.
 
     Returns:
         The page's path.
 
     Raises:
-        ReportError: if they could not be made.
+        ReportError: if the figures could not be drawn.
     """
     predictions = read_predictions(run.path / "predictions.zarr", covariance=False)
     facts = run.require("solve")["kernels"]
@@ -47,6 +47,8 @@ def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -
         if len(saved["history"]):
             steps, _, bounds = saved["history"].T
             convergence[name] = {"steps": [int(step) for step in steps], "bound": [float(bound) for bound in bounds]}
+            if estimates := facts.get(name, {}).get("estimates"):
+                convergence[name]["estimates"] = estimates
     solver = from_config(run.config)
     made = ReportInputs(
         predictions=predictions,
@@ -65,7 +67,7 @@ def write_report(run: RunDir, context: RunContext, folder: Path | None = None) -
 
 
 def _pictures(context: RunContext) -> np.ndarray | None:
-    """Test images as pictures, 0..1, in the order of their source; None where they are no pictures."""
+    """Return the test images scaled to 0..1, in the order of their source; None if the points are not images."""
     p, (*spatial, channels) = context.kernels.test_points, context.data.shape("test")[1:]
     if len(spatial) != 2 or min(spatial) < 2 or channels not in (1, 3):
         return None
@@ -74,7 +76,7 @@ def _pictures(context: RunContext) -> np.ndarray | None:
     if steps.get("zca") is None and not steps.get("unit_norm") and steps.get("mean") is not None:
         x = x * np.array(steps["std"], np.float32) + np.array(steps["mean"], np.float32)
         low, high = float(x.min()), float(x.max())
-        # Float images have any range; uint8 ones come back as 0..1.
+        # Float images may have any range. Images from uint8 are already in 0..1.
         x = x if low >= -1e-3 and high <= 1 + 1e-3 else (x - low) / max(high - low, 1e-12)
     else:
         flat = x.reshape(p, -1)

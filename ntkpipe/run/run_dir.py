@@ -1,14 +1,14 @@
-"""A run's own folder: its configuration, the receipts of its stages, its progress and its log.
+"""A run's folder: its configuration, the receipts of its stages, its progress and its log.
 
 ```
-run.json            the configuration, as checked; marks the folder as a run
-stages/<name>.json  receipt of a finished stage: what it was made of, when, how long, and checksums of its files
-progress.json       what is going on now; overwritten every few seconds
-log.jsonl           one event a line, append-only
+run.json            the checked configuration; marks the folder as a run
+stages/<name>.json  receipt of a finished stage: its inputs, time and duration, and checksums of its files
+progress.json       the current state; overwritten every few seconds
+log.jsonl           one event per line, append-only
 predictions.zarr  metrics.json  report/
 ```
 
-JSON files but `metrics.json` carry a hash of themselves (`sha256`).
+All JSON files except `metrics.json` carry a hash of themselves (`sha256`).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ FORMAT = 1
 STAGES = ("data", "gram", "solve", "predict", "report")
 _RUN_FILE = "run.json"
 _LOG_FILE = "log.jsonl"
-# Where tasks run and who watches does not change what they give: a run may be resumed with other workers.
+# The cluster and the watchers do not change the results, so a run may be resumed with other workers.
 FREE_SETTINGS = ("cluster", "run_dir", "watch", "report", "finite")
-"""Settings that a stored run may be taken up with whatever they are."""
-# Seconds between attempts to hold a run: a `status` that asks who holds it is in the way for a moment.
+"""Settings that may change when a stored run is resumed."""
+# Seconds between attempts to hold a run, which a concurrent `status` may block for a moment.
 _PATIENCE = (0.1, 0.2)
-# Rank of a store that holds what a run has stored.
+# Rank of a store that holds the run's objects.
 _HOLDS = 2
 
 
@@ -66,9 +66,9 @@ class RunDir:
     """A run's folder and the configuration stored in it.
 
     Args:
-        path: of the folder.
-        config: of the run; its paths are absolute.
-        choices: where else the paths of a stored run may be, see `places`.
+        path: path of the folder.
+        config: configuration of the run, with absolute paths.
+        choices: candidates for the paths of a stored run; see `places`.
     """
 
     path: Path
@@ -77,9 +77,9 @@ class RunDir:
 
     @staticmethod
     def create(config: RunConfig) -> RunDir:
-        """A run that starts, or continues the one that is there with the same configuration. Writes nothing.
+        """Return a new run, or the existing run with the same configuration, without writing anything.
 
-        `begin` writes the configuration, after all checks: a run that is refused leaves its folder free.
+        `begin` writes the configuration after all checks, so that a refused run leaves its folder free.
 
         Raises:
             ConfigError: if the folder holds something else, or a run with another configuration.
@@ -88,7 +88,7 @@ class RunDir:
         path = Path(config.run_dir)
         if (path / _RUN_FILE).exists():
             stored = RunDir.open(path).config
-            if config.solver.kind == "auto":  # it was chosen when the run began
+            if config.solver.kind == "auto":  # the setting was chosen when the run began
                 config = dataclasses.replace(config, solver=dataclasses.replace(config.solver, kind=stored.solver.kind))
             return RunDir(path, config, RunDir(path, config)._require_same().choices)
         if path.exists() and not path.is_dir():
@@ -97,14 +97,15 @@ class RunDir:
             raise ConfigError(_gone(path))
         if path.exists() and (strangers := _strangers(path, config.store.url)):
             raise ConfigError(
-                f"run_dir={path} is not empty and not a run (it holds {', '.join(strangers[:3])}): name a new folder"
+                f"run_dir={path} is not a run's folder and not empty (it holds {', '.join(strangers[:3])}): name a "
+                "new folder"
             )
         return RunDir(path, config)
 
     def begin(self) -> None:
-        """Write the configuration, unless it is there; call it while the run is held and its inputs are checked.
+        """Write the configuration, unless it exists. Call this while the run is held and after its inputs are checked.
 
-        The paths of a run that has moved, or of an earlier version, are brought up to date.
+        The method also updates the paths of a run that has moved or is from an earlier version.
 
         Raises:
             ConfigError: if another run has begun here since `create`.
@@ -121,10 +122,10 @@ class RunDir:
             self.write_json(_RUN_FILE, record)
 
     def _require_same(self) -> RunDir:
-        """The stored run, if its configuration is this one."""
+        """Return the stored run, or raise a ConfigError if its configuration differs."""
         stored = RunDir.open(self.path)
         mine = dict(places.named(self.config))
-        # Named in another way, or moved: the paths of the stored run are those of this one.
+        # Paths may be written differently or have moved, so compare with the paths of this configuration.
         same = {
             name: mine[name]
             for name, known in stored.choices.items()
@@ -138,21 +139,23 @@ class RunDir:
         )
         if differing := _differences(old, new):
             raise ConfigError(
-                f"{self.path} holds a run with another configuration ({'; '.join(differing)}). Give this one a run_dir "
-                "of its own: it reuses the stored Gram tiles, since those live in store.url."
+                f"{self.path} holds a run with another configuration ({'; '.join(differing)}). Set another run_dir: "
+                "the new run reuses the stored Gram tiles, which are in store.url."
             )
         return stored
 
     @staticmethod
     def open(path: str | os.PathLike[str], *, store: str | None = None) -> RunDir:
-        """An existing run, wherever it is now. Nothing is written, and its store need not be there: see `require_store`.
+        """Open an existing run at its current path, without writing anything.
+
+        The store may be missing; see `require_store`.
 
         Args:
-            path: of its folder.
-            store: where its store is, if that was said.
+            path: the run's folder.
+            store: the URL of its store, if the user gave one.
 
         Raises:
-            ConfigError: if the folder is not a run, or of a newer format, or `store` does not hold what it has stored.
+            ConfigError: if the folder is not a run, has a newer format, or `store` does not hold its objects.
         """
         path = Path(path).expanduser()
         stored = _stored(path)
@@ -164,31 +167,33 @@ class RunDir:
             config = dataclasses.replace(places.anchored(config), run_dir=raw.run_dir)
             if found._rank(config.store.url) != _HOLDS:
                 raise ConfigError(
-                    f"store.url={store} does not hold what {path} has stored ({', '.join(found._stored_keys()) or 'a store'}): "
-                    "name the store of this run"
+                    f"store.url={store} does not hold the objects of {path} "
+                    f"({', '.join(found._stored_keys()) or 'a store'}): name the store of this run"
                 )
         return RunDir(path, config, choices)
 
     def require_store(self) -> None:
-        """Check that the store is there, if the run has stored anything: an absent one is not to be made anew by mistake.
+        """Check that the store exists if the run has stored anything.
+
+        Otherwise a missing store would be created by mistake.
 
         Raises:
-            StoreError: saying where it was, and what to do.
+            StoreError: with the store's last location and a remedy.
         """
         if not self._stored_keys() or places.is_store(open_store(self.config.store.url)):
             return
         where = " or ".join(dict.fromkeys((self.config.store.url, *self.choices.get(places.STORE, ()))))
         raise StoreError(
-            f"the store of {self.path} is not there: there is none at {where}. If it moved, say where it is: "
-            "store.url=PATH. If its disk is not mounted, mount it. If it is gone, start the run again in a new run_dir, which "
-            "computes everything anew."
+            f"the store of {self.path} is missing: there is none at {where}. If it moved, set store.url=PATH. If its "
+            "disk is not mounted, mount it. If it was deleted, start the run in a new run_dir, which computes "
+            "everything again."
         )
 
     def _stored_keys(self) -> list[str]:
-        """Keys of objects in the store that the receipts name: whatever has them is this run's store."""
+        """Return the keys of stored objects that the receipts name, which identify this run's store."""
         data, gram = self.receipt("data") or {}, self.receipt("gram") or {}
         keys = [data["source"]] if "source" in data else []
-        if data.get("images", GIVEN_PREFIX) != GIVEN_PREFIX:  # labels alone have no manifest
+        if data.get("images", GIVEN_PREFIX) != GIVEN_PREFIX:  # labels without images have no manifest
             keys.append(f"{data['images']}/manifest.json")
         if not gram.get("given"):
             stores = gram.get("stores") or ([gram["store"]] if "store" in gram else [])
@@ -196,7 +201,7 @@ class RunDir:
         return keys
 
     def _rank(self, url: str) -> int:
-        """How much speaks for a store: 0 if there is none, `_HOLDS` if it holds what the receipts name."""
+        """Return the rank of a store: 0 if there is none, `_HOLDS` if it holds the run's objects, and 1 otherwise."""
         if not places.rank_of_any(url):
             return 0
         store = open_store(url)
@@ -204,12 +209,12 @@ class RunDir:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """That the run is finished with: all, or all but the report where none is wanted."""
+        """The stages of the run: all, or all except the report if no report is configured."""
         return STAGES if self.config.report else STAGES[:-1]
 
     @property
     def begun(self) -> bool:
-        """Whether its inputs were checked and its configuration is written."""
+        """Whether the run's inputs were checked and its configuration was written."""
         return (self.path / _RUN_FILE).exists()
 
     @property
@@ -218,19 +223,19 @@ class RunDir:
         return open_store(str(self.path))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a JSON object atomically, sealed; numbers that are not finite as words (`storage.plain`)."""
+        """Write a JSON object atomically with a seal; non-finite numbers become words (`storage.plain`)."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_text(target, json.dumps(sealed(json_ready(value, nan="nan")), indent=1, allow_nan=False))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object, or None where it is absent or damaged: whatever it stood for is made again."""
+        """Return a JSON object, or None if it is absent or damaged; the step that it records is then repeated."""
         try:
             return _unsealed(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            _log.warning("%s is damaged (%s): what it stands for is made again", self.path / name, error)
+            _log.warning("%s is damaged (%s): the step that it records is repeated", self.path / name, error)
             return None
 
     def log(self, event: str, **facts: Any) -> None:
@@ -239,26 +244,26 @@ class RunDir:
             file.write(json.dumps(json_ready({"time": now(), "event": event, **facts}), allow_nan=False) + "\n")
 
     def receipt(self, stage: str) -> dict[str, Any] | None:
-        """Receipt of a finished stage, or None; its numbers may be infinite, or none."""
+        """Return the receipt of a finished stage, or None; its numbers may be infinite or NaN."""
         found = with_numbers(self.read_json(f"stages/{stage}.json"))
         return found if found is not None and found.get("stage") == stage else None
 
     def require(self, stage: str) -> dict[str, Any]:
-        """Receipt of a stage that must be finished.
+        """Return the receipt of a finished stage.
 
         Raises:
-            IncompleteError: naming the command that finishes it.
+            IncompleteError: if the stage is not finished, naming the command that finishes it.
         """
         found = self.receipt(stage)
         if found is None:
             command = {"data": "gram", "gram": "gram", "solve": "solve", "predict": "predict"}.get(stage, "run")
             raise IncompleteError(
-                f"stage {stage} of {self.path} is not finished: ntkpipe {command} run_dir={self.path}"
+                f"stage {stage} of {self.path} is not finished: run ntkpipe {command} run_dir={self.path}"
             )
         return found
 
     def finish(self, stage: str, seconds: float, files: Iterable[Path] = (), **facts: Any) -> dict[str, Any]:
-        """Write the receipt of a stage, with the checksums of the files that it has made in the run's folder."""
+        """Write the receipt of a stage with checksums of its files in the run's folder, and return it."""
         receipt = {"stage": stage, "finished": now(), "seconds": round(seconds, 3), **facts}
         receipt["files"] = {
             str(file.relative_to(self.path)): crc32c(file.read_bytes())
@@ -269,32 +274,32 @@ class RunDir:
         return receipt
 
     def damaged_files(self, stage: str) -> list[str]:
-        """A line for every file of a finished stage that is gone, or not what the stage has written."""
+        """Return a line for every file of a finished stage that is missing or has changed."""
         found = []
         for name, checksum in ((self.receipt(stage) or {}).get("files") or {}).items():
             try:
                 if crc32c((self.path / name).read_bytes()) != checksum:
-                    found.append(f"{self.path / name} is not what the stage {stage} has written")
+                    found.append(f"{self.path / name} differs from what the stage {stage} wrote")
             except OSError as error:
                 found.append(f"{self.path / name} cannot be read ({error.strerror or error})")
         return found
 
     def forget(self, *stages: str) -> None:
-        """Drop receipts, so that the stages run again."""
+        """Delete receipts, so that the stages run again."""
         for stage in stages:
             (self.path / "stages" / f"{stage}.json").unlink(missing_ok=True)
 
     def holder(self) -> str | None:
-        """Which living process holds the run, in words; None if none does. Nothing is written."""
+        """Return a description of the active process that holds the run, or None, without writing anything."""
         return self.store.holder("run")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run for this process.
+        """Context manager that holds the run for this process.
 
         Raises:
-            HeldError: saying which living process holds it.
-            StoreError: if the folder cannot be written to.
+            HeldError: if another process holds the run, naming that process.
+            StoreError: if the folder is not writable.
         """
         with contextlib.ExitStack() as stack:
             for patience in (*_PATIENCE, None):
@@ -303,8 +308,8 @@ class RunDir:
                     break
                 except StoreError as error:
                     raise StoreError(
-                        f"{error}. Without writing there, a stored run can be asked for its status, verified with repair=false, "
-                        "and exported and reported with path=... to another folder."
+                        f"{error}. Commands that work without writing there: status, verify with repair=false, and "
+                        "export and report with path=FOLDER."
                     ) from error
                 except HeldError:
                     if patience is None:
@@ -314,14 +319,14 @@ class RunDir:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """The record in `run.json`."""
+    """Return the record in `run.json`."""
     file = path / _RUN_FILE
     if (path / _LOG_FILE).exists() and not file.exists():
         raise ConfigError(_gone(path))
     if not file.exists():
-        # Of a run that has been here and not begun, only its lease is left.
+        # A run that was refused before it began leaves only its lease.
         begun = (path / ".leases").is_dir()
-        yet = " yet: the inputs of one are being checked, or were refused" if begun else ""
+        yet = " yet: its inputs are being checked, or were refused" if begun else ""
         raise ConfigError(
             f"run_dir={path} is not a run (it has no {_RUN_FILE}{yet}): check the path, or start one with ntkpipe run"
         )
@@ -340,14 +345,14 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def _gone(path: Path) -> str:
-    return f"{path / _RUN_FILE} of a run is gone: move the folder away and run again, which reuses the stored tiles"
+    return f"{path / _RUN_FILE} is missing: move the folder away and run again, which reuses the stored tiles"
 
 
 def _unsealed(stored: Any) -> dict[str, Any]:
-    """A JSON object of a run; one without a seal is taken as it is.
+    """Return a JSON object of a run without its seal; an object without a seal is accepted.
 
     Raises:
-        ValueError: if it is none, or not what was written.
+        ValueError: if it is not a JSON object, or has changed.
     """
     body = unsealed(stored) if isinstance(stored, dict) and "sha256" in stored else stored
     if not isinstance(body, dict):
@@ -356,7 +361,10 @@ def _unsealed(stored: Any) -> dict[str, Any]:
 
 
 def _strangers(path: Path, url: str) -> list[str]:
-    """What lies in a folder that may not precede a run: leases, sweeps, the store itself and what file managers leave may."""
+    """Return the contents of a folder that prevent a run from starting there.
+
+    Leases, sweeps, the store itself and files of file managers do not.
+    """
     ours = ("multirun.yaml", "launch", ".leases", "stages", "trackers")
     names = (p for p in path.iterdir() if p.name not in ours and not p.name.endswith(".partial"))
     others = [p for p in names if not is_foreign_name(p.name)]

@@ -1,4 +1,7 @@
-"""`ntkpipe sample`: the weight posterior of a finite network on a run's data, piece by piece, beside the infinite posterior."""
+"""`ntkpipe sample`: samples the weight posterior of a finite network on a run's data.
+
+The samples are drawn in pieces and compared with the infinite posterior.
+"""
 
 from __future__ import annotations
 
@@ -32,21 +35,23 @@ from ntkpipe.storage.replace import replace_text, replacing
 from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 
-# Of the width: with more points times outputs few samples carry all of the weight, whose logarithm is a sum over outputs.
+# Limit of points times outputs, as a share of the width. Above it, a few samples carry all the weight, because the log
+# weight is a sum over outputs.
 _LIMIT = 0.25
-# Effective samples below which the divergence, at most the logarithm of their number, is more than it seems.
+# Number of effective samples below which the divergence is underestimated. The estimate is at most the logarithm of the
+# number of samples.
 _FEW = 20.0
-# R-hat above which chains have not met.
+# R-hat above which chains have not converged.
 _MET = 1.05
 
 
 @dataclass(frozen=True, eq=False)
 class InfinitePosterior:
-    """The Gaussian process with the infinite network's NNGP.
+    """The posterior of the Gaussian process with the infinite network's NNGP.
 
     Args:
-        mean: (p, c).
-        variance: (p,).
+        mean: mean at the test points, `(p, c)`.
+        variance: variance at the test points, `(p,)`.
     """
 
     mean: np.ndarray
@@ -55,14 +60,14 @@ class InfinitePosterior:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """What `ntkpipe sample` found.
+    """The result of `ntkpipe sample`.
 
     Args:
-        folder: with samples, numbers and figure.
-        samples: of the posterior.
-        infinite: beside it; None where the layers have no infinite network.
-        record: numbers, JSON-ready.
-        points: targets (p, c) and labels (p,) or None of the test points.
+        folder: folder with samples, numbers and figure.
+        samples: samples of the posterior.
+        infinite: the infinite posterior; None if the layers have no infinite network.
+        record: the numbers, JSON-ready.
+        points: targets `(p, c)` of the test points, and their labels `(p,)` or None.
     """
 
     folder: Path
@@ -80,18 +85,18 @@ def sample_weights(
     executor: Callable[[RunConfig], Executor],
     tell: Callable[[str], None],
 ) -> Sampled:
-    """Samples of a run's network and data; pieces that are there already are taken as they are.
+    """Draw samples for a run's network and data; finished pieces are reused.
 
     Args:
-        config: of data and kernel.
-        width: of the narrowest hidden layer, all others in proportion; None is that of the layers.
-        noise: variance of the targets.
-        settings: of the samples.
-        executor: where pieces are made, of the configuration without `auto`.
-        tell: receives lines for people.
+        config: configuration of data and kernel.
+        width: width of the narrowest hidden layer, to which all layers are scaled; None takes the layers' widths.
+        noise: variance of the noise on the targets.
+        settings: settings of the samples.
+        executor: makes the executor for the pieces from the configuration without `auto`.
+        tell: receives lines for the user.
 
     Raises:
-        ConfigError, DataError: before anything is drawn.
+        ConfigError, DataError: before any sample is drawn.
     """
     check_kernel(config.kernel)
     data = load_dataset(config.data, dtype="float64")
@@ -133,7 +138,7 @@ def sample_weights(
 def infinite_posterior(
     spec: list[dict[str, Any]], arrays: dict[str, np.ndarray], noise: float
 ) -> InfinitePosterior | None:
-    """Of the same data with the infinite network's NNGP; None where the layers have none."""
+    """Return the posterior for the same data with the infinite network's NNGP, or None if the layers have none."""
     x, z = arrays["x"], arrays["x_test"]
     try:
         train, cross = (
@@ -148,7 +153,7 @@ def infinite_posterior(
 
 
 def sampling_task(folder: str, piece: Piece, step: float | None) -> str:
-    """Do a piece and keep it; a chain's place lies in the folder.
+    """Compute a piece and store it; the state of a chain is in the folder.
 
     Returns:
         The piece's name.
@@ -185,14 +190,14 @@ def _done(
         for count, (name, _) in enumerate(values_of(executor(), tasks()), 1):
             found[name] = _read(folder, by_name[name])
             _start(folder, by_name[name]).unlink(missing_ok=True)
-            tell(f"sample   {name}: {count} of {len(left)} pieces, {len(pieces) - len(left)} found")
+            tell(f"sample   {name}: {count} of {len(left)} pieces, {len(pieces) - len(left)} reused")
     made = [found[piece.name] for piece in pieces]
     assert all(done is not None for done in made)
     return [done for done in made if done is not None]
 
 
 def _read(folder: Path, piece: Piece) -> Done | None:
-    """A piece as it was kept; None if it is not there, or damaged: it is made again, the same."""
+    """Return a stored piece, or None if it is missing or damaged and must be recomputed."""
     try:
         with np.load(_file(folder, piece), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -248,12 +253,12 @@ def _write_samples(
 
 
 def _in_units(data: PreparedDataset, targets: np.ndarray) -> np.ndarray:
-    """Test targets as those of training are: standardised ones stay in the units of the data in a data set."""
+    """Return test targets in the units of the training targets; a data set keeps them in the units of the data."""
     return targets if data.scale is None else (targets - data.mean) / data.scale
 
 
 def _narrowest(spec: list[dict[str, Any]]) -> int | None:
-    """Narrowest hidden layer; None without hidden layers."""
+    """Return the width of the narrowest hidden layer, or None without hidden layers."""
     hidden = [layer["features"] for layer in spec[:-1] if "features" in layer]
     return min(hidden) if hidden else None
 
@@ -312,19 +317,22 @@ def _scores(
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
-    """Where it ends, and what to do."""
+    """Return remarks on the reliability of the samples, with remedies."""
     n, width, notes = record["training_points"], record["width"], []
     if width is not None:
         c = record["outputs"]
         limit, of_outputs = int(_LIMIT * width / c), f" / {c} outputs" if c > 1 else ""
-        notes.append(f"importance weights hold up to about n = width / 4{of_outputs} = {limit:,}; here n = {n:,}")
+        notes.append(
+            f"importance weights are reliable up to about n = width / 4{of_outputs} = {limit:,}; here n = {n:,}"
+        )
     if record["method"] == "importance" and record["effective_share"] < 0.1:
         notes.append(
-            f"{record['effective_samples']:.1f} of {record['samples']:,} samples carry the weight: take sample.method=pcn, a wider network "
-            "(finite.width), more noise or fewer points"
+            f"only {record['effective_samples']:.1f} of {record['samples']:,} samples are effective: use "
+            "sample.method=pcn, a wider network (finite.width), more noise or fewer points"
         )
     if record["r_hat"] is not None and not record["r_hat"] < _MET:
         notes.append(
-            f"the chains have not met (R-hat {record['r_hat']:.2f}, wanted below {_MET}): more sample.warmup, sample.count or sample.thin"
+            f"the chains have not converged (R-hat {record['r_hat']:.2f}, should be below {_MET}): raise "
+            "sample.warmup, sample.count or sample.thin"
         )
     return notes

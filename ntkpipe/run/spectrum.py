@@ -1,6 +1,8 @@
-"""The spectra of a run's kernels, from its stored tiles and its targets."""
+"""Spectra of a run's kernels, from its stored tiles and its targets."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ntkpipe.dynamics.spectrum import Spectrum
 from ntkpipe.errors import ConfigError
@@ -23,25 +25,28 @@ def spectrum_of_run(
     tell: Tell = tell_nobody,
     context: RunContext | None = None,
 ) -> Spectrum:
-    """The spectrum of one kernel at the run's ridges and learning rate.
+    """Return the spectrum of one kernel at the run's ridges and learning rate, with errors in the units of the data.
 
     Args:
-        run: whose tiles are there.
-        executor: of the products.
-        kernel: `ntk`, `nngp`, ...; None is the first that the run predicts with.
+        run: a run whose tiles are computed.
+        executor: computes the products.
+        kernel: `ntk`, `nngp`, ...; None is the run's first kernel.
         probes: see `ntkpipe.spectrum`.
-        top: likewise.
-        tell: told of passes.
-        context: of the run, if it is at hand.
+        top: see `ntkpipe.spectrum`.
+        tell: receives lines about passes.
+        context: context of the run; None opens the run again.
 
     Raises:
         ConfigError: if the run has no such kernel.
-        IncompleteError: if its tiles are not there.
+        IncompleteError: if its tiles are not computed yet.
     """
     run.require("gram")
     here = reopen(run) if context is None else context
     names = run.config.predict.kernels
     name = names[0] if kernel is None else kernel
     if name not in names:
-        raise ConfigError(f"kernel={name} is not one of those that the run predicts with: {', '.join(names)}")
-    return spectrum_of(problem_of(here, name), workspace_of(here, executor, tell), probes=probes, top=top)
+        raise ConfigError(f"kernel={name} is not one of the run's kernels: {', '.join(names)}")
+    found = spectrum_of(problem_of(here, name), workspace_of(here, executor, tell), probes=probes, top=top)
+    scale = here.data.labels().scale
+    # With all pairs of outputs, one column holds outputs of several scales.
+    return found if here.kernels.rows_of_point > 1 else replace(found, scale=scale)

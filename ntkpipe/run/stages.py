@@ -1,4 +1,4 @@
-"""One function per stage, each resumable, and `run` for all of them. Executors come from outside, when first needed."""
+"""The stages of a run, which can all be resumed. The caller gives the executor, which is made on first use."""
 
 from __future__ import annotations
 
@@ -14,43 +14,45 @@ from typing import Any
 import ntkpipe
 from ntkpipe.config import RunConfig
 from ntkpipe.errors import CorruptionError, DataError, IncompleteError
-from ntkpipe.events.event import Emit, Event, Kind, Paced, Tell, silent, stage, to_all
+from ntkpipe.events.event import Emit, Event, Kind, Tell, silent, stage
 from ntkpipe.gram.progress import tell_tiles
 from ntkpipe.planning.text import describe_tiles
-from ntkpipe.predictions.metrics import compute_metrics, write_metrics
+from ntkpipe.predictions.metrics import compute_metrics, largest_errors, write_metrics
 from ntkpipe.predictions.read import verify_predictions
 from ntkpipe.predictions.write import write_predictions
+from ntkpipe.report.drawing import can_draw, without_figures
 from ntkpipe.report.terminal import chosen_lines, fold_lines, summary
 from ntkpipe.run import predicting as prediction
 from ntkpipe.run import solving
 from ntkpipe.run.beside_infinite import beside_infinite_of
 from ntkpipe.run.context import RunContext
-from ntkpipe.run.listeners import ProgressFile, RunLog
+from ntkpipe.run.listeners import recorded
 from ntkpipe.run.prepare import forget_data, has_data, prepare
 from ntkpipe.run.report_inputs import write_report
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.status import is_finished
 from ntkpipe.run.validation.setting import check_setting
 from ntkpipe.run.validation.whole import validate_run
-from ntkpipe.run.watching import Watch, watching
-from ntkpipe.solvers.solution import Solution, write_arrays
+from ntkpipe.run.watching import watching
+from ntkpipe.solvers.saved_arrays import write_arrays
+from ntkpipe.solvers.solution import Solution
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.units import counted, human_bytes, human_seconds
 
-# Damaged tiles met in the middle of a solve are recomputed and the solve goes on, so often.
+# Number of times that a solve recomputes damaged tiles and continues.
 _REPAIRS = 3
 
 
 @dataclass
 class RunAtWork:
-    """A run at work.
+    """An active run, with one method per stage.
 
     Args:
-        run: its folder.
-        executor: makes the executor when a stage first needs one: bad input is refused before anything starts.
+        run: folder of the run.
+        executor: makes the executor when a stage first needs one, so that bad input is refused before anything starts.
         listener: receives the events of the run; see `ntkpipe.events`.
-        siblings: runs of other networks on the same images, whose missing tiles come out of the same evaluations.
+        siblings: runs of other networks on the same images, whose missing tiles are computed in the same evaluations.
     """
 
     run: RunDir
@@ -62,24 +64,16 @@ class RunAtWork:
     _emit: Emit = silent
 
     def __post_init__(self) -> None:
-        self._emit = self._listeners()
-
-    def _listeners(self, watch: Watch | None = None) -> Emit:
-        """All who listen. Lines for people come last: what they tell has been kept by then."""
-        if watch is None:
-            return to_all(RunLog(self.run), Paced(ProgressFile(self.run)), self.listener)
-        return to_all(
-            RunLog(self.run), Paced(to_all(ProgressFile(self.run, watch.count_traffic), watch)), self.listener
-        )
+        self._emit = recorded(self.run, self.listener)
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[RunAtWork]:
-        """Hold the run, and let whoever follows it know how it goes.
+        """Context manager that holds the run and reports its progress to watchers.
 
         Raises:
-            HeldError: if another process works on it.
-            StoreError: if its store is not there any more.
-            ConfigError: for an experiment tracker that is not installed.
+            HeldError: if another process holds the run.
+            StoreError: if its store is missing.
+            ConfigError: if an experiment tracker is not installed.
         """
         started: list[Executor] = []
         make = self.executor
@@ -92,68 +86,58 @@ class RunAtWork:
             if started:
                 started[0].publish(stage, numbers)
 
-        self.run.require_store()  # before anybody is told there how the run goes
+        self.run.require_store()  # check before any progress is written there
         self.executor = executor
         try:
             with self.run.held(), watching(self.run, publish) as watch:
-                self._emit = self._listeners(watch)
+                self._emit = recorded(self.run, self.listener, watch)
                 yield self
         finally:
-            self.executor, self._emit = make, self._listeners()
+            self.executor, self._emit = make, recorded(self.run, self.listener)
 
     def _note(self, stage: str, text: str) -> None:
-        """A line for people alone."""
+        """Print a line that is not logged."""
         self._emit(Event(Kind.NOTE, stage, text))
 
     def context(self) -> RunContext:
-        """The data, the plan and the kernels; made by the first call."""
+        """Return the data, the plan and the kernels; the first call prepares them."""
         if self._context is None:
             began = time.monotonic()
             receipt, path = self.run.receipt("data"), self.run.config.data.path
             self.run.require_store()
-            # A run whose raw data is gone goes on with the images that it has prepared, and so does one whose data is the same,
-            # wherever it lies now.
+            # A run continues with its prepared images if the raw data is missing, or if it is the same data at another
+            # path.
             source = receipt["source"] if receipt is not None and has_data(self.run.config, receipt) else None
             begun = None if receipt is None else receipt.get("tiles_stored")
             found = prepare(
                 self.run.config, lambda line: self._note("", line), source=source, siblings=self.siblings, begun=begun
             )
-            # Stored as chosen, not as `auto`: a later version may choose otherwise.
+            # Store the choice instead of `auto`, because a later version may choose differently.
             self.run = dataclasses.replace(self.run, config=found.config)
-            facts = {"fingerprint": found.data.fingerprint, "labels": found.data.labels_key}
-            if receipt is not None and any(receipt.get(name) != value for name, value in facts.items()):
+            record = found.record()
+            if receipt is not None and any(receipt.get(name) != record[name] for name in ("fingerprint", "labels")):
                 raise DataError(
-                    f"{path or self.run.config.data.kind} is not what {self.run.path} was started with: its points or "
-                    "labels have changed. Give the run on the new data a run_dir of its own."
+                    f"{path or self.run.config.data.kind} has changed since {self.run.path} was started (points or "
+                    "labels differ). Set another run_dir for a run on the new data."
                 )
             self.run.begin()
             for text in found.warnings:
                 self.warn(text)
             if receipt is None or receipt.get("source") != found.source:
-                self._finish(
-                    "data",
-                    time.monotonic() - began,
-                    images=found.data.prefix,
-                    source=found.source,
-                    path=None if path is None else str(Path(path).resolve()),
-                    **facts,
-                    n_train=found.kernels.training_points,
-                    n_test=found.kernels.test_points,
-                    image_shape=list(found.data.shape("train")[1:]),
-                    tiles_stored=found.opened.tiles.stored,
-                )
+                where = None if path is None else str(Path(path).resolve())
+                self._finish("data", time.monotonic() - began, path=where, **record)
             self._context = found
         return self._context
 
     def warn(self, text: str) -> None:
-        """Tell and log a warning."""
+        """Print and log a warning."""
         self._emit(Event(Kind.WARNING, "", text))
 
     def gram(self) -> None:
-        """Compute what is missing: tiles, or the diagonals alone where tiles are not stored."""
+        """Compute missing tiles, or only the diagonals if tiles are not stored."""
         opened, solver = self.context().opened, self.run.config.solver
-        # A receipt torn by a power cut, or one whose tile is gone, must not count: presence and sizes are checked here,
-        # checksums whenever a tile is read.
+        # A receipt damaged by a power cut, or whose tile is missing, must not count. Presence and sizes are checked
+        # here, checksums whenever a tile is read.
         self._discard(deep=False)
         missing = opened.missing()
         if not missing:
@@ -175,7 +159,7 @@ class RunAtWork:
             opened.check_scale(solver, executor)
         began = time.monotonic()
         with stage(self._emit, "gram", Kind.TILES_DONE) as tell:
-            # Of diagonals alone there is nothing to count.
+            # Without stored tiles, only diagonals are computed, and there is nothing to count.
             progress = tell_tiles(self._emit, tell) if opened.tiles.stored else None
             try:
                 report = opened.compute(executor, progress, holder=holder, missing=missing)
@@ -185,19 +169,9 @@ class RunAtWork:
                 opened = self.context().opened
                 report = opened.compute(executor, progress, holder=holder)
         seconds = time.monotonic() - began
-        earlier = self.run.receipt("gram") or {}
-        self._finish(
-            "gram",
-            seconds,
-            **opened.record(),
-            computed=report.computed,
-            reused=report.reused,
-            pairs=report.pairs,
-            worker_seconds=round(report.worker_seconds, 3),
-            computed_in_all=report.computed + int(earlier.get("computed_in_all", 0)),
-            retries=report.retries,
-            second_copies=report.copies,
-        )
+        earlier = int((self.run.receipt("gram") or {}).get("computed_in_all", 0))
+        counts = report.record() | {"computed_in_all": report.computed + earlier}
+        self._finish("gram", seconds, **opened.record(), **counts)
         if not opened.tiles.stored:
             self._note("gram", f"{opened.describe()}; diagonals stored in {human_seconds(seconds)}: {opened.where}")
             return
@@ -224,15 +198,20 @@ class RunAtWork:
         with stage(self._emit, "solve") as tell:
             self._solved = {}
             for name in context.config.predict.kernels:
-                solved = self._repairing(lambda name=name: solving.solve(context, name, self.executor(), tell))
+                self._solved[name] = self._repairing(
+                    lambda name=name: solving.solve(context, name, self.executor(), tell)
+                )
+            made = list(self._solved.values())
+            refined = self._repairing(lambda: solving.refine_all(self.context(), made, self.executor(), tell))
+            for solved in refined:
                 solving.save(solved, self.run)
-                self._solved[name] = solved
+                self._solved[solved.name] = solved
             facts = {name: solved.facts for name, solved in self._solved.items()}
             files = [solving.saved_file(name, self.run) for name in facts]
             self._finish("solve", time.monotonic() - began, files=files, kernels=facts)
 
     def predict(self) -> None:
-        """Means, bounds and variances of every kernel, time and ridge; metrics."""
+        """Compute and store means, bounds and variances of every kernel, time and ridge, and the metrics."""
         context = self.context()
         target = self.run.path / "predictions.zarr"
         if (receipt := self.run.receipt("predict")) is not None:
@@ -251,6 +230,7 @@ class RunAtWork:
         times = prediction.resolve_times(context, solved)
         with stage(self._emit, "predict") as progress:
             parts, warnings = [], list(context.warnings)
+            self._repairing(lambda: solving.multiply_test_tiles(self.context(), solved, self.executor(), progress))
             for one in solved:
                 progress(
                     f"{one.name}: {counted(len(times), 'time')}, {counted(len(one.problem.ridges), 'ridge')}, "
@@ -268,7 +248,7 @@ class RunAtWork:
             predictions = prediction.collect(
                 context, solved, parts, warnings, selection, folds, beside_infinite_of(context)
             )
-            self._solved = None  # a basis of a gigabyte is not needed any more
+            self._solved = None  # free a basis of up to a gigabyte
             write_predictions(predictions, target, overwrite=True)
             metrics = compute_metrics(predictions)
             write_metrics(metrics, self.run.path / "metrics.json")
@@ -278,14 +258,13 @@ class RunAtWork:
                 time.monotonic() - began,
                 files=[self.run.path / "metrics.json", *([residuals] if residuals.exists() else [])],
                 fingerprint=predictions.fingerprint(),
-                max_error_bound=max((e["max_error_bound"] or 0.0) for e in metrics["entries"]),
-                **_estimated(metrics),
+                **largest_errors(metrics),
             )
         for line in [*summary(metrics), *chosen_lines(metrics), *fold_lines(metrics)]:
             self._note("predict", line)
 
     def _select(self, solved: Sequence[Solution], times: tuple[float, ...], tell: Tell) -> dict[str, Any] | None:
-        """The time and ridge that training points choose, of every kernel; None where none are to be chosen."""
+        """Choose the time and ridge of every kernel on training points; None if no choice is configured."""
         method = self.run.config.predict.selection
         if method == "none":
             return None
@@ -303,10 +282,10 @@ class RunAtWork:
         return {"method": method, "kernels": {name: chosen.record for name, chosen in found.items()}}
 
     def report(self) -> None:
-        """Figures and the HTML page.
+        """Draw the figures and write the HTML page.
 
         Raises:
-            ReportError: if they could not be made; whatever went before stays finished.
+            ReportError: if the figures could not be drawn; earlier stages stay finished.
         """
         began = time.monotonic()
         self.run.require("predict")
@@ -317,28 +296,33 @@ class RunAtWork:
             files = [file for file in page.parent.rglob("*") if file.is_file()]
             self._finish("report", time.monotonic() - began, files=files, page=str(page))
         self._note("report", str(page))
+        if not can_draw():
+            self._note("report", without_figures(f"ntkpipe report run_dir={self.run.path}"))
 
     def validate(self) -> Path:
-        """Finite networks beside the infinite one; returns the folder of what was found. Raises as `validate_run` does."""
+        """Compare finite networks with the infinite one, and return the folder of the results.
+
+        Raises the errors of `validate_run`.
+        """
         check_setting(self.run.config)
         self.context()
         self.gram()
         return validate_run(self.run, self.context(), self.executor(), self._emit)
 
     def all(self) -> bool:
-        """Every stage that is not finished.
+        """Run every stage that is not finished.
 
         Returns:
             False if there was nothing to do.
 
         Raises:
-            ReportError: if all but the report is finished, and that could not be made.
+            ReportError: if the report could not be drawn; all other stages are then finished.
         """
         if is_finished(self.run):
             self._note(
                 "",
-                f"nothing to do: {self.run.path} finished {(self.run.receipt(self.run.stages[-1]) or {})['finished']} with this very "
-                "configuration",
+                f"nothing to do: {self.run.path} finished {(self.run.receipt(self.run.stages[-1]) or {})['finished']} "
+                "with this exact configuration",
             )
             return False
         self.context()
@@ -356,7 +340,7 @@ class RunAtWork:
         self._emit(Event(Kind.STAGE_DONE, name, facts=receipt, elapsed=seconds))
 
     def _solution(self, name: str) -> Solution:
-        """What was solved, in this process or an earlier one; what is left of it no more is solved again."""
+        """Return the solution of this or an earlier process, and solve again if a part of it is missing."""
         if self._solved is None or name not in self._solved:
             try:
                 return solving.restore(self.context(), name, self.run)
@@ -369,22 +353,22 @@ class RunAtWork:
 
     def _require_tiles(self) -> None:
         if missing := self.context().opened.missing(own=True):
-            raise IncompleteError(f"{missing.describe()} is not computed yet: ntkpipe gram run_dir={self.run.path}")
+            raise IncompleteError(f"{missing.describe()} is not computed yet: run ntkpipe gram run_dir={self.run.path}")
 
     def _repairing(self, work: Callable[[], Any]) -> Any:
-        """Do `work`; tiles that turn out damaged are found, named and recomputed, and the work taken up again."""
+        """Do `work`. If tiles are damaged, find and recompute them, and resume the work."""
         for _ in range(_REPAIRS):
             try:
                 return work()
             except CorruptionError as error:
-                self.warn(f"{error} Looking for what is damaged, to make it again.")
+                self.warn(f"{error} Searching for damaged tiles to recompute them.")
                 self._mend_data()
                 self._discard(deep=True)
                 self.gram()
         return work()
 
     def _mend_data(self) -> bool:
-        """Write damaged prepared data again, from the raw data; False if there are none."""
+        """Rewrite damaged prepared data from the raw data, and return whether any was damaged."""
         context = self.context()
         damaged = context.data.find_damage()
         for text in damaged:
@@ -396,13 +380,7 @@ class RunAtWork:
         return bool(damaged)
 
     def _discard(self, *, deep: bool) -> None:
-        """Find damaged tiles (see `audit.verify`) and drop them, by name, so that they are computed again."""
+        """Find damaged tiles (see `audit.verify`), report them, and delete them so that they are recomputed."""
         for store in self.context().opened.stores:
             for label, i, j in audit.repair(store, audit.verify(store, deep=deep)):
-                self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or gone and is computed again")
-
-
-def _estimated(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The largest estimate of an error, where there are any."""
-    found = [entry["max_error_estimate"] for entry in metrics["entries"] if "max_error_estimate" in entry]
-    return {"max_error_estimate": max(found)} if found else {}
+                self.warn(f"tile ({i}, {j}) of {label} in {store.where} is damaged or missing and will be recomputed")

@@ -1,4 +1,4 @@
-"""How far a run is: what is done, what is left, and how long that takes."""
+"""The status of a run: finished stages, remaining stages and remaining time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ntkpipe.units import human_bytes, human_seconds
 
 
 def status(run: RunDir) -> tuple[list[str], bool]:
-    """What is done, what is left, the rate and the time remaining.
+    """Return the finished and remaining stages of a run, with the rate and the remaining time.
 
     Returns:
-        Lines for people, and whether the run is finished.
+        Lines of text, and whether the run is finished.
     """
-    # Each receipt is read once: a run at work writes the next one meanwhile, and all lines must tell of one moment.
+    # Each receipt is read once, because an active run may write the next one and all lines must describe the same
+    # moment.
     receipts = {stage: run.receipt(stage) for stage in run.stages}
     finished = all(receipts.values())
     lines = [f"{run.path}: {_state(run, receipts)}"]
@@ -38,7 +39,7 @@ def status(run: RunDir) -> tuple[list[str], bool]:
     if told := describe_traffic(progress):
         lines.append(f"  store    {', '.join(told)} since the last start")
     try:
-        if local_folder(run.config.store.url) is not None:  # a bucket is not asked whether a finished run is finished
+        if local_folder(run.config.store.url) is not None:  # no request to a bucket for a finished run
             run.require_store()
             lines += _weights(run, receipts["gram"])
         if receipts["gram"] is None and receipts["data"] is not None:
@@ -49,33 +50,36 @@ def status(run: RunDir) -> tuple[list[str], bool]:
 
 
 def _weights(run: RunDir, receipt: dict[str, Any] | None) -> list[str]:
-    """Of a finite network: where its weights lie."""
+    """Return lines about a finite network's weights."""
     if run.config.kernel.kind != "empirical" or receipt is None:
         return []
     name = str(receipt["store"]).rstrip("/").rpartition("/")[2]
     found = [one for one in stored_weights(open_store(run.config.store.url)) if name in one.users]
     if found:
         return [f"  network  {one.key} in the store, {human_bytes(one.nbytes)}" for one in found]
-    return ["  network  its weights are not in the store any more: the same command writes them again"]
+    return ["  network  its weights are missing from the store: repeat the run's command to write them again"]
 
 
 def _state(run: RunDir, receipts: Mapping[str, dict[str, Any] | None]) -> str:
     if all(receipts.values()):
-        return "finished"  # though its process may not have let go yet
+        return "finished"  # its process may still hold the run for a moment
     if (who := run.holder()) is not None:
         return f"running ({who})"
-    return "finished" if receipts[run.stages[-1]] else "not running; the same command goes on where it stopped"
+    return "finished" if receipts[run.stages[-1]] else "not running: repeat the same command to continue"
 
 
 def _detail(stage: str, receipt: dict[str, Any]) -> str:
     if stage == "gram" and receipt.get("given"):
         return f", given: {receipt['store']}"
     if stage == "gram" and not receipt["tiles"]:
-        return ", diagonals alone: tiles are computed when they are read"
+        return ", only diagonals: tiles are recomputed on every read"
     if stage == "gram":
         return f", {receipt['tiles']:,} tiles ({receipt['computed']:,} computed, {receipt['reused']:,} reused)"
     if stage == "solve":
-        parts = [f"{k}: {f['steps']} steps, residual {f['true_residual']:.1e}" for k, f in receipt["kernels"].items()]
+        parts = [
+            f"{k}: {f['steps']} step{'' if f['steps'] == 1 else 's'}, residual {f['true_residual']:.1e}"
+            for k, f in receipt["kernels"].items()
+        ]
         return ", " + "; ".join(parts)
     if stage == "predict":
         if (estimate := receipt.get("max_error_estimate")) is not None:
@@ -85,7 +89,7 @@ def _detail(stage: str, receipt: dict[str, Any]) -> str:
 
 
 def is_finished(run: RunDir) -> bool:
-    """Whether every stage of the run has its receipt, its output is there, and it answers for the data as it is now."""
+    """Return whether every stage has a receipt and undamaged output that belongs to the current data."""
     receipts = {stage: run.receipt(stage) for stage in run.stages}
     if None in receipts.values() or any(run.damaged_files(stage) for stage in run.stages):
         return False

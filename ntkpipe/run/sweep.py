@@ -1,10 +1,10 @@
-"""Several depths, or several training sizes: ordinary runs that share Gram tiles, in folders below one, and what they found.
+"""Sweeps over depths or training sizes: runs that share Gram tiles, in folders below one folder, and their results.
 
 ```
-run_dir/sweep.json         what varies, its values, the configuration; marks the folder as a sweep
+run_dir/sweep.json         the varied setting, its values, the configuration; marks the folder as a sweep
         depth=3/           a run; or train_size=1000/
-        depths.csv         a line per depth, kernel, ridge and time
-        learning_curve.*   of training sizes: csv, json, and a page with its figures
+        depths.csv         one line per depth, kernel, ridge and time
+        learning_curve.*   for training sizes: csv, json, and a page with its figures
 ```
 """
 
@@ -34,17 +34,17 @@ _FIELDS: tuple[str, ...] = ("kernel", "ridge", "time", "accuracy", "mse", "max_e
 
 
 def sweep_axis(config: RunConfig) -> Axis | None:
-    """What a configuration has several values of; None of a single run."""
+    """Return the setting that takes several values, or None for a single run."""
     if config.kernel.readout_depths:
         return "depth"
     return "train_size" if config.predict.train_sizes else None
 
 
 def sweep_runs(config: RunConfig) -> tuple[RunConfig, ...]:
-    """The runs that a configuration stands for: itself, or an ordinary one for each depth or training size.
+    """Return the runs of a configuration: the configuration itself, or one run for each depth or training size.
 
-    Those are what `kernel.depth=...` or `data.train_size=...` alone would give: they share Gram stores with any other run
-    of that network, and each can be taken up by itself in its folder `run_dir/depth=...`.
+    Each run equals a single run with `kernel.depth=...` or `data.train_size=...`. It shares Gram stores with other runs
+    of that network, and can be resumed separately in its folder `run_dir/depth=...`.
     """
     axis, parent = sweep_axis(config), Path(config.run_dir)
     if axis is None:
@@ -74,20 +74,22 @@ class Sweep:
     """A folder of runs.
 
     Args:
-        path: of the folder.
-        axis: what varies; None of a folder whose runs differ in something else.
-        runs: folders of the runs, whether they have begun or not.
-        config: of all of them; None if it is not known.
+        path: path of the folder.
+        axis: the setting that varies; None for a folder whose runs differ in other settings.
+        runs: folders of the runs, including runs that have not begun.
+        config: configuration of the sweep; None if it is not known.
+        store: the current URL of the store of all runs, if it has moved.
     """
 
     path: Path
     axis: Axis | None
     runs: tuple[Path, ...]
     config: RunConfig | None = None
+    store: str | None = None
 
     @staticmethod
     def begin(config: RunConfig) -> Sweep:
-        """Write down what is to be run."""
+        """Write the record of the sweep, and return the sweep."""
         axis, path = sweep_axis(config), Path(config.run_dir)
         assert axis is not None
         runs = tuple(Path(one.run_dir) for one in sweep_runs(config))
@@ -99,18 +101,22 @@ class Sweep:
         return Sweep(path, axis, runs, config)
 
     @staticmethod
-    def find(path: str | os.PathLike[str]) -> Sweep | None:
-        """The sweep in a folder; None if that is a run itself, or nothing of the kind.
+    def find(path: str | os.PathLike[str], *, store: str | None = None) -> Sweep | None:
+        """Return the sweep in a folder, or None if the folder is a run or not a sweep.
+
+        Args:
+            path: the folder.
+            store: the current URL of the runs' store, if it has moved.
 
         Raises:
-            ConfigError: if it was a sweep and its record is damaged.
+            ConfigError: if the record of a sweep is damaged.
         """
         folder = Path(path).expanduser()
         if (folder / "run.json").exists() or not folder.is_dir():
             return None
         below = tuple(sorted((p.parent for p in folder.glob("*/run.json")), key=_natural))
         if not (folder / _FILE).exists():
-            return Sweep(folder, None, below) if below else None
+            return Sweep(folder, None, below, store=store) if below else None
         try:
             record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             config, _ = places.resolve_paths(
@@ -118,25 +124,35 @@ class Sweep:
             )
             names = [str(name) for name in record["runs"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{folder / _FILE} is damaged ({error}): start the sweep again, which goes on") from error
-        # An earlier start may have had other values: its runs count too.
+            raise ConfigError(
+                f"{folder / _FILE} is damaged ({error}): repeat the sweep's command, which continues it"
+            ) from error
+        # An earlier start may have had other values, and its runs belong to the sweep as well.
         runs = {folder / name for name in names if "/" not in name} | set(below)
-        return Sweep(folder, sweep_axis(config), tuple(sorted(runs, key=_natural)), config)
+        return Sweep(folder, sweep_axis(config), tuple(sorted(runs, key=_natural)), config, store)
+
+    def open(self, run: Path) -> RunDir | None:
+        """Return one of the runs, or None if it has not begun.
+
+        Raises:
+            ConfigError: if `store` does not hold the objects of the run.
+        """
+        return RunDir.open(run, store=self.store) if (run / "run.json").exists() else None
 
     def begun(self) -> tuple[RunDir, ...]:
-        """The runs that have begun."""
-        return tuple(RunDir.open(run) for run in self.runs if (run / "run.json").exists())
+        """Return the runs that have begun; raises the errors of `open`."""
+        return tuple(found for run in self.runs if (found := self.open(run)) is not None)
 
 
 def write_table(sweep: Sweep, folder: Path | None = None) -> list[str]:
-    """Write `depths.csv`: a line per depth, kernel, ridge and time; runs that have no metrics yet are left out.
+    """Write `depths.csv` with one line per depth, kernel, ridge and time; runs without metrics are left out.
 
     Args:
-        sweep: of which.
-        folder: where to; None is the sweep's own.
+        sweep: the sweep over depths.
+        folder: target folder; None is the sweep's own.
 
     Returns:
-        A table for people: the last time, and the best one, of every depth; and where the file is.
+        Lines of a table with the last and the best time of every depth, and the file's path.
     """
     records = [
         {"depth": run.config.kernel.depth} | {name: entry.get(name) for name in _FIELDS}

@@ -1,13 +1,11 @@
-"""Choosing numbers of a kernel by how well it suits a part of the training points: a search whose trials are kept and found again."""
+"""Tune the numbers of a kernel on a part of the training points, by a search whose trials are stored and reused."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,169 +16,22 @@ from ntkpipe.data.points import Dataset
 from ntkpipe.dynamics.criteria import CRITERIA, Score, score
 from ntkpipe.errors import ConfigError
 from ntkpipe.events.event import Tell, tell_nobody
+from ntkpipe.extras import require
 from ntkpipe.gram.worker import compute_tile
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.combined import Combination
-from ntkpipe.storage.checksum import digest
-from ntkpipe.storage.plain import json_ready
+from ntkpipe.run.trials import Kept, Range, Trial, Tuned, Values, as_given
 from ntkpipe.storage.replace import replace_text
 
 DEFAULT_RIDGES = tuple(float(r) for r in np.geomspace(1e-8, 1.0, 33))
-"""Relative ridges that every trial compares, where no others are given; they cost next to nothing."""
+"""Default relative ridges. Every trial compares them all at almost no cost."""
 
 MOST_POINTS = 5000
-"""Of which a dense decomposition per trial is reasonable."""
+"""Largest number of points for one dense decomposition per trial."""
 
-Values = dict[str, float]
 Gradient = Callable[[Values], tuple[Callable[[np.ndarray], tuple[float, np.ndarray]], tuple[str, ...]] | None]
-"""From the values of a trial's options to a cost with its gradient in the logarithms of the parameters that are named, `ridge` last;
-None where there is none."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """What a parameter may be.
-
-    Args:
-        low, high: of a number in between, chosen on a logarithmic scale if both are positive.
-        options: of one of these, instead.
-    """
-
-    low: float = 0.0
-    high: float = 0.0
-    options: tuple[float, ...] = ()
-
-    @property
-    def logarithmic(self) -> bool:
-        """Whether it is searched on a logarithmic scale."""
-        return self.low > 0
-
-    @staticmethod
-    def of(name: str, values: Sequence[float], *, whole: bool = False) -> Range:
-        """Two numbers are a range, more (or whole numbers) are options.
-
-        Raises:
-            ConfigError: if there are fewer than two, or they are no range.
-        """
-        found = tuple(float(value) for value in values)
-        if len(set(found)) < 2 or not all(math.isfinite(value) for value in found):
-            raise ConfigError(f"{name}={list(values)} must hold two numbers, low and high, or a few to choose from")
-        if whole or len(found) > 2:
-            return Range(options=tuple(sorted(set(found))))
-        low, high = sorted(found)
-        return Range(low, high)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One kernel that was tried.
-
-    Args:
-        values: of the parameters.
-        score: what it is worth.
-    """
-
-    values: Values
-    score: Score
-
-    def record(self) -> dict[str, Any]:
-        """JSON-ready."""
-        s = self.score
-        curve = [float(value) for value in s.curve]
-        return {"values": self.values, "value": s.value, "ridge": s.ridge, "accuracy": s.accuracy, "by_ridge": curve}
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What a search has found.
-
-    Args:
-        trials: all, the best first.
-        by: the criterion.
-        points: that it was asked of.
-        ranges: of the parameters.
-    """
-
-    trials: tuple[Trial, ...]
-    by: str
-    points: int
-    ranges: Mapping[str, Range] = field(default_factory=dict)
-
-    @property
-    def best(self) -> Values:
-        """The chosen values."""
-        return self.trials[0].values
-
-    @property
-    def ridge(self) -> float:
-        """The chosen ridge, relative to the mean of the diagonal."""
-        return self.trials[0].score.ridge
-
-    def table(self, count: int = 10) -> list[str]:
-        """Lines for people, the best trial first."""
-        names = list(self.ranges)
-        what = {"likelihood": "-log evidence", "loo": "loo mse", "held_out": "held-out mse"}[self.by]
-        known = any(one.score.accuracy is not None for one in self.trials)
-        head = f"{'':>4}" + "".join(f"{name:>14}" for name in [*names, "ridge", what, *(["accuracy"] if known else [])])
-        lines = [head]
-        for k, one in enumerate(self.trials[:count]):
-            numbers = [one.values[name] for name in names] + [one.score.ridge]
-            row = "".join(f"{value:>14.5g}" for value in numbers) + f"{one.score.value:>14.6g}"
-            row += f"{one.score.accuracy:>14.4f}" if one.score.accuracy is not None else ""
-            lines.append(f"{k + 1:>4}{row}")
-        return lines
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return json_ready(
-            {
-                "by": self.by,
-                "points": self.points,
-                "best": self.trials[0].record(),
-                "trials": [{k: v for k, v in one.record().items() if k != "by_ridge"} for one in self.trials],
-            }
-        )
-
-    def __repr__(self) -> str:
-        return "\n".join(self.table())
-
-
-class Kept:
-    """Trials of earlier calls, in a file of a line each; None keeps them in memory alone.
-
-    Args:
-        path: of the file.
-        about: of everything that decides a trial but its values.
-    """
-
-    def __init__(self, path: Path | None, about: Any) -> None:
-        self._path, self._about = path, digest(about)
-        self._found: dict[str, Trial] = {}
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    one = json.loads(line)
-                    curve = np.array([_number(value) for value in one["by_ridge"]])
-                    found = Score(_number(one["value"]), float(one["ridge"]), curve, one["accuracy"])
-                    self._found[one["key"]] = Trial({str(k): float(v) for k, v in one["values"].items()}, found)
-                except (ValueError, KeyError, TypeError):
-                    continue  # torn by a kill: tried again
-
-    def get(self, values: Values) -> Trial | None:
-        """A trial of these values."""
-        return self._found.get(self._key(values))
-
-    def add(self, trial: Trial) -> None:
-        """Keep a trial."""
-        key = self._key(trial.values)
-        self._found[key] = trial
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(json_ready({"key": key, **trial.record()}), allow_nan=False) + "\n")
-
-    def _key(self, values: Values) -> str:
-        return digest({"about": self._about, "values": {name: repr(value) for name, value in sorted(values.items())}})
+"""Maps the options of a trial to a cost with its gradient in the logarithms of the named parameters, `ridge` last; None
+if there is no gradient."""
 
 
 def search(
@@ -195,24 +46,25 @@ def search(
     gradient: Gradient | None = None,
     tell: Tell = tell_nobody,
 ) -> Tuned:
-    """Look for the best values.
+    """Search for the best values.
 
-    Options alone are tried all. Ranges are searched by Optuna (a tree of Parzen estimators, seeded), or by gradients where there are
-    some. The same call with the same kept trials makes none of them again.
+    If there are only options, all combinations are tried. Ranges are searched by gradients if available, and otherwise
+    by Optuna (a seeded tree-structured Parzen estimator). After a search of one or two ranges by gradients, a few
+    values spread over the ranges show the surface. The same call with the same stored trials repeats none of them.
 
     Args:
-        ranges: of the parameters.
-        evaluate: the worth of some values.
+        ranges: ranges of the parameters.
+        evaluate: computes the score of values.
         by: the criterion.
-        points: that it is asked of.
-        trials: to make, of ranges.
-        seed: of the search.
-        kept: earlier trials.
+        points: number of points in the criterion.
+        trials: number of trials for ranges.
+        seed: seed of the search.
+        kept: trials of earlier calls.
         gradient: see `Gradient`.
-        tell: told of trials.
+        tell: receives lines about trials.
 
     Raises:
-        ConfigError: if there is nothing to choose, Optuna is needed and not installed, or no trial has a value.
+        ConfigError: if Optuna is needed and not installed, or no trial has a finite value.
     """
     kept = kept or Kept(None, "")
     found: dict[str, Trial] = {}
@@ -226,7 +78,7 @@ def search(
         if key in found:
             return trial.score.value
         found[key] = trial
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "the kernel as it is"
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items()) or "the configured kernel"
         tell(f"trial {len(found)}: {shown}: {trial.score.value:.6g} at ridge {trial.score.ridge:.2g}")
         return trial.score.value
 
@@ -240,6 +92,9 @@ def search(
         for values, slope in zip(grid, slopes, strict=True):
             assert slope is not None
             _descend(values, free, slope, attempt)
+        best = min(found.values(), key=lambda one: one.score.value).values
+        for around in _coarse(free):
+            attempt({**best, **around})
     else:
         _sample(ranges, attempt, trials, seed)
     ordered = sorted(found.values(), key=lambda one: one.score.value)
@@ -254,7 +109,10 @@ def _descend(
     slope: tuple[Callable[[np.ndarray], tuple[float, np.ndarray]], tuple[str, ...]],
     attempt: Callable[[Values], float],
 ) -> None:
-    """From the middle of the ranges along the gradient; the ridge goes along, and every trial looks for its own besides."""
+    """Descend along the gradient from the middle of the ranges.
+
+    The ridge is part of the descent, and every trial also finds its own best ridge.
+    """
     cost, names = slope
     low = np.array([math.log(free[name].low) if name in free else math.log(1e-8) for name in names])
     high = np.array([math.log(free[name].high) if name in free else 0.0 for name in names])
@@ -273,15 +131,21 @@ def _descend(
     told(best.x)
 
 
+def _coarse(free: Mapping[str, Range]) -> Iterator[Values]:
+    """Yield a few values spread over one or two ranges, because a descent shows no surface; none for more ranges."""
+    count = {1: 7, 2: 4}.get(len(free), 0)
+    shares = (np.arange(count) + 0.5) / max(count, 1)
+    axes = [(one.low * (one.high / one.low) ** shares).tolist() for one in free.values()]
+    for chosen in itertools.product(*axes) if count else ():
+        yield dict(zip(free, chosen, strict=True))
+
+
 def _sample(ranges: Mapping[str, Range], attempt: Callable[[Values], float], trials: int, seed: int) -> None:
-    """By Optuna."""
-    try:
-        optuna = importlib.import_module("optuna")
-    except ImportError as error:
-        raise ConfigError(
-            "searching ranges needs Optuna: pip install 'ntkpipe[tune]'. Lists of more than two values, such as "
-            "tune.w_std=[1,1.4,2], are all tried without it"
-        ) from error
+    """Sample the ranges with Optuna."""
+    lists = "Lists of more than two values, such as tune.w_std=[1,1.4,2], are all tried without it"
+    require("optuna", "searching ranges", lists)
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
     for _ in range(trials):
@@ -311,27 +175,28 @@ def tune(
     path: str | Path | None = None,
     dtype: str = "float64",
 ) -> Tuned:
-    """Choose the numbers of a kernel by the first training points.
+    """Tune the numbers of a kernel on the first training points.
 
     Args:
-        build: makes an architecture, or a sum or product of some, of the numbers: `nk.zoo.fcn`, or a function of one's own.
-        data: a `Dataset`.
-        space: by name two numbers (a range) or more (options); whole numbers are options.
+        build: makes an architecture, or a sum or product of architectures, from the numbers: `nk.zoo.fcn`, or your own
+            function.
+        data: the data set.
+        space: for each name two numbers (a range) or more (options); whole numbers are options.
         by: `likelihood`, `loo` or `held_out`; see `dynamics.criteria.score`.
         kernel: `nngp` or `ntk`.
-        size: training points, at most.
-        ridges: relative ones that every trial compares.
-        held_out: of `held_out`, the share of these points.
-        trials: of ranges.
-        seed: of the search.
-        path: of a file that keeps trials; the same call goes on from there.
-        dtype: of the computation.
+        size: largest number of training points.
+        ridges: relative ridges that every trial compares.
+        held_out: share (below 1) or number of these points that are held out, for `by="held_out"`.
+        trials: number of trials for ranges.
+        seed: seed of the search.
+        path: file that stores trials; the same call continues from it.
+        dtype: dtype of the computation.
 
     Returns:
-        `best` values, the `ridge` with them, and all `trials`.
+        The `best` values, their `ridge`, and all `trials`.
 
     Raises:
-        ConfigError: on an impossible setting.
+        ConfigError: if a setting is impossible.
 
     Example:
         >>> found = tune(nk.zoo.fcn, data, {"w_std": [0.5, 3.0], "depth": [1, 2, 3]})  # doctest: +SKIP
@@ -347,8 +212,10 @@ def tune(
     labels = y.argmax(axis=1) if data.is_classes else None
 
     def evaluate(values: Values) -> Score:
-        made = build(**{k: int(v) if ranges[k].options and v == int(v) else v for k, v in values.items()})
-        return score(_matrix(made, x, kernel, dtype), y, ridges, by, held_out=round(held_out * m), labels=labels)
+        made = build(**as_given(values, ranges))
+        return score(
+            _matrix(made, x, kernel, dtype), y, ridges, by, held_out=held_out_points(held_out, m), labels=labels
+        )
 
     about = {"by": by, "kernel": kernel, "size": m, "ridges": list(ridges), "held_out": held_out, "dtype": dtype}
     about |= {"data": repr(data), "build": getattr(build, "__name__", repr(build))}
@@ -357,7 +224,7 @@ def tune(
 
 
 def _matrix(made: Architecture | Combination, x: np.ndarray, kernel: str, dtype: str) -> np.ndarray:
-    """(m, m) float64 among the points."""
+    """Return the kernel among the points, `(m, m)` float64."""
     if isinstance(made, Combination):
         return made.combine(lambda one: _matrix(one, x, kernel, dtype))
     found = compute_tile(made.to_spec(), x, None, diagonal=True, dtype=dtype, out_dtype="float64")
@@ -367,12 +234,15 @@ def _matrix(made: Architecture | Combination, x: np.ndarray, kernel: str, dtype:
 
 
 def write_tuned(tuned: Tuned, folder: Path, overlay: Mapping[str, Any]) -> list[Path]:
-    """Write `tune.json` and the overlay that a run takes, `experiment/tuned.yaml`.
+    """Write `tune.json` and `experiment/tuned.yaml`, the overlay for a run.
 
     Args:
-        tuned: what was found.
-        folder: where to.
+        tuned: result of the search.
+        folder: target folder.
         overlay: the chosen settings, by group.
+
+    Returns:
+        The paths of both files.
     """
     import yaml
 
@@ -384,8 +254,19 @@ def write_tuned(tuned: Tuned, folder: Path, overlay: Mapping[str, Any]) -> list[
     return [record, experiment]
 
 
+def held_out_points(held_out: float, points: int) -> int:
+    """Return how many points are held out, given their share (below 1) or their number.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    if not (0.0 < held_out < 1.0 or (held_out >= 1.0 and held_out == int(held_out))):
+        raise ConfigError(f"tune.held_out={held_out:g} must be a share between 0 and 1, or a whole number of points")
+    return round(held_out * points) if held_out < 1.0 else int(held_out)
+
+
 def check_search(by: str, size: int, trials: int) -> None:
-    """Refuse what no search can do.
+    """Refuse impossible searches.
 
     Raises:
         ConfigError: naming the setting.
@@ -394,11 +275,7 @@ def check_search(by: str, size: int, trials: int) -> None:
         raise ConfigError(f"tune.by={by} is not one of {', '.join(CRITERIA)}")
     if not 10 <= size <= MOST_POINTS:
         raise ConfigError(
-            f"tune.size={size} must be from 10 to {MOST_POINTS:,}: every trial decomposes a matrix of so many rows"
+            f"tune.size={size} must be from 10 to {MOST_POINTS:,}: every trial decomposes a matrix of this many rows"
         )
     if trials < 1:
         raise ConfigError(f"tune.trials={trials} must be at least 1")
-
-
-def _number(value: Any) -> float:
-    return math.inf if value is None or value == "inf" else float(value)

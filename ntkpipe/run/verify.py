@@ -1,4 +1,7 @@
-"""Is everything that a run has stored what was written, and true? What is not is named, and dropped to be made again."""
+"""Verify that everything a run has stored is unchanged and right.
+
+Damaged objects are listed and deleted, so that they are regenerated.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,24 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles import audit
 from ntkpipe.tiles.store import GramStore
 
-# Of what solvers keep in the store, all but the tiles of factors.
+# Solver states in the store, except the tiles of factors.
 _CHECKPOINTS = tuple(prefix for prefix in SOLVES if prefix != "cholesky/")
 
 
 @dataclass
 class Findings:
-    """What verification found.
+    """The result of a verification.
 
     Args:
-        damaged: one line per object that cannot be trusted.
-        harmless: objects that belong to nothing.
-        gram: what is wrong with each Gram store, as `audit.repair` takes it.
+        damaged: one line per damaged object.
+        harmless: one line per object that is unused.
+        gram: damage of each Gram store, as `audit.repair` takes it.
         images: whether prepared images are damaged.
-        predictions: whether the predictions are.
-        stages: of which the receipt or a file of the run's folder is damaged.
+        predictions: whether the predictions are damaged.
+        stages: stages whose receipt, or file in the run's folder, is damaged.
         states: keys of damaged checkpoints of solvers.
         solves: kernels whose solution is wrong.
-        checked: what was looked at, for people.
+        checked: lines about what was checked.
     """
 
     damaged: list[str] = field(default_factory=list)
@@ -52,11 +55,11 @@ class Findings:
 
 
 def verify(run: RunDir, context: RunContext | None) -> Findings:
-    """Check every stored object of a run: images, tiles, receipts, diagonals, states of solvers, predictions, files, exports.
+    """Check all stored images, tiles, receipts, diagonals, solver states, predictions, files and exports of a run.
 
     Args:
-        run: to check.
-        context: of the run; None where the prepared images are gone.
+        run: the run to check.
+        context: context of the run; None if the prepared images are missing.
     """
     found = Findings()
     if context is not None:
@@ -79,14 +82,12 @@ def verify(run: RunDir, context: RunContext | None) -> Findings:
                     continue
                 found.damaged.append(problem.text if problem.key in problem.text else f"{problem.key}: {problem.text}")
                 found.gram.append((gram, problem))
-            what = "tiles" if context.opened.tiles.stored else "diagonals (of this run no tile is stored)"
+            what = "tiles" if context.opened.tiles.stored else "diagonals (this run stores no tiles)"
             found.checked.append(f"{what} {gram.where}")
         for prefix in _CHECKPOINTS:
             for key in damaged_entries(context.store, prefix):
                 found.states.append(key)
-                found.damaged.append(
-                    f"{key} in {context.store.url} is damaged: what it held is computed again when it is needed"
-                )
+                found.damaged.append(f"{key} in {context.store.url} is damaged; its content is recomputed when needed")
     for stage in STAGES:
         name = run.path / "stages" / f"{stage}.json"
         lines = [f"{name} is damaged"] if name.exists() and run.receipt(stage) is None else run.damaged_files(stage)
@@ -98,7 +99,7 @@ def verify(run: RunDir, context: RunContext | None) -> Findings:
         path = run.path / "predictions.zarr"
         problems = verify_predictions(path)
         if not problems and read_predictions(path).fingerprint() != receipt["fingerprint"]:
-            problems = [f"{path} holds other predictions than the run's receipt names"]
+            problems = [f"{path} holds other predictions than those in the run's receipt"]
         found.predictions = bool(problems)
         found.damaged += problems
         found.checked.append(f"predictions {path}")
@@ -108,23 +109,23 @@ def verify(run: RunDir, context: RunContext | None) -> Findings:
 def recheck(
     run: RunDir, context: RunContext, found: Findings, executor: Executor, tiles: int, rows: int, seed: int
 ) -> None:
-    """Compute random tiles, residuals and predictions again; what is wrong is added to `found`.
+    """Recompute random tiles, residuals and predictions, and add errors to `found`.
 
     Args:
-        run: to check.
-        context: of the run.
-        found: by `verify`, with nothing damaged.
-        executor: where rows of the kernel are computed.
-        tiles: of each Gram store, at most.
-        rows: training and test images at which the answers are checked.
-        seed: of the choice.
+        run: the run to check.
+        context: context of the run.
+        found: the result of `verify`, without damage.
+        executor: computes rows of the kernel.
+        tiles: largest number of tiles of each Gram store.
+        rows: number of training images and of test images at which the results are checked.
+        seed: seed of the choice.
     """
     if context.opened.tiles.stored:
         for one in recheck_tiles(context, tiles, seed):
             (found.damaged if one.wrong else found.checked).append(one.text)
             if one.gram is not None and one.problem is not None:
                 found.gram.append((one.gram, one.problem))
-                # Whatever was made from it is wrong as well.
+                # All solutions that were computed from it are wrong as well.
                 found.solves = list(run.config.predict.kernels) if run.receipt("solve") is not None else []
     if run.receipt("predict") is None or found.damaged:
         return
@@ -137,7 +138,7 @@ def recheck(
 
 
 def discard_damaged(run: RunDir, context: RunContext | None, found: Findings) -> None:
-    """Drop what cannot be trusted, so that the stages that made it run again."""
+    """Delete damaged objects, so that their stages run again."""
     if context is not None:
         for gram in context.opened.stores:
             audit.repair(gram, [problem for store, problem in found.gram if store == gram])
@@ -150,39 +151,39 @@ def discard_damaged(run: RunDir, context: RunContext | None, found: Findings) ->
     if found.predictions or "predict" in found.stages:
         run.forget("predict", "report")
     if found.solves:
-        # Its checkpoints too: a solve taken up from them would end where it did.
+        # Delete its checkpoints too: a solve resumed from them would give the same result.
         facts, store = run.require("solve")["kernels"], open_store(run.config.store.url)
         for name in found.solves:
             prefix = f"{facts[name]['solver']}/{facts[name].get('key', '-')}/"
             for key in list(store.list(prefix)):
                 store.delete(key)
-        # Batches of variances may have been made from the same tiles.
+        # Batches of variances may come from the same tiles.
         for key in list(store.list("uncertainty/")):
             store.delete(key)
         run.forget("solve", "predict", "report")
 
 
 def _require_same_formulas(run: RunDir, context: RunContext) -> None:
-    """Refuse a run whose tiles this version would compute otherwise: it has no others to compare them with.
+    """Refuse a run whose tiles come from kernel formulas of another version, because they cannot be compared.
 
     Raises:
-        IdentityError: saying what still works.
+        IdentityError: with the commands that still work.
     """
     stored = str((run.receipt("gram") or {}).get("store", ""))
     if not stored or context.opened.is_recorded_as(stored):
         return
     raise IdentityError(
-        f"{run.path} was computed by kernel formulas of another version of ntkpipe (its tiles are in {stored}; this version has "
-        f"formulas {FORMULA_VERSION}), which this one cannot check. Its predictions, exports and figures are read as before. For "
-        "numbers by the formulas of now, run the same settings in a run_dir of its own"
+        f"{run.path} was computed with the kernel formulas of another version of ntkpipe (its tiles are in {stored}; "
+        f"this version has formulas {FORMULA_VERSION}), which this version cannot check. Its predictions, exports and "
+        "figures can still be read. To compute with the present formulas, run the same settings in another run_dir"
     )
 
 
 def try_reopen(run: RunDir) -> RunContext | None:
-    """The inputs of a stored run, or None if its images are gone or damaged; nothing is written.
+    """Return the context of a stored run, or None if its images are missing or damaged, without writing anything.
 
     Raises:
-        StoreError: if its store is not there at all.
+        StoreError: if its store is missing.
     """
     run.require_store()
     try:

@@ -1,4 +1,4 @@
-"""Whoever follows a run from elsewhere: an object in the store, experiment trackers, and the executor's own metrics."""
+"""Remote views of a run: an object in the store, experiment trackers, and the executor's metrics."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ntkpipe.storage.statistics import PROCESS
 from ntkpipe.storage.store import ObjectStore, open_store
 from ntkpipe.units import human_bytes, human_seconds
 
-# Of a line that is shown again and again: those that help to see whether a run is well.
+# Numbers of a repeated status line that show whether a run progresses.
 _TOLD = ("retries", "speculative", "failed")
 
 
 class Watch:
-    """Listens for everyone who follows a run from elsewhere; never fails a run, and never waits for a store or a server.
+    """Publishes a run's progress. It never makes a run fail, and never waits for a store or a server.
 
     Args:
-        run: its folder.
+        run: folder of the run.
         board: rewrites the run's object in the store.
         reporters: experiment trackers.
-        publish: of the executor, once there is one; see `Executor.publish`.
+        publish: publishes numbers through the executor, once there is one; see `Executor.publish`.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Watch:
         self._board, self._reporters, self._publish = board, reporters, publish
 
     def __call__(self, event: Event) -> None:
-        """Tell an event. Put progress behind `Paced`."""
+        """Publish an event; wrap the watch in `Paced` for progress."""
         if event.kind in PROGRESS:
             self._progress(event.stage, event.text, event.elapsed, {**event.facts, **self.count_traffic()})
         elif event.kind is Kind.STAGE_DONE:
@@ -50,7 +50,7 @@ class Watch:
             self._board.tell(stage=event.stage, line=line, elapsed=receipt["seconds"], **self.count_traffic())
             self._reporters.finished(event.stage, receipt)
         elif event.kind is Kind.STAGE_STOPPED and event.facts.get("error") == "ReportError":
-            self._metrics()  # there, though nothing shows them
+            self._metrics()  # the metrics exist, although the report could not be drawn
         elif event.kind is Kind.RUN_DONE:
             self._board.tell(stage="report", line="finished", final=True, **self.count_traffic())
             self._metrics()
@@ -75,7 +75,10 @@ class Watch:
         self._reporters.metrics(self._run.read_json("metrics.json") or {"entries": []})
 
     def count_traffic(self) -> dict[str, int]:
-        """What this process and its workers have asked of the store, if that is a server: JSON-ready, for `describe_traffic`."""
+        """Return the requests of this process and its workers to the store, JSON-ready, for `describe_traffic`.
+
+        The result is empty for a store on disk.
+        """
         asked = self._board.store.statistics() + PROCESS.heard()
         if not asked.requests:
             return {}
@@ -84,14 +87,14 @@ class Watch:
 
 @contextlib.contextmanager
 def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | None = None) -> Iterator[Watch]:
-    """Watch a run while it is at work.
+    """Context manager that publishes a run's progress.
 
     Args:
-        run: its folder; trackers that write files do so there.
+        run: folder of the run, which also receives the files of trackers.
         publish: see `Watch`.
 
     Raises:
-        ConfigError: for a tracker that is not installed.
+        ConfigError: if a tracker is not installed.
     """
     config = run.config
     reporters = open_reporters(config.watch.reporters, run.path.name, run.path, to_dict(config))
@@ -102,7 +105,7 @@ def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | 
                 yield Watch(run, board, reporters, publish)
                 ok = True
             except BaseException as error:
-                if run.begun:  # one that was refused leaves nothing in the store
+                if run.begun:  # a refused run leaves nothing in the store
                     board.tell(line=f"stopped: {type(error).__name__}: {error}"[:500], final=True)
                 raise
     finally:
@@ -110,7 +113,10 @@ def watching(run: RunDir, publish: Callable[[str, Mapping[str, float]], None] | 
 
 
 def watched_runs(url: str, name: str | None = None) -> list[str]:
-    """Lines about every run that writes to a store, or the one of that name: one GET each, no connection to a cluster."""
+    """Return lines about every run that writes to a store, or about the run of that name.
+
+    The function needs one GET per run and no connection to a cluster.
+    """
     store = open_store(url)
     lines = []
     for key, news in read_boards(store):
@@ -120,10 +126,10 @@ def watched_runs(url: str, name: str | None = None) -> list[str]:
 
 
 def describe_traffic(news: Mapping[str, Any]) -> list[str]:
-    """What `Watch.count_traffic` has put into `news`, for people; nothing of a store on disk."""
+    """Return texts about the traffic that `Watch.count_traffic` recorded; none for a store on disk."""
     told = []
     if news.get("store_retries"):
-        told.append(f"{news['store_retries']:,} requests to the store repeated")
+        told.append(f"{news['store_retries']:,} repeated requests to the store")
     if news.get("store_written"):
         told.append(f"{human_bytes(news['store_read'])} read and {human_bytes(news['store_written'])} written")
     return told

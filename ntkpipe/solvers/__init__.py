@@ -1,1 +1,1 @@
-"""The solver's stage: a file per solver, what they share, and what is kept of a solve."""
+"""The stage that solves: one file per solver, the code that solvers share, and saved solutions."""

@@ -1,4 +1,4 @@
-"""Tiled Cholesky factorisation: t = inf only, a factor for each ridge."""
+"""Tiled Cholesky factorisation with one factor for each ridge. It supports only t = inf."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ntkpipe.errors import NumericalError
+from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.direct import DirectSolution
 from ntkpipe.linalg.factor.posterior import leave_one_out, log_determinant, log_marginal_likelihood
 from ntkpipe.linalg.factor.refine import refine
@@ -19,6 +20,7 @@ from ntkpipe.linalg.operator import TileOperator, tile_operator
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import product_memory
 from ntkpipe.solvers.converged import ConvergedSolution, require_the_end
+from ntkpipe.solvers.correcting import Inverse
 from ntkpipe.solvers.factors import Factors
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.probing import probes, wanted
@@ -33,15 +35,16 @@ from ntkpipe.uncertainty.filters import BatchWeights, Filters, Part, WeightFilte
 
 @dataclass(frozen=True)
 class Cholesky(Solver):
-    """A tiled Cholesky factor for each ridge: t = inf alone, exact, with the likelihood and leave-one-out errors.
+    """A tiled Cholesky factor for each ridge. It solves exactly at t = inf, with the likelihood and leave-one-out errors.
 
     Args:
-        precision: `float64`, `mixed` (float32 factors, refined: as accurate, in half the time and memory; float64 ones where that does
-            not converge) or `float32` (accurate to a residual of about 1e-5 times the condition's root).
-        factor_edge: rows of a tile of a factor; None is chosen from the rows, the workers and the memory.
-        leave_one_out: exact leave-one-out errors among the facts, for as much arithmetic again as a factor.
-        products: of predictions with test kernels, `float64` or `float32`.
-        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+        precision: `float64`, `mixed` or `float32`. `mixed` refines float32 factors: it is as accurate as `float64`, in half the time and
+            memory, and uses float64 factors if it does not converge. `float32` has a residual of about 1e-5 times the square root of
+            the condition.
+        factor_edge: number of rows of a tile of a factor; None chooses it from the rows, the workers and the memory.
+        leave_one_out: whether to compute exact leave-one-out errors, which takes as much arithmetic as a factor.
+        products: precision of products with test kernels, `float64` or `float32`.
+        sample_rows: number of rows that are recomputed in float64 to measure rounding; None is 64, or fewer if they are slow.
     """
 
     kind: ClassVar[str] = "cholesky"
@@ -53,10 +56,10 @@ class Cholesky(Solver):
     sample_rows: int | None = None
 
     def answer(self, problem: Problem, workspace: Workspace) -> FactorSolution:
-        """See `Solver.answer`; a killed solve goes on from the tiles that it has finished.
+        """See `Solver.answer`. An interrupted solve continues after the tiles that it has finished.
 
         Raises:
-            NumericalError: for an indefinite kernel, or a factor too rough to answer.
+            NumericalError: if the kernel is indefinite, or the factor is not accurate enough.
         """
         require_the_end(problem, self.kind)
         began, kernel, room = time.monotonic(), problem.kernel, workspace.room
@@ -67,7 +70,7 @@ class Cholesky(Solver):
             memory_bytes=product_memory(room.budget, room.workers),
         ) as operator:
             each = [self._one(problem, workspace, operator, ridge) for ridge in problem.ridges]
-            # Image kernels have one eigenvalue far above the others: a few passes with one vector.
+            # Image kernels have one eigenvalue far above the others, so this takes a few passes with one vector.
             largest = largest_eigenvalue(operator, tolerance=1e-4)
             measured = kernel.measure(operator, workspace.executor, self.sample_rows)
             ceiling = operator.pair_bound()
@@ -89,7 +92,7 @@ class Cholesky(Solver):
         return FactorSolution(problem, self, workspace, measured.plain(), facts, weights, probed=probed)
 
     def _probed(self, problem: Problem, workspace: Workspace, operator: TileOperator) -> np.ndarray | None:
-        """(R, n, q) weights of the random vectors that errors are estimated from, by the factors that are there."""
+        """(R, n, q) weights of the random vectors for error estimates, from the stored factors; None without estimates."""
         if not wanted(problem):
             return None
         factors, vectors = self.factors(problem.kernel, workspace), probes(problem)
@@ -103,7 +106,7 @@ class Cholesky(Solver):
         return replace(found, history=saved.history, probed=arrays.get("probed"))
 
     def factors(self, kernel: TrainKernel, workspace: Workspace) -> Factors:
-        """Of a kernel, for any ridge."""
+        """The factors of a kernel, for any ridge."""
         return Factors(kernel, workspace, self.precision, self.factor_edge)
 
     def _one(
@@ -129,7 +132,7 @@ class Cholesky(Solver):
         return found.value, self._facts(problem, found, operator, ridge)
 
     def _facts(self, problem: Problem, found: DirectSolution, operator: TileOperator, ridge: float) -> dict[str, Any]:
-        """Of one ridge, JSON-ready: how the factor came about, and what it says of the model."""
+        """Facts about one ridge, JSON-ready: how the factor was computed, and its likelihood and leave-one-out errors."""
         run = found.run
         y, weights = problem.own_targets, problem.with_own_targets(found.value, ridge)
         facts: dict[str, Any] = {
@@ -148,7 +151,7 @@ class Cholesky(Solver):
             "smallest": run.factor.smallest_eigenvalue() - ridge - found.raised,
         }
         if found.method == "cg":
-            return facts  # the factor is that of a matrix near by: what it says of the model is not of this one
+            return facts  # the factor belongs to a nearby matrix, so its likelihood is not the one of this kernel
         logdet = log_determinant(run.factor, operator)
         facts |= {
             "logdet": logdet.value,
@@ -168,12 +171,12 @@ class Cholesky(Solver):
 
 @dataclass(frozen=True, repr=False)
 class FactorSolution(ConvergedSolution):
-    """Weights by factors, which lie in the store."""
+    """Weights that were computed with factors, which are in the store."""
 
     solver: Cholesky
 
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
-        """See `Solution.leave_one_out`: of all points, exactly."""
+        """See `Solution.leave_one_out`. It is exact for all points."""
         where, kernel = workspace or self.workspace, self.problem.kernel
         weights, rows = own_weights(self), np.arange(kernel.n)
         factors, out = self.solver.factors(kernel, where), np.empty_like(weights)
@@ -183,15 +186,25 @@ class FactorSolution(ConvergedSolution):
                 out[j] = leave_one_out(factors.factor(operator, ridge), operator, weights[j]).residuals
         return LeaveOneOut(self.of_copies(out, rows), rows, exact=True)
 
+    def inverse(self, operator: AnyOperator, workspace: Workspace) -> Inverse:
+        """See `Solution.inverse`. It uses the factors that the solve has stored."""
+        kernel, factors = self.problem.kernel, self.solver.factors(self.problem.kernel, workspace)
+
+        def solve(columns: np.ndarray, ridge: float, tolerance: float = 0.0) -> np.ndarray:
+            del tolerance
+            return kernel.copies.average(factors.solve(columns, operator, ridge).value)
+
+        return solve
+
     def ridge_groups(self) -> list[tuple[float, ...]]:
-        """See `Solution.ridge_groups`: one by one."""
+        """See `Solution.ridge_groups`. Each ridge has its own factor, so each is a group."""
         return [(ridge,) for ridge in self.problem.ridges]
 
     @contextlib.contextmanager
     def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
         """See `Solution.filters`."""
         (ridge,) = ridges
-        # The one that the solve has left in the store; of an odd part under flips it is made here.
+        # The solve has stored this factor. The odd part under flips has none yet, so it is computed here.
         factor = self.solver.factors(part.kernel, part.workspace).factor(part.operator, ridge)
         smallest = max(min(factor.smallest_eigenvalue() - ridge, part.ceiling) - part.noise, 0.0)
         rough = factor.dtype == "float32" and self.solver.precision == "mixed"

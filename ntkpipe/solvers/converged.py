@@ -1,4 +1,4 @@
-"""Solutions of solvers that know the end of training alone (Cholesky, conjugate gradients)."""
+"""Solutions of solvers that support only t = inf: Cholesky and conjugate gradients."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ntkpipe.solvers.solution import Sensitivity, Shape, Solution
 
 @dataclass(frozen=True, repr=False)
 class ConvergedSolution(Solution):
-    """One at t = inf, for the ridges that were solved for.
+    """A solution at t = inf for the ridges of the solve.
 
     Args:
-        weights: (R, n, c).
+        weights: dual weights (R, n, c).
     """
 
     weights: np.ndarray
     probed: np.ndarray | None = field(default=None, kw_only=True)
-    """(R, n, q) weights of the random vectors of `probing`; None where errors are not estimated."""
+    """Weights (R, n, q) of the random vectors of `probing`; None without error estimates."""
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -46,8 +46,8 @@ class ConvergedSolution(Solution):
         ]
         if unknown:
             raise ConfigError(
-                f"ridges={unknown} were not solved for, and {self.solver.kind} has weights for {list(self.problem.asked_ridges)} "
-                "alone: solve with them, or with krylov or eigh, which answer every ridge"
+                f"{self.solver.kind} has no weights for ridges={unknown}, only for {list(self.problem.asked_ridges)}: "
+                "solve again with these ridges, or use krylov or eigh, which support every ridge"
             )
         picked = [self.problem.ridges.index(ridge) for ridge in problem.ridges]
         probed = None if self.probed is None else self.probed[picked]
@@ -56,7 +56,7 @@ class ConvergedSolution(Solution):
     def spectrum(self) -> np.ndarray:
         """See `Solution.spectrum`."""
         raise ConfigError(
-            f"{self.solver.kind} finds no spectrum, only its ends (largest, smallest): use krylov or eigh"
+            f"{self.solver.kind} computes only the largest and the smallest eigenvalue: use krylov or eigh for a spectrum"
         )
 
     def dual_weights(self) -> tuple[np.ndarray, Shape]:
@@ -85,7 +85,10 @@ class ConvergedSolution(Solution):
         problem, sample = self.problem, self.sample
         facts = row_facts(problem, sample.indices, self.noise, self.solver.pass_products)
         ends = {"smallest": self.smallest, "largest": self.largest}
-        return direct_disturbance(self.weights, problem.targets, problem.ridges, sample, facts, **ends)
+        found = direct_disturbance(self.weights, problem.targets, problem.ridges, sample, facts, **ends)
+        # Random vectors say nothing of directions that rounding does not tell from null ones, and the weights may hold them.
+        unknown = np.isin(problem.ridges, self.facts.get("unresolved_ridges", []))
+        return replace(found, growth=np.where(unknown, math.inf, found.growth))
 
     def sensitivity(self) -> Sensitivity | None:
         """See `Solution.sensitivity`."""
@@ -109,12 +112,12 @@ class ConvergedSolution(Solution):
 
 
 def require_the_end(problem: Problem, kind: str) -> None:
-    """Refuse finite times for a solver that knows t = inf alone.
+    """Refuse finite times for a solver that supports only t = inf.
 
     Raises:
-        ConfigError: naming those that know them.
+        ConfigError: if finite times are requested; the text names solvers that support them.
     """
     if problem.times not in (None, (math.inf,)):
         raise ConfigError(
-            f"{kind} answers t = inf alone, and times={list(problem.times or ())} were asked for: use krylov or eigh for finite times"
+            f"{kind} supports only t = inf, not times={list(problem.times or ())}: use krylov or eigh for finite times"
         )

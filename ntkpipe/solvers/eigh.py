@@ -1,4 +1,4 @@
-"""Dense eigendecomposition in memory: the reference, and variances at every time."""
+"""Dense eigendecomposition in memory, the reference for all solvers. It supports variances at every time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from ntkpipe.dynamics.leave_one_out import residuals_from_eigensystem
 from ntkpipe.errors import IncompleteError
 from ntkpipe.linalg.assemble import assemble
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
+from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.eigh import Eigensystem, eigh
 from ntkpipe.linalg.operator import DenseOperator
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.solvers.correcting import Inverse
 from ntkpipe.solvers.facts import error_facts, spectrum_facts
 from ntkpipe.solvers.probing import probes, wanted
 from ntkpipe.solvers.problem import Problem
@@ -31,11 +33,12 @@ from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
 
 @dataclass(frozen=True)
 class Eigh(Solver):
-    """All eigenvalues and eigenvectors, in the memory of one process: every time and ridge, and the reference for other solvers.
+    """Solver with all eigenvalues and eigenvectors in the memory of one process, for every time and ridge.
 
     Args:
-        products: of predictions with test kernels, `float64` or `float32`.
-        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+        products: precision of products with test kernels, `float64` or `float32`.
+        sample_rows: number of rows that are recomputed in float64 to measure rounding; None is 64, or fewer if they are
+            slow.
     """
 
     kind: ClassVar[str] = "eigh"
@@ -44,7 +47,7 @@ class Eigh(Solver):
     sample_rows: int | None = None
 
     def answer(self, problem: Problem, workspace: Workspace) -> EigenSolution:
-        """See `Solver.answer`; the eigenvectors are kept in the store, where other solves find them."""
+        """See `Solver.answer`. The eigenvectors are stored, and other solves reuse them."""
         began, kernel = time.monotonic(), problem.kernel
         array = assembled(kernel)
         measured = kernel.measure(DenseOperator(array), workspace.executor, self.sample_rows)
@@ -89,29 +92,42 @@ class Eigh(Solver):
 
 @dataclass(frozen=True, repr=False)
 class EigenSolution(SpectralSolution):
-    """The whole spectrum."""
+    """The solution of `Eigh`, with the whole spectrum."""
 
     solver: Eigh
     space: KrylovSolution
 
     def probe_space(self) -> KrylovSolution | None:
-        """See `SpectralSolution.probe_space`: the whole basis has any vectors."""
+        """See `SpectralSolution.probe_space`; the whole basis contains all vectors."""
         space, problem = self.space, self.problem
         if not wanted(problem):
             return None
         return replace(space, targets=space.basis @ probes(problem))
 
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
-        """See `Solution.leave_one_out`: of all points, exactly."""
+        """See `Solution.leave_one_out`; exact for all points."""
         del workspace
         rows = np.arange(self.problem.kernel.n)
         system = Eigensystem(self.space.values, self.space.basis.T)
         out = residuals_from_eigensystem(system, self.problem.own_targets, self.problem.ridges)
         return LeaveOneOut(self.of_copies(out, rows), rows, exact=True)
 
+    def inverse(self, operator: AnyOperator, workspace: Workspace) -> Inverse:
+        """See `Solution.inverse`; uses the eigenvectors."""
+        del operator, workspace
+
+        def solve(columns: np.ndarray, ridge: float, tolerance: float = 0.0) -> np.ndarray:
+            del tolerance
+            values, cutoff = self.space.shifted(ridge)
+            kept = values > cutoff
+            over = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+            return self.space.basis.T @ (over[:, None] * (self.space.basis @ columns))
+
+        return solve
+
     @contextlib.contextmanager
     def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
-        """See `Solution.filters`: one space for all batches."""
+        """See `Solution.filters`; all batches share one space."""
         if part.own:
             values, vectors = self.space.values, self.space.basis.T
         else:
@@ -137,14 +153,14 @@ def eigensystem(
     tell: Callable[[str], None],
     array: np.ndarray | None = None,
 ) -> Eigensystem:
-    """The eigendecomposition of a kernel, from the store or made and kept there.
+    """The eigendecomposition of a kernel, which is read from the store, or computed and stored.
 
     Args:
-        problem: that is solved.
-        kernel: the problem's, or another part of it.
-        workspace: where.
-        tell: receives a line for people.
-        array: (n, n) the kernel, if it is at hand.
+        problem: the problem.
+        kernel: the kernel of the problem, or another part of it.
+        workspace: environment of the computation.
+        tell: receives a line for the user.
+        array: the kernel (n, n), if it is already in memory.
     """
     key = problem.solve_key("eigh", kernel)
     checkpoint = StoreCheckpoint(workspace.store, f"eigh/{key}", key)
@@ -158,5 +174,5 @@ def eigensystem(
 
 
 def assembled(kernel: TrainKernel) -> np.ndarray:
-    """(n, n) float64 the stored kernel, equal points merged."""
+    """The stored kernel (n, n) in float64, averaged over equal points."""
     return kernel.copies.average_matrix(assemble(kernel.matrix, np.float64))

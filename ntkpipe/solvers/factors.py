@@ -1,4 +1,4 @@
-"""Cholesky factors of kernels, kept in the store by what determines them: other runs and stages find them again."""
+"""Cholesky factors of kernels in the store. Their keys contain everything that determines them, so runs can share them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PREFIX = "cholesky"
 
 @dataclass(frozen=True)
 class Factors:
-    """The factors of one kernel, for any ridge.
+    """The factors of one kernel for any ridge.
 
     Args:
-        kernel: among the training points.
-        workspace: where they are made and kept.
+        kernel: the train-train kernel.
+        workspace: computes and stores the factors.
         precision: see `solve_direct`.
-        edge: rows of a tile; None is chosen.
+        edge: rows of a tile; None chooses the number.
     """
 
     kernel: TrainKernel
@@ -37,22 +37,22 @@ class Factors:
     edge: int | None = None
 
     def prefix(self, ridge: float) -> str:
-        """Of the keys of one ridge."""
+        """Prefix of the keys of one ridge."""
         return f"{PREFIX}/{digest({'matrix': self.kernel.key, 'ridge': ridge.hex()})}"
 
     def solve(
         self, b: np.ndarray, operator: Operator, ridge: float, on_tile: Callable[[str, int, int], None] | None = None
     ) -> DirectSolution:
-        """`(A + ridge I)^-1 b` `(n, k)` in this precision; the factor is found or made, and kept.
+        """`(A + ridge I)^-1 b` (n, k) in the configured precision. A missing factor is computed and stored.
 
         Args:
-            b: `(n, k)`.
+            b: right-hand sides (n, k).
             operator: the kernel, with float64 products.
             ridge: absolute.
-            on_tile: called with the precision of the factor, the number of finished tiles and of all.
+            on_tile: called with the precision of the factor, the number of finished tiles and the number of all tiles.
 
         Raises:
-            HeldError: if another run is making it.
+            HeldError: if another run computes the factor.
             IndefiniteError: if the kernel plus ridge is not positive definite.
         """
         with self._held(ridge):
@@ -72,7 +72,7 @@ class Factors:
             )
 
     def factor(self, operator: Operator, ridge: float) -> CholeskyFactor:
-        """A factor to solve many columns with: of `precision=mixed` the float32 one where refinement converges.
+        """A factor for solves with many columns: for `precision=mixed` the float32 factor if refinement converges.
 
         Args:
             operator: the kernel, with float64 products.
@@ -84,7 +84,7 @@ class Factors:
         return replace(self, precision="float64").factor(operator, ridge)
 
     def preconditioner(self, ridge: float) -> Float32Factor:
-        """A float32 factor for conjugate gradients: the one of `precision=mixed`."""
+        """A float32 factor as preconditioner of conjugate gradients. `precision=mixed` uses the same factor."""
         with self._held(ridge):
             return float32_factor(
                 self.kernel.matrix,

@@ -1,4 +1,4 @@
-"""Gradient flow of losses other than the squared one: integrated in function space, one pass over the tiles per stage."""
+"""Gradient flow of losses other than the squared one, integrated in function space. Each stage takes one pass over the tiles."""
 
 from __future__ import annotations
 
@@ -36,24 +36,25 @@ from ntkpipe.sources.kernels import TestKernel
 from ntkpipe.storage.checksum import digest
 from ntkpipe.uncertainty.filters import Filters, Part
 
-# Block steps of Lanczos for the largest eigenvalue, and room above what they find: it sets the stable step.
+# Block steps of Lanczos for the largest eigenvalue, and a safety factor on it, because it limits the stable step.
 _LARGEST_STEPS, _ROOM = 12, 1.02
-# Of rounding, in units of eps per product.
+# Rounding error of one product, in units of eps.
 _ROUNDING = 4.0
-_MEANS_ONLY = "losses other than the squared one have no closed form for {}: means alone"
+_MEANS_ONLY = "losses other than the squared one have no closed form for {}: only means are available"
 
 
 @dataclass(frozen=True)
 class Flow(Solver):
-    """Gradient flow of any loss from zero, by explicit steps whose length follows an estimate of their error.
+    """Gradient flow of any loss from outputs of zero. Explicit steps adapt their length to an estimate of their error.
 
     Args:
         loss: `cross_entropy` (classes; outputs are logits), `logistic` (one class against the rest), `huber` or `squared`.
-        huber_delta: residual from which `huber` is linear, in the units of the targets.
-        tolerance: largest acceptable estimate of the error of a prediction, in units of the largest target; of logits absolute.
-        products: `float64` or `float32`.
-        checkpoint_every: steps between checkpoints.
-        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+        huber_delta: residual above which `huber` is linear, in the units of the targets.
+        tolerance: largest acceptable estimate of the error of a prediction, in units of the largest target; for losses of classes,
+            absolute.
+        products: precision of products, `float64` or `float32`.
+        checkpoint_every: number of steps between checkpoints.
+        sample_rows: number of rows that are recomputed in float64 to measure rounding; None is 64, or fewer if they are slow.
     """
 
     kind: ClassVar[str] = "flow"
@@ -70,8 +71,8 @@ class Flow(Solver):
         super().__post_init__()
 
     def config(self) -> SolverConfig:
-        """See `Solver.config`; the loss is a setting of predictions."""
-        shared = ("tolerance", "products", "checkpoint_every", "sample_rows")
+        """See `Solver.config`. The loss is not part of it, because it is a setting of predictions."""
+        shared = ("tolerance", "products", "checkpoint_every", "sample_rows", "refine")
         return SolverConfig(kind=self.kind, **{name: getattr(self, name) for name in shared})
 
     @classmethod
@@ -81,14 +82,14 @@ class Flow(Solver):
         return cls(checkpoint_every=config.checkpoint_every, loss=loss, huber_delta=huber_delta, **known)  # type: ignore[arg-type]
 
     def answer(self, problem: Problem, workspace: Workspace) -> FlowSolution:
-        """See `Solver.answer`: dual weights at every time and ridge that are asked for.
+        """See `Solver.answer`. The result holds dual weights for the requested times and ridges.
 
         Raises:
-            ConfigError: for t = inf, or without times.
-            DataError: for targets that are none of the loss.
+            ConfigError: if no times are given, or one is inf, or the dynamics are not gradient flow.
+            DataError: if the targets do not fit the loss.
         """
         times = self._checked(problem)
-        make_loss(self.loss, delta=self.huber_delta).targets(problem.own_targets)  # refused before any pass
+        make_loss(self.loss, delta=self.huber_delta).targets(problem.own_targets)  # raises before the first pass
         began, kernel = time.monotonic(), problem.kernel
         held_bytes = held_memory(self.config(), *problem.shape, problem.answers, workspace.room)
         key = self._key(problem)
@@ -122,7 +123,7 @@ class Flow(Solver):
     def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> FlowSolution:
         """See `Solver.restore`."""
         if saved.facts["loss"] != self.loss:
-            raise IdentityError(f"this was solved for loss={saved.facts['loss']}, and not for {self.loss}: solve again")
+            raise IdentityError(f"this solution is for loss={saved.facts['loss']}, not for {self.loss}: solve again")
         weights, errors = saved.arrays["weights"], saved.arrays["errors"]
         return FlowSolution(problem, self, workspace, saved.sample, saved.facts, weights, errors, history=saved.history)
 
@@ -130,12 +131,12 @@ class Flow(Solver):
         loss = make_loss(self.loss, delta=self.huber_delta)
         if problem.dynamics.name != "gradient_flow":
             raise ConfigError(
-                f"loss={self.loss} is integrated as gradient flow: dynamics={problem.dynamics.name} is for squared loss"
+                f"loss={self.loss} supports only gradient flow; dynamics={problem.dynamics.name} needs squared loss"
             )
         if problem.times is None:
-            raise ConfigError(f"loss={self.loss} is integrated up to given times: give times, such as [10,100,1000]")
+            raise ConfigError(f"loss={self.loss} needs training times: give times, such as [10,100,1000]")
         if math.isinf(problem.times[-1]):
-            why = loss.no_end or "is integrated up to finite times: solver=krylov or eigh has t = inf of squared loss"
+            why = loss.no_end or "supports only finite times: solver=krylov or eigh supports t = inf for squared loss"
             raise ConfigError(f"t = inf: loss={self.loss} {why}. Give finite times")
         return problem.times
 
@@ -160,10 +161,10 @@ class Flow(Solver):
         largest: float,
         smallest: float,
     ) -> list[FlowState]:
-        """At every time, with one ridge; taken up where an earlier process stopped."""
+        """The states at every time for one ridge. It continues from the checkpoint of an earlier process."""
         del smallest
         loss = make_loss(self.loss, delta=self.huber_delta)
-        # Not the means of equal points: each has a loss of its own.
+        # Equal points keep their own targets, because the loss of a mean is not the mean of losses.
         targets = loss.targets(problem.own_targets)
         unit = 1.0 if loss.classes else float(problem.scales.max())
         root = math.sqrt(max(problem.kernel.largest_test_diagonal, np.finfo(np.float64).tiny))
@@ -174,7 +175,7 @@ class Flow(Solver):
         checkpoint = StoreCheckpoint(workspace.store, f"flow/{own}", own)
         done, state = _restored(checkpoint) or ([], flow.start())
         if state.steps:
-            workspace.tell(f"{problem.name}: going on at step {state.steps}, pass {state.passes}", force=True)
+            workspace.tell(f"{problem.name}: continues from step {state.steps}, pass {state.passes}", force=True)
         kept_at = state.steps
 
         def told(now: FlowState) -> None:
@@ -201,11 +202,11 @@ class Flow(Solver):
 
 @dataclass(frozen=True)
 class FlowSolution(Solution):
-    """Dual weights at the times and ridges that were solved for.
+    """Dual weights at the times and ridges of the solve.
 
     Args:
-        weights: (T, R, n, c).
-        errors: (T, R) estimates of their error in the norm of the kernel's function space.
+        weights: dual weights (T, R, n, c).
+        errors: (T, R) estimates of their integration error in the norm of the kernel's function space.
     """
 
     solver: Flow
@@ -215,7 +216,7 @@ class FlowSolution(Solution):
     @property
     def times(self) -> tuple[float, ...]:
         """See `Solution.times`."""
-        assert self.problem.times is not None  # `Flow` refuses to solve without
+        assert self.problem.times is not None  # `Flow` requires times
         return self.problem.times
 
     def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
@@ -223,10 +224,10 @@ class FlowSolution(Solution):
         problem = self.problem.at(times, ridges)
         own = self.problem
         if unknown := [t for t in problem.times or () if t not in self.times]:
-            raise ConfigError(f"times={unknown} were not integrated to, but {list(self.times)}: solve with them")
+            raise ConfigError(f"the solution has no times={unknown}, only {list(self.times)}: solve again with them")
         if unknown := [r for r in problem.ridges if r not in own.ridges]:
             raise ConfigError(
-                f"ridges={unknown} (absolute) were not solved for, but {list(own.ridges)}: solve with them"
+                f"the solution has no ridges={unknown} (absolute), only {list(own.ridges)}: solve again with them"
             )
         picked = np.ix_(
             [self.times.index(t) for t in problem.times or ()], [own.ridges.index(r) for r in problem.ridges]
@@ -243,14 +244,14 @@ class FlowSolution(Solution):
         batch: int | None = None,
         workspace: Workspace | None = None,
     ) -> KernelPredictions:
-        """See `Solution.evaluate`; without covariances."""
+        """See `Solution.evaluate`. Covariances are not supported."""
         if covariance != "none":
             raise ConfigError(_MEANS_ONLY.format("variances"))
         return super().evaluate(test, times, ridges, batch=batch, workspace=workspace)
 
     def spectrum(self) -> np.ndarray:
         """See `Solution.spectrum`."""
-        raise ConfigError("integrating a loss finds no spectrum: ntkpipe spectrum does, or solver=krylov and eigh")
+        raise ConfigError("solver=flow computes no spectrum: use ntkpipe spectrum, or solver=krylov or eigh")
 
     def dual_weights(self) -> tuple[np.ndarray, Shape]:
         """See `Solution.dual_weights`."""
@@ -258,7 +259,7 @@ class FlowSolution(Solution):
         return self.weights.transpose(2, 0, 1, 3).reshape(n, t * r * c), (t, r, c)
 
     def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
-        """See `Solution.budget`: all estimates."""
+        """See `Solution.budget`. All its terms are estimates."""
         t, r, n, c = self.weights.shape
         sample, problem = self.sample, self.problem
         scale = norm_safety(len(sample.indices), n) * math.sqrt(n / max(len(sample.indices), 1))
@@ -267,7 +268,7 @@ class FlowSolution(Solution):
             for i, at in enumerate(self.times):
                 u = self.weights[i, j]
                 size = np.linalg.norm(u, axis=0)
-                # A convex loss flattens what squared loss of the same curvature would do.
+                # The gain of squared loss with the same curvature also covers a convex loss.
                 gain = time_gain(problem.filter, at, ridge, 0.0, self.largest)
                 rounded = scale * np.linalg.norm((sample.stored - sample.exact) @ u, axis=0)
                 storage[i, j] = scaled(gain, rounded * independent_share(n) + sample.systematic * size)
@@ -277,11 +278,11 @@ class FlowSolution(Solution):
         return ErrorBudget(local, product, storage, test, np.full((t, r), ESTIMATE, dtype="<U12"))
 
     def disturbance(self) -> Disturbance:
-        """Refused; see `Solution.disturbance`."""
-        raise ConfigError(_MEANS_ONLY.format("estimates of what rounding does"))
+        """Raises `ConfigError`, because this solver has no error estimates; see `Solution.disturbance`."""
+        raise ConfigError(_MEANS_ONLY.format("estimates of rounding errors"))
 
     def sensitivity(self) -> None:
-        """See `Solution.sensitivity`: bounds alone tell of errors."""
+        """See `Solution.sensitivity`. It returns None, because this solver has only bounds."""
         return
 
     def left_out(self) -> None:
@@ -289,14 +290,14 @@ class FlowSolution(Solution):
         return
 
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
-        """Refused; see `Solution.leave_one_out`."""
+        """Raises `ConfigError`, because this solver has no leave-one-out errors; see `Solution.leave_one_out`."""
         raise ConfigError(_MEANS_ONLY.format("leave-one-out errors"))
 
     @contextmanager
     def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
-        """Refused; see `Solution.filters`."""
+        """Raises `ConfigError`, because this solver has no variances; see `Solution.filters`."""
         raise ConfigError(_MEANS_ONLY.format("variances"))
-        yield  # a generator, as everywhere
+        yield  # `contextmanager` needs a generator
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Solution.arrays`."""
@@ -304,7 +305,7 @@ class FlowSolution(Solution):
 
 
 def _ends(operator: TileOperator, problem: Problem) -> tuple[float, float]:
-    """Largest eigenvalue, and the smallest Ritz value: a block of a random vector and the targets, a few steps."""
+    """The largest and the smallest Ritz value of a few block steps from a random vector and the targets."""
     n = problem.shape[0]
     block = np.concatenate([np.random.default_rng(0).standard_normal((n, 1)), problem.targets], axis=1)
     found = block_lanczos(operator, block, max_steps=min(_LARGEST_STEPS, max(2, n // block.shape[1])))
@@ -320,7 +321,7 @@ def _arrays(done: Sequence[FlowState], now: FlowState) -> dict[str, np.ndarray]:
 
 
 def _restored(checkpoint: StoreCheckpoint) -> tuple[list[FlowState], FlowState] | None:
-    """The times that were reached, and where it stopped."""
+    """The states at the times that were reached, and the last state; None without a checkpoint."""
     records = checkpoint.restore()
     if not records:
         return None

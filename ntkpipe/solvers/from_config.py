@@ -1,4 +1,4 @@
-"""From a run's configuration to a solver."""
+"""Creates the solver of a run's configuration."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ntkpipe.solvers.krylov import Krylov
 from ntkpipe.solvers.solver import Solver
 
 SOLVERS: dict[str, type[Solver]] = {one.kind: one for one in (Krylov, ConjugateGradients, Cholesky, Eigh, Flow)}
-"""By `solver.kind`."""
+"""The solvers, by `solver.kind`."""
 
 
 def from_config(config: RunConfig) -> Solver:
-    """The solver that a configuration names, with its settings; those of other solvers are passed over."""
+    """The configured solver with its settings. Settings of other solvers are ignored."""
     if config.solver.kind == Flow.kind:
         return Flow.of(config.solver, config.predict.loss, config.predict.huber_delta)
     return SOLVERS[config.solver.kind].of(config.solver)

@@ -1,22 +1,21 @@
-"""Block Lanczos: one basis for every time, ridge and filter, or restarted where it outgrows its memory."""
+"""Block Lanczos. One basis serves every time, ridge and filter. A basis that exceeds its memory is restarted."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ntkpipe.dynamics import variance
+from ntkpipe.dynamics.enough import EstimateRule
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import RowSample
-from ntkpipe.dynamics.stopping import StopRule, resolved, stop_rule
-from ntkpipe.errors import IncompleteError
+from ntkpipe.dynamics.stopping import StopRule
+from ntkpipe.errors import ConfigError, IncompleteError
 from ntkpipe.linalg.checkpoint import StoreCheckpoint
 from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
@@ -24,50 +23,55 @@ from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.linalg.pool_basis import PoolBasis
 from ntkpipe.linalg.recurrence import StepRecord
 from ntkpipe.linalg.restarted import LEAST_BLOCKS, restarted_lanczos
+from ntkpipe.linalg.rounded_basis import RoundedBasis
 from ntkpipe.linalg.solution import Reason
 from ntkpipe.planning.memory import basis_capacity, held_memory
-from ntkpipe.solvers.facts import error_facts, relative_residual, spectrum_facts
+from ntkpipe.solvers.basis_solution import BasisSolution
+from ntkpipe.solvers.facts import error_facts, spectrum_facts, true_residual
 from ntkpipe.solvers.probing import ProbeSolve
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.restarted import Restarts
-from ntkpipe.solvers.solution import LeaveOneOut, Saved
+from ntkpipe.solvers.solution import Saved
 from ntkpipe.solvers.solver import Solver
-from ntkpipe.solvers.spectral import SpectralSolution
-from ntkpipe.solvers.stochastic import sampled_leave_one_out
+from ntkpipe.solvers.stopping import estimates_of, reached, rule_of, waiting
 from ntkpipe.solvers.workspace import Workspace, exclusive
 from ntkpipe.sources.kernels import KernelSample
-from ntkpipe.uncertainty.filters import Filters, Part, SpaceFilters
+from ntkpipe.storage.checksum import digest
 from ntkpipe.units import human_seconds
-
-# Stopping is asked at steps that grow so much: each time an eigendecomposition of the projected kernel, of some hundred
-# to some thousand rows, is made. They cost 1.6 times the last together, and a tenth of the steps may be wasted.
-_GROWTH = 0.2
 
 
 @dataclass(frozen=True)
 class Krylov(Solver):
-    """Block Lanczos: every time and ridge from one basis, which is kept in the store and grows when more is asked.
+    """Block Lanczos. One basis serves every time and ridge. The store keeps it, and later solves extend it.
 
     Args:
-        tolerance: largest acceptable error bound of a prediction, in units of the largest target, before rounding terms.
-        max_steps: block steps after which it stops and says that it has not converged.
+        tolerance: how much further steps may still move a prediction, in units of the largest target, without errors of the tiles and of
+            rounding (see `stop`).
+        stop: `estimate` stops when the means of up to 64 test points move by less than the tolerance, or by less than a tenth of the
+            errors of the tiles and of rounding. Without test points, with `basis=workers`, or after a restart of the basis, it acts as
+            `bound`. `bound` stops when no prediction of any point can be off by more than the tolerance.
+        max_steps: number of block steps after which the solver raises an error.
         products: `float64` (exact on the stored tiles) or `float32` (about 1.6 times faster, accurate to 1e-7 of the matrix).
-        checkpoint_every: block steps between checkpoints.
-        basis: where its vectors are: `driver`, or in slices over the `workers`; then the times have to be given.
-        basis_gib: memory for the basis; one that outgrows it is restarted, and answers the times and ridges of this solve alone. None is
-            half of what the processes leave of the memory.
-        sample_rows: rows of the matrix recomputed in float64 to measure rounding; None is 64, or fewer where they take long.
+        checkpoint_every: number of block steps between checkpoints.
+        basis: `driver` keeps the basis in the driver, `workers` divides it into slices over the workers. With `workers` the times must be
+            given.
+        basis_gib: memory of the basis in GiB. A basis in the driver that exceeds it is restarted, and then serves only the times and ridges
+            of this solve. None is half of the memory that the processes leave.
+        basis_dtype: `float32` rounds the basis, which needs `basis=driver` and cannot be restarted. `auto` is `float64`.
+        sample_rows: number of rows that are recomputed in float64 to measure rounding; None is 64, or fewer if they are slow.
     """
 
     kind: ClassVar[str] = "krylov"
     spectrum_kind: ClassVar[str] = "Ritz values"
 
     tolerance: float = 1e-4
+    stop: str = "estimate"
     max_steps: int = 1000
     products: str = "float64"
     checkpoint_every: int = 10
     basis: str = "driver"
     basis_gib: float | None = None
+    basis_dtype: str = "auto"
     sample_rows: int | None = None
 
     @property
@@ -76,21 +80,36 @@ class Krylov(Solver):
         return self.products
 
     @property
-    def stops_at(self) -> float:
+    def rounds(self) -> bool:
+        """Whether the basis is in float32."""
+        return self.config().basis_item == 4
+
+    def key_of(self, problem: Problem) -> str:
+        """Key of the basis."""
+        key = problem.solve_key(self.products)
+        return digest({"basis": key, "dtype": "float32"}) if self.rounds else key
+
+    def empty(self, n: int, c: int) -> RoundedBasis | None:
+        """An empty basis for n rows and c outputs in float32; None if the basis is in float64."""
+        return RoundedBasis(n, min(n, c * (self.max_steps + 1))) if self.rounds else None
+
+    @property
+    def stops_at(self) -> float | None:
         """See `Solver.stops_at`."""
-        return self.tolerance
+        return self.tolerance if self.stop == "bound" else None
 
     def tightened(self, scale: float) -> Krylov:
         """See `Solver.tightened`."""
         return replace(self, tolerance=self.tolerance / scale)
 
     def answer(self, problem: Problem, workspace: Workspace) -> BasisSolution:
-        """See `Solver.answer`; a basis large enough for every time and ridge.
+        """See `Solver.answer`. The basis is large enough for every time and ridge.
 
         Raises:
-            IncompleteError: if it runs out of steps; what it has is kept.
+            ConfigError: if the basis exceeds its memory, and it is in float32, or the solve has no times.
+            IncompleteError: if `max_steps` is reached; the basis is stored, so a later solve continues.
         """
-        key, kernel, settings = problem.solve_key(self.products), problem.kernel, self.config()
+        key, kernel, settings = self.key_of(problem), problem.kernel, self.config()
         held_bytes = held_memory(settings, *problem.shape, problem.answers, workspace.room)
         with exclusive(workspace, f"krylov/{key}") as held:
             tiles = tile_operator(kernel.matrix, held.executor, products=self.products, memory_bytes=held_bytes)
@@ -100,16 +119,7 @@ class Krylov(Solver):
                 held.tell(f"{problem.name}: measuring the rounding of tiles on {rows} rows", force=True)
                 measured = kernel.measure(operator, held.executor, self.sample_rows)
                 ceiling = operator.pair_bound()
-                rule = stop_rule(
-                    problem.filter,
-                    problem.times,
-                    problem.ridges,
-                    largest_test_diagonal=kernel.largest_test_diagonal,
-                    tolerance=self.tolerance,
-                    scales=problem.scales,
-                    noise=measured.noise,
-                    ceiling=ceiling,
-                )
+                rule = rule_of(problem, measured, held, self.config(), ceiling)
                 found = _Solve(self, problem, held, key, operator, measured, rule, ceiling).run()
                 found = self._probed(found, operator, held)
         return replace(found, workspace=workspace)
@@ -121,7 +131,7 @@ class Krylov(Solver):
         return replace(found, probed=probed)
 
     def _probed(self, found: BasisSolution, operator: AnyOperator, workspace: Workspace) -> BasisSolution:
-        """With the space of the random vectors that errors are estimated from."""
+        """The solution with the Krylov space of the random vectors for error estimates."""
         problem = found.problem
         solve = ProbeSolve(problem, workspace, found.facts["key"], found.noise, found.ceiling)
         capacity = basis_capacity(self.config(), *problem.shape, problem.answers, workspace.room)
@@ -156,85 +166,33 @@ class Krylov(Solver):
             return KrylovSolution.loaded(arrays, noise, ceiling)
         checkpoint = StoreCheckpoint(workspace.store, f"krylov/{facts['key']}", facts["key"])
         stub = _Finished(problem.kernel.n, f"the basis of {name} is incomplete: solve again")
-        result = block_lanczos(stub, problem.targets, max_steps=facts["steps"], checkpoint=checkpoint)
+        result = block_lanczos(
+            stub,
+            problem.targets,
+            max_steps=facts["steps"],
+            checkpoint=checkpoint,
+            basis=self.empty(*problem.shape),
+        )
         if len(result.basis) != sample.stored.shape[1]:
-            # Another run has taken more steps on the shared basis, which the rows sampled here have not seen.
-            raise IncompleteError(f"the basis of {name} has grown since it was solved: solve again")
+            # Another run has extended the shared basis. The saved products of the sampled rows do not contain the new vectors.
+            raise IncompleteError(f"the basis of {name} has grown since this solution was saved: solve again")
         return KrylovSolution.from_lanczos(result, noise, ceiling)
-
-
-@dataclass(frozen=True, repr=False)
-class BasisSolution(SpectralSolution):
-    """A Krylov basis with its small problem, or what restarts have added up."""
-
-    solver: Krylov
-
-    def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
-        """See `Solution.leave_one_out`: of a sample."""
-        return sampled_leave_one_out(self, workspace or self.workspace)
-
-    @contextlib.contextmanager
-    def filters(self, part: Part, ridges: tuple[float, ...]) -> Iterator[Filters]:
-        """See `Solution.filters`: a space of its own for every batch."""
-        yield SpaceFilters(self._spaces(part, ridges), self.problem.filter, part.times, ridges, part.rows)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """See `Solution.state`."""
-        probed = {} if self.probed is None else self.probed.state()
-        return self.space.state() | {f"probed_{name}": array for name, array in probed.items()}
-
-    def _spaces(self, part: Part, ridges: tuple[float, ...]) -> Callable[[np.ndarray, bool], KrylovSolution]:
-        settings, trained = self.solver, self.problem.filter
-
-        def space(columns: np.ndarray, quadratic: bool) -> KrylovSolution:
-            worst = math.inf
-
-            def stop(result: LanczosResult) -> bool:
-                nonlocal worst
-                solution = KrylovSolution.from_lanczos(result, part.noise, resolved(part.ceiling, part.noise))
-                worst = 0.0
-                if quadratic and not part.full:
-                    for ridge in ridges:
-                        found = variance.quadratic_truncation(solution, trained, part.times, ridge)
-                        worst = max(worst, float(found.max(initial=0.0)))
-                else:
-                    kappa = variance.ensemble_truncation(solution, trained, part.times, ridges)
-                    worst = float((2.0 * math.sqrt(part.largest_prior) * kappa + kappa**2).max(initial=0.0))
-                return worst <= settings.tolerance
-
-            result = block_lanczos(
-                part.operator,
-                columns,
-                max_steps=settings.max_steps,
-                stop=stop,
-                check_every=lambda step: step + max(1, math.ceil(_GROWTH * step)),
-            )
-            if result.reason is Reason.MAX_STEPS:
-                raise IncompleteError(
-                    f"krylov has made {result.steps} passes for variances of {self.name} and their bound is {worst:.1e}, above "
-                    f"solver.tolerance={settings.tolerance:g} of the largest prior variance, {part.largest_prior:.2g}: run with a "
-                    "larger solver.max_steps or tolerance, in a run_dir of its own, or add a ridge. Batches that are finished are "
-                    "kept."
-                )
-            return KrylovSolution.from_lanczos(result, part.noise, part.ceiling)
-
-        return space
 
 
 @dataclass
 class _Solve:
-    """One solve at work.
+    """A running solve.
 
     Args:
-        solver: with its settings.
-        problem: that is solved.
-        workspace: held by this solve alone.
-        key: names the basis.
+        solver: the solver with its settings.
+        problem: the problem to solve.
+        workspace: the environment; this solve holds its lease.
+        key: key of the basis.
         operator: the kernel.
-        measured: sampled rows of it, and the errors of its tiles.
-        rule: when to stop.
+        measured: sampled rows of the kernel, and the errors of its tiles.
+        rule: the stopping rule.
         ceiling: an upper bound on the smallest eigenvalue.
-        clock: seconds by what they were spent on.
+        clock: seconds spent on products and on orthogonalisation.
     """
 
     solver: Krylov
@@ -243,12 +201,12 @@ class _Solve:
     key: str
     operator: AnyOperator
     measured: KernelSample
-    rule: StopRule
+    rule: StopRule | EstimateRule
     ceiling: float
     clock: dict[str, float] = field(default_factory=lambda: {"products": 0.0, "orthogonalise": 0.0})
 
     def run(self) -> BasisSolution:
-        """A basis, or restarted weights, and what a report says of them."""
+        """Solve with one basis, or with restarts if the basis exceeds its memory or is on the workers."""
         n, c = self.problem.shape
         began = time.monotonic()
         capacity = basis_capacity(self.solver.config(), n, c, self.problem.answers, self.workspace.room)
@@ -260,22 +218,28 @@ class _Solve:
             found = self._first_cycle(capacity, basis)
             if found is not None and basis is None and found.reason is not Reason.FULL:
                 return self._of_basis(found, began)
+            if self.solver.rounds:
+                raise ConfigError(
+                    f"the basis of {self.problem.name} exceeds its memory ({capacity:,} vectors), and a float32 basis cannot be "
+                    "restarted: set solver.basis_dtype=float64, or raise solver.basis_gib or cluster.memory_gib"
+                )
             return self._of_restarts(found, capacity, basis, began)
 
     def _first_cycle(self, capacity: int, basis: PoolBasis | None) -> LanczosResult | None:
-        """A basis until it is good, or full; None if another process has restarted it already."""
+        """The basis until the rule stops it or it is full; None if the store holds a checkpoint of a restarted solve."""
         if next(self._restarts().checkpoint(self.workspace.store).replay(), None) is not None:
             return None
         return block_lanczos(
             self.operator,
             self.problem.targets,
             max_steps=self.solver.max_steps,
-            max_vectors=capacity if basis is None else None,  # what the workers' memory does not hold, their disks do
+            max_vectors=capacity if basis is None else None,  # workers store on disk what exceeds their memory
             stop=self.rule,
+            check_every=self.rule.check_every,
             checkpoint=StoreCheckpoint(self.workspace.store, f"krylov/{self.key}", self.key),
             checkpoint_every=self.solver.checkpoint_every,
             on_step=self._on_step,
-            basis=basis,
+            basis=basis or self.solver.empty(*self.problem.shape),
         )
 
     def _of_basis(self, result: LanczosResult, began: float) -> BasisSolution:
@@ -284,22 +248,29 @@ class _Solve:
             found = KrylovSolution.from_lanczos(result, self.measured.noise)
         found = replace(found, ceiling=self.ceiling)
         sample = self.measured.in_basis(found.basis)
-        residual = _true_residual(self.problem, found, self.operator)
-        return self._solution(found, sample, result.reason, result.steps, residual, began)
+        residual = true_residual(self.problem, found, self.operator)
+        reason = Reason.ROUNDING if result.reason is Reason.CONVERGED and self.rule.rounding else result.reason
+        return self._solution(found, sample, reason, result.steps, residual, began)
 
     def _of_restarts(
         self, first: LanczosResult | None, capacity: int, basis: PoolBasis | None, began: float
     ) -> BasisSolution:
-        """Go on within a basis of `capacity` vectors.
+        """Continue with restarts of a basis of `capacity` vectors.
 
-        A finished basis over the workers is one cycle: weights are taken from it, and its vectors stay where they are.
+        A finished basis on the workers is a single cycle. The weights are computed from it, and its vectors stay on the workers.
         """
         restarts, solver = self._restarts(), self.solver
         restarts.require_times(first, capacity)
         start = np.zeros((0, self.problem.shape[1])) if first is None else first.start
+        if isinstance(self.rule, EstimateRule):
+            self.rule = self.rule.bound
         answer = restarts.weights(self.rule, start)
         if basis is None:
-            self._tell(f"the basis is restarted, {capacity} vectors fit (solver.basis_gib)", force=True)
+            self._tell(
+                f"the basis is full with {capacity} vectors (solver.basis_gib) and is restarted: from now on the solver stops by the bound "
+                "on errors",
+                force=True,
+            )
         elif first is not None:
             capacity = max(len(basis), LEAST_BLOCKS * first.start.shape[1])
         reason, steps = restarted_lanczos(
@@ -337,19 +308,21 @@ class _Solve:
             "restarted": space.is_restarted,
             "products": self.solver.products,
             "true_residual": residual,
-            "bound": history[-1][2] if history else 0.0,
+            "bound": history[-1][2] if history and reason is not Reason.INVARIANT else 0.0,
             "seconds": seconds,
             **{f"seconds_{k}": v for k, v in self.clock.items()},
             **spectrum_facts(self.problem, space.largest, space.smallest),
             **error_facts(self.measured, self.ceiling),
+            **estimates_of(self.rule),
         }
         if reason is Reason.MAX_STEPS:
             raise IncompleteError(
-                f"krylov has made {steps} passes for {self.problem.name} and its error bound is {facts['bound']:.1e} of the largest "
-                f"target, above solver.tolerance={self.solver.tolerance:g}. What it has is kept: run with a larger solver.max_steps "
-                "or tolerance, in a run_dir of its own, or add a ridge."
+                f"krylov has not converged for {self.problem.name} after {steps} passes: {reached(self.rule)}, above "
+                f"solver.tolerance={self.solver.tolerance:g}. The basis is kept: run with a larger solver.max_steps or solver.tolerance in "
+                "a new run_dir, or add a ridge."
             )
-        self._tell(f"done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}", force=True)
+        why = "; rounding and errors of the tiles remain" if reason is Reason.ROUNDING else ""
+        self._tell(f"done, {steps} passes in {human_seconds(seconds)}, true residual {residual:.1e}{why}", force=True)
         return BasisSolution(self.problem, self.solver, self.workspace, sample, facts, space, history=tuple(history))
 
     def _restarts(self) -> Restarts:
@@ -359,36 +332,23 @@ class _Solve:
     def _on_step(self, record: StepRecord) -> None:
         self.clock["products"] += record.product_seconds
         self.clock["orthogonalise"] += record.orthogonalise_seconds
-        bound = self.rule.history[-1][2] if self.rule.history else math.nan
         self._tell(
-            f"{record.step} passes, {record.vectors} vectors, "
-            + (f"error bound {bound:.1e}, wanted {self.solver.tolerance:.0e}, " if self.rule.history else "")
-            + f"{record.product_seconds:.2g} s a pass",
+            f"{record.step} passes, {record.vectors} vectors, {waiting(self.rule)}{record.product_seconds:.2g} s a pass",
             kernel=self.problem.name,
             steps=record.step,
-            bound=None if math.isnan(bound) else bound,
+            bound=self.rule.history[-1][2] if self.rule.history else None,
+            estimate=self.rule.estimates[-1][1]
+            if isinstance(self.rule, EstimateRule) and self.rule.estimates
+            else None,
         )
 
     def _tell(self, line: str, **facts: Any) -> None:
         self.workspace.tell(f"{self.problem.name}: {line}", **facts)
 
 
-def _true_residual(problem: Problem, solution: KrylovSolution, operator: AnyOperator) -> float:
-    """Largest `|b - u' - A u| / |b|` over the outputs, from one more pass, at the last time and the smallest ridge."""
-    at = math.inf if problem.times is None else problem.times[-1]
-    ridge = min(problem.ridges)
-    values, cutoff = solution.shifted(ridge)
-    phi = problem.filter.weights(values, at, cutoff=cutoff)[:, None] * solution.targets
-    learnt = 1.0 - problem.filter.decay(values, at, cutoff=cutoff)
-    asked = solution.basis.T @ solution.rotate(learnt[:, None] * solution.targets)
-    weights = solution.basis.T @ solution.rotate(phi)
-    residual = asked - operator.matmul(weights, products="float64") - ridge * weights
-    return relative_residual(residual, problem.targets)
-
-
 @dataclass(frozen=True)
 class _Finished:
-    """Stands for an operator where a finished basis is restored: no pass is to be made."""
+    """A placeholder operator for a finished basis that is restored. It raises `IncompleteError` instead of making a pass."""
 
     n: int
     otherwise: str

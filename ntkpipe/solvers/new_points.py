@@ -1,4 +1,4 @@
-"""Predictions of points that a kernel does not have, a batch at a time."""
+"""Predictions for new points, whose kernel with the training points is computed in batches."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 def predict_new(
     solution: Solution, x: Any, times: Numbers | None, ridges: Numbers | None, diagonal: Any, **settings: Any
 ) -> Predictions:
-    """See `Solution.predict`, whose other arguments `settings` are.
+    """Predict new points. Arguments are those of `Solution.predict`; `settings` are its other arguments.
 
     Raises:
-        ConfigError: for variances of points of a kernel that was given without its diagonal.
-        DataError: if the points are not like the training points.
+        ConfigError: if variances are requested for a given kernel without `diagonal`, or `diagonal` is given for a computed kernel, or
+            the kernel was not made by a Gram.
+        DataError: if the points differ in shape or kind from the training points.
     """
     kernel = solution.problem.kernel
     if kernel.is_given:
@@ -39,9 +40,9 @@ def predict_new(
             test = given_blocks(kernel.blocks, x, diagonal).test(kernel.name)
         return solution.predict(test, times, ridges, **settings)
     if diagonal is not None:
-        raise ConfigError("diagonal is for kernels that were given; this one is computed for new points: leave it out")
+        raise ConfigError("diagonal is only for given kernels, and this kernel is computed: leave it out")
     if not isinstance(kernel, BlockTrainKernel):
-        raise ConfigError("new points need a kernel that a Gram computes: nk.Gram(...).train()")
+        raise ConfigError("predictions for new points need a kernel that a Gram computes: use nk.Gram(...).train()")
     blocks = kernel.blocks
     new = new_points(blocks, x)
     for text in new.notes:

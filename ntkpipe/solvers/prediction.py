@@ -1,4 +1,4 @@
-"""Predictions of one kernel: one pass over the test-train tiles serves every time and ridge."""
+"""Predictions with one kernel. One pass over the test-train tiles serves every time and ridge."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KernelPredictions:
-    """Predictions of p test points by one kernel, in the order of the test kernel's rows.
+    """Predictions of p test points with one kernel, in the order of the test kernel's rows.
 
     Args:
-        name: of the kernel.
-        times: T in steps.
-        ridges: R, as they were asked for.
-        absolute_ridges: R, as they are added to the diagonal.
-        ridge_scale: of `ridges`.
+        name: name of the kernel.
+        times: T times in steps.
+        ridges: R configured ridges.
+        absolute_ridges: R ridges as they are added to the diagonal.
+        ridge_scale: scale of `ridges`, `relative` or `absolute`.
         mean: (T, R, p, c) float64.
-        budget: bounds on their errors by origin.
+        budget: bounds on the errors of the means, by origin.
         test_diagonal: (p,) `k(x, x)`.
-        estimates_diagonal: whether that was estimated.
-        covariance: variances, and covariances where asked for, over networks; else None.
-        warnings: what the user should know.
-        noise: (T, R, c) variances of targets about means, if they were asked for.
-        estimate: (T, R, p, c), what errors of `mean` are estimated at; None where they are not.
-        rows_of_point: rows of the test kernel that are outputs of one point: 1, or c where means have one column for all of them.
+        estimates_diagonal: whether `test_diagonal` was estimated.
+        covariance: variances over networks, and covariances if requested; None without either.
+        warnings: warnings for the user.
+        noise: (T, R, c) noise variances of targets about means; None if not requested.
+        estimate: (T, R, p, c) estimated errors of `mean`; None without estimates.
+        rows_of_point: number of rows of the test kernel that belong to one point. It is 1, or the number of outputs if the kernel has a
+            row for each output.
     """
 
     name: str
@@ -64,52 +65,52 @@ class KernelPredictions:
     rows_of_point: int = 1
 
     def by_point(self, rows: int) -> KernelPredictions:
-        """The same with the outputs of a point in one row, where the kernel has a row for each."""
+        """The same predictions with all outputs of a point in one row, for a kernel with `rows` rows for each point."""
         if rows == 1:
             return self
         return replace(self, mean=_by_point(self.mean, rows), rows_of_point=rows)
 
     @property
     def bound(self) -> np.ndarray:
-        """(T, R, p, c), bounds on the errors of `mean`; inf where none is known."""
+        """Bounds (T, R, p, c) on the errors of `mean`; inf if none is known."""
         found = _by_point(self.budget.bound(self.test_diagonal), self.rows_of_point)
         return np.nan_to_num(found, nan=np.inf, posinf=np.inf)
 
     def bound_term(self, name: str) -> np.ndarray:
-        """(T, R, c), a part of the bounds by its name in `budget`: a factor of `sqrt(k(x, x))`."""
+        """A term (T, R, c) of the bounds by its name in `budget`, as a factor of `sqrt(k(x, x))`."""
         return np.repeat(getattr(self.budget, name), self.rows_of_point, axis=-1)
 
     @property
     def error_estimate(self) -> np.ndarray | None:
-        """(T, R, p, c) as exported: nowhere above the bound, which holds."""
+        """The exported estimates (T, R, p, c), which are at most the bound; None without estimates."""
         if self.estimate is None:
             return None
         return np.minimum(_by_point(self.estimate, self.rows_of_point), self.bound)
 
     @property
     def bound_kind(self) -> np.ndarray:
-        """(T, R) of str, see `ErrorBudget`; none is rigorous where the diagonal was estimated."""
+        """(T, R) of str, see `ErrorBudget`. With an estimated diagonal, `rigorous` becomes `estimate`."""
         kind = self.budget.kind
         return np.where(kind == RIGOROUS, ESTIMATE, kind) if self.estimates_diagonal else kind
 
     @property
     def variance(self) -> np.ndarray | None:
-        """(T, R, p) over networks, if asked for."""
+        """Variances (T, R, p) over networks; None if not requested."""
         return None if self.covariance is None else self.covariance.variance
 
 
 def _by_point(values: np.ndarray, rows: int) -> np.ndarray:
-    """Values of rows (T, R, p r, 1) as those of points (T, R, p, r)."""
+    """Reshape values of rows (T, R, p r, 1) to values of points (T, R, p, r)."""
     return values if rows == 1 else values.reshape(*values.shape[:2], -1, rows)
 
 
 def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attributes: dict[str, Any]) -> Predictions:
-    """Predictions of the same points by one or several kernels as they are exported, points in the order of their source.
+    """Join predictions of the same points with one or several kernels for the export. Points are in the order of their source.
 
     Args:
-        parts: of the kernels, at the same times and ridges.
-        points: what is known of the points; None numbers them, and their targets are NaN.
-        attributes: kept beside the numbers.
+        parts: predictions of each kernel, at the same times and ridges.
+        points: the test points. None numbers the points, and their targets are NaN.
+        attributes: attributes of the exported predictions.
     """
     first = parts[0]
     p, c = first.mean.shape[2:]
@@ -128,7 +129,7 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
         variance, variance_bound = units.variance(variance), units.variance(variance_bound)
     made = [part.error_estimate for part in parts]
     estimates = None
-    if any(one is not None for one in made):  # a kernel that has none has its bound
+    if any(one is not None for one in made):  # the bound replaces a missing estimate
         pairs = zip(made, parts, strict=True)
         estimates = np.stack([part.bound if one is None else one for one, part in pairs])
     noises = [part.noise for part in parts if part.noise is not None]
@@ -162,56 +163,56 @@ def joined(parts: Sequence[KernelPredictions], points: TestPoints | None, attrib
 
 @dataclass(frozen=True)
 class _Units:
-    """From the units in which targets were solved for to those of the data; both None where they are the same.
+    """Conversion from the units of the solved targets to the units of the data. Both fields are None if the units are the same.
 
     Args:
-        shift: (c,).
-        scale: (c,).
+        shift: mean of each output, (c,).
+        scale: scale of each output, (c,).
     """
 
     shift: np.ndarray | None
     scale: np.ndarray | None
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """Of means (..., c)."""
+        """Convert means (..., c)."""
         return values if self.scale is None else values * self.scale + self.shift
 
     def spread(self, values: np.ndarray) -> np.ndarray:
-        """Of deviations and bounds (..., c)."""
+        """Convert deviations and bounds (..., c)."""
         return values if self.scale is None else values * self.scale
 
     def variance(self, values: np.ndarray) -> np.ndarray:
-        """Of variances (..., p): of several outputs, each with a unit of its own, (..., p, c)."""
+        """Convert variances (..., p). The result is (..., p, c) if there are several outputs, because each has its own unit."""
         if self.scale is None:
             return values
         return values * self.scale[0] ** 2 if len(self.scale) == 1 else values[..., None] * self.scale**2
 
     def covariance(self, values: np.ndarray) -> np.ndarray:
-        """Of covariances (..., p, p): of several outputs, each with a unit of its own, (..., p, p, c)."""
+        """Convert covariances (..., p, p). The result is (..., p, p, c) if there are several outputs."""
         return self.variance(values)
 
 
 def evaluate(
     solution: Solution, test: TestKernel, *, covariance: str, batch: int | None, workspace: Workspace
 ) -> KernelPredictions:
-    """See `Solution.evaluate`; at the times and ridges of the solution.
+    """Evaluate a solution at its own times and ridges; see `Solution.evaluate`.
 
     Raises:
-        ConfigError: on an impossible setting.
-        DataError: for a kernel with other training points.
-        NumericalError: if a prediction is no number.
+        ConfigError: if a setting is invalid, or the test kernel is an array.
+        DataError: if the test kernel has another number of training points.
+        NumericalError: if a prediction is not finite.
     """
     problem, times = solution.problem, solution.times
     if isinstance(test, np.ndarray):
         raise ConfigError(
-            "a test kernel comes from a Gram: of matrices that you have, nk.Gram.from_arrays(train, test).test()"
+            "a test kernel must come from a Gram: for your own matrices use nk.Gram.from_arrays(train, test).test()"
         )
     if covariance not in ("none", "diagonal", "full"):
         raise ConfigError(f"covariance={covariance!r} is not one of none, diagonal, full")
     if test.shape[1] != problem.kernel.n:
         raise DataError(
-            f"the test kernel has {test.shape[1]} columns, and {problem.kernel.n} training points were solved for: give a row per "
-            "test point and a column per training point"
+            f"the test kernel has {test.shape[1]} columns, but the solution has {problem.kernel.n} training points: give a row for each "
+            "test point and a column for each training point"
         )
     means, tests, sensitivity = _means(solution, test, workspace)
     _require_numbers(solution, means)
@@ -227,6 +228,7 @@ def evaluate(
             test.diagonal(),
             mean_diagonal,
             sensitivity[1],
+            means,
         )
     if covariance != "none":
         found = predictive_covariance(solution, test, full=covariance == "full", batch=batch, workspace=workspace)
@@ -249,10 +251,13 @@ def evaluate(
 def _means(
     solution: Solution, test: TestKernel, workspace: Workspace
 ) -> tuple[np.ndarray, TestErrors, tuple[np.ndarray, np.ndarray | float] | None]:
-    """Means (T, R, p, c) from one pass over the test-train tiles, and what errors of these tiles and of the products do to them; and
-    sensitivities and movements, if they are known (see `Sensitivity`).
+    """Means, errors of the test tiles, and sensitivities from one pass over the test-train tiles.
 
-    The same pass multiplies unit vectors: columns of the tiles as they are stored.
+    The same pass multiplies unit vectors, which give columns of the stored tiles.
+
+    Returns:
+        Means (T, R, p, c); errors of the test-train tiles and of their products; and sensitivities and movements, or None without error
+        estimates (see `Sensitivity`).
     """
     settings = solution.solver.config()
     weights, means_of = solution.factors()
@@ -276,10 +281,10 @@ def _means(
 
 
 def _require_numbers(solution: Solution, means: np.ndarray) -> None:
-    """Refuse means that are no numbers, unless training diverges, which a warning says and metrics leave out.
+    """Raise an error if means are not finite. Diverging training is allowed: a warning reports it, and metrics leave it out.
 
     Raises:
-        NumericalError: with the sizes that overflow comes from.
+        NumericalError: if means are not finite; the text gives the sizes of targets and eigenvalues.
     """
     problem = solution.problem
     bad = ~np.isfinite(means).all(axis=(2, 3))
@@ -290,33 +295,37 @@ def _require_numbers(solution: Solution, means: np.ndarray) -> None:
     targets = float(np.abs(problem.targets).max())
     raise NumericalError(
         f"{problem.name}: predictions at t={solution.times[t]:g}, ridge {problem.ridges[r]:g} are not finite, with targets of up to "
-        f"{targets:.3g} and eigenvalues from {solution.smallest:.3g} to {solution.largest:.3g}. Where targets or "
-        "eigenvalues are beyond 1e150, scale them (kernel.w_std scales the kernel); where they are not, ntkpipe verify looks for "
+        f"{targets:.3g} and eigenvalues from {solution.smallest:.3g} to {solution.largest:.3g}. If targets or "
+        "eigenvalues are above 1e150, scale them (kernel.w_std scales the kernel); otherwise run ntkpipe verify to look for "
         "damaged tiles"
     )
 
 
 def warnings_of(solution: Solution) -> list[str]:
-    """What the user should know: singular kernels, unstable learning rates."""
+    """Warnings for the user: singular kernels, unstable learning rates and failed refinement."""
     found = []
     problem = solution.problem
     text = problem.filter.instability(solution.largest + min(problem.ridges))
     if text:
         found.append(f"{problem.name}: {text}")
+    if why := (solution.facts.get("refinement") or {}).get("failed"):
+        found.append(
+            f"{problem.name}: not refined (solver.refine): {why}. Set a ridge (predict.ridges), or kernel.dtype=float64."
+        )
     lost = solution.left_out()
     if lost is not None and lost.max(initial=0) > 0:
         found.append(_left_out(solution, lost))
         return found
-    if not solution.smallest > 0 and 0.0 in problem.ridges and solution.solver.kind != "flow":  # which has no t = inf
+    if not solution.smallest > 0 and 0.0 in problem.ridges and solution.solver.kind != "flow":  # flow has no t = inf
         found.append(
-            f"{problem.name}: no smallest eigenvalue is known that errors of the tiles could not have made, and without a ridge "
-            "nothing bounds the predictions at t = inf: add one (predict.ridges)."
+            f"{problem.name}: errors of the tiles may be as large as the smallest eigenvalue, so nothing bounds the predictions at "
+            "t = inf without a ridge: add one (predict.ridges)."
         )
     return found
 
 
 def _left_out(solution: Solution, lost: np.ndarray) -> str:
-    """Which directions are left out, why, and what to do."""
+    """A warning about directions that are left out, with the reason and a remedy."""
     kernel = solution.problem.kernel
     first = solution.times[int(np.flatnonzero(lost.max(axis=1))[0])]
     noise, rounding = solution.noise, null_cutoff(kernel.n, solution.largest)
@@ -327,6 +336,6 @@ def _left_out(solution: Solution, lost: np.ndarray) -> str:
     return (
         f"{solution.name}: {int(lost.max())} directions have eigenvalues below {max(noise, rounding):.1e}, which "
         f"{'float32 tiles' if narrow else 'float64 arithmetic'} cannot tell from zero. From t = {first:g} on they are left out: "
-        "these are the predictions of least norm, and nothing bounds their error (bound_kind minimum_norm). A kernel of "
-        f"rank below {kernel.n:,} does this, or points that nearly equal each other. {remedy}."
+        "the predictions are those of least norm, and nothing bounds their error (bound_kind minimum_norm). The kernel may have a "
+        f"rank below {kernel.n:,}, or some points are nearly equal. {remedy}."
     )

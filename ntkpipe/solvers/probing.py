@@ -1,4 +1,4 @@
-"""Sensitivities of predictions to errors of the weights' equation, from random vectors; see `dynamics.estimates`."""
+"""Sensitivities of predictions to errors in the equation of the weights, from random vectors; see `dynamics.estimates`."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.linalg.lanczos import LanczosResult, block_lanczos
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.linalg.solution import Reason
+from ntkpipe.planning.passes import ESTIMATE_SHARE
 from ntkpipe.solvers.problem import Problem
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.storage.checksum import digest
 from ntkpipe.units import human_seconds
 
 SMALL = 10_000
-"""Training points up to which estimates are made whatever they cost."""
-SHARE = 0.15
-"""Of the passes of a larger solve, counted in columns, that they may take."""
-# Random vectors, of small problems and of others. With 8, five standard deviations are exceeded once in 1,000 times.
+"""Largest number of training points for which `error_estimate=auto` does not limit the cost of estimates to a share of the solve."""
+# Number of random vectors for small problems and for others. With 8, an error exceeds five estimated standard deviations once in 1,000
+# cases.
 _PROBES = (16, 8)
-# A space is large enough when it has added no more to the sum of squared sensitivities since it was last looked at; and one that had to
-# stop is used when it has added no more than the second, with what is missing made up for.
+# The space is large enough if the sum of squared sensitivities has grown by at most the first share since the last check. A space that
+# reached its largest size is used if the sum has grown by at most the second share; a factor then makes up for the missing part.
 _ENOUGH, _USABLE = 0.05, 0.2
 _GROWTH = 0.2
-# Vectors of so many bytes fit in any case.
+# Memory that the vectors may use in any case.
 _LEAST_BYTES = 64 << 20
 
 
 def wanted(problem: Problem) -> bool:
-    """Whether errors are estimated where that costs next to nothing."""
+    """Whether errors are estimated if the cost is negligible."""
     return problem.error_estimate != "false"
 
 
 def probes(problem: Problem) -> np.ndarray:
-    """(n, q) Gaussian vectors, the same for every solve: entries grow as errors of the kernel's rows do."""
+    """(n, q) Gaussian vectors, the same for every solve. The entries are scaled like the errors of the kernel's rows."""
     n = problem.kernel.n
     made = np.random.default_rng(41).standard_normal((n, _PROBES[n > SMALL]))
     scaled = np.sqrt(row_scales(problem.kernel.diagonal()))[:, None] * made
@@ -51,7 +51,14 @@ def probes(problem: Problem) -> np.ndarray:
 
 
 def row_facts(problem: Problem, indices: np.ndarray, noise: float, products: str) -> RowFacts:
-    """Of the sampled rows, noise and precision of products of a solve."""
+    """The facts that turn sampled rows into an estimate for all rows; see `RowFacts`.
+
+    Args:
+        problem: the problem of the solve.
+        indices: (k,) sampled rows.
+        noise: norm of the errors of the tiles.
+        products: precision of products, `float64` or `float32`.
+    """
     kernel = problem.kernel
     diagonal = kernel.diagonal()
     scales = row_scales(diagonal)[indices] / kernel.copies.sizes[indices]
@@ -60,11 +67,11 @@ def row_facts(problem: Problem, indices: np.ndarray, noise: float, products: str
 
 @dataclass(frozen=True)
 class Probed:
-    """The space of the random vectors, and what is kept of how it was made.
+    """The Krylov space of the random vectors.
 
     Args:
-        space: whose targets the vectors are; None where it would have taken too much.
-        facts: JSON-ready.
+        space: the space; its targets are the random vectors. None without estimates, or if the space did not settle.
+        facts: facts about the solve, JSON-ready.
     """
 
     space: KrylovSolution | None
@@ -73,12 +80,12 @@ class Probed:
 
 @dataclass(frozen=True)
 class ProbeSolve:
-    """Solves for the random vectors in a Krylov space of their own, to a tenth.
+    """Solves for the random vectors in their own Krylov space, with a relative accuracy of about a tenth.
 
     Args:
-        problem: with its times and ridges.
-        workspace: where.
-        key: names the basis of the targets; this one's name follows from it.
+        problem: the problem, with its times and ridges.
+        workspace: the environment of the solve.
+        key: key of the basis of the targets, from which the key of this basis is derived.
         noise: norm of the errors of the tiles.
         ceiling: an upper bound on the smallest eigenvalue.
     """
@@ -90,7 +97,7 @@ class ProbeSolve:
     ceiling: float
 
     def checkpoint(self, columns: int) -> StoreCheckpoint:
-        """Where the basis is kept."""
+        """The checkpoint of the basis for this number of random vectors."""
         name = digest({"key": self.key, "probes": columns})
         return StoreCheckpoint(self.workspace.store, f"krylov/{self.key}.{name}", name)
 
@@ -103,22 +110,23 @@ class ProbeSolve:
         *,
         checkpoint_every: int | None = None,
     ) -> Probed:
-        """Solve, or take up a solve.
+        """Solve, or continue an interrupted solve.
 
         Args:
             operator: the kernel.
-            passes: that the solve for the targets has made.
-            columns: of each.
-            capacity: vectors that fit.
-            checkpoint_every: passes between checkpoints; None keeps nothing.
+            passes: number of passes of the solve for the targets.
+            columns: number of columns in each of these passes.
+            capacity: number of vectors that fit into memory.
+            checkpoint_every: number of passes between checkpoints; None stores nothing.
         """
         problem = self.problem
         if problem.error_estimate == "false":
             return Probed(None, {})
         began, start = time.monotonic(), probes(problem)
-        most = max(passes, 1) * 2
+        # A solve with a good preconditioner takes few passes, and random vectors many: at most those that make the space complete.
+        most = max(2 * passes, -(-problem.kernel.n // start.shape[1]) + 1)
         if problem.error_estimate == "auto" and problem.kernel.n > SMALL:
-            most = max(1, math.floor(SHARE * passes * columns / start.shape[1]))
+            most = max(1, math.floor(ESTIMATE_SHARE * passes * columns / start.shape[1]))
         rule = _Settled(problem, self.noise, self.ceiling)
         self._tell("estimating errors of predictions")
         result = block_lanczos(
@@ -140,24 +148,24 @@ class ProbeSolve:
         }
         if not settled and rule.moved > _USABLE:
             self._tell(
-                f"errors of predictions are not estimated: {result.steps} passes do not tell "
-                "(predict.error_estimate=true makes as many as it takes)"
+                f"errors of predictions are not estimated: {result.steps} passes are too few "
+                "(predict.error_estimate=true allows twice the passes of the solve)"
             )
             return Probed(None, facts)
-        # What has been missed is made up for, in the root of the sum.
+        # The factor makes up for the part of the sum that the space has missed.
         facts["estimate_factor"] = 1.0 if result.invariant else 1.0 + rule.moved
         self._tell(f"errors estimated in {result.steps} passes, {human_seconds(facts['seconds_estimate'])}")
         return Probed(KrylovSolution.from_lanczos(result, self.noise, self.ceiling), facts)
 
     def restore(self, facts: dict[str, Any], otherwise: Callable[[str], LinearMap]) -> KrylovSolution | None:
-        """The space that an earlier process has made.
+        """The space that an earlier process has computed; None if it computed no estimates.
 
         Args:
-            facts: of the solve.
-            otherwise: from a text to what stands for the kernel; it raises where a pass would have to be made.
+            facts: facts of the solve.
+            otherwise: makes a placeholder for the kernel from the text of an error, which it raises if a pass is needed.
 
         Raises:
-            IncompleteError: if it is gone.
+            IncompleteError: if the stored space is missing or incomplete.
         """
         if "estimate_factor" not in facts:
             return None
@@ -167,7 +175,7 @@ class ProbeSolve:
             raise IncompleteError(f"the estimates of errors of {name} are gone: solve again")
         steps = int(facts["estimate_passes"])
         result = block_lanczos(stub, start, max_steps=steps, checkpoint=self.checkpoint(start.shape[1]))
-        # Another run may have taken more steps on it.
+        # Another run may have extended the space, so only its first steps are used.
         return KrylovSolution.from_lanczos(_Leading(result, steps), self.noise, self.ceiling)
 
     def _tell(self, line: str) -> None:
@@ -179,7 +187,7 @@ def _schedule(step: int) -> int:
 
 
 def _look_before(step: int) -> int:
-    """The last step of the schedule before this one; 0 if there is none."""
+    """The last step of the schedule before `step`; 0 if there is none."""
     before, at = 0, 1
     while at < step:
         before, at = at, _schedule(at)
@@ -188,11 +196,11 @@ def _look_before(step: int) -> int:
 
 @dataclass(frozen=True)
 class _Leading:
-    """What block Lanczos had after its first steps, a `BlockKrylov`.
+    """The first steps of a block Lanczos result, as a `BlockKrylov`.
 
     Args:
-        result: of at least so many steps.
-        steps: above 0.
+        result: a result of at least `steps` steps.
+        steps: number of steps, above 0.
     """
 
     result: LanczosResult
@@ -238,11 +246,13 @@ class _Leading:
 
 @dataclass
 class _Settled:
-    """Says when a space of the random vectors is large enough: `z^T F A F z` over them, F the filter, grows from below with every
-    step, at the rate at which sensitivities do. It looks at the recurrence alone: a resumed solve stops where another does.
+    """The rule that stops when the space of the random vectors z is large enough.
+
+    With the filter F, the sum of `z^T F A F z` over the vectors grows with every step, at the same rate as the squared sensitivities.
+    The rule depends only on the recurrence, so a resumed solve stops at the same step.
 
     Attributes:
-        moved: the largest relative growth since the look before, over times and ridges.
+        moved: largest relative growth of the sum since the last check, over times and ridges.
     """
 
     problem: Problem
@@ -259,7 +269,7 @@ class _Settled:
         return self.moved <= _ENOUGH
 
     def _sums(self, result: BlockKrylov) -> np.ndarray:
-        """(T R,)."""
+        """The sums (T R,) of `z^T F A F z` over the random vectors."""
         problem, space = self.problem, KrylovSolution.from_lanczos(result, self.noise, self.ceiling)
         sums = []
         for time_ in (math.inf,) if problem.times is None else problem.times:

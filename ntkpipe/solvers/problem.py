@@ -1,4 +1,4 @@
-"""What a solver is asked: a kernel, targets, training dynamics, times and ridges."""
+"""The problem of a solver: a kernel, targets, training dynamics, times and ridges."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from ntkpipe.errors import ConfigError, DataError
 from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.storage.checksum import content_hash, digest
 
+SMALLEST_TARGET = 1e-120
+"""The largest target of an output that is not all zero is at least this: squares of its rounding errors are then above 1e-280."""
+
 
 @dataclass(frozen=True)
 class Dynamics:
-    """How networks are trained.
+    """The training dynamics of the networks.
 
     Args:
         name: `gradient_flow`, `gradient_descent` or `momentum`.
-        learning_rate: of a step on `||f - y||^2 / (2 n c)`.
-        momentum: of heavy-ball momentum; read by `momentum` alone.
+        learning_rate: learning rate of a step on `||f - y||^2 / (2 n c)`.
+        momentum: coefficient of heavy-ball momentum; only for `momentum`.
     """
 
     name: str = "gradient_flow"
@@ -29,30 +32,31 @@ class Dynamics:
     momentum: float = 0.9
 
     def filter(self, n: int, c: int) -> SpectralFilter:
-        """Of n training images and c outputs.
+        """The spectral filter for n training images and c outputs.
 
         Raises:
-            ConfigError: on an unknown name or an impossible value.
+            ConfigError: if a name or value is invalid.
         """
         return make_filter(self.name, n, c, learning_rate=self.learning_rate, momentum=self.momentum)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One kernel's linear algebra; made by `make_problem`.
+    """The linear algebra problem of one kernel. Made by `make_problem`.
 
     Args:
-        kernel: among the n training points.
+        kernel: the train-train kernel of n points.
         own_targets: (n, c) float64.
-        targets: (n, c), of equal points the mean of theirs, which changes no prediction (`linalg.copies`).
-        targets_key: names the targets.
-        dynamics: as asked for.
-        filter: the same for this many images and outputs.
-        times: in steps, ascending; None until the spectrum is known.
+        targets: (n, c), averaged over equal points, which does not change predictions (`linalg.copies`).
+        targets_key: digest of the targets.
+        dynamics: the training dynamics.
+        filter: spectral filter of the dynamics for this number of images and outputs.
+        times: times in steps, ascending; None if they are chosen from the spectrum.
         ridges: absolute.
-        asked_ridges: the same as they were asked for, in `ridge_scale`.
+        asked_ridges: the configured ridges, in `ridge_scale`.
         ridge_scale: `relative` or `absolute`.
-        error_estimate: whether errors of predictions are estimated besides their bounds: `auto` where that is cheap, `true` or `false`.
+        error_estimate: whether to estimate errors of predictions beside the bounds: `auto` (if it is cheap), `true` or
+            `false`.
     """
 
     kernel: TrainKernel
@@ -69,32 +73,32 @@ class Problem:
 
     @property
     def name(self) -> str:
-        """Of the kernel."""
+        """Name of the kernel."""
         return self.kernel.name
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(n, c)."""
+        """Shape (n, c) of the targets."""
         n, c = self.targets.shape
         return n, c
 
     @property
     def scales(self) -> np.ndarray:
-        """(c,) the largest target of each output, 1 where all are zero: a tolerance is relative to it."""
+        """The largest target of each output, (c,), or 1 if all are zero. Tolerances are relative to it."""
         largest = np.abs(self.targets).max(axis=0, initial=0.0)
         return np.where(largest > 0, largest, 1.0)
 
     @property
     def answers(self) -> int:
-        """Times and ridges that are known, multiplied."""
+        """Number of known times multiplied by number of ridges."""
         return len(self.times or ()) * len(self.ridges)
 
     def solve_key(self, products: str, kernel: TrainKernel | None = None) -> str:
-        """Names a basis by all that determines it: not by times, ridges or filters, which all share one.
+        """Key of a basis: a digest of everything that determines it. All times, ridges and filters share a basis.
 
         Args:
-            products: precision in which it is made.
-            kernel: another part; None is the problem's own.
+            products: precision of the products.
+            kernel: another part; None is the kernel of the problem.
         """
         one = kernel or self.kernel
         merged = {"equal": one.copies.count} if one.copies.count else {}
@@ -102,24 +106,24 @@ class Problem:
         return digest({"gram": one.identity, "kernel": one.source, "labels": labels, "products": products, **merged})
 
     def with_own_targets(self, weights: np.ndarray, ridge: float) -> np.ndarray:
-        """Weights (n, c) for every point's own target instead of the means of equal points.
+        """Weights (n, c) for every point's own target instead of the mean over equal points.
 
-        What was averaged away lies in the null space of the kernel, where `A^-1` is `1 / ridge`; without ridge it has no solution,
-        and the weights are those of the means.
+        The difference is in the null space of the kernel, where `A^-1` is `1 / ridge`. Without a ridge there is no
+        solution for it, and the weights for the means are returned.
         """
         return weights if ridge == 0 else weights + (self.own_targets - self.targets) / ridge
 
     def at(self, times: Numbers | None, ridges: Numbers | None) -> Problem:
-        """The same at other times and ridges (in the scale of the problem); None leaves them.
+        """The same problem at other times and ridges (in the scale of the problem); None keeps the present ones.
 
         Raises:
-            ConfigError: on impossible ones.
+            ConfigError: if a time or ridge is invalid.
         """
         found = self if ridges is None else self._with_ridges(several(ridges))
         return found if times is None else replace(found, times=_checked_times(times, self.filter))
 
     def leading(self, n: int) -> Problem:
-        """The same with the first n training points alone, and no estimates; relative ridges follow their diagonal."""
+        """The same problem for the first n training points, without estimates. Relative ridges follow their diagonal."""
         kernel, own = self.kernel.leading(n), self.own_targets[:n]
         trained = self.dynamics.filter(n * kernel.images_per_row, own.shape[1])
         targets = kernel.copies.average(own)
@@ -129,7 +133,7 @@ class Problem:
     def _with_ridges(self, asked: tuple[float, ...]) -> Problem:
         if not asked or len(set(asked)) != len(asked):
             raise ConfigError(f"ridges={list(asked)} must hold at least one value, each once")
-        # A relative ridge is one of the images' own kernel, flips or not: its trace is that of the doubled set's mean image.
+        # A relative ridge refers to the kernel of the original images, also if flipped images are added.
         diagonal = self.kernel.diagonal(plain=True)
         ridges = tuple(absolute_ridge(ridge, diagonal, self.ridge_scale) for ridge in asked)
         return replace(self, ridges=ridges, asked_ridges=asked)
@@ -146,11 +150,11 @@ def make_problem(
     targets_key: str | None = None,
     error_estimate: str = "auto",
 ) -> Problem:
-    """A checked problem; arguments as of `Solver.solve`.
+    """Check the arguments of `Solver.solve` and build the problem.
 
     Raises:
-        ConfigError: on impossible times, ridges or dynamics.
-        DataError: on targets that do not fit the kernel, or are not finite.
+        ConfigError: if times, ridges or dynamics are invalid.
+        DataError: if targets do not fit the kernel, are not finite, or so small that their squares underflow.
     """
     own = np.asarray(targets, dtype=np.float64)
     own = own[:, None] if own.ndim == 1 else own
@@ -160,6 +164,12 @@ def make_problem(
         )
     if not np.isfinite(own).all():
         raise DataError("targets hold NaN or infinite values: clean them first")
+    sizes = np.abs(own).max(axis=0, initial=0.0)
+    if (small := np.flatnonzero((sizes > 0) & (sizes < SMALLEST_TARGET))).size:
+        raise DataError(
+            f"the targets of output {small[0]} are at most {sizes[small[0]]:.3g}, and squares of such numbers underflow: multiply them so "
+            f"that they exceed {SMALLEST_TARGET:g}"
+        )
     dynamics = dynamics or Dynamics()
     trained = dynamics.filter(kernel.n * kernel.images_per_row, own.shape[1])
     key = content_hash(np.ascontiguousarray(own).tobytes()) if targets_key is None else targets_key

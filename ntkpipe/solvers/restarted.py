@@ -1,4 +1,4 @@
-"""A Krylov solve whose basis does not fit: it knows its times and ridges alone."""
+"""Krylov solves whose basis does not fit into memory. They support only the configured times and ridges."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ntkpipe.storage.protocol import ObjectStore
 
 @dataclass(frozen=True)
 class Restarts:
-    """What restarted cycles add up, and where they keep it.
+    """The sums over restarted cycles, and their checkpoints.
 
     Args:
-        problem: that is solved.
-        tolerance: of the solver.
-        key: names the basis.
-        sample: sampled rows of the kernel, which are watched.
+        problem: the problem.
+        tolerance: tolerance of the solver.
+        key: key of the basis.
+        sample: sampled rows of the kernel, on which residuals are computed.
         noise: norm of the errors of the tiles.
-        rows: sampled rows that were asked for.
+        rows: configured number of sampled rows.
     """
 
     problem: Problem
@@ -44,7 +44,7 @@ class Restarts:
     rows: int
 
     def checkpoint(self, store: ObjectStore) -> StoreCheckpoint:
-        """Of these times and ridges, and of which eigenvalues were taken for null."""
+        """The checkpoint. Its key contains the times, the ridges, and the noise that decides which eigenvalues are null."""
         problem = self.problem
         name = digest(
             {
@@ -60,10 +60,10 @@ class Restarts:
         return StoreCheckpoint(store, f"krylov/{self.key}.{name}", name)
 
     def require_times(self, first: LanczosResult | None, capacity: int) -> None:
-        """Refuse to go on without times.
+        """Refuse to continue without configured times.
 
         Raises:
-            ConfigError: naming some.
+            ConfigError: with an example.
         """
         problem = self.problem
         if problem.times is not None:
@@ -73,15 +73,15 @@ class Restarts:
         ridge = min(problem.ridges)
         times = ",".join(f"{t:g}" for t in default_times(problem.filter, found.largest + ridge, found.smallest + ridge))
         raise ConfigError(
-            f"the basis of {problem.name} has outgrown its memory ({capacity} vectors), and a restarted solve must know the "
-            f"times beforehand: set them, for instance predict.times=[{times}], or raise solver.basis_gib"
+            f"the basis of {problem.name} exceeds its memory ({capacity} vectors), and a restarted solve needs the "
+            f"times in advance: set them, for instance predict.times=[{times}], or raise solver.basis_gib"
         )
 
     def weights(self, rule: StopRule | None, start: np.ndarray) -> RestartedWeights:
-        """What adds up weights over the cycles.
+        """The object that adds up weights over the cycles.
 
         Args:
-            rule: when to stop; None of what is finished.
+            rule: the stopping rule; None for a finished solve.
             start: (m0, c), the targets in the first block of the basis.
         """
         problem, sample = self.problem, self.sample
@@ -111,7 +111,7 @@ class Restarts:
         )
 
     def restored(self, state: dict[str, np.ndarray]) -> RestartedSolution:
-        """A finished solve, from what `RestartedWeights.state` has kept."""
+        """A finished solve, from a stored `RestartedWeights.state`."""
         answer = self.weights(None, np.zeros((0, self.problem.shape[1])))
         answer.load(state)
         return answer.solution
@@ -119,7 +119,7 @@ class Restarts:
     def true_residual(self, solution: RestartedSolution, operator: AnyOperator) -> float:
         """Largest `|b - u' - A u| / |b|` over the outputs at the smallest ridge.
 
-        At `t = inf` from one more pass, at a finite time from the sampled rows.
+        It takes one more pass at t = inf, and only the sampled rows at finite times.
         """
         problem = self.problem
         j = problem.ridges.index(min(problem.ridges))

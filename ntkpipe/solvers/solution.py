@@ -1,12 +1,10 @@
-"""What every solver returns: one concept, whose methods answer or say what does."""
+"""The solution that every solver returns. If a solver does not support a method, its error names solvers that do."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -22,17 +20,19 @@ from ntkpipe.dynamics.estimates import Disturbance
 from ntkpipe.dynamics.krylov import means_from_weights
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.times import Numbers, default_times
-from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.errors import ConfigError
 from ntkpipe.events.lines import Progress
+from ntkpipe.linalg.copies import AnyOperator
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.predictions.schema import Predictions
+from ntkpipe.solvers.correcting import Inverse
 from ntkpipe.solvers.new_points import predict_new
 from ntkpipe.solvers.prediction import KernelPredictions, evaluate, joined
 from ntkpipe.solvers.problem import Problem
+from ntkpipe.solvers.saved_arrays import write_arrays
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.kernels import TestKernel
 from ntkpipe.sources.new_points import is_points
-from ntkpipe.storage.replace import replacing
 from ntkpipe.uncertainty.filters import Filters, Part
 from ntkpipe.uncertainty.noise import noise_of
 from ntkpipe.uncertainty.selection import held_out_count
@@ -46,11 +46,11 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Saved:
-    """What is kept of a solve besides what lies in the store.
+    """The saved part of a solution. The rest is in the workspace's store.
 
     Args:
         facts: see `Solution`.
-        arrays: as `Solution.arrays`, with or without `Solution.state`.
+        arrays: the arrays of `Solution.arrays`, with or without those of `Solution.state`.
     """
 
     facts: dict[str, Any]
@@ -70,12 +70,12 @@ class Saved:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Errors of predictions of training points from all the others, at t = inf.
+    """Leave-one-out errors at t = inf: every training point is predicted from all others.
 
     Args:
-        residuals: (R, s, c), target less prediction; NaN where none is defined.
-        rows: (s,) of which points: all, or a sample.
-        exact: whether of all.
+        residuals: (R, s, c), target minus prediction; NaN if it is undefined.
+        rows: (s,) indices of the points, which are all points or a sample.
+        exact: whether the residuals cover all points.
     """
 
     residuals: np.ndarray
@@ -85,11 +85,11 @@ class LeaveOneOut:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What test tiles are multiplied with besides the weights, for the estimate of errors.
+    """Further columns that test tiles are multiplied with, for error estimates.
 
     Args:
         columns: (n, q).
-        values: makes sensitivities (T, R, p) and movements of the means (T, R, p, c), or 0, of the product (p, q).
+        values: computes from the product (p, q) the sensitivities (T, R, p) and the movements of the means (T, R, p, c), or 0.
     """
 
     columns: np.ndarray
@@ -98,15 +98,15 @@ class Sensitivity:
 
 @dataclass(frozen=True, repr=False)
 class Solution(ABC):
-    """A solved problem.
+    """The solution of a problem.
 
     Args:
-        problem: that was solved.
-        solver: with its settings.
-        workspace: where it was solved; methods that make passes over tiles run there, unless told otherwise.
-        sample: sampled rows, stored and recomputed, times the basis; where there is none the rows themselves.
-        facts: JSON-ready: steps, reason, residual, extreme eigenvalues, errors of the tiles, seconds.
-        history: (block steps, vectors, bound) at every check.
+        problem: the problem.
+        solver: the solver with its settings.
+        workspace: the environment of the solve. Methods that make passes over tiles use it, unless they get another one.
+        sample: sampled rows, stored and recomputed, times the basis; without a basis, the rows themselves.
+        facts: facts about the solve, JSON-ready: steps, reason, residual, extreme eigenvalues, errors of the tiles, seconds.
+        history: (block steps, vectors, bound) at every check of the stopping rule.
     """
 
     problem: Problem
@@ -118,7 +118,7 @@ class Solution(ABC):
 
     @property
     def name(self) -> str:
-        """Of the kernel."""
+        """Name of the kernel."""
         return self.problem.name
 
     @property
@@ -128,7 +128,7 @@ class Solution(ABC):
 
     @property
     def smallest(self) -> float:
-        """Estimate of the smallest eigenvalue that is not null, without ridge; 0 if none is known."""
+        """Estimate of the smallest eigenvalue that is not null, without ridge; 0 if it is unknown."""
         return self.facts["smallest"]
 
     @property
@@ -138,37 +138,37 @@ class Solution(ABC):
 
     @property
     def ceiling(self) -> float:
-        """An upper bound on the smallest eigenvalue; inf of a solve that looked at no pairs of points."""
+        """An upper bound on the smallest eigenvalue, from pairs of points; inf if the solve computed none."""
         return float(self.facts.get("ceiling", math.inf))
 
     @property
     @abstractmethod
     def times(self) -> tuple[float, ...]:
-        """At which it answers if it is not told: those asked for, or a grid over all of training and inf."""
+        """The default times of predictions: the times of the solve, or a grid that covers training and ends with inf."""
 
     @abstractmethod
     def at(self, times: Numbers | None = None, ridges: Numbers | None = None) -> Self:
-        """The same solution for other times and ridges; None leaves them as they were asked for.
+        """The same solution at other times and ridges.
 
         Args:
-            times: in steps.
-            ridges: in the scale of the problem.
+            times: times in steps; None keeps the present ones.
+            ridges: ridges in the scale of the problem; None keeps the present ones.
 
         Raises:
-            ConfigError: if it has no answer there; the text says what has.
+            ConfigError: if the solver does not support a time or ridge; the text names solvers that do.
         """
 
     @abstractmethod
     def spectrum(self) -> np.ndarray:
-        """(m,) eigenvalues of the kernel, or of what it is in a Krylov space (Ritz values), ascending, without ridge.
+        """Eigenvalues (m,) of the kernel, or of its projection on a Krylov space (Ritz values), ascending, without ridge.
 
         Raises:
-            ConfigError: if the solver finds none.
+            ConfigError: if the solver computes none.
         """
 
     @abstractmethod
     def dual_weights(self) -> tuple[np.ndarray, Shape]:
-        """Weights of the training points, (n, T R c) in C order of (T, R, c), and that shape."""
+        """Weights of the training points (n, T R c), with columns in C order of (T, R, c), and the shape (T, R, c)."""
 
     @abstractmethod
     def budget(self, tests: TestErrors | None = None) -> ErrorBudget:
@@ -180,30 +180,51 @@ class Solution(ABC):
 
     @abstractmethod
     def disturbance(self) -> Disturbance:
-        """What disturbs the equation of the weights, for the estimate of errors."""
+        """The errors in the equation of the weights, for error estimates."""
 
     @abstractmethod
     def sensitivity(self) -> Sensitivity | None:
-        """How predictions answer to it; None where no estimate was asked for, or it would have taken too much."""
+        """The sensitivity of predictions to these errors; None if estimates were not requested, or would have cost too much."""
 
     @abstractmethod
     def left_out(self) -> np.ndarray | None:
-        """(T, R) null directions of the kernel that predictions leave out; None if the solver does not tell."""
+        """Number (T, R) of null directions of the kernel that predictions leave out; None if the solver does not know it."""
 
     @abstractmethod
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
-        """Errors of predictions of training points from all the others at t = inf: of all, or of a sample where that is dear."""
+        """Leave-one-out errors at t = inf of all training points, or of a sample if all would cost too much."""
 
     @abstractmethod
     def filters(self, part: Part, ridges: tuple[float, ...]) -> AbstractContextManager[Filters]:
-        """What variances are made with: the solver's filters, applied to columns of a part of the kernel."""
+        """Context manager: the solver's filters, which are applied to columns of a part of the kernel to compute variances.
+
+        Args:
+            part: the part of the kernel.
+            ridges: the absolute ridges, one of `ridge_groups`.
+
+        Raises:
+            ConfigError: if the solver does not support variances.
+        """
+
+    def inverse(self, operator: AnyOperator, workspace: Workspace) -> Inverse:
+        """A function that solves with the stored kernel for other right-hand sides at t = inf. Refinement uses it.
+
+        Args:
+            operator: the kernel, with equal points merged.
+            workspace: the environment.
+
+        Raises:
+            ConfigError: if the solver does not support t = inf.
+        """
+        del operator, workspace
+        raise ConfigError(f"{self.solver.kind} does not support t = inf, which alone can be refined: leave refine out")
 
     def ridge_groups(self) -> list[tuple[float, ...]]:
-        """Ridges that are served together by `filters`: all of them, or one by one where each takes a factor of its own."""
+        """Groups of absolute ridges that `filters` can serve together: one group, or one for each ridge if each needs a factor."""
         return [self.problem.ridges]
 
     def factors(self) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-        """Columns (n, q) that a kernel is to be multiplied with, and what makes means (T, R, p, c) of the product (p, q)."""
+        """Columns (n, q) to multiply with a test-train kernel, and a function from the product (p, q) to means (T, R, p, c)."""
         weights, shape = self.dual_weights()
         return weights, lambda product: means_from_weights(product, shape)
 
@@ -221,29 +242,29 @@ class Solution(ABC):
         progress: Progress = None,
         diagonal: Any = None,
     ) -> Predictions:
-        """Means of test points, bounds on their errors, and variances: as a run exports them.
+        """Predict test points: means, bounds on their errors, and variances, as a run exports them.
 
         Args:
-            test: the kernel between p test points and the training points, as `Gram.test` gives it; or p new points, an array or a
-                frame like that of the training points: they are prepared as these were, and their kernel is computed now, in memory.
-                Of a kernel that was given, their rows of it, (p, n).
-            times: T in steps, one or several; None are `times`.
-            ridges: R, likewise, in the scale of the problem; None are those that were solved for.
+            test: the kernel between p test points and the training points, a result of `Gram.test`; or p new points, an array or frame
+                in the format of the training points. New points are prepared like the training points, and their kernel is computed
+                in memory. For a kernel that was given, pass its rows (p, n) for the new points.
+            times: one or several (T) times in steps; None is the property `times`.
+            ridges: one or several (R) ridges in the scale of the problem; None takes those of the solution.
             covariance: `none`, `diagonal` (variances) or `full`.
-            noise: with variances, that of the targets besides: a number in the units of the data, `likelihood` or `held_out`; see
-                `uncertainty.noise`.
-            held_out: of `noise="held_out"`, a share of the training points, or a number of them.
-            batch: test points whose variances are made together; None is chosen from the memory.
-            workspace: where it runs; None is where it was solved.
+            noise: also compute the noise variance of the targets: a number in the units of the data, `likelihood` or `held_out`; see
+                `uncertainty.noise`. It needs variances.
+            held_out: for `noise="held_out"`, a share of the training points, or a number of them.
+            batch: number of test points whose variances are computed together; None chooses it from the memory.
+            workspace: environment of the computation; None is that of the solve.
             progress: see `Solver.solve`.
-            diagonal: (p,) `k(x, x)` of new points of a kernel that was given: variances need it, and bounds are estimates without it.
+            diagonal: (p,) `k(x, x)` of new points, only for a kernel that was given. Variances need it. Without it, bounds are estimates.
 
         Warns:
-            UserWarning: for what makes predictions doubtful, such as directions that are left out.
+            UserWarning: if predictions are doubtful, for example because directions are left out.
 
         Raises:
-            ConfigError: if it has no answer at a time or ridge.
-            NumericalError: if a prediction is no number.
+            ConfigError: if the solution does not support a time or ridge.
+            NumericalError: if a prediction is not finite.
         """
         if is_points(test):
             settings = {"covariance": covariance, "noise": noise, "held_out": held_out, "batch": batch}
@@ -266,15 +287,15 @@ class Solution(ABC):
         held_out: float,
         workspace: Workspace | None = None,
     ) -> KernelPredictions:
-        """Predictions with the variances of the noise; arguments as of `predict`.
+        """Add noise variances to predictions. Arguments are those of `predict`.
 
         Raises:
-            ConfigError: for classes, or without variances.
+            ConfigError: if targets are classes, or `part` has no variances.
         """
         if part.variance is None:
-            raise ConfigError("noise is added to variances: ask for covariance=diagonal")
+            raise ConfigError("noise is added to variances: set covariance=diagonal")
         if points is not None and (points.classes or points.label is not None):
-            raise ConfigError("noise is that of real targets, and these are classes: leave it out")
+            raise ConfigError("noise needs real targets, but these targets are classes: leave it out")
         scale = None if points is None else points.scale
         count = held_out_count(held_out, self.problem.kernel.n)
         one, where = self.at(part.times, part.ridges), workspace or self.workspace
@@ -291,12 +312,12 @@ class Solution(ABC):
         batch: int | None = None,
         workspace: Workspace | None = None,
     ) -> KernelPredictions:
-        """As `predict`, in the order of the test kernel's rows, with the bounds by origin; warnings are among the results."""
+        """Predict like `predict`, with points in the order of the test kernel, bounds by origin, and warnings as part of the result."""
         one = self.at(self.times if times is None else times, ridges)
         return evaluate(one, test, covariance=covariance, batch=batch, workspace=workspace or self.workspace)
 
     def attributes(self, part: KernelPredictions) -> dict[str, Any]:
-        """What is kept beside predictions: sizes, dynamics, and how they were solved for."""
+        """Attributes of exported predictions: sizes, dynamics, and facts about the solve."""
         dynamics = self.problem.dynamics
         return {
             "ntkpipe": ntkpipe.__version__,
@@ -318,7 +339,7 @@ class Solution(ABC):
         return f"{type(self).__name__}({self.name} of {size}; {times}; ridges {ridges} ({problem.ridge_scale}))"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What `Solver.restore` needs besides the workspace's store."""
+        """Arrays that `Solver.restore` needs in addition to the workspace's store."""
         sample = self.sample
         return {
             "indices": sample.indices,
@@ -329,11 +350,11 @@ class Solution(ABC):
         }
 
     def state(self) -> dict[str, np.ndarray]:
-        """What `Solver.restore` needs instead of the workspace's store."""
+        """Arrays that replace the workspace's store in `Solver.restore`."""
         return {}
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one `.npz` that `Solver.load` reads; variances may need the workspace's store besides."""
+        """Write the solution to one `.npz` file, which `Solver.load` reads. Variances may also need the workspace's store."""
         about = {
             "solver": self.solver.kind,
             "problem": self.problem.solve_key(""),
@@ -347,7 +368,10 @@ class Solution(ABC):
         write_arrays(Path(path), {**self.arrays(), **self.state(), "about": packed})
 
     def of_copies(self, residuals: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Without ridge a point is predicted from those that equal it alone: their targets' mean. Residuals (R, s, c) of `rows`."""
+        """Leave-one-out residuals (R, s, c) of `rows`, corrected for equal points.
+
+        Without a ridge, the prediction of a point that has equal points is the mean of their targets.
+        """
         problem, copies = self.problem, self.problem.kernel.copies
         if not copies.count:
             return residuals
@@ -363,30 +387,7 @@ class Solution(ABC):
 
 
 def grid_of_times(solutions: Sequence[Solution]) -> tuple[float, ...]:
-    """A grid over all of training of all these kernels, and inf."""
+    """A grid of times that covers the training of all these kernels and ends with inf."""
     largest = max(one.largest + max(one.problem.ridges) for one in solutions)
     smallest = min(one.smallest + min(one.problem.ridges) for one in solutions)
     return default_times(solutions[0].problem.filter, largest, smallest)
-
-
-def write_arrays(target: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays as one `.npz`, whole or not at all."""
-    with replacing(target) as partial, partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` that a solution has written.
-
-    Raises:
-        IncompleteError: if it is gone or damaged.
-    """
-    try:
-        # Opened here, because np.load leaves its own file open when it fails.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        if missing := {"indices", "stored", "exact", "history", "spectrum"} - set(arrays):
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise IncompleteError(f"{path} cannot be read: {error}") from error
-    return arrays

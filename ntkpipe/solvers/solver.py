@@ -1,10 +1,10 @@
-"""What every solver is: settings, and one verb."""
+"""The base class of solvers."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -15,7 +15,9 @@ from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import IdentityError, IncompleteError
 from ntkpipe.events.lines import Progress
 from ntkpipe.solvers.problem import Dynamics, Problem, make_problem
-from ntkpipe.solvers.solution import Saved, Solution, read_arrays
+from ntkpipe.solvers.refining import refine, require_refinable, restored
+from ntkpipe.solvers.saved_arrays import read_arrays
+from ntkpipe.solvers.solution import Saved, Solution
 from ntkpipe.solvers.workspace import Workspace
 from ntkpipe.sources.arrays import ArrayKernel
 from ntkpipe.sources.kernels import TrainKernel
@@ -23,46 +25,52 @@ from ntkpipe.sources.kernels import TrainKernel
 
 @dataclass(frozen=True)
 class Solver(ABC):
-    """A way to do the linear algebra; its fields are its settings (see `SolverConfig`, which checks them)."""
+    """The base class of solvers. The fields are settings (see `SolverConfig`, which checks them).
+
+    Args:
+        refine: number of steps of iterative refinement at t = inf, with tiles that are recomputed in float64.
+    """
 
     kind: ClassVar[str]
     spectrum_kind: ClassVar[str] = "eigenvalues"
-    """What `Solution.spectrum` holds, for people."""
+    """Description of `Solution.spectrum`, for the user."""
+
+    refine: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         self.config()
 
     def config(self) -> SolverConfig:
-        """The settings as a run's configuration has them.
+        """The settings as part of a run's configuration.
 
         Raises:
-            ConfigError: on an impossible one.
+            ConfigError: if a setting is invalid.
         """
         return SolverConfig(kind=self.kind, **{one.name: getattr(self, one.name) for one in fields(self)})
 
     @property
     def pass_products(self) -> str:
-        """Precision in which the train-train kernel is multiplied while variances are made."""
+        """Precision of products with the train-train kernel for variances."""
         return "float64"
 
     @property
     def preconditioned_by(self) -> list[str | int | None] | None:
-        """What variances depend on besides the tolerances: the preconditioner and its rank; None without one."""
+        """The preconditioner and its rank, on which variances depend; None without one."""
         return None
 
     @property
     def stops_at(self) -> float | None:
-        """The bound on errors of predictions, in units of the largest target, below which it stops; None if it stops otherwise."""
+        """The error bound, in units of the largest target, at which the solver stops; None for another stopping rule."""
         return None
 
     def tightened(self, scale: float) -> Solver:
-        """With a tolerance of variances of so many times less; itself where they are exact to rounding."""
+        """The solver with a smaller tolerance of variances, by this factor; the same solver if variances are exact to rounding."""
         del scale
         return self
 
     @classmethod
     def of(cls, config: SolverConfig) -> Self:
-        """With the settings of a run's configuration."""
+        """The solver with the settings of a run's configuration."""
         return cls(**{one.name: getattr(config, one.name) for one in fields(cls)})
 
     def solve(
@@ -78,25 +86,26 @@ class Solver(ABC):
         workspace: Workspace | None = None,
         progress: Progress = None,
     ) -> Solution:
-        """Solve, or take up a solve where it stopped.
+        """Solve for the given targets. An interrupted solve with the same store continues.
 
         Args:
-            kernel: among the n training points: as `Gram.train` gives it, or a plain (n, n) array.
+            kernel: the train-train kernel: a result of `Gram.train`, or an (n, n) array of float32 or float64.
             targets: (n, c) or (n,), real.
-            times: training times in steps, one or several, `inf` allowed; None decides later, from the spectrum.
-            ridges: added to the diagonal, one or several.
-            ridge_scale: of them, `relative` to the mean of the kernel's diagonal, or `absolute`.
-            dynamics: of training; None is gradient flow.
-            error_estimate: of predictions, beside the bounds on their errors: `auto` (where it is cheap), `true` or `false`.
-            workspace: where it runs; None is this process, which keeps nothing.
-            progress: a function of one `Event`, or whether a line of progress is shown; None shows it in a terminal or a notebook,
-                unless the workspace is told.
+            times: one or several training times in steps, which may be `inf`; None chooses them from the spectrum.
+            ridges: one or several numbers that are added to the diagonal.
+            ridge_scale: `relative` to the mean of the kernel's diagonal, or `absolute`.
+            dynamics: the training dynamics; None is gradient flow.
+            error_estimate: whether to estimate errors of predictions beside the bounds: `auto` (if it is cheap), `true`
+                or `false`.
+            workspace: environment of the solve; None is this process, which stores nothing.
+            progress: a function of one `Event`, or whether to show a line of progress; None shows it in a terminal or a
+                notebook, unless the workspace has a listener.
 
         Raises:
-            ConfigError: if the solver has no answer at one of the times, or a setting is impossible.
-            DataError: on targets that do not fit.
-            IncompleteError: if it runs out of steps; what it has is kept in the workspace's store.
-            NumericalError: for an indefinite kernel.
+            ConfigError: if the solver does not support one of the times, or a setting is invalid.
+            DataError: if the targets do not fit the kernel.
+            IncompleteError: if the solver reaches its largest number of steps; the workspace's store keeps its state.
+            NumericalError: if the kernel is indefinite.
         """
         problem = make_problem(
             as_kernel(kernel),
@@ -108,9 +117,13 @@ class Solver(ABC):
             error_estimate=error_estimate,
         )
         place = workspace or Workspace()
+        if self.refine:
+            require_refinable(problem)
         with place.telling("solve", progress) as told:
             found = self.answer(problem, told)
-        return replace(found, workspace=place)  # whose next pass is no part of this stage
+            if self.refine:
+                (found,) = refine([found], told, self.refine)
+        return replace(found, workspace=place)  # later passes do not belong to the stage of `told`
 
     @abstractmethod
     def answer(self, problem: Problem, workspace: Workspace) -> Solution:
@@ -118,10 +131,10 @@ class Solver(ABC):
 
     @abstractmethod
     def restore(self, problem: Problem, saved: Saved, workspace: Workspace) -> Solution:
-        """What an earlier process solved, from what it saved and from the workspace's store; no pass is made.
+        """The solution of an earlier process, from its saved state and the workspace's store, without any pass.
 
         Raises:
-            IncompleteError: if some of it is gone or damaged.
+            IncompleteError: if a part of it is missing or damaged.
         """
 
     def load(
@@ -132,17 +145,17 @@ class Solver(ABC):
         *,
         workspace: Workspace | None = None,
     ) -> Solution:
-        """A solution that `Solution.save` has written.
+        """Load a solution that `Solution.save` has written.
 
         Args:
-            path: of the file.
-            kernel: that was solved.
-            targets: likewise.
-            workspace: for what is asked of it next.
+            path: path of the file.
+            kernel: the kernel of the solve.
+            targets: the targets of the solve.
+            workspace: environment of later computations with the solution.
 
         Raises:
             IncompleteError: if the file cannot be read.
-            IdentityError: if it is of another kernel, other targets or another solver.
+            IdentityError: if the file belongs to another kernel, other targets or another solver.
         """
         arrays = read_arrays(Path(path))
         if "about" not in arrays:
@@ -154,13 +167,13 @@ class Solver(ABC):
             raise IdentityError(f"{path} was solved by {about['solver']}: load it with that solver")
         if about["problem"] != problem.solve_key(""):
             raise IdentityError(f"{path} is the solution for another kernel or other targets: solve again")
-        return self.restore(problem, Saved(about["facts"], arrays), workspace or Workspace())
+        return restored(self, problem, Saved(about["facts"], arrays), workspace or Workspace())
 
 
 def as_kernel(kernel: TrainKernel | np.ndarray) -> TrainKernel:
-    """The kernel itself; a plain array is wrapped.
+    """The kernel; an array is wrapped as a kernel.
 
     Raises:
-        DataError: if it is no square array of finite floats.
+        DataError: if the array is not square, not float32 or float64, or not finite.
     """
     return ArrayKernel(kernel) if isinstance(kernel, np.ndarray) else kernel

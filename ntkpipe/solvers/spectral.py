@@ -1,4 +1,4 @@
-"""Solutions that know the spectrum of the kernel, or what it is in a Krylov space: every time and ridge, or those asked for."""
+"""Solutions with the spectrum of the kernel, exact or in a Krylov space. They support finite times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Self
 import numpy as np
 
 from ntkpipe.dynamics.bounds import ErrorBudget, error_budget, krylov_factors
-from ntkpipe.dynamics.estimates import Disturbance, disturbance, fewer_outputs, is_truncated, moved_weights, movement_of
+from ntkpipe.dynamics.estimates import Disturbance, disturbance, is_truncated, moved_weights, movement_of
 from ntkpipe.dynamics.krylov import KrylovSolution, combined_weights, means_from_weights
+from ntkpipe.dynamics.movement import summed_outputs
 from ntkpipe.dynamics.restarted import RestartedSolution
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.times import Numbers
@@ -21,15 +22,15 @@ from ntkpipe.solvers.solution import Sensitivity, Shape, Solution, grid_of_times
 
 @dataclass(frozen=True, repr=False)
 class SpectralSolution(Solution):
-    """One that answers every time and ridge, or those that it was made for.
+    """A solution for every time and ridge; after restarts, only for the configured ones.
 
     Args:
-        space: a basis with its small problem, or restarted weights.
+        space: a basis with its projected problem, or restarted weights.
     """
 
     space: KrylovSolution | RestartedSolution
     probed: KrylovSolution | None = field(default=None, kw_only=True)
-    """Of the random vectors of `probing`; None of a complete basis, which has them."""
+    """The space of the random vectors of `probing`; None for a complete basis, which contains them."""
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -64,7 +65,7 @@ class SpectralSolution(Solution):
         facts = row_facts(problem, sample.indices, self.noise, self.solver.pass_products)
         found = disturbance(self.space, problem.filter, self.times, problem.ridges, sample, facts)
         if is_truncated(self.space) and self._moved is None and not self.space.is_restarted:
-            # Of too few steps no earlier space is left that could tell what is missing: its bound does.
+            # After too few steps there is no earlier space to compare with, so the bound stands for the truncation error.
             missing = krylov_factors(self.space, problem.filter, self.times, problem.ridges)
             found = replace(found, lost=found.lost + missing)
         return found
@@ -75,7 +76,7 @@ class SpectralSolution(Solution):
         return moved_weights(self.space, int(self.facts["steps"]), problem.filter, self.times, problem.ridges)
 
     def probe_space(self) -> KrylovSolution | None:
-        """The space of the random vectors."""
+        """The space of the random vectors, for error estimates."""
         return self.probed
 
     def sensitivity(self) -> Sensitivity | None:
@@ -89,7 +90,7 @@ class SpectralSolution(Solution):
         factor, q = float(self.facts.get("estimate_factor", 1.0)), columns.shape[1]
         if moved is not None:
             assert isinstance(self.space, KrylovSolution)
-            moved = fewer_outputs(moved)
+            moved = summed_outputs(moved)
             columns = np.concatenate([columns, combined_weights(self.space.basis, moved)], axis=1)
 
         def values(product: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:

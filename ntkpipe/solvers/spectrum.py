@@ -1,4 +1,4 @@
-"""The spectrum of a train-train kernel with its targets, from its tiles: no factorisation, and no n^3 beyond small matrices."""
+"""The spectrum of a train-train kernel and its targets, from its tiles. Large matrices are not factored."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ntkpipe.sources.kernels import TrainKernel
 from ntkpipe.storage.checksum import digest
 
 DENSE = 2000
-"""Rows up to which every eigenvalue is found: 8 n^2 bytes and seconds of LAPACK."""
+"""Largest number of rows for which all eigenvalues are computed, in seconds and with 8 n^2 bytes."""
 
-# Rows whose leave-one-out errors are sampled where products alone are affordable.
+# Number of rows with sampled leave-one-out errors, if the kernel is too large for all eigenvalues.
 _ROWS = 16
 
 
@@ -40,27 +40,28 @@ def spectrum(
     workspace: Workspace | None = None,
     progress: Progress = None,
 ) -> Spectrum:
-    """Leading eigenvalues, density of states, label energy, and what learning-curve theory makes of them.
+    """Leading eigenvalues, density of states, label energy, and the learning curves that theory predicts from them.
 
-    Up to `dense` rows all eigenvalues are found. Beyond, the kernel is multiplied some 20 to 40 times with `probes` random vectors,
-    the targets and 16 unit vectors: leading eigenvalues are found, and sums over the others are estimated with standard errors.
+    Up to `dense` rows all eigenvalues are computed. For more rows the kernel is multiplied 20 to 40 times with `probes`
+    random vectors, the targets and 16 unit vectors. This gives the leading eigenvalues, and estimates of sums over the
+    others with standard errors.
 
     Args:
-        kernel: among the n training points: as `Gram.train` gives it, or a plain (n, n) array.
-        targets: (n, c) or (n,), as they are trained on (one-hot targets centred).
-        probes: random vectors, at least 2.
-        top: leading eigenvalues wanted.
+        kernel: the train-train kernel: a result of `Gram.train`, or an (n, n) array.
+        targets: training targets, (n, c) or (n,), centred for one-hot labels.
+        probes: number of random vectors, at least 2.
+        top: number of leading eigenvalues.
         ridges: added to the diagonal.
-        ridge_scale: of them, `relative` to the mean of the kernel's diagonal, or `absolute`.
-        dynamics: of training, for the times at which modes are learnt; None is gradient flow with rate 1.
-        seed: of the random vectors.
-        dense: rows up to which all eigenvalues are found.
-        workspace: where it runs; None is this process.
-        progress: as of `Solver.solve`.
+        ridge_scale: `relative` to the mean of the kernel's diagonal, or `absolute`.
+        dynamics: the training dynamics, for the times at which modes are learned; None is gradient flow with rate 1.
+        seed: seed of the random vectors.
+        dense: largest number of rows for which all eigenvalues are computed.
+        workspace: environment of the computation; None is this process.
+        progress: see `Solver.solve`.
 
     Raises:
         ConfigError: if a number is out of range.
-        DataError: on targets that do not fit.
+        DataError: if the targets do not fit the kernel.
 
     Examples:
         >>> made = spectrum(np.diag([3.0, 1.0]), np.array([1.0, 1.0]))
@@ -75,9 +76,9 @@ def spectrum(
 def spectrum_of(
     problem: Problem, workspace: Workspace, *, probes: int = 32, top: int = 200, seed: int = 0, dense: int = DENSE
 ) -> Spectrum:
-    """The same of a checked problem."""
+    """The result of `spectrum` for a checked problem."""
     if probes < 2:
-        raise ConfigError(f"probes={probes} must be at least 2: their spread tells the error. Use probes=32")
+        raise ConfigError(f"probes={probes} must be at least 2, to give a standard error: use probes=32")
     if top < 1:
         raise ConfigError(f"top={top} must be at least 1")
     kernel = problem.kernel
@@ -101,16 +102,18 @@ def _measured(problem: Problem, workspace: Workspace, probes: int, top: int, see
     held = workspace.memory_bytes if workspace.memory_bytes is not None else free_share(workspace.room.budget)
     with tile_operator(kernel.matrix, workspace.executor, memory_bytes=held // 2) as tiles:
         operator = merged(tiles, kernel.copies)
+        # Targets of equal points may differ: predictions need only their mean, but errors count what differs from it.
         if n <= dense:
             workspace.tell(f"{problem.name}: all {n:,} eigenvalues", force=True)
-            return dense_measure(operator.rows(np.arange(n)), problem.targets)
-        key = digest({"spectrum": problem.solve_key("float64"), "probes": probes, "rows": _ROWS, "seed": seed})
-        # In memory it would be a second basis, and go with the process.
+            return dense_measure(operator.rows(np.arange(n)), problem.own_targets)
+        about = {"probes": probes, "rows": _ROWS, "seed": seed, **({"targets": "own"} if kernel.copies.count else {})}
+        key = digest({"spectrum": problem.solve_key("float64"), **about})
+        # A checkpoint in memory would be a second copy of the basis, and would be lost with the process.
         kept = not workspace.store.url.startswith("memory:")
         checkpoint = StoreCheckpoint(workspace.store, f"spectrum/{key}", key) if kept else None
         made = lanczos_measure(
             operator,
-            problem.targets,
+            problem.own_targets,
             probes=probes,
             top=min(top, n // 4),
             rows=_ROWS,

@@ -1,4 +1,4 @@
-"""What a solve works with besides its problem: where it runs, what it may take, where it keeps what it has done."""
+"""The environment of a solve: its executor, its memory, and the store of its results."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _memory_store() -> ObjectStore:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What travels together through a solve. By default everything stays in this process, and is gone with it.
+    """The environment of a solve. By default everything stays in the memory of this process.
 
     Args:
-        executor: of the products and of tasks.
-        store: of checkpoints, bases, factors and finished batches of variances: the same call made again with the same store goes on
-            from there.
-        memory_bytes: for all processes together; None is a share of what is free.
-        driver_bytes: of it, what the driver may take; None is all.
-        workers: processes that compute; None is as the executor has.
-        holder: told to whoever wants the same solve at the same time.
-        tell: receives lines for people; see `events.Tell`.
+        executor: runs products and tasks.
+        store: stores checkpoints, bases, factors and finished batches of variances. Repeating a call with the same store
+            continues from them.
+        memory_bytes: memory of all processes together; None is a share of the free memory.
+        driver_bytes: part of `memory_bytes` for the driver; None is all.
+        workers: number of processes that compute; None takes the number of the executor.
+        holder: description of this process for others that want the same solve.
+        tell: receives lines of progress; see `events.Tell`.
     """
 
     executor: Executor = field(default_factory=SerialExecutor)
@@ -48,11 +48,11 @@ class Workspace:
 
     @contextlib.contextmanager
     def telling(self, name: str, progress: Progress) -> Iterator[Workspace]:
-        """The workspace while a stage of a call from Python runs in it, whose progress is told as events.
+        """Context manager: the workspace for a stage of a call from Python, which reports its progress as events.
 
         Args:
-            name: of the stage.
-            progress: who listens; None leaves a workspace as it is that already tells somebody.
+            name: name of the stage.
+            progress: the listener; None keeps the listener of a workspace that has one.
         """
         if progress is None and self.tell is not tell_nobody:
             yield self
@@ -64,17 +64,17 @@ class Workspace:
 
     @property
     def room(self) -> Room:
-        """Memory, as its formulas take it."""
+        """The memory of all processes, for the formulas of `planning.memory`."""
         budget = free_share(free_memory()) if self.memory_bytes is None else self.memory_bytes
         return Room(budget, self.executor.workers if self.workers is None else self.workers, self.driver_bytes)
 
 
 @contextlib.contextmanager
 def exclusive(workspace: Workspace, prefix: str) -> Iterator[Workspace]:
-    """The workspace while nobody else adds to what lies under `prefix`: two solves would each undo the other's steps.
+    """Context manager: the workspace with a lease on `prefix`, because two solves would overwrite each other's steps.
 
     Raises:
-        HeldError: if another run is at it; or, while something is told, if it has taken over.
+        HeldError: if another run holds the lease, or takes it over later (on the next line of progress).
     """
     with workspace.store.lease(prefix, holder=workspace.holder) as lease:
 

@@ -1,1 +1,1 @@
-"""Where kernels come from."""
+"""Sources of kernels."""

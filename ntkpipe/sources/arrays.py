@@ -1,4 +1,4 @@
-"""A kernel matrix in memory, as a solver sees it: what a plain array is wrapped in."""
+"""A kernel matrix in memory, for a solver."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ArrayKernel:
     """A `TrainKernel` over an (n, n) array, float32 or float64.
 
     Args:
-        array: symmetric; the lower triangle is used.
+        array: (n, n), symmetric; the lower triangle is used.
         edge: rows of a tile.
-        test_diagonal: the largest `k(x, x)` of the test points, which error bounds are for; None is that of the array.
+        test_diagonal: the largest `k(x, x)` of the test points, for error bounds; None takes the largest of the array.
 
     Raises:
-        DataError: if it is no square array of finite floats.
+        DataError: if the array is not square, not float32 or float64, or not finite.
     """
 
     array: np.ndarray = field(repr=False)
@@ -77,7 +77,7 @@ class ArrayKernel:
 
     @property
     def copies(self) -> Copies:
-        """See `TrainKernel`; of a given matrix nothing is known."""
+        """See `TrainKernel`; equal points of a given matrix are unknown."""
         return Copies.of((), self.n)
 
     @property
@@ -100,12 +100,16 @@ class ArrayKernel:
         del plain
         return self.array.diagonal().astype(np.float64)
 
+    def test_rows(self, most: int, executor: Executor) -> None:
+        """None, because the test points are unknown."""
+        del most, executor
+
     def sample_size(self, rows: int | None) -> int:
         """See `TrainKernel`."""
         return SAMPLE_ROWS if rows is None else rows
 
     def measure(self, operator: Operator, executor: Executor, rows: int | None) -> KernelSample:
-        """See `TrainKernel`; nothing is known of what float32 entries were before they were rounded."""
+        """See `TrainKernel`; the values of float32 entries before rounding are unknown."""
         del executor
         indices = sample_indices(self.n, self.sample_size(rows))
         stored = operator.rows(indices)
@@ -119,7 +123,7 @@ class ArrayKernel:
 
     def companion(self, source: Kernel) -> ArrayKernel:
         """See `TrainKernel`."""
-        raise DataError(f"a given matrix is called gram, and there is no {source}")
+        raise DataError(f"a given matrix is called gram, and there is no {source}: leave the name out")
 
     def leading(self, n: int) -> ArrayKernel:
         """See `TrainKernel`."""

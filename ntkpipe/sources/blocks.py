@@ -1,4 +1,4 @@
-"""The kernels of one data set in use: both blocks, every part, and what is known of their errors."""
+"""The kernels of one data set: both blocks, every part under flips, and the errors of their entries."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any, cast
 import numpy as np
 
 from ntkpipe.dynamics.sampling import TestErrors, matrix_noise, sample_indices
-from ntkpipe.errors import ConfigError
+from ntkpipe.errors import ConfigError, IncompleteError
+from ntkpipe.extras import require
 from ntkpipe.gram.plan import GramPlan
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.linalg.operator import Operator, rectangular_operator, tile_operator
-from ntkpipe.planning.sample_rows import FLOAT64_COST, SAMPLE_SHARE, affordable_rows
+from ntkpipe.planning.sample_rows import affordable_rows
 from ntkpipe.predictions.points import TestPoints
-from ntkpipe.sources.kernels import KernelSample
+from ntkpipe.sources.close_pairs import close_pairs, close_test_pairs
+from ntkpipe.sources.kernels import KernelSample, TestRows
 from ntkpipe.sources.recomputation import ERROR_SAFETY
 from ntkpipe.sources.source import KernelSource
 from ntkpipe.storage.checksum import digest
@@ -24,26 +26,23 @@ from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
 
-# Pairs whose rounding is measured, rows and columns.
-_EVALUATED = (8, 64)
-
 
 @dataclass(frozen=True)
 class KernelBlocks:
-    """The kernels among the points in use, the leading ones of a data set.
+    """The kernels of the points in use, which are the leading points of a data set.
 
     Args:
-        parts: the kernel that is solved with, and for variances under flips its odd part.
-        n: training points.
-        p: test points.
+        parts: the kernel of the solve, and for variances under flips its odd part.
+        n: number of rows of the training points.
+        p: number of rows of the test points.
         tiles: plan of both blocks.
-        copies: which of the training points equal which.
-        rows_of_point: of the kernel: 1, or one for each output; n and p are numbers of rows.
-        images_per_row: images that training averages over for each row: 2 with flips, else 1.
-        workers: processes that share the work of recomputing rows.
-        sample: rows that are recomputed, unless a caller says otherwise; None is as many as their time allows.
-        executor: where what people ask for (`K @ v`) is computed.
-        points: what is known of the test points besides the kernel, for predictions; None if nothing.
+        copies: equal training points.
+        rows_of_point: rows of the kernel per point: 1, or the number of outputs.
+        images_per_row: number of images that training averages over per row: 2 with flips, otherwise 1.
+        workers: number of processes that recompute rows.
+        sample: default number of recomputed rows; None takes as many as their time allows.
+        executor: computes products that a user asks for, such as `K @ v`.
+        points: indices and targets of the test points, for predictions; None if they are unknown.
     """
 
     parts: tuple[KernelSource, ...]
@@ -61,54 +60,54 @@ class KernelBlocks:
 
     @property
     def training_points(self) -> int:
-        """In use, however many rows each has."""
+        """Number of training points in use."""
         return self.n // self.rows_of_point
 
     @property
     def test_points(self) -> int:
-        """In use."""
+        """Number of test points in use."""
         return self.p // self.rows_of_point
 
     @property
     def source(self) -> KernelSource:
-        """Of the kernel that is solved with."""
+        """The source of the kernel of the solve."""
         return self.parts[0]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What `train` and `test` may be asked for."""
+        """The names that `train` and `test` accept."""
         kernels = ("gram",) if self.source.is_given else self.source.identity.kernels
         return _NETWORK if len(kernels) > 1 else kernels
 
     def train(self, name: str) -> BlockTrainKernel:
-        """The kernel among the training points.
+        """The train-train kernel.
 
         Args:
-            name: `nngp`, `ntk` or `ntkgp` (the NTK as the covariance of a Gaussian process) of a network; `gram` of a function or a
-                matrix.
+            name: `nngp`, `ntk` or `ntkgp` (the NTK as the covariance of a Gaussian process) for a network; `gram` for a
+                function or a matrix.
 
         Raises:
-            ConfigError: for another name.
+            ConfigError: if there is no kernel of this name.
         """
         return BlockTrainKernel(self, name, self._source_of(name))
 
     def test(self, name: str) -> BlockTestKernel:
-        """The kernel between the test and the training points; see `train`."""
+        """The test-train kernel; see `train`."""
         return BlockTestKernel(self, name, self._source_of(name))
 
     def leading(self, n: int) -> KernelBlocks:
-        """Of the first n training points."""
+        """The same kernels with the first n training points only."""
         return replace(self, n=n, copies=Copies(self.copies.first[:n]), _known={})
 
     def sample_size(self, rows: int | None) -> int:
-        """Rows that are recomputed: as asked for, or as many as their time allows."""
+        """Number of recomputed rows: as configured, or as many as their time allows."""
         asked = self.sample if rows is None else rows
         return affordable_rows(self.tiles, self.n) if asked is None else asked
 
     def exact_rows(
         self, block: Block, executor: Executor, rows: int | None = None, part: int = 0
     ) -> tuple[np.ndarray, dict[Kernel, np.ndarray]]:
-        """A sample of rows, and these of every kernel in float64, once in a process: (k,), and (k, n) each."""
+        """A sample of row numbers (k,), and these rows (k, n) of every kernel in float64. They are computed once."""
         count = self.sample_size(rows)
         key = ("rows", block, count, part)
         if key not in self._known:
@@ -120,7 +119,7 @@ class KernelBlocks:
     def exact_columns(
         self, executor: Executor, rows: int | None = None, part: int = 0
     ) -> dict[Kernel, np.ndarray] | None:
-        """Every kernel between the test points and a sample of training points, (p, k) in float64; None if stored ones are exact."""
+        """A sample of columns (p, k) of every test-train kernel in float64; None if the stored ones are exact."""
         count = self.sample_size(rows)
         key = ("columns", count, part)
         if key not in self._known:
@@ -129,62 +128,37 @@ class KernelBlocks:
         return self._known[key]
 
     def relative_error(self, kernel: Kernel, executor: Executor, rows: int | None = None, part: int = 0) -> float:
-        """What float64 entries are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
+        """Largest error of float64 entries in units of `sqrt(k(x, x) k(x', x'))`.
 
-        Measured on a few pairs, the closest of the sampled rows among them.
+        It is measured on a few pairs, which include the closest pairs of the sampled rows.
         """
         key = ("errors", self.sample_size(rows), part)
         if key not in self._known:
             source = self.parts[part]
-            nothing = np.zeros(0, np.int64)
-            first, second = (nothing, nothing) if source.is_given else self._close_pairs(executor, rows, part)
+            first = second = np.zeros(0, np.int64)
+            if not source.is_given:
+                indices, exact = self.exact_rows("train", executor, rows, part)
+                first, second = close_pairs(source, indices, exact, self.n, self.tiles)
             self._known[key] = source.entry_errors(first, second, self.n, executor)
         found = self._known[key]
         return 0.0 if found is None else found[kernel]
 
     def series_error(self, kernel: Kernel, executor: Executor, rows: int | None = None, part: int = 0) -> float:
-        """What the end of expansions leaves of the entries with test points, in the units of `relative_error`."""
+        """Truncation error of series in the test-train entries, in the units of `relative_error`."""
         key = ("series", self.sample_size(rows), part)
         if key not in self._known:
             source, exact = self.parts[part], self.exact_columns(executor, rows, part)
             if exact is None:
                 self._known[key] = None
             else:
-                test, train = self._close_test_pairs(exact, rows, part)
+                sampled = sample_indices(self.n, self.sample_size(rows))
+                test, train = close_test_pairs(source, exact, sampled, self.n, self.p)
                 self._known[key] = source.series_errors(test, train, self.n, self.p, executor)
         found = self._known[key]
         return 0.0 if found is None else found[kernel]
 
-    def _close_test_pairs(
-        self, exact: dict[Kernel, np.ndarray], rows: int | None, part: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Test points that are closest to the sampled training points, these, and others drawn at random."""
-        source, sampled = self.parts[part], sample_indices(self.n, self.sample_size(rows))
-        kernel: Kernel = "nngp" if "nngp" in exact else next(iter(exact))
-        diagonals = source.diagonal(kernel, "test", self.p), source.diagonal(kernel, "train", self.n)
-        left, right = (np.sqrt(np.maximum(diagonal, np.finfo(np.float64).tiny)) for diagonal in diagonals)
-        cosine = exact[kernel] / np.outer(left, right[sampled])
-        chosen = np.sort(np.argsort(-cosine.max(axis=1), kind="stable")[: _EVALUATED[0]])
-        random = sample_indices(self.n, _EVALUATED[1] - len(chosen), seed=2)
-        return chosen, np.unique([*sampled[cosine[chosen].argmax(axis=1)], *random])
-
-    def _close_pairs(self, executor: Executor, rows: int | None, part: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the sample with the closest other points, and these points with some drawn at random."""
-        indices, exact = self.exact_rows("train", executor, rows, part)
-        kernel: Kernel = "nngp" if "nngp" in exact else next(iter(exact))
-        diagonal = np.sqrt(np.maximum(self.parts[part].diagonal(kernel, "train", self.n), np.finfo(np.float64).tiny))
-        cosine = exact[kernel] / np.outer(diagonal[indices], diagonal)
-        cosine[np.arange(len(indices)), indices] = -1.0
-        closest = cosine.max(axis=1)
-        chosen = np.sort(np.argsort(-closest, kind="stable")[: _EVALUATED[0]])
-        count = _EVALUATED[1]
-        if self.tiles.cost.input_entries > 1:  # pairs take long: twice or three times so many are evaluated
-            affordable = SAMPLE_SHARE * self.tiles.pairs / (len(chosen) * FLOAT64_COST)
-            count = int(np.clip(affordable, 2 * len(chosen), count))
-        random = sample_indices(self.n, count - len(chosen), seed=2)
-        return indices[chosen], np.unique([*cosine[chosen].argmax(axis=1), *random])
-
     def _source_of(self, name: str) -> Kernel:
+        """The kernel whose tiles are read for a name."""
         if name not in self.names:
             raise ConfigError(f"kernel {name!r} is not one of {', '.join(self.names)}")
         return "ntk" if name == "ntkgp" else cast("Kernel", name)
@@ -195,13 +169,13 @@ _NETWORK = ("ntk", "nngp", "ntkgp")
 
 @dataclass(frozen=True)
 class _BlockKernel:
-    """What both blocks share; see `TrainKernel`.
+    """Common part of both blocks; see `TrainKernel`.
 
     Args:
-        blocks: that it is one of.
-        name: as it was asked for.
-        source: whose tiles are read.
-        part: of `blocks.parts`.
+        blocks: that contain this block.
+        name: as the user gave it.
+        source: the kernel whose tiles are read.
+        part: index into `blocks.parts`.
     """
 
     blocks: KernelBlocks
@@ -225,7 +199,7 @@ class _BlockKernel:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the entries."""
+        """The dtype of the stored entries."""
         return self._matrix().dtype
 
     def companion(self, source: Kernel) -> Any:
@@ -240,20 +214,20 @@ class _BlockKernel:
         raise NotImplementedError
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
-        """The kernel times a vector or a few, float64: one pass over the tiles."""
+        """The kernel times one or a few vectors in float64; one pass over the tiles."""
         v = np.asarray(v, dtype=np.float64)
         with self._operator() as operator:
             made = operator.matmul(v[:, None] if v.ndim == 1 else v)
         return made[:, 0] if v.ndim == 1 else made
 
     def rows(self, indices: Any) -> np.ndarray:
-        """Rows as they are stored, (k, n) float64; one row (n,) for one number."""
+        """Stored rows, (k, n) float64; one row (n,) for a single number."""
         with self._operator() as operator:
             made = operator.rows(np.atleast_1d(np.asarray(indices, dtype=np.int64)))
         return made[0] if np.ndim(indices) == 0 else made
 
     def to_numpy(self) -> np.ndarray:
-        """The whole block in memory, in its own dtype."""
+        """The whole block as one array, in the dtype of its tiles."""
         matrix = self._matrix()
         out = np.empty((matrix.grid.rows, matrix.grid.cols), matrix.dtype)
         for tile in matrix.grid:
@@ -264,7 +238,8 @@ class _BlockKernel:
         return out
 
     def to_xarray(self) -> Any:
-        """The whole block as an `xarray.DataArray` with the dimensions of the stored arrays."""
+        """The whole block as an `xarray.DataArray` with the dimension names of the stored arrays."""
+        require("xarray", "to_xarray", "to_numpy needs nothing more")
         import xarray
 
         rows = "train_row" if self._matrix().grid.symmetric else "test_image"
@@ -278,7 +253,7 @@ class _BlockKernel:
 
 @dataclass(frozen=True)
 class BlockTrainKernel(_BlockKernel):
-    """The symmetric kernel among the training points, a `TrainKernel`: `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`."""
+    """The symmetric train-train kernel (n, n), a `TrainKernel`: `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`."""
 
     @property
     def n(self) -> int:
@@ -328,6 +303,25 @@ class BlockTrainKernel(_BlockKernel):
         """See `TrainKernel`."""
         return self._from.diagonal(self.source, "train", self.n, plain=plain)
 
+    def test_rows(self, most: int, executor: Executor) -> TestRows | None:
+        """See `TrainKernel`. If tiles are not stored, rows are computed, as many as their time allows."""
+        p, test = self.blocks.p, BlockTestKernel(self.blocks, self.name, self.source, self.part)
+        if not p:
+            return None
+        if self.blocks.tiles.stored:
+            indices = np.unique(np.linspace(0, p - 1, min(p, most)).round().astype(np.int64))
+            try:
+                with rectangular_operator(test.matrix, executor, products="float64") as operator:
+                    rows = operator.rows(indices)
+            except IncompleteError:  # the test tiles are not computed yet
+                return None
+        else:
+            indices, made = self.blocks.exact_rows(
+                "test", executor, min(most, self.blocks.sample_size(None)), self.part
+            )
+            rows = made[self.source]
+        return TestRows(rows, test.diagonal()[indices])
+
     def sample_size(self, rows: int | None) -> int:
         """See `TrainKernel`."""
         return self.blocks.sample_size(rows)
@@ -340,7 +334,7 @@ class BlockTrainKernel(_BlockKernel):
         systematic = error * float(self.diagonal().sum())
         noise = matrix_noise(stored - exact[self.source], self.n)
         noise = self._from.rounding_of_given(stored, self.n) or noise
-        # The largest of a few pairs, with the safety that bounds have; an estimate takes it for the usual size.
+        # `error` is the largest error of a few pairs times a safety factor. Estimates need the typical size.
         rounding = 0.0 if self._from.has_series else error / ERROR_SAFETY
         return KernelSample(indices, stored, exact[self.source], noise + systematic, systematic, rounding)
 
@@ -351,9 +345,9 @@ class BlockTrainKernel(_BlockKernel):
 
 @dataclass(frozen=True)
 class BlockTestKernel(_BlockKernel):
-    """The kernel between the test and the training points, a `TestKernel`; one row per test point, in stored order."""
+    """The test-train kernel (p, n), a `TestKernel`, with test points in stored order."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # not a test class, despite its name
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -386,10 +380,11 @@ class BlockTestKernel(_BlockKernel):
         """See `TestKernel`."""
         return sample_indices(self.blocks.n, self.blocks.sample_size(rows))
 
-    def measure(self, stored: np.ndarray, systematic: float, executor: Executor, rows: int | None) -> TestErrors:
+    def measure(self, stored: np.ndarray | None, systematic: float, executor: Executor, rows: int | None) -> TestErrors:
         """See `TestKernel`."""
-        exact = self.blocks.exact_columns(executor, rows, self.part)
-        difference = stored - (stored if exact is None else exact[self.source])
+        exact = None if stored is None else self.blocks.exact_columns(executor, rows, self.part)
+        shown = np.zeros((self.blocks.p, 1)) if stored is None else stored
+        difference = shown - (shown if exact is None else exact[self.source])
         trace = float(self._from.diagonal(self.source, "train", self.blocks.n).sum())
         left = self.blocks.series_error(self.source, executor, rows, self.part)
         of_row = max(systematic / trace, left) * math.sqrt(trace) if trace > 0 else 0.0

@@ -1,4 +1,4 @@
-"""A sum or product of networks' kernels: its tiles are made from those of its parts as they are read, and stored nowhere."""
+"""A sum or product of networks' kernels. Its tiles are combined from the tiles of its parts on every read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 @dataclass(frozen=True)
 class CombinedTiles:
-    """A `TileMatrix` whose tiles are combinations of others' of the same grid, rounded to their dtype.
+    """A `TileMatrix` that combines the tiles of other matrices on the same grid, rounded to their dtype.
 
     Args:
         parts: a combination of tile matrices.
@@ -52,11 +52,11 @@ class CombinedTiles:
 
 @dataclass(frozen=True)
 class CombinedSource(ComputedSource):
-    """Both kernels of a sum or product; see `KernelSource`. `gram` is the store of its first part.
+    """Both kernels of a sum or product; see `KernelSource`. `gram` is the store of the first part.
 
     Args:
-        parts: a combination of `NetworkSource`s, whose stores have tiles of one size.
-        combined: what the whole is known by.
+        parts: a combination of `NetworkSource`s whose stores have the same grid.
+        combined: the identity of the combined kernel.
     """
 
     parts: Combination
@@ -114,7 +114,10 @@ class CombinedSource(ComputedSource):
         return {**self.parts.describe(lambda one: list(one.spec)), **super().describe()}
 
     def dominance(self, trace: float, smallest: float) -> float:
-        """See `KernelSource`: of sums the largest of the parts', of products their product (Schur); `trace` bounds nothing of a part."""
+        """See `KernelSource`: the largest value of the parts for a sum, and their product for a product (Schur).
+
+        `trace` is not used, because it does not bound the parts.
+        """
         return self.parts.reduce(
             lambda one: one.dominance(np.inf, smallest),
             lambda weights, values: max(value for weight, value in zip(weights, values, strict=True) if weight),

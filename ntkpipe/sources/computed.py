@@ -1,4 +1,4 @@
-"""Kernels that are computed here: of a network, or of a function of two blocks; tiles are stored, or made whenever they are read."""
+"""Sources of computed kernels: networks and functions of two blocks. Tiles are stored or recomputed on every read."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ from ntkpipe.tiles.layout import Block, Kernel
 from ntkpipe.tiles.matrix import TileMatrix
 from ntkpipe.tiles.store import GramStore
 
-# Points whose outputs a network gives at once.
+# Number of points whose network outputs are computed at once.
 _AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class ComputedSource(ABC):
-    """What networks and functions share; see `KernelSource`.
+    """Common part of networks and functions; see `KernelSource`.
 
     Args:
-        gram: store of the tiles, or of the diagonals alone.
-        images: that entries are computed from.
+        gram: the store of the tiles, or of the diagonals if tiles are not stored.
+        images: the source of the images.
         stored: whether tiles are stored.
         pairs_per_step: see `Evaluation.tile`.
     """
@@ -64,7 +64,7 @@ class ComputedSource(ABC):
     @property
     @abstractmethod
     def outputs(self) -> tuple[Output, ...]:
-        """What a task needs to fill each store."""
+        """The outputs of a task, one for each store."""
 
     @property
     def stores(self) -> tuple[GramStore, ...]:
@@ -73,25 +73,25 @@ class ComputedSource(ABC):
 
     @abstractmethod
     def evaluation(self, dtype: str) -> Evaluates:
-        """What gives entries, in `float32` or `float64`."""
+        """The evaluation of entries in `float32` or `float64`."""
 
     def plain_evaluation(self, dtype: str) -> Evaluates:
-        """The same of the kernel itself, where the tiles hold its even or odd part."""
+        """The evaluation of the full kernel, also if the tiles contain its even or odd part."""
         return self.evaluation(dtype)
 
     def shorter_evaluation(self) -> Evaluates | None:
-        """In float64, with half the terms of every expansion; None if nothing is expanded."""
+        """The evaluation in float64 with half the terms of every series; None without series."""
         return None
 
     def of_points(self, images: ImageSource, data: str, n: int, p: int, store: ObjectStore) -> Self:
-        """The same kernel of other points, with stores of their own, whose tiles are still to be computed.
+        """The same kernel for other points, with separate stores whose tiles are not computed yet.
 
         Args:
-            images: the points.
-            data: hash of them.
-            n: training points, the first ones.
-            p: test points.
-            store: where the tiles will lie.
+            images: the source of the points.
+            data: hash of the points.
+            n: number of training points.
+            p: number of test points.
+            store: for the tiles.
         """
         identity = dataclasses.replace(self.gram.identity, data=data, n_train=n, n_test=p)
         gram = GramStore.create_or_open(store, identity)
@@ -99,7 +99,7 @@ class ComputedSource(ABC):
 
     @property
     def layers(self) -> Spec | None:
-        """Of a network whose entries can be made from distances too; None of other kernels."""
+        """Layers of a network whose entries can also be computed from distances; None for other kernels."""
         return None
 
     @property
@@ -206,13 +206,14 @@ class ComputedSource(ABC):
         """See `KernelSource`."""
         identity = self.identity
         found: dict[str, Any] = {"computed in": identity.dtype, "stored in": identity.stored_dtype}
-        return found if self.stored else {**found, "tiles": "computed whenever they are read"}
+        return found if self.stored else {**found, "tiles": "recomputed on every read"}
 
     def network_outputs(self, block: Block, rows: int) -> np.ndarray:
         """See `KernelSource`."""
         del block, rows
         raise ConfigError(
-            "predict.initial=network is for kernel=empirical: other kernels have no network. Give the outputs as a file, or leave it out"
+            "predict.initial=network needs kernel=empirical, because other kernels have no finite network: give the "
+            "outputs as a file, or leave it out"
         )
 
     def find_changes(self) -> dict[str, list[str]]:
@@ -226,10 +227,10 @@ class ComputedSource(ABC):
 
 @dataclass(frozen=True)
 class NetworkSource(ComputedSource):
-    """Both kernels of an infinitely wide network, or their even or odd parts under flips.
+    """The source of both kernels of an infinitely wide network, or of their even or odd part under flips.
 
     Args:
-        spec: its layers, canonical.
+        spec: canonical layers.
     """
 
     spec: tuple[Mapping[str, Any], ...]
@@ -269,12 +270,13 @@ class NetworkSource(ComputedSource):
 
 @dataclass(frozen=True)
 class FunctionSource(ComputedSource):
-    """The kernel of a function that the user passed; it is called `gram`.
+    """The source of the kernel of a user's function; the kernel is called `gram`.
 
-    What it is known by is the name that the user gave it: a function that has changed needs another.
+    The name that the user gives identifies the function, so a changed function needs another name.
 
     Args:
-        function: of two blocks. Executors that run in other processes pickle it: it must be a module-level function there.
+        function: of two blocks of points. Executors with other processes pickle it, so it must be a module-level
+            function for them.
     """
 
     function: BlockFunction
@@ -295,7 +297,7 @@ class FunctionSource(ComputedSource):
 
 @dataclass(frozen=True)
 class EmpiricalSource(ComputedSource):
-    """Both kernels of one finite network.
+    """The source of both kernels of a finite network.
 
     Args:
         network: with its weights in the store, or a function.
@@ -331,16 +333,16 @@ class EmpiricalSource(ComputedSource):
         return np.concatenate(parts)
 
     def find_changes(self) -> dict[str, list[str]]:
-        """See `KernelSource`: of the weights in the store."""
+        """See `KernelSource`; checks the weights in the store."""
         return {f"weights {self.network.digest}": self.network.find_damage()}
 
 
 @dataclass(frozen=True)
 class OutputPairSource(EmpiricalSource):
-    """The NTK of one finite network between all pairs of outputs; its rows are known by number.
+    """The source of the NTK of a finite network between all pairs of outputs. Its images are row numbers.
 
     Args:
-        pairs: the network, and the points whose outputs the rows are.
+        pairs: the network and its points.
     """
 
     pairs: OutputPairs
@@ -355,5 +357,5 @@ class OutputPairSource(EmpiricalSource):
         return self.pairs.evaluation(dtype)
 
     def network_outputs(self, block: Block, rows: int) -> np.ndarray:
-        """See `KernelSource`; of `rows` points."""
+        """See `KernelSource`; `rows` is a number of points."""
         return self._outputs_of(self.pairs.points, block, rows)

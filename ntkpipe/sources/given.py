@@ -1,4 +1,4 @@
-"""A kernel that the user computed: matrices in files, or in memory."""
+"""A kernel that the user computed, as matrices in files or in memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _HALF_UNIT = 2.0**-25
 
 @dataclass(frozen=True)
 class PrecomputedSource:
-    """Matrices that were given, called `gram`; see `KernelSource`. Nothing of them is recomputed.
+    """A `KernelSource` of given matrices, called `gram`. Nothing is recomputed.
 
     Args:
-        gram: both blocks and their diagonals, checked.
+        gram: both blocks and their diagonals, which were checked.
     """
 
     gram: GivenGram
@@ -89,7 +89,7 @@ class PrecomputedSource:
         """See `KernelSource`."""
         if self.matrix("gram", "train", n, n).dtype != np.float32:
             return 0.0
-        # What the user's entries were before they were rounded to float32 nobody knows: up to half a unit in the last place.
+        # The user's entries were rounded to float32, which changes them by up to half a unit in the last place.
         return 3.0 * math.sqrt(n * np.mean(stored**2)) * _HALF_UNIT
 
     @property
@@ -115,8 +115,8 @@ class PrecomputedSource:
         """See `KernelSource`."""
         del kernel, p, executor
         raise ConfigError(
-            f"covariances between test points need the kernel among them, and {self.where} was given without it: take diagonal "
-            "ones (predict.covariance=diagonal)"
+            f"covariances between test points need the kernel among them, which was not given with {self.where}: use "
+            "predict.covariance=diagonal"
         )
 
     def check_scale(self, n: int, solver: SolverConfig, executor: Executor) -> None:
@@ -132,7 +132,8 @@ class PrecomputedSource:
         """See `KernelSource`."""
         del block, rows
         raise ConfigError(
-            "predict.initial=network is for kernel=empirical: other kernels have no network. Give the outputs as a file, or leave it out"
+            "predict.initial=network needs kernel=empirical, because other kernels have no finite network: give the "
+            "outputs as a file, or leave it out"
         )
 
     def find_changes(self) -> dict[str, list[str]]:

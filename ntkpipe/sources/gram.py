@@ -1,4 +1,4 @@
-"""The Gram matrices of a kernel and a data set: planned, computed, and handed to solvers and predictions."""
+"""`Gram`: plans and computes the Gram matrices of a kernel and a data set."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from ntkpipe.config import (
     ClusterConfig,
@@ -24,10 +22,9 @@ from ntkpipe.data.duplicates import find_duplicates
 from ntkpipe.data.given_features import check_features
 from ntkpipe.data.given_gram import check_gram
 from ntkpipe.data.in_memory import features_from_arrays, given_from_arrays
-from ntkpipe.data.labels import encode_labels
 from ntkpipe.data.points import Dataset
 from ntkpipe.data.prepared import PreparedImages, write_prepared
-from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.errors import ConfigError
 from ntkpipe.events.event import Event, Kind, stage
 from ntkpipe.events.lines import Progress, listener_of
 from ntkpipe.finite.kernel import EmpiricalKernel
@@ -48,10 +45,9 @@ from ntkpipe.planning.surroundings import (
     plan_given_here,
     plan_here,
 )
-from ntkpipe.predictions.points import TestPoints
 from ntkpipe.sources.blocks import BlockTestKernel, BlockTrainKernel, KernelBlocks
 from ntkpipe.sources.computed import FunctionSource
-from ntkpipe.sources.finding import points_of
+from ntkpipe.sources.finding import points_from_targets, points_of
 from ntkpipe.sources.opened import (
     InUse,
     OpenGram,
@@ -66,7 +62,7 @@ from ntkpipe.storage.protocol import ObjectStore
 from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
-from ntkpipe.tiles.identity import FUNCTION, GramIdentity
+from ntkpipe.tiles.identity import FUNCTION
 from ntkpipe.tiles.store import GramStore
 
 
@@ -74,25 +70,24 @@ class Gram:
     """The Gram matrices of a kernel and a data set. Nothing is computed before `compute`.
 
     Args:
-        kernel: an `Architecture`; a `KernelSum` or `KernelProduct` of some; an `EmpiricalKernel` (of one finite network); or a function
-            `k(x1, x2)` of two blocks of points to `(n1, n2)`, of which the data set's points are handed over `(n, h, w, c)`, those of
-            tables `(n, d)`.
+        kernel: an `Architecture`; a `KernelSum` or `KernelProduct` of architectures; an `EmpiricalKernel` of a finite
+            network; or a function `k(x1, x2)` of two blocks of points that returns (n1, n2). Blocks have shape
+            (n, h, w, c), or (n, d) for tables.
         data: training and test points.
-        name: of a function: its tiles are known by it, so a function that has changed needs another.
-        store: folder or URL where images, tiles and what solvers keep lie; runs of the command line share it. None is the memory
-            of this process.
+        name: of a kernel function. It identifies the stored tiles, so a changed function needs another name.
+        store: folder or URL for images, tiles and solver states; runs of the command line can share it. None is the
+            memory of this process.
         dtype: of the computation, `float32` or `float64`.
         store_dtype: of the stored tiles; None is `dtype`.
-        tiles: `stored`, `recompute` (only diagonals are stored, and tiles are computed whenever they are read) or `auto`.
-        edge: rows of a tile; None chooses.
-        augment: `hflip` trains on every image and its mirror image, exactly; of networks alone.
-        odd_part: with `augment="hflip"`: compute also what variances need.
-        executor: where tiles are computed and products made, unless `compute` is told otherwise; None is this process.
-            Executors that run in other processes need a store that these see, and functions that can be pickled: defined at the top
-            of a module.
+        tiles: `stored`, `recompute` (tiles are computed on every read, and only diagonals are stored) or `auto`.
+        edge: rows of a tile; None chooses the number.
+        augment: `hflip` trains exactly on every image and its mirror image; only for networks.
+        odd_part: with `augment="hflip"`, whether to compute also the odd part of the kernel, which variances need.
+        executor: computes tiles and products, unless `compute` gets another one; None is this process. An executor with
+            other processes needs a store that they can access, and a kernel function at the top level of a module.
 
     Raises:
-        ConfigError: on an impossible setting.
+        ConfigError: if a setting is invalid.
 
     Examples:
         >>> gram = Gram(Architecture.from_spec(fcn(depth=1)), load_dataset("digits", train_size=100))  # doctest: +SKIP
@@ -119,25 +114,25 @@ class Gram:
         function = None if isinstance(kernel, _OURS) else kernel
         if isinstance(kernel, EmpiricalKernel) and kernel.outputs == "full":
             raise ConfigError(
-                "outputs='full' has a row for every output of every point: runs take it (ntkpipe run kernel.outputs=full), and "
-                "finite.empirical_kernel gives it in memory. A Gram takes outputs='trace' or 'pseudo'"
+                "a Gram does not support outputs='full': use outputs='trace' or 'pseudo', ntkpipe run "
+                "kernel.outputs=full, or finite.empirical_kernel for a kernel in memory"
             )
         if isinstance(kernel, Combination):
             for part in kernel.leaves():
                 if not isinstance(part, Architecture):
                     raise ConfigError(
-                        f"a {kernel.kind} of kernels is made of architectures, such as nk.zoo.fcn(), and one part is {part!r}"
+                        f"the parts of a {kernel.kind} of kernels must be architectures, such as nk.zoo.fcn(), but "
+                        f"one is {part!r}"
                     )
         if function is not None and not callable(function):
             raise ConfigError(
-                "a kernel is an Architecture, such as nk.zoo.fcn(), an EmpiricalKernel, or a function of two blocks of points"
+                "a kernel must be an Architecture, such as nk.zoo.fcn(), an EmpiricalKernel, or a function of two "
+                "blocks of points"
             )
         if function is not None and not name:
-            raise ConfigError(
-                "a kernel function needs a name: its tiles are known by it. nk.Gram(function, data, name=...)"
-            )
+            raise ConfigError("a kernel function needs a name to identify its tiles: nk.Gram(function, data, name=...)")
         if function is not None and augment != "none":
-            raise ConfigError("augment=hflip is for networks: a function can pair flipped images itself")
+            raise ConfigError("augment=hflip is only for networks: a function can pair flipped images itself")
         self._kernel, self._data, self._name = kernel, data, name
         self._executor = executor or SerialExecutor()
         self._planned: RunPlan | None = None
@@ -164,19 +159,19 @@ class Gram:
         edge: int | None = None,
         executor: Executor | None = None,
     ) -> Gram:
-        """Matrices that you computed, in memory; the kernel is called `gram`. Files are what `kernel=gram` is for.
+        """A Gram of matrices in memory that you computed; the kernel is called `gram`. For files use `kernel=gram`.
 
         Args:
-            train: the kernel among training points, (n, n), float32 or float64. Its lower triangle is the matrix.
-            test: test points by training points, (p, n).
-            test_diagonal: `k(x, x)` of the test points, (p,); error bounds are estimates without it, and variances need it.
-            y_test: labels (p,) or targets (p, c), for metrics of predictions; None leaves these out.
+            train: the train-train kernel (n, n), float32 or float64. Only the lower triangle is used.
+            test: the test-train kernel (p, n).
+            test_diagonal: `k(x, x)` of the test points, (p,). Variances need it; without it error bounds are estimates.
+            y_test: labels (p,) or float targets (p, c), for metrics of predictions; None leaves the metrics out.
             class_names: of the labels.
             edge: rows of a tile.
             executor: see `Gram`.
 
         Raises:
-            DataError: if they are no kernel.
+            DataError: if the arrays are not a valid kernel.
         """
         checked = check_gram(given_from_arrays(train, test, test_diagonal, edge))
         n, p = checked.train.shape[0], checked.test.shape[0]
@@ -187,7 +182,7 @@ class Gram:
         made._planned = plan_given_here(
             made.config, shapes, open_store("memory://given"), dtype=checked.dtype, edge=checked.edge
         )
-        use = InUse(n, p, Copies.of((), n), points=_points(y_test, class_names, p))
+        use = InUse(n, p, Copies.of((), n), points=points_from_targets(y_test, class_names, p))
         made.__dict__["opened"] = open_given(checked, made._planned.tiles, use)
         return made
 
@@ -207,26 +202,26 @@ class Gram:
         edge: int | None = None,
         executor: Executor | None = None,
     ) -> Gram:
-        """Products `J J^T / scale` of features: gradients of a network made elsewhere, embeddings, random features.
+        """A Gram of the products `J J^T / scale` of features, such as gradients of a network, embeddings or random features.
 
-        The kernel is called `gram`. Its rank is the number of features at most.
+        The kernel is called `gram`. Its rank is at most the number P of features.
 
         Args:
-            train: features of the training points, (n, P), float32 or float64; an array, or the path of a `.npy`, an `.npz` or a
-                Zarr array, which is read in blocks and may be larger than the memory.
-            test: of the test points, (p, P).
-            scale: that products are divided by.
+            train: features of the training points, (n, P), float32 or float64: an array, or the path of a `.npy`, `.npz`
+                or Zarr array, which is read in blocks and may be larger than the memory.
+            test: features of the test points, (p, P).
+            scale: by which the products are divided.
             y_test: see `from_arrays`.
-            class_names: likewise.
+            class_names: see `from_arrays`.
             store: see `Gram`.
-            dtype: likewise.
-            store_dtype: likewise.
-            tiles: likewise.
-            edge: likewise.
-            executor: likewise.
+            dtype: see `Gram`.
+            store_dtype: see `Gram`.
+            tiles: see `Gram`.
+            edge: see `Gram`.
+            executor: see `Gram`.
 
         Raises:
-            DataError: if they are no features: of other widths, not finite, or all zero for a point.
+            DataError: if train and test differ in width, a value is not finite, or all features of a point are zero.
 
         Example:
             >>> gram = Gram.from_features(np.eye(3), np.ones((1, 3)))
@@ -250,18 +245,20 @@ class Gram:
             cluster=ClusterConfig(kind="serial", workers=made._executor.workers),
         )
         made._planned = plan_features_here(made.config, shapes, made.store, given)
-        use = InUse(n, p, Copies.of((), n), workers=made._executor.workers, points=_points(y_test, class_names, p))
+        use = InUse(
+            n, p, Copies.of((), n), workers=made._executor.workers, points=points_from_targets(y_test, class_names, p)
+        )
         made.__dict__["opened"] = open_features(made.store, given, made._planned.stores[0], made._planned.tiles, use)
         return made
 
     @property
     def store(self) -> ObjectStore:
-        """Where images, tiles and what solvers keep lie."""
+        """The store of images, tiles and solver states."""
         return open_store(self.config.store.url)
 
     @cached_property
     def opened(self) -> OpenGram:
-        """The kernels and their stores; the images are written to the store when this is first asked for."""
+        """The kernels and their stores. The first access writes the images to the store."""
         prepared = self._data.prepared(self.config.kernel.dtype)
         images = write_prepared(prepared, self.store)
         shapes = dataclasses.replace(stored_shapes(self.config.data, images), layers=self._layers)
@@ -287,7 +284,7 @@ class Gram:
         return self._open_function(images, shapes, use)
 
     def plan(self) -> RunPlan:
-        """What will be computed, in which tiles, and what that and solving with it take; computes nothing."""
+        """The plan: tiles, flops, bytes, memory and projected time of the kernel and of a solve. Computes nothing."""
         if self._planned is not None:
             return self._planned
         shapes = dataclasses.replace(shapes_of(self._data.prepared(self.config.kernel.dtype)), layers=self._layers)
@@ -301,15 +298,17 @@ class Gram:
         return self._plan_function(shapes)
 
     def compute(self, executor: Executor | None = None, *, progress: Progress = None) -> GramReport:
-        """Compute the tiles that are missing; one that is stopped goes on where it was, by the same call.
+        """Compute the missing tiles. After an interruption, the same call continues the work.
 
         Args:
-            executor: where; None is that of the Gram.
-            progress: a function of one `Event`, or whether a line of progress is shown; None shows it in a terminal or a notebook.
+            executor: computes the tiles; None is the executor of the Gram.
+            progress: a function of one `Event`, or whether to show a line of progress; None shows it in a terminal or a
+                notebook.
 
         Raises:
-            ConfigError, DataError: if a dtype cannot hold the kernel, or its values are not finite.
-            IncompleteError: naming the tiles that could not be computed; all others are stored then.
+            ConfigError: if the dtype cannot represent the kernel.
+            DataError: if values are not finite.
+            IncompleteError: with the tiles that could not be computed. All other tiles are stored.
             ResourceError: if the disk or a worker's memory is full.
         """
         chosen, emit, opened = executor or self._executor, listener_of(progress), self.opened
@@ -320,19 +319,20 @@ class Gram:
         return report
 
     def train(self, name: str | None = None) -> BlockTrainKernel:
-        """The kernel among the training points: `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`, `K.to_xarray()`.
+        """The train-train kernel (n, n): `K @ v`, `K.rows(i)`, `K.diagonal()`, `K.to_numpy()`, `K.to_xarray()`.
 
         Args:
-            name: `ntk`, `nngp` or `ntkgp` (the NTK as a covariance) of a network; `gram` of a function or matrix; None is the first.
+            name: `ntk`, `nngp` or `ntkgp` (the NTK as the covariance of a Gaussian process) for a network; `gram` for a
+                function or a matrix; None is the first of these.
 
         Raises:
-            ConfigError: for another name.
-            IncompleteError: when it is read, if tiles are not computed yet.
+            ConfigError: if there is no kernel of this name.
+            IncompleteError: on reading, if tiles are not computed yet.
         """
         return self._blocks.train(name or self._blocks.names[0])
 
     def test(self, name: str | None = None) -> BlockTestKernel:
-        """The kernel between the test and the training points; see `train`."""
+        """The test-train kernel (p, n); see `train`."""
         return self._blocks.test(name or self._blocks.names[0])
 
     @property
@@ -348,22 +348,13 @@ class Gram:
         config = self.config
         self._planned = self._plan_function(shapes)
         tiles = self._planned.tiles
-        identity = GramIdentity(
-            data=shapes.fingerprint,
-            architecture=str(self._name),
-            formula_version=FUNCTION,
-            dtype=config.kernel.dtype,
-            stored_dtype=config.store_dtype,
-            edge=tiles.edge,
-            n_train=shapes.n_train,
-            n_test=shapes.n_test,
-        )
+        identity = shapes.identity(config, architecture=str(self._name), formula_version=FUNCTION, edge=tiles.edge)
         gram = GramStore.create_or_open(self.store, identity)
         source = FunctionSource(gram, images, tiles.stored, None, self._kernel)
         return OpenGram(use.blocks([source], tiles), GramJob(source.outputs, images), tiles)
 
     def _plan_function(self, shapes: Shapes) -> RunPlan:
-        """Of what a call of the function takes nothing is known."""
+        """The plan for a kernel function, without projected time, because the cost of a call is unknown."""
         config, edge = self.config, self.config.grid.edge or _edge(shapes.n_train)
         made = plan_given_here(config, shapes, self.store, dtype=config.kernel.dtype, edge=edge)
         kept = {"store_dtype": config.store_dtype, "stored": config.store.gram != "recompute"}
@@ -377,29 +368,15 @@ class Gram:
         return f"Gram({kernel!r}, {self._data!r}, {self.config.store.url})"
 
 
-# Kernels whose identity is theirs, and needs no name.
+# Kernels that need no name, because their content identifies them.
 _OURS = (Architecture, Combination, EmpiricalKernel)
-# Tiles of a function: of what a call takes nothing is known.
+# Largest edge of the tiles of a function, whose cost is unknown.
 _FUNCTION_EDGE = 512
 
 
 def _edge(n: int) -> int:
+    """Rows of a tile of a function, such that there are at least three rows of tiles if possible."""
     edge = _FUNCTION_EDGE
     while edge > 64 and -(-n // edge) < 3:
         edge //= 2
     return edge
-
-
-def _points(y: Any, class_names: Sequence[str] | None, p: int) -> TestPoints | None:
-    """Of labels or targets that were given beside matrices."""
-    if y is None:
-        return None
-    y = np.asarray(y)
-    if len(y) != p:
-        raise DataError(f"y_test has {len(y)} entries for {p} test points")
-    index = np.arange(p)
-    if y.dtype.kind == "f":
-        target = y.reshape(p, -1).astype(np.float64)
-        return TestPoints(index, tuple(class_names or (f"target_{k}" for k in range(target.shape[1]))), None, target)
-    names = tuple(class_names or map(str, range(int(y.max()) + 1)))
-    return TestPoints(index, names, y.astype(np.int64), encode_labels(y, len(names), "centered"))

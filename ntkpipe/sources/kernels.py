@@ -1,7 +1,7 @@
-"""What a solver sees of a kernel, and what a prediction multiplies with: nothing of where the entries come from.
+"""The protocols of kernels that solvers and predictions use. They hide the source of the entries.
 
-Of a network trained on images and their flips the tiles hold the even part of the kernel; variances need the odd part besides,
-which is another kernel of the same shape (`parts`).
+For a network trained on images and their flips, the tiles contain the even part of the kernel. Variances also need the odd
+part, which is another kernel of the same shape (`parts`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ntkpipe.dynamics.sampling import RowSample, TestErrors
 from ntkpipe.dynamics.variance import KernelRows
 from ntkpipe.linalg.copies import Copies
 from ntkpipe.linalg.operator import Operator
+from ntkpipe.linalg.rounded_basis import along
 from ntkpipe.predictions.points import TestPoints
 from ntkpipe.tasks.executor import Executor
 from ntkpipe.tiles.layout import Kernel
@@ -23,14 +24,14 @@ from ntkpipe.tiles.matrix import TileMatrix
 
 @dataclass(frozen=True)
 class KernelSample:
-    """Some rows of a train-train kernel, as they are stored and recomputed in float64, and what they say of all entries.
+    """Sampled rows of a train-train kernel, stored and recomputed, and the errors of all entries that follow from them.
 
     Args:
-        indices: (k,) row numbers, distinct.
-        stored: (k, n) float64.
-        exact: (k, n) float64; of a given matrix as given.
-        noise: bound on the spectral norm of all errors of the stored kernel: an eigenvalue is known no better.
-        systematic: bound on the part of it that does not average out; see `RowSample`.
+        indices: (k,) distinct row numbers.
+        stored: (k, n) float64 stored rows.
+        exact: (k, n) float64 recomputed rows; for a given matrix, the given rows.
+        noise: bound on the spectral norm of the errors of the stored kernel, and so on the error of its eigenvalues.
+        systematic: bound on the part of these errors that does not average out; see `RowSample`.
         rounding: see `RowSample`.
     """
 
@@ -42,112 +43,143 @@ class KernelSample:
     rounding: float = 0.0
 
     def plain(self) -> RowSample:
-        """The rows themselves, for weights on the training points."""
+        """The sample for weights on the training points."""
         return RowSample(self.indices, self.stored, self.exact, self.systematic, self.rounding)
 
     def in_basis(self, basis: np.ndarray) -> RowSample:
-        """The rows times an orthonormal basis (m, n)."""
-        stored, exact = self.stored @ basis.T, self.exact @ basis.T
+        """The sample for weights in an orthonormal basis (m, n)."""
+        stored, exact = along(self.stored, basis), along(self.exact, basis)
         return RowSample(self.indices, stored, exact, self.systematic, self.rounding)
 
     def rows(self) -> KernelRows:
-        """The rows as variances take them."""
+        """The sample for variances."""
         return KernelRows(self.indices, self.stored, self.exact, self.systematic)
 
 
+@dataclass(frozen=True)
+class TestRows:
+    """Sampled rows of a test-train kernel.
+
+    Args:
+        rows: (p, n) float64.
+        diagonal: (p,) float64 `k(x, x)` of these test points.
+    """
+
+    __test__ = False  # not a test class, despite its name
+
+    rows: np.ndarray
+    diagonal: np.ndarray
+
+
 class TrainKernel(Protocol):
-    """The symmetric kernel among n training points."""
+    """The symmetric kernel (n, n) of n training points."""
 
     @property
     def name(self) -> str:
-        """As it was asked for: `nngp`, `ntk`, `ntkgp` (the NTK as the covariance of a Gaussian process) or `gram` (given)."""
+        """The name that the user gave: `nngp`, `ntk`, `ntkgp` (the NTK as the covariance of a Gaussian process) or `gram`."""
         ...
 
     @property
     def source(self) -> Kernel:
-        """Whose tiles are read: `nngp`, `ntk` or `gram`."""
+        """The kernel whose tiles are read: `nngp`, `ntk` or `gram`."""
         ...
 
     @property
     def identity(self) -> str:
-        """Digest of what determines the entries of the whole kernel, but for `source`."""
+        """Digest of everything except `source` that determines the entries of the kernel of all points."""
         ...
 
     @property
     def key(self) -> str:
-        """Digest of `identity`, `source` and the number of rows in use: factors are kept under it."""
+        """Digest of `identity`, `source` and the number of rows in use. Factors are stored under this key."""
         ...
 
     @property
     def n(self) -> int:
-        """Training points in use, the leading rows."""
+        """Number of training points in use, which are the leading rows."""
         ...
 
     @property
     def images_per_row(self) -> int:
-        """Images that training averages over for each row: 2 with flips, else 1."""
+        """Number of images that training averages over per row: 2 with flips, otherwise 1."""
         ...
 
     @property
     def copies(self) -> Copies:
-        """Which of the training points equal which."""
+        """The equal training points."""
         ...
 
     @property
     def matrix(self) -> TileMatrix:
-        """(n, n), symmetric: stored, recomputed or given tiles."""
+        """The symmetric matrix (n, n), with stored, recomputed or given tiles."""
         ...
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic that the entries come from, `float32` or `float64`."""
+        """The precision in which the entries were computed, `float32` or `float64`."""
         ...
 
     @property
     def is_given(self) -> bool:
-        """Whether the user computed it: nothing can be recomputed, or stored in another precision."""
+        """Whether the user computed the kernel, so that entries cannot be recomputed or stored in another precision."""
         ...
 
     @property
     def largest_test_diagonal(self) -> float:
-        """The largest `k(x, x)` of the test points, which error bounds are for; of the training points where there are none."""
+        """The largest `k(x, x)` of the test points, for error bounds; of the training points if there are no test points."""
         ...
 
     def diagonal(self, *, plain: bool = False) -> np.ndarray:
-        """`k(x, x)`, (n,) float64; `plain` is that of the kernel itself where the tiles hold its even or odd part."""
+        """`k(x, x)` of the training points, (n,) float64.
+
+        Args:
+            plain: whether to return the diagonal of the full kernel if the tiles contain its even or odd part.
+        """
+        ...
+
+    def test_rows(self, most: int, executor: Executor) -> TestRows | None:
+        """Rows of some evenly spaced test points, with which a solver checks whether predictions have converged.
+
+        Args:
+            most: largest number of test points.
+            executor: reads or computes the rows.
+
+        Returns:
+            The rows; None if no test rows are available.
+        """
         ...
 
     def sample_size(self, rows: int | None) -> int:
-        """Rows that are recomputed: as asked for, or as many as their time allows."""
+        """Number of recomputed rows: `rows`, or for None as many as their time allows."""
         ...
 
     def measure(self, operator: Operator, executor: Executor, rows: int | None) -> KernelSample:
         """Compare sampled rows of the stored kernel with the exact ones.
 
         Args:
-            operator: the stored kernel.
-            executor: where entries are recomputed.
+            operator: of the stored kernel.
+            executor: recomputes entries.
             rows: see `sample_size`.
         """
         ...
 
     def parts(self) -> tuple[TrainKernel, ...]:
-        """The kernel, and under flips its odd part."""
+        """The kernel, and its odd part if it is symmetrised under flips."""
         ...
 
     def companion(self, source: Kernel) -> TrainKernel:
-        """The other kernel of the same points and the same part."""
+        """Another kernel (`nngp` or `ntk`) of the same points and the same part."""
         ...
 
     def leading(self, n: int) -> TrainKernel:
-        """The kernel among the first n points."""
+        """The kernel of the first n points."""
         ...
 
 
 class TestKernel(Protocol):
-    """The kernel between p test points and n training points; named and divided as `TrainKernel` is."""
+    """The kernel (p, n) between p test points and n training points. Its names and parts are those of `TrainKernel`."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # not a test class, despite its name
 
     @property
     def name(self) -> str:
@@ -161,22 +193,22 @@ class TestKernel(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(p, n)."""
+        """The shape (p, n)."""
         ...
 
     @property
     def matrix(self) -> TileMatrix:
-        """(p, n)."""
+        """The matrix (p, n)."""
         ...
 
     @property
     def points(self) -> TestPoints | None:
-        """What is known of the test points besides the kernel; None if nothing."""
+        """Indices and targets of the test points; None if they are unknown."""
         ...
 
     @property
     def estimates_diagonal(self) -> bool:
-        """Whether `diagonal` was estimated because nobody gave it: error bounds are estimates then."""
+        """Whether `diagonal` is estimated, because it was not given. Error bounds are estimates then."""
         ...
 
     def diagonal(self) -> np.ndarray:
@@ -184,34 +216,34 @@ class TestKernel(Protocol):
         ...
 
     def sampled(self, rows: int | None) -> np.ndarray:
-        """Training points whose entries with every test point are recomputed; see `TrainKernel.sample_size`."""
+        """Indices of the training points whose columns are recomputed; see `TrainKernel.sample_size`."""
         ...
 
-    def measure(self, stored: np.ndarray, systematic: float, executor: Executor, rows: int | None) -> TestErrors:
+    def measure(self, stored: np.ndarray | None, systematic: float, executor: Executor, rows: int | None) -> TestErrors:
         """Compare sampled columns of the stored kernel with the exact ones.
 
         Args:
-            stored: (p, k) the columns `sampled(rows)` as they are stored.
+            stored: (p, k) stored columns `sampled(rows)`; None for recomputed entries, which have only systematic errors.
             systematic: of the train-train kernel, see `KernelSample`.
-            executor: where entries are recomputed.
+            executor: recomputes entries.
             rows: see `TrainKernel.sample_size`.
         """
         ...
 
     def own(self, executor: Executor) -> np.ndarray:
-        """The kernel among the test points, (p, p) float64, which no tile stores: covariances alone need it.
+        """The kernel of the test points with each other, (p, p) float64. It is not stored; covariances need it.
 
         Raises:
-            ConfigError: if it can be neither computed nor read.
+            ConfigError: if it can neither be computed nor read.
         """
         ...
 
     def dominance(self, trace: float, smallest: float) -> float:
-        """A number with `K <= dominance T` as matrices, K the NNGP and T the NTK of the same points.
+        """A number c such that `c T - K` is positive semidefinite, for the NNGP K and the NTK T of the same points.
 
         Args:
             trace: of K.
-            smallest: eigenvalue of T; 0 if unknown.
+            smallest: smallest eigenvalue of T; 0 if it is unknown.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The kernel between points that came after the training and the training points: the new rectangle of tiles, computed or given."""
+"""The kernel between new points and the training points of a solved kernel, computed or given."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ from ntkpipe.tasks.executor import Executor
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles.layout import Block
 
-# Tiles of one batch of new points.
+# Bytes of the tiles of one batch of new points.
 _BATCH_BYTES = 256 << 20
 _BLOCKS: tuple[Block, Block] = ("test", "train")
 
 
 @dataclass(frozen=True, eq=False)
 class NewPoints:
-    """Stored training points with others in the place of the test points; an `ImageSource` of this process alone.
+    """An `ImageSource` of stored training points and new test points, which are in the memory of this process.
 
     Args:
-        images: of the training points.
-        x: `(p, h, w, c)`, prepared; of given features `(p, P)`.
-        points: what is known of these; None is nothing.
-        notes: what the user should know of them.
+        images: the source of the training points.
+        x: prepared new points (p, h, w, c), or given features (p, P).
+        points: their indices and class names; None if these are unknown.
+        notes: texts for the user.
     """
 
     images: ImageSource
@@ -62,7 +62,7 @@ class NewPoints:
         return self.images.read(block, start, stop) if block == "train" else self.x[start:stop]
 
     def batches(self, n: int, kernels: int) -> Iterator[NewPoints]:
-        """The same points, so many at a time that their tiles with n training points fit into memory."""
+        """The same points in batches, whose tiles with n training points fit into memory."""
         rows = max(1, _BATCH_BYTES // (8 * n * kernels))
         for start in range(0, len(self.x), rows):
             part = slice(start, start + rows)
@@ -73,23 +73,23 @@ class NewPoints:
 
 
 def is_points(x: Any) -> bool:
-    """Whether a value is points, rather than the kernel of points."""
+    """Whether a value contains points: an array or a frame."""
     return isinstance(x, np.ndarray) or is_frame(x)
 
 
 def new_points(
     blocks: KernelBlocks, x: Any, *, layout: str | None = None, whole: Preprocessing | None = None
 ) -> NewPoints:
-    """Points prepared as the training points of a kernel were.
+    """Prepare new points in the same way as the training points of a kernel.
 
     Args:
         blocks: the kernel.
-        x: a frame or an array; see `prepared_new`, as for the others.
-        layout: of images.
-        whole: the steps, where points are whitened.
+        x: a frame or an array; see `prepared_new`.
+        layout: of images; see `prepared_new`.
+        whole: all steps of the preparation, needed if points are whitened.
 
     Raises:
-        DataError: if they are not like the training points.
+        DataError: if the points do not match the training points.
     """
     source = blocks.source
     if isinstance(source, FeatureSource):
@@ -115,15 +115,15 @@ def new_points(
 
 
 def given_blocks(blocks: KernelBlocks, rows: Any, diagonal: Any = None) -> KernelBlocks:
-    """A kernel that was given, with new test points, whose rows are given too.
+    """A given kernel with new test points, whose rows are also given.
 
     Args:
         blocks: the kernel.
-        rows: between p new points and all n training points, (p, n): an array, or one on disk.
-        diagonal: `k(x, x)` of the new points, (p,), likewise; None if it is not known.
+        rows: the kernel between p new points and all n training points, (p, n): an array in memory or on disk.
+        diagonal: `k(x, x)` of the new points, (p,), in memory or on disk; None if it is unknown.
 
     Raises:
-        DataError: if they are not of a kernel with these training points.
+        DataError: if the shapes do not match the training points.
     """
     source = blocks.source
     assert isinstance(source, PrecomputedSource)
@@ -137,7 +137,7 @@ def given_blocks(blocks: KernelBlocks, rows: Any, diagonal: Any = None) -> Kerne
 
 
 def _unknown(blocks: KernelBlocks, p: int) -> TestPoints | None:
-    """Of p new points, by what is known of the test points: all but their labels."""
+    """Descriptions of p new points without labels, with the class names of the test points."""
     points = blocks.points
     if points is None:
         return None
@@ -150,14 +150,14 @@ def _unknown(blocks: KernelBlocks, p: int) -> TestPoints | None:
 def new_blocks(
     blocks: KernelBlocks, new: NewPoints, executor: Executor | None = None, place: str | None = None
 ) -> Iterator[KernelBlocks]:
-    """The kernels between new points and the training points in use, within: the tiles are gone afterwards.
+    """Context manager: the kernels between new points and the training points in use. Its exit deletes their tiles.
 
     Args:
         blocks: of the training points.
         new: the points.
-        executor: where tiles are computed; None is this process.
-        place: URL of a store that the executor's processes see, in which the tiles lie in a folder of their own; None is the memory of
-            this process.
+        executor: computes the tiles; None is this process.
+        place: URL of a store that the processes of the executor can access. The tiles are stored there in a separate
+            folder; None stores them in the memory of this process.
     """
     executor, p = executor or SerialExecutor(), len(new.x)
     name = f"new-{uuid.uuid4().hex}"
@@ -166,7 +166,7 @@ def new_blocks(
     digest = hashlib.sha256(np.ascontiguousarray(new.x).tobytes()).hexdigest()
     parts: list[ComputedSource] = []
     for source in blocks.parts:
-        assert isinstance(source, ComputedSource)  # `new_points` has checked
+        assert isinstance(source, ComputedSource)  # checked by `new_points`
         part = source.of_points(new, digest, blocks.n, p, store)
         if isinstance(source, FeatureSource):
             features = dataclasses.replace(
@@ -180,7 +180,7 @@ def new_blocks(
     plan = dataclasses.replace(blocks.tiles, blocks=(test,), stored=True)
     try:
         compute_gram(executor, job, plan)
-        # Of the training points the diagonal alone, which costs n evaluations: errors are in units of it.
+        # Errors are in units of the diagonal of the training points, which costs n evaluations.
         compute_gram(executor, job, dataclasses.replace(plan, blocks=(train,), stored=False))
         sample = blocks.sample_size(None)
         yield dataclasses.replace(blocks, parts=tuple(parts), p=p, sample=sample, points=new.points, _known={})
@@ -191,6 +191,6 @@ def new_blocks(
 
 
 def seconds_of(blocks: KernelBlocks, p: int) -> float:
-    """What the kernel between p new points and the training points takes one core, by rates that are assumed."""
+    """Projected seconds of one core for the kernel between p new points and the training points, from assumed rates."""
     pairs = len(blocks.parts) * (p + 1) * blocks.n
     return pairs * pair_seconds(blocks.tiles.cost, assumed_machine(), blocks.source.identity.dtype)

@@ -1,4 +1,4 @@
-"""Gram matrices whose data is in the store: the kernels among the points in use, and whatever fills their tiles."""
+"""Opens Gram matrices whose data is in the store: the kernels of the points in use, and the job that fills their tiles."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from ntkpipe.tiles.store import GramStore
 
 @dataclass(frozen=True)
 class OpenGram:
-    """What a Gram matrix is once its data is in the store: the kernels, and what fills their tiles.
+    """The kernels of the points in use, and the job that fills their tiles.
 
     Args:
-        blocks: the kernels among the points in use.
-        job: every store that is filled, that of the kernel first; None where nothing is to be computed.
-        tiles: plan of them.
+        blocks: the kernels of the points in use.
+        job: all stores to fill, the store of the kernel first; None if nothing is computed.
+        tiles: plan of the tiles.
     """
 
     blocks: KernelBlocks
@@ -59,24 +59,24 @@ class OpenGram:
 
     @property
     def source(self) -> KernelSource:
-        """Of the kernel that is solved with."""
+        """The source of the kernel of the solve."""
         return self.blocks.source
 
     @property
     def where(self) -> str:
-        """Of the kernel that is solved with, for messages."""
+        """The place of the kernel of the solve, for messages."""
         return self.source.where
 
     @property
     def stores(self) -> tuple[GramStore, ...]:
-        """Every Gram store that is filled: those of networks of other depths, which share the evaluations, come last."""
+        """All Gram stores to fill. Stores of networks of other depths, which share the evaluations, come last."""
         return () if self.job is None else tuple(output.gram for output in self.job.outputs)
 
     def missing(self, *, own: bool = False) -> Missing:
-        """What the plan wants and has no receipt, by one listing of every store.
+        """List the tiles and diagonals of the plan that lack a receipt; every store is listed once.
 
         Args:
-            own: only of the kernel that is solved with, and its parts.
+            own: whether to list only the kernel of the solve and its parts.
         """
         if self.job is None:
             return NOTHING
@@ -86,10 +86,6 @@ class OpenGram:
         outputs = tuple(one for one in self.job.outputs if one.gram in stores)
         return list_missing(dataclasses.replace(self.job, outputs=outputs), self.tiles)
 
-    def is_complete(self) -> bool:
-        """Whether every tile and diagonal of the plan has its receipt."""
-        return not self.missing()
-
     def compute(
         self,
         executor: Executor,
@@ -98,17 +94,17 @@ class OpenGram:
         holder: str = "ntkpipe",
         missing: Missing | None = None,
     ) -> GramReport:
-        """Compute what is missing, and store it.
+        """Compute and store the missing tiles and diagonals.
 
         Args:
-            executor: where tasks run.
+            executor: runs the tasks.
             tell: called with the progress, at most once a second.
-            holder: told to whoever wants to fill the same stores meanwhile.
-            missing: as `missing()` gave it a moment ago; None lists it now.
+            holder: description of this process for others that want to fill the same stores.
+            missing: a recent result of `missing()`; None lists the stores.
 
         Raises:
-            HeldError: if another process is at it.
-            IncompleteError: at the end, naming the tiles that could not be computed; all others are stored then.
+            HeldError: if another process fills these stores.
+            IncompleteError: at the end, with the tiles that could not be computed. All other tiles are stored.
             ResourceError: if the disk or a worker's memory is full.
         """
         if self.job is None:
@@ -117,7 +113,7 @@ class OpenGram:
 
         def check(progress: Progress) -> None:
             for lease in leases:
-                lease.check()  # another run has taken over: it does the work now
+                lease.check()  # raises if another run has taken over the lease and the work
             if tell is not None:
                 tell(progress)
 
@@ -130,7 +126,7 @@ class OpenGram:
         self.source.check_scale(self.blocks.n, solver, executor)
 
     def evaluate(self, gram: GramStore, block: Block, i: int, j: int) -> dict[str, np.ndarray]:
-        """Tile `(i, j)` of one of `stores`, computed anew: every kernel's, in the stored dtype."""
+        """Recompute tile `(i, j)` of one of `stores`, for every kernel, in the stored dtype."""
         assert self.job is not None
         output = next(one for one in self.job.outputs if one.gram == gram)
         identity = gram.identity
@@ -147,31 +143,31 @@ class OpenGram:
         return made
 
     def record(self) -> dict[str, Any]:
-        """Where the kernel lies, and how many tiles of it: JSON-ready, for a run's receipt."""
+        """The place and the number of tiles of the kernel, JSON-ready, for a run's receipt."""
         if self.job is None:
             return {"store": self.where, "tiles": 0, "given": True}
         tiles = self.tiles.tiles if self.tiles.stored else 0
         return {"store": self.where, "stores": [gram.where for gram in self.stores], "tiles": tiles}
 
     def is_recorded_as(self, where: str) -> bool:
-        """Whether a receipt's `store` is this kernel's, wherever it has moved. Any file may hold a given one: its content tells."""
-        # The name of a store is made from all that determines its tiles.
+        """Whether the `store` of a receipt is this kernel's store, also after a move. A given kernel may be in any file."""
+        # The last part of the path is a hash of everything that determines the tiles.
         return self.job is None or where.rstrip("/").rpartition("/")[2] == self.where.rpartition("/")[2]
 
     def describe(self) -> str:
-        """What there is once nothing is missing, for people."""
+        """A description of the complete kernel, for the user."""
         if self.job is None:
             return "given"
         if not self.tiles.stored:
-            return f"{self.tiles.tiles:,} tiles, computed when they are read"
+            return f"{self.tiles.tiles:,} tiles, recomputed on every read"
         return f"all {self.tiles.tiles:,} tiles are stored"
 
     def describe_progress(self) -> Iterator[str]:
-        """How much there is by now, a line per block."""
+        """Lines that say how many tiles are stored, one per block."""
         if self.job is None:
             yield f"the kernel is given: {self.where}"
         elif not self.tiles.stored:
-            yield f"tiles are computed when they are read; diagonals are stored in {self.where}"
+            yield f"tiles are recomputed on every read; diagonals are stored in {self.where}"
         else:
             left = self.missing().tiles
             for block in self.tiles.blocks:
@@ -181,17 +177,17 @@ class OpenGram:
 
 @dataclass(frozen=True)
 class InUse:
-    """Which leading points are used, and how.
+    """The leading points that a run uses, and how it uses them.
 
     Args:
-        n: training points.
-        p: test points.
-        copies: which of the training points equal which.
+        n: see `KernelBlocks`.
+        p: see `KernelBlocks`.
+        copies: see `KernelBlocks`.
         images_per_row: see `KernelBlocks`.
-        rows_of_point: likewise.
-        workers: likewise.
-        sample: likewise.
-        points: likewise.
+        rows_of_point: see `KernelBlocks`.
+        workers: see `KernelBlocks`.
+        sample: see `KernelBlocks`.
+        points: see `KernelBlocks`.
     """
 
     n: int
@@ -204,9 +200,14 @@ class InUse:
     points: TestPoints | None = field(default=None, compare=False)
 
     def blocks(self, parts: Sequence[Any], tiles: GramPlan, executor: Executor | None = None) -> KernelBlocks:
-        """Of these sources."""
+        """The kernels of these points from the given sources."""
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return KernelBlocks(tuple(parts), tiles=tiles, executor=executor or SerialExecutor(), **known)
+
+
+def _opening(reading: bool) -> Callable[..., GramStore]:
+    """How a Gram store is opened; nothing may be written if `reading`."""
+    return GramStore.at if reading else GramStore.create_or_open
 
 
 def open_network(
@@ -219,18 +220,18 @@ def open_network(
     name: str | None = None,
     reading: bool = False,
 ) -> OpenGram:
-    """The Gram matrices of a network.
+    """Open the Gram matrices of a network.
 
     Args:
-        store: where tiles lie.
-        images: that they are computed from.
-        wanted: stores that are needed, that of the kernel first.
-        tiles: plan of them.
-        use: which points.
-        name: of the first store; None names it by its identity.
-        reading: write nothing, not even that a store was used.
+        store: of the tiles.
+        images: prepared images.
+        wanted: the needed Gram stores, the store of the kernel first.
+        tiles: plan of the tiles.
+        use: the points in use.
+        name: of the first Gram store; None names it by its identity.
+        reading: whether nothing may be written, not even the time of use of a store.
     """
-    found = GramStore.at if reading else GramStore.create_or_open
+    found = _opening(reading)
     grams = [found(store, one.identity, name=None if k else name) for k, one in enumerate(wanted)]
     outputs = tuple(Output(gram, tuple(one.spec)) for gram, one in zip(grams, wanted, strict=True))
     own = grams[0].identity.architecture
@@ -252,18 +253,18 @@ def open_combined(
     *,
     reading: bool = False,
 ) -> OpenGram:
-    """The Gram matrices of a sum or product of networks' kernels.
+    """Open the Gram matrices of a sum or product of networks' kernels.
 
     Args:
-        store: where the tiles of the parts lie.
-        images: that they are computed from.
-        parts: architectures.
-        wanted: stores of them.
-        tiles: plan of them.
-        use: which points.
+        store: of the tiles of the parts.
+        images: prepared images.
+        parts: a combination of architectures.
+        wanted: the Gram stores of the parts.
+        tiles: plan of the tiles.
+        use: the points in use.
         reading: see `open_network`.
     """
-    found = GramStore.at if reading else GramStore.create_or_open
+    found = _opening(reading)
     sources: dict[Symmetry, dict[str, NetworkSource]] = {}
     for one in wanted:
         gram = found(store, one.identity)
@@ -290,14 +291,14 @@ def open_empirical(
     name: str | None = None,
     reading: bool = False,
 ) -> OpenGram:
-    """The Gram matrices of a finite network, whose weights are written to the store; arguments as of `open_network`."""
+    """Open the Gram matrices of a finite network and store its weights. Other arguments are those of `open_network`."""
     if isinstance(kernel, FunctionNetwork):
         network = HeldNetwork(kernel.digest, kernel)
     else:
         network = StoredNetwork.of(kernel, store.url)
         if not reading:
             network.write(kernel)
-    gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
+    gram = _opening(reading)(store, wanted.identity, name=name)
     if kernel.outputs == "full":
         assert isinstance(network, StoredNetwork)  # functions have one kernel for all outputs
         pairs = OutputPairs(network, images, kernel.rows_of_point)
@@ -317,12 +318,12 @@ def open_features(
     name: str | None = None,
     reading: bool = False,
 ) -> OpenGram:
-    """The Gram matrix of given features, checked; other arguments as of `open_network`."""
-    gram = (GramStore.at if reading else GramStore.create_or_open)(store, wanted.identity, name=name)
+    """Open the Gram matrix of checked features. Other arguments are those of `open_network`."""
+    gram = _opening(reading)(store, wanted.identity, name=name)
     source = FeatureSource(gram, RowNumbers(), tiles.stored, None, features)
     return OpenGram(use.blocks([source], tiles), GramJob(source.outputs, source.images), tiles)
 
 
 def open_given(gram: GivenGram, tiles: GramPlan, use: InUse) -> OpenGram:
-    """Matrices that were given, checked."""
+    """Open checked given matrices."""
     return OpenGram(use.blocks([PrecomputedSource(gram)], tiles), None, tiles)

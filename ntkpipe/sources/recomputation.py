@@ -1,4 +1,4 @@
-"""Entries of a computed kernel that no tile holds: sampled rows and columns in float64, and test points among themselves."""
+"""Entries of a computed kernel without tiles: sampled rows and columns in float64, and the kernel of the test points."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.layout import Block, Kernel
 
-_COLUMNS = 2048  # images per task: 64 x 2048 float64 pairs and their images stay below 100 MB
+_COLUMNS = 2048  # images per task, so that 64 x 2048 float64 pairs and their images stay below 100 MB
 _LEAST_COLUMNS = 32
 
-# The factor on the largest rounding of the pairs that are looked at: a sample of so many sees not the worst.
+# Safety factor: the largest rounding error of a sample of pairs may be below the largest of all pairs.
 ERROR_SAFETY = 8.0
 _EXPANSION_SAFETY = 4.0
-# Of one less a cosine: angles below 1e-4 lose more digits in float64 than float32, which takes them for zero, tells.
+# Smallest value of 1 minus a cosine for which the float32 errors show those of float64. For angles below 1e-4, float32
+# rounds to zero, but float64 loses digits as well.
 _ALIKE = 1e-8
-# Taken for the relative error of float32 where it has no such numbers.
+# Assumed relative error of float32 if numbers are outside its range.
 _FLOAT32_BEYOND_RANGE = 1e-3
 
 
@@ -35,16 +36,16 @@ def recomputed_rows(
     executor: Executor,
     workers: int,
 ) -> dict[Kernel, np.ndarray]:
-    """Rows of a block, `(k, n)` of every kernel; on the train block with exact diagonals.
+    """Rows (k, n) of a block for every kernel; rows of the train block have exact diagonals.
 
     Args:
         images: of both blocks.
         evaluation: in float64.
         block: `train` or `test`.
-        indices: (k,) its rows.
-        n: training points in use.
-        executor: where they are computed.
-        workers: that share the work.
+        indices: (k,) rows of the block.
+        n: number of training points in use.
+        executor: computes the rows.
+        workers: number of workers that share the work.
     """
     rows = Picked(block, tuple(int(i) for i in indices))
     step = _step(n, workers)
@@ -66,7 +67,7 @@ def recomputed_rows(
 def recomputed_columns(
     images: ImageSource, evaluation: Evaluates, p: int, indices: np.ndarray, executor: Executor, workers: int
 ) -> dict[Kernel, np.ndarray]:
-    """Every kernel between the first p test points and some training points, `(p, k)`; arguments as of `recomputed_rows`."""
+    """Columns (p, k) of every test-train kernel for k training points. Arguments are those of `recomputed_rows`."""
     columns = Picked("train", tuple(int(i) for i in indices))
     step = _step(p, workers)
 
@@ -89,22 +90,22 @@ def evaluation_errors(
     executor: Executor,
     spec: Spec | None = None,
 ) -> dict[Kernel, float]:
-    """What float64 entries of every kernel are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`.
+    """Largest error of float64 entries of every kernel, in units of `sqrt(k(x, x) k(x', x'))`.
 
-    Rounding grows through the layers as that of float32 does, and is 2^-29 times as large. Expansions of nonlinearities end
-    somewhere: what half of their terms leave, and all of them do not, is at least a quarter of what all of them leave, for the slowest
-    series that there is (that of a kink, whose NTK falls as the root of the number of terms).
+    Rounding errors of float64 grow through the layers like those of float32, and are 2^-29 times as large. Series of
+    nonlinearities are truncated. The difference between half of the terms and all terms is at least a quarter of the
+    truncation error, even for the slowest series (that of a kink, whose NTK converges as the root of the number of terms).
 
     Args:
         images: of the training points.
-        wide: in float64.
-        narrow: in float32.
-        shorter: in float64 with half of the terms; None if nothing is expanded.
-        rows: training points that near others.
-        columns: these others, and some at random.
-        diagonals: of the training points, by kernel.
-        executor: where they are computed.
-        spec: layers of a network whose entries can be made from distances too; None of other kernels.
+        wide: the evaluation in float64.
+        narrow: the evaluation in float32.
+        shorter: the evaluation in float64 with half of the terms; None without series.
+        rows: training points that are close to other points.
+        columns: these other points, and some random ones.
+        diagonals: of the training points, for each kernel.
+        executor: computes the entries.
+        spec: layers of a network whose entries can also be computed from distances; None for other kernels.
     """
     picked = Picked("train", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
     wanted = {"narrow": narrow, "wide": wide} | ({} if shorter is None else {"shorter": shorter})
@@ -135,18 +136,19 @@ def series_errors(
     scales: dict[Kernel, np.ndarray],
     executor: Executor,
 ) -> dict[Kernel, float]:
-    """What the end of expansions leaves of entries between test and training points, in the units of `evaluation_errors`.
+    """Truncation error of series in the test-train entries, in the units of `evaluation_errors`.
 
-    A test point may lie closer to a training point than these do to each other, where series converge most slowly.
+    A test point may be closer to a training point than training points are to each other, and series converge most
+    slowly for close points.
 
     Args:
         images: of both blocks.
-        whole: in float64.
-        shorter: in float64 with half of the terms.
+        whole: the evaluation in float64.
+        shorter: the evaluation in float64 with half of the terms.
         rows: (k,) test points.
         columns: (m,) training points.
-        scales: by kernel, (k, m), `sqrt(k(x, x) k(x', x'))`.
-        executor: where they are computed.
+        scales: (k, m) `sqrt(k(x, x) k(x', x'))`, for each kernel.
+        executor: computes the entries.
     """
     picked = Picked("test", tuple(map(int, rows))), Picked("train", tuple(map(int, columns)))
     wanted = {"whole": whole, "shorter": shorter}
@@ -166,7 +168,7 @@ def _add_distance_errors(
     diagonals: dict[Kernel, np.ndarray],
     executor: Executor,
 ) -> None:
-    """Where layers have brought points together, what float64 entries are off by from those of the distances."""
+    """Raise the errors to the difference between float64 entries and entries from distances, if points are very close."""
     rows, columns = (np.array(one.indices) for one in picked)
     apart = rows[:, None] != columns[None, :]
     size = np.sqrt(diagonals["nngp"])
@@ -186,7 +188,7 @@ def _add_distance_errors(
 def recomputed_test_gram(
     images: ImageSource, evaluation: Evaluates, kernel: Kernel, p: int, edge: int, executor: Executor
 ) -> np.ndarray:
-    """A kernel among the first p test points, `(p, p)` float64, in blocks of at most `edge`."""
+    """The kernel of the first p test points with each other, (p, p) float64, computed in blocks of at most `edge`."""
     step = min(_COLUMNS, edge)
 
     def picked(start: int) -> Picked:
@@ -212,5 +214,5 @@ def _joined(parts: dict[int, dict[Kernel, np.ndarray]], axis: int) -> dict[Kerne
 
 
 def _step(n: int, workers: int) -> int:
-    """Rows or columns of a task: a few tasks for every worker."""
+    """Number of rows or columns per task, such that every worker gets a few tasks."""
     return int(np.clip(-(-n // (4 * workers)), _LEAST_COLUMNS, _COLUMNS))

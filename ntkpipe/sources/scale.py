@@ -1,4 +1,4 @@
-"""Whether a kernel's numbers lie where floating point holds them: looked at before any tile is computed."""
+"""Checks, before any tile is computed, that a kernel's values fit the range of its floating-point types."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ntkpipe.tasks.executor import Executor, values_of
 from ntkpipe.tasks.graph import Task
 from ntkpipe.tiles.identity import GramIdentity
 
-# Images that are looked at: the kernel's size hardly differs between them.
+# Number of checked images. They are few, because the size of the kernel hardly differs between images.
 _LOOKED_AT = 8
-# A solver squares kernels and divides by them; entries far from the diagonal are smaller than it, and partial results larger.
+# Limits with margins: solvers square kernels and divide by them, entries off the diagonal are smaller, and intermediate
+# results are larger.
 _SMALLEST = {"float32": 1e-30, "float64": 1e-100}
 _LARGEST = {"float32": 1e30, "float64": 1e100}
-# In units of sqrt(k(x, x) k(x', x')): a layer in between that overflowed or underflowed leaves a larger difference.
+# Largest accepted difference in units of sqrt(k(x, x) k(x', x')). Overflow or underflow in a layer exceeds it.
 _ALIKE = 1e-2
 
 
@@ -33,18 +34,18 @@ def check_computed_scale(
     solver: SolverConfig,
     executor: Executor,
 ) -> None:
-    """Refuse a computed kernel that its dtypes cannot hold.
+    """Refuse a computed kernel whose values its dtypes cannot represent.
 
     Args:
-        images: that it is computed from.
-        evaluation: of the kernel, in a dtype.
-        identity: of its store.
-        n: training points in use.
-        solver: that will work with it.
-        executor: where a few pairs are computed.
+        images: the source of the images.
+        evaluation: returns the evaluation of the kernel in a dtype.
+        identity: of the kernel's store.
+        n: number of training points in use.
+        solver: the configured solver.
+        executor: computes a few pairs.
 
     Raises:
-        ConfigError: naming the dtype that holds it, or the parameters that make it as it is.
+        ConfigError: with a suitable dtype, or the parameters that determine the size of the kernel.
     """
     dtype, stored = identity.dtype, identity.stored_dtype
     picked = Picked("train", tuple(int(i) for i in sample_indices(n, _LOOKED_AT)))
@@ -68,34 +69,34 @@ def check_computed_scale(
             off = np.abs(made[dtype][kernel] - exact) / np.where(size > 0, size, 1.0)
         if not (off <= _ALIKE).all():
             raise ConfigError(
-                f"{_NAMES[kernel]} comes out wrong in {dtype}, by {np.nanmax(off):.0%} of its size or more for some of "
-                f"{len(root)} points that were looked at: a layer's numbers leave the range of {dtype}, or lose all their digits "
-                "on the way. Set kernel.dtype=float64"
+                f"{_NAMES[kernel]} has errors of {np.nanmax(off):.0%} or more in {dtype} for some of {len(root)} "
+                f"checked points, because the values of a layer leave the range of {dtype} or lose all digits. Set "
+                "kernel.dtype=float64"
             )
 
 
 def check_given_scale(diagonal: np.ndarray, dtype: str, where: str, solver: SolverConfig) -> None:
-    """Refuse a given kernel by its diagonal (n,).
+    """Refuse a given kernel with a diagonal (n,) outside the range of its dtype.
 
     Raises:
-        DataError: with the factor that mends it.
+        DataError: with the factor by which to multiply the kernel.
     """
     mean, dtype = float(diagonal.mean()), next(iter(_narrow(solver)), dtype)
     if not _SMALLEST[dtype] <= mean <= _LARGEST[dtype]:
         factor = 10.0 ** -round(math.log10(mean)) if mean > 0 else 0.0
         advice = f"multiply kernel.train and kernel.test by {factor:.0e}" if mean > 0 else "give a kernel"
         raise DataError(
-            f"the diagonal of {where} has a mean of {mean:.0e}, where {dtype} loses digits: {advice}. Relative ridges "
-            "and t = inf stay the same; finite times are divided by that factor"
+            f"the diagonal of {where} has a mean of {mean:.0e}, at which {dtype} loses digits: {advice}. Relative "
+            "ridges and t = inf stay the same; divide finite times by that factor"
         )
 
 
 def _narrow(solver: SolverConfig) -> dict[str, str]:
-    """`float32`, and the setting with which the solver asks for it; empty if it does not."""
+    """`float32` with the setting that replaces it, if the solver uses float32; otherwise empty."""
     if solver.kind == "cholesky" and solver.precision != "float64":
         return {"float32": "solver.precision"}
     if solver.kind == "cg" and solver.preconditioner == "float32_factor":
-        return {"float32": "solver.preconditioner=nystrom and solver.products"}
+        return {"float32": "solver.preconditioner=cholesky and solver.products"}
     return {"float32": "solver.products"} if solver.products == "float32" else {}
 
 
@@ -106,7 +107,7 @@ _NAMES = {"nngp": "the NNGP", "ntk": "the NTK", "gram": "the kernel"}
 
 
 def _problem(kernel: np.ndarray, dtype: str) -> str | None:
-    """What is wrong with an exact kernel in a dtype, as a clause."""
+    """A clause that says why a dtype cannot represent an exact kernel; None if it can."""
     diagonal = np.diagonal(kernel)
     if not np.isfinite(kernel).all():
         return "is not finite"

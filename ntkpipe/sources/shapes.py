@@ -1,4 +1,4 @@
-"""Sizes of a data set, which is all that a plan needs of it."""
+"""The sizes of a data set that plans need."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from ntkpipe.errors import DataError
 from ntkpipe.kernels.truncation import extreme_images
 from ntkpipe.planning.shapes import Shapes
 
-# Images that are looked at together for those of extreme norms.
+# Number of images that the search for extreme norms reads at once.
 _ROWS = 4096
 
 
 def stored_shapes(config: DataConfig, images: PreparedImages) -> Shapes:
-    """Sizes of a stored data set and of the subset that the run uses.
+    """The sizes of a stored data set and of the subset that the run uses.
 
     Raises:
-        DataError: if fewer images are there than asked for.
+        DataError: if the data set has fewer points than configured.
     """
     n_train, n_test = images.shape("train")[0], images.shape("test")[0]
     for name, asked, there in (("train", config.train_size, n_train), ("test", config.test_size, n_test)):
         if asked is not None and asked > there:
-            raise DataError(f"data.{name}_size={asked}, but the data set has {there} such points")
+            raise DataError(
+                f"data.{name}_size={asked}, but the data set has only {there} such points: set at most {there}"
+            )
     used = config.train_size or n_train
     labels = images.labels()
     if labels.labels_train is not None:
@@ -53,7 +55,7 @@ def _stored_extremes(images: PreparedImages) -> np.ndarray:
 
 
 def _extremes(counts: dict[str, int], read: Callable[[str, int, int], np.ndarray]) -> np.ndarray:
-    """See `Shapes`. Of all images, training and test: subsets share their tiles."""
+    """The images with extreme norms, see `Shapes`. All images count, because subsets share the tiles."""
     made: list[np.ndarray] = []
     for block, n in counts.items():
         for start in range(0, n, _ROWS):
@@ -64,7 +66,7 @@ def _extremes(counts: dict[str, int], read: Callable[[str, int, int], np.ndarray
 
 
 def shapes_of(dataset: PreparedDataset) -> Shapes:
-    """Sizes of a data set in memory and of the subset that is used."""
+    """The sizes of a data set in memory and of the subset that is used."""
     return Shapes(
         dataset.fingerprint,
         len(dataset.x_train),

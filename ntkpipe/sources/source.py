@@ -1,4 +1,4 @@
-"""Where the entries of a kernel come from: what every source offers."""
+"""The protocol of kernel sources."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from ntkpipe.tiles.store import GramStore
 
 
 class KernelSource(Protocol):
-    """One kernel (of a network both, NNGP and NTK) among all points of a data set. Runs use leading blocks of it.
+    """A kernel (for a network, both NNGP and NTK) of all points of a data set. Runs use leading blocks of it.
 
-    There are infinite networks (`NetworkSource`), finite ones (`EmpiricalSource`, `OutputPairSource`), functions of two blocks
-    (`FunctionSource`), features (`FeatureSource`), sums and products of networks' kernels (`CombinedSource`), and matrices that were given
-    (`PrecomputedSource`). Tiles of all but the last are stored or computed whenever they are read. Nobody asks which it is.
+    Implementations are infinite networks (`NetworkSource`), finite networks (`EmpiricalSource`, `OutputPairSource`),
+    functions of two blocks (`FunctionSource`), features (`FeatureSource`), sums and products of networks' kernels
+    (`CombinedSource`), and given matrices (`PrecomputedSource`). All except given matrices store their tiles or compute
+    them on every read. Code that uses a source does not depend on its kind.
     """
 
     @property
     def identity(self) -> GramIdentity:
-        """All that decides the values; its key names what is made from them."""
+        """Everything that determines the values; its key names derived results."""
         ...
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The place of the kernel, for messages."""
         ...
 
     @property
     def stores(self) -> tuple[GramStore, ...]:
-        """That hold its tiles, or those that they are made from; none of a given kernel."""
+        """The stores of its tiles or of its parts' tiles; empty for a given kernel."""
         ...
 
     @property
     def is_given(self) -> bool:
-        """Whether the user computed it: nothing can be recomputed, or stored in another precision."""
+        """Whether the user computed the kernel, so that entries cannot be recomputed or stored in another precision."""
         ...
 
     @property
     def estimates_test_diagonal(self) -> bool:
-        """Whether `k(x, x)` of the test points is a guess: error bounds are estimates then."""
+        """Whether `k(x, x)` of the test points is estimated, so that error bounds are estimates."""
         ...
 
     def grid(self, block: Block) -> TileGrid:
-        """Tiles of a whole block."""
+        """The tiles of a whole block."""
         ...
 
     def matrix(self, kernel: Kernel, block: Block, rows: int, cols: int) -> TileMatrix:
-        """The leading `(rows, cols)` of a block: stored, recomputed or given tiles."""
+        """The leading (rows, cols) of a block, with stored, recomputed or given tiles."""
         ...
 
     def diagonal(self, kernel: Kernel, block: Block, rows: int, *, plain: bool = False) -> np.ndarray:
@@ -62,109 +63,110 @@ class KernelSource(Protocol):
         Args:
             kernel: `nngp`, `ntk` or `gram`.
             block: `train` or `test`.
-            rows: leading points.
-            plain: of the kernel itself, where the tiles hold its even or odd part.
+            rows: number of leading points.
+            plain: whether to return the diagonal of the full kernel if the tiles contain its even or odd part.
         """
         ...
 
     def exact_rows(
         self, block: Block, indices: np.ndarray, n: int, executor: Executor, workers: int
     ) -> dict[Kernel, np.ndarray]:
-        """Rows computed now in float64, `(k, n)` of every kernel; of a given kernel as they were given.
+        """Rows (k, n) of every kernel, recomputed in float64; for a given kernel, the given rows.
 
         Args:
             block: `train` or `test`.
             indices: (k,) rows of the block.
-            n: training points in use.
-            executor: where they are computed.
-            workers: that share the work.
+            n: number of training points in use.
+            executor: computes the rows.
+            workers: number of workers that share the work.
         """
         ...
 
     def exact_columns(
         self, p: int, indices: np.ndarray, executor: Executor, workers: int
     ) -> dict[Kernel, np.ndarray] | None:
-        """Columns of the test block computed now in float64, `(p, k)` of every kernel; None if the stored ones are exact."""
+        """Columns (p, k) of every test-train kernel, recomputed in float64; None if the stored columns are exact."""
         ...
 
     def rounding_of_given(self, stored: np.ndarray, n: int) -> float:
-        """Bound on the norm of what the entries lost before they were given; 0 of computed ones, which are measured.
+        """A bound on the norm of the rounding of given entries; 0 for computed kernels, whose rounding is measured.
 
         Args:
             stored: (k, n) rows.
-            n: training points in use.
+            n: number of training points in use.
         """
         ...
 
     @property
     def has_series(self) -> bool:
-        """Whether entries are approximations of the kernel, which differ from it by more than rounding."""
+        """Whether entries approximate the kernel with errors larger than rounding."""
         ...
 
     def entry_errors(
         self, rows: np.ndarray, columns: np.ndarray, n: int, executor: Executor
     ) -> dict[Kernel, float] | None:
-        """What float64 entries are themselves off by at most, in units of `sqrt(k(x, x) k(x', x'))`; None if they are exact.
+        """Largest error of float64 entries in units of `sqrt(k(x, x) k(x', x'))`; None if they are exact.
 
         Args:
-            rows: training points that near others.
-            columns: these others, and some at random.
-            n: training points in use.
-            executor: where they are computed.
+            rows: training points that are close to other points.
+            columns: these other points, and some random ones.
+            n: number of training points in use.
+            executor: computes the entries.
         """
         ...
 
     def series_errors(
         self, rows: np.ndarray, columns: np.ndarray, n: int, p: int, executor: Executor
     ) -> dict[Kernel, float] | None:
-        """What the end of expansions leaves of entries between test and training points, in the units of `entry_errors`.
+        """Truncation error of series in the test-train entries, in the units of `entry_errors`.
 
         Args:
-            rows: of the first p test points.
-            columns: of the first n training points.
-            n: training points in use.
-            p: test points in use.
-            executor: where entries are computed.
+            rows: test points, below p.
+            columns: training points, below n.
+            n: number of training points in use.
+            p: number of test points in use.
+            executor: computes the entries.
 
         Returns:
-            By kernel; None where nothing is expanded.
+            The error of every kernel; None if the kernel uses no series.
         """
         ...
 
     def test_gram(self, kernel: Kernel, p: int, executor: Executor) -> np.ndarray:
-        """The kernel among the first p test points, `(p, p)` float64, which no tile holds.
+        """The kernel of the first p test points with each other, (p, p) float64. It is not stored in tiles.
 
         Raises:
-            ConfigError: if it can be neither computed nor read.
+            ConfigError: if it can neither be computed nor read.
         """
         ...
 
     def check_scale(self, n: int, solver: SolverConfig, executor: Executor) -> None:
-        """Refuse a kernel whose numbers its dtypes, or the solver's, cannot hold.
+        """Refuse a kernel whose values exceed the range of its dtypes or the solver's.
 
         Raises:
-            ConfigError, DataError: saying what to change.
+            ConfigError: with the setting to change.
+            DataError: with the factor for a given kernel.
         """
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What the kernel is and in which precision, JSON-ready: for a report."""
+        """The kernel and its precision, JSON-ready, for a report."""
         ...
 
     def network_outputs(self, block: Block, rows: int) -> np.ndarray:
-        """Outputs `(rows, c)` of the finite network whose kernel this is, float64.
+        """Outputs (rows, c) float64 of the finite network of this kernel.
 
         Raises:
-            ConfigError: if it is the kernel of something else.
+            ConfigError: if it is not the kernel of a finite network.
         """
         ...
 
     def find_changes(self) -> dict[str, list[str]]:
-        """Files of the user's that entries are read from, all values read again: name, and a line per difference from before."""
+        """Read the user's files again and compare them; returns the changes as texts, by the name of the kernel."""
         ...
 
     def check_found(self, n: int, solver: SolverConfig) -> None:
-        """As `check_scale`, of a kernel that was found complete; of computed tiles it was checked before the first was stored."""
+        """The check of `check_scale` for a complete kernel. Computed kernels were checked before their first tile."""
         ...
 
     def dominance(self, trace: float, smallest: float) -> float:

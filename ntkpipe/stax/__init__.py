@@ -1,12 +1,13 @@
-"""neural-tangents' constructors, for code that comes from there: `from ntkpipe import stax`.
+"""The constructors of neural-tangents, for code that uses them: `from ntkpipe import stax`.
 
-Names, parameters and defaults are the peer's (Novak et al. 2020, arXiv:1912.02803), so that a network is written as it was:
+Names, parameters and defaults are those of `neural_tangents.stax` (Novak et al. 2020, arXiv:1912.02803):
 
     network = stax.serial(stax.Dense(512), stax.Relu(), stax.Dense(1))
     network(x1, x2).ntk
 
-`serial` gives a `Network`, which is an `Architecture` and goes wherever one does. `docs/migrating.md` says of every public
-function of the peer what stands for it here. What has no layer here raises a `ConfigError` that names the reason.
+`serial` returns a `Network`, which is an `Architecture` and can be used wherever one can. `docs/migrating.md` lists the
+counterpart of every public function of neural-tangents. A constructor without a layer here raises a `ConfigError` that
+names the reason.
 """
 
 from __future__ import annotations

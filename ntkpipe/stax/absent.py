@@ -1,4 +1,4 @@
-"""What the peer has and this does not: each raises a `ConfigError` that names the reason."""
+"""Functions of neural-tangents that are missing here; each raises a `ConfigError` with the reason."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _without(name: str, reason: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-_PLACES = "the kernel would differ from pixel to pixel, and layers here share what they do between pixels"
+_PLACES = "the kernel would differ between pixels, but layers here treat all pixels alike"
 
 Index = _without("Index", f"no layer picks pixels; {_PLACES}")
-DotGeneral = _without("DotGeneral", "no layer multiplies activations by a given array; multiply the inputs before")
-Aggregate = _without("Aggregate", "no layer takes a graph beside its inputs")
+DotGeneral = _without("DotGeneral", "no layer multiplies activations by a given array: multiply the inputs instead")
+Aggregate = _without("Aggregate", "no layer takes a graph as a second input")
 
-_OWN = "layers of one's own are formulas, stax.Elementwise('x * sigmoid(x)')"
+_OWN = "give your own layers as formulas, such as stax.Elementwise('x * sigmoid(x)')"
 layer = _without("layer", _OWN)
 requires = _without("requires", _OWN)
 supports_masking = _without("supports_masking", "masks are part of the arrays: NaN after the end of each sequence")

@@ -1,4 +1,4 @@
-"""Layers with weights, and those between pixels."""
+"""Layers with weights, and layers across pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ntkpipe.stax.values import (
 
 
 def Identity() -> Piece:
-    """Nothing."""
+    """A layer that returns its input."""
     return Piece(())
 
 
@@ -34,80 +34,51 @@ def Dense(
     parameterization: str = "ntk",
     s: tuple[int, int] = (1, 1),
 ) -> Piece:
-    """A dense layer; before pooling or flattening it acts on every pixel by itself."""
+    """A dense layer; before pooling or flattening it acts on each pixel separately."""
     require_usual_axes(batch_axis, channel_axis)
     return layer_piece("dense", features=whole("out_dim", out_dim, 1), **weights(W_std, b_std, parameterization, s))
 
 
-def Conv(
-    out_chan: int,
-    filter_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str | Padding = "VALID",
-    W_std: float = 1.0,
-    b_std: float | None = None,
-    dimension_numbers: tuple[str, str, str] | None = None,
-    parameterization: str = "ntk",
-    s: tuple[int, int] = (1, 1),
-) -> Piece:
-    """A convolution in two dimensions; without padding unless it is asked for."""
-    kinds = weights(W_std, b_std, parameterization, s)
-    return _convolution("conv", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
+def _convolution(op: str, name: str, text: str) -> Callable[..., Piece]:
+    """Return the function that makes a kind of convolution; all kinds have the same parameters."""
 
-
-def ConvTranspose(
-    out_chan: int,
-    filter_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str | Padding = "VALID",
-    W_std: float = 1.0,
-    b_std: float | None = None,
-    dimension_numbers: tuple[str, str, str] | None = None,
-    parameterization: str = "ntk",
-    s: tuple[int, int] = (1, 1),
-) -> Piece:
-    """A transposed convolution: images grow by the strides."""
-    kinds = weights(W_std, b_std, parameterization, s)
-    return _convolution("conv_transpose", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
-
-
-def ConvLocal(
-    out_chan: int,
-    filter_shape: Sequence[int],
-    strides: Sequence[int] | None = None,
-    padding: str | Padding = "VALID",
-    W_std: float = 1.0,
-    b_std: float | None = None,
-    dimension_numbers: tuple[str, str, str] | None = None,
-    parameterization: str = "ntk",
-    s: tuple[int, int] = (1, 1),
-) -> Piece:
-    """A convolution with weights and biases of its own for every pixel."""
-    kinds = weights(W_std, b_std, parameterization, s)
-    return _convolution("conv_local", out_chan, filter_shape, strides, padding, dimension_numbers, kinds)
-
-
-def _convolution(
-    op: str,
-    out_chan: int,
-    filter_shape: Sequence[int],
-    strides: Sequence[int] | None,
-    padding: str | Padding,
-    dimension_numbers: tuple[str, str, str] | None,
-    kinds: dict[str, Any],
-) -> Piece:
-    if dimension_numbers not in (None, ("NHWC", "HWIO", "NHWC")):
-        raise ConfigError(
-            f"dimension_numbers={dimension_numbers!r}: arrays are (n, height, width, channels) here; transpose them"
+    def make(
+        out_chan: int,
+        filter_shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        padding: str | Padding = "VALID",
+        W_std: float = 1.0,
+        b_std: float | None = None,
+        dimension_numbers: tuple[str, str, str] | None = None,
+        parameterization: str = "ntk",
+        s: tuple[int, int] = (1, 1),
+    ) -> Piece:
+        if dimension_numbers not in (None, ("NHWC", "HWIO", "NHWC")):
+            raise ConfigError(
+                f"dimension_numbers={dimension_numbers!r} is not supported: arrays must be (n, height, width, channels), "
+                "so transpose them"
+            )
+        return layer_piece(
+            op,
+            features=whole("out_chan", out_chan, 1),
+            filter=pair("filter_shape", filter_shape),
+            **_steps(strides, padding),
+            **weights(W_std, b_std, parameterization, s),
         )
-    return layer_piece(
-        op,
-        features=whole("out_chan", out_chan, 1),
-        filter=pair("filter_shape", filter_shape),
-        strides=pair("strides", strides, (1, 1)),
-        padding=name_of(padding),
-        **kinds,
-    )
+
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = text
+    return make
+
+
+def _steps(strides: Sequence[int] | None, padding: str | Padding) -> dict[str, Any]:
+    """Return how windows move over images."""
+    return {"strides": pair("strides", strides, (1, 1)), "padding": name_of(padding)}
+
+
+Conv = _convolution("conv", "Conv", "A convolution in two dimensions, by default without padding.")
+ConvTranspose = _convolution("conv_transpose", "ConvTranspose", "A transposed convolution: images grow by the strides.")
+ConvLocal = _convolution("conv_local", "ConvLocal", "A convolution with separate weights and biases for every pixel.")
 
 
 def ImageResize(
@@ -118,26 +89,27 @@ def ImageResize(
     batch_axis: int = 0,
     channel_axis: int = -1,
 ) -> Piece:
-    """Images of another height and width, by the methods `nearest` and `linear` of `jax.image.resize`.
+    """Resize images by the methods `nearest` and `linear` of `jax.image.resize`.
 
     Args:
-        shape: of the images with all their axes, -1 where one stays as it is: `(-1, height, width, -1)`.
-        method: `nearest`, or `linear` by any of its names.
-        antialias: of `linear`, where images grow smaller.
-        precision: changes nothing.
-        batch_axis: 0.
-        channel_axis: -1.
+        shape: shape of the result with all axes, `(-1, height, width, -1)`; -1 keeps an axis.
+        method: `nearest`, or `linear` under any of its names.
+        antialias: use antialiasing if `linear` shrinks the images.
+        precision: no effect.
+        batch_axis: must be 0.
+        channel_axis: must be -1.
     """
     del precision
     require_usual_axes(batch_axis, channel_axis)
     if len(shape) != 4 or shape[0] != -1 or shape[3] != -1:
         raise ConfigError(
-            f"shape={tuple(shape)} must be (-1, height, width, -1): the number of images and of channels stays"
+            f"shape={tuple(shape)} must be (-1, height, width, -1), because the numbers of images and channels are "
+            "fixed"
         )
     name = str(name_of(method)).lower()
     name = "linear" if name in ("linear", "bilinear", "trilinear", "triangle") else name
     if name not in ("linear", "nearest"):
-        raise ConfigError(f"method={name!r}: ImageResize is by linear or nearest, as the peer's kernels are")
+        raise ConfigError(f"method={name!r} is not one of linear, nearest")
     return layer_piece("resize", shape=pair("shape", list(shape[1:3])), method=name, antialias=antialias)
 
 
@@ -149,12 +121,10 @@ def AvgPool(
     batch_axis: int = 0,
     channel_axis: int = -1,
 ) -> Piece:
-    """Means over windows, one a pixel unless there are strides."""
+    """Means over windows, with strides of 1 by default."""
     require_usual_axes(batch_axis, channel_axis)
-    window, steps = pair("window_shape", window_shape), pair("strides", strides, (1, 1))
-    return layer_piece(
-        "avg_pool", window=window, strides=steps, padding=name_of(padding), normalize_edges=normalize_edges
-    )
+    window = pair("window_shape", window_shape)
+    return layer_piece("avg_pool", window=window, **_steps(strides, padding), normalize_edges=normalize_edges)
 
 
 def SumPool(
@@ -164,10 +134,9 @@ def SumPool(
     batch_axis: int = 0,
     channel_axis: int = -1,
 ) -> Piece:
-    """Sums over windows, one a pixel unless there are strides."""
+    """Sums over windows, with strides of 1 by default."""
     require_usual_axes(batch_axis, channel_axis)
-    window, steps = pair("window_shape", window_shape), pair("strides", strides, (1, 1))
-    return layer_piece("sum_pool", window=window, strides=steps, padding=name_of(padding))
+    return layer_piece("sum_pool", window=pair("window_shape", window_shape), **_steps(strides, padding))
 
 
 def GlobalAvgPool(batch_axis: int = 0, channel_axis: int = -1) -> Piece:
@@ -183,7 +152,7 @@ def GlobalSumPool(batch_axis: int = 0, channel_axis: int = -1) -> Piece:
 
 
 def Flatten(batch_axis: int = 0, batch_axis_out: int = 0) -> Piece:
-    """One feature per pixel and channel."""
+    """Flatten images to one feature per pixel and channel."""
     require_usual_axes(batch_axis)
     require_usual_axes(batch_axis_out)
     return layer_piece("flatten")
@@ -194,12 +163,12 @@ def LayerNorm(axis: int | Sequence[int] = -1, eps: float = 1e-12, batch_axis: in
     require_usual_axes(batch_axis, channel_axis)
     axes = sorted(a % 4 for a in ([axis] if isinstance(axis, int) else axis))
     if axes not in ([3], [1, 2, 3]):
-        raise ConfigError(f"axis={axis!r}: LayerNorm is over the channels (-1) or over whole images (1, 2, 3) here")
+        raise ConfigError(f"axis={axis!r} must be the channels (-1) or whole images (1, 2, 3)")
     return layer_piece("layer_norm", axis=[-1] if axes == [3] else axes, eps=number(eps))
 
 
 def Dropout(rate: float, mode: str = "train") -> Piece:
-    """Keep activations with probability `rate`; nothing in mode `test`."""
+    """Dropout, which keeps activations with probability `rate`. In the mode `test` it has no effect."""
     if mode not in ("train", "test"):
         raise ConfigError(f"mode={mode!r} is not one of train, test")
     return layer_piece("dropout", rate=number(rate)) if mode == "train" else Identity()
@@ -232,8 +201,8 @@ def GlobalSelfAttention(
     if name_of(pos_emb_type) != "NONE":
         if pos_emb_decay_fn is not None and not isinstance(pos_emb_decay_fn, str):
             raise ConfigError(
-                "pos_emb_decay_fn must be a formula as text here, in the distance d, such as 'exp(-d)': functions of Python have no "
-                "fingerprint to find stored results by"
+                "pos_emb_decay_fn must be a formula as text here, in the distance d, such as 'exp(-d)': Python "
+                "functions have no fingerprint to identify stored results"
             )
         positions = {
             "pos_emb_type": name_of(pos_emb_type),

@@ -1,4 +1,4 @@
-"""Parameters of the peer in the form that layers take here."""
+"""Converts parameters of neural-tangents to those of the layers here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ntkpipe.errors import ConfigError
 
 
 class Padding(enum.Enum):
-    """Of convolutions and pools; its names may be given as text too."""
+    """Padding of convolutions and pools; its names may also be given as text."""
 
     CIRCULAR = "CIRCULAR"
     SAME = "SAME"
@@ -19,7 +19,7 @@ class Padding(enum.Enum):
 
 
 class AttentionMechanism(enum.Enum):
-    """What attention makes of products of keys and queries; its names may be given as text too."""
+    """The function of products of keys and queries in attention; its names may also be given as text."""
 
     SOFTMAX = "SOFTMAX"
     IDENTITY = "IDENTITY"
@@ -28,7 +28,7 @@ class AttentionMechanism(enum.Enum):
 
 
 class PositionalEmbedding(enum.Enum):
-    """Of attention; its names may be given as text too."""
+    """Positional embedding of attention; its names may also be given as text."""
 
     NONE = "NONE"
     SUM = "SUM"
@@ -36,14 +36,14 @@ class PositionalEmbedding(enum.Enum):
 
 
 def whole(name: str, value: Any, least: int) -> int:
-    """A whole number, of Python, NumPy or JAX, as Python's own."""
+    """Return a whole number of Python, NumPy or JAX as an `int`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number, at least {least}")
     return int(value)
 
 
 def number(value: Any) -> Any:
-    """Numbers of NumPy and JAX as Python's own; what is none is for the layer to refuse."""
+    """Return a number of NumPy or JAX as a Python number. Other values are returned unchanged and fail in the layer."""
     if value is None or isinstance(value, (bool, str)):
         return value
     if isinstance(value, numbers.Integral):
@@ -52,37 +52,39 @@ def number(value: Any) -> Any:
 
 
 def name_of(value: Any) -> Any:
-    """The name of an enumeration's member, or a text in capitals."""
+    """Return the name of a member of an enumeration, or a text in capitals."""
     return value.name if isinstance(value, enum.Enum) else value.upper() if isinstance(value, str) else value
 
 
 def pair(name: str, value: Any, default: Sequence[int] | None = None) -> list[int]:
-    """Height and width."""
+    """Return a height and a width."""
     value = default if value is None else value
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ConfigError(
-            f"{name}={value!r} must have two numbers: images have height and width here. Give sequences as images of height 1, "
-            "(n, 1, length, channels), with filters (1, k)"
+            f"{name}={value!r} must have two numbers, for height and width. Give sequences as images of height 1, (n, "
+            "1, length, channels), with filters (1, k)"
         )
     return [number(v) for v in value]
 
 
 def require_usual_axes(batch_axis: int = 0, channel_axis: int = -1) -> None:
-    """Refuse axes in another order than here."""
+    """Raise `ConfigError` for other orders of axes."""
     if batch_axis != 0 or channel_axis not in (-1, 3):
         raise ConfigError(
-            f"batch_axis={batch_axis}, channel_axis={channel_axis}: arrays are (n, height, width, channels) or (n, features) here; "
-            "transpose them, or give layout='NCHW' where the network is called"
+            f"batch_axis={batch_axis}, channel_axis={channel_axis} are not supported: arrays must be (n, height, "
+            "width, channels) or (n, features). Transpose them, or give layout='NCHW' when you call the network"
         )
 
 
 def _require_usual_scale(s: Sequence[int]) -> None:
     if tuple(s) != (1, 1):
-        raise ConfigError(f"s={s!r}: width scales of the standard parameterization are always (1, 1) here")
+        raise ConfigError(
+            f"s={s!r} is not supported: width scales of the standard parameterization are always (1, 1) here"
+        )
 
 
 def weights(w_std: float, b_std: float | None, parameterization: str, s: Sequence[int]) -> dict[str, Any]:
-    """Parameters of a layer with weights."""
+    """Return the parameters of a layer with weights."""
     _require_usual_scale(s)
     kind = parameterization.lower() if isinstance(parameterization, str) else parameterization
     return {"w_std": number(w_std), "b_std": number(b_std), "parameterization": kind}

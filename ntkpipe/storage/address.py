@@ -1,4 +1,4 @@
-"""URLs of object stores: scheme, bucket and prefix, and never a secret."""
+"""Parses URLs of object stores into scheme, bucket and prefix, and refuses secrets in them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Address:
-    """Where a remote store lies.
+    """The address of a remote store.
 
     Args:
         scheme: `s3`, `gs` or `az`.
-        bucket: of S3 or Google Cloud Storage; of Azure the container.
-        prefix: of every key, without slashes at its ends; may be empty.
+        bucket: name of the bucket, or of the container on Azure.
+        prefix: prefix of every key, without slashes at its ends; may be empty.
     """
 
     scheme: str
@@ -43,10 +43,10 @@ class Address:
 
 
 def refuse_secrets(url: str) -> None:
-    """Check that a URL names a place and nothing else: it travels to workers and is written to logs and receipts.
+    """Refuse a URL that may hold secrets, because it is sent to workers and written to logs and receipts.
 
     Raises:
-        ConfigError: if it has a user, password, query or fragment; the text does not repeat them.
+        ConfigError: if the URL has a user, password, query or fragment. The text does not repeat them.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() in ("file", "memory"):
@@ -61,10 +61,10 @@ def refuse_secrets(url: str) -> None:
 
 
 def parse_address(url: str) -> Address:
-    """Take apart the URL of a remote store.
+    """Parse the URL of a remote store.
 
     Raises:
-        ConfigError: if it is none, or holds credentials.
+        ConfigError: if it is not the URL of a remote store, or holds credentials.
     """
     refuse_secrets(url)
     parts = urlsplit(url)

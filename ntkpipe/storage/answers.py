@@ -1,7 +1,7 @@
-"""What a server's answer means: try again, missing, there already, not allowed, full. No I/O.
+"""Interprets a server's answer: try again, missing, exists already, not allowed, full. The module does no I/O.
 
-The client (obstore, over the Rust crate object_store) tells a few kinds of failure apart by class; the rest is one
-`GenericError` whose text holds the status code and the server's own words.
+The client (obstore, over the Rust crate object_store) has classes for only a few kinds of failure. Any other failure is
+a `GenericError` whose text holds the status code and the server's message.
 """
 
 from __future__ import annotations
@@ -53,21 +53,22 @@ _METADATA_HOSTS = ("169.254.", "metadata.google.internal", "metadata.azure")
 
 
 class ExistsError(Exception):
-    """There is an object under the key already."""
+    """An object under the key already exists."""
 
 
 def explain(error: Exception, kind: str, scheme: str, place: str, key: str) -> Exception:
-    """The exception to raise instead of the client's.
+    """Return the exception to raise instead of the client's.
 
     Args:
-        error: as the client raised it.
-        kind: `get`, `put`, `size`, `list` or `delete`.
-        scheme: of the store.
-        place: its URL.
-        key: of the object, or the prefix of a listing.
+        error: the exception that the client raised.
+        kind: kind of request: `get`, `put`, `size`, `list` or `delete`.
+        scheme: scheme of the store's URL.
+        place: URL of the store.
+        key: key of the object, or the prefix of a listing.
 
     Returns:
-        `TemporaryError`, `MissingObjectError`, `ExistsError`, `ResourceError`, or another `StoreError` that says what to do.
+        `TemporaryError`, `MissingObjectError`, `ExistsError`, `ResourceError`, or another `StoreError` that says what
+        to do.
     """
     if isinstance(error, (NtkpipeError, TemporaryError, ExistsError)):
         return error
@@ -78,17 +79,18 @@ def explain(error: Exception, kind: str, scheme: str, place: str, key: str) -> E
     name, where = type(error).__name__, f"{place}/{key}"
 
     if any(host in text for host in _METADATA_HOSTS):
-        # Asked only where no credentials are given. It fails at once off the cloud, and now and then on it.
+        # The metadata service is asked only if no credentials are given. It fails at once outside the cloud, and
+        # sometimes inside it.
         about = f"no credentials for {place}: set {_CREDENTIALS[scheme]} ({said})"
         return TemporaryError("connection", about, at_most=3)
     if any(code in text for code in _NO_BUCKET):
         return StoreError(
-            f"there is no bucket for {place}: make it, or mend store.url (or the endpoint in the environment)"
+            f"there is no bucket for {place}: create it, or correct store.url (or the endpoint in the environment)"
         )
     if isinstance(error, FileNotFoundError) or name == "NotFoundError":
         return MissingObjectError(f"there is no object {where}")
     if name in ("AlreadyExistsError", "PreconditionError"):
-        # S3 answers 409 while another write of the same key is under way, whose outcome is open; Azure's 409 is final.
+        # S3 answers 409 while another write of the same key is unfinished. Azure's 409 is final.
         if status == 409 and scheme == "s3":
             return TemporaryError("conflict", f"409 {said}")
         return ExistsError(where)
@@ -98,7 +100,7 @@ def explain(error: Exception, kind: str, scheme: str, place: str, key: str) -> E
         )
     if status == 403 or name == "PermissionDeniedError":
         listing = (
-            " (or s3:ListBucket, without which S3 says so of missing objects too)"
+            " (or s3:ListBucket, because without it S3 gives this answer for missing objects too)"
             if scheme == "s3" and kind in ("get", "size")
             else ""
         )
@@ -107,13 +109,13 @@ def explain(error: Exception, kind: str, scheme: str, place: str, key: str) -> E
         )
     if status == 507 or "QuotaExceeded" in text or "StorageFull" in text:
         return ResourceError(
-            f"no space to store {where} ({said}): free some with `ntkpipe clean`, or set store.url to a larger store. What is "
-            "stored already is intact; the same command continues from it."
+            f"no space to store {where} ({said}): free some with `ntkpipe clean`, or set store.url to a larger store. "
+            "Stored objects are intact; repeat the same command to continue."
         )
     if status == 501 and kind == "put":
         return StoreError(
-            f"{place} has no put-if-absent (If-None-Match), so that two writers could damage each other's objects: set "
-            f"store.url to a store that has it. {said}"
+            f"{place} does not support put-if-absent (If-None-Match), so two writers could damage each other's "
+            f"objects: set store.url to a store that supports it. {said}"
         )
     if status in (429, 503) or any(code in text for code in _THROTTLES):
         return TemporaryError("throttled", f"{status or ''} {said}".strip())
@@ -132,7 +134,7 @@ _VERBS = {"get": "read", "put": "store", "size": "look at", "list": "list", "del
 
 
 def said_by(text: str) -> str:
-    """The telling part of a client's error, on one line, without queries (signatures) and values of secrets."""
+    """Return the informative part of a client's error on one line, without secrets and without queries (signatures)."""
     head = text.partition("\n\nDebug source")[0]
     code, message = (re.search(f"<{tag}>([^<]*)</{tag}>", head) for tag in ("Code", "Message"))
     if code is not None:

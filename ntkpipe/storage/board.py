@@ -1,4 +1,4 @@
-"""What a run is doing, as one small object in the store: any machine that can read the store learns it with one GET."""
+"""The status of a run as one small object in the store. Any machine with access can read it with one GET."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ FOLDER = "runs"
 
 
 def run_key(run_dir: str | os.PathLike[str]) -> str:
-    """Key of the object of the run in the folder `run_dir`: its name, and a hash of its path.
+    """Return the key of the status of the run in the folder `run_dir`: the folder's name and a hash of its path.
 
-    The host is no part of it: a run that goes on from another machine with the same shared folder keeps its object.
+    The key does not depend on the host, so a run that continues on another machine with the same shared folder keeps
+    its object.
     """
     path = os.path.abspath(os.fspath(run_dir))
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(path))[:40] or "run"
@@ -32,13 +33,13 @@ def run_key(run_dir: str | os.PathLike[str]) -> str:
 
 
 class Board:
-    """Rewrites the object of one run in a thread of its own, at most every few seconds: a slow store never delays the run.
+    """Writes the status of one run from a thread, at most every few seconds, so that a slow store never delays the run.
 
-    Use it as a context manager. What is told last before the end is always written, unless the store cannot be reached.
+    Use it as a context manager. The last status is always written at the end, unless the store cannot be reached.
 
     Args:
-        store: that the run writes to.
-        run_dir: of the run.
+        store: the store that the run writes to.
+        run_dir: folder of the run.
         every: seconds between two writes.
     """
 
@@ -64,7 +65,7 @@ class Board:
         self._thread.join(timeout=30.0)
 
     def tell(self, **facts: Any) -> None:
-        """Say how the run goes; JSON-ready (stage, line, done, total, eta, ...). Returns at once."""
+        """Publish the progress as JSON-ready facts (stage, line, done, total, eta, ...). Returns at once."""
         with self._wake:
             self._news = facts
             self._wake.notify()
@@ -73,7 +74,7 @@ class Board:
         last: dict[str, Any] | None = None
         while True:
             with self._wake:
-                # Without news the last ones are written again: the count that grows shows that the run is alive.
+                # Without news the last status is written again; its growing count shows that the run is alive.
                 self._wake.wait_for(
                     lambda: self._news is not None or self._ended, timeout=self._every if last else None
                 )
@@ -89,15 +90,15 @@ class Board:
     def _write(self, facts: dict[str, Any]) -> None:
         self._written += 1
         content = {**facts, **self._where, "time": now(), "every": self._every, "count": self._written}
-        with contextlib.suppress(NtkpipeError):  # news only: the run itself notices if the store is away
+        with contextlib.suppress(NtkpipeError):  # only the status is lost; the run itself notices an unavailable store
             self.store.put(self.key, (json.dumps(json_ready(content), allow_nan=False) + "\n").encode(), overwrite=True)
 
 
 def read_board(store: ObjectStore, key: str) -> dict[str, Any] | None:
-    """What the run with that key told last, None if it told nothing; one GET.
+    """Read the latest status of a run with one GET; None if there is none.
 
-    `time` is by the clock of the run's machine; `count` grows with every write: a run whose count stands still for several
-    times `every` seconds is not running.
+    `time` comes from the clock of the run's machine. `count` grows with every write, so a run whose count stays the
+    same for several times `every` seconds is not running.
     """
     try:
         found = json.loads(store.get(key))
@@ -107,16 +108,16 @@ def read_board(store: ObjectStore, key: str) -> dict[str, Any] | None:
 
 
 def read_boards(store: ObjectStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and last news of every run that wrote to the store."""
+    """Yield key and latest status of every run that wrote to the store."""
     for key in store.list(f"{FOLDER}/"):
         if (found := read_board(store, key)) is not None:
             yield key, found
 
 
 def is_running(store: ObjectStore, key: str, *, patience: float = 3.0) -> bool:
-    """Whether the object is rewritten while this waits, `patience` times its interval; no clock is compared.
+    """Wait for at most `patience` times the interval of writes, and return whether the status was written again.
 
-    A process that is stopped for that long (a suspended machine) looks as if it were not.
+    No clocks are compared. A process that is suspended for that long counts as not running.
     """
     first = read_board(store, key)
     if first is None or first.get("final"):

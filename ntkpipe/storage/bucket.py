@@ -1,9 +1,10 @@
-"""Requests to a bucket of S3, Google Cloud Storage or Azure, repeated where that helps, and counted.
+"""Sends requests to a bucket of S3, Google Cloud Storage or Azure, with retries and counts.
 
-The only file that imports obstore. obstore repeats requests by itself; that is switched off, because it neither counts
-repetitions nor knows the answers that matter here: it does not repeat a put-if-absent whose connection broke (it cannot
-tell whether the object was stored; `RemoteStore.put` can, by looking), nor 400 RequestTimeout, nor a broken listing in the
-middle. What it does well is used: signing, connection pools, time-outs, pages of listings.
+This is the only file that imports obstore. It uses obstore's signing, connection pools, time-outs and pages of
+listings. It switches obstore's own retries off, because they are not counted and do not cover the cases that matter
+here. obstore does not repeat a put-if-absent whose connection broke, because it cannot tell whether the object was
+stored; `Bucket.write` can tell by reading it. obstore also does not repeat 400 RequestTimeout, and it does not continue
+a listing that broke off.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ntkpipe.errors import ConfigError, StoreError
+from ntkpipe.extras import require
 from ntkpipe.storage.address import Address, parse_address
 from ntkpipe.storage.answers import ExistsError, explain, said_by
 from ntkpipe.storage.protocol import MissingObjectError
@@ -28,7 +30,8 @@ from ntkpipe.storage.statistics import PROCESS
 _T = TypeVar("_T")
 
 TIMEOUT_VARIABLE = "NTKPIPE_STORE_TIMEOUT_SECONDS"
-# Without a byte arriving. A whole request may take ten minutes: 16 MiB tiles over a bad line, several at once.
+# Time-out without any received byte in seconds, and time-out of a whole request. Several tiles of 16 MiB at once over a
+# slow line may take minutes.
 _SILENCE, _WHOLE = 30.0, timedelta(minutes=10)
 _WRITER = "writer"
 _PAGE = 1000  # the largest page that S3 returns
@@ -39,9 +42,9 @@ class Entry:
     """One object of a listing.
 
     Args:
-        path: below the store's prefix.
-        size: bytes.
-        modified: by the server's clock, to the second on S3.
+        path: path below the store's prefix.
+        size: size in bytes.
+        modified: time of the last write by the server's clock, to the second on S3.
     """
 
     path: str
@@ -50,7 +53,7 @@ class Entry:
 
 
 class Bucket:
-    """The part of a bucket below a prefix. One per process and URL, see `bucket_at`; safe from many threads."""
+    """The part of a bucket below a prefix. `bucket_at` makes one per process and URL. Many threads may use it."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
@@ -59,7 +62,7 @@ class Bucket:
         self._client = _connect(address)
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """The object's bytes `[start:stop]`, or all of them."""
+        """Return the object's bytes `[start:stop]`, or all of them."""
         import obstore
 
         if start is None or stop is None:
@@ -72,17 +75,17 @@ class Bucket:
         return data
 
     def write(self, path: str, parts: Sequence[memoryview], *, create: bool) -> bool:
-        """Store an object in one request; if `create`, only where there is none.
+        """Store an object in one request. If `create`, store it only if there is no object yet.
 
-        A put-if-absent that was repeated may meet its own object: an earlier attempt was stored and only the answer got
-        lost. A token in the object's metadata tells whose it is; where a server keeps none, the contents decide (equal bytes
-        of another writer do no harm).
+        A repeated put-if-absent may find its own object, if an earlier attempt was stored and only the answer got lost.
+        A token in the object's metadata identifies the writer. If a server keeps no token, the contents are compared;
+        equal bytes of another writer do no harm.
 
         Returns:
-            True: `parts` are stored.
+            True, because `parts` are stored.
 
         Raises:
-            ExistsError: if `create` and there is another object.
+            ExistsError: if `create` is set and there is an object of another writer.
         """
         import obstore
 
@@ -92,7 +95,7 @@ class Bucket:
             nonlocal attempts
             attempts += 1
             mode = "create" if create else "overwrite"
-            # obstore consumes a list of buffers without joining them; multipart uploads know no put-if-absent.
+            # obstore consumes a list of buffers without joining them. Multipart uploads do not support put-if-absent.
             payload: Any = list(parts) or b""
             marked: Any = {_WRITER: token} if create else None
             obstore.put(self._client, path, payload, mode=mode, attributes=marked, use_multipart=False)
@@ -102,13 +105,16 @@ class Bucket:
         return True
 
     def stat(self, path: str) -> Entry:
-        """Size and time of an object."""
+        """Return size and time of an object."""
         import obstore
 
         return _entry(self._request("size", path, lambda: obstore.head(self._client, path)))
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        """Every object below a folder, in the server's order; broken listings go on behind the last object seen."""
+        """Yield every object below a folder, in the server's order.
+
+        An interrupted listing continues after the last object.
+        """
         import obstore
 
         last: str | None = None
@@ -130,7 +136,7 @@ class Bucket:
                 yield _entry(meta)
 
     def children(self, folder: str) -> tuple[list[str], list[Entry]]:
-        """Names of the folders, and the objects, directly below a folder."""
+        """Return the names of the folders directly below a folder, and the objects directly below it."""
         import obstore
 
         found = self._request("list", folder, lambda: obstore.list_with_delimiter(self._client, folder or None))
@@ -138,12 +144,12 @@ class Bucket:
         return names, [_entry(meta) for meta in found["objects"]]
 
     def remove(self, *paths: str) -> None:
-        """Delete objects, at least one; it is fine if there are none."""
+        """Delete at least one object; missing objects are not an error."""
         import obstore
 
         try:
             self._request("delete", paths[0], lambda: obstore.delete(self._client, list(paths)))
-        except MissingObjectError:  # not from S3, which does not mind
+        except MissingObjectError:  # S3 never reports missing objects here, but other servers do
             for path in paths if len(paths) > 1 else ():
                 self.remove(path)
 
@@ -157,7 +163,7 @@ class Bucket:
             marked = self._request("size", path, look).get(_WRITER)
             return marked == token if marked is not None else self.read(path) == b"".join(parts)
         except MissingObjectError:  # deleted meanwhile
-            raise TemporaryError("conflict", f"{path} was there and is gone") from None
+            raise TemporaryError("conflict", f"{path} was deleted during the operation") from None
 
     def _request(
         self, kind: str, path: str, call: Callable[[], _T], on_exists: Callable[[], bool] | None = None
@@ -185,10 +191,12 @@ _lock = threading.Lock()
 
 
 def bucket_at(url: str) -> Bucket:
-    """The bucket of a URL. Credentials and endpoint are read from the environment when a process first asks.
+    """Return the bucket of a URL. The first call in a process reads credentials and endpoint from the environment.
 
     Raises:
-        ConfigError: for a bad URL, unusable settings in the environment, or where obstore is not installed.
+        ConfigError: if the URL is invalid, or if an endpoint, region or time-out in the environment is invalid.
+        MissingExtraError: if obstore is not installed.
+        StoreError: if the client refuses other settings in the environment.
     """
     with _lock:
         if url not in _buckets:
@@ -197,16 +205,15 @@ def bucket_at(url: str) -> Bucket:
 
 
 def forget_buckets() -> None:
-    """Drop all connections, so that the environment is read anew."""
+    """Drop all connections, so that the environment is read again."""
     with _lock:
         _buckets.clear()
 
 
 def _connect(address: Address) -> Any:
-    try:
-        from obstore.store import AzureStore, GCSStore, S3Store
-    except ImportError as error:
-        raise ConfigError(f"store.url={address.url} needs the package obstore: pip install 'ntkpipe[cloud]'") from error
+    require("obstore", f"store.url={address.url}")
+    from obstore.store import AzureStore, GCSStore, S3Store
+
     options: Any = {
         "connect_timeout": timedelta(seconds=10),
         "read_timeout": timedelta(seconds=_silence()),
@@ -220,15 +227,18 @@ def _connect(address: Address) -> Any:
         return kinds[address.scheme](
             address.bucket, prefix=address.prefix or None, client_options=options, retry_config={"max_retries": 0}
         )
-    except Exception as error:  # obstore's own classes, for settings in the environment that it cannot use
+    except Exception as error:  # obstore raises its own errors for unusable settings in the environment
         raise StoreError(f"cannot open {address.url}: {said_by(str(error))}") from error
 
 
 def _endpoints(scheme: str) -> list[str]:
-    """Addresses of servers in the environment. The client library panics at one that is none, and so it does at a region's name.
+    """Return the servers' addresses in the environment. They and the region are checked here.
+
+    The client library would panic on invalid ones.
 
     Raises:
-        ConfigError: naming the variable; its value may hold a password and is not repeated.
+        ConfigError: if an address or the region is invalid. The text names the variable. It does not repeat an address,
+            which may hold a password.
     """
     names = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "az": ("AZURE_ENDPOINT",)}
     found = {name: os.environ[name] for name in names.get(scheme, ()) if os.environ.get(name)}
@@ -239,10 +249,10 @@ def _endpoints(scheme: str) -> list[str]:
         except ValueError:
             good = False
         if not good or not url.isascii() or any(c.isspace() for c in url):
-            raise ConfigError(f"{name} is no address of a server: give it as in http://host:9000")
+            raise ConfigError(f"{name} is not the address of a server: give one such as http://host:9000")
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION") if scheme == "s3" else ():
         if not re.fullmatch(r"[A-Za-z0-9-]*", os.environ.get(name, "")):
-            raise ConfigError(f"{name}={os.environ[name]} is no region: give its name, as in us-east-1")
+            raise ConfigError(f"{name}={os.environ[name]} is not a region: give its name, such as us-east-1")
     return list(found.values())
 
 
@@ -253,5 +263,5 @@ def _silence() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < 1e6:
-        raise ConfigError(f"{TIMEOUT_VARIABLE}={stated!r} is no number of seconds: give one, as in 30")
+        raise ConfigError(f"{TIMEOUT_VARIABLE}={stated!r} is not a number of seconds: give one, such as 30")
     return seconds

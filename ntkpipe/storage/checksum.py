@@ -16,7 +16,7 @@ _SEAL = "sha256"
 
 
 def crc32c(*parts: Buffer) -> int:
-    """CRC-32C of the concatenation of `parts`, which are neither copied nor joined.
+    """Compute the CRC-32C of the concatenation of `parts`, without copying or joining them.
 
     Args:
         parts: C-contiguous buffers of any item type.
@@ -26,31 +26,31 @@ def crc32c(*parts: Buffer) -> int:
     """
     crc = 0
     for part in parts:
-        # google_crc32c refuses memoryviews ("read-only" is its word for buffers that need no release) but takes
-        # arrays as they are; wrapping costs nothing and the checksum then runs at 14 GB/s, a tobytes() copy at 1.
-        view = memoryview(cast(Any, part))  # numpy declares the buffer protocol from Python 3.12 on only
+        # google_crc32c refuses memoryviews but takes arrays without a copy, and wrapping costs nothing. The checksum
+        # then runs at 14 GB/s, compared with 1 GB/s for a tobytes() copy.
+        view = memoryview(cast(Any, part))  # numpy declares the buffer protocol only since Python 3.12
         if view.nbytes:
             crc = google_crc32c.extend(crc, cast(bytes, np.frombuffer(view, np.uint8)))
     return crc
 
 
 def digest(value: Any) -> str:
-    """Short SHA-256 of a JSON-ready value, in canonical form."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of a JSON-ready value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def content_hash(data: bytes) -> str:
-    """Short SHA-256 of bytes: names what is stored by its content."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of bytes, which name stored content."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def sealed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON object with a hash of itself under `sha256`."""
+    """Return a JSON object with a hash of itself under `sha256`."""
     return {**body, _SEAL: _hash(body)}
 
 
 def unsealed(stored: Any) -> dict[str, Any] | None:
-    """What was sealed, without the seal; None if it is no JSON object, or not the one that was sealed."""
+    """Return a sealed object without its seal; None if it is not a JSON object, or was changed."""
     if not isinstance(stored, dict) or stored.get(_SEAL) != _hash(
         body := {k: v for k, v in stored.items() if k != _SEAL}
     ):
@@ -59,6 +59,6 @@ def unsealed(stored: Any) -> dict[str, Any] | None:
 
 
 def _hash(body: Mapping[str, Any]) -> str:
-    # As it will be read: keys become text, tuples lists.
+    # The hash covers the form in which the object is read, where keys are text and tuples are lists.
     canonical = json.dumps(json.loads(json.dumps(dict(body))), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Leases: who holds one, the beat that shows that the holder lives, and numbered leases in buckets.
+"""Leases: their holders, the heartbeat of a living holder, and numbered leases in buckets.
 
-Leases save two runs the same work, and nothing else: put-if-absent is what keeps stored objects right.
+Leases only keep two runs from doing the same work. Put-if-absent is what keeps stored objects correct.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ from ntkpipe.storage.protocol import LEASE_FOLDER, Lease, MissingObjectError
 
 BEAT_VARIABLE = "NTKPIPE_LEASE_BEAT_SECONDS"
 MISSED_BEATS = 3
-"""A lease whose holder has missed so many beats may be taken over."""
+"""A lease may be taken over after its holder has missed this many beats."""
 
-_CLOCK_GRAIN = timedelta(seconds=1)  # S3 tells times to the second
+_CLOCK_GRAIN = timedelta(seconds=1)  # S3 rounds times to seconds
 
 
 def beat_seconds() -> float:
-    """Seconds between beats, 10 unless `NTKPIPE_LEASE_BEAT_SECONDS` says otherwise."""
+    """Return the seconds between beats: `NTKPIPE_LEASE_BEAT_SECONDS`, or 10 if it is not set.
+
+    Raises:
+        ConfigError: if the variable is not a number between 0.01 and 3600.
+    """
     stated = os.environ.get(BEAT_VARIABLE, "10")
     try:
         seconds = float(stated)
@@ -40,14 +44,19 @@ def beat_seconds() -> float:
         seconds = 0.0
     if not 0.01 <= seconds <= 3600:
         raise ConfigError(
-            f"{BEAT_VARIABLE}={stated!r} is no number of seconds between 0.01 and 3600: give one, as in 10"
+            f"{BEAT_VARIABLE}={stated!r} is not a number of seconds between 0.01 and 3600: give one, such as 10"
         )
     return seconds
 
 
 @dataclass
 class HeldLease:
-    """See `Lease`."""
+    """An implementation of `Lease`.
+
+    Args:
+        name: name of the lease, for messages.
+        number: fencing token; 0 outside buckets.
+    """
 
     name: str
     number: int = 0
@@ -55,11 +64,11 @@ class HeldLease:
 
     @property
     def lost(self) -> bool:
-        """True once another holder was seen."""
+        """True after another holder was seen."""
         return self._lost is not None
 
     def check(self) -> None:
-        """`HeldError` if another process has taken the lease over."""
+        """Raise `HeldError` if another process has taken the lease over."""
         if self._lost is not None:
             raise HeldError(
                 f"{self.name} was taken over by {self._lost} after this process had missed {MISSED_BEATS} beats. Nothing "
@@ -67,12 +76,12 @@ class HeldLease:
             )
 
     def lose(self, to: str) -> None:
-        """Note who holds it now."""
+        """Record the new holder."""
         self._lost = to
 
 
 def new_note(holder: dict[str, Any] | str) -> dict[str, Any]:
-    """What is written into a lease: who, where, since when, and a token that no other holder has."""
+    """Return the content of a lease: the holder, its process and host, its start, and a unique token."""
     what = holder if isinstance(holder, dict) else {"what": holder}
     since = now()
     return {
@@ -87,15 +96,18 @@ def new_note(holder: dict[str, Any] | str) -> dict[str, Any]:
 
 
 def boot_id() -> str:
-    """Of this running kernel: processes that share it share their locks, whatever their containers call the host."""
+    """Return an id of the running operating system.
+
+    Processes with the same id share locks, even if their containers give the host different names.
+    """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:  # no Linux
+    except OSError:  # this is not Linux
         return socket.gethostname()
 
 
 def read_note(data: bytes) -> dict[str, Any]:
-    """The note; empty if there is none, or if it is damaged or caught half written."""
+    """Parse the note of a lease; an empty dictionary if it is missing, damaged or only partly written."""
     try:
         note = json.loads(data)
     except ValueError:
@@ -104,7 +116,7 @@ def read_note(data: bytes) -> dict[str, Any]:
 
 
 def describe(note: dict[str, Any]) -> str:
-    """The holder as a phrase."""
+    """Return a phrase that describes the holder, for messages."""
     said = {key: value for key, value in note.items() if key not in ("boot", "beat", "token", "free")}
     try:
         who = f"process {said.pop('pid')} on {said.pop('host')} since {said.pop('since')}"
@@ -115,16 +127,18 @@ def describe(note: dict[str, Any]) -> str:
 
 
 def is_late(note: dict[str, Any], modified: datetime, now: datetime) -> bool:
-    """True if the holder missed its beats. Both times are of one clock: the store's."""
+    """Return whether the holder missed its beats. Both times must come from the store's clock."""
     return now - modified > _patience(note)
 
 
 def still_beats(note: dict[str, Any], modified: Callable[[], datetime | None]) -> bool:
-    """Whether the holder touches its lease while this waits for the beats that it may miss; compares no clocks.
+    """Wait for the allowed number of missed beats, and return whether the holder touched its lease.
+
+    No clocks are compared.
 
     Args:
-        note: of the holder.
-        modified: looks when it was touched; None if it is gone.
+        note: note of the holder.
+        modified: returns when the lease was last touched; None if it is gone.
     """
     first, deadline = modified(), time.monotonic() + _patience(note).total_seconds()
     while first is not None and time.monotonic() < deadline:
@@ -142,7 +156,7 @@ def _patience(note: dict[str, Any]) -> timedelta:
 
 @contextlib.contextmanager
 def beating(lease: HeldLease, beat: Callable[[], str | None]) -> Iterator[None]:
-    """Call `beat` regularly in a thread of its own until the block ends, or until it returns who else holds the lease."""
+    """Call `beat` regularly in a thread until the block ends, or until it returns another holder."""
     stop = threading.Event()
     every = beat_seconds()
 
@@ -151,7 +165,7 @@ def beating(lease: HeldLease, beat: Callable[[], str | None]) -> Iterator[None]:
             try:
                 other = beat()
             except StoreError:
-                continue  # the store is away: nobody else can take the lease over there either
+                continue  # the store is unavailable, so no other process can take the lease over either
             if other is not None:
                 lease.lose(other)
                 return
@@ -167,13 +181,18 @@ def beating(lease: HeldLease, beat: Callable[[], str | None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_in_bucket(bucket: Bucket, name: str, holder: dict[str, Any] | str) -> Iterator[Lease]:
-    """Hold a lease in a bucket: objects `.leases/<name>/<number>`, of which the highest number counts.
+    """Hold a lease in a bucket. It consists of objects `.leases/<name>/<number>`, of which the highest number counts.
 
-    Whoever finds it free, or late by three beats, puts the next number if that is absent: of several one succeeds. A holder
-    beats by rewriting its own object and looks whether there is a higher number: then it has lost. That asks for nothing
-    but put-if-absent, which every store here must have anyway: conditional updates (by etag) are not there on all of
-    them, and one that was stored although its answer got lost looks like a lost lease. Numbers only grow, so that one
-    can serve as a fencing token.
+    A process that finds the lease free, or late by three beats, puts the next number if it is absent. If several try,
+    one succeeds. A holder beats by writing its own object again. If it then sees a higher number, the lease is lost.
+
+    This needs only put-if-absent, which every store must support. Some stores lack conditional updates (by etag), and
+    an update that was stored but whose answer got lost would look like a lost lease. Numbers only grow, so they serve
+    as fencing tokens.
+
+    Raises:
+        HeldError: if another process holds the lease.
+        StoreError: if the server ignores put-if-absent.
     """
     folder, where = f"{LEASE_FOLDER}/{name}", f"{name} in {bucket.address.url}"
     note = new_note(holder)
@@ -189,13 +208,16 @@ def hold_in_bucket(bucket: Bucket, name: str, holder: dict[str, Any] | str) -> I
         with beating(lease, beat):
             yield lease
     finally:
-        # The number stays, marked as free: the next holder counts on from it.
+        # The object is kept and marked as free, so that the next holder continues from its number.
         with contextlib.suppress(StoreError):
             bucket.write(path, [_packed({**note, "free": True})], create=False)
 
 
 def held_in_bucket(bucket: Bucket, name: str) -> str | None:
-    """Who holds a lease in a bucket, as `hold_in_bucket` would say; None if nobody does. Nothing is written."""
+    """Return a text on the holder of a lease in a bucket, as in the error of `hold_in_bucket`; None if it is free.
+
+    Nothing is written.
+    """
     folder = f"{LEASE_FOLDER}/{name}"
 
     def top() -> tuple[int, datetime] | None:
@@ -226,15 +248,15 @@ def _take(bucket: Bucket, folder: str, where: str, note: dict[str, Any]) -> int:
         bucket.write(path, [_packed(note)], create=True)
     except ExistsError:
         raise HeldError(f"{where} is held by {describe(_noted(bucket, folder, top + 1))}") from None
-    # Some servers ignore If-None-Match and overwrite: nothing would be safe there, so the first lease of a run finds out.
+    # Some servers ignore If-None-Match and overwrite objects, which would be unsafe. So every new lease tests this.
     try:
         bucket.write(path, [_packed({**note, "token": "second"})], create=True)
     except ExistsError:
         pass
     else:
         raise StoreError(
-            f"{bucket.address.url} has no put-if-absent: it ignores If-None-Match, so that two writers could damage each "
-            "other's objects. Set store.url to a store that has it."
+            f"{bucket.address.url} does not support put-if-absent (it ignores If-None-Match), so two writers could "
+            "damage each other's objects: set store.url to a store that supports it."
         )
     for old, _ in numbers:
         bucket.remove(f"{folder}/{old:010d}")
@@ -254,7 +276,7 @@ def _noted(bucket: Bucket, folder: str, number: int) -> dict[str, Any]:
 
 
 def _now(bucket: Bucket) -> datetime:
-    """The server's time, as it dates objects."""
+    """Return the server's time, from the date of an object that is written for this purpose."""
     clock = f"{LEASE_FOLDER}/clock"
     bucket.write(clock, [memoryview(str(time.time_ns()).encode())], create=False)
     return bucket.stat(clock).modified

@@ -1,4 +1,4 @@
-"""Objects as files in a folder: a local disk, or a file system that all nodes share."""
+"""Stores objects as files in a folder, on a local disk or on a file system that all nodes share."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
 
 @dataclass(frozen=True, init=False)
 class LocalStore:
-    """`ObjectStore` in the folder `url`; see there for what the methods promise.
+    """An `ObjectStore` in the folder `url`. The protocol documents the methods.
 
-    An object is written to `<key>.<unique>.partial` beside its final place, then linked there (which fails if the
-    name is taken: put-if-absent) or renamed over it. Leases are `flock` locks, which the kernel releases when
-    the holder dies, however it dies; other nodes of a shared file system see its beat.
+    An object is written to `<key>.<unique>.partial` beside its final place. It is then linked there, which fails if the
+    name is taken and so gives put-if-absent, or renamed over an existing object. Leases are `flock` locks, which the
+    kernel releases whenever the holder dies. Other nodes of a shared file system see the holder's beat.
 
     Raises:
-        ConfigError: if the path is there and not a folder.
+        ConfigError: if the path exists and is not a folder.
     """
 
     url: str
@@ -51,7 +51,7 @@ class LocalStore:
         object.__setattr__(self, "url", root)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes."""
+        """Return the object's bytes."""
         path = self._path(key)
         try:
             try:
@@ -59,12 +59,12 @@ class LocalStore:
             except OSError as error:
                 if error.errno != errno.ESTALE:
                     raise
-                return _read(path)  # NFS: replaced by another node between opening and reading
+                return _read(path)  # on NFS, another node replaced the file between opening and reading
         except OSError as error:
             raise self._translate(error, key) from error
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
-        """The object's bytes `[start:stop]`."""
+        """Return the object's bytes `[start:stop]`."""
         check_span(start, stop)
         try:
             with open(self._path(key), "rb", buffering=0) as file:
@@ -91,13 +91,13 @@ class LocalStore:
                     return True
                 os.link(partial, path)
             except FileExistsError:
-                # NFS may repeat a link whose answer got lost, and then finds the one that it made itself.
+                # NFS may repeat a link request whose answer was lost, and then finds its own link.
                 return os.stat(partial).st_nlink == 2
             except OSError as error:
                 if not overwrite and error.errno in _NO_LINKS:
                     raise StoreError(
-                        f"the file system of {self.url} has no hard links, so that two writers could damage each "
-                        f"other's objects: set store.url to a folder on another one"
+                        f"the file system of {self.url} has no hard links, so two writers could damage each other's "
+                        "objects: set store.url to a folder on another file system"
                     ) from error
                 raise
             return True
@@ -106,34 +106,34 @@ class LocalStore:
         except OSError as error:
             raise self._translate(error, key, sum(p.nbytes for p in parts)) from error
         finally:
-            with contextlib.suppress(OSError):  # never made, renamed, or left as litter
+            with contextlib.suppress(OSError):  # the file was not created, was renamed, or is left for a later sweep
                 os.unlink(partial)
 
     def exists(self, key: str) -> bool:
-        """True if the object is there."""
+        """Return whether the object exists."""
         return os.path.isfile(self._path(key))
 
     def size(self, key: str) -> int:
-        """Bytes of the object."""
+        """Return the size of the object in bytes."""
         try:
             return os.stat(self._path(key)).st_size
         except OSError as error:
             raise self._translate(error, key) from error
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, sorted."""
+        """Yield the keys that start with `prefix`, sorted."""
         folder = prefix.rpartition("/")[0]
         found = [k for k in self._walk(folder) if k.startswith(prefix) and not k.endswith(PARTIAL_SUFFIX)]
         yield from sorted(found)
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Keys that start with `prefix`, sorted, and the bytes of each."""
+        """Yield the keys that start with `prefix`, sorted, and the size of each object in bytes."""
         for key in self.list(prefix):
-            with contextlib.suppress(MissingObjectError):  # deleted since the listing
+            with contextlib.suppress(MissingObjectError):  # the object was deleted after the listing
                 yield key, self.size(key)
 
     def folders(self, prefix: str = "") -> list[str]:
-        """Folders directly below `prefix`, sorted."""
+        """Return the names of the folders directly below `prefix`, sorted."""
         try:
             with os.scandir(os.path.join(self.url, prefix.rstrip("/"))) as entries:
                 return sorted(
@@ -147,11 +147,11 @@ class LocalStore:
             raise self._translate(error, prefix) from error
 
     def foreign(self) -> Sequence[str]:
-        """Names of files and folders that other programs have left, with their paths; sorted."""
+        """Return the paths of files and folders of other programs, sorted."""
         return sorted(self._walk("", foreign=True))
 
     def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
+        """Delete the object if it exists."""
         try:
             os.unlink(self._path(key))
         except (FileNotFoundError, NotADirectoryError):
@@ -160,7 +160,7 @@ class LocalStore:
             raise self._translate(error, key) from error
 
     def delete_all(self, keys: Iterable[str]) -> None:
-        """Remove those of the objects that are there."""
+        """Delete all of these objects that exist."""
         for key in keys:
             self.delete(key)
 
@@ -178,7 +178,7 @@ class LocalStore:
             yield held
 
     def holder(self, name: str) -> str | None:
-        """Who holds `name`; nothing is written."""
+        """Return a text on the holder of `name`, or None; writes nothing."""
         key = _lease_key(name)
         try:
             return held_in_folder(os.path.join(self.url, key), f"{name} in {self.url}")
@@ -186,7 +186,7 @@ class LocalStore:
             raise self._translate(error, key) from error
 
     def free_bytes(self) -> int | None:
-        """Bytes that can still be stored."""
+        """Return the number of bytes that can still be stored."""
         folder = self.url
         while not os.path.isdir(folder):
             folder = os.path.dirname(folder)
@@ -198,14 +198,14 @@ class LocalStore:
         removed = []
         before = time.time() - older_than
         top = prefix.rpartition("/")[0]
-        # Ages first: whatever is removed below makes its folder look young. A young folder stays even if empty:
-        # a writer may just have made it.
+        # The ages are read first, because removals update the age of their folder. A new empty folder is kept, because
+        # a writer may have made it.
         folders = []
         for path, _, _ in os.walk(os.path.join(self.url, top), topdown=False):
             with contextlib.suppress(FileNotFoundError):
                 folders.append((path, os.stat(path).st_mtime))
         for key in self._walk(top):
-            if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):  # no foreign one: `_walk` passes them over
+            if key.startswith(prefix) and key.endswith(PARTIAL_SUFFIX):  # `_walk` skips foreign files
                 path = os.path.join(self.url, key)
                 with contextlib.suppress(FileNotFoundError):
                     if os.stat(path).st_mtime <= before:
@@ -215,19 +215,22 @@ class LocalStore:
             key = os.path.relpath(path, self.url)
             inside = key.startswith(prefix.rstrip("/")) and key.split("/")[0] not in (".", LEASE_FOLDER)
             if inside and modified <= before:
-                with contextlib.suppress(OSError):  # not empty
+                with contextlib.suppress(OSError):  # the folder is not empty
                     os.rmdir(path)
         return sorted(removed)
 
     def statistics(self) -> Statistics:
-        """Empty: no server is asked."""
+        """Return empty statistics, because there is no server."""
         return Statistics()
 
     def _path(self, key: str) -> str:
         return os.path.join(self.url, check_key(key))
 
     def _walk(self, folder: str, *, foreign: bool = False) -> Iterator[str]:
-        """Keys of all files below `folder`, litter included, leases not; or what is foreign, folders as one. In no order."""
+        """Yield the keys of all files below `folder`, with leftovers but without leases, in no order.
+
+        If `foreign`, yield foreign files and folders instead.
+        """
         pending = [folder]
         while pending:
             inside = pending.pop()
@@ -244,7 +247,7 @@ class LocalStore:
                         elif start + entry.name != LEASE_FOLDER:
                             pending.append(start + entry.name)
             except (FileNotFoundError, NotADirectoryError):
-                continue  # nothing stored there yet, or deleted meanwhile
+                continue  # the folder does not exist, or was deleted meanwhile
             except OSError as error:
                 raise self._translate(error, inside) from error
 
@@ -252,7 +255,7 @@ class LocalStore:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             fd = os.open(path, flags, 0o666)
-        except FileNotFoundError:  # the first object of its folder
+        except FileNotFoundError:  # this is the first object of its folder
             os.makedirs(os.path.dirname(path), exist_ok=True)
             fd = os.open(path, flags, 0o666)
         try:
@@ -271,13 +274,13 @@ class LocalStore:
             what = f"{size:,} bytes" if size is not None else "anything"
             return ResourceError(
                 f"no space to store {what} at {path} ({error.strerror}): free some with `ntkpipe clean`, or set "
-                f"store.url to a larger disk. What is stored already is intact; the same command continues from it."
+                "store.url to a larger disk. Stored objects are intact; repeat the same command to continue."
             )
         return StoreError(f"cannot access {path}: {error.strerror or error}")
 
 
 def _is_foreign(folder: str, name: str) -> bool:
-    """Whether what lies in `folder` under that name is another program's."""
+    """Return whether the entry of `folder` with that name belongs to another program."""
     own = name if not folder else folder.partition("/")[0]
     return own not in OWN_FOLDERS and is_foreign_name(name)
 

@@ -1,4 +1,4 @@
-"""Leases in a folder: a lock that dies with its process, and a beat for other nodes of a shared file system."""
+"""Leases in a folder. A lock ends with its process, and a heartbeat tells other nodes of a shared file system."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ntkpipe.errors import HeldError
 from ntkpipe.storage.lease import HeldLease, beating, boot_id, describe, is_late, new_note, read_note, still_beats
 from ntkpipe.storage.protocol import Lease
 
-# flock belongs to the open file, which a forked child shares: without this, a child that outlives its parent
-# would go on holding the parent's lease. Closing the child's copy leaves the parent's lock in place.
+# flock belongs to the open file, which a forked child shares. A child that outlives its parent would keep the parent's
+# lease, so the child closes its copy. This leaves the parent's lock in place.
 _lease_files: set[int] = set()
 
 
@@ -32,17 +32,17 @@ os.register_at_fork(after_in_child=_drop_leases_in_child)
 
 @contextlib.contextmanager
 def hold_in_folder(path: str, where: str, holder: dict[str, Any] | str) -> Iterator[Lease]:
-    """Hold the lease of the file `path`, which holds a note on its holder.
+    """Hold the lease of the file `path`, which contains a note on its holder.
 
-    Within one kernel `flock` decides, and a dead process frees its lease at once. Some shared file systems keep `flock`
-    to a node (NFS mounted with `local_lock`, Lustre with `localflock`): a holder therefore touches the file at every beat,
-    and whoever gets the lock but finds a fresh note of another node is refused. Ages are differences between the times
-    that the file system itself gave, never between two machines' clocks. Should two nodes take a free lease in the same
-    moment, the later note stays, and the other holder notices at its next beat.
+    On one machine `flock` decides, and a dead process frees its lease at once. On some shared file systems `flock` is
+    local to a node (NFS mounted with `local_lock`, Lustre with `localflock`). A holder therefore touches the file at
+    every beat, and a process that gets the lock but finds a fresh note of another node is refused. Ages are differences
+    between times of the file system, never between the clocks of two machines. If two nodes take a free lease at the
+    same moment, the later note stays, and the other holder notices at its next beat.
 
     Raises:
         OSError: if the file cannot be written.
-        HeldError: if the lease is held.
+        HeldError: if another process holds the lease.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -56,24 +56,24 @@ def hold_in_folder(path: str, where: str, holder: dict[str, Any] | str) -> Itera
         if present.get("boot", boot_id()) != boot_id() and not is_late(present, _modified(path), _now(path)):
             raise HeldError(f"{where} is held by {describe(present)}")
         note = new_note(holder)
-        # The file itself is never removed: a process that had opened it just before would lock a file that
-        # no longer has a name, and two would hold the lease.
+        # The file is never removed. A process that had opened it before would lock a file without a name, and two
+        # processes would hold the lease.
         _write(fd, json.dumps(note).encode())
         lease = HeldLease(where)
 
         def beat() -> str | None:
-            with contextlib.suppress(OSError):  # the file system is away, for everybody
+            with contextlib.suppress(OSError):  # the file system is unavailable for all processes
                 seen = _noted(path)
                 if seen.get("token", note["token"]) != note["token"]:
                     return describe(seen)
-                os.utime(path)  # the server's time, on NFS too
+                os.utime(path)  # this sets the server's time, also on NFS
             return None
 
         try:
             with beating(lease, beat):
                 yield lease
         finally:
-            # Not so in a forked child that left the block: its copy is closed already.
+            # In a forked child that leaves the block, the file is already closed.
             if fd in _lease_files and _noted(path).get("token", note["token"]) == note["token"]:
                 _write(fd, b"")
     finally:
@@ -83,7 +83,9 @@ def hold_in_folder(path: str, where: str, holder: dict[str, Any] | str) -> Itera
 
 
 def held_in_folder(path: str, where: str) -> str | None:
-    """Who holds the lease of the file `path`, as `hold_in_folder` would say; None if nobody does. Nothing is written.
+    """Return a text on the holder of the lease `path`, as in the error of `hold_in_folder`; None if it is free.
+
+    Nothing is written.
 
     Raises:
         OSError: if the file cannot be read.
@@ -94,7 +96,7 @@ def held_in_folder(path: str, where: str) -> str | None:
         return None
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # what is open for reading takes no more than this on NFS
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # NFS allows only this lock for files opened for reading
         except BlockingIOError:
             return f"{where} is held by {describe(_noted(path))}"
     finally:
@@ -111,7 +113,7 @@ def _write(fd: int, note: bytes) -> None:
 
 
 def _noted(path: str) -> dict[str, Any]:
-    # Opened anew each time: that is when NFS asks its server for the present content.
+    # The file is opened again each time, because NFS then asks its server for the current content.
     try:
         with open(path, "rb") as file:
             return read_note(file.read(4096))
@@ -124,7 +126,7 @@ def _modified(path: str) -> datetime:
 
 
 def _now(path: str) -> datetime:
-    """The file system's time, as it dates files."""
+    """Return the file system's time, from the date of a new file."""
     probe = f"{path}.{uuid.uuid4().hex}"
     try:
         with open(probe, "wb") as file:

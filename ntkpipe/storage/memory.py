@@ -1,4 +1,4 @@
-"""Objects in the memory of one process: for tests and small problems in a notebook."""
+"""Stores objects in the memory of one process, for tests and small problems in a notebook."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ntkpipe.storage.statistics import Statistics
 
 @dataclass
 class _Content:
-    objects: dict[str, np.ndarray] = field(default_factory=dict)
+    objects: dict[str, list[np.ndarray]] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -31,13 +31,13 @@ _contents: dict[str, _Content] = {}
 
 @dataclass(frozen=True)
 class MemoryStore:
-    """`ObjectStore` named `name`; handles of one name share their objects within a process, and only there."""
+    """An `ObjectStore` in memory. Handles with the same name share their objects, but only within one process."""
 
     name: str
 
     @property
     def url(self) -> str:
-        """`memory://` and the name."""
+        """The URL, `memory://` and the name."""
         return f"memory://{self.name}"
 
     @property
@@ -45,66 +45,65 @@ class MemoryStore:
         return _contents.setdefault(self.name, _Content())
 
     def get(self, key: str) -> bytes:
-        """The object's bytes."""
+        """Return the object's bytes."""
         try:
-            return self._content.objects[check_key(key)].tobytes()
+            parts = self._content.objects[check_key(key)]
+            return parts[0].tobytes() if len(parts) == 1 else b"".join(part.data for part in parts)
         except KeyError:
             raise MissingObjectError(f"there is no object {self.url}/{key}") from None
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
-        """The object's bytes `[start:stop]`."""
+        """Return the object's bytes `[start:stop]`."""
         check_span(start, stop)
         return self.get(key)[start:stop]
 
     def put(self, key: str, data: Buffer | Sequence[Buffer], *, overwrite: bool = False) -> bool:
         """Store an object atomically."""
-        # NumPy copies without Python's lock: a large object holds nobody up.
-        parts = [np.frombuffer(memoryview(part).cast("B"), np.uint8) for part in as_parts(data) if len(part)]
-        joined = np.empty(sum(map(len, parts)), np.uint8)
-        for part, start in zip(parts, np.cumsum([0, *map(len, parts)])[:-1], strict=True):
-            joined[start : start + len(part)] = part
+        single = isinstance(data, (bytes, bytearray, memoryview, np.ndarray))
+        buffers: Sequence[Buffer] = [cast(Buffer, data)] if single else cast(Sequence[Buffer], data)
+        parts = [_kept(buffer) for buffer in buffers]
         with self._content.lock:
             if not overwrite and check_key(key) in self._content.objects:
                 return False
-            self._content.objects[check_key(key)] = joined
+            self._content.objects[check_key(key)] = parts
             return True
 
     def exists(self, key: str) -> bool:
-        """True if the object is there."""
+        """Return whether the object exists."""
         return check_key(key) in self._content.objects
 
     def size(self, key: str) -> int:
-        """Bytes of the object."""
+        """Return the size of the object in bytes."""
         try:
-            return len(self._content.objects[check_key(key)])
+            return sum(map(len, self._content.objects[check_key(key)]))
         except KeyError:
             raise MissingObjectError(f"there is no object {self.url}/{key}") from None
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, sorted."""
+        """Yield the keys that start with `prefix`, sorted."""
         yield from sorted(key for key in list(self._content.objects) if key.startswith(prefix))
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Keys that start with `prefix`, sorted, and the bytes of each."""
+        """Yield the keys that start with `prefix`, sorted, and the size of each object in bytes."""
         found = dict(self._content.objects)
-        yield from sorted((key, len(data)) for key, data in found.items() if key.startswith(prefix))
+        yield from sorted((key, sum(map(len, parts))) for key, parts in found.items() if key.startswith(prefix))
 
     def folders(self, prefix: str = "") -> list[str]:
-        """Folders directly below `prefix`, sorted."""
+        """Return the names of the folders directly below `prefix`, sorted."""
         start = prefix.rstrip("/") + "/" if prefix else ""
         below = [key[len(start) :] for key in self.list(start)]
         return sorted({key.partition("/")[0] for key in below if "/" in key})
 
     def foreign(self) -> Sequence[str]:
-        """Nothing: no other program sees this memory."""
+        """Return an empty list, because no other program sees this memory."""
         return []
 
     def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
+        """Delete the object if it exists."""
         self._content.objects.pop(check_key(key), None)
 
     def delete_all(self, keys: Iterable[str]) -> None:
-        """Remove those of the objects that are there."""
+        """Delete all of these objects that exist."""
         for key in keys:
             self.delete(key)
 
@@ -123,18 +122,30 @@ class MemoryStore:
             del content.held[name]
 
     def holder(self, name: str) -> str | None:
-        """Who holds `name`."""
+        """Return a text on the holder of `name`, or None."""
         held = self._content.held.get(check_key(name))
         return None if held is None else f"{name} in {self.url} is held by {held}. Wait for it to end, or stop it."
 
     def free_bytes(self) -> int | None:
-        """None: memory has no fixed share."""
+        """Return None, because the limit of memory is unknown."""
         return None
 
     def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
-        """Nothing: a write in memory leaves no leftovers."""
+        """Do nothing, because writes in memory leave no leftovers."""
         return []
 
     def statistics(self) -> Statistics:
-        """Empty: no server is asked."""
+        """Return empty statistics, because there is no server."""
         return Statistics()
+
+
+def _kept(buffer: Buffer) -> np.ndarray:
+    """Return the bytes of one buffer as a flat array.
+
+    A buffer that cannot change is not copied: `bytes`, or a read-only array that owns its memory.
+    """
+    (part,) = as_parts(buffer) or [memoryview(b"")]
+    flat = np.frombuffer(part, np.uint8)
+    owned = isinstance(buffer, np.ndarray) and buffer.flags.owndata and not buffer.flags.writeable
+    # NumPy copies without Python's lock, so a large object blocks no other thread.
+    return flat if owned or isinstance(buffer, bytes) else flat.copy()

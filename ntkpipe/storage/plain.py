@@ -1,4 +1,4 @@
-"""JSON has no word for infinity and for what is no number: ours are `inf`, `-inf`, and `null` or `nan`."""
+"""Replaces infinity and NaN, which JSON lacks, by the words `inf`, `-inf`, and `null` or `nan`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _WORDS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def json_ready(value: Any, *, nan: str | None = None) -> Any:
-    """Nested plain values of which any JSON can be made: lists for tuples, words for numbers that are not finite.
+    """Convert nested plain values to valid JSON: tuples become lists, and non-finite numbers become words.
 
     Args:
-        value: nested mappings, lists and tuples of text, numbers, truth and None.
-        nan: what stands for what is no number: null, or `nan` where `with_numbers` is to bring it back.
+        value: nested mappings, lists and tuples of text, numbers, truth values and None.
+        nan: the replacement of NaN. None gives null; the text `nan` lets `with_numbers` restore it.
     """
     if isinstance(value, Mapping):
         return {key: json_ready(item, nan=nan) for key, item in value.items()}
@@ -26,7 +26,7 @@ def json_ready(value: Any, *, nan: str | None = None) -> Any:
 
 
 def with_numbers(value: Any) -> Any:
-    """Nested values as they were before `json_ready`: its words are numbers again."""
+    """Invert `json_ready`: the words become numbers again."""
     if isinstance(value, dict):
         return {key: with_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

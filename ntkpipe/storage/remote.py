@@ -1,4 +1,4 @@
-"""Objects in a bucket of S3, Google Cloud Storage or Azure."""
+"""Stores objects in a bucket of S3, Google Cloud Storage or Azure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ntkpipe.storage.statistics import Statistics
 
 @dataclass(frozen=True, init=False)
 class RemoteStore:
-    """`ObjectStore` at `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
+    """An `ObjectStore` at `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`.
 
-    The handle is the URL alone: each process takes credentials and endpoint from its own environment.
+    The handle holds only the URL. Each process takes credentials and endpoint from its own environment.
 
     Raises:
-        ConfigError: for a URL that is none of these, or holds credentials.
+        ConfigError: if the URL is none of these, or holds credentials.
     """
 
     url: str
@@ -37,11 +37,11 @@ class RemoteStore:
         return bucket_at(self.url)
 
     def get(self, key: str) -> bytes:
-        """The object's bytes."""
+        """Return the object's bytes."""
         return self._bucket.read(check_key(key))
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
-        """The object's bytes `[start:stop]`."""
+        """Return the object's bytes `[start:stop]`."""
         check_span(start, stop)
         if start == stop:
             self.size(key)
@@ -56,7 +56,7 @@ class RemoteStore:
             return False
 
     def exists(self, key: str) -> bool:
-        """True if the object is there."""
+        """Return whether the object exists."""
         try:
             self._bucket.stat(check_key(key))
         except MissingObjectError:
@@ -64,16 +64,16 @@ class RemoteStore:
         return True
 
     def size(self, key: str) -> int:
-        """Bytes of the object."""
+        """Return the size of the object in bytes."""
         return self._bucket.stat(check_key(key)).size
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Keys that start with `prefix`, sorted."""
+        """Yield the keys that start with `prefix`, sorted."""
         return (key for key, _ in self.sizes(prefix))
 
     def sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """Keys that start with `prefix`, sorted, and the bytes of each."""
-        # Sorted here: not all servers do, and the client lists folders, not prefixes of names.
+        """Yield the keys that start with `prefix`, sorted, and the size of each object in bytes."""
+        # The keys are sorted and filtered here, because not all servers sort, and the client lists only whole folders.
         found = self._bucket.walk(prefix.rpartition("/")[0])
         kept = ((e.path, e.size) for e in found if e.path.startswith(prefix))
         yield from sorted(
@@ -81,21 +81,21 @@ class RemoteStore:
         )
 
     def folders(self, prefix: str = "") -> list[str]:
-        """Folders directly below `prefix`, sorted."""
+        """Return the names of the folders directly below `prefix`, sorted."""
         start = prefix.rstrip("/") + "/" if prefix else ""
         names = self._bucket.children(prefix.rstrip("/"))[0]
         return [name for name in names if start + name != LEASE_FOLDER and not is_foreign_key(start + name)]
 
     def foreign(self) -> Sequence[str]:
-        """Keys of what other programs have put there, sorted."""
+        """Return the keys of other programs' objects, sorted."""
         return sorted(e.path for e in self._bucket.walk("") if is_foreign_key(e.path))
 
     def delete(self, key: str) -> None:
-        """Remove the object if it is there."""
+        """Delete the object if it exists."""
         self._bucket.remove(check_key(key))
 
     def delete_all(self, keys: Iterable[str]) -> None:
-        """Remove those of the objects that are there."""
+        """Delete all of these objects that exist."""
         remaining = iter(keys)
         while batch := [check_key(key) for key in islice(remaining, 1000)]:
             self._bucket.remove(*batch)
@@ -105,17 +105,20 @@ class RemoteStore:
         return hold_in_bucket(self._bucket, check_key(name), holder)
 
     def holder(self, name: str) -> str | None:
-        """Who holds `name`; nothing is written."""
+        """Return a text on the holder of `name`, or None; writes nothing."""
         return held_in_bucket(self._bucket, check_key(name))
 
     def free_bytes(self) -> int | None:
-        """None: a bucket has no end that it would tell."""
+        """Return None, because the limit of a bucket is unknown."""
         return None
 
     def sweep(self, prefix: str = "", *, older_than: float = 3600.0) -> Sequence[str]:
-        """Nothing: an object is stored in one request, so that killed writers leave no halves, and there are no folders."""
+        """Do nothing, because a bucket has no leftovers.
+
+        An object is stored in one request, so killed writers leave no partial objects. A bucket has no empty folders.
+        """
         return []
 
     def statistics(self) -> Statistics:
-        """Requests of this process."""
+        """Return the requests of this process."""
         return self._bucket.counters.snapshot()

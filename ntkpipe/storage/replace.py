@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all."""
+"""Replaces files as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from ntkpipe.storage.protocol import PARTIAL_SUFFIX
 
 @contextlib.contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `target` to write to: the file takes its place at the end of the block, and is removed after an error.
+    """Give a temporary path beside `target` to write to.
+
+    The new file replaces `target` at the end of the block. After an error it is removed.
 
     Args:
-        target: what is replaced; its folder exists.
+        target: path of the file to replace. Its folder must exist.
     """
     path = Path(target)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")

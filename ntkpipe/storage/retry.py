@@ -1,4 +1,7 @@
-"""Repeat a request until it succeeds, fails for good, or a stated time is over: exponential backoff with full jitter."""
+"""Repeats a request until it succeeds, fails permanently, or a time limit is reached.
+
+The pauses follow exponential backoff with full jitter.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ class TemporaryError(Exception):
     """A failure that may pass.
 
     Args:
-        cause: `throttled`, `server`, `connection` or `conflict`; see `Statistics.causes`.
-        text: what the server or the network said.
-        at_most: repetitions that make sense; None leaves it to the time.
+        cause: `throttled`, `server`, `connection` or `conflict`, as in `Statistics.causes`.
+        text: the message of the server or the network.
+        at_most: largest number of useful repetitions; None sets no limit other than the time.
     """
 
     def __init__(self, cause: str, text: str, at_most: int | None = None) -> None:
@@ -33,12 +36,12 @@ class TemporaryError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a request is repeated.
+    """The time for which a request is repeated, and the pauses between repetitions.
 
     Args:
-        seconds: from its first failure on.
-        first: longest pause before the first repetition; it doubles from one to the next.
-        longest: limit of the doubling.
+        seconds: time limit in seconds after the first failure.
+        first: longest pause in seconds before the first repetition. It doubles with every repetition.
+        longest: limit of the pause in seconds.
     """
 
     seconds: float = 300.0
@@ -47,10 +50,10 @@ class RetryPolicy:
 
     @classmethod
     def from_environment(cls) -> RetryPolicy:
-        """The default, with `NTKPIPE_STORE_RETRY_SECONDS` if it is set.
+        """Return the default policy, with the time limit `NTKPIPE_STORE_RETRY_SECONDS` if it is set.
 
         Raises:
-            ConfigError: if that is no time.
+            ConfigError: if the variable is not a number of seconds.
         """
         stated = os.environ.get(RETRY_VARIABLE)
         if stated is None:
@@ -60,22 +63,23 @@ class RetryPolicy:
         except ValueError:
             seconds = -1.0
         if not 0 <= seconds < float("inf"):
-            raise ConfigError(f"{RETRY_VARIABLE}={stated!r} is no number of seconds: give one, as in 300")
+            raise ConfigError(f"{RETRY_VARIABLE}={stated!r} is not a number of seconds: give one, such as 300")
         return cls(seconds)
 
     def run(self, call: Callable[[], _T], what: str, on_retry: Callable[[str, float], None]) -> _T:
-        """The result of `call`, repeated while it raises `TemporaryError`.
+        """Call `call`, repeat it while it raises `TemporaryError`, and return its result.
 
-        The pause before repetition k is uniform below `first * 2**k`: workers that a server throttled together come back
-        spread out (full jitter). A server's `Retry-After` is not known here: the client library does not pass it on.
+        The pause before repetition k = 0, 1, ... is uniform between 0 and `first * 2**k` (full jitter), so workers that
+        a server throttled together return at different times. A server's `Retry-After` is not used, because the client
+        library does not pass it on.
 
         Args:
-            call: one attempt.
-            what: that is attempted, for the error's text.
-            on_retry: told the cause and the pause before each repetition.
+            call: function that makes one attempt.
+            what: description of the request, for the error's text.
+            on_retry: called with the cause and the pause in seconds before each repetition.
 
         Raises:
-            StoreError: when the time is over; anything else that `call` raises comes out at once.
+            StoreError: if the time limit is reached. Other exceptions of `call` are raised at once.
         """
         failures, began = 0, 0.0
         while True:
@@ -89,9 +93,9 @@ class RetryPolicy:
                 over = now + pause - began > self.seconds
                 if over or (error.at_most is not None and failures > error.at_most):
                     raise StoreError(
-                        f"{what} failed {failures} times in {now - began:.0f} s, last: {error}. What is stored is intact: "
-                        f"start the same command again when the store answers; {RETRY_VARIABLE} (now {self.seconds:g}) "
-                        "states how long to wait for it."
+                        f"{what} failed {failures} times in {now - began:.0f} s; the last error: {error}. Stored "
+                        f"objects are intact: repeat the same command when the store answers. {RETRY_VARIABLE} (now "
+                        f"{self.seconds:g}) sets how long to wait for it."
                     ) from error
                 on_retry(error.cause, pause)
                 time.sleep(pause)

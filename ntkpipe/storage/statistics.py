@@ -1,4 +1,7 @@
-"""What stores were asked for: requests, repetitions and bytes, by kind of request; also by other processes, if they tell."""
+"""Counts requests to stores: requests, repetitions and bytes by kind of request.
+
+The counts include those of other processes that report them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ class Requests:
     """Counts of one kind of request.
 
     Args:
-        requests: sent, repetitions included.
-        retries: repetitions among them.
-        bytes_read: of objects that arrived whole.
-        bytes_written: of objects that were stored.
+        requests: number of requests sent, including repetitions.
+        retries: number of repetitions among them.
+        bytes_read: bytes of objects that arrived whole.
+        bytes_written: bytes of objects that were stored.
     """
 
     requests: int = 0
@@ -32,13 +35,13 @@ class Requests:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Requests of a process to one store, or to several, since its start; empty where no server is asked.
+    """Requests of a process to stores since its start; empty without a server.
 
     Args:
-        kinds: by kind: `get`, `put`, `size`, `list` and `delete`.
-        causes: why requests were repeated: `throttled` (429, 503), `server` (other 5xx), `connection` (refused, reset,
-            timed out, a body cut short) or `conflict` (two writers of one object at the same moment).
-        waited: seconds slept between repetitions, summed over threads.
+        kinds: counts by kind of request: `get`, `put`, `size`, `list` and `delete`.
+        causes: number of repetitions by cause: `throttled` (429, 503), `server` (other 5xx), `connection` (refused,
+            reset, timed out, an incomplete body) or `conflict` (two writers of one object at the same moment).
+        waited: seconds of pauses before repetitions, summed over threads.
     """
 
     kinds: Mapping[str, Requests] = field(default_factory=dict)
@@ -54,27 +57,27 @@ class Statistics:
 
     @property
     def requests(self) -> int:
-        """Of all kinds."""
+        """Number of requests of all kinds."""
         return sum(kind.requests for kind in self.kinds.values())
 
     @property
     def retries(self) -> int:
-        """Of all kinds."""
+        """Number of repetitions of all kinds."""
         return sum(kind.retries for kind in self.kinds.values())
 
     @property
     def bytes_read(self) -> int:
-        """Of all kinds."""
+        """Bytes read by requests of all kinds."""
         return sum(kind.bytes_read for kind in self.kinds.values())
 
     @property
     def bytes_written(self) -> int:
-        """Of all kinds."""
+        """Bytes written by requests of all kinds."""
         return sum(kind.bytes_written for kind in self.kinds.values())
 
 
 class Counters:
-    """Collects `Statistics`, from any thread; see `Exchange.counters`."""
+    """Counts requests for `Statistics`. Any thread may use it. `Exchange.counters` makes it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,25 +86,25 @@ class Counters:
         self._waited = 0.0
 
     def sent(self, kind: str) -> None:
-        """One request went out."""
+        """Count one request that was sent."""
         with self._lock:
             self._counts[kind, "requests"] += 1
 
     def done(self, kind: str, *, read: int = 0, written: int = 0) -> None:
-        """Bytes arrived."""
+        """Count the bytes of a finished request."""
         with self._lock:
             self._counts[kind, "bytes_read"] += read
             self._counts[kind, "bytes_written"] += written
 
     def repeats(self, kind: str, cause: str, waited: float) -> None:
-        """The next one is a repetition."""
+        """Count a repetition, its cause and the pause before it in seconds."""
         with self._lock:
             self._counts[kind, "retries"] += 1
             self._causes[cause] += 1
             self._waited += waited
 
     def snapshot(self) -> Statistics:
-        """The counts as they are now."""
+        """Return the current counts."""
         with self._lock:
             kinds = {
                 kind: Requests(**{name: self._counts[kind, name] for name in Requests.__dataclass_fields__})
@@ -111,11 +114,11 @@ class Counters:
 
 
 Report = tuple[str, Statistics]
-"""Who tells, and all that it has asked of stores since its start."""
+"""The name of a process, and its requests to stores since its start."""
 
 
 class Exchange:
-    """All that one process has asked of stores, and what other processes have told it of theirs; from any thread."""
+    """Requests of one process to stores, and requests that other processes reported to it. It is thread-safe."""
 
     def __init__(self) -> None:
         self._name = uuid.uuid4().hex
@@ -124,21 +127,22 @@ class Exchange:
         self._lock = threading.Lock()
 
     def counters(self) -> Counters:
-        """New ones, whose counts `report` tells; of one store."""
+        """Return new counters of one store, which `report` includes."""
         made = Counters()
         with self._lock:
             self._mine.append(made)
         return made
 
     def report(self) -> Report | None:
-        """What this process tells others, with whatever it sends them; None before its first request."""
+        """Return the report of this process, which is sent with its results; None before its first request."""
         made = sum((counters.snapshot() for counters in self._mine), Statistics())
         return (self._who(), made) if made.requests else None
 
     def hear(self, told: Report | None) -> None:
-        """Take in the report of another process. One that is lost is made up for by the next, and none counts twice.
+        """Take in the report of another process.
 
-        This process's own changes nothing, nor does one that comes late.
+        Reports hold totals, so a lost report does no harm and none counts twice. This process's own report and reports
+        that arrive late change nothing.
         """
         if told is None:
             return
@@ -149,13 +153,13 @@ class Exchange:
                 self._heard[who] = said
 
     def heard(self) -> Statistics:
-        """Sum of what other processes have told."""
+        """Return the sum of the reports of other processes."""
         with self._lock:
             return sum(self._heard.values(), Statistics())
 
     def _who(self) -> str:
-        return f"{self._name}-{os.getpid()}"  # a fork is another process
+        return f"{self._name}-{os.getpid()}"  # the process id distinguishes forks
 
 
 PROCESS = Exchange()
-"""Of this process: one, since buckets are shared by all who open them."""
+"""The exchange of this process. There is only one, because all users of a bucket share it."""

@@ -1,4 +1,4 @@
-"""From a URL to the store behind it."""
+"""Opens the store at a URL."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["MissingObjectError", "ObjectStore", "local_folder", "open_store"]
 
 
 def open_store(url: str) -> ObjectStore:
-    """The store at `url`. Nothing is asked of a server or made on a disk before the first use.
+    """Open the store at `url`. No request is sent and no folder is created before the first use.
 
     Args:
-        url: a folder, as a path or as `file://` URL, on a disk or a file system that all nodes share;
-            `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, with credentials and endpoint in the
-            environment; or `memory://NAME`, in this process alone.
+        url: one of the following. A folder, as a path or as a `file://` URL, on a disk or a file system that all nodes
+            share. A bucket, as `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `az://CONTAINER/PREFIX`, with credentials
+            and endpoint in the environment. `memory://NAME`, which exists only in this process.
 
     Raises:
-        ConfigError: for anything else, if the path is not a folder, or if the URL holds credentials.
+        ConfigError: if the URL is none of these, the path is not a folder, or the URL holds credentials.
     """
     if (folder := local_folder(url)) is not None:
         return LocalStore(folder)
@@ -33,10 +33,10 @@ def open_store(url: str) -> ObjectStore:
 
 
 def local_folder(url: str) -> str | None:
-    """The folder that a URL names, as it was given but for `~`; None of a bucket or of memory.
+    """Return the folder of a URL, with `~` expanded; None for a bucket or memory.
 
     Raises:
-        ConfigError: if it names nothing, or holds credentials.
+        ConfigError: if the URL is empty, is an invalid file URL, or holds credentials.
     """
     refuse_secrets(url)
     scheme, separator, _ = url.partition("://")
@@ -50,5 +50,5 @@ def local_folder(url: str) -> str | None:
     if parts.netloc not in ("", "localhost"):
         raise ConfigError(f"store.url={url}: a file URL has three slashes, as in file:///data/store")
     if parts.query or parts.fragment:
-        raise ConfigError(f"store.url={url}: in a file URL, # is written as %23 and ? as %3F; or give the path alone")
+        raise ConfigError(f"store.url={url}: in a file URL, # is written as %23 and ? as %3F; or give a plain path")
     return unquote(parts.path)

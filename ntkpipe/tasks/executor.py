@@ -1,4 +1,4 @@
-"""Where tasks run: the protocol that every executor keeps."""
+"""The protocol of executors, which run tasks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ntkpipe.tasks.graph import Task, TaskResult
 
 @runtime_checkable
 class WorkerPool(Protocol):
-    """Stateful workers that hold tiles between passes. A worker's state is made by its factory, in the worker.
+    """Stateful workers that hold tiles between passes. A factory creates the state of a worker in its process.
 
-    `call` and `broadcast` invoke a method of that state object. A worker that dies is replaced, its state made
-    anew by the factory, and the call repeated; an exception raised by the method itself is raised here, unchanged.
-    Arrays in arguments and results may be shared with other processes: treat them as read-only.
+    `call` and `broadcast` invoke a method of the state. If a worker dies, another one replaces it, the factory creates
+    its state again, and the call is repeated. An exception of the method is raised in the caller. Arrays in arguments and
+    results may be shared with other processes: treat them as read-only.
     """
 
     @property
@@ -25,13 +25,13 @@ class WorkerPool(Protocol):
         ...
 
     def broadcast(self, method: str, *args: Any) -> list[Any]:
-        """Call `method(*args)` on every worker at once; results in the order of the workers, always."""
+        """Call `method(*args)` on all workers in parallel; the results are in the order of the workers."""
         ...
 
     def total(self, method: str, *args: Any) -> np.ndarray:
-        """The sum of the arrays that `method(*args)` returns on every worker, added entry by entry in the order of `in_order`.
+        """The sum of the arrays that `method(*args)` returns on every worker, added in the order of `in_order`.
 
-        It is the same in every bit wherever it is made, and is not shared: the caller may write to it.
+        It has the same bits for every pool, and it is not shared: the caller may write to it.
         """
         ...
 
@@ -40,13 +40,13 @@ class WorkerPool(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop the workers and free what they hold. Safe to call twice."""
+        """Stop the workers and free their memory. Safe to call twice."""
         ...
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """Runs stateless tasks, and offers pools of stateful workers."""
+    """Runs stateless tasks, and creates pools of stateful workers."""
 
     @property
     def workers(self) -> int:
@@ -54,30 +54,30 @@ class Executor(Protocol):
         ...
 
     def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
-        """Run every task once its `after` tasks are done; yield results as they finish, in any order.
+        """Run every task after its `after` tasks have finished; yield results as they arrive, in any order.
 
-        The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is tried
-        again; in the end its result carries a `LostWorkerError`. One that raises is not tried again: its result carries
-        the error. Tasks after a failed one are not run: their results carry a `BlockedError` that names it, and say
-        `attempts=0`. Closing the generator early cancels what has not finished.
+        The graph is consumed lazily with a bounded number of tasks in flight. A task whose worker was lost is repeated;
+        after too many losses its result has a `LostWorkerError`. A task that raises is not repeated; its result has the
+        error. Tasks that depend on a failed task are not run; their results have a `BlockedError` with its key, and
+        `attempts=0`. Closing the generator cancels unfinished tasks.
         """
         ...
 
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> WorkerPool:
-        """Start one stateful worker per entry; worker `k` holds `factory(*args_per_worker[k])`."""
+        """Start one stateful worker per entry; the state of worker k is `factory(*args_per_worker[k])`."""
         ...
 
     def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
-        """Show how a stage goes where this kind of executor's metrics are looked at; never fails, and may do nothing."""
+        """Publish the progress of a stage in the metrics of this executor. It never fails, and may do nothing."""
         ...
 
     def close(self) -> None:
-        """Stop what this executor started, by id, and nothing else."""
+        """Stop the processes that this executor started, and no others."""
         ...
 
 
 def values_of(executor: Executor, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
-    """Keys and values of tasks as they finish, in any order; the first that fails ends it, and cancels the others."""
+    """Keys and values of tasks as they finish, in any order. The first failure is raised and cancels the other tasks."""
     results = executor.run(tasks)
     try:
         for result in results:
@@ -89,24 +89,24 @@ def values_of(executor: Executor, tasks: Iterable[Task]) -> Iterator[tuple[Any, 
 
 
 GROUP = 8
-"""Workers whose arrays are added first in a sum: as many as there are GPUs in a node."""
+"""Number of workers in a group, whose arrays are added first: a usual number of GPUs per node."""
 
 
 def groups(count: int) -> list[range]:
-    """Workers of each group."""
+    """The workers of each group, for `count` workers."""
     return [range(low, min(low + GROUP, count)) for low in range(0, count, GROUP)]
 
 
 def one_by_one(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Sum of arrays of one shape, entry by entry in their order; a new array."""
-    total = np.array(parts[0])  # a copy: what an executor returns may be read-only shared memory
+    """The sum of arrays in their order, as a new array."""
+    total = np.array(parts[0])  # a copy, because results of an executor may be read-only shared memory
     for part in parts[1:]:
         total += part
     return total
 
 
 def in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Sum of all workers' arrays as every pool makes it: of each group in its order, then of the groups."""
+    """The sum of the arrays of all workers: first within each group, then over the groups. All pools use this order."""
     total = one_by_one([parts[worker] for worker in groups(len(parts))[0]])
     for group in groups(len(parts))[1:]:
         total += one_by_one([parts[worker] for worker in group])

@@ -1,4 +1,4 @@
-"""Small tasks and states that fail on purpose, importable by workers: for tests and chaos drills, not for runs."""
+"""Small tasks and states that fail on purpose, for tests of executors. Workers can import them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def process_id(*_: Any) -> int:
 
 
 def environment(name: str) -> str | None:
-    """An environment variable as the worker sees it."""
+    """The value of an environment variable in the worker."""
     return os.environ.get(name)
 
 
@@ -34,7 +34,7 @@ def sleep(seconds: float, value: Any = None) -> Any:
 
 
 def stamp(path: str, text: str, seconds: float = 0.0) -> float:
-    """Append a line to a file after `seconds`, in one write; return the time at the start."""
+    """Append a line to a file in one write after `seconds`; return the start time."""
     start = time.time()
     time.sleep(seconds)
     with Path(path).open("a", encoding="utf-8") as file:
@@ -43,7 +43,7 @@ def stamp(path: str, text: str, seconds: float = 0.0) -> float:
 
 
 def meet(folder: str, name: str, count: int, seconds: float = 120.0) -> bool:
-    """Whether `count` tasks are at work at the same time: each leaves its name and waits for the others, `seconds` at most."""
+    """Whether `count` tasks run at the same time: each creates a file and waits up to `seconds` for the others."""
     (Path(folder) / name).touch()
     end = time.monotonic() + seconds
     while len(list(Path(folder).iterdir())) < count:
@@ -54,7 +54,7 @@ def meet(folder: str, name: str, count: int, seconds: float = 120.0) -> bool:
 
 
 def straggle(folder: str, seconds: float, value: Any = None) -> Any:
-    """Return `value`, the first time it is called with `folder` only after `seconds`."""
+    """Return `value`; the first call with `folder` waits for `seconds`."""
     try:
         (Path(folder) / "straggler").touch(exist_ok=False)
     except FileExistsError:
@@ -68,7 +68,7 @@ def fail(error: Exception) -> None:
 
 
 class AwkwardError(Exception):
-    """An exception that cannot be rebuilt from its `args`, as exceptions of other libraries often cannot."""
+    """An exception that cannot be rebuilt from its `args`, like many exceptions of other libraries."""
 
     def __init__(self, code: int, *, reason: str) -> None:
         super().__init__(f"{reason} ({code})")
@@ -80,12 +80,12 @@ def fail_awkwardly() -> None:
 
 
 def die(*_: Any) -> None:
-    """Kill this process as the kernel would for lack of memory: no handler runs."""
+    """Kill this process with SIGKILL, like the kernel when memory is short. No handler runs."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_until(folder: str, deaths: int, value: Any = None) -> Any:
-    """Kill this process the first `deaths` times it is called with `folder`, then return `value`."""
+    """Kill this process in the first `deaths` calls with `folder`; return `value` in later calls."""
     for k in range(deaths):
         try:
             (Path(folder) / f"death-{k}").touch(exist_ok=False)
@@ -97,11 +97,12 @@ def die_until(folder: str, deaths: int, value: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class PoisonedRows:
-    """Images that kill every process that reads them at one place: an image source for Gram stages.
+    """An image source that kills every process which reads one given block of rows.
 
     Args:
-        images: the source itself.
-        block, start: of the deadly read.
+        images: the real source.
+        block: of the fatal read.
+        start: first row of the fatal read.
     """
 
     images: Any
@@ -109,17 +110,17 @@ class PoisonedRows:
     start: int
 
     def read(self, block: str, start: int, stop: int) -> np.ndarray:
-        """The images, or death."""
+        """Read the images, or kill this process."""
         if (block, start) == (self.block, self.start):
             die()
         return self.images.read(block, start, stop)
 
 
 class Counter:
-    """A worker's state for pools: a total that is lost with its process.
+    """A worker's state for pools: a total, which is lost with its process.
 
     Args:
-        start: the total at first.
+        start: initial total.
     """
 
     def __init__(self, start: int = 0) -> None:
@@ -139,11 +140,11 @@ class Counter:
         return array * self.total
 
     def die_until_scaled(self, array: np.ndarray, folder: str, deaths: int) -> np.ndarray:
-        """`scaled`, but kill this process the first `deaths` times."""
+        """`scaled`, which kills this process in the first `deaths` calls."""
         return die_until(folder, deaths, self.scaled(array))
 
     def process_id(self) -> int:
-        """Of the worker."""
+        """The worker's process id."""
         return os.getpid()
 
     def fail(self, error: Exception) -> None:
@@ -156,5 +157,5 @@ class Counter:
 
 
 def broken_factory(error: Exception) -> Counter:
-    """A pool's factory that cannot make a state."""
+    """A factory of a pool that raises `error`."""
     raise error

@@ -1,4 +1,4 @@
-"""Stateless tasks and their dependencies, made lazily so that millions of them fit."""
+"""Stateless tasks and their dependencies. Graphs are lazy, so that millions of tasks fit into memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Task:
     """One call of a module-level function; running it twice is always safe.
 
     Args:
-        key: unique in its graph; names the task in results, logs and errors.
-        function: importable from `ntkpipe` (workers import it by name).
-        args: small values: addresses and paths, never matrices.
-        after: keys of tasks that must have finished; they come earlier in the graph's order.
+        key: unique in its graph; identifies the task in results, logs and errors.
+        function: a module-level function, which workers import by name.
+        args: small values, such as addresses and paths, but no matrices.
+        after: keys of tasks that must finish first; they come earlier in the graph.
     """
 
     key: Hashable
@@ -28,14 +28,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """Outcome of one task: the function's return value, or the error that it raised last.
+    """Outcome of one task: its return value, or its last error.
 
     Args:
         key: of the task.
-        value: that it returned.
-        error: that it raised.
-        attempts: how often it was started, each time because the worker before was lost; 0 if it was not run.
-        speculative: second copies that were started because it took long.
+        value: returned by the function.
+        error: raised by the function; None if it returned.
+        attempts: number of starts; each one after the first replaces a lost worker. 0 if the task was not run.
+        speculative: number of second copies that were started because the task was slow.
     """
 
     key: Hashable
@@ -46,25 +46,27 @@ class TaskResult:
 
     @property
     def ok(self) -> bool:
-        """True if the task returned."""
+        """Whether the task returned."""
         return self.error is None
 
 
 class BlockedError(NtkpipeError, RuntimeError):
-    """A task that was not run because one that it comes after failed, or is not earlier in the graph."""
+    """The error of a task that was not run, because a task on which it depends failed or is not earlier in the graph."""
 
     @classmethod
     def by(
         cls, task: Task, seen: Collection[Hashable], failed: Mapping[Hashable, BaseException]
     ) -> BlockedError | None:
-        """The reason why `task` cannot run: one that it comes after has `failed` or is not `seen`; None if it can."""
+        """The error if a task on which `task` depends has `failed` or was not `seen`; None if `task` can run."""
         for key in task.after:
             if key in failed:
-                return cls(f"task {task.key!r} was not run: it comes after {key!r}, which failed ({failed[key]})")
+                return cls(f"task {task.key!r} was not run because it depends on {key!r}, which failed ({failed[key]})")
             if key not in seen:
-                return cls(f"task {task.key!r} was not run: it comes after {key!r}, which is not earlier in the graph")
+                return cls(
+                    f"task {task.key!r} was not run because it depends on {key!r}, which is not earlier in the graph"
+                )
         return None
 
 
 class LostWorkerError(ResourceError):
-    """A task or call whose workers died again and again: nearly always for lack of memory."""
+    """The error of a task or call whose workers died repeatedly, usually because memory was short."""

@@ -1,4 +1,4 @@
-"""The executor that needs nothing: tasks run here, one after the other, in this process."""
+"""The executor without other processes: tasks run one after the other in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ntkpipe.tasks.graph import BlockedError, Task, TaskResult
 
 
 class SerialPool:
-    """Stateful workers that are plain objects of this process; same promises as every `WorkerPool`."""
+    """A `WorkerPool` whose workers are plain objects in this process."""
 
     def __init__(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> None:
         self._states = [factory(*args) for args in args_per_worker]
@@ -47,16 +47,19 @@ class SerialPool:
         return getattr(self._states[worker], method)(*args)
 
     def close(self) -> None:
-        """Free what the workers hold. Safe to call twice."""
+        """Free the states of the workers. Safe to call twice."""
         self._states = []
 
 
 class SerialExecutor:
-    """Runs tasks in this process, each when its result is asked for; needs no scheduler.
+    """An `Executor` that runs each task in this process when its result is requested.
 
     Args:
-        workers: what `workers` reports, so that code written for several workers (one stateful object each) can be
-            tested without processes; nothing runs at the same time.
+        workers: the number that `workers` reports. It serves to test code for several workers without other processes;
+            tasks still run one at a time.
+
+    Raises:
+        ValueError: if `workers` is below 1.
     """
 
     def __init__(self, workers: int = 1) -> None:
@@ -66,11 +69,15 @@ class SerialExecutor:
 
     @property
     def workers(self) -> int:
-        """Number of workers that pools are meant to have."""
+        """The reported number of workers."""
         return self._workers
 
     def run(self, graph: Iterable[Task]) -> Generator[TaskResult, None, None]:
-        """Run the tasks in the graph's order; see `Executor.run`. One task is taken from the graph per result."""
+        """Run the tasks in the order of the graph, one per requested result; see `Executor.run`.
+
+        Raises:
+            ValueError: if two tasks have the same key.
+        """
         failed: dict[Hashable, BaseException] = {}
         seen: set[Hashable] = set()
         for task in graph:
@@ -91,11 +98,11 @@ class SerialExecutor:
             yield result
 
     def pool(self, factory: Callable[..., Any], args_per_worker: list[tuple[Any, ...]]) -> SerialPool:
-        """Make one stateful object per entry: `factory(*args_per_worker[k])`."""
+        """Create one state per entry: `factory(*args_per_worker[k])`."""
         return SerialPool(factory, args_per_worker)
 
     def publish(self, stage: str, numbers: Mapping[str, float]) -> None:
-        """Nobody looks at this process's metrics."""
+        """Do nothing, because this process has no metrics."""
 
     def close(self) -> None:
-        """Nothing to stop."""
+        """Do nothing."""

@@ -1,6 +1,6 @@
-"""A run that is told to stop ends at the next safe point: between tasks, and between calls of a pool.
+"""Stop requests. A run ends at the next safe point: between tasks, or between calls of a pool.
 
-Signals only leave a note here. Executors look at it wherever stopping loses nothing that is finished.
+Signal handlers only record the request. Executors check for it at points where no finished work is lost.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ from collections.abc import Iterator
 from ntkpipe.errors import RequeueError
 
 GRACE_SECONDS = 20.0
-"""After which a run that has met no safe point, in a long factorisation perhaps, ends at once. Stored objects appear whole
-or not at all, so that this costs no more than the work of that moment."""
+"""Seconds after which a run without a safe point, such as in a long factorisation, exits.
+
+Stored objects are written atomically, so only the work in progress is lost."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _asked: list[str] = []
 
 
 def check() -> None:
-    """A safe point.
+    """Mark a safe point.
 
     Raises:
-        RequeueError: if the run was told to stop.
+        RequeueError: if a stop was requested.
     """
     if _asked:
-        raise RequeueError(f"stopped by {_asked[0]}: nothing finished is lost, the same command goes on")
+        raise RequeueError(f"this run received {_asked[0]}. Finished work is kept: repeat the same command to continue")
 
 
 def ask(reason: str) -> None:
-    """Tell the run to stop, for a reason that its last line names."""
+    """Request a stop. The last line of the run contains the reason."""
     _asked.append(reason)
 
 
 def forget() -> None:
-    """Take back what `ask` said."""
+    """Withdraw all requests."""
     _asked.clear()
 
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 (which SLURM sends ahead of the time limit) stop the run inside the block.
+    """Context manager in which SIGTERM and SIGUSR1 (which SLURM sends before the time limit) request a stop.
 
-    Does nothing in threads other than the main one, where Python takes no signals.
+    It does nothing outside the main thread, because Python handles signals only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -55,17 +56,17 @@ def on_signals() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            # None: set by C code, which alone could set it again.
+            # A handler that C code has set is reported as None and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         forget()
 
 
 @contextlib.contextmanager
 def keeping_handlers() -> Iterator[None]:
-    """Put the handlers of our signals back after the block: starting Ray replaces that of SIGTERM by one that exits.
+    """Context manager that restores the handlers of our signals, because the start of Ray replaces that of SIGTERM.
 
     Raises:
-        RequeueError: for a SIGTERM that came while the other handler was there, and `on_signals` is to see to it.
+        RequeueError: for a SIGTERM while the handler of Ray was active, if `on_signals` is in use.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,6 +86,7 @@ def keeping_handlers() -> Iterator[None]:
 
 
 def _on_signal(number: int, _: object) -> None:
+    """Request a stop, and exit after the grace period."""
     first = not _asked
     ask(signal.Signals(number).name)
     if first:

@@ -1,4 +1,4 @@
-"""Is everything that a Gram store holds what it claims to be?"""
+"""Checks that all objects of a Gram store agree with their receipts, and repairs the store."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Problem:
     """One finding of `verify`.
 
     Args:
-        kind: `tile` (the stored values cannot be trusted or are gone), `segment` (the receipts of up to a thousand tiles are
-            lost: they count as not computed), `metadata` (the manifest, or what tells other readers of Zarr: the tiles themselves
-            are fine) or `stray` (an object that counts for nothing: harmless).
-        key: of the object.
-        text: what is wrong, for people.
-        label: of a `tile`: `train`, `test`, `diagonal/train` or `diagonal/test`.
-        i: of a `tile`, its row.
-        j: of a `tile`, its column.
+        kind: `tile` (stored values are damaged or missing), `segment` (the receipts of up to a thousand tiles are lost,
+            so these tiles count as not computed), `metadata` (the manifest or the Zarr metadata is damaged, but the
+            tiles are intact) or `stray` (a harmless object that belongs to no tile).
+        key: key of the object.
+        text: description of the problem for the user.
+        label: label of a `tile` or `segment`: `train`, `test`, `diagonal/train` or `diagonal/test`.
+        i: row of a `tile`; -1 for other kinds.
+        j: column of a `tile`; -1 for other kinds.
     """
 
     kind: Literal["tile", "segment", "metadata", "stray"]
@@ -37,20 +37,20 @@ class Problem:
 
     @property
     def is_harmless(self) -> bool:
-        """True if nothing has to be repaired."""
+        """Whether the problem needs no repair."""
         return self.kind == "stray"
 
 
 def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool = True) -> Iterator[Problem]:
-    """Compare every receipt of the store with the chunks that it vouches for. Nothing is changed.
+    """Compare every receipt of the store with its chunks, without changing anything.
 
-    Tiles without a receipt are not computed yet, which is no problem.
+    Tiles without a receipt are not computed yet, which is not a problem.
 
     Args:
         gram: the store.
-        labels: of the blocks and diagonals to check; None is all.
-        deep: read every chunk and compare checksums; otherwise only presence and size are checked, and the
-            receipts themselves.
+        labels: labels of the blocks and diagonals to check; None means all.
+        deep: read every chunk and compare checksums. Otherwise only the receipts, and presence and size of the chunks
+            are checked.
 
     Yields:
         One problem per damaged tile and kernel, damaged receipt, damaged metadata and stray object.
@@ -76,23 +76,23 @@ def verify(gram: GramStore, labels: Iterable[str] | None = None, *, deep: bool =
             for key, text in damaged.items():
                 yield Problem("segment", key, text, label)
         addresses = [t for t in layout.addresses(label) if done[layout.rank(label, *t)]]
-        for i, j in addresses:  # of the others, chunks are reported as stray below
+        for i, j in addresses:  # chunks of other receipts are reported as stray below
             known.update(layout.chunk_key(kernel, label, i, j) for kernel in layout.arrays(label))
         if label in wanted:
             for i, j, receipt in ledger.read(addresses):
                 for key, text in _tile_faults(gram, label, i, j, receipt, found, deep=deep):
                     yield Problem("tile", key, text, label, i, j)
     for key in sorted(set(found) - known):
-        yield Problem("stray", key, f"{gram.objects.url}/{key} belongs to no computed tile; it is never read")
+        yield Problem("stray", key, f"{gram.objects.url}/{key} belongs to no computed tile and is never read")
 
 
 def repair(gram: GramStore, problems: Iterable[Problem]) -> list[tuple[str, int, int]]:
-    """Discard every tile in `problems`, so that the next `ntkpipe gram` computes it again; rewrite damaged metadata.
+    """Discard every tile in `problems`, so that the next `ntkpipe gram` recomputes it, and rewrite damaged metadata.
 
-    Damaged segments are deleted: what they vouched for is computed again as well, and its chunks are adopted.
+    Damaged segments are deleted. Their tiles are computed again too, and agree with the chunks that are still stored.
 
     Returns:
-        Label, row and column of each discarded tile, once.
+        Label, row and column of each discarded tile, without repetitions.
     """
     problems = list(problems)
     if any(p.kind == "metadata" for p in problems):
@@ -119,7 +119,7 @@ def _tile_faults(
         yield gram.layout.receipt_key(label, i, j, gram.ledger(label).generation(i, j)), str(receipt)
         return
     if receipt is None:
-        return  # discarded since the listing
+        return  # the tile was discarded after the listing
     for kernel in gram.layout.arrays(label):
         key = gram.layout.chunk_key(kernel, label, i, j)
         try:
@@ -135,7 +135,7 @@ def _manifest_fault(gram: GramStore) -> str | None:
     try:
         GramStore.open(gram.objects, gram.name)
     except MissingObjectError:
-        return f"{gram.where}/manifest.json is missing: nobody can tell whose tiles these are"
+        return f"{gram.where}/manifest.json is missing, so the identity of these tiles is unknown"
     except CorruptionError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""The Gram stores that share one place: what they are, how large, how complete; and how to be rid of them."""
+"""Lists the Gram stores of an object store with size and progress, and deletes them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ntkpipe.tiles.store import GramStore
 
 @dataclass(frozen=True)
 class GramStoreInfo:
-    """What is known of one Gram store without reading its tiles.
+    """Facts about one Gram store that are known without reading its tiles.
 
     Args:
         name: folder under `gram/`.
-        identity: None if the manifest is missing or damaged: the store is of no use.
-        nbytes: of all its objects.
-        tiles_done: tiles of the train and test blocks with a receipt.
-        tiles_total: of the whole data set; 0 if the identity is unknown.
-        last_used: ISO 8601, in UTC; None if unknown.
+        identity: the store's identity; None if the manifest is missing or damaged, so that the store is unusable.
+        nbytes: size of all its objects in bytes.
+        tiles_done: number of tiles of the train and test blocks that have a receipt.
+        tiles_total: number of tiles of the whole data set; 0 if the identity is unknown.
+        last_used: time of the last use in UTC as ISO 8601; None if unknown.
     """
 
     name: str
@@ -34,7 +34,7 @@ class GramStoreInfo:
 
 
 def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
-    """Every Gram store in `objects`, by name; a folder in which there is nothing of one is passed over."""
+    """Yield every Gram store in `objects`, sorted by name. Other folders are skipped."""
     for name in objects.folders("gram"):
         folder = f"gram/{name}/"
         try:
@@ -52,13 +52,16 @@ def list_gram_stores(objects: ObjectStore) -> Iterator[GramStoreInfo]:
 
 
 def stored_edge(objects: ObjectStore, identity: GramIdentity) -> int | None:
-    """The tile edge of the store that has the values of `identity`, cut in whatever way; of several, that with most tiles."""
+    """Return the tile edge of a store with the values of `identity`, which may have another edge; None if none exists.
+
+    If there are several such stores, the store with the most tiles is chosen.
+    """
     found = [(gram.tiles_done("train"), gram.identity.edge) for gram in _cut_in_any_way(objects, identity)]
     return max(found)[1] if found else None
 
 
 def stored_shares(objects: ObjectStore, identity: GramIdentity) -> dict[int, float]:
-    """By tile edge, the share of the training block that is stored of the values of `identity`, cut in whatever way."""
+    """Return, by tile edge, the stored share of the training block in stores with the values of `identity`."""
     found = _cut_in_any_way(objects, identity)
     return {gram.identity.edge: gram.tiles_done("train") / len(gram.grid("train")) for gram in found}
 
@@ -75,26 +78,29 @@ def _cut_in_any_way(objects: ObjectStore, identity: GramIdentity) -> Iterator[Gr
 
 
 def usage(objects: ObjectStore, name: str) -> int:
-    """Bytes of all objects of a Gram store."""
+    """Return the size of all objects of a Gram store in bytes."""
     return sum(size for _, size in objects.sizes(f"gram/{name}/"))
 
 
 def delete_gram_store(objects: ObjectStore, name: str) -> int:
-    """Delete a Gram store, and litter in its folder. If interrupted, what remains is a valid store with fewer tiles.
+    """Delete a Gram store and leftovers in its folder.
+
+    After an interruption the rest is a valid store with fewer tiles.
 
     Returns:
-        Bytes freed.
+        Number of freed bytes.
 
     Raises:
-        MissingObjectError: if there is none of that name.
-        HeldError: if a run is writing to it.
+        MissingObjectError: if there is no store of that name.
+        HeldError: if a run is writing to the store.
     """
     folder = f"gram/{check_name(name)}/"
     if name not in objects.folders("gram"):
         raise MissingObjectError(f"there is no Gram store {objects.url}/gram/{name}")
     with objects.lease(f"gram/{name}", holder="deleting this Gram store"):
         freed = usage(objects, name)
-        # Receipts go first, so that no tile counts that is half gone, then the marks that void some of them, the manifest last.
+        # Receipts are deleted first, so that no partly deleted tile counts. The marks that void receipts follow with
+        # the other objects, and the manifest is deleted last.
         keys = list(objects.list(folder))
         manifest = f"{folder}manifest.json"
         receipts = [

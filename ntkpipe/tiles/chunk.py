@@ -1,4 +1,4 @@
-"""The values of a tile as a stored chunk: cast, checked, padded. Arrays in, arrays out; no I/O."""
+"""Casts, checks and pads the values of a tile for a stored chunk. The functions take and return arrays, without I/O."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from ntkpipe.errors import DataError
 
 
 def to_chunk(array: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """`array` as it is stored: in `dtype`, C order, padded with NaN to the shape `chunk`; no copy where none is needed.
+    """Convert an array to its stored form: `dtype`, C order, padded with NaN to the shape `chunk`.
 
-    Values that are not finite (before the cast or after it) are kept: see `finite_error`.
+    The array is copied only if it has to change. Values that are not finite, before or after the cast, are kept;
+    `finite_error` reports them.
     """
-    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite and are found as such
+    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite, which finite_error detects
         values = np.ascontiguousarray(array, dtype)
     if values.shape == chunk:
         return values
@@ -22,16 +23,16 @@ def to_chunk(array: np.ndarray, chunk: tuple[int, ...], dtype: np.dtype) -> np.n
 
 
 def inside(shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """Index of the leading part of a chunk that belongs to the matrix."""
+    """Return the index of the leading part of a chunk that belongs to the matrix."""
     return tuple(slice(n) for n in shape)
 
 
 def finite_error(values: np.ndarray, kernel: str, block: str, i: int, j: int, edge: int) -> DataError | None:
-    """None if all `values` of a tile are finite, else an error that names the tile and the images to blame.
+    """Return an error that names tile and images if a value is not finite; None if all values are finite.
 
     Args:
-        values: of the tile, without padding.
-        kernel: `nngp` or `ntk`.
+        values: values of the tile, without padding.
+        kernel: name of the kernel, such as `nngp` or `ntk`.
         block: `train`, `test` or `diagonal/...`.
         i: row of tiles.
         j: column of tiles.
@@ -56,7 +57,7 @@ def finite_error(values: np.ndarray, kernel: str, block: str, i: int, j: int, ed
 
 
 def same_but_rounding(stored: np.ndarray, mine: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """True if two computations of one tile agree, whatever their order of summation and their hardware."""
+    """Return whether two computations of one tile agree up to the order of summation and the hardware."""
     part = inside(shape)
-    # float32 kernels of any two devices agree to 1e-4 of the largest value; tiles of other images do not to 1e-3.
+    # float32 kernels of any two devices agree to 1e-4 of the largest value. Tiles of other images differ by over 1e-3.
     return bool(np.abs(stored[part] - mine[part]).max() <= 1e-3 * np.abs(mine[part]).max())

@@ -1,4 +1,7 @@
-"""Chunks as stored objects: values, then their CRC-32C in four bytes; put where absent, checked when read."""
+"""Writes chunks as objects if they are absent, and checks them when it reads them.
+
+An object holds the values and then their CRC-32C in four bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from ntkpipe.tiles.layout import Layout
 from ntkpipe.tiles.ledger import REPAIR
 
 Address = tuple[str, str, int, int]
-"""Kernel, block, and the row and column of tiles."""
+"""Kernel, block, and row and column of tiles."""
 
 
 def put_chunk(objects: ObjectStore, layout: Layout, at: Address, chunk: np.ndarray, shape: tuple[int, ...]) -> int:
-    """Commit a chunk; the checksum of what is stored in the end, which may be another writer's."""
+    """Store a chunk and return the checksum of the stored chunk, which may come from another writer."""
     key = layout.chunk_key(*at)
     mine = crc32c(chunk)
     parts = [chunk, mine.to_bytes(4, "little")]
@@ -25,7 +28,7 @@ def put_chunk(objects: ObjectStore, layout: Layout, at: Address, chunk: np.ndarr
     try:
         stored, theirs = get_chunk(objects, layout, at)
     except CorruptionError:
-        stored, theirs = None, mine  # torn by a power cut or damaged since
+        stored, theirs = None, mine  # the stored chunk is damaged, perhaps by a power cut
     if stored is not None and (theirs == mine or same_but_rounding(stored, chunk, shape)):
         return theirs
     objects.put(key, parts, overwrite=True)
@@ -33,10 +36,10 @@ def put_chunk(objects: ObjectStore, layout: Layout, at: Address, chunk: np.ndarr
 
 
 def get_chunk(objects: ObjectStore, layout: Layout, at: Address) -> tuple[np.ndarray, int]:
-    """A chunk and its checksum, which agrees with the one stored in its last four bytes.
+    """Read a chunk and its checksum, and compare the checksum with the object's last four bytes.
 
     Raises:
-        CorruptionError: if it is missing or damaged.
+        CorruptionError: if the object is missing or damaged.
     """
     kernel, block, i, j = at
     key = layout.chunk_key(*at)

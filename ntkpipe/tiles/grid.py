@@ -1,4 +1,4 @@
-"""The division of a matrix into square tiles. Integers only: no arrays, no I/O."""
+"""The division of a matrix into square tiles. It uses only integers, without arrays or I/O."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Tile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns inside the matrix; ragged at the last row and column of tiles."""
+        """Rows and columns inside the matrix. Tiles at its lower and right edges may be smaller than others."""
         return self.row_stop - self.row_start, self.col_stop - self.col_start
 
     @property
     def is_diagonal(self) -> bool:
-        """True where the tile is crossed by the matrix diagonal; meaningful on symmetric grids only."""
+        """Whether the tile lies on the diagonal of a symmetric grid. On other grids the value has no meaning."""
         return self.i == self.j
 
 
@@ -34,9 +34,9 @@ class Tile:
 class TileGrid:
     """Square tiles of `edge` rows over a `rows` x `cols` matrix.
 
-    A symmetric grid holds the lower triangle only: every tile `(i, j)` with `i >= j`, row by row, so that
-    the tiles of a leading block `[:m, :m]` are a prefix of the iteration and a subset of a training set
-    shares the tiles of the whole.
+    A symmetric grid holds only the lower triangle, which is every tile `(i, j)` with `i >= j`, row by row. The tiles of
+    a leading block `[:m, :m]` are therefore a prefix of the iteration, and a subset of a training set shares the tiles
+    of the whole.
 
     Raises:
         ConfigError: if a size is not positive or a symmetric grid is not square.
@@ -74,10 +74,10 @@ class TileGrid:
                 yield self.tile(i, j)
 
     def tile(self, i: int, j: int) -> Tile:
-        """The tile at row `i` and column `j` of tiles.
+        """Return the tile at row `i` and column `j` of tiles.
 
         Raises:
-            IndexError: outside the grid, or above the diagonal of a symmetric one.
+            IndexError: if the tile is outside the grid, or above the diagonal of a symmetric grid.
         """
         if not (0 <= i < self.tile_rows and 0 <= j < self.tile_cols) or (self.symmetric and j > i):
             raise IndexError(f"no tile ({i}, {j}) in {self}")
@@ -85,7 +85,7 @@ class TileGrid:
         return Tile(i, j, i * e, min((i + 1) * e, self.rows), j * e, min((j + 1) * e, self.cols))
 
     def leading(self, rows: int, cols: int | None = None) -> TileGrid:
-        """The grid of the leading block `[:rows, :cols]`: the same addresses, cut at the new edge.
+        """Return the grid of the leading block `[:rows, :cols]`, with the same addresses and tiles cut at its edges.
 
         Raises:
             ConfigError: if the block is larger than the matrix.

@@ -1,4 +1,4 @@
-"""What makes two Gram stores the same store."""
+"""The identity of a Gram store: everything that determines its values."""
 
 from __future__ import annotations
 
@@ -12,48 +12,51 @@ from ntkpipe.storage.checksum import digest
 Symmetry = Literal["none", "even", "odd"]
 SYMMETRIES: tuple[Symmetry, ...] = get_args(Symmetry)
 FUNCTION = "function"
-"""Version of the formulas of a kernel that is a user's function: `architecture` is the name that the user gave it."""
+"""Formula version of a kernel that is a user's function. `architecture` is then the name that the user gave it."""
 EMPIRICAL = "empirical 1"
-"""Version of the formulas of a finite network's kernels: `architecture` is the digest of its layers and weights."""
+"""Formula version of a finite network's kernels. `architecture` is then the digest of its layers and weights."""
 EMPIRICAL_FULL = "empirical full 1"
-"""Of one between all pairs of its outputs: a row for every output of every point, those of a point together."""
+"""Formula version of a finite network's kernel between all pairs of outputs.
+
+Its rows are all outputs of all points, with the outputs of a point next to each other.
+"""
 FEATURES = "features 1"
-"""Version of the products of given features: `data` is the hash of their values, `architecture` what they are divided by."""
+"""Formula version of products of given features. `data` is the hash of their values, `architecture` their divisor."""
 
 _ONE = {FUNCTION: ("gram",), FEATURES: ("gram",), EMPIRICAL_FULL: ("ntk",)}
 
 _REMEDY = {
-    "data": "use the data and preprocessing that it was made with",
-    "architecture": "use the kernel that it was made with",
-    "formula_version": "use the version of ntkpipe that it was made with",
+    "data": "use the data and preprocessing of the store",
+    "architecture": "use the kernel of the store",
+    "formula_version": "use the version of ntkpipe that made the store",
     "dtype": "set kernel.dtype to the stored value",
     "stored_dtype": "set store.dtype to the stored value",
     "edge": "set grid.edge to the stored value",
-    "n_train": "use the data that it was made with",
-    "n_test": "use the data that it was made with",
-    "symmetry": "set augment to what it was made with",
+    "n_train": "use the data of the store",
+    "n_test": "use the data of the store",
+    "symmetry": "set augment to the stored value",
 }
 
 
 @dataclass(frozen=True)
 class GramIdentity:
-    """Everything that decides the values in a Gram store, and nothing that does not.
+    """The settings that determine the values in a Gram store, and nothing else.
 
-    Solver, ridge, time, subset size and versions of libraries are no part of it. Those of libraries are
-    recorded in the receipt of every tile.
+    Solver, ridge, time, subset size and library versions are not included. The receipt of every tile records the
+    library versions.
 
     Args:
-        data: content hash of the prepared images, training and test.
+        data: content hash of the prepared training and test images.
         architecture: fingerprint of the kernel spec.
-        formula_version: of the kernel formulas.
-        dtype: that tiles are computed in, `float32` or `float64`.
-        stored_dtype: that tiles are stored in, likewise.
+        formula_version: version of the kernel formulas.
+        dtype: dtype in which tiles are computed, `float32` or `float64`.
+        stored_dtype: dtype in which tiles are stored, `float32` or `float64`.
         edge: rows per tile.
-        n_train: images of the full training set; subsets are leading blocks of it.
-        n_test: of the full test set; 0 if there is none.
-        symmetry: `none`: the kernel itself; `even` or `odd`: k(x, y) plus or minus k(x, flipped y). `none` is left out of
-            the key and the manifest: stores made before there were others keep theirs.
-        spec: the kernel spec itself, for people who read the manifest; represented by `architecture` in comparisons.
+        n_train: number of images of the full training set. Subsets are its leading blocks.
+        n_test: number of images of the full test set; 0 if there is none.
+        symmetry: `none` for the kernel itself, `even` or `odd` for k(x, y) plus or minus k(x, flipped y). `none` is
+            left out of key and manifest, so that stores from before this field existed keep theirs.
+        spec: the kernel spec, for readers of the manifest. Comparisons use `architecture` instead.
     """
 
     data: str
@@ -78,20 +81,23 @@ class GramIdentity:
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """What every tile holds: both kernels of a network, or the one of a function, of features, or of all pairs of outputs."""
+        """Names of the kernels of every tile.
+
+        A network has two kernels. A function, given features, or all pairs of outputs have one kernel.
+        """
         return _ONE.get(self.formula_version, ("nngp", "ntk"))
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits; equal identities have equal keys."""
+        """A hash of 16 hexadecimal digits. Equal identities have equal keys."""
         return digest(self._stated())
 
     def compared(self) -> dict[str, Any]:
-        """The fields that make the identity."""
+        """Return the fields that comparisons of identities use."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields that say something, JSON-ready if the spec is."""
+        """Return all fields, without the symmetry `none`. They are JSON-ready if the spec is."""
         return {**self._stated(), "spec": self.spec}
 
     def _stated(self) -> dict[str, Any]:
@@ -102,10 +108,10 @@ class GramIdentity:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> GramIdentity:
-        """The inverse of `to_dict`.
+        """Make an identity from the values that `to_dict` returned.
 
         Raises:
-            IdentityError: if fields are missing or unknown: another version of ntkpipe wrote it.
+            IdentityError: if fields are missing or unknown, because another version of ntkpipe wrote them.
         """
         names = {f.name for f in dataclasses.fields(cls)}
         if set(content) | {"symmetry"} != names:
@@ -116,17 +122,19 @@ class GramIdentity:
         return cls(**content)
 
     def require(self, wanted: GramIdentity, where: str) -> None:
-        """Check that the store at `where`, which has this identity, is the one that is wanted.
+        """Check that this identity, of the store at `where`, is the wanted one.
 
         Raises:
-            IdentityError: naming every field that differs, both values and what to do.
+            IdentityError: if a field differs. The text names every such field, both values and the remedy.
         """
         mine, theirs = self.compared(), wanted.compared()
         differing = [name for name in mine if mine[name] != theirs[name]]
         if differing:
-            lines = [f"  {name}: stored {mine[name]!r}, wanted {theirs[name]!r}; {_REMEDY[name]}" for name in differing]
+            lines = [
+                f"  {name}: stored {mine[name]!r}, required {theirs[name]!r}; {_REMEDY[name]}" for name in differing
+            ]
             raise IdentityError(
-                f"the Gram store {where} was made for something else:\n"
+                f"the Gram store {where} has another identity:\n"
                 + "\n".join(lines)
-                + "\nOr leave store.name unset: the store is then found, or made, by its identity."
+                + "\nOr leave store.name unset, so that the store is found or made by its identity."
             )

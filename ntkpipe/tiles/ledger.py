@@ -1,21 +1,24 @@
-"""The receipts of one label of a Gram store: a tail of one object per tile, and segments of about a thousand.
+"""The receipts of one label of a Gram store.
+
+Recent receipts are one object per tile (the tail). Older receipts are in segments of about a thousand.
 
 ```
-receipts/<label>/<i>.<j>.json               the tail; of a tile that was discarded g times <i>.<j>.<g>.json
+receipts/<label>/<i>.<j>.json               the tail; <i>.<j>.<g>.json for a tile that was discarded g times
 segments/<label>/<hash>.json                a segment, named by its content
-segments/<label>/discarded.<i>.<j>.<g>      voids the receipts of that tile up to generation g
+segments/<label>/discarded.<i>.<j>.<g>      a mark that voids the receipts of that tile up to generation g
 ```
 
-Nothing is ever changed, so that no two processes can undo each other's work, whatever is killed when:
+No object is ever changed, so no two processes can undo each other's work, even if one is killed at any moment:
 
-- A receipt counts if no mark voids its generation; of several the highest generation counts. Whoever writes a receipt
-  does so put-if-absent, in the generation behind the last voided one.
-- To discard a tile is to put a mark. The receipt may lie in the tail or in a segment, or be on its way from the one
-  into the other: it is void wherever it turns up. The tile computed anew has the next generation, which the mark spares.
-- To compact is to put a segment and then to delete the very receipts in it from the tail. Killed between the two, both are
-  there, and agree; two at once write segments that overlap, and agree.
-- Whoever lists looks at the tail first and at the segments second: a receipt that was moved in between is seen in the
-  latter. The other way round, a thousand tiles would seem missing.
+- A receipt counts if no mark voids its generation. If a tile has several receipts, the highest generation counts. A
+  receipt is written put-if-absent, in the generation after the last voided one.
+- A tile is discarded by putting a mark. Its receipt may be in the tail, in a segment, or on its way from the tail to a
+  segment. It is void in each case. The recomputed tile has the next generation, which the mark does not void.
+- Receipts are compacted by putting a segment and then deleting the receipts in it from the tail. If the process is
+  killed between these steps, the receipts exist twice and agree. Two processes that compact at the same time write
+  segments that overlap and agree.
+- A listing reads the tail first and the segments second, so that it finds a receipt that was moved in between. In the
+  other order, a thousand tiles could seem to be missing.
 """
 
 from __future__ import annotations
@@ -38,14 +41,14 @@ from ntkpipe.tiles.layout import Layout
 from ntkpipe.tiles.receipt import Receipt
 from ntkpipe.tiles.segment import SEGMENT, Segment
 
-_READERS = 16  # requests at once: a thousand receipts of a bucket then take about two seconds
+_READERS = 16  # number of concurrent requests; a thousand receipts of a bucket then take about two seconds
 _RECEIPT = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)(?:\.([1-9]\d*))?\.json", re.ASCII)
 _SEGMENT = re.compile(r"[0-9a-f]{16}\.json", re.ASCII)
-_TRIES = 16  # of a commit that others get in the way of
+_TRIES = 16  # number of attempts to commit a receipt while other processes change the same tile
 
 
 class _Known:
-    """What this process has seen of a label's segments and marks. Segments never change, so each is read once."""
+    """The segments and marks of a label that this process has read. Segments never change, so each is read once."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -78,7 +81,7 @@ class _Known:
             kept = (marks[at, 0] != addresses) | (generations > marks[at, 1])
             addresses, generations, which, rows = (a[kept] for a in (addresses, generations, which, rows))
         order = np.lexsort((generations, addresses))
-        last = np.append(np.diff(addresses[order]) != 0, True)[: len(order)]  # of several, the highest generation
+        last = np.append(np.diff(addresses[order]) != 0, True)[: len(order)]  # highest generation of each tile
         order = order[last]
         self._addresses, self._which, self._rows = addresses[order], which[order], rows[order]
 
@@ -100,11 +103,11 @@ _known: dict[tuple[str, str], _Known] = {}
 
 @dataclass(frozen=True)
 class Ledger:
-    """The receipts of `label`. Cheap to make: what is known is shared within the process.
+    """The receipts of a label. A ledger is cheap to make, because its cache is shared within the process.
 
     Args:
-        objects: where they are kept.
-        layout: of the Gram store.
+        objects: the object store that holds the receipts.
+        layout: layout of the Gram store.
         label: `train`, `test`, `diagonal/train` or `diagonal/test`.
     """
 
@@ -115,16 +118,17 @@ class Ledger:
     # ---- one tile
 
     def current(self, i: int, j: int) -> Receipt | None:
-        """The receipt that counts now, None if there is none.
+        """Return the valid receipt of a tile, or None.
 
         Raises:
-            CorruptionError: if it is damaged or belongs to another tile.
+            CorruptionError: if the receipt is damaged or belongs to another tile.
+            StoreError: if other processes write and discard it all the time.
         """
         known = self._loaded()
         for _ in range(_TRIES):
             generation, found = known.generation(i, j), known.find(i, j)
             data = None if found is not None else self._tail_object(i, j, generation)
-            self.refresh()  # after the tail, see above
+            self.refresh()  # after reading the tail, in case the receipt moved to a segment meanwhile
             if known.generation(i, j) != generation:
                 continue
             if found is None and data is not None:
@@ -133,18 +137,18 @@ class Ledger:
         raise self._contended(i, j)
 
     def known(self, i: int, j: int) -> Receipt | None:
-        """The receipt in a segment that this process has read, which may be void by now; costs no request."""
+        """Return the receipt from a cached segment, without a request. It may be void by now."""
         return self._loaded().find(i, j)
 
     def generation(self, i: int, j: int) -> int:
-        """That a receipt must have to count, as far as this process knows."""
+        """Return the generation of a tile's valid receipt, as far as this process knows."""
         return self._loaded().generation(i, j)
 
     def record(self, receipt: Receipt) -> Receipt:
-        """Put a receipt if the tile has none that says the same; one with other checksums is voided.
+        """Write a receipt unless the tile has one with equal checksums. A receipt with other checksums is voided.
 
         Returns:
-            The receipt as stored, by whomever.
+            The stored receipt, which another process may have written.
         """
         i, j = receipt.i, receipt.j
         known = self._loaded()
@@ -162,7 +166,7 @@ class Ledger:
                     self._void(i, j, generation)
                     continue
                 if stored is None:
-                    continue  # discarded since
+                    continue  # the tile was discarded meanwhile
             if stored.crc32c == receipt.crc32c:
                 return stored
             self._void(i, j, stored.generation)
@@ -182,7 +186,10 @@ class Ledger:
     # ---- many
 
     def read(self, addresses: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Receipt | CorruptionError | None]]:
-        """The receipts of these tiles as `current` gives them, or raises; many requests at once, in the order given."""
+        """Yield row, column and receipt of these tiles in the given order, with many requests at once.
+
+        The receipt is the result of `current`, or the `CorruptionError` that `current` raises.
+        """
 
         def look(some: Sequence[tuple[int, int]]) -> list[Receipt | CorruptionError | None]:
             found: list[Receipt | CorruptionError | None] = []
@@ -202,7 +209,10 @@ class Ledger:
                     yield from ((i, j, receipt) for (i, j), receipt in zip(some, found, strict=True))
 
     def done(self) -> np.ndarray:
-        """Which tiles have a receipt: bool, by `Layout.rank`. Two listings; new segments are read, the tail is not."""
+        """Return a bool array that tells, by `Layout.rank`, which tiles have a receipt.
+
+        This takes two listings and reads new segments. Receipts of the tail are not read.
+        """
         done = np.zeros(self.layout.count(self.label), bool)
         tail = self._tail()
         self.refresh()
@@ -216,12 +226,12 @@ class Ledger:
         return done
 
     def compact(self, size: int = SEGMENT) -> int:
-        """Move receipts of the tail into segments of `size`; fewer stay where they are.
+        """Move receipts of the tail into segments of `size`. A smaller rest stays in the tail.
 
-        Safe at any time, from many processes and against kills; best called by a driver now and then.
+        Any number of processes may call this at any time, and may be killed. A driver should call it now and then.
 
         Returns:
-            Segments written.
+            Number of written segments.
         """
         tail = sorted(self._tail())
         self.refresh()
@@ -231,7 +241,7 @@ class Ledger:
         with ThreadPoolExecutor(_READERS, thread_name_prefix="receipts") as pool:
             for start in range(0, len(live) - size + 1, size):
                 batch = live[start : start + size]
-                # In slices: a task of the pool per receipt took most of the time on a local disk.
+                # The pool reads slices, because one task per receipt took most of the time on a local disk.
                 parts = pool.map(self._sound, (batch[k::_READERS] for k in range(_READERS)))
                 receipts = sorted((r for part in parts for r in part), key=lambda r: (r.i, r.j))
                 if not receipts:
@@ -239,7 +249,8 @@ class Ledger:
                 data = Segment.of(receipts).to_bytes()
                 key = self._segment_key(f"{sha256(data).hexdigest()[:16]}.json")
                 if not self.objects.put(key, data) and self.objects.get(key) != data:
-                    self.objects.put(key, data, overwrite=True)  # named by its content: it was damaged
+                    self.objects.put(key, data, overwrite=True)  # the name is a hash of the content, so the segment was
+                    # damaged
                 self.objects.delete_all(self.layout.receipt_key(self.label, r.i, r.j, r.generation) for r in receipts)
                 written += 1
         if written:
@@ -247,7 +258,7 @@ class Ledger:
         return written
 
     def refresh(self) -> None:
-        """Look for new segments and marks: one listing, and each new segment once."""
+        """Read new segments and marks. This takes one listing, and each new segment is read once."""
         known = _known.setdefault((f"{self.objects.url}/{self.layout.name}", self.label), _Known())
         folder = self._segment_key("")
         with known.lock:
@@ -266,19 +277,19 @@ class Ledger:
             known.update(listed, loaded, damaged)
 
     def reread(self) -> None:
-        """Forget what this process knows, and look anew."""
+        """Clear the cache and read again."""
         _known.pop((f"{self.objects.url}/{self.layout.name}", self.label), None)
         self.refresh()
 
     def audit(self) -> tuple[set[str], dict[str, str]]:
-        """Keys of the segments and marks that count, and what is wrong with damaged segments, by key."""
+        """Return the keys of the valid segments and marks, and the damage of damaged segments by key."""
         known = self._loaded()
         marks = {name for name in known.listed or () if _parse_mark(name) is not None}
         good = {self._segment_key(name) for name in marks | set(known.segments)}
         return good, {self._segment_key(name): text for name, text in known.damaged.items()}
 
     def live_keys(self, keys: Iterable[str]) -> Iterator[str]:
-        """Those of `keys` that are receipts of the tail and not void."""
+        """Yield those of `keys` that belong to valid receipts of the tail."""
         known = self._loaded()
         for i, j, generation in self._parsed(keys):
             if generation >= known.generation(i, j) and self.layout.holds(self.label, i, j):
@@ -298,7 +309,7 @@ class Ledger:
         return self.layout.key(f"segments/{self.label}/{name}")
 
     def _segment(self, name: str) -> Segment | str | None:
-        """A segment, what is wrong with it, or None if it went."""
+        """Return a segment, a text on its damage, or None if it was deleted."""
         key = self._segment_key(name)
         try:
             return Segment.from_bytes(
@@ -313,7 +324,7 @@ class Ledger:
         return list(self._parsed(self.objects.list(self.layout.key(f"receipts/{self.label}/"))))
 
     def _parsed(self, keys: Iterable[str]) -> Iterator[tuple[int, int, int]]:
-        """Row, column and generation of those keys that are receipts' names."""
+        """Yield row, column and generation of those keys that name receipts."""
         folder = self.layout.key(f"receipts/{self.label}/")
         for key in keys:
             if key.startswith(folder) and (name := _RECEIPT.fullmatch(key, len(folder))):
@@ -334,7 +345,7 @@ class Ledger:
         return receipt
 
     def _sound(self, addresses: Sequence[tuple[int, int, int]]) -> list[Receipt]:
-        """The receipts of the tail at these addresses, less those that went or are damaged."""
+        """Return the intact receipts of the tail at these addresses."""
         found = []
         for address in addresses:
             data = self._tail_object(*address)
@@ -356,11 +367,11 @@ class Ledger:
         )
 
 
-REPAIR = "Run `ntkpipe verify`: it names every damaged tile and has it computed again."
+REPAIR = "Run `ntkpipe verify`, which lists and recomputes every damaged tile."
 
 
 def _packed(i: Any, j: Any) -> Any:
-    """One integer per address."""
+    """Return one integer per address, which sorts by row and column."""
     return (i << 32) | j
 
 

@@ -1,4 +1,4 @@
-"""What the solvers see of a matrix: whole tiles by address, wherever they come from."""
+"""The protocol of matrices for the solvers, which are read by tiles from any source."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ntkpipe.tiles.grid import TileGrid
 
 @runtime_checkable
 class TileMatrix(Protocol):
-    """A matrix read by tiles; symmetric ones hold the lower triangle only.
+    """A matrix that is read by tiles. A symmetric matrix holds only the lower triangle.
 
-    Implementations are cheap to pickle (addresses, never data): workers receive them and read for themselves.
+    Implementations are cheap to pickle, because they hold addresses and no data. Workers receive them and read tiles by
+    themselves.
     """
 
     @property
@@ -24,21 +25,21 @@ class TileMatrix(Protocol):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the tiles."""
+        """The dtype of the tiles."""
         ...
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)` cut to `grid.tile(i, j).shape`, in `dtype`, C order, checked against its receipt.
+        """Read tile `(i, j)`, cut to `grid.tile(i, j).shape`, in `dtype` and C order, and check it against its receipt.
 
         Raises:
-            IndexError: outside the stored grid.
+            IndexError: if the address is outside the grid.
             IncompleteError: if the tile is not computed yet.
-            CorruptionError: if what is stored disagrees with its receipt.
+            CorruptionError: if the stored values disagree with the receipt.
         """
         ...
 
     def leading(self, rows: int, cols: int | None = None) -> TileMatrix:
-        """The leading block `[:rows, :cols]` of the same matrix."""
+        """Return the leading block `[:rows, :cols]` of the same matrix."""
         ...
 
 
@@ -47,8 +48,8 @@ class InMemoryTiles:
     """A dense array seen as tiles, for small problems and tests.
 
     Args:
-        array: `(rows, cols)`; of a symmetric matrix both triangles are present and the lower is read.
-        grid: of the same shape, or smaller (a leading block).
+        array: `(rows, cols)` values. A symmetric matrix has both triangles, of which only the lower one is read.
+        grid: the tile grid, of the same shape or smaller (a leading block).
     """
 
     array: np.ndarray
@@ -60,14 +61,14 @@ class InMemoryTiles:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the array."""
+        """The dtype of the array."""
         return self.array.dtype
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)`, see `TileMatrix.read`."""
+        """Read tile `(i, j)`, as `TileMatrix.read` does."""
         t = self.grid.tile(i, j)
         return np.ascontiguousarray(self.array[t.row_start : t.row_stop, t.col_start : t.col_stop])
 
     def leading(self, rows: int, cols: int | None = None) -> InMemoryTiles:
-        """The leading block, without a copy."""
+        """Return the leading block `[:rows, :cols]` without a copy."""
         return InMemoryTiles(self.array, self.grid.leading(rows, cols))

@@ -1,4 +1,4 @@
-"""The proof that a tile was computed: what was written where, and by what."""
+"""The receipt of a computed tile, with checksums and origin of its objects."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ntkpipe.tiles.record import seal, unseal
 
 @dataclass(frozen=True)
 class Receipt:
-    """Written after the objects of one tile task; without it they do not count.
+    """The receipt of a tile. It is written after the tile's objects, which do not count without it.
 
     Args:
         gram: key of the identity of the Gram store.
         block: `train`, `test`, `diagonal/train` or `diagonal/test`.
         i: row of tiles.
         j: column of tiles; 0 for diagonals.
-        crc32c: checksum of the stored bytes per kernel, over the values without their trailing checksum.
-        finite: always True: what is not finite is not stored.
-        seconds: that the computation took, without writing.
-        provenance: versions and hardware, recorded and never compared.
-        generation: how often the tile was discarded before.
+        crc32c: checksum of the stored values per kernel, without the checksum at their end.
+        finite: always True, because tiles with other values are not stored.
+        seconds: time of the computation in seconds, without writing.
+        provenance: versions and hardware, which are recorded and never compared.
+        generation: number of times that the tile was discarded before.
     """
 
     gram: str
@@ -38,20 +38,20 @@ class Receipt:
     generation: int = 0
 
     def to_bytes(self) -> bytes:
-        """As a sealed record."""
+        """Return the receipt as a sealed record."""
         content = dataclasses.asdict(self)
-        # `crc32c` at the top of the record is the seal's own.
+        # The field has another name here, because `crc32c` at the top of the record is the seal's.
         content["checksums"] = {kernel: f"{crc:08x}" for kernel, crc in content.pop("crc32c").items()}
-        if not self.generation:  # so that receipts are what they were before there were generations
+        if not self.generation:  # receipts then equal those from before there were generations
             del content["generation"]
         return seal(content)
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str) -> Receipt:
-        """The inverse of `to_bytes`.
+        """Parse the result of `to_bytes`.
 
         Raises:
-            CorruptionError: if the record was changed; the text says `name`.
+            CorruptionError: if the record was changed. The text contains `name`.
         """
         content = unseal(data, name)
         try:
@@ -61,6 +61,6 @@ class Receipt:
             raise CorruptionError(f"the receipt {name} was written by another version of ntkpipe") from error
 
     def is_for(self, gram: str, block: str, i: int, j: int, generation: int = 0) -> bool:
-        """True if this is the receipt of that tile: a copied or swapped one is not."""
+        """Return whether this is the receipt of that tile, and not a copied or swapped one."""
         mine = (self.gram, self.block, self.i, self.j, self.generation)
         return mine == (gram, block, i, j, generation)

@@ -1,4 +1,4 @@
-"""Small JSON records that carry their own checksum: receipts and manifests."""
+"""Small JSON records that carry their own checksum. Receipts and manifests use them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ntkpipe.storage.checksum import crc32c
 
 
 def seal(content: dict[str, Any]) -> bytes:
-    """`content` as JSON text for people and programs, with a field `crc32c` over the rest."""
+    """Return `content` as readable JSON text with a field `crc32c`, which is the checksum of the other fields."""
     bare = json.dumps(content, sort_keys=True, allow_nan=False).encode()
     return (json.dumps({**content, "crc32c": f"{crc32c(bare):08x}"}, sort_keys=True, indent=1) + "\n").encode()
 
 
 def unseal(data: bytes, name: str) -> dict[str, Any]:
-    """The content of a sealed record.
+    """Return the content of a sealed record.
 
     Raises:
-        CorruptionError: if a single byte differs from what `seal` wrote; the text says `name`.
+        CorruptionError: if any byte differs from the result of `seal`. The text contains `name`.
     """
     try:
         content = json.loads(data)

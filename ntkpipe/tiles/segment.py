@@ -1,4 +1,4 @@
-"""About a thousand receipts of one label in one object, as columns. Bytes in, bytes out; no I/O."""
+"""Packs about a thousand receipts of one label into one object, as columns. The module does no I/O."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from ntkpipe.storage.checksum import crc32c
 from ntkpipe.tiles.receipt import Receipt
 
 SEGMENT = 1000
-"""Receipts per segment: a million tiles are then a thousand objects of some 50 kB."""
+"""Number of receipts per segment. A million tiles are then a thousand objects of about 50 kB."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Receipts as columns of equal length: 40 bytes a tile in memory, where `Receipt` objects take a kilobyte.
+    """Receipts as columns of equal length. They take 40 bytes per tile in memory, and `Receipt` objects a kilobyte.
 
     Args:
         gram: key of the identity of the Gram store.
-        label: of all receipts.
+        label: label of all receipts.
         i: rows of tiles, int64.
         j: columns of tiles, int64.
-        generation: of the receipts, int64.
-        crc32c: checksums per array of the label, int64.
-        seconds: that the tiles took, float64.
-        origin: index into `origins`, int64.
+        generation: generations of the receipts, int64.
+        crc32c: checksums by array of the label, int64.
+        seconds: times of the computations in seconds, float64.
+        origin: indices into `origins`, int64.
         origins: the different provenances.
     """
 
@@ -45,7 +45,7 @@ class Segment:
 
     @classmethod
     def of(cls, receipts: Sequence[Receipt]) -> Segment:
-        """Pack receipts of one label of one store; at least one."""
+        """Pack receipts of one label of one store. There must be at least one receipt."""
         origins: dict[str, dict[str, Any]] = {}
         which = []
         for receipt in receipts:
@@ -69,7 +69,7 @@ class Segment:
         return len(self.i)
 
     def receipt(self, row: int) -> Receipt:
-        """The receipt of a row, as it was before it was packed."""
+        """Return the receipt of a row, equal to the one that was packed."""
         return Receipt(
             self.gram,
             self.label,
@@ -82,7 +82,7 @@ class Segment:
         )
 
     def to_bytes(self) -> bytes:
-        """One line of JSON, then its CRC-32C on another."""
+        """Return one line of JSON, followed by a line with its CRC-32C."""
         content = {
             "gram": self.gram,
             "label": self.label,
@@ -99,14 +99,15 @@ class Segment:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str, gram: str, label: str) -> Segment:
-        """The inverse of `to_bytes`.
+        """Parse the result of `to_bytes`.
 
         Raises:
-            CorruptionError: if a byte differs, or it belongs to another store or label; the text says `name`.
+            CorruptionError: if a byte differs, or the segment belongs to another store or label. The text contains
+                `name`.
         """
         body, _, seal = data.rstrip(b"\n").rpartition(b"\n")
         if data != b"%b\n%b\n" % (body, seal) or seal != b"%08x" % crc32c(body):
-            raise CorruptionError(f"the segment of receipts {name} is damaged: its tiles are computed again")
+            raise CorruptionError(f"the segment of receipts {name} is damaged: its tiles will be recomputed")
         try:
             content = json.loads(body)
             made = cls(

@@ -1,21 +1,21 @@
-"""The Gram store: tiles as chunks of Zarr arrays, a receipt per tile, and a manifest that says whose tiles they are.
+"""The Gram store: tiles as chunks of Zarr arrays, a receipt per tile, and a manifest with the identity.
 
 ```
-gram/<name>/manifest.json                          the identity, in full
+gram/<name>/manifest.json                          the whole identity
             receipts/<block>/<i>.<j>.json          written after the tile; block is train or test
             receipts/diagonal/<block>/<i>.0.json
-            segments/<block>/<hash>.json           a thousand receipts in one object, see `tiles.ledger`
-            tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk, of a function gram
+            segments/<block>/<hash>.json           a thousand receipts in one object (tiles.ledger)
+            tiles.zarr/<kernel>/<block>/c/<i>/<j>  Zarr v3; kernel is nngp or ntk, or gram for a function
             tiles.zarr/diagonal/<block>/<kernel>/c/<i>
 ```
 
-A store holds a kernel k, or the even or odd part of it under flips of the images (`identity.symmetry`): `k(x, y) +- k(x, flipped
-y)`. `diagonal` is the diagonal of what the tiles hold; k(x, x) itself, which relative ridges refer to, lies beside it as
-`plain_<kernel>`.
+A store holds a kernel k, or its even or odd part under flips of the images, `k(x, y) +- k(x, flipped y)`
+(`identity.symmetry`). `diagonal` is the diagonal of the values in the tiles. k(x, x) itself, to which relative ridges
+refer, is then stored beside it as `plain_<kernel>`.
 
-Chunks are written by us, not through Zarr: little-endian values, NaN where a ragged tile ends, then their CRC-32C in
-four bytes, which is what Zarr's `bytes` and `crc32c` codecs expect. So every chunk is put-if-absent (Zarr overwrites),
-written without a copy, and readable by any Zarr library.
+ntkpipe writes chunks itself instead of through Zarr. A chunk holds little-endian values, NaN beyond the edge of the
+matrix, and then its CRC-32C in four bytes, as Zarr's `bytes` and `crc32c` codecs expect. So every chunk is
+put-if-absent (Zarr would overwrite), is written without a copy, and can be read by any Zarr library.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ from ntkpipe.tiles.record import seal, unseal
 from ntkpipe.tiles.segment import SEGMENT
 from ntkpipe.tiles.zarr_metadata import zarr_metadata
 
-# Checksums of receipts of the tail that this process has read, so that passes over the tiles parse each receipt once.
+# Checksums from the receipts of the tail that this process has read, so that several passes parse each receipt once.
 _checksums: dict[tuple[str, str, int, int], Mapping[str, int]] = {}
 
 
 @dataclass(frozen=True)
 class GramStore:
-    """Tiles of both kernels for one identity. Cheap to pickle; made by `create_or_open` or `open`.
+    """Tiles of all kernels of one identity. It is cheap to pickle. `create_or_open` and `open` make it.
 
-    The `train` block is symmetric: its lower triangle is stored. The `test` block has the test images as rows
-    and the training images as columns. Both span the full data set: runs on subsets read leading blocks.
+    The `train` block is symmetric, and its lower triangle is stored. The `test` block has the test images as rows and
+    the training images as columns. Both blocks span the full data set. Runs on subsets read leading blocks.
 
     Args:
-        objects: where everything is kept.
+        objects: the object store that holds everything.
         name: folder under `gram/`.
-        identity: of the tiles.
+        identity: identity of the tiles.
     """
 
     objects: ObjectStore
@@ -66,16 +66,16 @@ class GramStore:
 
     @classmethod
     def create_or_open(cls, objects: ObjectStore, identity: GramIdentity, *, name: str | None = None) -> GramStore:
-        """The store of `identity` in `objects`, made if there is none. Safe from many processes at once.
+        """Open the store of `identity`, or create it if there is none. Many processes may do this at once.
 
         Args:
-            objects: where it is kept.
-            identity: that it has, or must have.
-            name: of a particular store; None names it by its identity.
+            objects: the object store that holds it.
+            identity: identity that the store gets, or must have.
+            name: name of the store; None names it by its identity.
 
         Raises:
-            IdentityError: if the store of that name has another identity; the text names each differing field.
-            CorruptionError: if its manifest is damaged.
+            IdentityError: if the store of that name has another identity. The text names each differing field.
+            CorruptionError: if the manifest of a named store is damaged.
         """
         gram = cls(objects, check_name(name or identity.key), identity)
         if not gram.write_manifest():
@@ -84,7 +84,7 @@ class GramStore:
             except CorruptionError:
                 if gram.name != identity.key:
                     raise
-                # The folder's name is the identity, so nothing is lost with a torn manifest.
+                # The folder's name is the key of the identity, so a damaged manifest can be written again.
                 gram.write_manifest(overwrite=True)
         gram.write_metadata()
         objects.put(gram.layout.key("last_used"), f"{now()}\n".encode(), overwrite=True)
@@ -92,10 +92,10 @@ class GramStore:
 
     @classmethod
     def open(cls, objects: ObjectStore, name: str) -> GramStore:
-        """The existing store `name`.
+        """Open the existing store `name`.
 
         Raises:
-            MissingObjectError: if there is none.
+            MissingObjectError: if there is no such store.
             CorruptionError: if its manifest is damaged.
         """
         key = f"gram/{check_name(name)}/manifest.json"
@@ -110,7 +110,7 @@ class GramStore:
 
     @classmethod
     def at(cls, objects: ObjectStore, identity: GramIdentity, *, name: str | None = None) -> GramStore:
-        """As `create_or_open`, and nothing is written: what is not there yet, or damaged, is left to `audit.verify`.
+        """Return the store of `identity` without writing anything. `audit.verify` handles missing or damaged parts.
 
         Raises:
             IdentityError: if the store of that name has another identity.
@@ -122,7 +122,7 @@ class GramStore:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The address of the store, for messages."""
         return f"{self.objects.url}/gram/{self.name}"
 
     @property
@@ -132,15 +132,19 @@ class GramStore:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """`train`, and `test` if there are test images."""
+        """The blocks: `train`, and `test` if there are test images."""
         return self.layout.blocks
 
     def grid(self, block: Block) -> TileGrid:
-        """Tiles of the whole block, as stored."""
+        """Return the tile grid of the whole block, as stored."""
         return self.layout.grid(block)
 
     def lease(self, what: str) -> AbstractContextManager[Lease]:
-        """Hold this store while writing to it: it saves two runs the same work. `HeldError` if another does."""
+        """Hold this store while writing to it, so that two runs do not repeat the same work.
+
+        Raises:
+            HeldError: if another process holds the store.
+        """
         return self.objects.lease(f"gram/{self.name}", holder=what)
 
     # ---- writing
@@ -155,24 +159,25 @@ class GramStore:
         seconds: float = 0.0,
         provenance: Mapping[str, Any] | None = None,
     ) -> Receipt:
-        """Store tile `(i, j)` of both kernels, then its receipt. Safe to run twice, and from many writers at once.
+        """Store tile `(i, j)` of all kernels, then its receipt. Repeated calls and many writers at once do no harm.
 
-        The first writer of a chunk wins; the others, whose values may differ in the last bits, adopt what is
-        stored and its checksum. A stored chunk that is damaged, or differs by more than rounding, is replaced.
+        The first writer of a chunk wins. The others, whose values may differ in the last bits, adopt the stored chunk
+        and its checksum. A stored chunk that is damaged, or differs by more than rounding, is replaced.
 
         Args:
             block: `train` or `test`.
             i: row of tiles.
-            j: column of tiles; of `train`, `j <= i`.
-            tiles: `nngp` and `ntk`, each of the whole tile's shape (not cut to a subset), cast to the stored dtype.
-            seconds: that computing took.
-            provenance: versions and hardware; JSON-ready.
+            j: column of tiles; `j <= i` in the `train` block.
+            tiles: values by kernel, each of the whole tile's shape (not cut to a subset). They are cast to the stored
+                dtype.
+            seconds: time of the computation in seconds.
+            provenance: versions and hardware, JSON-ready.
 
         Returns:
-            The receipt as stored.
+            The stored receipt.
 
         Raises:
-            DataError: if values are not finite; nothing is written then.
+            DataError: if values are not finite. Then nothing is written.
             ResourceError: if the store is full.
         """
         shape = self.grid(block).tile(i, j).shape
@@ -187,31 +192,35 @@ class GramStore:
         seconds: float = 0.0,
         provenance: Mapping[str, Any] | None = None,
     ) -> Receipt:
-        """Store the kernels' values `k(x, x)` for the images of row `i` of tiles; as `write_tile`, in float64.
+        """Store the values `k(x, x)` float64 of all kernels for the images of row `i` of tiles, as `write_tile` does.
 
-        Of an even or odd part, `values` has `plain_nngp` and `plain_ntk` as well.
+        For an even or odd part of a kernel, `values` also needs `plain_nngp` and `plain_ntk`.
         """
         rows = self.grid(block).tile(i, 0).shape[0]
         return self._commit(f"diagonal/{block}", i, 0, (rows,), values, seconds, provenance or {})
 
     def discard(self, block: str, i: int, j: int) -> None:
-        """Forget a tile (or, of `diagonal/...`, a part of a diagonal), so that it is computed again."""
-        # The receipt first: if this is interrupted, what is left is a chunk that does not count.
+        """Discard a tile, or a part of a diagonal for `diagonal/...`, so that it is recomputed."""
+        # The receipt is discarded first, so that a chunk that remains after an interruption does not count.
         self.ledger(block).discard(i, j)
         _checksums.pop((self.where, block, i, j), None)
         self.objects.delete_all(self.layout.chunk_key(kernel, block, i, j) for kernel in self.layout.arrays(block))
 
     def compact(self, size: int = SEGMENT) -> int:
-        """Pack receipts into segments of `size`, see `Ledger.compact`; the number of segments written."""
+        """Pack receipts of all labels into segments of `size`, and return the number of written segments."""
         return sum(self.ledger(label).compact(size) for label in self.layout.labels)
 
     # ---- reading
 
     def missing(self, block: Block, grid: TileGrid | None = None) -> Iterator[Tile]:
-        """Tiles of `grid` (a leading block; None is the whole) without a receipt, in the grid's order, each whole.
+        """Return an iterator over the tiles of `grid` that have no receipt, in the grid's order.
 
-        Two listings, made when this is called; tiles are yielded lazily. They are those of the whole grid, never cut at
-        the edge of a leading block: one task makes one whole stored object.
+        The call makes two listings. Tiles are whole and never cut at the edge of a leading block, because one task
+        makes one whole stored object.
+
+        Args:
+            block: `train` or `test`.
+            grid: grid of a leading block; None means the whole block.
         """
         done = self.ledger(block).done()
         whole, rank = self.grid(block), self.layout.rank
@@ -219,28 +228,28 @@ class GramStore:
         return (whole.tile(t.i, t.j) for t in tiles if not done[rank(block, t.i, t.j)])
 
     def tiles_done(self, block: Block) -> int:
-        """Tiles of the whole block that have a receipt."""
+        """Return the number of tiles of the whole block that have a receipt."""
         return int(self.ledger(block).done().sum())
 
     def missing_diagonal(self, block: Block, rows: int | None = None) -> list[int]:
-        """Rows of tiles, of the first `rows` images, whose part of the diagonal has no receipt."""
+        """Return the rows of tiles of the first `rows` images whose part of the diagonal has no receipt."""
         done = self.ledger(f"diagonal/{block}").done()
         return [i for i in range(self._leading(block, rows).tile_rows) if not done[i]]
 
     def ledger(self, label: str) -> Ledger:
-        """The receipts of a label."""
+        """Return the ledger with the receipts of a label."""
         return Ledger(self.objects, self.layout, label)
 
     def receipt(self, block: str, i: int, j: int) -> Receipt | None:
-        """The receipt of a tile, None if there is none.
+        """Return the receipt of a tile; None if there is none.
 
         Raises:
-            CorruptionError: if it is damaged or belongs to another tile.
+            CorruptionError: if the receipt is damaged or belongs to another tile.
         """
         return self.ledger(block).current(i, j)
 
     def matrix(self, kernel: Kernel, block: Block, rows: int | None = None, cols: int | None = None) -> StoredTiles:
-        """One block of one kernel as a `TileMatrix`, cut to its leading `rows` and `cols`."""
+        """Return one block of one kernel as a `TileMatrix`, cut to its leading `rows` and `cols`."""
         if kernel not in self.identity.kernels:
             raise ConfigError(f"kernel {kernel!r} is not one of {', '.join(self.identity.kernels)}")
         return StoredTiles(self, kernel, block, self._leading(block, rows, cols))
@@ -248,13 +257,13 @@ class GramStore:
     def read_diagonal(
         self, block: Block, kernel: Kernel, rows: int | None = None, *, plain: bool = False
     ) -> np.ndarray:
-        """`k(x, x)` of the first `rows` images (all if None): shape `(rows,)`, float64.
+        """Read `k(x, x)` of the first `rows` images, `(rows,)` float64.
 
         Args:
             block: `train` or `test`.
-            kernel: `nngp` or `ntk`.
-            rows: leading images.
-            plain: of the kernel itself, where the tiles hold its even or odd part.
+            kernel: name of the kernel, such as `nngp` or `ntk`.
+            rows: number of leading images; None means all.
+            plain: read values of the kernel itself if the tiles hold its even or odd part.
 
         Raises:
             IncompleteError: if a part is not computed yet.
@@ -266,11 +275,11 @@ class GramStore:
         return np.concatenate(parts)[: grid.rows]
 
     def read_chunk(self, kernel: str, block: str, i: int, j: int) -> np.ndarray:
-        """A whole chunk, checked against its receipt: read-only, NaN where a ragged tile ends.
+        """Read a whole chunk and check it against its receipt. It is read-only, with NaN beyond the edge of the matrix.
 
         Raises:
             IncompleteError: if there is no receipt.
-            CorruptionError: naming the object and what is wrong with it.
+            CorruptionError: if the object disagrees with its receipt. The text names the object and the fault.
         """
         address = (self.where, block, i, j)
         known = _checksums.get(address)
@@ -280,7 +289,7 @@ class GramStore:
             try:
                 return self.checked_chunk(kernel, block, i, j, known)
             except CorruptionError:
-                # Perhaps the tile was discarded and computed anew by another process since we read its receipt.
+                # Another process may have discarded and recomputed the tile since this process read its receipt.
                 _checksums.pop(address, None)
         receipt = self.receipt(block, i, j)
         if receipt is None:
@@ -290,7 +299,7 @@ class GramStore:
         return values
 
     def checked_chunk(self, kernel: str, block: str, i: int, j: int, receipt: Mapping[str, int]) -> np.ndarray:
-        """As `read_chunk`, against these checksums instead of a receipt that this process may have read long ago."""
+        """Read a whole chunk as `read_chunk` does, but check it against the given checksums."""
         values, checksum = get_chunk(self.objects, self.layout, (kernel, block, i, j))
         if checksum != receipt.get(kernel):
             raise CorruptionError(
@@ -302,17 +311,17 @@ class GramStore:
     # ---- for other readers of Zarr
 
     def metadata(self) -> dict[str, bytes]:
-        """Zarr's description of every group and array, by key, as Zarr itself writes it."""
+        """Return the Zarr metadata of every group and array by key, as Zarr itself writes it."""
         return zarr_metadata(self.identity, self.layout)
 
     def write_manifest(self, *, overwrite: bool = False) -> bool:
-        """Write whose tiles they are, where it is absent, or anyway; False if it was there."""
+        """Write the manifest if it is absent, or in any case with `overwrite`; returns whether it was written."""
         manifest = seal({"identity": self.identity.to_dict(), "created": now()})
         return self.objects.put(self.layout.key("manifest.json"), manifest, overwrite=overwrite)
 
     def write_metadata(self, *, overwrite: bool = False) -> None:
-        """Write what `metadata` says where it is absent, or everywhere."""
-        # The last one written proves the others, so that opening a store again costs one look.
+        """Write the objects of `metadata` that are absent, or all of them."""
+        # The last object implies the others, so that opening a store again costs one request.
         last = self.layout.key("tiles.zarr/zarr.json")
         if overwrite or not self.objects.exists(last):
             for key, data in sorted(self.metadata().items(), key=lambda item: item[0] == last):
@@ -339,7 +348,7 @@ class GramStore:
             raise ValueError(f"a tile has the kernels {', '.join(names)}, got {', '.join(arrays) or 'none'}")
         _, chunk_shape, dtype = self.layout.shapes(block)
         chunks = {}
-        for kernel in names:  # all of them before the first is written
+        for kernel in names:  # all chunks are checked before the first is written
             if arrays[kernel].shape != shape:
                 raise ValueError(f"tile ({i}, {j}) of {kernel}/{block} has shape {shape}, got {arrays[kernel].shape}")
             chunks[kernel] = to_chunk(arrays[kernel], chunk_shape, dtype)
@@ -358,7 +367,7 @@ class GramStore:
 
 @dataclass(frozen=True)
 class StoredTiles:
-    """`TileMatrix` over one block of one kernel of a Gram store."""
+    """A `TileMatrix` over one block of one kernel of a Gram store."""
 
     gram: GramStore
     kernel: Kernel
@@ -367,15 +376,15 @@ class StoredTiles:
 
     @property
     def dtype(self) -> np.dtype:  # type: ignore[override]
-        """Of the stored tiles."""
+        """The dtype of the stored tiles."""
         return np.dtype(self.gram.identity.stored_dtype)
 
     def read(self, i: int, j: int) -> np.ndarray:
-        """Tile `(i, j)`, see `TileMatrix.read`; read-only."""
+        """Read tile `(i, j)` as `TileMatrix.read` does. The result may be read-only."""
         tile = self.grid.tile(i, j)
         chunk = self.gram.read_chunk(self.kernel, self.block, i, j)
         return chunk if chunk.shape == tile.shape else np.ascontiguousarray(chunk[: tile.shape[0], : tile.shape[1]])
 
     def leading(self, rows: int, cols: int | None = None) -> StoredTiles:
-        """The leading block `[:rows, :cols]`."""
+        """Return the leading block `[:rows, :cols]`."""
         return StoredTiles(self.gram, self.kernel, self.block, self.grid.leading(rows, cols))

@@ -1,4 +1,4 @@
-"""Zarr's description of a Gram store, so that every reader of Zarr reads its tiles."""
+"""Makes the Zarr metadata of a Gram store, with which any Zarr reader can read its tiles."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SIGNS = {"even": "+", "odd": "-"}
 
 
 def zarr_metadata(identity: GramIdentity, layout: Layout) -> dict[str, bytes]:
-    """The description of every group and array, by key, as Zarr itself writes it."""
-    import zarr  # workers read and write chunks without it, and start half a second sooner
+    """Return the metadata of every group and array by key, as Zarr itself writes it."""
+    import zarr  # imported here, because workers do not need it and start half a second sooner without it
     from zarr.codecs import BytesCodec, Crc32cCodec
     from zarr.storage import MemoryStore
 
-    # xarray refuses two equal dimensions and a variable that is named like one.
+    # xarray refuses an array with two equal dimensions, and a variable with the name of a dimension.
     names = {
         "train": ["train_row", "train_image"],
         "test": ["test_image", "train_image"],

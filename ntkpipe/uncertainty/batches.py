@@ -1,4 +1,4 @@
-"""Finished batches of variances, in a store: a resumed or a later run finds them again."""
+"""Finished batches of variances in a store, which a resumed or later run reuses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution
 
 PREFIX = "uncertainty"
-# Changes whenever stored batches would not be what they are now.
+# Raised whenever the values of stored batches would change.
 _VERSION = 1
 
 
 def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, full: bool) -> str:
-    """Names all that the values depend on; of targets they do not.
+    """Digest of everything that the stored values depend on. The targets are not part of it.
 
     Args:
-        solution: whose solver, times and ridges.
-        kernel: the part of its kernel.
-        test: likewise.
-        full: covariances between test points.
+        solution: of one kernel; gives the solver, the times and the ridges.
+        kernel: the train-train kernel, or one of its parts under flips.
+        test: the same kernel or part between test and training points.
+        full: whether covariances between test points are stored, and not only variances.
     """
     solver, problem = solution.solver.config(), solution.problem
     return digest(
@@ -49,11 +49,11 @@ def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, fu
 
 
 class BatchStore:
-    """Finished batches of one kernel, each an object with a checksum.
+    """Reads and writes the finished batches of one kernel; each batch is one object with a checksum.
 
     Args:
-        store: where.
-        key: see `batches_key`.
+        store: the store that holds the batches.
+        key: the digest of `batches_key`.
     """
 
     def __init__(self, store: ObjectStore, key: str) -> None:
@@ -61,7 +61,15 @@ class BatchStore:
         self._key = key
 
     def columns(self, chosen: int, *, fixed: bool) -> int:
-        """The size of batches: that of a run which began before, where it is not fixed; memory changes, batches must not."""
+        """The number of test points per batch.
+
+        An earlier start of the run determines it unless `fixed` is true, because the free memory may have changed but
+        the stored batches must not.
+
+        Args:
+            chosen: the number that the present memory allows, or that the user gave.
+            fixed: whether the user gave it.
+        """
         key = f"{PREFIX}/{self._key}/layout.json"
         try:
             there = int(json.loads(self._store.get(key))["columns"])
@@ -73,16 +81,16 @@ class BatchStore:
         return chosen
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
-        """What was kept under `name`; None if it is not there, or damaged."""
+        """The arrays stored under `name`; None if they are missing or damaged."""
         found = self._checkpoint(name).restore()
         return found[0] if found else None
 
     def keep(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Keep arrays under `name`."""
+        """Store arrays under `name`."""
         self._checkpoint(name).append(0, 1, arrays)
 
     def drop(self, name: str) -> None:
-        """Delete what is kept under `name`."""
+        """Delete the arrays stored under `name`."""
         self._checkpoint(name).clear()
 
     def _checkpoint(self, name: str) -> StoreCheckpoint:

@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Task:
-    """What every part of the kernel is asked.
+    """The settings that all parts of the kernel share.
 
     Args:
-        solution: one kernel's; its solver, times and ridges are used.
-        full: covariances between test points.
-        batch: test points that go together; None is chosen.
-        workspace: where.
+        solution: of one kernel; its solver, times and ridges are used.
+        full: whether covariances between test points are computed.
+        batch: test points per batch; None chooses the number from the memory.
+        workspace: store, executor and memory of the computation.
     """
 
     solution: Solution
@@ -48,41 +48,41 @@ class _Task:
 
     @property
     def ensemble(self) -> bool:
-        """Of networks of which all layers are trained; else of a Gaussian process."""
+        """True for networks with all layers trained; False for a Gaussian process."""
         return self.solution.name == "ntk"
 
     @property
     def batches(self) -> Batches:
-        """How many test points go together, and what they take."""
+        """The number of test points per batch, and their memory."""
         problem, times = self.solution.problem, self.solution.times
         return Batches(
             self.solution.solver.config(), problem.kernel.n, len(times), len(problem.ridges), self.ensemble, self.full
         )
 
     def step(self, p: int, store: BatchStore) -> int:
-        """Test points of a batch, of p in all."""
+        """The number of test points per batch, of p test points in total."""
         chosen = self.batches.columns(p, self.workspace.room) if self.batch is None else min(p, self.batch)
         return store.columns(chosen, fixed=self.batch is not None)
 
     def tell(self, line: str) -> None:
-        """A line for people."""
+        """Print a line of progress."""
         self.workspace.tell(f"{self.solution.name}: {line}")
 
 
 def predictive_covariance(
     solution: Solution, test: TestKernel, *, full: bool, batch: int | None, workspace: Workspace
 ) -> PredictiveCovariance:
-    """Variances, and covariances where asked for, of every time and ridge.
+    """Variances at every time and ridge, and covariances if `full` is set.
 
-    A network trained on images and their flips is the sum of its even and odd part, which know nothing of each other: its
-    covariance is the mean of those that their kernels give (docs/mathematics.md). Without flips there is one part.
+    A network trained on images and their flips is the sum of its even and its odd part, which are independent. Its
+    covariance is the mean of the covariances of the two parts (docs/mathematics.md). Without flips there is one part.
 
     Args:
-        solution: one kernel's, at the times and ridges that are wanted.
+        solution: of one kernel, at the wanted times and ridges.
         test: the kernel between test and training points.
-        full: covariances between test points.
-        batch: test points that go together; None is chosen from the memory.
-        workspace: where.
+        full: whether covariances between test points are computed.
+        batch: test points per batch; None chooses the number from the memory.
+        workspace: store, executor and memory of the computation.
     """
     task = _Task(solution, full, batch, workspace)
     train, tests = solution.problem.kernel.parts(), test.parts()
@@ -93,19 +93,22 @@ def predictive_covariance(
 
 @dataclass(frozen=True)
 class _Kernels:
-    """What batches of one part are made from.
+    """The inputs of the batches of one part of the kernel.
 
     Args:
-        task: what is asked.
-        part: the kernel that is solved with.
-        test: the same between test and training points.
-        cross: errors of its stored tiles, of any test point.
+        task: the settings of all parts.
+        part: the train-train kernel that is solved with.
+        test: the same kernel between test and training points.
+        cross: errors of the stored test-train tiles, for any test point.
         prior: (p,) `K_**`, or (p, p) for full covariances.
-        diagonal: (p,) of the kernel that is solved with.
-        unit: rounding of the entries.
-        nngp: the train-train NNGP, its sampled rows and the errors of its test-train tiles; of ensembles alone.
-        tests: products with the test-train kernels, of full covariances alone.
-        dominance: the NNGP is at most so many times the NTK.
+        diagonal: (p,) `k(x, x)` of the test points under the kernel that is solved with.
+        unit: unit roundoff of the stored entries.
+        nngp: the train-train NNGP; only for ensembles.
+        nngp_rows: sampled rows of the NNGP; only for ensembles.
+        nngp_cross: errors of the test-train tiles of the NNGP; only for ensembles.
+        nngp_trace: trace of the NNGP; only for ensembles.
+        tests: products with the test-train kernel; only for full covariances.
+        dominance: a factor c such that the NNGP is at most c times the NTK.
     """
 
     task: _Task
@@ -133,7 +136,7 @@ class _Kernels:
 
 
 def _of_part(task: _Task, kernel: TrainKernel, test: TestKernel) -> PredictiveCovariance:
-    """As `predictive_covariance`, of one part of the kernel."""
+    """The result of `predictive_covariance` for one part of the kernel."""
     solution, p = task.solution, test.shape[0]
     batches = BatchStore(task.workspace.store, batches_key(solution, kernel, test, full=task.full))
     step = task.step(p, batches)
@@ -160,7 +163,7 @@ def _assembled(
     found: dict[tuple[int, int], dict[str, np.ndarray]],
     p: int,
 ) -> PredictiveCovariance:
-    """All batches as one."""
+    """Join all batches into one result."""
     shape = (len(task.solution.times), len(task.solution.problem.ridges))
     values, bounds, rounding = (np.empty((*shape, p)) for _ in range(3))
     out = PredictiveCovariance(values, bounds, rounding, np.empty((*shape, p, p)) if task.full else None)
@@ -179,7 +182,7 @@ def _assembled(
             matrix = out.covariance[entry]
             matrix += matrix.T.copy()
             matrix *= 0.5
-            # Of second order where the rest is of first; and never negative.
+            # The variance has a second-order error and is never negative; the covariance has a first-order error.
             np.fill_diagonal(matrix, out.variance[entry])
     return out
 
@@ -190,7 +193,7 @@ def _name(group: int, rows: slice) -> str:
 
 @contextlib.contextmanager
 def _open(task: _Task, kernel: TrainKernel, test: TestKernel, step: int) -> Iterator[_Kernels]:
-    """Everything that the batches share, opened once."""
+    """Open the inputs that all batches of a part share."""
     solution, executor = task.solution, task.workspace.executor
     settings, batches = solution.solver.config(), task.batches
     room = max(0, batches.room(task.workspace.room) - batches.memory.fixed - step * batches.memory.per_column)
@@ -205,7 +208,7 @@ def _open(task: _Task, kernel: TrainKernel, test: TestKernel, step: int) -> Iter
 
     with contextlib.ExitStack() as stack:
         matrix = kernel.matrix
-        # Most passes are over the kernel that is solved with: what it leaves is for the other.
+        # Most passes read the kernel of the solve, so it gets memory first and the other kernel gets what is left.
         item = min(matrix.dtype.itemsize, 4 if settings.products == "float32" else 8)
         held = min(room, sum(math.prod(tile.shape) for tile in matrix.grid) * item)
         products = solution.solver.pass_products
@@ -257,7 +260,7 @@ def _fill(
     missing: list[slice],
     found: dict[tuple[int, int], dict[str, np.ndarray]],
 ) -> None:
-    """Make the missing batches of a set of ridges, and keep each."""
+    """Compute and store the missing batches of one group of ridges."""
     task, began = kernels.task, time.monotonic()
 
     def progress(done: int, of: int, what: str) -> None:
@@ -271,7 +274,7 @@ def _fill(
                 batches.keep(_name(group, rows), arrays)
                 progress(k + 1, len(missing), "variances, batch")
             return
-        # The weights of every batch first: a block of a covariance needs those of two.
+        # Compute the weights of every batch first, because a block of the covariance needs the weights of two batches.
         for k, rows in enumerate(slices):
             if batches.load(f"{_name(group, rows)}-weights") is None:
                 batches.keep(f"{_name(group, rows)}-weights", _ensemble_weights(kernels, filters, rows))
@@ -285,7 +288,7 @@ def _fill(
 
 
 def _batch(kernels: _Kernels, filters: Filters, rows: slice) -> dict[str, np.ndarray]:
-    """Variances of a batch; of a posterior also its columns of the full covariance."""
+    """Variances of a batch; for a posterior with `full`, also its columns of the covariance."""
     if kernels.task.ensemble:
         return _ensemble(kernels, filters, rows)[0]
     columns = kernels.columns(kernels.test, rows)
@@ -298,6 +301,7 @@ def _batch(kernels: _Kernels, filters: Filters, rows: slice) -> dict[str, np.nda
 
 
 def _ensemble(kernels: _Kernels, filters: Filters, rows: slice) -> tuple[dict[str, np.ndarray], Weights]:
+    """Variances of a batch over an ensemble of networks, and the weights of its predictions."""
     assert kernels.nngp is not None
     assert kernels.nngp_rows is not None
     assert kernels.nngp_cross is not None
@@ -322,6 +326,7 @@ def _ensemble(kernels: _Kernels, filters: Filters, rows: slice) -> tuple[dict[st
 
 
 def _ensemble_weights(kernels: _Kernels, filters: Filters, rows: slice) -> dict[str, np.ndarray]:
+    """Variances of a batch, and its weights (T, R, n, k), ready to store."""
     arrays, weights = _ensemble(kernels, filters, rows)
     t, r, k = weights.shape
     values = weights.columns().reshape(-1, t, r, k).transpose(1, 2, 0, 3)
@@ -331,7 +336,7 @@ def _ensemble_weights(kernels: _Kernels, filters: Filters, rows: slice) -> dict[
 def _covariance_columns(
     kernels: _Kernels, batches: BatchStore, group: int, slices: list[slice], rows: slice
 ) -> dict[str, np.ndarray]:
-    """`K_** + B (K b - k) - K_* b` for the columns of a batch: (T, R, p, k)."""
+    """Columns of the covariance for a batch: `K_** + B (K b - k) - K_* b`, (T, R, p, k)."""
     assert kernels.nngp is not None
     assert kernels.tests is not None
     stored = _required(batches.load(f"{_name(group, rows)}-weights"))
@@ -347,7 +352,7 @@ def _covariance_columns(
 
 
 def _test_products(tests: RectangularOperator, weights: Weights) -> np.ndarray:
-    """Test-train kernel times weights, (T, R, p, k), in one pass."""
+    """The test-train kernel times the weights, (T, R, p, k), in one pass over its tiles."""
     t, r, k = weights.shape
     return tests.matmul(weights.columns()).reshape(-1, t, r, k).transpose(1, 2, 0, 3)
 
@@ -358,6 +363,6 @@ def _arrays(made: Variances) -> dict[str, np.ndarray]:
 
 def _required(arrays: dict[str, np.ndarray] | None) -> dict[str, np.ndarray]:
     assert arrays is not None, (
-        "the weights of a batch went away while covariances were made: run the same command again"
+        "the weights of a batch were deleted while covariances were computed: run the same command again"
     )
     return arrays

@@ -1,8 +1,8 @@
-"""A solver's side of a variance: its filters applied to a batch of columns, for a set of ridges.
+"""The part of a variance that a solver computes: its spectral filters applied to a batch of columns.
 
-A solver offers one thing, `Filters`: from the columns `a` (n, k) of a batch of test points to `a^T psi(A) a` or `phi(A) a`
-at every time and ridge, with bounds on what it left out. Spaces (krylov, eigh) answer every time; solutions (cg, cholesky)
-t = inf.
+Every solver implements `Filters`. It maps the columns `a` (n, k) of a batch of test points to `a^T psi(A) a` or
+`phi(A) a` at every time and ridge, with bounds on the truncated part. Solvers that keep a space (krylov, eigh) support
+every time; solvers that keep only solutions (cg, cholesky) support t = inf.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """A kernel, whole or one of its parts under flips, as variances need it.
+    """A kernel, or one of its parts under flips, for variances.
 
     Args:
-        kernel: that is solved with.
-        own: whether the solution is of this very kernel; of an odd part under flips it is not.
+        kernel: the kernel that is solved with.
+        own: whether the solution belongs to this exact kernel; false for the odd part under flips.
         times: T times in steps.
         operator: the train-train kernel.
-        rows: sampled rows of it.
+        rows: sampled rows of the kernel.
         largest_prior: largest `K_**` of the test points.
-        full: covariances between test points are wanted, whose errors are of first order.
+        full: whether covariances between test points are computed; their errors are of first order.
         noise: norm of the errors of the stored tiles, see `KrylovSolution`.
         ceiling: an upper bound on the smallest eigenvalue, see `KrylovSolution`.
-        workspace: where.
+        workspace: store, executor and memory of the computation.
     """
 
     kernel: TrainKernel
@@ -55,27 +55,28 @@ class Part:
 
 @runtime_checkable
 class Filters(Protocol):
-    """Filters of a kernel at the times and ridges that it was opened for."""
+    """Spectral filters of a kernel at the times and ridges for which the object was created."""
 
     def posterior(self, columns: np.ndarray) -> Quadratic:
-        """`a^T psi(A) a` of columns (n, k)."""
+        """The quadratic form `a^T psi(A) a` for every column a of an (n, k) array."""
         ...
 
     def ensemble(self, columns: np.ndarray) -> Ensemble:
-        """`phi(A) a` of columns (n, k)."""
+        """The weights `phi(A) a` for every column a of an (n, k) array."""
         ...
 
 
 @dataclass(frozen=True)
 class SpaceFilters:
-    """Filters in a space that is made for each batch, or serves all.
+    """Filters in a Krylov space, which is built for each batch or shared by all batches.
 
     Args:
-        space: from columns, and whether they are for a quadratic form, to the solution with the columns as targets.
+        space: a function of the columns, and of whether they are for a quadratic form. It returns the solution with
+            the columns as targets.
         spectral_filter: the training dynamics.
         times: T times in steps.
         ridges: absolute.
-        rows: of the kernel.
+        rows: sampled rows of the kernel.
     """
 
     space: Callable[[np.ndarray, bool], KrylovSolution]
@@ -97,7 +98,13 @@ class SpaceFilters:
 
 @dataclass(frozen=True)
 class BatchWeights:
-    """Of a batch: weights and residuals (R, n, k), and an estimate of the smallest eigenvalue without ridge."""
+    """Solved systems of one batch.
+
+    Args:
+        weights: (R, n, k).
+        residuals: (R, n, k).
+        smallest: an estimate of the smallest eigenvalue of the kernel without ridge.
+    """
 
     weights: np.ndarray
     residuals: np.ndarray
@@ -109,10 +116,10 @@ class WeightFilters:
     """Filters at t = inf from solved systems.
 
     Args:
-        solve: from columns, and whether they are for a quadratic form, to weights.
+        solve: a function of the columns, and of whether they are for a quadratic form. It returns their weights.
         ridges: absolute.
-        rows: of the kernel.
-        largest: its largest eigenvalue.
+        rows: sampled rows of the kernel.
+        largest: largest eigenvalue of the kernel.
     """
 
     solve: Callable[[np.ndarray, bool], BatchWeights]
@@ -136,7 +143,7 @@ class WeightFilters:
 
 
 def residuals(operator: AnyOperator, weights: np.ndarray, columns: np.ndarray, ridges: tuple[float, ...]) -> np.ndarray:
-    """`a - (T + ridge) x` in float64, from one pass over the tiles: (R, n, k)."""
+    """The residuals `a - (T + ridge) x` (R, n, k) in float64, from one pass over the tiles."""
     r, n, k = weights.shape
     product = operator.matmul(weights.transpose(1, 0, 2).reshape(n, r * k), products="float64")
     images = product.reshape(n, r, k).transpose(1, 0, 2)

@@ -1,4 +1,4 @@
-"""Cross-validation over one Gram matrix: every part of the training points predicted from the others."""
+"""Cross-validation on one Gram matrix: each fold of the training points is predicted from the other folds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ntkpipe.linalg.eigh import Eigensystem
 if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution
 
-# The matrix of so many points takes 0.8 GB.
+# The float64 matrix of this many points takes 0.8 GB.
 _MOST_POINTS = 10_000
 
 
 def fold_numbers(n: int, folds: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """Which part each of n points is in, (n,) from 0 on; parts differ by one point at most, and so does each class in them.
+    """The fold of each of n points, (n,) from 0. Sizes of folds differ by at most one point, also within each class.
 
-    Points are taken in turn, in their stored order, which is random.
+    Points are assigned in turn, in their stored order, which is random.
 
     Raises:
-        ConfigError: if there are fewer points than parts.
+        ConfigError: if there are fewer points than folds.
     """
     if folds > n:
-        raise ConfigError(f"data.folds={folds} of {n} training points leaves parts without points: ask for at most {n}")
+        raise ConfigError(f"data.folds={folds} exceeds the number of training points: set at most {n}")
     order = np.arange(n) if labels is None else np.argsort(labels, kind="stable")
     found = np.empty(n, dtype=np.int64)
     found[order] = np.arange(n) % folds
@@ -44,32 +44,35 @@ def cross_validate(
     *,
     labels: np.ndarray | None = None,
     scale: np.ndarray | None = None,
+    initial: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Errors of every part, predicted from the others, at every time and ridge: their means over parts, and standard errors.
+    """Cross-validation errors at every time and ridge: means over the folds, and standard errors.
 
-    Each part takes an eigendecomposition of the kernel among the others: float64, exact, in the memory of this process. A relative
-    ridge is relative to the kernel among the points that are trained on.
+    Each fold needs an exact float64 eigendecomposition of the kernel of the other folds, in the memory of this process.
+    A relative ridge is relative to the kernel of the points of these other folds.
 
     Args:
-        solution: of one kernel: its problem is divided.
-        folds: number of parts.
-        times: T times in steps; None are those of the solution.
-        labels: (n,) classes, kept in proportion; None in regression.
-        scale: (c,) that targets were divided by; None is 1.
+        solution: of one kernel; its problem is divided into folds.
+        folds: number of folds.
+        times: T times in steps; None takes the times of the solution.
+        labels: (n,) classes, whose proportions are the same in every fold; None in regression.
+        scale: (c,) by which the targets were divided; None is 1.
+        initial: (n, c) outputs at the start of training, which were subtracted from the targets; None is zero.
 
     Returns:
-        JSON-ready: `folds`, `times`, `ridges`, and by name (`accuracy`, or `rmse` and `r2`, and `mse`) `mean` and `standard_error`, each a
-        list over times of lists over ridges; and `best`, the time and ridge with the largest mean accuracy or smallest `mse`.
+        JSON-ready: `folds`, `times`, `ridges`; `mse` and `accuracy`, or in regression `mse`, `rmse` and `r2`, each with
+        `mean` and `standard_error`, which are lists over times of lists over ridges; and `best`, the time and ridge
+        with the largest mean accuracy or the smallest `mse`.
 
     Raises:
-        ConfigError: for too many points, or fewer than parts.
+        ConfigError: if there are too many points, or fewer points than folds.
     """
     problem = solution.problem
     kernel, targets = problem.kernel, problem.own_targets
     if kernel.n > _MOST_POINTS:
         raise ConfigError(
-            f"data.folds takes the whole kernel of {kernel.n:,} points into memory, and is for at most {_MOST_POINTS:,}: use "
-            "predict.selection=held_out"
+            f"data.folds needs the whole kernel of {kernel.n:,} points in memory, and supports at most "
+            f"{_MOST_POINTS:,} points: use predict.selection=held_out"
         )
     times = tuple(solution.times if times is None else times)
     numbers = fold_numbers(kernel.n, folds, labels)
@@ -82,7 +85,9 @@ def cross_validate(
         trained = problem.dynamics.filter(len(kept) * kernel.images_per_row, targets.shape[1])
         system = Eigensystem.of(whole[np.ix_(kept, kept)])
         made = means(system, whole[np.ix_(held, kept)], targets[kept], trained, times, ridges)
-        for name, values in _measures(made, targets[held], unit, None if labels is None else labels[held]).items():
+        start = np.zeros(targets.shape[1]) if initial is None else initial[held]
+        made, wanted = made + start, targets[held] + start
+        for name, values in _measures(made, wanted, unit, None if labels is None else labels[held]).items():
             measured.setdefault(name, []).append(values)
     record: dict[str, Any] = {
         "folds": folds,
@@ -99,7 +104,7 @@ def cross_validate(
 def _measures(
     made: np.ndarray, target: np.ndarray, unit: np.ndarray, labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Of means (T, R, v, c) and targets (v, c): by name (T, R)."""
+    """The error measures (T, R) by name, from means (T, R, v, c) and targets (v, c)."""
     squared = np.mean(((made - target) * unit) ** 2, axis=2)
     found = {"mse": squared.mean(axis=2)}
     if labels is not None:
@@ -110,6 +115,7 @@ def _measures(
 
 
 def _best(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The best time and ridge with their errors; None if no error is finite."""
     worth = np.array(record["accuracy"]["mean"]) if "accuracy" in record else -np.array(record["mse"]["mean"])
     if not np.isfinite(worth).any():
         return None

@@ -1,4 +1,4 @@
-"""How much targets scatter about what networks can predict: the variance of the observation noise, from training points alone."""
+"""The variance of the observation noise, estimated from training points."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ntkpipe.solvers.solution import Solution
     from ntkpipe.solvers.workspace import Workspace
 
-# The likelihood takes all eigenvalues: 1e12 operations for so many points.
+# The likelihood needs all eigenvalues, which take 1e12 operations for this many points.
 _MOST_POINTS = 10_000
-# Searched for between these, in units of the mean square of the targets.
+# Range of the search, in units of the mean square of the targets.
 _LEAST, _MOST = 1e-8, 10.0
 _STARTS = 41
 
@@ -34,19 +34,19 @@ def noise_of(
     scale: np.ndarray | None = None,
     workspace: Workspace | None = None,
 ) -> np.ndarray:
-    """Variances of the noise, (T, R, c), in the units in which the targets were solved for.
+    """Variances of the observation noise, (T, R, c), in the units of the targets of the solve.
 
     Args:
-        noise: a number, in the units of the data; `likelihood`; or `held_out`.
+        noise: a variance in the units of the data; `likelihood`; or `held_out`.
         solution: of one kernel.
         times: T times in steps.
-        variance: (T, R, p) of test points over networks.
-        count: of training points that `held_out` predicts from the others.
-        scale: (c,) that targets were divided by; None is 1.
-        workspace: where passes over tiles are made; None is where it was solved.
+        variance: (T, R, p) variances of test points over networks.
+        count: number of training points that `held_out` predicts from the others.
+        scale: (c,) by which the targets were divided; None is 1.
+        workspace: store and executor for passes over tiles; None takes those of the solution.
 
     Raises:
-        ConfigError: if it is none of these, or there are too many points for a likelihood.
+        ConfigError: if `noise` is none of these, or if there are too many points for `likelihood`.
     """
     shape = (len(times), len(solution.problem.ridges), solution.problem.targets.shape[1])
     if noise == "held_out":
@@ -63,23 +63,24 @@ def noise_of(
 def held_out_noise(
     solution: Solution, times: Sequence[float], variance: np.ndarray, count: int, workspace: Workspace
 ) -> np.ndarray:
-    """Mean squared errors of the last `count` training points, predicted from the others, less the mean variance over networks.
+    """Mean squared errors of the last `count` training points, predicted from the others, minus the mean variance.
 
-    So predicted variances are right on average for points like these. At least 0. Arguments and result as of `noise_of`.
+    The result is at least 0. With it, predicted variances are right on average for points like the held-out ones.
+    Arguments and result are those of `noise_of`.
     """
     errors, _ = held_out_errors(solution, count, times, workspace)
     return np.maximum(np.mean(errors**2, axis=2) - variance.mean(axis=2)[..., None], 0.0)
 
 
 def likelihood_noise(kernel: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """The variance `s` of each target at which `log N(y | 0, K + s I)` is largest, by all eigenvalues of the kernel.
+    """The noise variance s of each target that maximises `log N(y | 0, K + s I)`, from all eigenvalues of K.
 
     Args:
-        kernel: (n, n) float64, K.
+        kernel: the kernel K, (n, n) float64.
         targets: (n, c).
 
     Returns:
-        (c,).
+        (c,) variances.
     """
     values, vectors = scipy.linalg.eigh(kernel)
     values = np.maximum(values, 0.0)
@@ -102,10 +103,11 @@ def likelihood_noise(kernel: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _dense(solution: Solution) -> np.ndarray:
+    """The train-train kernel as one (n, n) array."""
     kernel = solution.problem.kernel
     if kernel.n > _MOST_POINTS:
         raise ConfigError(
-            f"noise=likelihood takes all eigenvalues of a kernel of {kernel.n:,} points, and is for at most {_MOST_POINTS:,}: use "
-            "noise=held_out"
+            f"noise=likelihood needs all eigenvalues of a kernel of {kernel.n:,} points, and supports at most "
+            f"{_MOST_POINTS:,} points: use noise=held_out"
         )
     return assemble(kernel.matrix)

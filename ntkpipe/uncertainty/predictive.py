@@ -1,4 +1,4 @@
-"""Variances and covariances of one kernel's predictions, as a value."""
+"""The variances and covariances of one kernel's predictions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictiveCovariance:
-    """Uncertainty of one kernel's predictions, test points in the order of the test kernel's rows.
+    """Uncertainty of one kernel's predictions at T times, R ridges and p test points, in the order of the test kernel.
 
     Args:
-        variance: (T, R, p), at least 0.
-        bound: (T, R, p) on their errors; inf where none is known.
-        rounding: (T, R, p), the part of the bound that is rounding and storage of tiles.
-        covariance: (T, R, p, p), or None.
-        warnings: what the user should know.
+        variance: (T, R, p) float64, at least 0.
+        bound: (T, R, p) bounds on the errors of the variances; inf where none is known.
+        rounding: (T, R, p) part of the bound that comes from rounding and from the storage of tiles.
+        covariance: (T, R, p, p) float64, or None.
+        warnings: texts for the user.
     """
 
     variance: np.ndarray
@@ -32,7 +32,7 @@ class PredictiveCovariance:
 
 
 def mean_of_parts(found: Sequence[PredictiveCovariance]) -> PredictiveCovariance:
-    """Of a kernel in parts that know nothing of each other: the mean of theirs."""
+    """The mean over the independent parts of a kernel: covariances, bounds and rounding."""
     matrices = [one.covariance for one in found if one.covariance is not None]
     return PredictiveCovariance(
         np.mean([one.variance for one in found], axis=0),
@@ -43,16 +43,16 @@ def mean_of_parts(found: Sequence[PredictiveCovariance]) -> PredictiveCovariance
 
 
 def rounding_warnings(solution: Solution, found: PredictiveCovariance) -> tuple[str, ...]:
-    """Where rounding exceeds the variance."""
+    """A warning if the bound on rounding exceeds some of the variances."""
     lost = found.rounding > found.variance
     if not lost.any():
         return ()
     share = lost.mean(axis=(1, 2))
     worst = int(np.argmax(share))
     remedy = (
-        "kernel.dtype=float64 computes and stores tiles that are exact to 1e-16"
+        "set kernel.dtype=float64, which computes and stores tiles that are exact to 1e-16"
         if solution.problem.kernel.matrix.dtype == np.float32
-        else "a ridge (predict.ridges) mends that"
+        else "set a ridge (predict.ridges)"
     )
     return (
         f"{solution.name}: rounding and the storage of tiles may exceed {share[worst]:.0%} of the variances at t = "

@@ -1,4 +1,4 @@
-"""Choosing the ridge and the training time from training points alone: the last of them held out, or each left out in turn."""
+"""Choice of the ridge and the training time by held-out or leave-one-out errors on training points."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ _COLUMNS = 256
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a selection found for one kernel.
+    """The result of a selection for one kernel.
 
     Args:
-        record: JSON-ready: `times` (infinity as the string `inf`), `ridges` (as asked for), `images` (how many were predicted),
-            `exact` (false of a sample), `mse` and `accuracy` with their `_standard_error`s, (T, R) lists, null where not known,
-            and `best`: `time`, `ridge` and these numbers.
-        residuals: (R, n, c) exact leave-one-out residuals, in the order of the kernel; None where they are not all known.
+        record: JSON-ready: `times` (infinity as the string `inf`), `ridges` (as configured), `images` (number of
+            predicted points), `exact` (false for a sample of points), `mse` (in the units of the data) and `accuracy` with
+            their `_standard_error`s, (T, R) lists with null for unknown values, and `best`: `time`, `ridge` and their
+            errors.
+        residuals: (R, n, c) exact leave-one-out residuals, in the order of the kernel and the units of the data; None
+            unless all are known.
     """
 
     record: dict[str, Any]
@@ -37,20 +39,20 @@ class Chosen:
 
 
 def held_out_count(asked: float, n: int) -> int:
-    """Points that are held out: the last of n.
+    """The number of held-out points.
 
     Args:
-        asked: a share below 1, or a number.
-        n: training points.
+        asked: a share below 1, or a number of points.
+        n: number of training points.
 
     Raises:
-        ConfigError: if that is none, or all of them.
+        ConfigError: if no point or every point is held out.
     """
     count = int(asked) if asked >= 1 else round(asked * n)
     if not 0 < count < n:
         raise ConfigError(
-            f"predict.held_out={asked:g} of {n:,} training points leaves {count:,} to predict and {max(n - count, 0):,} to learn "
-            "from: give another share, or number"
+            f"predict.held_out={asked:g} of {n:,} training points leaves {count:,} to predict and "
+            f"{max(n - count, 0):,} to train on: set another share or number"
         )
     return count
 
@@ -61,42 +63,55 @@ def select_held_out(
     times: Sequence[float],
     *,
     labels: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
     workspace: Workspace | None = None,
 ) -> Chosen:
-    """Errors on the last `count` training points of what the others predict, and the time and ridge with the smallest.
+    """Errors on the last `count` training points, predicted from the others, and the time and ridge with the smallest
+    error.
 
-    Test points have no part in it. In classification the largest accuracy is chosen, of equal ones that with the smallest
-    squared error; in regression the smallest squared error.
+    Test points are not used. In classification the largest accuracy is chosen, and among equal ones the smallest squared
+    error. In regression the smallest squared error of the targets of the solve is chosen, so standardised targets have
+    equal weight.
 
     Args:
-        solution: of one kernel, on all training points: its solver, times and ridges are used.
-        count: of points held out.
+        solution: of one kernel, on all training points; its solver, times and ridges are used.
+        count: number of held-out points.
         times: T times in steps, ascending.
         labels: (n,) classes of the training points; None in regression.
-        workspace: where; None is where it was solved.
+        scale: (c,) by which the targets were divided; None is 1.
+        workspace: store and executor; None takes those of the solution.
     """
     errors, rows = held_out_errors(solution, count, times, workspace or solution.workspace)
-    return Chosen(_record(solution, errors, rows, times, labels, exact=True, of=len(rows)))
+    return Chosen(_record(solution, errors, rows, times, labels, _unit(scale), exact=True, of=len(rows)))
 
 
 def select_leave_one_out(
-    solution: Solution, *, labels: np.ndarray | None = None, workspace: Workspace | None = None
+    solution: Solution,
+    *,
+    labels: np.ndarray | None = None,
+    scale: np.ndarray | None = None,
+    workspace: Workspace | None = None,
 ) -> Chosen:
-    """As `select_held_out`, by leave-one-out errors at t = inf; arguments as there."""
+    """The same choice as `select_held_out`, by leave-one-out errors at t = inf. Arguments have the same meaning."""
     n = solution.problem.kernel.n
     found = solution.leave_one_out(workspace=workspace or solution.workspace)
     exact = len(found.rows) == n
-    record = _record(solution, found.residuals[None], found.rows, (math.inf,), labels, exact=exact, of=n)
-    return Chosen(record, found.residuals if exact else None)
+    unit = _unit(scale)
+    record = _record(solution, found.residuals[None], found.rows, (math.inf,), labels, unit, exact=exact, of=n)
+    return Chosen(record, found.residuals * unit if exact else None)
+
+
+def _unit(scale: np.ndarray | None) -> np.ndarray:
+    return np.ones(1) if scale is None else scale
 
 
 def held_out_errors(
     solution: Solution, count: int, times: Sequence[float], workspace: Workspace
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Targets less predictions (T, R, v, c) of the last v training points from the others, and their rows.
+    """Errors (T, R, v, c) of the last v training points, predicted from the others, and the rows of these points.
 
-    Their kernels with the others are rows of the train-train tiles that there are: one pass with weights that are zero on
-    the points held out.
+    An error is the target minus the prediction. The kernels between held-out and other points are in the train-train
+    tiles: one pass multiplies them with weights that are zero on the held-out points.
     """
     problem, name = solution.problem, solution.name
     n = problem.kernel.n
@@ -123,15 +138,19 @@ def _record(
     rows: np.ndarray,
     times: Sequence[float],
     labels: np.ndarray | None,
+    unit: np.ndarray,
     *,
     exact: bool,
     of: int,
 ) -> dict[str, Any]:
-    """From errors (T, R, s, c) of the points `rows`, `of` so many, to what `Chosen` describes."""
+    """The record of `Chosen`, from the errors (T, R, s, c) of the points `rows`, a sample of `of` points.
+
+    `unit` converts errors to the units of the data.
+    """
     s = len(rows)
-    # Of a sample that is not all there is.
+    # Correction for a sample from a finite set.
     spread = math.sqrt((1.0 - s / of) if not exact else 1.0) / math.sqrt(s)
-    squared = np.mean(errors**2, axis=3)
+    squared, solved = np.mean((errors * unit) ** 2, axis=3), np.mean(errors**2, axis=(2, 3))
     record: dict[str, Any] = {
         "times": ["inf" if math.isinf(t) else float(t) for t in times],
         "ridges": [float(r) for r in solution.problem.asked_ridges],
@@ -140,8 +159,8 @@ def _record(
         "mse": _plain(squared.mean(axis=2)),
         "mse_standard_error": _plain(squared.std(axis=2) * spread),
     }
-    known = np.isfinite(squared.mean(axis=2))
-    order = np.where(known, squared.mean(axis=2), np.inf)
+    known = np.isfinite(solved)
+    order = np.where(known, solved, np.inf)
     criterion = order
     if labels is not None:
         means = solution.problem.own_targets[rows] - errors
@@ -164,4 +183,5 @@ def _record(
 
 
 def _plain(values: np.ndarray) -> list[list[float | None]]:
+    """Nested lists with None for values that are not finite."""
     return [[float(v) if math.isfinite(v) else None for v in row] for row in values]

@@ -78,7 +78,7 @@ def test_with_a_shape_no_data_is_loaded_and_no_ray_started(command, tmp_path, mo
         (f"kernel=spec kernel.path=a.yaml {SHAPE}", "a.yaml cannot be read"),
         (
             f"kernel=cnn_gap kernel.filter=[3,3,3] {SHAPE}",
-            "kernel.filter=[3, 3, 3] has 3 numbers, and these are images of 32 x 32: set as many",
+            "kernel.filter=[3, 3, 3] has 3 numbers, but the data has images of 32 x 32: set one number per axis",
         ),
         (f"kernel=cnn_gap kernel.padding=same {SHAPE}", "SAME, VALID, CIRCULAR"),
         ("kernel=cnn_gap kernel.padding=VALID kernel.depth=4 image_shape=[8,8,3]", "layer 6 (conv)"),
@@ -90,3 +90,10 @@ def test_what_is_refused(command, tmp_path, words, text):
     assert (code, text in err) == (2, True), err
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_svg_is_a_diagram(command):
+    code, text, _ = command("describe", "kernel=resnet", SHAPE, "format=svg")
+    assert code == 0
+    assert text.startswith("<svg")
+    assert "8 × 8 × 3" in text

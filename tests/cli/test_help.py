@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ntkpipe.cli import stages
+from ntkpipe.cli import other_names, stages
 from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.completing import SCRIPTS, candidates
+from ntkpipe.cli.folder import config_folder
 from ntkpipe.cli.help import page
 from ntkpipe.config.reference import groups, reference
 from ntkpipe.run.meanings import settings
@@ -23,8 +25,16 @@ def test_every_setting_and_group_has_a_text():
     assert list(reference()) == list(settings())
     assert [name for name, one in reference().items() if name.rpartition(".")[2] != "kind" and len(one.text) < 8] == []
     assert all(groups().values())
-    assert reference()["kernel.w_std"].text.startswith("of every layer")
+    assert reference()["kernel.w_std"].text.startswith("standard deviation of the weights")
     assert reference()["cluster.memory_gib"].text.endswith("or from what the nodes have.")
+
+
+def test_names_of_other_libraries_lead_to_settings():
+    assert set(other_names.NAMES) <= set(reference())
+    assert other_names.meant("kernel.sigma_w") == ["kernel.w_std"]
+    assert other_names.meant("solver.iterations") == ["solver.max_steps"]
+    # A name of a setting is never among them, so that an existing setting is not said to be unknown.
+    assert not {name for names in other_names.NAMES.values() for name in names.split()} & set(reference())
 
 
 def test_the_page_is_current():
@@ -59,11 +69,31 @@ def test_what_a_name_means(command, name):
 def test_a_setting_is_told_with_its_type_default_and_reach(command):
     out = command("help", "kernel.depth")[1]
     assert out.startswith("kernel.depth=3\n    a whole number: hidden layers of `fcn`")
-    assert "has a meaning for kernel.kind: fcn, cnn_vec" in out
+    assert "used only with kernel=fcn, cnn_vec" in out
+
+
+def test_a_choice_is_explained_with_the_settings_that_it_uses_and_its_own_values(command):
+    out = command("help", "kernel=attention")[1]
+    assert out.startswith("kernel=attention: Convolutions, softmax attention")
+    assert "\nkernel.blocks=1\n" in out  # conf/kernel/attention.yaml; the default of the group is 3
+    assert not re.search(r"^kernel\.(length_scale|readout_depths|kind)=", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("group", ["data", "kernel", "solver", "cluster", "cluster/launch"])
+def test_every_choice_has_help(command, group):
+    for path in sorted((config_folder() / group).glob("*.yaml")):
+        code, out, _ = command("help", f"{group}={path.stem}")
+        assert (code, out.startswith(f"{group}={path.stem}: ")) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("dept", "Did you mean kernel.depth?"), ("kind", "data.kind or"), ("x", "help lists")]
+    ("word", "said"),
+    [
+        ("dept", "Did you mean kernel.depth?"),
+        ("kind", "data.kind or"),
+        ("qqq", "help lists"),
+        ("uncertainty", "Did you mean predict.covariance?"),
+    ],
 )
 def test_what_help_does_not_know(command, word, said):
     code, _, err = command("help", word)

@@ -34,7 +34,7 @@ def test_help_version_and_unknown_commands(command):
     [
         (("runn",), "did you mean ntkpipe run?"),
         (("statsu",), "did you mean ntkpipe status?"),
-        (("kernel.depth=3",), "a command comes first, such as ntkpipe run kernel.depth=3"),
+        (("kernel.depth=3",), "give a command first, such as ntkpipe run kernel.depth=3"),
         (("status", "run_dri=x"), "Did you mean run_dir=x?"),
         (("verify", "run_dir=x", "tiles=many"), "is not a run"),
     ],

@@ -40,9 +40,9 @@ def test_text_says_what_depth_does(command):
     assert "erf, w_std=1.3, b_std=0.2: chaotic" in out
     assert "depth 30 is 2 correlation lengths (14.7 layers)" in out
     _, out, _ = command(*ERF, "kernel.depth=200")
-    assert "float32 tells equal images apart" in out
+    assert "makes equal images differ" in out
     _, out, _ = command(*ERF, "kernel=cnn_vec", "image_shape=[8,8,3]")
-    assert "filter 3 x 3: the slowest pattern over 8 pixels lasts" in out
+    assert "filter 3 x 3: the slowest spatial mode over 8 pixels has a depth scale of" in out
 
 
 def test_a_diagram_is_drawn_with_its_numbers(command, tmp_path):
@@ -82,7 +82,7 @@ def test_without_a_lasting_variance_the_facts_that_exist_are_shown(command):
     code, out, _ = command("phase", "kernel.depth=9")  # w_std = sqrt 2, b_std = 0.1
     assert code == 0
     assert "grows without bound" in out
-    assert "critical is one point, not a line: w_std=1.414213562 with b_std=0" in out
+    assert "the only critical network has w_std=1.414213562 and b_std=0" in out
     assert "each layer multiplies the variance by 1 and adds b_std^2 = 0.01" in out
     code, out, _ = command("phase", "kernel.depth=9", "format=json")
     made = json.loads(out)
@@ -92,7 +92,7 @@ def test_without_a_lasting_variance_the_facts_that_exist_are_shown(command):
     assert made["chi_1"] == pytest.approx(1.0)
     code, out, _ = command("phase", "kernel.activation=monomial", "+kernel.activation_args.degree=2")
     assert code == 0
-    assert "a stable variance is at 0.010685" in out
+    assert "there is a stable fixed point at 0.010685" in out
     assert "each layer multiplies" not in out
 
 
@@ -125,13 +125,13 @@ def test_describe_has_up_to_three_lines_of_it(command, words):
         ("phase.input_variance=0", "must be"),
         ("format=yaml", "format=yaml is not one of text, json"),
         ("phase.w_std=[1,2,5]", "needs both axes"),
-        ("phase.w_std=[1,2,1] phase.b_std=[0,1,5]", "is a grid of 1 points"),
+        ("phase.w_std=[1,2,1] phase.b_std=[0,1,5]", "the count, must be a whole number of at least 2"),
         ("phase.w_std=[-1,2,5] phase.b_std=[0,1,5]", "low above 0"),
         ("phase.w_std=[1,2,5] phase.b_std=[-1,1,5]", "low at least 0"),
         ("phase.w_std=[2,1,5] phase.b_std=[0,1,5]", "high above low"),
         ("phase.w_std=[1,2] phase.b_std=[0,1,5]", "must be [low,high,count]"),
         ("phase.w_std=x phase.b_std=[0,1,5]", "must be [low,high,count]"),
-        ("kernel=resnet phase.w_std=[1,2,5] phase.b_std=[0,1,5]", "a phase diagram is of plain networks"),
+        ("kernel=resnet phase.w_std=[1,2,5] phase.b_std=[0,1,5]", "a phase diagram needs a plain network"),
         ("kernel=resnet phase.block=[3,2]", "0 <= first < end <="),
         ("kernel=resnet phase.block=[0,1.5]", "must be a whole number"),
         ("phase.block=[2,3]", "must begin after a linear layer and end with one"),

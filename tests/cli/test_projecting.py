@@ -19,9 +19,9 @@ def words(tmp_path) -> tuple[str, ...]:
 def test_sizes_and_overrides(words, capsys) -> None:
     assert main([*words, "cluster.profile=h200x8x16", "plan.sizes=[50000,1000000]", "profile.nodes=2"]) == 0
     out = capsys.readouterr().out
-    assert "50,000 points on h200x8x16, 2 x 8 workers" in out
+    assert "50,000 points on h200x8x16, 2 nodes with 8 workers each" in out
     assert "1,000,000 points on h200x8x16" in out
-    assert "no cluster has been measured, and of GPUs one H200" in out
+    assert "measurements of one H200 GPU and of no cluster" in out
     assert main([*words, "cluster/profile=cpu16x64", "plan.figures=true", "profile.price=7"]) == 0
     out = capsys.readouterr().out
     assert "100 points on cpu16x64" in out
@@ -36,7 +36,7 @@ def test_without_a_profile(words, capsys) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["cluster.profile=none"], "no such file"),
+        (["cluster.profile=none"], "no such profile"),
         (["plan.sizes=[5]"], "need a machine"),
         (["cluster.profile=cpu16x64", "plan.sizes=many"], "must be a list of numbers"),
         (["cluster.profile=cpu16x64", "plan.sizes=[0]"], "a whole number above 0"),
@@ -68,5 +68,5 @@ def test_planning_writes_nothing_and_starts_nothing(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("ntkpipe.planning.shapes._WORTH_MEASURING", 0.0)
     assert main(["plan", *words]) == 0
     assert main(["plan", *words, "kernel=cnn_gap", "grid.edge=null", "augment=hflip"]) == 0
-    assert "figures:" in capsys.readouterr().out
+    assert "numbers used:" in capsys.readouterr().out
     assert _tree(tmp_path) == before

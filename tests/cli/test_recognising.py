@@ -45,7 +45,7 @@ def test_what_is_said_stays():
 
 @pytest.mark.parametrize("path", ["somewhere", "a.dat", "a.npz,b.csv"])
 def test_what_is_not_recognised_is_asked_for(path):
-    with pytest.raises(ConfigError, match="say which, data=npz"):
+    with pytest.raises(ConfigError, match="choose one, data=npz"):
         with_data([f"data.path={path}"])
 
 
@@ -55,5 +55,5 @@ def test_a_run_of_a_file_alone(command, tmp_path):
     np.savez(tmp_path / "mine.npz", **arrays, y_train=np.arange(20) % 2, y_test=np.arange(4) % 2)
     code, _, err = command("gram", "data.path=mine.npz")
     assert code == 0, err
-    assert "data     npz, by the name of mine.npz" in err
+    assert "data     npz, recognised from mine.npz" in err
     assert [path.name.rpartition("-")[0] for path in (tmp_path / "runs").iterdir()] == ["mine-fcn"]

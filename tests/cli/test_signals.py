@@ -50,7 +50,7 @@ def test_a_signal_stops_a_run_which_goes_on_from_there(tmp_path: Path, number: s
     run.send_signal(number)
     _, err = run.communicate()
     assert run.returncode == RequeueError.exit_code == 75, err
-    assert f"stopped by {number.name}" in err  # which a process that is ended after its grace does not say
+    assert f"this run received {number.name}" in err  # which a process that is ended after its grace does not say
     assert len(receipts) <= len(list(tmp_path.glob("store/gram/*/receipts/train/*"))) < 2016
 
 

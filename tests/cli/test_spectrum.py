@@ -26,7 +26,7 @@ def test_a_run_has_a_spectrum(command, run):
     assert code == 0
     assert "60 points, all eigenvalues" in out
     assert "n =       30: predicted squared error" in out
-    assert "squared error, not accuracy" in out
+    assert "It does not predict accuracy." in out
     made = {one["kernel"]: one for one in json.loads((run / "spectrum" / "spectrum.json").read_text())}
     assert set(made) == {"ntk", "nngp"}
     from_python = nk.open_run(run).spectrum("ntk")
@@ -50,15 +50,16 @@ def test_a_run_has_a_spectrum(command, run):
     [
         ("probes=1", "probes=1 must be at least 2"),
         ("top=0", "top=0 must be at least 1"),
-        ("kernel=gram", "kernel=gram is not one of those"),
+        ("kernel=gram", "kernel=gram is not one of the run's kernels"),
         ("sizes=[60]", "below the 60 points"),
         ("sizes=30", "must be a list of whole numbers"),
     ],
 )
 def test_what_is_refused(command, run, words, text):
-    code, _, err = command("spectrum", f"run_dir={run}", *words.split())
+    code, out, err = command("spectrum", f"run_dir={run}", *words.split())
     assert code == 2
     assert text in err
+    assert "eigenvalues" not in out + err  # before anything is computed
 
 
 def test_a_run_without_tiles_is_told_what_makes_them(command, tmp_path):

@@ -11,8 +11,8 @@ EXPERIMENTS = sorted(p.stem for p in (config_folder() / "experiment").glob("*.ya
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("data.path=mine", "say which, data=npz, data=table"),
-        ("+data.path=mine", "say which, data=npz"),
+        ("data.path=mine", "choose one, data=npz, data=table"),
+        ("+data.path=mine", "choose one, data=npz"),
         ("data=synthetic data.path=mine.npz", "no meaning for data=synthetic, which takes data.subset_seed,"),
         ("kernel=myrtle5 kernel.depth=3", "kernel.depth=3 has no meaning for kernel=myrtle5"),
         (

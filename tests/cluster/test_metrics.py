@@ -19,7 +19,7 @@ def test_numbers_reach_the_endpoint_of_the_node(session) -> None:
     session.publish("gram", {"done": 12.0, "rate": 3.5})
     port = next(node["MetricsExportPort"] for node in ray.nodes() if node["Alive"])
     if port <= 0:
-        pytest.skip("this Ray has no metrics: pip install 'ntkpipe[cluster]'")
+        pytest.skip('this Ray has no metrics: pip install "ntkpipe[cluster]"')
     wanted = {'quantity="done"': "12.0", 'quantity="rate"': "3.5"}
     found: dict[str, str] = {}
     deadline = time.monotonic() + 60  # Ray exports every ten seconds

@@ -22,7 +22,7 @@ PATIENCE = 180.0
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("opencensus") is None, reason="no dashboard here: pip install 'ntkpipe[cluster]'"),
+    pytest.mark.skipif(find_spec("opencensus") is None, reason='no dashboard here: pip install "ntkpipe[cluster]"'),
 ]
 
 
@@ -57,6 +57,8 @@ def head() -> Iterator[Head]:
         "--dashboard-host=127.0.0.1",
         f"--temp-dir={folder}/ray",
     ]
+    # Ray's fixed port of the agent may be taken, by another cluster say. The agent would then never take a job.
+    options += ["--dashboard-agent-listen-port=0"]
     options += ["--node-ip-address=127.0.0.2", "--num-cpus=2", "--object-store-memory=100000000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *options],

@@ -156,7 +156,7 @@ def test_a_job_on_two_nodes_is_warned_requeued_and_goes_on(slurm: dict[str, str]
     log = tmp_path / "run" / "launch" / f"slurm-{job}.log"
     until(lambda: "requeued" in log.read_text(), PATIENCE, tmp_path)
     text = log.read_text()
-    assert "stopped by SIGUSR1" in text
+    assert "this run received SIGUSR1" in text
     assert "ended with code 75: requeued" in text
     assert "2 nodes for 4 tasks" in text
 

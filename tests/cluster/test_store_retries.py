@@ -102,7 +102,7 @@ def test_the_status_of_a_run_counts_what_its_workers_did(server: str, tmp_path: 
         spoilt = sum(proxy.injected.values())
     for where in (f"store.url={url}", "run_dir=run"):
         told = ntkpipe("status", where).stdout
-        repeated = int(told.partition(" requests to the store repeated")[0].rpartition(" ")[2].replace(",", ""))
+        repeated = int(told.partition(" repeated requests to the store")[0].rpartition(" ")[2].replace(",", ""))
         # After the last report the driver packs receipts, and lets go of leases.
         assert spoilt / 2 < repeated <= spoilt, told
     receipt = json.loads((tmp_path / "run" / "stages" / "gram.json").read_text())

@@ -155,7 +155,7 @@ def hosts() -> Iterator[Hosts]:
 
 
 def test_a_host_that_does_not_see_the_store(hosts: Hosts) -> None:
-    """One that joins late is not counted on; one that is there at the start is named. Where both see it, both compute."""
+    """One that joins late is node is not used; one that is there at the start is named. Where both see it, both compute."""
     local = (f"store.url={hosts.folder}/local/store", f"run_dir={hosts.folder}/shared/late")
     late = hosts.ntkpipe("gram", *GRAM, "grid.edge=8", *local)
     deadline = time.monotonic() + PATIENCE

@@ -215,7 +215,7 @@ def test_what_was_left_out_and_what_is_missing_is_noted(tmp_path):
     config = save(tmp_path / "a.npz", x_train=x, x_test=x[10:20], y_test=np.arange(10) % 2)
     assert load_dataset(with_(config, drop_invalid=True)).notes == (
         "dropped 1 of 40 images in x_train with NaN or infinite values (rows 3)",
-        "classes without test points: 2, 3. Their accuracy stays unknown",
+        "classes without test points: 2, 3. Their accuracy is unknown",
     )
 
 

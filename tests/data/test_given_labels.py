@@ -21,7 +21,7 @@ def test_labels_pair_up_with_the_rows_and_name_classes(tmp_path):
     np.testing.assert_array_equal(found.labels_train, [0, 1, 2])
     np.testing.assert_array_equal(found.labels_test, [1, 2])
     assert found.class_names == ("a", "b", "c")
-    with pytest.raises(DataError, match=re.escape("y_test of") + ".* 2 entries and kernel.test 3 rows"):
+    with pytest.raises(DataError, match=re.escape("y_test of") + ".* 2 entries, but kernel.test has 3 rows"):
         load_given_labels(config, 3, 3)
 
 

@@ -59,5 +59,5 @@ def test_a_zip_with_a_folder_of_its_own(tmp_path):
 def test_test_images_of_its_own_are_not_drawn(tmp_path):
     pictures(tmp_path / "train")
     pictures(tmp_path / "test")
-    with pytest.raises(DataError, match="has test images of its own"):
+    with pytest.raises(DataError, match="already has test images"):
         load(tmp_path, test_fraction=0.2)

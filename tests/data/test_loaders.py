@@ -470,9 +470,9 @@ def test_whatever_is_a_picture_is_read_and_the_rest_is_named(tmp_path):
         assert raw.x_train[3:5, 0, 0, 0].tolist() == [8, 7]  # deep/1.PNG comes before deep/er/0.png
         above = "above/" if "b.zip" in str(config.path) else ""
         assert raw.notes == (
-            f"4 files that are no pictures are left out: {above}test/bat/drawing.eps, {above}train/loose.png, "
+            f"Left out 4 files that are not pictures: {above}test/bat/drawing.eps, {above}train/loose.png, "
             f"{above}train/owl/deep/movie.mp4, ...",
-            "folders beside train/ and test/ are left out: valid",
+            "left out folders beside train/ and test/: valid",
         )
 
 
@@ -490,7 +490,7 @@ def test_links_are_followed_once(tmp_path):
 def test_no_class_vanishes(files, tmp_path):
     config = save_tree(tmp_path / "f", {**tree(), **{f"train/dog/{name}": content for name, content in files.items()}})
     (tmp_path / "f" / "train" / "dog").mkdir(exist_ok=True)
-    text = r"class 'dog' .*has no picture that can be read under train/" + (f".*{len(files)} files" if files else "")
+    text = r"class 'dog' .*has no readable picture under train/" + (f".*{len(files)} files" if files else "")
     with pytest.raises(DataError, match=text):
         load_raw(config)
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
@@ -503,7 +503,7 @@ def test_no_class_vanishes(files, tmp_path):
 
 @pytest.mark.parametrize("other", ["Owl", "OWL", "owl "])
 def test_classes_that_differ_in_case_alone(other, tmp_path):
-    with pytest.raises(DataError, match=r"'owl'.*differ in case or spaces alone"):
+    with pytest.raises(DataError, match=r"'owl'.*differ only in case or spaces"):
         load_raw(save_tree(tmp_path / "f", {**tree(), f"train/{other}/0.png": png()}))
 
 
@@ -550,8 +550,8 @@ def test_what_a_picture_loses_is_told(tmp_path):
     assert raw.notes == (
         "1 pictures are CMYK: converted to RGB without a colour profile (train/owl/13.jpg)",
         "1 pictures have 16 bits per colour: read as 8 bits (train/owl/14.ppm)",
-        "1 pictures have several frames: the first is taken (train/owl/12.gif)",
-        "1 pictures have transparent pixels: their colours are taken, their transparency is not (train/owl/10.png)",
+        "1 pictures have several frames: only the first is read (train/owl/12.gif)",
+        "1 pictures have transparent pixels: read with their colours, without transparency (train/owl/10.png)",
     )
     assert raw.x_train[-2, 0, 0, 0] > 200  # CMYK without cyan is red
     assert raw.x_train[-1, 0, 0, 0] == 128

@@ -201,7 +201,7 @@ def test_unfinished_writes_are_finished(written, tmp_path):
     (tmp_path / images.prefix / "manifest.json").unlink()
     (tmp_path / images.prefix / "train/c/4/0/0/0").unlink()
     forget()
-    with pytest.raises(IncompleteError, match="not written to the end"):
+    with pytest.raises(IncompleteError, match="not written completely"):
         images.read("train", 0, 5)
     kept = (tmp_path / images.prefix / "train/c/3/0/0/0").stat().st_mtime_ns
     write_prepared(data, store)

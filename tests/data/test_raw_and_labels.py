@@ -50,7 +50,7 @@ def test_layouts(shape, expected):
         ({"x_train": np.zeros((0, 4, 4, 3)), "y_train": np.zeros(0, int)}, "x_train is empty"),
         ({"y_train": np.arange(5)}, "y_train has 5 entries for 6 images"),
         ({"y_test": np.array(3)}, "y_test has 1 entries for 3 images"),
-        ({"x_train": np.arange(6), "y_train": np.zeros((6, 4, 4, 3))}, "are they swapped"),
+        ({"x_train": np.arange(6), "y_train": np.zeros((6, 4, 4, 3))}, "may be swapped"),
         ({"x_test": np.zeros((0, 4, 4, 3)), "y_test": np.zeros(0, int)}, "x_test is empty"),
         (
             {"x_train": np.zeros((6, 64, 4)), "x_test": np.zeros((3, 64, 4))},
@@ -79,7 +79,7 @@ def test_invalid_pixels_are_named_or_dropped(value):
     assert good.index_test.tolist() == [1, 2]
     assert np.isfinite(good.x_train).all()
     bad.x_test[:] = value
-    with pytest.raises(DataError, match="nothing is left"):
+    with pytest.raises(DataError, match="leaves no rows"):
         checked(bad, drop_invalid=True)
 
 
@@ -110,7 +110,7 @@ def test_pixels_of_two_scales_are_refused(below, dtype):
         f"x_{part}": (getattr(scaled, f"x_{part}") * by).astype(dtype)
         for part, by in zip(("train", "test"), below, strict=True)
     }
-    with pytest.raises(DataError, match="about 255 times"):
+    with pytest.raises(DataError, match="a factor of about 255"):
         checked(raw(**changed), drop_invalid=False)
 
 
@@ -154,7 +154,7 @@ def test_unknown_coding():
         ({"y_train": np.array([0, 1, 2, 0, 1, 3]), "class_names": ("a", "b", "c")}, r"label 3 at row 5"),
         ({"y_train": np.array([0, 1, 2, 0, 1, np.nan])}, r"1 labels are NaN or infinite \(first at row 5\)"),
         ({"y_train": np.array([0, 1, 2, 0, 1, 2.5])}, "data.labels=regression for real targets"),
-        ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, r"1\.\.3, and there is no label 0: subtract 1"),
+        ({"y_train": np.array([1, 2, 3, 1, 2, 3])}, r"1\.\.3, without label 0: subtract 1"),
         ({"y_train": 2 * np.eye(6, dtype=int)}, "one-hot rows"),
         ({"y_train": np.array(list("abcabc")), "y_test": np.array(list("abd"))}, "holds 'd' at row 2"),
         ({"y_train": np.array(["a", None, "b", "a", "b", "a"], object)}, "no label at row 1"),
@@ -224,8 +224,8 @@ def test_classes_that_one_set_lacks_are_told():
     names = tuple("abcdefgh")
     learnt = class_notes(np.array([0, 1, 2, 3, 4, 5, 6]), np.array([0, 0, 7]), names)
     assert learnt == (
-        "1 of 3 test points are of classes without training points (h): no prediction of these can be right",
-        "classes without test points: b, c, d, e, f and 1 more. Their accuracy stays unknown",
+        "1 of 3 test points belong to classes without training points (h) and cannot be predicted correctly",
+        "classes without test points: b, c, d, e, f and 1 more. Their accuracy is unknown",
     )
     assert class_notes(np.array([0, 1]), np.array([1, 0]), names) == ()
     assert class_notes(None, None, names) == ()

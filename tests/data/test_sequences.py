@@ -142,5 +142,5 @@ def test_masks_of_a_file(tmp_path):
     np.savez(path, x_train=x, y_train=y, mask_train=LENGTHS[:4])
     with pytest.raises(DataError, match="they must pair up"):
         load_dataset(DataConfig(**config))
-    with pytest.raises(ConfigError, match="not downsampled or whitened"):
+    with pytest.raises(ConfigError, match="cannot be downsampled or whitened"):
         nk.Dataset(sequences(), y, layout="NLC", mask=LENGTHS, zca=0.1).prepared()

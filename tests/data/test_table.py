@@ -102,8 +102,9 @@ def test_the_choice_between_numbers_and_classes_can_be_made(tmp_path):
     table = frame().assign(price=np.arange(60) % 3)
     assert load_dataset(config(tmp_path / "a.csv", table, labels="regression")).labels_train is None
     assert load_dataset(config(tmp_path / "a.csv", table, labels="half")).y_train.max() == 0.5
+    assert load_dataset(config(tmp_path / "a.csv", table, targets="standardize")).labels_train is None
     with pytest.raises(ConfigError, match=r"data\.targets=standardize is for real targets"):
-        load_dataset(config(tmp_path / "a.csv", table, targets="standardize"))
+        load_dataset(config(tmp_path / "a.csv", table, labels="centered", targets="standardize"))
 
 
 def test_missing_entries_are_refused_by_row_and_column(tmp_path):
@@ -126,12 +127,15 @@ def test_missing_entries_are_refused_by_row_and_column(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda t: t.assign(name=[f"person {k}" for k in range(60)]), "column 'name' .* names rows"),
+        (lambda t: t.assign(name=[f"person {k}" for k in range(60)]), "column 'name' .* identify rows"),
         (
             lambda t: t.assign(day=pd.date_range("2020-01-01", periods=60)),
             "column 'day' .* neither numbers nor categories",
         ),
-        (lambda t: t.assign(age=[*map(str, range(59)), "old"]), "column 'age' .* reads as numbers; row 59 holds 'old'"),
+        (
+            lambda t: t.assign(age=[*map(str, range(59)), "old"]),
+            "column 'age' .* most entries are numbers; row 59 holds 'old'",
+        ),
         (lambda t: t.assign(age=[*range(59), np.inf]), "column 'age' .* infinite in row 59"),
         (lambda t: t[["price"]].assign(one=1), "no column that differs"),
         (lambda t: t.rename(columns={"price": "prize"}), r"did you mean 'prize'\?"),
@@ -180,7 +184,7 @@ def test_other_delimiters_and_marks_of_nothing(tmp_path):
     assert table.column_names == ["a", "b", "c"]
     assert table.column("a").to_pylist() == [1, None]
     (tmp_path / "twice.csv").write_text("a,a \n1,2\n")
-    with pytest.raises(DataError, match="several columns of the name 'a'"):
+    with pytest.raises(DataError, match="several columns named 'a'"):
         read_table(str(tmp_path / "twice.csv"), "data.path")
     with pytest.raises(DataError, match="is not a file"):
         read_table(str(tmp_path / "none.csv"), "data.path")
@@ -235,5 +239,5 @@ def test_arrays_without_test_points_are_divided(tmp_path):
     assert len(data.test_index) == 10
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_test=x[:5])
     assert load_dataset(DataConfig(kind="npz", path=str(tmp_path / "b.npz"))).labels_test is None
-    with pytest.raises(DataError, match="has test points of its own"):
+    with pytest.raises(DataError, match="already has test points"):
         load_dataset(DataConfig(kind="npz", path=str(tmp_path / "b.npz"), test_fraction=0.2))

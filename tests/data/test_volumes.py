@@ -45,8 +45,10 @@ def test_predictions_of_volumes():
 def test_filters_have_as_many_numbers_as_the_points_have_axes():
     spec = kernel_spec(KernelConfig(kind="cnn_vec", filter=(3, 3, 3)), (4, 5, 6, 2))
     assert spec[0]["filter"] == [3, 3, 3]
-    with pytest.raises(ConfigError, match=r"kernel.filter=\[3, 2\] has 2 numbers, and these are volumes of 4 x 5 x 6"):
+    with pytest.raises(
+        ConfigError, match=r"kernel.filter=\[3, 2\] has 2 numbers, but the data has volumes of 4 x 5 x 6"
+    ):
         kernel_spec(KernelConfig(kind="cnn_vec", filter=(3, 2)), (4, 5, 6, 2))
     assert kernel_spec(KernelConfig(kind="cnn_vec"), (4, 5, 6, 2)) == spec
-    with pytest.raises(ConfigError, match="these are images of 4 x 5"):
+    with pytest.raises(ConfigError, match="the data has images of 4 x 5"):
         kernel_spec(KernelConfig(kind="cnn_vec", filter=(3, 3, 3)), (4, 5, 2))

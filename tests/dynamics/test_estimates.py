@@ -15,7 +15,6 @@ from ntkpipe.dynamics.estimates import (
     disturbance,
     error_estimate,
     few_rows,
-    fewer_outputs,
     growth,
     moved_weights,
     movement_of,
@@ -23,6 +22,7 @@ from ntkpipe.dynamics.estimates import (
 )
 from ntkpipe.dynamics.filters import GradientDescent, GradientFlow, Momentum
 from ntkpipe.dynamics.krylov import KrylovSolution
+from ntkpipe.dynamics.movement import summed_outputs
 from ntkpipe.dynamics.sampling import RowSample, TestErrors
 
 DRAWS = 40
@@ -92,8 +92,8 @@ def test_a_truncated_space_is_off_by_less_than_its_means_may_still_move(make_pro
 def test_many_outputs_move_by_their_root_mean_square() -> None:
     rng = np.random.default_rng(0)
     few, many = rng.standard_normal((1, 1, 5, 10)), rng.standard_normal((1, 1, 5, 1000)) * np.arange(1, 6)[:, None]
-    assert fewer_outputs(few) is few
-    sums = fewer_outputs(many)
+    assert summed_outputs(few) is few
+    sums = summed_outputs(many)
     assert sums.shape == (1, 1, 5, 16)
     movement = movement_of(sums, 1000)  # five test points, the largest of which moves most
     assert movement.shape == (1, 1, 5, 1)

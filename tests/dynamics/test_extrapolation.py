@@ -42,7 +42,7 @@ def test_a_sample_of_a_known_spectrum_tells_what_more_points_give():
 
 def test_what_is_no_extrapolation_is_refused():
     n = [100, 200, 400, 800]
-    with pytest.raises(ConfigError, match="starts beyond"):
+    with pytest.raises(ConfigError, match="sizes must be above"):
         extrapolate(n, [4, 3, 2, 1], [500])
     with pytest.raises(ConfigError, match="up to 12800"):
         extrapolate(n, [4, 3, 2, 1], [20_000])

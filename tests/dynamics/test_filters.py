@@ -83,6 +83,13 @@ def test_null_eigenvalues_stay_finite_and_are_counted(f):
     assert f.unlearnt(lam, 1e18, cutoff=cutoff).sum() == 3
 
 
+def test_a_flow_whose_exponent_overflows_has_reached_the_end():
+    eigenvalues = np.array([0.0, 1e-300, 1e20, 1e200])
+    found = GradientFlow(1, 1).weights(eigenvalues, 1e299)
+    np.testing.assert_allclose(found, [1e299, -math.expm1(-0.1) * 1e300, 1e-20, 1e-200], rtol=4 * np.finfo(float).eps)
+    np.testing.assert_allclose(GradientFlow(1, 1).decay(eigenvalues, 1e299)[2:], 0.0, rtol=0, atol=0)
+
+
 def test_flow_keeps_relative_accuracy():
     f = GradientFlow(3, 2, 1.0)
     lam = np.geomspace(1e-12, 1e2, 200)
@@ -190,3 +197,20 @@ def test_refusals_name_the_setting():
 def test_ridge_scales():
     assert absolute_ridge(0.1, np.array([1.0, 3.0])) == pytest.approx(0.2)
     assert absolute_ridge(0.1, np.array([1.0, 3.0]), "absolute") == 0.1
+
+
+@pytest.mark.parametrize("t", [1e150, 1e300, 1e308])
+@pytest.mark.parametrize(
+    ("f", "largest"),
+    [
+        (GradientFlow(30, 2, 1.0), 1e9),
+        (GradientFlow(30, 2, 1e300), 1e9),
+        (GradientDescent(30, 2, 1.0), 10.0),
+        (Momentum(30, 2, 1.0, 0.9), 1e9),
+        (Momentum(30, 2, 1e-6, 0.5), 1e30),
+    ],
+)
+def test_the_largest_times_are_the_end_of_training(f, largest, t):
+    lam = np.array([1e-3, 1.0, largest])
+    np.testing.assert_allclose(f.weights(lam, t), 1 / lam, rtol=4 * EPS)
+    np.testing.assert_array_equal(f.decay(lam, t), np.zeros(3))

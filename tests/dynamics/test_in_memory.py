@@ -89,7 +89,7 @@ def test_duplicated_images_warn_and_stay_finite():
         ({"y_train": np.full((40, 1), np.nan)}, DataError, "NaN"),
         ({"y_train": np.array([["a"]] * 40)}, DataError, "single class"),
         ({"times": []}, ConfigError, "times is empty"),
-        ({"x_train": X * 255}, DataError, "about 255 times"),
+        ({"x_train": X * 255}, DataError, "a factor of about 255"),
         ({"x_test": X_TEST[:0]}, DataError, "x_test is empty"),
         ({"layout": "HWCN"}, ConfigError, "NHWC, NCHW"),
         ({"x_train": np.where(np.arange(2) > 0, np.nan, X)}, DataError, "x_train holds NaN"),

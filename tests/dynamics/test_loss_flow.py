@@ -126,9 +126,9 @@ def test_codings_of_classes_are_read_and_other_targets_refused():
     for shift in (0.0, 1 / 3, 0.5):
         np.testing.assert_allclose(CrossEntropy().targets(one_hot - shift), one_hot, atol=1e-15)
     np.testing.assert_array_equal(Logistic().targets(np.array([[-1.0], [1.0]])), [[0.0], [1.0]])
-    with pytest.raises(DataError, match="takes classes"):
+    with pytest.raises(DataError, match="needs classes"):
         CrossEntropy().targets(np.random.default_rng(0).standard_normal((5, 3)))
-    with pytest.raises(DataError, match="two values"):
+    with pytest.raises(DataError, match="two target values"):
         Logistic().targets(np.arange(3.0)[:, None])
     with pytest.raises(ConfigError, match="hinge"):
         make_loss("hinge")

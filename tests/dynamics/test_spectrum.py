@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ntkpipe as nk
 from ntkpipe.dynamics.learning_theory import learning_theory, theory_of_measure
 from ntkpipe.dynamics.power_law import widest_power_law
 from ntkpipe.dynamics.spectral_measure import dense_measure, lanczos_measure
@@ -49,7 +50,8 @@ def test_all_eigenvalues_and_energies_are_those_of_the_matrix(problem, both):
     assert dense.effective_dimension(1)[0] == pytest.approx(np.sum(values / (values + 0.1)), rel=1e-11)
 
 
-def test_products_alone_give_the_leading_part_and_sums_within_their_errors(both):
+def test_products_alone_give_the_leading_part_and_sums_within_their_errors(problem, both):
+    _, _, values, along = problem
     dense, large = both
     assert not large.is_dense
     assert len(large.eigenvalues) == 20
@@ -61,8 +63,10 @@ def test_products_alone_give_the_leading_part_and_sums_within_their_errors(both)
     assert abs(value - dense.effective_dimension(1)[0]) < 4.0 * error
     assert large.alignment()[0] == pytest.approx(dense.alignment()[0], rel=1e-3)
     for mine, exact in zip(large.learning_curve(position=1), dense.learning_curve(position=1), strict=True):
-        assert abs(mine.test_mse - exact.test_mse) < 4.0 * mine.test_mse_error + 1e-9
-        assert mine.test_mse == pytest.approx(exact.test_mse, rel=0.05)
+        of_all = learning_theory(values / N, along / N**0.5, mine.n, ridge=0.1)
+        left_over = (N * of_all.test_mse - mine.n * of_all.train_mse) / (N - mine.n)
+        assert abs(mine.test_mse - left_over) < 4.0 * mine.test_mse_error + 1e-9
+        assert mine.test_mse == pytest.approx(left_over, rel=0.05)
         assert mine.effective_dimension == pytest.approx(exact.effective_dimension, rel=0.01)
     edges, states, errors = large.density(12)
     assert states.sum() == pytest.approx(N, abs=1.0)
@@ -159,3 +163,21 @@ def test_a_spectrum_by_products_goes_on_where_it_was_killed(tmp_path):
     again = spectrum(x @ x.T, targets, workspace=Workspace(store=place.store), **settings)
     np.testing.assert_allclose(again.eigenvalues, whole.eigenvalues, rtol=1e-10)
     assert not list(place.store.list("spectrum/"))
+
+
+@pytest.mark.parametrize("dense", [2000, 10])
+def test_left_out_errors_count_targets_that_differ_between_equal_points(dense):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    x = np.concatenate([x, x[:100]])
+    y = x[:, :1] + rng.normal(size=(300, 1))
+    data = nk.Dataset(x, y, x[:2], y[:2], labels="regression")
+    gram = nk.Gram(nk.zoo.fcn(depth=1), data, dtype="float64")
+    gram.compute()
+    kernel = gram.train("nngp")
+    found = nk.spectrum(kernel, data.targets, ridges=[0.1], dense=dense)
+    inverse = np.linalg.inv(kernel.to_numpy() + 0.1 * kernel.diagonal().mean() * np.eye(300))
+    left_out = (inverse @ data.targets)[:, 0] / np.diagonal(inverse)
+    assert found.cross_validated().leave_one_out == pytest.approx(np.mean(left_out[found.measure.rows] ** 2), rel=1e-6)
+    energy = np.sum(data.targets**2)
+    assert np.sum(found.measure.power) == pytest.approx(energy, rel=1e-10)

@@ -15,6 +15,7 @@ from ntkpipe.dynamics.filters import make_filter
 from ntkpipe.dynamics.krylov import KrylovSolution
 from ntkpipe.dynamics.sampling import TestErrors
 from ntkpipe.dynamics.variance import KernelRows
+from ntkpipe.dynamics.variance_truncation import quadratic_truncation
 from ntkpipe.linalg.eigh import Eigensystem
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import DenseOperator
@@ -140,7 +141,7 @@ def test_a_quadratic_form_converges_twice_as_fast(k):
     for steps in (3, 4, 5):
         solution = space(k.ntk, steps)
         first = variance.ensemble_in_space(solution, f, (math.inf,), (1e-2,), rows_of(k.ntk[:N, :N])).truncation
-        second = variance.quadratic_truncation(solution, f, (math.inf,), 1e-2)
+        second = quadratic_truncation(solution, f, (math.inf,), 1e-2)
         # With a ridge, |r|^2 / ridge against |r| / (2 sqrt(ridge)) or better.
         assert (
             second <= 4.0 * (0.5 * np.linalg.norm(solution.tail @ _phi(solution), axis=0)) ** 2 / 1e-2 + 1e-15

@@ -62,7 +62,7 @@ def test_noise_that_allows_no_verdict_says_how_many_networks_would():
     made = claims.bias_of_mean("mean", {w: outputs(w, 10.0, 1.0, 50) for w in WIDTHS})
     assert made.verdict == "undecided"
     assert made.networks_needed > 1000
-    assert f"about {made.networks_needed:,} networks would" in made.text
+    assert f"use about {made.networks_needed:,} networks" in made.text
     enough = claims.bias_of_mean("mean", {w: outputs(w, 10.0, 1.0, made.networks_needed) for w in WIDTHS})
     assert enough.verdict == "holds"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from layer_kinds import ERF, FLATTEN, GAP, NETWORKS, STANDARD, attention, conv, dense, residual
@@ -10,6 +12,8 @@ from scipy.special import erf
 
 from ntkpipe import finite
 from ntkpipe.errors import ConfigError, DataError
+from ntkpipe.kernels.architecture import Architecture
+from ntkpipe.kernels.zoo import fcn
 
 SHAPE = (5, 4, 2)
 
@@ -113,7 +117,7 @@ def test_hidden_widths_times_a_factor():
         ([FLATTEN, dense(0)], r"layer 1 \(dense\): features=0"),
         ([FLATTEN, {"op": "stationary", "kernel": "rbf"}], r"layer 1 \(stationary\)"),
         ([FLATTEN, dense(), {"op": "elementwise", "nngp": "exp(k - (p + q) / 2)"}], r"layer 2 \(elementwise\)"),
-        ([FLATTEN, dense(), {"op": "exp_normalized"}], r"layer 2 \(exp_normalized\) is given by its kernel"),
+        ([FLATTEN, dense(), {"op": "exp_normalized"}], r"layer 2 \(exp_normalized\) is given only by its kernel"),
         ([conv(), {"op": "batch_norm"}, FLATTEN], r"layer 1 \(batch_norm\): batch statistics"),
         ([residual([conv(), {"op": "batch_norm"}], []), FLATTEN], r"layer 1 \(batch_norm\): batch statistics"),
         ([dense()], r"layer 0 \(dense\) acts on flat"),
@@ -136,7 +140,7 @@ def test_weights_of_other_shapes_are_refused_with_the_right_ones():
     with pytest.raises(DataError, match=r"list of 3 pairs \(W, b\), got 2 entries:\n  " + right):
         finite.apply(spec, weights[:2], x)
     with pytest.raises(
-        DataError, match=r"weights\[0\] of layer 1 \(dense\) has W \(5, 40\) and b \(5,\); right are\n  " + right
+        DataError, match=r"weights\[0\] of layer 1 \(dense\) has W \(5, 40\) and b \(5,\); required are\n  " + right
     ):
         finite.apply(spec, [(weights[0][0].T, weights[0][1]), *weights[1:]], x)
     with pytest.raises(DataError, match=r"b None"):
@@ -166,5 +170,35 @@ def test_a_network_at_a_width_keeps_its_proportions():
     made = finite.at_width([spec[0], block, spec[-1]], 8)
     assert (made[0]["features"], made[1]["branches"][1][0]["features"], made[2]["features"]) == (16, 8, 3)
     assert finite.at_width([spec[-1]], 5)[0]["features"] == 3
-    with pytest.raises(ConfigError, match="a width of 0"):
+    with pytest.raises(ConfigError, match="width=0 must be at least 1"):
         finite.at_width(spec, 0)
+
+
+def test_gradients_go_through_a_pass_of_many_networks_at_once():
+    spec, x = [FLATTEN, dense(5), ERF, dense(1)], jnp.asarray(images(dtype=np.float32))
+    weights = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(finite.init(spec, SHAPE, seed=seed) for seed in range(2))
+    )
+    slopes = jax.jit(jax.vmap(jax.grad(lambda w, x: finite.apply(spec, w, x).sum()), (0, None)))(weights, x)
+    one = finite.init(spec, SHAPE, seed=1)
+    step = 1e-2
+    moved = [
+        (w + step * np.asarray(dw[1]), b + step * np.asarray(db[1]))
+        for (w, b), (dw, db) in zip(one, slopes, strict=True)
+    ]
+    risen = (finite.apply(spec, moved, x) - finite.apply(spec, one, x)).sum()
+    squared = sum(float((np.asarray(slope[1]) ** 2).sum()) for slope in jax.tree.leaves(slopes))
+    assert risen == pytest.approx(step * squared, rel=0.05)  # to first order
+
+
+def test_an_architecture_stands_for_its_layers():
+    architecture = Architecture.from_spec(fcn(depth=1, width=16))
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    layers = architecture.to_spec()
+    weights = finite.init(architecture, x.shape[1:], seed=2)
+    for one, other in zip(weights, finite.init(layers, x.shape[1:], seed=2), strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(finite.apply(architecture, weights, x), finite.apply(layers, weights, x))
+    np.testing.assert_array_equal(
+        finite.empirical_kernel(architecture, weights, x).ntk, finite.empirical_kernel(layers, weights, x).ntk
+    )

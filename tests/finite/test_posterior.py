@@ -144,7 +144,7 @@ def test_a_chain_leaves_the_prior_as_it_is_where_data_say_nothing():
         ({"spec": NETWORK[:2]}, ConfigError, "end the network with"),
         ({"spec": [*NETWORK[:2], {"op": "dropout", "rate": 0.5}, NETWORK[2]]}, ConfigError, "dropout"),
         ({"y": np.zeros((6, 2))}, DataError, "targets have shape"),
-        ({"x_test": np.zeros((4, 2))}, DataError, "differ in shape"),
+        ({"x_test": np.zeros((4, 2))}, DataError, "have different shapes"),
         ({"y": np.full((6, 1), np.nan)}, DataError, "not finite"),
         ({"method": "gibbs"}, ConfigError, "is not one of"),
         ({"count": 1}, ConfigError, "sample.count=1 must be at least 4"),

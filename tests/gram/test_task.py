@@ -31,6 +31,17 @@ from ntkpipe.tiles.store import GramStore
 
 SPEC = fcn(2, w_std=2**0.5, b_std=0.1)
 N_TRAIN, N_TEST, EDGE = 50, 20, 16
+IDENTITY = GramIdentity(
+    data="0" * 64,
+    architecture=Architecture.from_spec(SPEC).fingerprint,
+    formula_version=str(FORMULA_VERSION),
+    dtype="float64",
+    stored_dtype="float64",
+    edge=EDGE,
+    n_train=N_TRAIN,
+    n_test=N_TEST,
+    spec=SPEC,
+)
 
 
 @dataclass(frozen=True)
@@ -50,18 +61,7 @@ class SeededImages:
 
 @pytest.fixture
 def gram(tmp_path: Path) -> GramStore:
-    identity = GramIdentity(
-        data="0" * 64,
-        architecture=Architecture.from_spec(SPEC).fingerprint,
-        formula_version=str(FORMULA_VERSION),
-        dtype="float64",
-        stored_dtype="float64",
-        edge=EDGE,
-        n_train=N_TRAIN,
-        n_test=N_TEST,
-        spec=SPEC,
-    )
-    return GramStore.create_or_open(open_store(str(tmp_path / "store")), identity)
+    return GramStore.create_or_open(open_store(str(tmp_path / "store")), IDENTITY)
 
 
 def plan(**kwargs: Any) -> GramPlan:

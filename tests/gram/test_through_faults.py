@@ -9,9 +9,6 @@ import pytest
 from ntkpipe.gram.from_config import pair_cost
 from ntkpipe.gram.stage import compute_gram
 from ntkpipe.gram.task import GramJob, Output
-from ntkpipe.kernels.architecture import Architecture
-from ntkpipe.kernels.spec import FORMULA_VERSION
-from ntkpipe.kernels.zoo import fcn
 from ntkpipe.planning.tiles import plan_gram
 from ntkpipe.storage.memory import MemoryStore
 from ntkpipe.storage.retry import RETRY_VARIABLE
@@ -19,28 +16,13 @@ from ntkpipe.storage.store import open_store
 from ntkpipe.tasks.serial import SerialExecutor
 from ntkpipe.tiles import ledger
 from ntkpipe.tiles.audit import verify
-from ntkpipe.tiles.identity import GramIdentity
 from ntkpipe.tiles.store import GramStore
 from tests import faulty_proxy, s3_server
-from tests.gram.test_task import SeededImages
-
-SPEC = fcn(2, w_std=2**0.5, b_std=0.1)
-N_TRAIN, N_TEST, EDGE = 50, 20, 16
+from tests.gram.test_task import EDGE, IDENTITY, N_TEST, N_TRAIN, SPEC, SeededImages
 
 
 def compute(objects) -> GramStore:
-    identity = GramIdentity(
-        data="0" * 64,
-        architecture=Architecture.from_spec(SPEC).fingerprint,
-        formula_version=str(FORMULA_VERSION),
-        dtype="float64",
-        stored_dtype="float64",
-        edge=EDGE,
-        n_train=N_TRAIN,
-        n_test=N_TEST,
-        spec=SPEC,
-    )
-    gram = GramStore.create_or_open(objects, identity)
+    gram = GramStore.create_or_open(objects, IDENTITY)
     plan = plan_gram(
         n_train=N_TRAIN,
         n_test=N_TEST,

@@ -104,5 +104,5 @@ def test_parts_of_a_diagonal_tile_are_symmetric_and_their_diagonals_exact(dtype)
 
 
 def test_images_without_width_have_no_flips():
-    with pytest.raises(ConfigError, match="no left and right"):
+    with pytest.raises(ConfigError, match="no width to flip"):
         compute_tile(SPEC, np.ones((2, 5)), None, diagonal=True, dtype="float64", out_dtype="float64", symmetry="even")

@@ -19,7 +19,7 @@ except ResourceError as error:
 
 
 @pytest.mark.parametrize(
-    ("named", "said"), [("nonsense", "JAX_PLATFORMS=nonsense names nothing"), ("cpu", "cpu"), ("", "cpu")]
+    ("named", "said"), [("nonsense", "JAX_PLATFORMS=nonsense names no device"), ("cpu", "cpu"), ("", "cpu")]
 )
 def test_a_wrong_platform_is_one_sentence_that_names_the_variable(named, said):
     environment = {**os.environ, "JAX_PLATFORMS": named, "CUDA_VISIBLE_DEVICES": ""}

@@ -118,4 +118,4 @@ def test_every_family_has_a_cost(name):
     assert whole.flops_per_pair >= 2 * 8 * 8 * 3
     assert whole.entries >= 1
     assert all(c.flops >= 0 for c in layers)
-    assert whole.bytes_per_image >= 8 * 8 * 8 * 3
+    assert whole.inputs >= 8 * 8 * 3

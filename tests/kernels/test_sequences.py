@@ -152,7 +152,10 @@ def test_several_depths_in_one_evaluation():
             r"layer 2 \(avg_pool\) counts the positions",
         ),
         ([conv(), {"op": "layer_norm", "axis": [1, 2, 3]}, GAP], r"layer 1 \(layer_norm\) takes the mean over all"),
-        ([conv(), RELU, FLATTEN, dense(parameterization="standard")], r"layer 3 \(dense\) counts the inputs"),
+        (
+            [conv(), RELU, FLATTEN, dense(parameterization="standard")],
+            r"layer 3 \(dense\) depends on the number of inputs",
+        ),
         (
             [repeat(2, conv(2, padding="VALID"), RELU), GAP],
             r"layer 0 \(repeat\) repeats layers that change the lengths",
@@ -171,9 +174,9 @@ def test_what_ends_elsewhere_is_refused_by_place(spec, text):
 
 def test_sequences_shorter_than_windows_are_refused():
     spec = [conv(5, padding="VALID"), RELU, GAP, dense()]
-    with pytest.raises(DataError, match="row 2 is a sequence of 4, and the network's windows need 5"):
+    with pytest.raises(DataError, match="row 2 is a sequence of length 4, but the network's windows need 5"):
         Architecture.from_spec(spec)(series(10))
-    with pytest.raises(DataError, match="row 2 is a sequence of 4"):
+    with pytest.raises(DataError, match="row 2 is a sequence of length 4"):
         finite.apply(spec, finite.init(spec, (10, 1, 2)), series(10, np.float32))
 
 
@@ -187,7 +190,7 @@ def test_masks_and_lengths():
     x[0, 3] = np.nan  # not the end of a sequence
     assert lengths_of(x) is None
     for mask, text in (
-        (np.ones((6, 10), bool) & (np.arange(10) != 4), "hole in row 0"),
+        (np.ones((6, 10), bool) & (np.arange(10) != 4), "gap in row 0"),
         (LENGTHS * 2, "gives row 0 a length of 12"),
         (LENGTHS * 0, "gives row 0 a length of 0"),
         (LENGTHS / 2, "give .6,. lengths"),

@@ -175,8 +175,12 @@ def test_layouts_of_volumes():
 @pytest.mark.parametrize(
     ("spec", "shape", "text"),
     [
-        ([conv((3, 3), (1, 1)), GAP], SHAPE, r"layer 0 \(conv\) has windows of 2 numbers, \[3, 3\]; here are volumes"),
-        ([conv(), GAP], (4, 4, 2), r"layer 0 \(conv\) has windows of 3 numbers, .*; here are images"),
+        (
+            [conv((3, 3), (1, 1)), GAP],
+            SHAPE,
+            r"layer 0 \(conv\) has windows of 2 numbers, \[3, 3\], but the inputs are volumes",
+        ),
+        ([conv(), GAP], (4, 4, 2), r"layer 0 \(conv\) has windows of 3 numbers, .*, but the inputs are images"),
         ([conv((3, 3, 3), (2, 2)), GAP], SHAPE, "must have as many numbers"),
         ([conv((4, 4, 4), padding="VALID"), GAP], SHAPE, "has a window of 4 pixels, but its input has 3"),
     ],

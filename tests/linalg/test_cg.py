@@ -376,3 +376,21 @@ def test_arguments_are_checked():
             block_cg(operator, b, **wrong)
     with pytest.raises(NumericalError, match="ntkpipe verify"):
         block_cg(DenseOperator(np.full((4, 4), np.nan)), b)
+
+
+def test_a_larger_residual_may_do(make_matrix, make_labels):
+    n = 120
+    operator, b = DenseOperator(make_matrix(np.logspace(-4, 0, n))), make_labels(n, 3)
+    seen = []
+
+    def settle_for(x):
+        seen.append(x)
+        return 1e-3 if len(seen) > 1 else 0.0  # nothing is known of the first
+
+    strict, loose = block_cg(operator, b), block_cg(operator, b, settle_for=settle_for)
+    assert loose.reason is Reason.CONVERGED
+    assert loose.iterations < strict.iterations
+    assert strict.residual <= 1e-8 < loose.residual <= 1e-3
+    np.testing.assert_array_equal(seen[-1], loose.value)
+    # Never less than what was asked for.
+    assert block_cg(operator, b, settle_for=lambda _: 0.0).iterations == strict.iterations

@@ -20,6 +20,7 @@ from ntkpipe.linalg.factor import workspace as workspace_module
 from ntkpipe.linalg.factor.blas import divide_by_transpose, factor_in_place, subtract_product
 from ntkpipe.linalg.factor.factorise import IndefiniteError, factorise, graph, plan_factor
 from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge
+from ntkpipe.linalg.factor.posterior import inverse_diagonal
 from ntkpipe.linalg.factor.task import PivotError
 from ntkpipe.linalg.factor.tiles import FactorIdentity, FactorTiles, stored_identity
 from ntkpipe.linalg.factor.triangle import Divisor
@@ -326,6 +327,31 @@ def test_memory_and_bytes_are_as_planned(share, tmp_path):
     assert written == plan.stored_bytes + 4 * plan.tasks
 
 
+def test_the_inverse_takes_the_memory_that_is_planned(tmp_path):
+    n, edge = 1200, 400  # the batch of columns is the largest part
+    a = np.random.default_rng(0).normal(size=(n, n))
+    a = a @ a.T / n + np.eye(n)
+    made = factored(a, stored=400, edge=edge, store=LocalStore(tmp_path))
+    release()
+    tracemalloc.start()
+    try:
+        inverse_diagonal(made.factor)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 1.02 * made.plan.inverse_bytes + 2e5  # Python's own
+    assert peak >= 0.7 * made.plan.inverse_bytes
+    assert made.plan.inverse_bytes >= made.plan.stored_bytes + edge * 8 * n
+
+
+def test_a_workspace_that_is_closed_returns_its_memory_to_the_system(tmp_path, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(workspace_module, "give_back_memory", lambda: given_back.append(True))
+    factored(np.eye(40), edge=20, store=LocalStore(tmp_path))
+    release()
+    assert given_back
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (7, 4, 5), (200, 193, 30), (33, 500, 64)])
 def test_kernels_do_what_numpy_does_also_on_views(dtype, m, n, k):
@@ -434,3 +460,24 @@ def test_several_threads_make_the_same_factor(dtype, make_matrix, tmp_path):
     for made in found.values():
         assert np.linalg.norm(made @ made.T - a) <= 4 * n * unit * np.linalg.norm(a, 2)
         assert not np.triu(made, 1).any()
+
+
+def test_tiles_that_are_begun_early_have_the_same_bits(make_matrix, monkeypatch):
+    n, edge = 300, 60
+    a = make_matrix(np.geomspace(1e-2, 1.0, n))
+    least = FactorPlan(n, edge, "float64", 1, edge, "float64", 0).working_bytes
+    later, begun = Lanes.later, []
+    monkeypatch.setattr(Lanes, "later", lambda self, work, parts: begun.append(len(parts)) or later(self, work, parts))
+    found = {}
+    with threadpool_limits(3, user_api="blas"):
+        for memory in (least, 1 << 30):
+            found[memory] = dense(factored(a, edge=edge, stored=edge, memory=memory).factor)
+            release()
+            assert bool(begun) == (memory > least)
+        # What was begun for the next tile is given up with the factorisation, and BLAS has its threads again.
+        a[100, 100] = -1.0
+        with pytest.raises(PivotError):
+            factored(a, edge=edge, stored=edge, memory=1 << 30, diagnose=False)
+        assert max(each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas") == 3
+    release()
+    np.testing.assert_array_equal(*found.values())

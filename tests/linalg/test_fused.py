@@ -105,3 +105,18 @@ def test_lanes_change_no_bit(products, monkeypatch):
         found.append(total.result())
         lanes.close()
     np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cols", [1, 512, 1024, 1500])
+def test_rows_of_the_cache(cols, dtype):
+    from ntkpipe.linalg.fused import skewed
+
+    found = skewed(9, cols, dtype)
+    assert found.shape == (9, cols)
+    assert not found.any()
+    assert found.ctypes.data % 64 == 0
+    assert found.strides[1] == found.itemsize
+    assert found.strides[0] >= cols * found.itemsize
+    # Nine rows begin in nine sets of 64: none evicts another one.
+    assert len({k * found.strides[0] // 64 % 64 for k in range(9)}) == 9

@@ -51,7 +51,7 @@ def test_adaptive_rank_stops_near_the_ridge(make_matrix, kind):
     values = 0.97 ** np.arange(n)
     operator = DenseOperator(make_matrix(values))
     coarse, fine = (LOW_RANK[kind](operator, ridge=ridge) for ridge in (1e-2, 1e-7))
-    assert len(coarse.values) < len(fine.values) <= n // 4
+    assert len(coarse.values) < len(fine.values) <= max(n // 4, 256)
     # What the ridge hides is not looked for; what it does not is, up to the largest rank. (The last eigenvalues of an
     # approximation are too small by a factor of a few.)
     assert (values > 4e-1).sum() < len(coarse.values) <= 4 * (values > 1e-3).sum()
@@ -67,6 +67,7 @@ def test_exact_low_rank_and_ranks_beyond_n(make_matrix, kind):
     np.testing.assert_allclose(found.values, np.linspace(2, 1, 7), rtol=1e-10)
     full = LOW_RANK[kind](DenseOperator(make_matrix(np.linspace(1, 2, n))), ridge=0.0, rank=10 * n)
     assert len(full.values) == n
+    assert full.tail == full.values[-1]
     empty = LOW_RANK[kind](DenseOperator(np.zeros((n, n))), ridge=0.0)
     assert isinstance(empty.at(0.0), Identity)
 
@@ -95,6 +96,19 @@ def test_a_float32_matrix_that_rounding_made_indefinite(make_matrix, make_labels
     found = LOW_RANK[kind](operator, ridge=1e-5)
     solution = block_cg(operator, make_labels(n, 3), ridge=1e-5, preconditioner=found.at(1e-5))
     assert solution.reason.ok
+
+
+def test_a_whole_factor_tells_the_smallest_eigenvalue(make_matrix, make_labels):
+    """All pivots of a small matrix are taken: its eigenvalues are known, and a step or two estimate the smallest from below."""
+    n = 120
+    operator, b = DenseOperator(make_matrix(np.logspace(-6, 0, n))), make_labels(n, 4)
+    found = pivoted_cholesky(operator, ridge=0.0)
+    assert len(found.values) == n
+    solution = block_cg(operator, b, preconditioner=found.at(0.0))
+    assert solution.reason.ok
+    assert solution.iterations <= 3
+    assert found.values[-1] == pytest.approx(1e-6, rel=1e-6)
+    assert 1e-6 / 17 <= solution.smallest <= 1.01e-6  # lowered by 17 at most
 
 
 def test_the_sketch_is_the_same_every_time(make_matrix):

@@ -61,7 +61,7 @@ def test_calibrate_and_plan(config: RunConfig, made: Calibration, monkeypatch) -
     assert all(value > 0 or name in may_be_zero for name, value in made.figures.items())
     assert sorted(made.pairs.values()) == [2e-6, 4e-6]
     text = made.describe()
-    assert "loopback is no network" in text
+    assert "all processes ran on one machine" in text
     assert "GF/s" in text
     # Nothing that measuring wrote is left but the records.
     assert {key.partition("-")[0] for key in store.list("tuning/")} == {"tuning/calibration", "tuning/disk"}

@@ -68,11 +68,27 @@ def test_a_line_per_kernel_says_how_far_predictions_may_be_off(make) -> None:
     bound = np.maximum(predictions.error_bound, estimate)
     metrics = compute_metrics(dataclasses.replace(predictions, error_estimate=estimate, error_bound=bound))
     assert error_lines(metrics) == [
-        "error of a prediction (ntk, t=inf, ridge 0): typically 2e-09, at most 2e-08 (99% of predictions)",
-        "error of a prediction (nngp, t=inf, ridge 0): nothing bounds it, nor is it estimated",
+        "numerical error (ntk, t=inf, ridge 0): typically 2e-09, at most 2e-08 for 99% of predictions",
+        "numerical error (nngp, t=inf, ridge 0): neither bounded nor estimated",
     ]
     assert summary(metrics)[-2:] == error_lines(metrics)
     assert error_lines(compute_metrics(make())) == []
+
+
+def test_a_table_of_many_times_fits_a_terminal_and_keeps_the_first_and_the_last(make) -> None:
+    metrics = compute_metrics(make(p=20))
+    times = [*(10.0**k for k in range(15)), np.inf]
+    metrics["entries"] = [
+        entry | {"time": time, "accuracy": place / 100}
+        for entry in metrics["entries"]
+        if entry["time"] == np.inf
+        for place, time in enumerate(times)
+    ]
+    head, row, *_ = table = summary(metrics)
+    assert head.split() == ["accuracy", *(f"t={times[i]:g}" for i in (0, 2, 4, 6, 9, 11, 13, 15))]
+    assert row.split()[-8:] == [f"{i / 100:.4f}" for i in (0, 2, 4, 6, 9, 11, 13, 15)]
+    assert "(8 of 16 times; the report and metrics.json have all)" in table
+    assert max(map(len, table[:3])) <= 100
 
 
 def test_diverged_means_give_none_and_are_valid_json(make, tmp_path) -> None:

@@ -55,7 +55,7 @@ def test_at_criticality_correlations_and_condition_numbers_are_the_known_powers(
 
 
 def test_depths_that_precision_holds():
-    assert depth_that_loses(10.0, "float32") == pytest.approx(159.4, abs=0.1)
+    assert depth_that_loses(10.0, "float32") == pytest.approx(166.4, abs=0.1)
     assert depth_that_splits(0.9, "float32") == math.inf
     # At chi_1 = 1.207 float32 was found wrong at 100 layers and float64 at 300, right at a few tens.
     assert 30 < depth_that_splits(1.207, "float32") < 100
@@ -90,7 +90,7 @@ def test_isometry_has_the_published_values():
     w_std = float(activation_maps("tanh").squares(1 / 64).dot) ** -0.5
     tanh = isometry("tanh", w_std=w_std, q_star=1 / 64, depth=64)
     assert tanh.variance_orthogonal == pytest.approx(0.1081, abs=5e-5)
-    with pytest.raises(ConfigError, match="known by its kernel alone"):
+    with pytest.raises(ConfigError, match="given only by its kernel"):
         isometry("exp_normalized", w_std=1.0, q_star=1.0, depth=3)
 
 
@@ -150,7 +150,7 @@ def test_layer_norm_keeps_the_variance_of_a_block():
     [
         ((0, 99), "0 <= first < end <="),
         ((6, 8), "must begin after a linear layer"),
-        ((5, 6), "has no layer that changes"),
+        ((5, 6), "has no layer that acts"),
     ],
 )
 def test_blocks_that_are_refused(block, text):
@@ -178,7 +178,7 @@ def test_depths_that_a_precision_cannot_hold_are_warned_of():
 
     assert deep(10, "float32") == []
     (text,) = deep(30, "float32")
-    assert "from depth 19 on float32 tells equal images apart" in text
+    assert "from depth 19 on, float32 rounding" in text
     assert "kernel.dtype=float64" in text
     assert deep(30, "float64") == []
     (text,) = deep(100, "float64")

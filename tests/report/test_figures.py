@@ -11,11 +11,12 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix as reference_confusion
 
 from ntkpipe.predictions.metrics import compute_metrics
+from ntkpipe.report import curves
 from ntkpipe.report.curves import TimeAxis
 from ntkpipe.report.figures import write_figures
 from ntkpipe.report.inputs import ReportInputs
 from ntkpipe.report.outcomes import confident_mistakes, confusion_matrix, displayable
-from ntkpipe.report.style import number, short
+from ntkpipe.report.style import PHONE_WIDTH, number, short
 
 SPECTRA = {"ntk": np.geomspace(1e3, 0.1, 90), "nngp": np.r_[np.geomspace(1e2, 1e-3, 90), -1e-12]}
 CONVERGENCE = {
@@ -52,6 +53,11 @@ def test_every_figure_of_a_classification(make, tmp_path) -> None:
     for a, b in zip(figures, again, strict=True):  # the same run draws the same bytes
         assert a.svg.read_bytes() == b.svg.read_bytes()
         assert a.png.read_bytes() == b.png.read_bytes()
+    for figure in figures:  # in points; letters keep their size
+        wide, narrow = (ElementTree.fromstring(svg) for svg in (figure.svg.read_bytes(), figure.for_phones()))
+        assert float(narrow.get("width").removesuffix("pt")) <= 72 * (PHONE_WIDTH + 0.7)
+        if figure.name in ("training_curves", "calibration"):
+            assert float(narrow.get("height").removesuffix("pt")) > 1.5 * float(wide.get("height").removesuffix("pt"))
 
 
 @pytest.mark.parametrize("c", [1, 3])
@@ -137,3 +143,18 @@ def test_images_must_match_the_test_points(make) -> None:
 def test_no_global_state_of_pyplot() -> None:
     code = "import sys, ntkpipe.report.page; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_convergence_figure_shows_what_the_solver_stops_by(make) -> None:
+    record = {
+        "steps": [1, 2, 4],
+        "bound": [10.0, 1.0, 0.1],
+        "estimates": [[2, 1e-2, 1e-4], [3, 0.0, 1e-4], [4, 1e-5, 2e-4]],
+    }
+    figure = curves.convergence(inputs_of(make(p=20), convergence={"ntk": record}))
+    (axes,) = figure.axes
+    drawn = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
+    assert list(drawn) == ["NTK: bound", "NTK: estimate", "NTK: wanted"]
+    np.testing.assert_array_equal(drawn["NTK: estimate"], [[2, 1e-2], [4, 1e-5]])
+    np.testing.assert_array_equal(drawn["NTK: wanted"], [[2, 1e-4], [4, 2e-4]])
+    assert axes.get_ylabel() == "error of a prediction"

@@ -184,8 +184,8 @@ def test_damage_to_either_part_is_found_and_mended(lab, capfd):
     [
         (("data.zca=0.1",), "does not commute with flips"),
         (("augment=vflip",), "not one of none, hflip"),
-        (("data.path=narrow.npz",), "a left and a right"),
-        (("kernel=spec", "kernel.path=strided.json"), "flips leave as it is"),
+        (("data.path=narrow.npz",), "images with a width"),
+        (("kernel=spec", "kernel.path=strided.json"), "invariant under flips"),
     ],
 )
 def test_what_cannot_be_augmented_is_refused_before_anything_is_computed(lab, capfd, words, text):

@@ -127,7 +127,7 @@ def test_a_changed_file_is_noticed(work, kernel):
     words = (*WORDS, TEST, "predict.times=[inf]", "predict.ridges=[0.1]", "solver=eigh")
     work.ok("run", "run_dir=a", *words)
     assert "nothing to do" in work.ok("run", "run_dir=a").err
-    assert "all stored objects are what" in work.ok("verify", "run_dir=a").out
+    assert "all stored objects agree" in work.ok("verify", "run_dir=a").out
     assert (work.path / "a/report/report.html").exists()
     assert "given:" in work.ok("status", "run_dir=a").out
     changed = kernel["K"].copy()
@@ -135,7 +135,7 @@ def test_a_changed_file_is_noticed(work, kernel):
     np.save("K.npy", changed)
     found = work("run", "run_dir=a")
     assert found.code == 3
-    assert "Give the run on the new data a run_dir of its own" in found.err
+    assert "Set another run_dir for a run on the new data" in found.err
     work.ok("run", "run_dir=b", *words)
     assert not np.array_equal(work.predictions("b").mean, work.predictions("a").mean)
     # Written again with the same values: the same kernel.
@@ -166,15 +166,15 @@ def _spoilt(array, *entries):
         ("K", lambda k: _spoilt(k, ((7, 3), 0.5)), "not symmetric: entry (7, 3) is 0.5"),
         ("K", lambda k: _spoilt(k, ((7, 3), np.nan), ((3, 7), np.nan)), "entry (7, 3)"),
         ("K", lambda k: _spoilt(k, ((4, 4), 0.0)), "entry (4, 4)"),
-        ("K", lambda k: _spoilt(k, ((7, 3), 50.0), ((3, 7), 50.0)), "no kernel is like that"),
-        ("K", lambda k: k[:, :-1], "is square"),
+        ("K", lambda k: _spoilt(k, ((7, 3), 50.0), ((3, 7), 50.0)), "not a positive semi-definite kernel"),
+        ("K", lambda k: k[:, :-1], "must be square"),
         ("K", lambda k: k.astype(np.float16), "store it as float32 or float64"),
-        ("K", lambda k: k[:-2, :-2], "wanted (test points, 88)"),
+        ("K", lambda k: k[:-2, :-2], "but must have (test points, 88)"),
         ("KT", lambda k: k.T.copy(), "transpose it"),
         ("KT", lambda k: _spoilt(k, ((2, 9), np.inf)), "entry (2, 9)"),
         ("KT", lambda k: k[:-1], "21 values for 20 test points"),
         ("d", lambda d: d[:-1], "20 values for 21 test points"),
-        ("d", lambda d: _spoilt(d[:, None], ((3, 0), 1e-3))[:, 0], "not the diagonal of the same kernel"),
+        ("d", lambda d: _spoilt(d[:, None], ((3, 0), 1e-3))[:, 0], "give the diagonal of the same kernel"),
         ("K", lambda k: np.array([object()] * 4).reshape(2, 2), "cannot be opened"),
     ],
 )
@@ -188,7 +188,7 @@ def test_what_is_no_kernel_is_refused(work, kernel, name, change, text):
 
 def test_there_is_a_label_for_every_row(work, kernel):
     for name, sizes, text in (
-        ("y_test", (N, P - 1), "20 entries and kernel.test 21"),
+        ("y_test", (N, P - 1), "20 entries, but kernel.test has 21"),
         ("y_train", (N + 1, P), "91 ent"),
     ):
         np.savez("y.npz", y_train=np.arange(sizes[0]) % C, y_test=np.arange(sizes[1]) % C)
@@ -206,22 +206,22 @@ def test_a_codec_that_may_run_code_is_refused(work, kernel):
     (work.path / "K.zarr/.zarray").write_text(json.dumps(metadata))
     found = work("run", "run_dir=a", *WORDS[:-1], "kernel.train=K.zarr", TEST)
     assert found.code == 3
-    assert "packed by pickle" in found.err
+    assert "uses the codecs pickle" in found.err
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
         ((*WORDS,), "kernel.test=FILE"),
-        ((*WORDS, TEST, "data=digits"), "a given matrix"),
-        ((*WORDS, TEST, "augment=hflip"), "kernel=gram has none"),
+        ((*WORDS, TEST, "data=digits"), "do not fit together"),
+        ((*WORDS, TEST, "augment=hflip"), "kernel=gram has no images"),
         ((*WORDS, TEST, "store.gram=recompute"), "read in place"),
         ((*WORDS, TEST, "predict.covariance=full", "solver=eigh"), "among test points"),
         ((*WORDS, TEST, "predict.covariance=diagonal", "solver=eigh"), "kernel.test_diagonal"),
         ((*WORDS, TEST, "kernel.depth=5"), "kernel.depth=5 has no meaning for kernel=gram"),
         ((*WORDS, TEST, "predict.kernels=[ntk]"), "is called gram"),
-        ((*WORDS, TEST, "data.balanced=true"), "have their order"),
-        (("cluster=serial", "data=digits", "predict.kernels=[gram]"), "is for kernel=gram"),
+        ((*WORDS, TEST, "data.balanced=true"), "have a fixed order"),
+        (("cluster=serial", "data=digits", "predict.kernels=[gram]"), "is only for kernel=gram"),
     ],
 )
 def test_settings_that_have_no_meaning_are_refused(work, kernel, words, text):

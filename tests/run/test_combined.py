@@ -111,14 +111,16 @@ def test_python_has_sums_and_products():
     [
         (("kernel=sum",), "needs kernel.parts"),
         (("kernel=sum", "kernel.parts=[fcn,rbf]", "kernel.weights=[1]"), "2 kernels has 1 weights"),
-        (("kernel=sum", "kernel.parts=[fcn,rbf]", "kernel.weights=[1,-1]"), "negative"),
-        (("kernel=sum", "kernel.parts=[fcn,no_such]"), "is no family"),
+        (("kernel=sum", "kernel.parts=[fcn,rbf]", "kernel.weights=[1,-1]"), "at least 0"),
+        (("kernel=sum", "kernel.parts=[fcn,no_such]"), "is not a family"),
         (("kernel=sum", "kernel.parts=[{kind:fcn,w_std:-1}]"), "parts[0]: kernel.w_std=-1.0"),
         (("kernel=sum", "kernel.parts=[{kind:fcn,nu:1.5}]"), "kernel.nu has no meaning for kernel=fcn"),
-        (("kernel=sum", "kernel.parts=[empirical]"), "parts[0]"),
+        (("kernel=sum", "kernel.parts=[empirical]"), "parts[0] is kernel=empirical"),
+        (("kernel=sum", "kernel.parts=[fcn,{kind:gram,train:K.npy,test:T.npy}]"), "parts[1] is kernel=gram"),
+        (("kernel=product", "kernel.parts=[{kind:features}]"), "give the result as kernel=gram"),
         (("kernel=product", "kernel.parts=[fcn,rbf]", "kernel.weights=[1,1]"), "kernel.weights"),
         (("kernel=fcn", "kernel.weights=[1,1]"), "kernel.weights"),
-        (("kernel=sum", "kernel.parts=[fcn,rbf]", "store.name=mine"), "leave it out"),
+        (("kernel=sum", "kernel.parts=[fcn,rbf]", "store.name=mine"), "leave store.name out"),
     ],
 )
 def test_what_is_no_combination_is_refused(work, words, said):

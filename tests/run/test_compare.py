@@ -6,11 +6,13 @@ import contextlib
 import csv
 import io
 
+import numpy as np
 import pytest
 from lab import QUICK, Lab
 
 import ntkpipe as nk
 from ntkpipe.errors import ConfigError
+from ntkpipe.run.compare import Comparison
 
 WORDS = ("run", "--multirun", *QUICK, "predict.times=[1,inf]", "report=false", "run_dir=s")
 
@@ -77,6 +79,10 @@ def test_by_command(swept, capsys):
     out = capsys.readouterr().out
     assert "empty: run_dir=empty is not a run" in out
     assert (lab.path / "side" / "compare.png").exists()
+    page = (lab.path / "side" / "compare.html").read_text()
+    assert page.count("<tr>") == 5
+    assert "data:image/svg+xml" in page
+    assert "empty: run_dir=empty is not a run" in page
     assert lab.command("compare") == 2
     assert lab.command("compare", "empty") == 2
 
@@ -89,3 +95,21 @@ def test_a_run_alone_and_nothing(swept):
     assert made.labels() == ["depth=1, " + row["kernel"] for row in made.rows]
     with pytest.raises(ConfigError, match="no run to compare has results"):
         nk.compare([])
+
+
+def test_numbers_that_may_be_wrong_are_marked():
+    row = {
+        "run": "a",
+        "kernel": "ntk",
+        "value": 0.9,
+        "time": 10.0,
+        "ridge": 0.0,
+        "last": 0.8,
+        "max_error_bound": np.inf,
+    }
+    made = Comparison("accuracy", (), (row | {"doubts": {"last": "minimum_norm"}},), (((10.0, 0.9),),))
+    heads, cells = made.cells()
+    assert dict(zip(heads, cells, strict=True))["last"] == "0.8*"
+    assert dict(zip(heads, cells, strict=True))["accuracy"] == "0.9"
+    assert "* directions below the rounding error are left out" in str(made)
+    assert "0.8*" not in made.to_csv()

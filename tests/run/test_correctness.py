@@ -54,7 +54,7 @@ def dense(lab, cifar) -> Predictions:
 
 
 def test_krylov_equals_dense(lab, cifar, dense):
-    found = lab(*cifar, "kernel.dtype=float64", "solver.tolerance=1e-7", TIMES, RIDGES)
+    found = lab(*cifar, "kernel.dtype=float64", "solver.tolerance=1e-7", "solver.stop=bound", TIMES, RIDGES)
     error = np.abs(found.mean - dense.mean)
     assert lab.receipt(lab.last, "gram")["computed"] == 0  # another solver, the same tiles
     assert error.max() < 1e-8
@@ -74,7 +74,9 @@ def test_cholesky_equals_dense_at_infinity(lab, cifar, dense):
 
 @pytest.mark.parametrize(("products", "tolerance"), [("float32", 1e-4), ("float64", 1e-1)])
 def test_float32_run_is_within_its_bound(lab, cifar, dense, tolerance, products):
-    found = lab(*cifar, f"solver.tolerance={tolerance}", f"solver.products={products}", TIMES, RIDGES)
+    found = lab(
+        *cifar, f"solver.tolerance={tolerance}", "solver.stop=bound", f"solver.products={products}", TIMES, RIDGES
+    )
     error = np.abs(found.mean - dense.mean)
     assert (error <= found.error_bound + dense.error_bound).all()
     # What rounding and storage may have done is the floor; above it the bound must mean something.
@@ -94,7 +96,15 @@ def test_subset_of_the_tiles(lab, cifar, dense):
     assert lab.receipt(lab.last, "gram")["computed"] == 0
     assert set(small.test_index) < set(dense.test_index)
     assert small.mean.shape[-2:] == (20, 10)
-    again = lab(*cifar, "kernel.dtype=float64", "data.train_size=100", "solver.tolerance=1e-7", TIMES, RIDGES)
+    again = lab(
+        *cifar,
+        "kernel.dtype=float64",
+        "data.train_size=100",
+        "solver.tolerance=1e-7",
+        "solver.stop=bound",
+        TIMES,
+        RIDGES,
+    )
     rows = np.searchsorted(again.test_index, small.test_index)
     np.testing.assert_allclose(again.mean[..., rows, :], small.mean, atol=1e-8)
 
@@ -182,6 +192,25 @@ def test_peer_absolute_ridge(lab, peer):
         agree(found.mean[k, 1, 0], values[f"ens_absreg_{name}_mean_inf"], moved)
 
 
+def test_pixels_whose_slope_is_a_convention(lab):
+    standard = {"parameterization": "standard", "b_std": 0.0}
+    conv = {"op": "conv", "features": 3, "filter": [3, 3], "strides": [1, 1], "padding": "SAME", **standard}
+    (lab.path / "net.json").write_text(
+        json.dumps([conv, {"op": "relu"}, {"op": "flatten"}, {"op": "dense", "features": 1, **standard}])
+    )
+    words = (
+        "data=digits",
+        "data.train_size=20",
+        "data.test_size=5",
+        "kernel.dtype=float64",
+        "kernel=spec",
+        "kernel.path=net.json",
+    )
+    for standardize, told in (("none", True), ("channel", False)):
+        kept = lab(*words, f"data.standardize={standardize}").attributes["warnings"]
+        assert any("slope of the nonlinearity at 0" in w for w in kept) is told
+
+
 def test_singular_kernel(lab, cifar10_subset):
     with np.load(cifar10_subset, allow_pickle=False) as data:
         x, y = data["x_train"][:60], data["y_train"][:60]
@@ -194,11 +223,11 @@ def test_singular_kernel(lab, cifar10_subset):
         found = lab(*words, f"solver={solver}")
         assert np.isfinite(found.mean).all()
         assert np.abs(found.mean).max() < 5
-        assert any("20 training images equal another one" in w for w in found.attributes["warnings"])
+        assert any("20 training images exactly equal another one" in w for w in found.attributes["warnings"])
         assert not (found.bound_kind == "minimum_norm").any()
         assert found.error_bound.max() < 1e-2
     log = (lab.path / lab.last / "log.jsonl").read_text()
-    assert "20 training images equal" in log
+    assert "20 training images exactly equal" in log
 
 
 def test_regression(lab, cifar10_subset):

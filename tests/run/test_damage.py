@@ -85,9 +85,9 @@ def test_damaged_tile_before_solve(copy, damage, block):
     DAMAGES[damage](chunk)
     told = copy.ok("gram", "run_dir=a").err + copy.ok("solve", "run_dir=a").err + copy.ok("predict", "run_dir=a").err
     assert "tile (0, 0)" in told
-    assert "computed again" in told
+    assert "recomputed" in told
     np.testing.assert_array_equal(values(copy), before)
-    assert "what their receipts say" in copy.ok("verify", "run_dir=a").out
+    assert "agree with their receipts" in copy.ok("verify", "run_dir=a").out
 
 
 def test_tile_damaged_in_the_middle_of_predict(copy, monkeypatch):
@@ -116,7 +116,7 @@ def test_damaged_receipts(copy):
     flip(copy.objects("gram/*/receipts/diagonal/train/*.json")[0], 30)
     forget(copy, "solve", "predict", "report")
     found = copy.ok("run", "run_dir=a")
-    assert found.err.count("computed again") == 3
+    assert found.err.count("recomputed") == 3
     np.testing.assert_array_equal(values(copy), before)
 
 
@@ -246,7 +246,7 @@ def test_solutions_of_two_kernels_that_change_places_are_found(copy):
     one.write_bytes(b)
     other.write_bytes(a)
     forget_only(copy, "predict", "report")
-    assert "not what the stage solve has written" in copy.ok("run", "run_dir=a").err
+    assert "differs from what the stage solve wrote" in copy.ok("run", "run_dir=a").err
     np.testing.assert_array_equal(copy.predictions("a").error_bound, before.error_bound)
 
 
@@ -266,7 +266,7 @@ def test_a_configuration_that_is_gone_is_told_from_a_folder_of_something_else(co
     for words in (("status", "run_dir=a"), ("run", *copy.quick, *WORDS)):
         found = copy(*words)
         assert found.code == 2
-        assert "run.json of a run is gone: move the folder away and run again" in found.err
+        assert "run.json is missing: move the folder away and run again" in found.err
 
 
 def test_the_record_of_another_source_is_not_taken(copy):
@@ -310,7 +310,7 @@ def test_nothing_is_damaged_in_a_run_that_nobody_touched(work, settings):
     for stage in ("gram", "solve", "predict"):
         work.ok(stage, *words)
     assert list(work.objects(f"{settings[0].partition('=')[2]}/**/*"))
-    assert "what their receipts say" in work.ok("verify", "run_dir=a", "repair=false", "rows=0", "tiles=0").out
+    assert "agree with their receipts" in work.ok("verify", "run_dir=a", "repair=false", "rows=0", "tiles=0").out
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "swap"])

@@ -94,7 +94,7 @@ def test_convolutional_families_share_too(work):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("kernel=myrtle5", "kernel.readout_depths=[1,3]"), "is for fcn, cnn_vec, cnn_gap, cntk"),
+        (("kernel=myrtle5", "kernel.readout_depths=[1,3]"), "is only for fcn, cnn_vec, cnn_gap, cntk"),
         (("kernel.readout_depths=[1,1]",), "each depth once"),
         (("kernel.readout_depths=[1,-1]",), "must be at least 0"),
         (("kernel.readout_depths=[1,2]", "store.name=mine"), "store.name names one Gram store"),

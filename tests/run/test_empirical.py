@@ -120,7 +120,7 @@ def test_linearised_network_from_its_own_start_is_the_one_trained_in_weight_spac
     for stage in ("gram", "solve", "predict"):
         work.ok(stage, "run_dir=b", *words[:-1], "predict.initial=f0.npz")
     np.testing.assert_allclose(work.predictions("b").mean, work.predictions("a").mean, rtol=0, atol=1e-12)
-    with pytest.raises(ConfigError, match="not of new ones"):
+    with pytest.raises(ConfigError, match="new points cannot be predicted"):
         open_run(work.path / "b").predict(x[20:])
 
 
@@ -133,7 +133,7 @@ def _by_hand(weights, x):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("kernel=fcn", "predict.initial=network"), "is for kernel=empirical"),
+        (("kernel=fcn", "predict.initial=network"), "needs kernel=empirical"),
         (("kernel=fcn", "predict.initial=nowhere.npz"), "arrays train (n, c) and test"),
         (("kernel=fcn", "predict.initial=f0.npz"), "has shape (3, 10)"),
         (("kernel=fcn", "predict.initial=network", "predict.covariance=diagonal"), "start at zero on average"),
@@ -157,7 +157,7 @@ def test_other_seeds_are_other_tiles_and_damaged_weights_are_found_and_mended(wo
         finite.save_weights(file, finite.init(LAYERS, (8, 8, 1), 77))
     found = work("verify", "run_dir=a", "repair=false")
     assert found.code == 6
-    assert "other weights than its name says" in found.out
+    assert "weights that do not match its name" in found.out
     assert "repaired" in work.ok("verify", "run_dir=a").out
     assert work("verify", "run_dir=a", "repair=false").code == 0
 
@@ -174,7 +174,7 @@ def test_weights_are_listed_and_go_with_their_matrices(work, layers):
     assert work.ok("clean", "store.url=store").out.count("no Gram store refers") == 1
     assert "weights of 1 networks" in work.ok("clean", "store.url=store", "delete=networks").out
     assert len(work.objects("networks/*")) == 1
-    assert "not in the store any more" in work("status", "run_dir=a").out
+    assert "missing from the store" in work("status", "run_dir=a").out
     assert "networks/" in work("status", "run_dir=b").out
 
 
@@ -194,7 +194,7 @@ def test_a_kernel_of_fewer_parameters_than_points_is_not_inverted(work):
     )
     found = work("plan", *words)
     assert found.code == 2
-    assert "its rank is 64 at most (of a network of 64 parameters)" in found.err
+    assert "whose rank is at most 64 (the network has 64 parameters)" in found.err
     for fine in (
         ("data.train_size=60",),
         ("predict.ridges=[0.1]",),

@@ -81,7 +81,7 @@ POOLED = (
 
 
 def test_a_basis_over_the_workers_equals_that_of_the_driver(work, images):
-    words = (*WORDS, *ASKED, "kernel.dtype=float64", "solver.tolerance=1e-6", "cluster.workers=2")
+    words = (*WORDS, *ASKED, "kernel.dtype=float64", "solver.tolerance=1e-6", "solver.stop=bound", "cluster.workers=2")
     work.ok("run", "run_dir=a", "store.url=other", *words)
     work.ok("run", "run_dir=b", *words, *POOLED)
     found, driver = work.predictions("b"), work.predictions("a")
@@ -94,6 +94,11 @@ def test_a_basis_over_the_workers_equals_that_of_the_driver(work, images):
     refused = work("run", "run_dir=c", *WORDS, *POOLED)
     assert refused.code == 2
     assert "set predict.times" in refused.err
+
+
+def test_a_basis_over_the_workers_says_what_it_stops_by(work, images):
+    said = work.ok("run", "run_dir=a", *WORDS, *ASKED, "predict.kernels=[ntk]", *POOLED)
+    assert "ntk: stops by the bound on errors, because the basis is on the workers" in said.out + said.err
 
 
 @pytest.mark.ray

@@ -68,7 +68,7 @@ def test_the_folder_of_depths_too(work):
     assert "depth 2" in work.ok("report", "run_dir=d").out
     assert (work.path / "d/depths.csv").exists()
     (work.path / "d/sweep.json").write_text("{")
-    assert "start the sweep again" in work("status", "run_dir=d").err
+    assert "repeat the sweep's command" in work("status", "run_dir=d").err
     (work.path / "d/sweep.json").unlink()
     assert "runs, 2 of 2 finished" in work.ok("status", "run_dir=d").out
 
@@ -113,7 +113,7 @@ def test_the_plan_is_that_of_the_largest(work):
         (("predict.train_sizes=[1,30]",), "must be at least 2"),
         (("predict.train_sizes=[20,30]", "data.train_size=40"), "leave data.train_size out"),
         (("predict.train_sizes=[20,30]", "data.statistics=subset"), "data.statistics=full"),
-        (("predict.train_sizes=[20,30]", "kernel.readout_depths=[1,2]"), "two sweeps"),
+        (("predict.train_sizes=[20,30]", "kernel.readout_depths=[1,2]"), "separate sweeps"),
     ],
 )
 def test_what_is_no_sweep_is_refused(work, words, text):
@@ -132,7 +132,15 @@ def test_theory_stands_beside_what_is_measured(work):
     assert list(rows) == [60]
     expected = open_run(work.path / "t/train_size=120").spectrum("ntk").learning_curve([60])
     assert list(rows.values()) == [one.test_mse for one in expected]
-    assert "not accuracy" in (work.path / "t/learning_curve.html").read_text()
+    page = (work.path / "t/learning_curve.html").read_text()
+    assert "not accuracy" in page
+    with (work.path / "t/learning_extrapolated.csv").open() as file:
+        further = list(csv.DictReader(file))
+    assert [int(row["train_size"]) for row in further] == [240, 480, 960]
+    for row in further:
+        low, value, high = (float(row[name]) for name in ("low", "extrapolated_mse", "high"))
+        assert low <= value <= high
+        assert f"{value:.4f}" in page
     work.ok("run", "run_dir=alone", "data.train_size=60", *words)
     np.testing.assert_array_equal(work.predictions("alone").mean, work.predictions("t/train_size=60").mean)
 

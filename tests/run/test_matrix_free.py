@@ -42,11 +42,11 @@ def test_predictions_are_those_of_stored_tiles(work, words):
 
 
 def test_a_run_is_looked_after_as_any_other(work):
-    assert "computed when they are read" in work.ok("gram", "run_dir=a", FREE, *work.quick).err
-    assert "diagonals alone" in work("status", "run_dir=a").out
+    assert "recomputed on every read" in work.ok("gram", "run_dir=a", FREE, *work.quick).err
+    assert "only diagonals" in work("status", "run_dir=a").out
     work.ok("run", "run_dir=a")
     assert "nothing to do" in work.ok("run", "run_dir=a").err
-    assert "of this run no tile is stored" in work.ok("verify", "run_dir=a").out
+    assert "this run stores no tiles" in work.ok("verify", "run_dir=a").out
     work.ok("report", "run_dir=a")
     # Another run that stores tiles finds the diagonals, and what was solved: the kernel is the same.
     found = work.ok("run", "run_dir=b", *work.quick)
@@ -85,7 +85,7 @@ def test_the_plan_compares_both_ways(work, monkeypatch):
     text = _plan(work)
     assert "tiles       stored (store.gram=stored)" in text
     assert "recomputed:" in text
-    assert "computed whenever it is read" in _plan(work, FREE)
+    assert "recomputed on every read" in _plan(work, FREE)
     fast, slow = DiskSpeed(1e10, 1e10, "measured"), DiskSpeed(1e4, 1e3, "measured")
     monkeypatch.setattr("ntkpipe.planning.surroundings._CACHE_SHARE", 0.0)  # every byte is waited for
     for speed, choice in ((fast, "stored"), (slow, "recomputed")):

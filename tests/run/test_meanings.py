@@ -133,7 +133,7 @@ def test_the_choice_that_was_meant_is_named(config: RunConfig, setting: str, tex
 
 
 def test_cg_reads_the_tolerance_for_variances_and_factor_edge_for_its_factor() -> None:
-    def config(preconditioner: str = "nystrom", **predict) -> RunConfig:
+    def config(preconditioner: str = "cholesky", **predict) -> RunConfig:
         solver = SolverConfig(kind="cg", preconditioner=preconditioner, factor_edge=64)
         return RunConfig(solver=solver, predict=PredictConfig(times=(float("inf"),), ridges=(0.0, 1.0), **predict))
 

@@ -68,7 +68,7 @@ def test_the_test_points_are_predicted_as_the_run_did(folder, table):
     assert (np.isfinite(new.error_bound) == np.isfinite(old.error_bound)).all()
     with pytest.raises(DataError, match="no column 'c'"):
         run.predict(table[["a", "b", "group"]])
-    with pytest.raises(DataError, match=r"shape 1 x 1 x 3, and those of training 1 x 1 x 5 \(a, b"):
+    with pytest.raises(DataError, match=r"shape 1 x 1 x 3, but the training points have 1 x 1 x 5 \(a, b"):
         run.predict(np.zeros((2, 3)))
 
 
@@ -92,7 +92,7 @@ def test_the_command_writes_a_file(folder, table, tmp_path, ending, capsys):
         assert {"mean_0", "variance", "noise_0"} <= set(made.columns)
         assert "target_0" not in made
     assert main(words) == ConfigError.exit_code
-    assert "exists and is left as it is" in capsys.readouterr().err
+    assert "exists: choose another path" in capsys.readouterr().err
 
 
 def test_batches_make_one_whole(folder, table, monkeypatch):
@@ -156,7 +156,7 @@ def test_pictures_are_prepared_as_the_training_pictures_were():
     gram.compute()
     solution = nk.Eigh().solve(gram.train("nngp"), data.targets, times=[nk.inf], ridges=[1e-2])
     np.testing.assert_allclose(solution.predict(x[20:]).mean, solution.predict(gram.test("nngp")).mean, atol=1e-4)
-    with pytest.raises(DataError, match="float64 and those of training uint8"):
+    with pytest.raises(DataError, match="float64, but the training points are uint8"):
         solution.predict(x[20:] / 255.0)
 
 
@@ -180,13 +180,13 @@ def test_a_given_kernel_takes_the_rows_of_new_points():
         DataError, match=r"shape \(10, 3\): give the kernel between new points and all 20 training points"
     ):
         solution.predict(x[20:])
-    with pytest.raises(DataError, match="it is not the diagonal of the same kernel"):
+    with pytest.raises(DataError, match="give the diagonal of the same kernel"):
         solution.predict(rows, diagonal=diagonal / 100)
     data = nk.Dataset(x, x[:, 0] > 0, test_fraction=0.2)
     computed = nk.Gram(nk.zoo.fcn(depth=1), data)
     computed.compute()
     solution = nk.Eigh().solve(computed.train("nngp"), data.targets, ridges=[1e-2])
-    with pytest.raises(ConfigError, match="diagonal is for kernels that were given"):
+    with pytest.raises(ConfigError, match="diagonal is only for given kernels"):
         solution.predict(x, diagonal=diagonal)
 
 

@@ -29,7 +29,7 @@ def test_an_opened_run_gives_what_the_command_has_written(lab):
     (lab.path / "opened" / "report" / "report.html").write_text('<p title="a">1 &amp; 2</p>')
     shown = run.report()._repr_html_()
     assert 'srcdoc="&lt;p title=&quot;a&quot;&gt;1 &amp;amp; 2&lt;/p&gt;"' in shown
-    assert 'sandbox=""' in shown
+    assert 'sandbox="allow-scripts"' in shown
 
 
 def test_a_run_that_has_not_predicted_says_what_to_do(lab):

@@ -83,7 +83,7 @@ def test_predictions_are_those_of_linear_training_in_weight_space(work, data, so
     assert metrics["test_points"] == P
     assert work.receipt("a", "data")["n_train"] == N
     assert work("verify", "run_dir=a", "repair=false", "rows=5", "tiles=4").code == 0
-    with pytest.raises(ConfigError, match="its own test points alone"):
+    with pytest.raises(ConfigError, match="only its own test points"):
         open_run(work.path / "a").predict(data[0][N:])
 
 
@@ -115,13 +115,13 @@ def test_the_plan_says_what_all_pairs_cost(work, data):
 @pytest.mark.parametrize(
     ("word", "text"),
     [
-        ("predict.covariance=diagonal", "is over networks"),
+        ("predict.covariance=diagonal", "covariance over networks"),
         ("predict.kernels=[nngp]", "whose kernel is the ntk"),
-        ("predict.selection=held_out", "leaves rows out"),
-        ("data.folds=3", "a row for a point"),
+        ("predict.selection=held_out", "leaves out rows"),
+        ("data.folds=3", "one row per point"),
         ("kernel.path=other.json", "the network has 2 outputs and the targets have 3"),
         ("augment=hflip", "symmetric under flips"),
-        ("kernel.path=narrow.json", "its rank is 15 at most"),
+        ("kernel.path=narrow.json", "whose rank is at most 15"),
         ("cluster.memory_gib=0.001", "GiB|MB|memory"),
     ],
 )

@@ -43,8 +43,8 @@ def copy(work, finished):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_good_run_passes(copy, solver):
     found = copy.ok("verify", f"run_dir={solver}", "tiles=100", "rows=10")
-    assert found.out.count("computed again") == 2 * 5  # 3 + 2 tiles of both kernels
-    assert found.out.count("residual of 10 new rows") == 2 * 2  # both kernels, both ridges
+    assert found.out.count("recomputed: deviation") == 2 * 5  # 3 + 2 tiles of both kernels
+    assert found.out.count("residual of 10 recomputed rows") == 2 * 2  # both kernels, both ridges
     assert found.out.count("10 test predictions") == 2
     assert "damaged" not in found.out
 
@@ -100,7 +100,7 @@ def test_a_solution_that_is_none(copy):
     np.savez(saved, allow_pickle=False, **arrays)
     found = copy("verify", "run_dir=cholesky", "rows=20", "repair=false")
     assert found.code == 6
-    assert "nngp.npz is not what the stage solve has written" in found.out
+    assert "nngp.npz differs from what the stage solve wrote" in found.out
     # Under the right checksum: the residual tells.
     receipt = copy.path / "cholesky" / "stages" / "solve.json"
     body = json.loads(receipt.read_text())

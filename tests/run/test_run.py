@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import xarray
 
+from ntkpipe.report.page import ALONG_TRAINING
 from ntkpipe.storage.board import Board, read_boards
 from ntkpipe.storage.local import LocalStore
 
@@ -32,7 +33,10 @@ def test_a_run_and_what_can_be_done_with_it(work, drawn):
     }
     figures = {p.stem for p in (folder / "report").glob("**/*.svg")}
     assert figures == {p.stem for p in (folder / "report").glob("**/*.png")}
-    assert (folder / "report" / "report.html").read_text().count('src="data:image/') == len(figures) > 0
+    page = (folder / "report" / "report.html").read_text()
+    assert page.count('src="data:image/') == len(figures - set(ALONG_TRAINING)) > 0  # the slider shows the others
+    assert "confusion" in figures
+    assert "Confusion matrix" in page
 
     # A second run says so and touches nothing.
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file() and ".leases" not in p.parts}
@@ -57,7 +61,7 @@ def test_a_run_and_what_can_be_done_with_it(work, drawn):
     assert work("export", "run_dir=a", "format=npz", "path=out.npz").code != 0  # not without overwrite=true
     work.ok("export", "run_dir=a", "format=npz", "path=out.npz", "overwrite=true")
 
-    assert "what their receipts say" in work.ok("verify", "run_dir=a").out
+    assert "agree with their receipts" in work.ok("verify", "run_dir=a").out
     work.ok("report", "run_dir=a")
 
 
@@ -108,7 +112,9 @@ def test_a_named_store_keeps_its_identity(work):
 
 def test_one_stage_at_a_time(work):
     words = ("run_dir=a", *work.quick, TIMES)
-    for command, stage in (("predict", "solve"), ("solve", "gram"), ("gram", None)):
+    found = work("predict", *words)
+    assert (found.code, "is not a run" in found.err) == (2, True), found.err
+    for command, stage in (("solve", "gram"), ("gram", None), ("predict", "solve")):
         found = work(command, *words)
         if stage is None:
             assert found.code == 0
@@ -181,10 +187,10 @@ def test_clean_knows_what_runs_on_clusters_leave(work):
         board.tell(stage="gram", line="at work")
         while not list(read_boards(store)):
             time.sleep(0.02)
-        assert "1 marks of runs on clusters stay" in work.ok("clean", "delete=litter").out
+        assert "kept 1 marks of runs on clusters" in work.ok("clean", "delete=litter").out
         assert store.exists(".probe/0123")
         board.tell(line="finished", final=True)
-    assert "1 marks of killed runs on clusters removed" in work.ok("clean", "delete=litter").out
+    assert "removed 1 marks of killed runs on clusters" in work.ok("clean", "delete=litter").out
     assert not store.exists(".probe/0123")
     assert "freed" in work.ok("clean", "delete=compiled").out
     assert list(store.list(".")) == []
@@ -200,7 +206,7 @@ def test_raw_data_that_is_gone_or_changed(work):
     np.savez("x.npz", **{**arrays, "y_train": (np.arange(40) + 1) % 3})
     for command in ("gram", "run"):
         found = work(command, *words)
-        assert (found.code, "have changed" in found.err) == (3, True)
+        assert (found.code, "has changed since" in found.err) == (3, True)
     (work.path / "x.npz").unlink()
     work.ok("run", *words)
     assert "nothing to do" in work.ok("run", *words).err

@@ -66,7 +66,7 @@ def test_numbers_beside_the_infinite_posterior(work, blank):
         ("sample.noise=0", "sample.noise above 0"),
         ("sample.method=gibbs", "is not one of auto"),
         ("sample.count=2", "must be at least 4"),
-        ("finite.width=0", "a width of 0 is none"),
+        ("finite.width=0", "width=0 must be at least 1"),
         ("format=yaml", "is not one of table, json"),
         ("kernel=rbf", "no finite form"),
         ("sample.burn=3", "sample.burn"),

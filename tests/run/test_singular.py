@@ -96,7 +96,7 @@ def test_equal_points_with_other_labels_keep_their_bounds_useful(work, clouds):
     for solver in SOLVERS:
         ridge = "1e-6" if solver == "cholesky" else "0"
         found = work.ok("run", *COMMON, f"predict.ridges=[{ridge}]", f"solver={solver}", f"run_dir={solver}")
-        assert "3 training points equal another one exactly" in found.err
+        assert "3 training points exactly equal another one" in found.err
         quick, wanted = work.predictions(solver), exact[ridge]
         assert (np.abs(wanted.mean - quick.mean) <= quick.error_bound + wanted.error_bound).all()
         assert quick.error_bound.max() < 0.1

@@ -78,7 +78,8 @@ def test_nobody_need_know_the_test_targets(tmp_path, target, capsys):
         f"data.target={target}",
         f"data.test_path={tmp_path / 'new.csv'}",
     ]
-    done = run(tmp_path, *words, "predict.times=[inf]", "predict.kernels=[ntk]")
+    words += ["predict.times=[inf]", "predict.kernels=[ntk]", "predict.ridges=[1e-2,1]", "predict.selection=held_out"]
+    done = run(tmp_path, *words)
     assert done.predictions().shape[3] == 7
     assert not done.predictions().has_targets
     metrics = json.loads((done.path / "metrics.json").read_text())
@@ -87,7 +88,13 @@ def test_nobody_need_know_the_test_targets(tmp_path, target, capsys):
     columns = set(done.predictions().to_pandas().columns)
     assert ("predicted_name" in columns) == (target == "group")
     assert not {"label", "target_0"} & columns
-    assert "nothing is known of their labels" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "they have no labels" in told
+    chosen = next(line for line in told.splitlines() if "ntk: t=inf, ridge " in line)
+    name = "accuracy" if target == "group" else "root mean square"
+    best = metrics["selection"]["chosen"]["ntk"]
+    there = best["accuracy"] if target == "group" else best["mse"] ** 0.5
+    assert chosen.endswith(f"{name} {there:.4f} on these")
 
 
 @pytest.mark.parametrize("target", ["price", "group"])
@@ -106,5 +113,41 @@ def test_folds_are_reported(tmp_path, target, capsys):
         assert record["folds"] == 4
         assert np.shape(record["mse"]["mean"]) == (1, 2)
         assert ("accuracy" in record) == (target == "group")
-    assert "4 folds of the training points, ntk: best at t=inf" in capsys.readouterr().err
+    assert "cross-validation, 4 folds, ntk: best at t=inf" in capsys.readouterr().err
     assert "Cross-validation" in (tmp_path / "run" / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("target", ["price", "[price,weight]"])
+def test_errors_that_a_spectrum_predicts_are_in_the_units_of_the_table(tmp_path, target):
+    write(tmp_path / "t.csv", wide=True)
+    path = f"data.path={tmp_path / 't.csv'}"
+    words = (
+        path,
+        "data=table",
+        f"data.target={target}",
+        "kernel.depth=1",
+        "kernel.dtype=float64",
+        "predict.kernels=[nngp]",
+    )
+    words += ("predict.ridges=[1e-2]", "predict.times=[inf]")
+    found = run(tmp_path, *words).spectrum("nngp")
+    names = target.strip("[]").split(",")
+    data = nk.load_dataset("table", path=tmp_path / "t.csv", target=names)
+    gram = nk.Gram(nk.zoo.fcn(depth=1), data, dtype="float64")
+    gram.compute()
+    kernel, scale = gram.train("nngp"), data.prepared().scale
+    solved = nk.spectrum(kernel, data.targets, ridges=[1e-2])
+    np.testing.assert_allclose(found.label_energy, solved.label_energy, atol=1e-12)
+    # Every output by itself, and the mean over outputs, as the measured squared errors are.
+    alone = [nk.spectrum(kernel, data.targets[:, [k]], ridges=[1e-2]) for k in range(len(names))]
+    for measure in (
+        lambda one: one.learning_curve([20])[0].test_mse,
+        lambda one: one.cross_validated().gcv,
+        lambda one: one.cross_validated().leave_one_out,
+    ):
+        wanted = np.mean([measure(one) * s**2 for one, s in zip(alone, scale, strict=True)])
+        assert measure(found) == pytest.approx(wanted, rel=1e-8)
+    dense = kernel.to_numpy() + 1e-2 * kernel.diagonal().mean() * np.eye(kernel.n)
+    inverse = np.linalg.inv(dense)
+    left_out = (inverse @ data.targets) / np.diagonal(inverse)[:, None] * scale
+    assert found.cross_validated().leave_one_out == pytest.approx(np.mean(left_out**2), rel=1e-8)

@@ -10,10 +10,11 @@ import yaml
 from lab import QUICK
 
 import ntkpipe as nk
-from ntkpipe.dynamics.criteria import score
+from ntkpipe.dynamics.criteria import Score, score
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.evidence import Evidence
 from ntkpipe.run import tuning
+from ntkpipe.run.trials import Range, Trial, Tuned
 
 _WORDS = (*QUICK, "kernel.dtype=float64", "tune.size=60", "path=found")
 
@@ -35,6 +36,10 @@ def test_scores_are_what_they_say():
     known = kernel[:24, :24] + 0.1 * kernel.diagonal()[:24].mean() * np.eye(24)
     off = y[24:] - kernel[24:, :24] @ np.linalg.solve(known, y[:24])
     assert score(kernel, y, [0.1], "held_out", held_out=6).value == pytest.approx(np.mean(off**2))
+    # Errors of one standardised target are in the units of the data; several targets keep their own.
+    one = score(kernel, y[:, :1], [0.1], "loo", scale=np.array([3.0]))
+    assert one.value == pytest.approx(np.mean((3 * left_out[:, 0]) ** 2))
+    assert score(kernel, y, [0.1], "loo", scale=np.array([3.0, 2.0])).value == pytest.approx(found.curve[1])
     # The evidence at the most likely scale of the kernel.
     scale = np.vdot(y, inverse @ y) / y.size
     _, logdet = np.linalg.slogdet(scale * a)
@@ -80,6 +85,31 @@ def test_gradients_choose_what_a_run_takes(work):
     assert config["predict"]["ridges"] == chosen["predict"]["ridges"]
 
 
+def test_best_values_at_the_end_of_a_range_are_named():
+    ranges = {
+        "w_std": Range(0.5, 3.0),
+        "b_std": Range(0.0, 1.0),
+        "depth": Range(options=(1.0, 2.0, 4.0)),
+        "width": Range(options=(8.0, 9.0)),
+    }
+
+    def ends(**values: float) -> list[str]:
+        return Tuned((Trial(values, Score(0.0, 1e-3, np.zeros(1))),), "loo", 10, ranges).at_the_end()
+
+    assert ends(w_std=3.0, b_std=0.0, depth=4.0, width=9.0) == ["w_std", "depth"]
+    assert ends(w_std=0.5, b_std=1.0, depth=2.0, width=8.0) == ["w_std", "b_std"]
+    assert ends(w_std=1.0, b_std=0.5, depth=2.0, width=8.0) == []
+
+
+def test_a_data_set_that_is_smaller_than_the_largest_size_is_used_whole(work):
+    rng = np.random.default_rng(0)
+    columns = [*rng.standard_normal((3, 50)), rng.standard_normal(50)]
+    rows = ["a,b,c,price", *(",".join(f"{v:.3f}" for v in row) for row in zip(*columns, strict=True))]
+    (work.path / "houses.csv").write_text("\n".join(rows))
+    work.ok("tune", "data.path=houses.csv", "data.target=price", "cluster=serial", "tune.depth=[1,2]", "path=found")
+    assert json.loads((work.path / "found/tune.json").read_text())["points"] == 40
+
+
 def test_lists_are_tried_all_and_share_the_tiles_of_runs(work):
     work.ok("gram", *QUICK, "kernel.dtype=float64", "run_dir=a", "kernel.depth=2")
     before = len(work.objects("gram/*/manifest.json"))
@@ -87,6 +117,16 @@ def test_lists_are_tried_all_and_share_the_tiles_of_runs(work):
     assert len(work.objects("gram/*/manifest.json")) == before + 1
     assert "accuracy" in found.out
     assert len(json.loads((work.path / "found/tune.json").read_text())["trials"]) == 2
+
+
+def test_errors_are_in_the_units_of_a_standardised_table(work):
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    for name, unit in (("one", 1.0), ("hundred", 100.0)):
+        rows = np.column_stack([x, unit * (x[:, 0] + 0.3 * x[:, 1] ** 2)])
+        np.savetxt(work.path / f"{name}.csv", rows, delimiter=",", header="a,b,c,y", comments="")
+        work.ok("tune", f"data.path={name}.csv", "data.target=y", "tune.depth=[1,2]", "tune.by=loo", f"path={name}")
+    errors = [json.loads((work.path / name / "tune.json").read_text())["best"]["value"] for name in ("one", "hundred")]
+    assert errors[1] == pytest.approx(1e4 * errors[0], rel=1e-6)
 
 
 def test_weights_of_a_sum_are_chosen_without_new_tiles(work):
@@ -114,7 +154,7 @@ def test_python_searches_ranges_and_goes_on(tmp_path):
 def test_without_optuna_a_search_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     data, _ = digits(20)
-    with pytest.raises(ConfigError, match=r"pip install 'ntkpipe\[tune\]'"):
+    with pytest.raises(ConfigError, match=r'pip install "ntkpipe\[tune\]"'):
         nk.tune(nk.zoo.fcn, data, {"w_std": [0.5, 3.0]}, by="loo")
 
 
@@ -123,11 +163,14 @@ def test_without_optuna_a_search_says_how_to_get_it(monkeypatch):
     [
         (("tune.w_std=[1]",), "two numbers"),
         (("tune.w_std=[-1,2]",), "kernel.w_std"),
-        (("tune.length_scale=[1,2]",), "no meaning for kernel=fcn"),
+        (("tune.length_scale=[1,2]",), "is not available for kernel=fcn"),
         (("tune.by=luck",), "likelihood"),
         (("tune.size=3",), "tune.size=3"),
         (("tune.ridge=[0,1]",), "above 0"),
         (("tune.weights=[1,2]",), "kernel=sum"),
+        (("tune.depth=[1.5,2]",), "tune.depth=[1.5, 2.0] must hold whole numbers"),
+        (("tune.w_std=[1,2]", "tune.by=held_out", "tune.held_out=1.5"), "share between 0 and 1, or a whole number"),
+        (("tune.w_std=[1,2]", "tune.by=held_out", "tune.held_out=0"), "share between 0 and 1, or a whole number"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(work, words, said):

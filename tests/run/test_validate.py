@@ -164,7 +164,7 @@ def test_a_run_of_discrete_steps_says_where_its_rate_lies(lab, capfd):
         "predict.times=[5]",
         "predict.dynamics=gradient_descent",
     )
-    for rate, text in ((0.2, "the theory holds"), (14, "flatter ground"), (60, "training diverges")):
+    for rate, text in ((0.2, "the theory holds"), (14, "flatter minimum"), (60, "training diverges")):
         assert lab.command("run", *words, f"predict.learning_rate={rate}", f"run_dir=rate-{rate}") == 0
         found_there = lab.metrics(f"rate-{rate}")["rates"]["ntk"]
         assert text in found_there["text"]
@@ -179,12 +179,12 @@ def test_a_run_of_discrete_steps_says_where_its_rate_lies(lab, capfd):
         ("finite.widths=[0,8]", "finite.widths=0 must be at least 1"),
         ("finite.networks=1", "finite.networks=1 must be at least 2"),
         ("predict.learning_rate=50", "width 8: 0 ("),
-        ("finite.memory_gib=1e-6", "one network of width 16 takes"),
+        ("finite.memory_gib=1e-6", "one network of width 16 needs"),
         ("kernel=rbf", "stationary"),
         ("finite.training=sgd", "finite.batch_size=None"),
         ("augment=hflip", "set augment=none"),
         ("predict.times=[0.5,3]", "whole steps"),
-        ("finite.between=[0,99]", "there are 12 training points"),
+        ("finite.between=[0,99]", "two of 12 training points"),
     ],
 )
 def test_what_is_refused(lab, capfd, words, text):

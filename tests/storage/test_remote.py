@@ -148,7 +148,7 @@ def test_what_is_not_allowed_is_named_and_not_repeated(saying):
         (403, "RequestTimeTooSkewed", StoreError, "clock"),
         (404, "NoSuchBucket", StoreError, "no bucket"),
         (507, "XMinioStorageFull", ResourceError, "no space.*ntkpipe clean"),
-        (501, "NotImplemented", StoreError, "no put-if-absent"),
+        (501, "NotImplemented", StoreError, "does not support put-if-absent"),
         (400, "EntityTooLarge", StoreError, "cannot store .*EntityTooLarge: because"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_named_store_of_another_identity_names_the_field(tmp_path, problem, na
     with pytest.raises(IdentityError) as caught:
         GramStore.create_or_open(objects, other, name="mine")
     text = str(caught.value)
-    assert f"{name}: stored {getattr(problem.identity, name)!r}, wanted {OTHER[name]!r};" in text
+    assert f"{name}: stored {getattr(problem.identity, name)!r}, required {OTHER[name]!r};" in text
     assert "store.name" in text
     assert not any(f"  {n}:" in text for n in OTHER if n != name)
 

@@ -16,7 +16,7 @@ def test_parts_are_equal_and_so_are_their_classes():
     assert np.ptp(np.bincount(found)) <= 1
     for k in range(3):
         assert np.ptp(np.bincount(found[labels == k], minlength=4)) <= 1
-    with pytest.raises(ConfigError, match="leaves parts without points"):
+    with pytest.raises(ConfigError, match="exceeds the number of training points"):
         fold_numbers(3, 4)
 
 

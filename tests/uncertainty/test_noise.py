@@ -61,7 +61,7 @@ def test_noise_is_added_in_the_units_of_the_data(noise):
 
 def test_noise_without_meaning_is_refused():
     solution, test, _ = problem(n=40)
-    with pytest.raises(ConfigError, match="ask for covariance=diagonal"):
+    with pytest.raises(ConfigError, match="set covariance=diagonal"):
         solution.predict(test, noise=1.0)
     with pytest.raises(ConfigError, match="nor one of likelihood, held_out"):
         solution.predict(test, covariance="diagonal", noise="much")

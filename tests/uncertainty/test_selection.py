@@ -132,7 +132,7 @@ def test_a_sample_is_left_out_where_all_would_cost_too_much(lab, no_figures, sol
 def test_the_report_says_on_what_was_chosen(lab, drawn, capsys):
     words = ("predict.selection=held_out", "predict.held_out=0.25", "predict.covariance=diagonal", "solver=eigh")
     lab.run("told", TIMES, *words)
-    assert "test points had no part in it" in capsys.readouterr().err
+    assert "without the test points" in capsys.readouterr().err
     report = lab.path / "told" / "report"
     page = (report / "report.html").read_text()
     assert "Chosen on the last 16 training points" in page
@@ -155,3 +155,36 @@ def test_a_singular_kernel_has_no_residuals_without_ridge():
     found = residuals_from_eigensystem(Eigensystem.of(x @ x.T), np.ones((6, 2)), [0.0, 0.1])
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1], refitted(x @ x.T, np.ones((6, 2)), 0.1), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["held_out", "loo"])
+def test_errors_of_standardised_targets_are_in_the_units_of_the_data(tmp_path, no_figures, method):
+    rng = np.random.default_rng(3)
+    x, scale, offset = rng.standard_normal((60, 4)), np.array([30.0, 0.2]), np.array([100.0, -1.0])
+    y = np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2]], axis=1) * scale + offset
+    np.savez(tmp_path / "a.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=y[48:])
+    lab = Lab(tmp_path, "cluster=serial", "data=npz", f"data.path={tmp_path / 'a.npz'}", "solver=eigh", LAST)
+    words = ("kernel.dtype=float64", "predict.ridges=[1e-2,1]", "predict.kernels=[nngp]", f"predict.selection={method}")
+    if method == "held_out":
+        words = (*words, "predict.held_out=12")
+    predictions = lab.run(method, *words, "data.targets=standardize")  # real targets without more words
+    found = lab.metrics(method)
+    record = found["selection"]["kernels"]["nngp"]
+    context = reopen(lab.opened(method))
+    a, known = assemble(context.kernels.train("nngp").matrix), context.data.labels().y_train
+    np.testing.assert_allclose(np.sort(known[:, 0]), np.sort((y[:48, 0] - y[:48, 0].mean()) / y[:48, 0].std()))
+    for r, ridge in enumerate([1e-2, 1.0]):
+        if method == "loo":
+            errors = refitted(a, known, ridge * a.diagonal().mean())
+        else:
+            inner = a[:36, :36] + ridge * a.diagonal()[:36].mean() * np.eye(36)
+            errors = known[36:] - a[36:, :36] @ np.linalg.solve(inner, known[:36])
+        expected = np.mean((errors * y[:48].std(axis=0)) ** 2)
+        assert record["mse"][-1][r] == pytest.approx(expected, rel=1e-6)
+    # Of the same units as the test error.
+    squared = np.mean((predictions.mean[0, 0] - y[48:]) ** 2, axis=(1, 2))
+    best = found["selection"]["chosen"]["nngp"]
+    assert best["test"]["mse"] == pytest.approx(squared[[1e-2, 1.0].index(best["ridge"])], rel=1e-9)
+    if method == "loo":
+        kept = np.load(lab.opened(method).path / "leave_one_out.npz")["nngp"]
+        assert np.mean(kept[1] ** 2) == pytest.approx(record["mse"][-1][1], rel=1e-9)

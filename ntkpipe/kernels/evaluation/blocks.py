@@ -1,4 +1,4 @@
-"""How many covariances are at work at once."""
+"""The number of covariances that are processed together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ntkpipe.kernels.evaluation.resolve import Step
 # XLA's default is vectors of 256 bits: 15% slower where there are 512, and no different where there are not.
 COMPILER_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
-# Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache, and on an H200, where smaller ones wait for
+# Bytes of one kernel's block of covariances. Measured on cores with 2 MiB of L2 cache, and on an H200, where smaller
+# ones wait for
 # the host between loops: see docs/performance.md.
 BLOCK_BYTES = {"cpu": 128 << 10, "gpu": 256 << 20}
 
@@ -20,12 +21,13 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """How pairs are batched.
+    """The sizes of batches and blocks.
 
     Args:
-        pairs: columns of a tile that go through the layers together.
-        limit: covariances in a block; where more are left, the classes of rows go one by one.
-        on_cpu: keep intermediate results in memory by force (see `fold`).
+        pairs: number of columns of a tile that are evaluated together.
+        limit: largest number of covariances in a block. If there are more, the classes of rows are processed one by
+            one.
+        on_cpu: force intermediate results into memory (see `fusion`).
     """
 
     pairs: int
@@ -36,14 +38,14 @@ class Batch:
 def choose_batch(
     steps: Sequence[Step], itemsize: int, pairs: int | None = None, *, on_cpu: bool = True, columns: int | None = None
 ) -> Batch:
-    """As many pairs as fill a block with all their covariances, or with one class of rows of them.
+    """Choose as many pairs as fill a block with all their covariances, or with one class of rows.
 
     Args:
-        steps: of the network.
-        itemsize: bytes of a covariance.
-        pairs: columns that go through the layers together; None chooses as above.
+        steps: steps of the network.
+        itemsize: bytes per covariance.
+        pairs: number of columns that are evaluated together; None chooses it.
         on_cpu: see `Batch`.
-        columns: of the tile. Accelerators take no more; on CPUs, whose batches are small, ragged tiles share a program.
+        columns: number of columns of the tile, which limits batches on accelerators only.
     """
     limit = BLOCK_BYTES["cpu" if on_cpu else "gpu"] // itemsize
     entries = steps[0].incoming.entries

@@ -1,4 +1,4 @@
-"""Tiles of networks that flatten their images: inner products by BLAS, then one covariance a pair through all layers."""
+"""Tiles of networks that flatten their images: inner products by BLAS, then one covariance per pair in all layers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ntkpipe.kernels.evaluation import host, near
 from ntkpipe.kernels.evaluation.fold import PerImageFeatures, fold, fold_own, images_first, no_features, views
 from ntkpipe.kernels.evaluation.inner_product import Input, device_products, squared_norms
 from ntkpipe.kernels.evaluation.resolve import Step, resolve
+from ntkpipe.kernels.evaluation.self_pairs import set_diagonals
 from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
 
-# Images per evaluation of images with themselves: one length, one compilation, and the same bits however many there are.
+# Images per evaluation of images with themselves. A fixed number needs one compilation and gives reproducible bits.
 _CHUNK = 1024
 
 
 def segments(layers: Sequence[Layer], features: int) -> list[tuple[Step, ...]]:
-    """Runs of steps that end with a layer that sees its images, the last with what follows it too.
+    """Split a network into runs of steps that each end with a layer with per-image features.
 
-    One nonlinearity at a time: XLA gives each result a loop of its own that recomputes all before it (see `fold`), so that a
-    network compiled as a whole costs the square of its depth (depth 10, float32: 574 ms against 42 ms for a tile of
-    2048 x 2048). And a network of 100 equal layers compiles three functions.
+    XLA computes each result in its own loop that recomputes all steps before it (see `fusion`), so a network that is
+    compiled as a whole costs the square of its depth (depth 10, float32: 574 ms instead of 42 ms for a tile of 2048 x
+    2048). With runs, a network of 100 equal layers compiles three functions.
     """
     runs: list[list[Step]] = [[]]
     for step in resolve([Input(features), *layers], Signature((), features)):
@@ -43,15 +44,15 @@ Result = tuple[Array, Array | None]
 
 
 def _at(a: Array, k: Array) -> Array:
-    """Of images `(n, ...)` what the k-th of many repetitions sees."""
+    """Return the features of images `(n, ...)` for the k-th of many repetitions."""
     return a[:, k]
 
 
 @lru_cache(maxsize=256)
 def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
-    """A segment as one compiled function of `(nngp, ntk, rows, columns)`, shared by all networks that contain it.
+    """Compile a segment to one function of `(nngp, ntk, rows, columns)`, which all networks with this segment share.
 
-    Gives the results of the networks that leave within it, and what the deepest goes on with.
+    The function returns the results of the networks that end in the segment, and the state of the deepest network.
     """
 
     def segment(nngp: Array, ntk: Array | None, rows: PerImageFeatures, columns: PerImageFeatures) -> list[Result]:
@@ -71,7 +72,10 @@ def compiled_pairs(steps: tuple[Step, ...]) -> Callable[..., list[Result]]:
 
 @lru_cache(maxsize=256)
 def compiled_own(steps: tuple[Step, ...], sees: bool = True) -> Callable[..., tuple[list[Result], PerImageFeatures]]:
-    """A segment as one compiled function of `(nngp, ntk)` of images with themselves, which also says what it has seen, if it `sees`."""
+    """Compile a segment to one function of `(nngp, ntk)` of images with themselves.
+
+    If `sees`, the function also returns the per-image features.
+    """
 
     def segment(nngp: Array, ntk: Array | None) -> tuple[list[Result], PerImageFeatures]:
         results: list[Result] = []
@@ -92,7 +96,7 @@ def fold_pairs(
     rows: Sequence[PerImageFeatures],
     columns: Sequence[PerImageFeatures],
 ) -> list[Kernels]:
-    """Both kernels, of every tap and of the end, from inner products `(n1, n2)` and what each segment sees of the images."""
+    """Return both kernels, for every tap and the end, from inner products `(n1, n2)` and the per-image features."""
     nngp, ntk = products, None
     results: list[Result] = []
     for steps, of_rows, of_columns in zip(runs, rows, columns, strict=True):
@@ -104,7 +108,7 @@ def fold_pairs(
 def fold_norms(
     runs: Sequence[tuple[Step, ...]], norms: Array, *, sees: bool = True
 ) -> tuple[list[Kernels], list[PerImageFeatures]]:
-    """As `fold_pairs`, of images with themselves, from their squared norms `(n,)`; and what each segment `sees` of them."""
+    """Return both kernels of images with themselves from their squared norms `(n,)`, and the per-image features."""
     nngp, ntk, every = norms, None, []
     results: list[Result] = []
     for steps in runs:
@@ -121,7 +125,7 @@ def _kernels(nngp: Array, ntk: Array | None) -> Kernels:
 def own(
     runs: Sequence[tuple[Step, ...]], norms: np.ndarray, *, sees: bool = True
 ) -> tuple[list[Kernels], list[PerImageFeatures]]:
-    """As `fold_norms`, on the host: NumPy arrays `(n,)`."""
+    """Return the result of `fold_norms` as NumPy arrays `(n,)`, computed on the host."""
     padded = np.zeros(-(-len(norms) // _CHUNK) * _CHUNK, norms.dtype)
     padded[: len(norms)] = norms
     parts = [fold_norms(runs, padded[i : i + _CHUNK], sees=sees) for i in range(0, len(padded), _CHUNK)]
@@ -129,14 +133,14 @@ def own(
 
 
 def diagonals(runs: Sequence[tuple[Step, ...]], x: np.ndarray) -> list[Kernels]:
-    """Both kernels of flattened images with themselves, `(n,)` each, of every tap and the end."""
+    """Return both kernels of flattened images with themselves, `(n,)` each, for every tap and the end."""
     return own(runs, squared_norms(x), sees=not any(step.more for run in runs for step in run))[0]
 
 
 def on_host(
     runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, *, out_dtype: Any, pad_to: int | None
 ) -> list[Kernels]:
-    """Both kernels of flattened images `(n1, d)`, `(n2, d)` on the CPU, of every tap and the end; see `host.evaluate`."""
+    """Return both kernels of flattened images `(n1, d)`, `(n2, d)`, computed on the CPU; see `host.evaluate`."""
     norms1, norms2 = squared_norms(x1), None if x2 is None else squared_norms(x2)
     of_rows, seen1 = own(runs, norms1)
     seen2 = seen1 if norms2 is None else own(runs, norms2)[1]
@@ -158,9 +162,7 @@ def on_host(
     )
     made = [Kernels(*arrays[k : k + 2]) for k in range(0, len(arrays), 2)]
     if x2 is None:
-        for kernels, diagonal in zip(made, of_rows, strict=True):
-            for kernel, values in zip(kernels, diagonal, strict=True):
-                np.fill_diagonal(np.asarray(kernel), values)
+        set_diagonals(made, of_rows)
     found = looking.found()
     if found.rows.size:
         near.put(made, near_pairs(runs, x1, x2, found), found, mirrored=x2 is None)
@@ -170,13 +172,13 @@ def on_host(
 def near_pairs(
     runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None, found: near.Found
 ) -> list[Kernels]:
-    """Both kernels of pairs of flattened images that nearly coincide; see `near.evaluate`."""
+    """Return both kernels of nearly equal pairs of flattened images; see `near.evaluate`."""
     steps = [step for run in runs for step in run]
     return near.evaluate(steps, x1, x2, found, lambda images: diagonals(runs, images))
 
 
 def in_distance_form(runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.ndarray | None) -> list[Kernels]:
-    """Both kernels `(n1, n2)` of all pairs of flattened images, evaluated as those that nearly coincide; of every tap and the end."""
+    """Return both kernels `(n1, n2)` of flattened images, with all pairs evaluated like nearly equal ones."""
     others = x1 if x2 is None else x2
     every = np.indices((len(x1), len(others))) if x2 is not None else np.stack(np.tril_indices(len(x1)))
     found = near.Found(*every.reshape(2, -1))
@@ -187,7 +189,9 @@ def in_distance_form(runs: Sequence[tuple[Step, ...]], x1: np.ndarray, x2: np.nd
 
 
 def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> list[Kernels]:
-    """The same on JAX's default device; under tracing pairs that nearly coincide are like all others."""
+    """Return both kernels on JAX's default device. Inside JAX transformations, nearly equal pairs get no special
+    treatment.
+    """
     x1 = jnp.asarray(x1)
     made, found = _on_device(runs, x1, x2)
     if found is None or not found.rows.size:
@@ -207,7 +211,7 @@ def on_device(runs: Sequence[tuple[Step, ...]], x1: Array, x2: Array | None) -> 
 def _on_device(
     runs: Sequence[tuple[Step, ...]], x1: jax.Array, x2: Array | None
 ) -> tuple[list[Kernels], near.Found | None]:
-    """The kernels, and the pairs that nearly coincide; None under tracing."""
+    """Return the kernels and the nearly equal pairs, which are None inside JAX transformations."""
     products, p, q = device_products(x1, x1 if x2 is None else jnp.asarray(x2))
     of_rows, seen1 = fold_norms(runs, p)
     made = fold_pairs(runs, products, seen1, seen1 if x2 is None else fold_norms(runs, q)[1])
@@ -222,7 +226,9 @@ def _on_device(
 def padded_on_device(
     runs: Sequence[tuple[Step, ...]], x1: jax.Array, x2: jax.Array | None, *, out_dtype: Any, pad_to: int | None
 ) -> list[Kernels]:
-    """As `on_device`, and back to NumPy arrays; ragged blocks are padded to `pad_to` rows, to share what is compiled."""
+    """Return the result of `on_device` as NumPy arrays. Smaller blocks are padded to `pad_to` rows to share
+    programs.
+    """
 
     def padded(x: jax.Array) -> jax.Array:
         missing = max(pad_to or 0, len(x)) - len(x)
@@ -236,7 +242,7 @@ def padded_on_device(
 
     def cut(kernel: Array) -> np.ndarray:
         kernel = jnp.asarray(kernel) if kernel.shape == (n1, n2) else kernel[:n1, :n2]
-        if np.dtype(out_dtype).itemsize < kernel.dtype.itemsize:  # what is half as large is twice as fast on its way
+        if np.dtype(out_dtype).itemsize < kernel.dtype.itemsize:  # half the bytes are copied in half the time
             kernel = kernel.astype(out_dtype)
         return to_host(jnp.asarray(kernel)).astype(out_dtype, copy=False)
 
@@ -249,6 +255,6 @@ def padded_on_device(
 
 @jax.jit
 def symmetric(block: jax.Array, diagonal: jax.Array) -> jax.Array:
-    """The lower triangle of a square block on both sides of its exact diagonal."""
+    """Return a symmetric block from the lower triangle and the exact diagonal."""
     row, col = jnp.arange(len(block))[:, None], jnp.arange(len(block))[None, :]
     return jnp.where(row == col, diagonal[:, None], jnp.where(row > col, block, block.T))

@@ -1,4 +1,4 @@
-"""The fold of a network's steps over covariances."""
+"""Apply the steps of a network to covariances, one after another."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from ntkpipe.kernels.layers.residual import Branching
 from ntkpipe.kernels.state import Array, KernelState, Signature, View
 
 PerImageFeatures = tuple[Any, ...]
-"""Per step: None, a tuple of arrays, or, of a residual sum, a tuple of these per branch; of a repeat likewise, all repetitions
-after the first ones together, in arrays with one more axis."""
+"""The features of each step: None, a tuple of arrays, or one entry per branch of a join or a repeat.
+
+The last entry of a repeat holds all repetitions after the first ones, in arrays with one more axis.
+"""
 
 
 Leave = Callable[[Sequence[Step], KernelState], None]
@@ -32,14 +34,14 @@ def fold(
     columns: PerImageFeatures,
     leave: Leave | None = None,
 ) -> KernelState:
-    """The state after all steps.
+    """Return the state after all steps.
 
     Args:
-        steps: of a network, or a part of it.
-        state: before the first.
-        rows: what each step has seen of the first images, as `View`s.
-        columns: likewise of the second images.
-        leave: called at each tap with the steps of every network that leaves there, and the state with which it does.
+        steps: steps of a network or a part of it.
+        state: state before the first step.
+        rows: features of the first images for each step, as `View`s.
+        columns: features of the second images for each step, as `View`s.
+        leave: called at each tap with the steps and the state of every network that ends there.
     """
     for step, row, column in zip(steps, rows, columns, strict=True):
         if isinstance(step.layer, Tap):
@@ -62,7 +64,7 @@ def fold(
 def fold_own(
     steps: Sequence[Step], state: KernelState, leave: Leave | None = None
 ) -> tuple[KernelState, PerImageFeatures]:
-    """The state of images with themselves after all steps, and what each step has seen of them; see `fold`."""
+    """Return the state of images with themselves after all steps, and the per-image features; see `fold`."""
     seen: list[Any] = []
     for step in steps:
         if isinstance(step.layer, Tap):
@@ -84,13 +86,13 @@ def fold_own(
 
 @dataclass(frozen=True)
 class Stacked:
-    """What the k-th of many repetitions sees."""
+    """Features of many repetitions; `at(k)` returns those of the k-th."""
 
     at: Callable[[Array], PerImageFeatures]
 
 
 def repetitions(step: Step) -> tuple[tuple[tuple[Step, ...], ...], tuple[Step, ...], int]:
-    """Of a repeat: the steps of the first repetitions, those of all others, and how many others there are."""
+    """Return, for a repeat, the steps of the first repetitions, those of all others, and the number of others."""
     more = step.more
     return (step.branches[:-1], step.branches[-1], more) if more else (step.branches, (), 0)
 
@@ -127,7 +129,7 @@ def _repeated_own(step: Step, state: KernelState) -> tuple[KernelState, PerImage
 def _scanned(
     one: Callable[[KernelState, Array], tuple[KernelState, Any]], state: KernelState, times: int
 ) -> tuple[KernelState, Any]:
-    """`one` so many times, in a loop that is compiled once; and what it gives besides, stacked."""
+    """Apply `one` `times` times in a loop that is compiled once; also return its other results, stacked."""
 
     def step(kernels: tuple[Array, Array | None], k: Array) -> tuple[tuple[Array, Array | None], Any]:
         after, more = one(state.replace(nngp=kernels[0], ntk=kernels[1]), k)
@@ -138,7 +140,7 @@ def _scanned(
 
 
 def kernels_of(state: KernelState) -> tuple[Array, Array]:
-    """Both kernels; a network without trainable layers has an NTK of zero."""
+    """Return both kernels. A network without trainable layers has an NTK of zero."""
     return state.nngp, jnp.zeros_like(state.nngp) if state.ntk is None else state.ntk
 
 
@@ -148,13 +150,13 @@ def views(
     view: Callable[[Step, tuple[Array, ...]], View],
     at: Callable[[Array, Array], Array],
 ) -> PerImageFeatures:
-    """The same structure with a `View` for each tuple of arrays.
+    """Return the features with a `View` in place of each tuple of arrays.
 
     Args:
-        steps: of a network, or a part of it.
-        seen: of them.
-        view: of a step, from its arrays.
-        at: the k-th repetition's part of an array of many.
+        steps: steps of a network or a part of it.
+        seen: features for these steps.
+        view: makes the view of a step from its arrays.
+        at: returns the k-th repetition's part of a stacked array.
     """
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
@@ -182,13 +184,13 @@ def _stacked(
 def images_first(
     steps: Sequence[Step], seen: PerImageFeatures, moved: Callable[[Array, int, int], Array], stacked: int = 0
 ) -> PerImageFeatures:
-    """What was seen by `fold_own` as arrays `(n, ...)`, by `moved(array, from, to)`.
+    """Return the features from `fold_own` with the images on the first axis, `(n, ...)`.
 
     Args:
-        steps: that saw it.
-        seen: of the images with themselves.
+        steps: steps that the features belong to.
+        seen: features of images paired with themselves.
         moved: moves an axis, as NumPy's `moveaxis` does.
-        stacked: axes of repetitions before all others.
+        stacked: number of leading axes that count repetitions.
     """
     made: list[Any] = []
     for step, of_step in zip(steps, seen, strict=True):
@@ -211,12 +213,12 @@ def _leave(step: Step, state: KernelState, leave: Leave | None) -> None:
 
 
 def no_features(steps: Sequence[Step]) -> PerImageFeatures:
-    """The same structure for steps that see nothing."""
+    """Return the structure of features for steps that need none."""
     return tuple(tuple(no_features(branch) for branch in step.branches) or None for step in steps)
 
 
 def entering(branch: Sequence[Step], step: Step, state: KernelState) -> KernelState:
-    """The state as a branch needs it: of fewer classes, perhaps."""
+    """Return the state restricted to the classes that a branch needs."""
     return _restricted(state, step.entering(branch))
 
 
@@ -226,14 +228,14 @@ def _restricted(state: KernelState, wanted: Signature) -> KernelState:
         return state.replace(signature=wanted)
 
     def chosen(x: Array) -> Array:
-        # Of a chunk, which is of one class of rows, the rows are the same in all branches.
+        # A chunk has one class of rows, and it is the same class in all branches.
         return layout.restrict(x, has if state.chunk is None else (wanted.support[0], has[1]), wanted.support)
 
     return state.map(chosen, wanted)
 
 
 def joined(ends: Sequence[KernelState], step: Step) -> KernelState:
-    """What the branches end with, put together by their layer."""
+    """Join the states at the ends of the branches by their layer."""
     assert isinstance(step.layer, Branching)
-    # What is put together goes into the next branch and around it.
+    # The result is read both by the next branch and by its shortcut.
     return step.layer.join(ends, step.outgoing).settled()

@@ -1,8 +1,8 @@
-"""Evaluation on the CPU: inner products by BLAS and one compiled elementwise map, strip of rows by strip of rows.
+"""Evaluation on the CPU, one strip of rows after another: inner products by BLAS, then one compiled elementwise map.
 
-Measured for a 2048 x 2048 float32 tile of a network of depth 3 on one core: the map takes 49 ms in strips of 2 MiB, and
-15 ms in strips of 1 MiB or less, whose intermediates stay in the L2 cache. The products want taller strips: BLAS packs
-all columns anew for each, and its threads wait for each other at the end of each.
+For a 2048 x 2048 float32 tile of a network of depth 3 on one core, the map takes 49 ms in strips of 2 MiB and 15 ms in
+strips of 1 MiB or less, whose intermediates stay in the L2 cache. The products are faster in taller strips, because
+BLAS packs all columns again for each strip, and its threads wait for each other at the end of each.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Watch = Callable[[np.ndarray, int], None]
 
 _PRODUCT_BYTES = 4 << 20
 _MAP_BYTES = 1 << 20
-_ALIGNMENT = 64  # bytes; JAX borrows NumPy memory aligned so, and copies any other
+_ALIGNMENT = 64  # bytes; JAX borrows NumPy memory with this alignment and copies all other memory
 
 
 def is_default() -> bool:
-    """True if JAX would compute on the CPU."""
+    """Return whether JAX computes on the CPU by default."""
     device = getattr(jax.config, "jax_default_device", None)  # jax.default_device(...) of the caller
     platform = default_platform() if device is None else getattr(device, "platform", device)
     return platform == "cpu"
 
 
 def strip_rows(rows: int, cols: int, itemsize: int) -> tuple[int, int]:
-    """Rows of one strip of products (about 4 MiB) and of one strip of the map (1 MiB), which divides it.
+    """Return the number of rows in a strip of products (about 4 MiB) and in a strip of the map (about 1 MiB).
 
-    Powers of two, at least 64 and 16, and no more than the block needs.
+    Both are powers of two, at least 64 and 16 unless the block has fewer rows. The second divides the first.
     """
     product = max(_PRODUCT_BYTES // (cols * itemsize), 64)
     mapped = max(_MAP_BYTES // (cols * itemsize), 16)
@@ -54,23 +54,23 @@ def evaluate(
     pad_to: int | None,
     watch: Watch,
 ) -> np.ndarray:
-    """All kernels of every pair of rows.
+    """Return all kernels of every pair of rows.
 
     Args:
-        pair_map: from inner products `(rows, cols)` and trees of arrays `(rows,)`, `(cols,)` to the kernels.
+        pair_map: maps inner products `(rows, cols)` and trees of arrays `(rows,)`, `(cols,)` to the kernels.
         x1: flattened row images `(n1, d)`, contiguous.
-        x2: flattened column images `(n2, d)`; None pairs `x1` with itself: only the lower triangle of products is
-            then formed, and the result is symmetric to the last bit. Its diagonal is for the caller to set.
-        rows: what the map takes of the row images: a tree of arrays `(n1, ...)`.
-        columns: likewise of the column images.
-        results: how many kernels the map gives.
-        out_dtype: of the result.
-        pad_to: compile for blocks of so many rows and columns, so that ragged ones at the edge need no compilation
-            of their own. Only the map sees the padding, never the inner products.
-        watch: is shown the inner products while they are in the cache: a strip, and its first row.
+        x2: flattened column images `(n2, d)`. None pairs `x1` with itself: the function then computes only the lower
+            triangle of the products, and the result is exactly symmetric. The caller sets its diagonal.
+        rows: per-image features of the row images, a tree of arrays `(n1, ...)`.
+        columns: per-image features of the column images, a tree of arrays `(n2, ...)`.
+        results: number of kernels that the map returns.
+        out_dtype: dtype of the result.
+        pad_to: number of rows and columns to compile for, so that smaller blocks at the edge need no compilation of
+            their own. The map computes the padding; the inner products do not.
+        watch: called with each strip of inner products and its first row, while the strip is in the cache.
 
     Returns:
-        `(results, n1, n2)`.
+        The kernels, `(results, n1, n2)`.
     """
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     cols = max(n2, pad_to or 0)
@@ -89,11 +89,11 @@ def evaluate(
             of_rows = jax.tree.map(lambda a: a[row : row + part], all_rows)  # noqa: B023 - used at once
             made = pair_map(products[row - start : row - start + part], of_rows, all_columns)
             watch(products[row - start : min(row + part, stop) - start, :width], row)
-            # JAX computes this strip in its own thread while the one before it is copied out.
+            # JAX computes this strip in its own thread while this thread copies the strip before it.
             if running is not None:
                 _store(out, *running, stop, width)
             running = row, made
-        # All of them, before the next products overwrite what the map may still read.
+        # Wait for the last strip: the next products overwrite the memory that the map reads.
         if running is not None:
             _store(out, *running, stop, width)
         if x2 is None:
@@ -103,7 +103,7 @@ def evaluate(
 
 
 def _store(results: np.ndarray, row: int, made: Sequence[Array], stop: int, width: int) -> None:
-    """Copy a strip that begins at `row` out, cut at row `stop` and column `width`."""
+    """Copy a strip that begins at `row` into the results, cut at row `stop` and column `width`."""
     for result, strip in zip(results, made, strict=True):
         rows = min(stop - row, strip.shape[0])
         result[row : row + rows, :width] = np.asarray(strip)[:rows, :width]

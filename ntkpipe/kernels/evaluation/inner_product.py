@@ -1,4 +1,4 @@
-"""The covariance of images: x . x' / (height * width * channels), where every fully connected kernel begins."""
+"""The input covariance of fully connected networks, x . x' / (height * width * channels)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ntkpipe.kernels.state import KernelState, Pointwise, Signature
 
 
 def squared_norms(x: np.ndarray) -> np.ndarray:
-    """`x . x` of every image, `(n,)`, in the dtype of `x`.
+    """Return `x . x` of every image, `(n,)`, in the dtype of `x`.
 
-    Every element of a row of the kernel is divided by it, so that its error would be the same in all of them: runs of 64
-    values are summed in that dtype, and the runs in float64. (All in float64 takes 5 times longer: 5 ms for 2048 images
-    of 3072 values, 8% of a tile.)
+    An error of a norm would affect a whole row of the kernel. So the function sums runs of 64 values in the dtype of
+    `x`, and adds the runs in float64. Float64 throughout takes 5 times longer: 5 ms for 2048 images of 3072 values,
+    which is 8% of a tile.
     """
     x = x.reshape(len(x), -1)
     whole = x.shape[1] // 64 * 64
@@ -29,30 +29,30 @@ def squared_norms(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Input(Pointwise):
-    """Where every fully connected network begins: inner products of flattened images become covariances.
+    """The first step of every fully connected network, which turns inner products of flattened images into covariances.
 
     Args:
-        features: height * width * channels, by which they are divided.
+        features: height * width * channels, the divisor of the inner products.
     """
 
     features: int
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Flat, and not Gaussian: pixels are what they are."""
+        """Return a flat signature, whose values are not Gaussian because they are the pixels."""
         return Signature((), self.features)
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """Divided likewise."""
+        """Return the variances and distances divided by the number of features."""
         del incoming
         return before.times(1.0 / self.features)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Divide the inner products."""
+        """Return the state with the inner products divided by the number of features."""
         return state.replace(nngp=state.nngp * (1.0 / self.features), signature=outgoing)
 
 
 def device_products(x1: jax.Array, x2: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`x1 x2^T` and both squared norms, on the device and under tracing."""
+    """Return `x1 x2^T`, `(n1, n2)`, and the squared norms `(n1,)` and `(n2,)`, on the device and under tracing."""
     x1, x2 = x1.reshape(x1.shape[0], -1), x2.reshape(x2.shape[0], -1)
     # HIGHEST: a GPU's default float32 product may run in TF32, with errors near 3e-4.
     products = jnp.matmul(x1, x2.T, precision=jax.lax.Precision.HIGHEST)

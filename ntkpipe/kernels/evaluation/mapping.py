@@ -1,4 +1,4 @@
-"""Networks without pixels as maps of covariances, elementwise."""
+"""Networks without pixels, applied elementwise to given covariances."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ntkpipe.kernels.state import Array, Kernels, KernelState, Layer, Signature
 
 
 def map_covariances(layers: Sequence[Layer], k: Any, p: Any, q: Any, ntk: Any, features: int) -> Kernels:
-    """See `Architecture.map`.
+    """Return both kernels of a network for given covariances; see `Architecture.map`.
 
     Raises:
-        PlaceError: at the first layer that acts on pixels.
+        PlaceError: if a layer acts on pixels.
         DataError: if covariances are not float32 or float64, or have no variances.
     """
     if p is None and q is not None:
-        raise DataError("q are variances of the second points: give p, those of the first, too")
+        raise DataError("q are the variances of the second points: give p, those of the first points, too")
     given = [x for x in (k, p, p if q is None else q, ntk) if x is not None]
     as_jax = any(isinstance(x, jax.Array) for x in given)
     k, *variances = (x if isinstance(x, jax.Array) else np.asarray(x) for x in given)
@@ -48,7 +48,7 @@ def _mapped(
     q: Array | None,
     ntk: Array | None,
 ) -> Kernels:
-    """See `Architecture.map`."""
+    """Return both kernels, compiled; see `Architecture.map`."""
     start = Signature((), steps[0].incoming.features) if steps else Signature((), 1)
     if p is None or q is None:
         return Kernels(*kernels_of(fold_own(own_steps, KernelState(k, ntk, start, is_own=True))[0]))

@@ -1,4 +1,4 @@
-"""A pair of images through all layers, in the classes of pixel pairs that are needed."""
+"""Evaluation of a network for pairs of images, with the classes of pixel pairs that its result needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ntkpipe.kernels.state import Array, FusionPolicy, KernelState, Signature, V
 
 
 def section(steps: Sequence[Step]) -> tuple[Sequence[Step], Step | None, Sequence[Step]]:
-    """The run of steps that keep classes, the pool that ends it (None if something else does), and the rest."""
+    """Return the run of steps that keep classes, the pool that ends it (None if no pool does), and the other steps."""
     length = next((k for k, step in enumerate(steps) if not step.keeps_classes), len(steps))
     pooled = length < len(steps) and isinstance(steps[length].layer, Mixing)
     return steps[:length], steps[length] if pooled else None, steps[length + pooled :]
@@ -26,7 +26,10 @@ def section(steps: Sequence[Step]) -> tuple[Sequence[Step], Step | None, Sequenc
 
 @dataclass(frozen=True)
 class _Section:
-    """Steps that are taken together: where they begin, and if classes of rows go one by one, the pool that ends them."""
+    """Consecutive steps that are evaluated together.
+
+    If `looped`, the classes of rows are evaluated one by one, and `mixing` is the pool that ends the run.
+    """
 
     start: int
     run: Sequence[Step]
@@ -39,14 +42,14 @@ class _Section:
 
 
 class Pairs:
-    """Pairs of one row image with a batch of column images, under tracing.
+    """Evaluates pairs of one row image with a batch of column images, under tracing.
 
     Args:
-        steps: of the network.
-        batch: how many columns, and how large a block.
+        steps: steps of the network.
+        batch: number of columns and size of a block.
         fusion: see `FusionPolicy`.
-        columns: `(b, h, w, channels)`.
-        seen: of the columns, `(b, ...)`.
+        columns: column images, `(b, h, w, channels)`.
+        seen: per-image features of the columns, `(b, ...)`.
     """
 
     def __init__(
@@ -71,25 +74,25 @@ class Pairs:
             classes = run[0].incoming.support[0] if run and run[0].incoming.spatial else ()
             looped = len(classes) > 1 and run[0].incoming.entries * self._batch.pairs > self._batch.limit
             if not looped:
-                # The layer that ends the run is like any other where all classes are there.
+                # With all classes present, the layer that ends the run needs no special treatment.
                 run = steps[start : start + max(len(run) + (mixing is not None), 1)]
             made.append(_Section(start, run, mixing if looped else None, looped))
             start += len(run) + (looped and mixing is not None)
         return made
 
     def _column(self, signature: Signature, field: Array, whole: bool) -> Array:
-        """A column field ready to be looked up: at all its places, or skewed and doubled, for `_at`."""
+        """Return a column field in the layout if all classes are `whole`, else skewed and doubled for `_at`."""
         if whole:
             return field if self._fusion.lays_out_anew else layout.spread_column(field, signature)
         skewed = layout.skew_columns(field, signature)
         return skewed if field.shape[0] == 1 else jnp.concatenate([skewed, skewed])
 
     def _everywhere(self, signature: Signature, column: Array) -> Array:
-        """A column field at all its places."""
+        """Return a column field in the layout."""
         return layout.spread_column(column, signature, self._nothing) if self._fusion.lays_out_anew else column
 
     def _at(self, signature: Signature, column: Array, chunk: Array) -> Array:
-        """A doubled column field at the k-th class of rows."""
+        """Return the part of a doubled column field that belongs to the class of rows with index `chunk`."""
         if column.shape[0] == 1:
             return column[None]
         extent = signature.spatial[0]
@@ -97,7 +100,7 @@ class Pairs:
         return lax.dynamic_slice_in_dim(column, extent - cut, extent)[None]
 
     def _column_views(self, steps: Sequence[Step], seen: PerImageFeatures, *, whole: bool) -> Any:
-        """Of all classes: views. Of one class at a time: functions from the chunk to views."""
+        """Return functions from a class of rows to the columns' views; with `whole`, they ignore the class."""
 
         def prepare(step: Step, arrays: tuple[Array, ...]) -> Any:
             if step.layer.feature_scope == "matrices" or not step.incoming.spatial:
@@ -118,12 +121,12 @@ class Pairs:
         return views(steps, seen, prepare, lambda a, k: a[k])
 
     def __call__(self, number: Array, row: Array, seen: PerImageFeatures) -> list[tuple[Array, Array]]:
-        """Both kernels of the row image `(h, w, channels)` with each column, `(b,)` each: of every tap, then of the end.
+        """Return both kernels of a row image with each column, `(b,)` each, for every tap and then for the end.
 
         Args:
-            number: of the row, which changes from one to the next.
-            row: its image.
-            seen: of it.
+            number: index of the row, which differs between calls.
+            row: the row image, `(h, w, channels)`.
+            seen: per-image features of the row image.
         """
         self._nothing = (number < 0).astype(jnp.int32)
         results: list[tuple[Array, Array]] = []
@@ -155,10 +158,10 @@ class Pairs:
     def _class_by_class(
         self, part: _Section, before: KernelState | None, row: Array, rows: PerImageFeatures, columns: Any
     ) -> tuple[KernelState, list[tuple[Array, Array]]]:
-        """One class of rows after the other through a run, and as far into the layer that mixes them as one class goes.
+        """Evaluate a run for one class of rows at a time, with the part of the mixing layer that one class determines.
 
         Returns:
-            The state after the run and the layer that mixes, and the kernels of the networks that leave in between.
+            The state after the run and the mixing layer, and the kernels of the networks that end in the run.
         """
         leaving: list[Sequence[Step]] = []
 

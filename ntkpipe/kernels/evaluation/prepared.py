@@ -1,4 +1,4 @@
-"""Blocks of images with what layers see of each."""
+"""Blocks of images with their per-image features."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ntkpipe.kernels.evaluation.resolve import Step
 
 @dataclass(frozen=True)
 class Prepared:
-    """A block of images and what layers see of each, from `Architecture.prepare`.
+    """A block of images and their per-image features; `Architecture.prepare` makes it.
 
     Args:
-        images: of the block.
-        seen: of each.
-        masked: of sequences that end at different places, what every network sees; `seen` is then empty.
+        images: images of the block, `(n, ...)`.
+        seen: features of each image.
+        masked: features for every network if sequences have different lengths; `seen` is then empty.
     """
 
     images: np.ndarray
@@ -30,16 +30,16 @@ class Prepared:
 
     @cached_property
     def on_device(self) -> jax.Array:
-        """The images on JAX's default device, copied once. Ask within `precision_context(images.dtype)`."""
+        """The images on JAX's default device, copied once; read it within `precision_context(images.dtype)`."""
         return jax.device_put(self.images)
 
     def along(self, steps: Sequence[Step]) -> PerImageFeatures:
-        """What each step of the network sees: a tap nothing, and nor do those after the last that does."""
+        """Return the features for each step; taps and the steps after the last one with features have none."""
         return along(steps, self.seen)
 
 
 def along(steps: Sequence[Step], seen: PerImageFeatures) -> PerImageFeatures:
-    """What each step sees, of what those of the network without taps have seen."""
+    """Return the features for each step, from the features of the same network without taps."""
     left, nothing = iter(seen), no_features(steps)
     return tuple(
         none if isinstance(step.layer, Tap) else next(left, none) for step, none in zip(steps, nothing, strict=True)

@@ -1,4 +1,4 @@
-"""Several networks that begin alike, in one evaluation: depths of one family share all but their readouts."""
+"""Joint evaluation of networks that share their first layers, such as several depths of one family."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ from ntkpipe.kernels.state import KernelState, Layer, Pointwise, Signature
 
 @dataclass(frozen=True)
 class Tap(Pointwise):
-    """A place at which shallower networks leave the deepest one; that goes on as if nothing was there. `fold` follows both.
+    """A place where shallower networks branch off the deepest one, which continues unchanged.
+
+    `fold` evaluates the branches.
 
     Args:
-        branches: layers of each shallower network from here to its end.
+        branches: layers of each shallower network from this place to its end.
     """
 
     branches: tuple[tuple[Layer, ...], ...]
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """What came in."""
+        """Return the incoming signature, without its support."""
         for branch in self.branches:
             signatures(branch, incoming)
         return dataclasses.replace(incoming, support=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """What the deepest network or any other needs."""
+        """Return the classes that the deepest network or any branch needs."""
         needed = [support]
         for branch in self.branches:
             wanted: Support = ()
@@ -41,26 +43,27 @@ class Tap(Pointwise):
         return union(needed)
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """If the deepest network needs all the rows that any other does."""
+        """Return whether the deepest network needs all classes of rows that the branches need."""
         return not incoming.spatial or incoming.support[0] == outgoing.support[0]
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Never called: see `fold`."""
+        """Raise an AssertionError, because `fold` evaluates taps itself."""
         raise AssertionError("fold follows the branches")
 
 
 def share(networks: Sequence[tuple[Layer, ...]]) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
-    """One network with taps that gives the kernels of several.
+    """Return one network with taps that evaluates several networks.
 
     Args:
-        networks: layers of each.
+        networks: layers of each network.
 
     Returns:
-        The deepest network with its taps, and for each network which of its results is that network's: results of taps come
-        in their order along the deepest, its own last.
+        The deepest network with its taps, and for each given network the index of its result. The results are ordered
+        by the places of the taps; the result of the deepest network is the last.
 
     Raises:
-        ConfigError: if what leaves the deepest network is more than a readout: a layer there sees single images.
+        ConfigError: if a branch has a layer with per-image features, branches or repetitions, which is more than a
+            readout.
     """
     trunk = max(networks, key=len)
     leaving: dict[int, list[tuple[Layer, ...]]] = {}

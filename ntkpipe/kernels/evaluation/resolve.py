@@ -1,4 +1,4 @@
-"""From layers to steps: what comes into each, what goes out, and which covariances later steps need of it."""
+"""Resolves layers into steps, which know their signatures and the classes of covariances that later steps need."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ntkpipe.kernels.state import Layer, Signature
 
 @dataclass(frozen=True)
 class Step:
-    """A layer in its place.
+    """A layer with the signatures of its place in the network.
 
     Args:
         layer: the layer.
-        incoming: what comes in, its support known.
-        outgoing: what goes out, its support known.
-        branches: of a join of branches or a tap, the steps of each branch; of a repeat those of its first repetitions, one by one, and
-            then, if there are `more`, those of all the others.
+        incoming: signature of its input, with its support.
+        outgoing: signature of its output, with its support.
+        branches: steps of each branch of a join or a tap. A repeat has one entry for each of its first repetitions and,
+            if there are `more`, one entry for all others.
     """
 
     layer: Layer
@@ -32,21 +32,21 @@ class Step:
     branches: tuple[tuple[Step, ...], ...] = ()
 
     def entering(self, branch: Sequence[Step]) -> Signature:
-        """What goes into one of the branches: what comes in, of the classes that it needs."""
+        """Return the signature of a branch's input, with the classes that the branch needs."""
         return branch[0].incoming if branch else dataclasses.replace(self.incoming, support=self.outgoing.support)
 
     def leaving(self, branch: Sequence[Step]) -> Signature:
-        """What one of the branches ends with."""
+        """Return the signature of a branch's output."""
         return branch[-1].outgoing if branch else self.entering(branch)
 
     @property
     def keeps_classes(self) -> bool:
-        """The k-th outgoing class of the rows comes from the k-th incoming one alone."""
+        """Whether the k-th outgoing class of rows depends only on the k-th incoming one."""
         if not self.layer.keeps_classes(self.incoming, self.outgoing):
             return False
         if not self.branches or not self.incoming.spatial:
             return True
-        # Branches get the same classes; those of a tap may go their own way with them.
+        # All branches must receive the same classes. The branches of a tap need not keep them.
         rows = self.incoming.support[:1]
         same = all(self.entering(branch).support[:1] == rows for branch in self.branches)
         if isinstance(self.layer, Repeat):
@@ -55,21 +55,21 @@ class Step:
 
     @property
     def is_masked(self) -> bool:
-        """It must know where sequences end."""
+        """Whether the step needs the lengths of sequences."""
         return isinstance(self.layer, Mask | MaskedSelfAttention) or any(
             step.is_masked for branch in self.branches for step in branch
         )
 
     @property
     def more(self) -> int:
-        """Of a repeat: repetitions after the first ones, all with the steps of the last branch."""
+        """Number of a repeat's repetitions that share the steps of the last branch; 0 for all other layers."""
         if not isinstance(self.layer, Repeat):
             return 0
         return passes(self.layer, dataclasses.replace(self.incoming, support=())).more
 
     @property
     def has_features(self) -> bool:
-        """A pair's images must be known to it one by one."""
+        """Whether the step needs per-image features."""
         return self.layer.feature_scope != "nothing" or any(
             step.has_features for branch in self.branches for step in branch
         )
@@ -78,16 +78,16 @@ class Step:
 def resolve(
     layers: Sequence[Layer], incoming: Signature, *, wanted: Support = (), own: bool = False
 ) -> tuple[Step, ...]:
-    """The steps of a network, or of a branch.
+    """Return the steps of a network or of a branch.
 
     Args:
-        layers: in order.
-        incoming: what comes in; its support is ignored.
-        wanted: the support that must go out.
-        own: for blocks of images with themselves, where variances are seen as well.
+        layers: layers in order.
+        incoming: signature of the input, whose support is ignored.
+        wanted: classes of the output that are needed.
+        own: whether images are paired with themselves; features then need the variances as well.
 
     Raises:
-        PlaceError: at the first layer that has no formula for what reaches it.
+        PlaceError: at the first layer that has no formula for its input.
     """
     after = signatures(layers, incoming)
     before = [incoming, *after][: len(layers)]
@@ -118,7 +118,7 @@ def _repetitions(layer: Repeat, incoming: Signature, wanted: Support, *, own: bo
 
 
 def with_features(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers up to the last that must know a pair's images one by one."""
+    """Return the layers up to the last one that needs per-image features."""
     for end in range(len(layers), 0, -1):
         if _has_features(layers[end - 1]):
             return layers[:end]

@@ -1,4 +1,4 @@
-"""Images paired with themselves: what layers see of each, and the diagonals of the kernels."""
+"""Evaluation of images paired with themselves: per-image features and the diagonals of the kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from ntkpipe.kernels.state import Array, FusionPolicy, Kernels, KernelState
 
 @lru_cache(maxsize=64)
 def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
-    """Compiled: from images `(h, w, channels, n)` to the kernels of each with itself, if asked for, and what was seen of it."""
+    """Return a compiled function from images `(h, w, channels, n)` to their kernels with themselves and their features.
+
+    The list of kernels is empty unless `with_kernels`.
+    """
 
     def program(alive: Array, x: Array) -> tuple[list[tuple[Array, Array]], PerImageFeatures]:
         results, seen = _folded(steps, x, Materialised(alive) if on_cpu else Fused())
@@ -31,7 +34,7 @@ def own_program(steps: tuple[Step, ...], with_kernels: bool, on_cpu: bool):
 def _folded(
     steps: Sequence[Step], x: Array, fusion: FusionPolicy
 ) -> tuple[list[tuple[Array, Array]], PerImageFeatures]:
-    """From images `(h, w, channels, n)`: the kernels of each with itself, of every tap, then of the end, and what was seen."""
+    """Return the kernels of images `(h, w, channels, n)` with themselves, for every tap and the end, and the features."""
     signature = steps[0].incoming
     x, lengths = without_ends(steps, x)
     nngp = layout.products(x, x, signature) / signature.features
@@ -47,7 +50,10 @@ def _folded(
 
 
 def without_ends(steps: Sequence[Step], x: Array) -> tuple[Array, Array | None]:
-    """Of sequences `(h, w, channels, n)` with NaN after their ends, zeros there and their lengths `(n,)`, if the network masks them."""
+    """Return sequences `(h, w, channels, n)` with zeros instead of NaN after their ends, and their lengths `(n,)`.
+
+    If the network has no masks, the sequences are returned unchanged, with None for the lengths.
+    """
     if not any(step.is_masked for step in steps):
         return x, None
     present = ~jnp.isnan(x)
@@ -55,13 +61,16 @@ def without_ends(steps: Sequence[Step], x: Array) -> tuple[Array, Array | None]:
 
 
 def traced(steps: Sequence[Step], x: Array) -> tuple[list[Kernels], PerImageFeatures]:
-    """The same under tracing, of images `(n, h, w, channels)`, with what was seen as `(n, ...)`; see `spatial.traced`."""
+    """Return, under tracing, the kernels of images `(n, h, w, channels)` with themselves and their features `(n, ...)`.
+
+    See `spatial.traced`.
+    """
     results, seen = _folded(steps, jnp.moveaxis(x, 0, -1), FusionPolicy())
     return [Kernels(*kernels) for kernels in results], images_first(steps, seen, jnp.moveaxis)
 
 
 def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable[tuple[int, np.ndarray]]:
-    """Batches `(h, w, channels, b)` of one size, the last padded, and how many images of each count."""
+    """Yield the number of images in each batch, and the batch `(h, w, channels, b)`; the last batch is padded."""
     limit = (8 * BLOCK_BYTES["cpu"] if on_cpu else BLOCK_BYTES["gpu"]) // x.itemsize
     size = int(np.clip(limit // max(step.incoming.entries for step in steps), 1, 256))
     for start in range(0, len(x), size):
@@ -72,10 +81,10 @@ def _own_batches(steps: Sequence[Step], x: np.ndarray, on_cpu: bool) -> Iterable
 
 
 def image_features(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> PerImageFeatures:
-    """What the steps see of each image: arrays `(n, ...)`.
+    """Return the per-image features of each step, arrays `(n, ...)`.
 
     Args:
-        steps: of an own block, up to the last that sees.
+        steps: steps for images paired with themselves, up to the last one with features.
         x: images, `(n, h, w, channels)`.
         on_cpu: see `Batch`.
     """
@@ -93,9 +102,16 @@ def image_features(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = Tru
 
 
 def diagonals(steps: tuple[Step, ...], x: np.ndarray, *, on_cpu: bool = True) -> list[Kernels]:
-    """Both kernels of every image with itself, `(n,)` each: of every tap, then of the end."""
+    """Return both kernels of every image with itself, `(n,)` each, for every tap and then for the end."""
     parts = []
     for count, batch in _own_batches(steps, x, on_cpu):
         results, _ = own_program(steps, True, on_cpu)(np.int32(1), batch)
         parts.append([Kernels(*(np.asarray(kernel)[:count] for kernel in result)) for result in results])
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def set_diagonals(made: Sequence[Kernels], diagonals: Sequence[Kernels]) -> None:
+    """Write the kernels of images with themselves, `(n,)` each, to the diagonals of NumPy arrays `(n, n)`."""
+    for kernels, values in zip(made, diagonals, strict=True):
+        for kernel, diagonal in zip(kernels, values, strict=True):
+            np.fill_diagonal(np.asarray(kernel), diagonal)

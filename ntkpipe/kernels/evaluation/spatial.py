@@ -1,9 +1,10 @@
-"""Tiles of networks that look at images: pair after pair through all layers, in blocks that stay in a core's cache.
+"""Tiles of networks with pixels, evaluated pair by pair in blocks that fit in a core's cache.
 
-A 32 x 32 pair of a pooled network is a million covariances, 4 MiB for each kernel in float32. Up to the first layer that mixes
-them, classes of pixel pairs never meet (see `geometry`), so that one class of rows at a time goes through all layers:
-32,768 covariances, 128 KiB, and a handful of such blocks. Small images, and networks that need the diagonal alone, go
-several pairs at a time. One compiled program holds the loop over rows; threads share the columns of a tile.
+A pair of 32 x 32 images in a network with pooling has a million covariances, 4 MiB for each kernel in float32. Before
+the first layer that mixes them, classes of pixel pairs are independent (see `geometry`). So one class of rows at a time
+passes through all layers: 32,768 covariances, 128 KiB, in a few blocks of that size. Small images, and networks that
+need only the diagonal, are evaluated several pairs at a time. One compiled program contains the loop over rows; threads
+share the columns of a tile.
 """
 
 from __future__ import annotations
@@ -19,24 +20,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ntkpipe.kernels.accelerator import to_host
+from ntkpipe.kernels.accelerator import precision_context, to_host
+from ntkpipe.kernels.evaluation import near, self_pairs
 from ntkpipe.kernels.evaluation.blocks import COMPILER_OPTIONS, Batch, choose_batch
 from ntkpipe.kernels.evaluation.fold import PerImageFeatures
 from ntkpipe.kernels.evaluation.fusion import Fused, Materialised
 from ntkpipe.kernels.evaluation.pairs import Pairs
+from ntkpipe.kernels.evaluation.prepared import Prepared
 from ntkpipe.kernels.evaluation.readouts import Tap
 from ntkpipe.kernels.evaluation.resolve import Step
+from ntkpipe.kernels.images import as_planes
+from ntkpipe.kernels.sequences import filled
 from ntkpipe.kernels.state import Array, FusionPolicy, Kernels
 from ntkpipe.limits import processors
 
 
 @lru_cache(maxsize=64)
 def tile_program(steps: tuple[Step, ...], batch: Batch):
-    """Compiled: both kernels of rows `first` to `last` with one batch of columns.
+    """Return a compiled function that evaluates both kernels of the rows `first:last` with one batch of columns.
 
-    Of `(alive, first, last, rows, rows_seen, columns, columns_seen)`: images `(n, h, w, channels)` and what was seen of each,
-    `(n, ...)`. Returns, for every tap and the end, two arrays `(n1, b)`, zero in the rows that were not asked for: one
-    program serves ragged tiles, and triangles.
+    Its arguments are `(alive, first, last, rows, rows_seen, columns, columns_seen)`, with images `(n, h, w, channels)`
+    and their features `(n, ...)`. For every tap and the end, it returns two arrays `(n1, b)`, which are zero outside
+    `first:last`. So one program serves full tiles, smaller tiles and triangles.
     """
 
     def program(
@@ -62,16 +67,69 @@ def tile_program(steps: tuple[Step, ...], batch: Batch):
 
 
 def taps(steps: Sequence[Step]) -> int:
-    """Networks that leave before the end."""
+    """Return the number of networks that end before the deepest one."""
     return sum(len(step.branches) for step in steps if isinstance(step.layer, Tap))
 
 
 def threads() -> int:
-    """Threads that share a tile: the cores that this process may use, or as many as `NPROC` says, as XLA does."""
+    """Return the number of threads that share a tile.
+
+    It is `NPROC` if that variable is set, as in XLA, and otherwise the number of cores that this process may use.
+    """
     told = os.environ.get("NPROC", "")
     if told.isdigit() and int(told) > 0:
         return int(told)
     return processors()
+
+
+def tile(
+    steps: tuple[Step, ...],
+    own_steps: tuple[Step, ...],
+    rows: Prepared,
+    columns: Prepared | None,
+    *,
+    pad_to: int | None,
+    pairs: int | None,
+    on_cpu: bool,
+) -> list[Kernels]:
+    """Return both kernels of every pair of images, with exact diagonals and accurate nearly equal pairs.
+
+    Args:
+        steps: steps of the network.
+        own_steps: steps of the network for images with themselves.
+        rows: row images.
+        columns: column images; None pairs the rows with themselves.
+        pad_to: see `evaluate`.
+        pairs: see `choose_batch`.
+        on_cpu: see `Batch`.
+
+    Returns:
+        For every tap and the end: NNGP and NTK, `(n1, n2)` each, of the dtype of the images.
+    """
+    x1, x2 = rows.images, None if columns is None else columns.images
+    planes, other_planes = as_planes(filled(x1)), None if x2 is None else as_planes(filled(x2))
+    seen = rows.along(steps)
+    made = evaluate(
+        steps,
+        planes,
+        seen,
+        other_planes,
+        seen if columns is None else columns.along(steps),
+        pad_to=pad_to,
+        context=lambda: precision_context(x1.dtype),
+        pairs=pairs,
+        on_cpu=on_cpu,
+    )
+
+    def diagonals(x: np.ndarray) -> list[Kernels]:
+        return self_pairs.diagonals(own_steps, as_planes(x), on_cpu=on_cpu)
+
+    if x2 is None:
+        self_pairs.set_diagonals(made, diagonals(x1))
+    found = near.search(planes, other_planes)
+    if found.rows.size:
+        near.put(made, near.evaluate(own_steps, x1, x2, found, diagonals), found, mirrored=x2 is None)
+    return made
 
 
 def evaluate(
@@ -86,17 +144,17 @@ def evaluate(
     pairs: int | None = None,
     on_cpu: bool = True,
 ) -> list[Kernels]:
-    """Both kernels of every pair of images.
+    """Return both kernels of every pair of images.
 
     Args:
-        steps: of the network.
+        steps: steps of the network.
         x1: row images, `(n1, h, w, channels)`.
-        seen1: of the row images, `(n1, ...)`, from `image_features`.
-        x2: column images; None pairs `x1` with itself: the lower triangle is computed and mirrored, and its diagonal left to
-            the caller.
-        seen2: of the column images.
-        pad_to: compile for so many rows, so that ragged tiles at the edge need no compilation of their own.
-        context: makes the context in which each thread computes.
+        seen1: per-image features of the row images, `(n1, ...)`, from `image_features`.
+        x2: column images, `(n2, h, w, channels)`. None pairs `x1` with itself: the function computes the lower triangle
+            and mirrors it, and the caller sets the diagonal.
+        seen2: per-image features of the column images, `(n2, ...)`.
+        pad_to: number of rows to compile for, so that smaller tiles at the edge need no compilation of their own.
+        context: returns the context in which each thread computes.
         pairs: see `choose_batch`.
         on_cpu: see `Batch`.
 
@@ -106,7 +164,7 @@ def evaluate(
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     batch = choose_batch(steps, x1.itemsize, pairs, on_cpu=on_cpu, columns=max(n2, pad_to or 0))
     program = tile_program(steps, batch)
-    # Arrays go to the device once, not with every batch of columns.
+    # The row images are copied to the device once, not with every batch of columns.
     with context():
         rows, rows_seen = jax.tree.map(lambda a: jnp.asarray(_padded(a, max(n1, pad_to or 0))), (x1, seen1))
     columns, columns_seen = (x1, seen1) if x2 is None else (x2, seen2)
@@ -134,9 +192,10 @@ def evaluate(
 def traced(
     steps: tuple[Step, ...], x1: Array, seen1: PerImageFeatures, x2: Array, seen2: PerImageFeatures
 ) -> list[Kernels]:
-    """The same under tracing, of images and what was seen of them that are traced, without the economy of `evaluate`.
+    """Return both kernels of every pair of traced images, for every tap and the end, without batching.
 
-    A row of pairs at a time, with all its covariances; what its gradient needs of it is computed again when it is asked for.
+    It evaluates one row of pairs at a time with all its covariances. The gradient computes the intermediates of a row
+    again instead of storing them.
     """
     pairs = Pairs(
         steps, Batch(len(x2), len(x2) * max(step.incoming.entries for step in steps), False), FusionPolicy(), x2, seen2

@@ -18,7 +18,8 @@ from ntkpipe.kernels.geometry import Support, every_class
 from ntkpipe.kernels.layers.positions import PositionalEmbedding
 from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
-# Pixels of an image whose embeddings are checked before anything is computed; more have no computable attention.
+# The covariance of the position embeddings is checked up to this many pixels. Attention over more does not fit in
+# memory.
 _CHECKED = 4096
 
 
@@ -26,22 +27,24 @@ _CHECKED = 4096
 class SelfAttention:
     """Global self-attention with infinitely many heads and linear scaling of queries times keys.
 
-    With C the covariance of an image's pixels with each other and G = mechanism(w_query w_key C), rows of which are how
-    much a pixel attends to the others: K' = (w_out w_value)^2 G K G'^T + b^2 and
-    T' = (w_out w_value)^2 G T G'^T + 2 (K' - b^2) + b^2, with G of the first and G' of the second image.
+    C is the covariance between the pixels of one image, and G = mechanism(w_query w_key C) holds the attention weights:
+    row i says how much pixel i attends to each pixel. With G of the first image and G' of the second,
 
-    With positional embeddings C is a C + b R, R their covariance (see `PositionalEmbedding`); if values have them too, so is K, and T is
-    a T + b R: they are trained.
+    - K' = (w_out w_value)^2 G K G'^T + b^2,
+    - T' = (w_out w_value)^2 G T G'^T + 2 (K' - b^2) + b^2.
+
+    Positional embeddings with covariance R replace C by a C + b R (see `PositionalEmbedding`). If the values contain
+    them too, K is replaced by a K + b R and T by a T + b R, because the embeddings are trained.
 
     Args:
         mechanism: `SOFTMAX` (over the second pixel), `IDENTITY`, `RELU` or `ABS`.
-        w_key_std: of the key weights.
-        w_query_std: of the query weights.
-        w_value_std: of the value weights.
-        w_out_std: of the outgoing weights.
-        b_std: of the bias; None has none.
-        features: outgoing channels.
-        positions: embeddings of the pixels' positions; None has none.
+        w_key_std: standard deviation of the key weights.
+        w_query_std: standard deviation of the query weights.
+        w_value_std: standard deviation of the value weights.
+        w_out_std: standard deviation of the output weights.
+        b_std: standard deviation of the bias; None means no bias.
+        features: number of output channels.
+        positions: positional embeddings of the pixels; None means none.
     """
 
     mechanism: str
@@ -57,7 +60,7 @@ class SelfAttention:
     feature_scope: ClassVar[FeatureScope] = "matrices"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Gaussian at infinitely many heads."""
+        """Return the signature after the layer: with infinitely many heads, its output is Gaussian."""
         if len(incoming.spatial) != 2:
             raise ConfigError("acts on images [height, width, channels], but activations are flat here")
         if self.positions is not None and math.prod(incoming.spatial) <= _CHECKED:
@@ -65,20 +68,20 @@ class SelfAttention:
         return dataclasses.replace(incoming, features=self.features, is_gaussian=True, support=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Everything."""
+        """Return all classes: attention reads every pair of pixels."""
         del support, own
         return tuple(every_class(extent) for extent in incoming.spatial)
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Never."""
+        """Return False: attention mixes all classes."""
         del incoming, outgoing
         return False
 
     def apart(self, before: Apart, incoming: Signature) -> None:
-        """Unknown: pixels meet others of their own image."""
+        """Return None: attention combines different pixels, so the distance of equal pixels is not enough."""
 
     def image_features(self, own: KernelState) -> tuple[Array]:
-        """`(n, pixels, pixels)`: how much each pixel of an image attends to each."""
+        """Return the attention weights of each image, `(n, pixels, pixels)`."""
         covariance = self._placed(layout.to_matrix(own.nngp, own.signature), own.signature)
         return (self._weights((self.w_query_std * self.w_key_std) * covariance, own),)
 
@@ -91,7 +94,7 @@ class SelfAttention:
         return jnp.maximum(scores, 0.0) if self.mechanism == "RELU" else scores
 
     def _placed(self, matrix: Array, signature: Signature) -> Array:
-        """Covariances of pixels `(..., pixels, pixels)` together with their embeddings."""
+        """Add the positional embeddings to the pixel covariances `(..., pixels, pixels)`."""
         if self.positions is None:
             return matrix
         weight, of_positions = self.positions.weights(signature.features)
@@ -100,13 +103,15 @@ class SelfAttention:
         )
 
     def values(self, x: Array, signature: Signature) -> Array:
-        """What values are made of, `(..., pixels, pixels)`: with the embeddings, if values have them."""
+        """Return the covariance of the values, `(..., pixels, pixels)`, with positional embeddings if the values
+        contain them.
+        """
         matrix = layout.to_matrix(x, signature)
         in_values = self.positions is not None and self.positions.in_values
         return self._placed(matrix, signature) if in_values else matrix
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Mix the pixels of both images."""
+        """Apply the attention weights of both images to both kernels."""
         if state.is_own:
             seen = self.image_features(state)
             first = second = seen[0]
@@ -128,6 +133,6 @@ class SelfAttention:
         ntk = 2.0 * weights + bias
         if state.ntk is not None:
             ntk = ntk + mixed(state.ntk)
-        elif self.positions is not None and self.positions.in_values:  # trained, though nothing before is
+        elif self.positions is not None and self.positions.in_values:  # embeddings are always trained
             ntk = ntk + mixed(jnp.zeros_like(state.nngp))
         return state.replace(nngp=weights + bias, ntk=ntk, signature=outgoing)

@@ -18,32 +18,32 @@ from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
 
 
 def moved(incoming: Signature, windows: tuple[Window, AnyWindow]) -> Signature:
-    """What windows leave of images, as many channels."""
+    """Return the signature after sliding windows over an image, with the number of channels unchanged."""
     rows, columns = windows
     grid = tuple(w.out for w in columns.windows) if isinstance(columns, GridWindow) else ()
     return dataclasses.replace(incoming, spatial=(rows.out, columns.out), support=(), grid=grid)
 
 
 def require_plane(incoming: Signature) -> None:
-    """Refuse volumes."""
+    """Raise `ConfigError` if the input is a volume."""
     if incoming.grid:
         raise ConfigError(f"acts on images and sequences, not on volumes, and these have shape {list(incoming.shape)}")
 
 
 @dataclass(frozen=True)
 class Conv(Pointwise):
-    """A convolution with independent normal filters; `Dense` with K replaced by the mean over filter taps.
+    """A convolution with independent normal filters: `Dense` with K replaced by its mean over the filter taps.
 
-    Both images are shifted equally, and the sum over taps is always divided by the size of the filter, at the edges too.
+    Both images are shifted equally. The sum over taps is always divided by the size of the filter, also at the edges.
     In the `standard` parameterisation the fan-in is channels times filter taps.
 
     Args:
-        features: outgoing channels; the fan-in of a layer that follows.
-        filter: height and width; of volumes depth, height and width.
-        strides: likewise.
+        features: number of output channels, which is the fan-in of the next layer.
+        filter: height and width of the filter; depth, height and width for volumes.
+        strides: in the same order as `filter`.
         padding: `SAME`, `VALID` or `CIRCULAR`.
-        w_std: of the weights.
-        b_std: of the bias; 0.0 has a trainable bias that begins at zero, None has none.
+        w_std: standard deviation of the weights.
+        b_std: standard deviation of the bias; 0.0 means a trainable bias that starts at zero, None means no bias.
         parameterization: `ntk` or `standard`.
     """
 
@@ -65,30 +65,30 @@ class Conv(Pointwise):
         return tuple(paired_window(w, True, classes) for w, classes in zip(windows, support, strict=True))
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Gaussian, with this layer's channels."""
+        """Return the signature after the layer: Gaussian, with this layer's channels."""
         if len(incoming.spatial) != 2:
             raise ConfigError("acts on images [height, width, channels], but activations are flat here")
         made = moved(incoming, self._windows(incoming))
         return dataclasses.replace(made, features=self.features, is_gaussian=True)
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Those from which the outgoing classes are shifted."""
+        """Return the incoming classes that the outgoing classes are shifted from."""
         del own
         return tuple(p.incoming for p in self._paired(incoming, support))
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Unless a stride does not divide the axis."""
+        """Return True unless a stride does not divide the axis."""
         return self._paired(incoming, outgoing.support)[0].keeps_classes
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """Of the mean over taps."""
+        """Return the bounds after the mean over filter taps."""
         windows = self._windows(incoming)
         under = [layout.under_tap(*both) for both in product(*([(w, tap) for tap in range(w.size)] for w in windows))]
         shifts = Apart(*(jnp.stack([shift(part) for shift in under]) for part in before))
         return with_bias(joined(shifts).times(self.w_std**2 / len(under)), (self.b_std or 0.0) ** 2)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Sum over taps, scale and shift; add this layer's own gradients to the NTK."""
+        """Average both kernels over the taps, scale and shift them, and add this layer's own gradients to the NTK."""
         taps = math.prod(self.filter)
         total, *of_ntk = self._summed(state, outgoing)
         nngp = affine(total, self.w_std**2 / taps, self.b_std)
@@ -98,10 +98,10 @@ class Conv(Pointwise):
         return state.replace(nngp=nngp, ntk=ntk, signature=outgoing)
 
     def _summed(self, state: KernelState, outgoing: Signature) -> list[Array]:
-        """The sums of both kernels (of the NNGP, if there is no NTK) over filter taps.
+        """Return the sums of both kernels over the filter taps (of the NNGP alone if there is no NTK).
 
-        First along rows and then along columns: separable, (3 + 3) terms and not 9. Unless 9 terms cost less than what lies
-        between both sums going to memory and back.
+        The sum is separable: first along rows, then along columns, which takes 3 + 3 terms instead of 9. The direct sum
+        is used where its 9 terms cost less than writing and reading the intermediate result.
         """
         rows, cols = self._paired(state.signature, outgoing.support)
         arrays = [state.nngp] if state.ntk is None else [state.nngp, state.ntk]

@@ -13,10 +13,10 @@ from ntkpipe.kernels.state import Array, KernelState, Pointwise, Signature
 
 @dataclass(frozen=True)
 class Dropout(Pointwise):
-    """Keep each activation with probability `rate` and divide it by that (arXiv:1611.01232).
+    """Keep each activation with probability `rate` and divide it by `rate` (arXiv:1611.01232).
 
-    Masks of different images and pixels are independent, so that only the covariance of a pixel with itself grows. The
-    kernel is then no function of two images alone: an image that occurs twice in the data has two masks.
+    The masks of different images and pixels are independent, so only the covariance of a pixel with itself grows. The
+    kernel is then not a function of two images alone: an image that occurs twice in the data has two masks.
 
     Args:
         rate: probability of keeping an activation, above 0, at most 1.
@@ -25,21 +25,21 @@ class Dropout(Pointwise):
     rate: float
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """No longer Gaussian, unless nothing is dropped."""
+        """Return the signature after the layer, which is not Gaussian unless nothing is dropped."""
         return incoming if self.rate == 1.0 else dataclasses.replace(incoming, is_gaussian=False)
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """The same."""
+        """Return the outgoing classes; an own block also needs class 0, which holds the variances."""
         return including_variances(incoming.spatial, support, own=own)
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """Variances grow: two images that are equal have two masks."""
+        """Return the bounds after the layer: variances grow, and equal images have different masks."""
         del incoming
         more = (1.0 / self.rate - 1.0) * before.norm
         return Apart(before.p / self.rate, before.q / self.rate, before.upper + more, before.lower + more)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Divide the covariances of pixels with themselves by the rate."""
+        """Divide the covariance of each pixel with itself by the rate."""
         if not state.is_own:
             return state.replace(signature=outgoing)
 

@@ -1,4 +1,4 @@
-"""Parallel branches side by side, and multiplied."""
+"""Parallel branches that are concatenated or multiplied."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from ntkpipe.kernels.state import Array, KernelState, Signature
 
 @dataclass(frozen=True)
 class FanInConcat(Branching):
-    """The branches' channels side by side: both kernels are means of theirs, weighted by how many channels each has.
+    """Concatenate the channels of the branches: both kernels are means over the branches, weighted by their channels.
 
-    Covariances are means over channels, so that branches need not be independent, nor Gaussian. Unless they are equal, channels
-    of different branches have different variances: what comes out is not Gaussian, and a nonlinearity goes into each branch.
+    A covariance is a mean over channels, so the branches need not be independent or Gaussian. Channels of different
+    branches generally have different variances. The result is then not Gaussian: put nonlinearities inside the
+    branches.
 
     Args:
-        branches: a sequence of layers each.
-        fractions: of the channels that each branch has, which sum to 1; None are those of the branches' features.
+        branches: one sequence of layers per branch.
+        fractions: the fraction of channels of each branch, with sum 1; None takes them from the branches' features.
     """
 
     fractions: tuple[float, ...] | None
@@ -29,23 +30,23 @@ class FanInConcat(Branching):
     verb: ClassVar[str] = "puts side by side"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """As many features as all branches together."""
+        """Return the signature after the layer, with the features of all branches together."""
         ends = self.ends(incoming)
         features = sum(end.features for end in ends)
         return dataclasses.replace(ends[0], features=features, is_gaussian=len(ends) == 1 and ends[0].is_gaussian)
 
     def shares(self, features: Sequence[int]) -> tuple[float, ...]:
-        """The fraction of each branch.
+        """Return the fraction of channels of each branch.
 
         Args:
-            features: that each branch ends with.
+            features: number of features at the end of each branch.
         """
         if self.fractions is not None:
             return self.fractions
         return tuple(n / sum(features) for n in features)
 
     def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
-        """The weighted means of both kernels."""
+        """Return the weighted means of both kernels."""
         shares = self.shares([end.signature.features for end in ends])
         ntk: Array | None = None
         for share, end in zip(shares, ends, strict=True):
@@ -57,32 +58,32 @@ class FanInConcat(Branching):
         return ends[0].replace(nngp=nngp, ntk=ntk, signature=outgoing)
 
     def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
-        """Channels of one pixel are like a sum of independent activations."""
+        """Return the bounds of the weighted mean, which behaves like a sum of independent activations."""
         shares = self.shares(features)
         return joined(stacked([end.times(share) for share, end in zip(shares, ends, strict=True)]))
 
 
 @dataclass(frozen=True)
 class FanInProduct(Branching):
-    """The branches multiplied, channel by channel: K is the product of theirs, and T follows by the product rule.
+    """Multiply the branches channel by channel: K is the product of their kernels, and T follows by the product rule.
 
-    Which holds if the branches' outputs are independent, that is, if at most one of them has no weights of its own.
+    This holds if the outputs of the branches are independent: at most one branch may have no weights of its own.
 
     Args:
-        branches: a sequence of layers each.
+        branches: one sequence of layers per branch.
     """
 
     verb: ClassVar[str] = "multiplies"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """What every branch ends with; a product is not Gaussian."""
+        """Return the common signature of the branches; a product of several is not Gaussian."""
         ends = self.ends(incoming)
         self.require_equal_features(ends)
         self.require_independence()
         return dataclasses.replace(ends[0], is_gaussian=len(ends) == 1 and ends[0].is_gaussian)
 
     def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
-        """Factor by factor: K K', and T K' + K T'."""
+        """Return the products of the kernels: K K' and T K' + K T'."""
         nngp, ntk = ends[0].nngp, ends[0].ntk
         for end in ends[1:]:
             parts = [part for part in (_times(ntk, end.nngp), _times(end.ntk, nngp)) if part is not None]
@@ -91,7 +92,7 @@ class FanInProduct(Branching):
         return ends[0].replace(nngp=nngp, ntk=ntk, signature=outgoing)
 
     def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
-        """Of products of independent activations."""
+        """Return the bounds of a product of independent activations."""
         del features
         made = ends[0]
         for end in ends[1:]:

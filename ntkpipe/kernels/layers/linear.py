@@ -22,18 +22,19 @@ class _Weights(Protocol):
 
 
 def affine(covariance: Array, scale: float, b_std: float | None) -> Array:
-    """`scale * covariance + b_std^2`."""
+    """Return `scale * covariance + b_std^2`."""
     scaled = covariance * scale
     return scaled + b_std**2 if b_std else scaled
 
 
 def own_gradients(layer: _Weights, nngp: Array, inputs: Array) -> Array:
-    """What a linear layer's own weights and biases add to the NTK (arXiv:1806.07572).
+    """Return the contribution of a linear layer's own weights and biases to the NTK (arXiv:1806.07572).
 
     Args:
-        layer: its parameterisation, and whether it has a bias.
-        nngp: covariance after the layer: the addition in the `ntk` parameterisation.
-        inputs: sum of the covariances over the layer's fan-in: the addition of the weights in the `standard` one.
+        layer: gives the parameterisation and whether there is a bias.
+        nngp: covariance after the layer, which is the whole contribution in the `ntk` parameterisation.
+        inputs: sum of the covariances over the fan-in, which is the contribution of the weights in the `standard`
+            parameterisation.
     """
     if layer.parameterization == "ntk":
         return nngp
@@ -42,39 +43,41 @@ def own_gradients(layer: _Weights, nngp: Array, inputs: Array) -> Array:
 
 @dataclass(frozen=True)
 class Flatten:
-    """Merge the spatial axes and the channels: the mean over the spatial diagonal. The identity once activations are flat."""
+    """Merge the spatial axes and the channels: both kernels become means over equal pixels. Flat activations pass
+    unchanged.
+    """
 
     is_linear = False
     feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Flat, with every pixel's channels counted as features."""
+        """Return the flat signature, whose features are channels times pixels."""
         return dataclasses.replace(
             incoming, spatial=(), support=(), grid=(), features=incoming.features * math.prod(incoming.spatial)
         )
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Pixels with themselves."""
+        """Return class 0, the covariances of equal pixels."""
         del support, own
         return ((0,),) * len(incoming.spatial)
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Nothing is left to keep, if it was an image."""
+        """Return True for flat activations: an image has no classes left after this layer."""
         del outgoing
         return not incoming.spatial
 
     def image_features(self, own: KernelState) -> None:
-        """Nothing."""
+        """Return None: the layer needs nothing of single images."""
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """Of the mean over pixels."""
+        """Return the bounds of the mean over pixels."""
         if not incoming.spatial:
             return before
         pixels = math.prod(incoming.spatial)
         return joined(Apart(*(part.reshape(pixels, -1) for part in before))).times(1.0 / pixels)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The mean over pixels."""
+        """Average both kernels over equal pixels."""
         if not state.signature.spatial:
             return state.replace(signature=outgoing)
         scale = 1.0 / math.prod(state.signature.spatial)
@@ -85,15 +88,16 @@ class Flatten:
 class Dense(Pointwise):
     """A fully connected layer, `w_std / sqrt(fan_in) W x + b_std b` with independent standard normal W and b.
 
-    With K and T before the layer (arXiv:1806.07572): K' = w_std^2 K + b_std^2, and
-    `ntk` parameterisation: T' = K' + w_std^2 T;
-    `standard`, in which w_std / sqrt(fan_in) and b_std are the scales of the weights at initialisation instead of
-    factors: T' = fan_in K + w_std^2 T + (1 if there is a bias).
+    With K and T before the layer (arXiv:1806.07572), K' = w_std^2 K + b_std^2. The NTK depends on the parameterisation:
+
+    - `ntk`: T' = K' + w_std^2 T.
+    - `standard`: T' = fan_in K + w_std^2 T + (1 if there is a bias). Here w_std / sqrt(fan_in) and b_std are the
+      standard deviations of the weights and biases at initialisation, not factors.
 
     Args:
-        features: outgoing; the fan-in of the next dense layer.
-        w_std: of the weights.
-        b_std: of the bias; 0.0 has a trainable bias that begins at zero, None has none.
+        features: number of outputs, which is the fan-in of the next dense layer.
+        w_std: standard deviation of the weights.
+        b_std: standard deviation of the bias; 0.0 means a trainable bias that starts at zero, None means no bias.
         parameterization: `ntk` or `standard`.
     """
 
@@ -105,7 +109,11 @@ class Dense(Pointwise):
     is_linear = True
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Gaussian, with this layer's features."""
+        """Return the signature after the layer: Gaussian, with this layer's features.
+
+        Raises:
+            ConfigError: if the input is an image.
+        """
         if incoming.spatial:
             shape = list(incoming.shape)
             raise ConfigError(
@@ -115,7 +123,7 @@ class Dense(Pointwise):
         return Signature((), self.features, is_gaussian=True)
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """Scaled and shifted."""
+        """Return the scaled and shifted bounds."""
         return with_bias(before.times(self.w_std**2), (self.b_std or 0.0) ** 2)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:

@@ -1,4 +1,4 @@
-"""Convolutions whose weights are not shared: every pixel has a filter and a bias of its own (arXiv:1810.05148, section 5)."""
+"""Convolutions without weight sharing: every pixel has its own filter and bias (arXiv:1810.05148, section 5)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from ntkpipe.kernels.state import Array, KernelState, Signature
 
 @dataclass(frozen=True)
 class ConvLocal(Conv):
-    """A locally connected layer: covariances of equal pixels are those of `Conv`, those of different ones are 0."""
+    """A locally connected layer: covariances of equal pixels are those of `Conv`, and those of different pixels are
+    0.
+    """
 
     def _windows(self, incoming: Signature) -> tuple[Window, AnyWindow]:
         require_plane(incoming)
         return super()._windows(incoming)
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Equal pixels alone, whatever goes out."""
+        """Return the classes that equal outgoing pixels need; different pixels need none."""
         return super().needs(incoming, _equal(support), own=own)
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Where equal pixels alone go out."""
+        """Return True if only equal pixels go out and `Conv` keeps the classes."""
         alone = outgoing.support[0] == (0,)
         return alone and super().keeps_classes(incoming, outgoing)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The convolution of equal pixels, and zeros."""
+        """Convolve the covariances of equal pixels and set all others to zero."""
         equal = dataclasses.replace(outgoing, support=_equal(outgoing.support))
         made = super().__call__(state, equal)
         if outgoing.support == equal.support:

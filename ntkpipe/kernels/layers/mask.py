@@ -1,4 +1,4 @@
-"""Where sequences of different lengths end: factors of 0 after it (see `kernels.sequences`)."""
+"""Masks for sequences of different lengths (see `kernels.sequences`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Pointwise, S
 
 @dataclass(frozen=True)
 class Mask(Pointwise):
-    """Multiplies activations by 0 after the end of their sequence, and up to it by `(N / L)^power`, L of N positions being its own.
+    """Multiply activations by 0 after the end of their sequence, and by `(N / L)^power` before it.
 
-    So a mean over all positions is one over its own with a power of 1, and a mean of squares with 1/2.
+    N is the number of positions and L the length of the sequence. With power 1 a mean over all N positions becomes a
+    mean over the sequence; with power 1/2 the same holds for a mean of squares.
 
     Args:
-        windows: that the sequence has gone through.
-        power: see above.
+        windows: the windows that the sequence has passed through.
+        power: the exponent above.
     """
 
     windows: Windows
@@ -31,16 +32,16 @@ class Mask(Pointwise):
     feature_scope: ClassVar[FeatureScope] = "pixels"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """The same."""
+        """Return the incoming signature."""
         return incoming
 
     def image_features(self, own: KernelState) -> tuple[Array]:
-        """`(positions, 1, n)`: the factors."""
+        """Return the factors, `(positions, 1, n)`."""
         assert own.lengths is not None
         return (factors(self.windows, self.power, own.lengths, own.signature.spatial[0], own.nngp.dtype).T[:, None, :],)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Multiply by the factors of both."""
+        """Multiply both kernels by the factors of both sequences."""
         row, column = layout.own_views(self, state) if state.is_own else (state.row, state.column)
         assert row is not None
         assert column is not None
@@ -48,14 +49,14 @@ class Mask(Pointwise):
 
 
 def factors(windows: Windows, power: float, lengths: Any, positions: int, dtype: Any) -> jax.Array:
-    """`(n, positions)`, see `Mask`.
+    """Return the factors of a `Mask`, `(n, positions)`.
 
     Args:
-        windows: of the mask.
-        power: likewise.
-        lengths: `(n,)` of the sequences at the input.
-        positions: of the array here.
-        dtype: of the factors.
+        windows: the windows of the mask.
+        power: the power of the mask.
+        lengths: `(n,)` lengths of the sequences at the input.
+        positions: number of positions at this layer.
+        dtype: dtype of the factors.
     """
     left = jnp.maximum(out_lengths(windows, jnp.asarray(lengths)), 1)[:, None]
     inside = (jnp.arange(positions) < left).astype(dtype)
@@ -64,10 +65,10 @@ def factors(windows: Windows, power: float, lengths: Any, positions: int, dtype:
 
 @dataclass(frozen=True)
 class MaskedSelfAttention(SelfAttention):
-    """Self-attention to the positions of one's own sequence.
+    """Self-attention in which no position attends to positions after the end of its sequence.
 
     Args:
-        windows: that the sequence has gone through; others as of `SelfAttention`.
+        windows: the windows that the sequence has passed through. The other parameters are those of `SelfAttention`.
     """
 
     windows: Windows

@@ -19,50 +19,53 @@ from ntkpipe.kernels.state import Array, FeatureScope, KernelState, Signature
 
 
 def require_image(incoming: Signature) -> None:
-    """Refuse flat activations."""
+    """Raise `ConfigError` if the activations are flat."""
     if len(incoming.spatial) != 2:
         raise ConfigError("acts on images [height, width, channels], but activations are flat here")
 
 
 class Mixing:
-    """What pools have in common: linear without weights, they mix classes, along columns (`within` a class of rows) and rows."""
+    """Base of the pools: linear layers without weights that mix classes.
+
+    `within` mixes along the columns, inside one class of rows; `across` then mixes along the rows.
+    """
 
     is_linear = False
     feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Never."""
+        """Return False: a pool mixes classes."""
         del incoming, outgoing
         return False
 
     def apart(self, before: Apart, incoming: Signature) -> Apart | None:
-        """Unknown: pixels meet others of their own image."""
+        """Return None: a pool combines different pixels, so the distance of equal pixels is not enough."""
         del before, incoming
         return None
 
     def image_features(self, own: KernelState) -> None:
-        """Nothing."""
+        """Return None: the layer needs nothing of single images."""
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The part that needs no more than one class of rows at a time."""
+        """Apply the part that needs one class of rows at a time."""
         raise NotImplementedError
 
     def across(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The rest, of the results of `within` for all classes."""
+        """Apply the rest to the results of `within` for all classes."""
         raise NotImplementedError
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Both parts."""
+        """Apply `within`, then `across`."""
         return self.across(self.within(state.settled(), outgoing), outgoing)
 
 
 @dataclass(frozen=True)
 class SumPool(Mixing):
-    """Sum over windows; see `AvgPool`.
+    """Sum over windows: `AvgPool` without the division.
 
     Args:
-        window: height and width; of volumes depth, height and width.
-        strides: likewise.
+        window: height and width of the window; depth, height and width for volumes. strides: in the same order as
+        `window`.
         padding: `SAME`, `VALID` or `CIRCULAR`.
     """
 
@@ -78,17 +81,17 @@ class SumPool(Mixing):
         return tuple(paired_window(w, False, classes) for w, classes in zip(windows, support, strict=True))
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """As many channels; Gaussian if it was."""
+        """Return the signature after the layer: channels and Gaussianity are unchanged."""
         require_image(incoming)
         return moved(incoming, self._windows(incoming))
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """A band around each outgoing class, or all classes."""
+        """Return the incoming classes: a band around each outgoing class, or all classes."""
         del own
         return tuple(p.incoming for p in self._paired(incoming, support))
 
     def _factors(self, window: AnyWindow) -> np.ndarray:
-        """`(out,)`: by what the sum over each window is multiplied."""
+        """Return the factor of the sum over each window, `(out,)`."""
         return np.ones(window.out)
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
@@ -120,13 +123,13 @@ class SumPool(Mixing):
 
 @dataclass(frozen=True)
 class AvgPool(SumPool):
-    """Mean over windows: the mean of the covariances of all pairs of pixels in a pair of windows.
+    """Mean over windows: the covariance of two windows is the mean over all pairs of their pixels.
 
     Args:
-        window: height and width; of volumes depth, height and width.
-        strides: likewise.
+        window: height and width of the window; depth, height and width for volumes.
+        strides: in the same order as `window`.
         padding: `SAME`, `VALID` or `CIRCULAR`.
-        normalize_edges: divide by the number of pixels in the image that a window covers, not by its size.
+        normalize_edges: divide by the number of image pixels that a window covers instead of its size.
     """
 
     normalize_edges: bool
@@ -138,41 +141,41 @@ class AvgPool(SumPool):
 
 @dataclass(frozen=True)
 class GlobalPool(Mixing):
-    """Sum or mean over all pixels: of the covariances of all pairs of pixels (the GAP kernels of arXiv:1904.11955).
+    """Sum or mean over all pixels: both kernels are summed or averaged over all pairs of pixels (arXiv:1904.11955).
 
     Args:
-        is_mean: the mean, not the sum.
+        is_mean: take the mean instead of the sum.
     """
 
     is_mean: bool
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Flat, with as many features as channels."""
+        """Return the flat signature, whose features are the channels."""
         require_image(incoming)
         return dataclasses.replace(incoming, spatial=(), support=(), grid=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Everything."""
+        """Return all classes."""
         del support, own
         return tuple(every_class(extent) for extent in incoming.spatial)
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The sum over a class."""
+        """Sum over the pixels of each class."""
         return state.map(lambda x: state.fusion(_sum_of_class, x), state.signature)
 
     def across(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The sum over classes."""
+        """Sum over the classes, and divide if the mean is asked for."""
         scale = 1.0 / math.prod(state.signature.spatial) ** 2 if self.is_mean else 1.0
         return state.map(lambda x: x.sum(axis=(0, 1, 2, 3)) * scale, outgoing)
 
 
 def _sum_of_class(x: Array) -> Array:
-    # Axis by axis: sums of at most a few dozen terms each, so that float32 loses no more than a few units.
+    # Summing axis by axis keeps each sum to a few dozen terms, so float32 loses only a few units in the last place.
     return x.sum(axis=1, keepdims=True).sum(axis=2, keepdims=True).sum(axis=3, keepdims=True)
 
 
 def _is_tiling(paired: PairedWindow) -> bool:
-    """Windows that lie side by side and cover the axis, of which every class is asked for."""
+    """Return whether the windows tile the axis and every outgoing class is needed."""
     window = paired.window
     if not isinstance(window, Window):
         return False

@@ -1,4 +1,6 @@
-"""Positional embeddings of attention: random vectors of every pixel, the same for all images (arXiv:2006.10540, section 4)."""
+"""Positional embeddings for attention: one random vector per pixel, shared by all images (arXiv:2006.10540, section
+4).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,21 @@ from jaxtyping import Float
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.layers.nonlinear.formula import evaluate_number, parse
 
-# Of eigenvalues of a covariance, relative to the largest: rounding of some thousand pixels.
+# Tolerated negative eigenvalues of a covariance, relative to the largest: the rounding for a few thousand pixels.
 _ROUNDING = 1e-10
 
 
 @lru_cache(maxsize=16)
 def position_covariance(spatial: tuple[int, ...], p_norm: float, decay: str | None) -> Float[np.ndarray, "p p"]:
-    """Covariance of the embeddings of all pixels of an image.
+    """Return the covariance of the embeddings of all pixels of an image.
 
     Args:
         spatial: height and width.
-        p_norm: p of the distance `sum over axes of |i - j|^p`.
-        decay: formula in the distance d; None embeds every pixel by itself.
+        p_norm: exponent p in the distance `sum over axes of |i - j|^p`.
+        decay: formula of the covariance in the distance d; None makes the embeddings of different pixels independent.
 
     Raises:
-        ConfigError: if the formula is no finite number at some distance, or makes no covariance.
+        ConfigError: if the formula is not finite at some distance, or does not give a covariance matrix.
     """
     if decay is None:
         return np.eye(math.prod(spatial))
@@ -42,23 +44,23 @@ def position_covariance(spatial: tuple[int, ...], p_norm: float, decay: str | No
     smallest, largest = np.linalg.eigvalsh(made)[[0, -1]]
     if largest <= 0.0 or smallest < -_ROUNDING * largest * len(made):
         raise ConfigError(
-            f"pos_emb_decay_fn={decay!r} is no covariance of {list(spatial)} pixels: an eigenvalue is {smallest:.3g}. Take one "
-            "that is, such as exp(-d) with pos_emb_p_norm 1 or 2"
+            f"pos_emb_decay_fn={decay!r} is not a covariance of {list(spatial)} pixels: an eigenvalue is "
+            f"{smallest:.3g}. Use a covariance, such as exp(-d) with pos_emb_p_norm 1 or 2"
         )
     return made
 
 
 @dataclass(frozen=True)
 class PositionalEmbedding:
-    """What an attention adds to the pixels, or puts beside their channels.
+    """Positional embeddings that attention adds to the pixels, or concatenates with their channels.
 
     Args:
-        concat: beside the channels; else added to them.
+        concat: concatenate the embeddings with the channels instead of adding them.
         p_norm: see `position_covariance`.
-        decay: likewise.
-        channels: of the embeddings; None are as many as the pixels have.
-        std: of the embeddings.
-        in_values: values are made with them too, not keys and queries alone.
+        decay: see `position_covariance`.
+        channels: number of channels of the embeddings; None means as many as the pixels have.
+        std: standard deviation of the embeddings.
+        in_values: include the embeddings in the values as well as in the keys and queries.
     """
 
     concat: bool
@@ -69,10 +71,10 @@ class PositionalEmbedding:
     in_values: bool
 
     def weights(self, features: int) -> tuple[float, float]:
-        """Of the covariance of the pixels, and of that of the embeddings, in that of both together.
+        """Return the weights of the pixels' covariance and of the embeddings' covariance in their joint covariance.
 
         Args:
-            features: channels of the pixels.
+            features: number of channels of the pixels.
         """
         if not self.concat:
             return 1.0, self.std**2
@@ -80,11 +82,11 @@ class PositionalEmbedding:
         return features / (features + channels), self.std**2 * channels / (features + channels)
 
     def covariance(self, spatial: tuple[int, ...]) -> Float[np.ndarray, "p p"]:
-        """See `position_covariance`."""
+        """Return the covariance of the embeddings, see `position_covariance`."""
         return position_covariance(spatial, self.p_norm, self.decay)
 
     def root(self, spatial: tuple[int, ...]) -> Float[np.ndarray, "p p"]:
-        """The symmetric root of the covariance: it makes embeddings of independent vectors."""
+        """Return the symmetric square root of the covariance, which maps independent vectors to embeddings."""
         if self.decay is None:
             return self.covariance(spatial)
         values, vectors = np.linalg.eigh(self.covariance(spatial))

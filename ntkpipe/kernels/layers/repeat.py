@@ -1,72 +1,53 @@
-"""The same layers many times over, with weights of their own each time: networks of any depth in a program of one size."""
+"""Repeated layers with new weights each time: the size of the compiled program does not depend on the depth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 from ntkpipe.kernels.geometry import Support, union
 from ntkpipe.kernels.layers.residual import signatures
-from ntkpipe.kernels.state import FeatureScope, KernelState, Layer, Signature
+from ntkpipe.kernels.state import Composite, Layer, Signature
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """Some layers, `times` times one after another. `fold` goes through them; nothing is left to do for the layer itself.
+class Repeat(Composite):
+    """A list of layers applied `times` times in a row.
 
     Args:
-        times: at least 1.
-        layers: what is repeated, at least one layer.
+        times: number of repetitions, at least 1.
+        layers: the repeated layers, at least one.
     """
 
     times: int
     layers: tuple[Layer, ...]
 
-    feature_scope: ClassVar[FeatureScope] = "nothing"  # its layers may
-
     @property
     def is_linear(self) -> bool:
-        """It has weights of its own."""
+        """Whether any of its layers has weights."""
         return any(layer.is_linear for layer in self.layers)
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """What the last repetition ends with."""
+        """Return the signature after the last repetition."""
         return passes(self, replace(incoming, support=())).last
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """What all repetitions need, from the last back to the first."""
+        """Return the classes that all repetitions need, found from the last to the first."""
         made = passes(self, replace(incoming, support=()))
         for before, wanted in zip(reversed(made.first), reversed(made.wanted(support, own=own)), strict=True):
             support = needed(self.layers, before, wanted, own=own)
         return support
 
-    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Left to the steps of its layers."""
-        del incoming, outgoing
-        return True
-
-    def image_features(self, own: KernelState) -> Any:
-        """Left to its layers."""
-        del own
-
-    def apart(self, before: Any, incoming: Signature) -> Any:
-        """Left to its layers."""
-        del before, incoming
-
-    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Never called: see `fold`."""
-        raise AssertionError("fold repeats the layers")
-
 
 class Passes(NamedTuple):
-    """Repetitions by what comes into them.
+    """The repetitions, grouped by their incoming signature.
 
     Args:
-        layer: what is repeated.
-        first: what comes into the first repetitions, one by one, until it is the same each time.
-        last: what goes out of all of them, and comes into every further one.
+        layer: the repeated layers.
+        first: incoming signatures of the first repetitions, until the signature no longer changes.
+        last: the signature after the first repetitions, which every further repetition receives and returns.
     """
 
     layer: Repeat
@@ -75,11 +56,13 @@ class Passes(NamedTuple):
 
     @property
     def more(self) -> int:
-        """Repetitions after the first ones, which are all alike."""
+        """Number of repetitions after the first ones; their signatures are all equal."""
         return self.layer.times - len(self.first)
 
     def lasting(self, support: Support, *, own: bool) -> Support:
-        """Classes that all further repetitions have before and after them, so that `support` goes out of the last."""
+        """Return the classes that every further repetition receives and returns so that the last one returns
+        `support`.
+        """
         while self.more:
             before = needed(self.layer.layers, self.last, support, own=own)
             both = union([support, before]) if self.last.spatial else support
@@ -89,7 +72,7 @@ class Passes(NamedTuple):
         return support
 
     def wanted(self, support: Support, *, own: bool) -> list[Support]:
-        """Classes that must go out of each of the first repetitions."""
+        """Return the classes that each of the first repetitions must return."""
         made = [self.lasting(support, own=own)]
         for before in reversed(self.first[1:]):
             made.insert(0, needed(self.layer.layers, before, made[0], own=own))
@@ -98,9 +81,9 @@ class Passes(NamedTuple):
 
 @lru_cache(maxsize=256)
 def passes(layer: Repeat, incoming: Signature) -> Passes:
-    """The repetitions of a layer whose input is `incoming`, its support not yet known.
+    """Group the repetitions of a layer whose input has the signature `incoming`, with its support not yet known.
 
-    At least one is taken by itself: before it there may be no neural tangent kernel yet.
+    The first repetition is always separate, because there may be no neural tangent kernel before it.
 
     Raises:
         PlaceError: at the first layer that has no formula for what reaches it.
@@ -114,7 +97,7 @@ def passes(layer: Repeat, incoming: Signature) -> Passes:
 
 
 def needed(layers: Sequence[Layer], incoming: Signature, wanted: Support, *, own: bool) -> Support:
-    """The classes that must come into a list of layers for those of `wanted` to go out."""
+    """Return the classes that must enter a list of layers so that the classes `wanted` leave it."""
     entering = [incoming, *signatures(layers, incoming)][: len(layers)]
     for layer, before in zip(reversed(layers), reversed(entering), strict=True):
         wanted = layer.needs(before, wanted, own=own)

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ntkpipe.errors import ConfigError
 from ntkpipe.kernels.apart import Apart, joined, stacked
 from ntkpipe.kernels.geometry import Support, union
-from ntkpipe.kernels.state import FeatureScope, KernelState, Layer, Signature
+from ntkpipe.kernels.state import Composite, KernelState, Layer, Signature
 
 
 @dataclass(frozen=True)
-class Branching:
-    """What joins of parallel branches have in common: `fold` follows the branches, and the layer says what becomes of their ends.
+class Branching(Composite):
+    """Base of layers that join parallel branches: `fold` evaluates the branches, and the layer joins their results.
 
     Args:
-        branches: a sequence of layers each; `()` is the identity.
+        branches: one sequence of layers per branch; `()` is the identity.
     """
 
     branches: tuple[tuple[Layer, ...], ...]
 
-    feature_scope: ClassVar[FeatureScope] = "nothing"  # its layers may
-
     @property
     def is_linear(self) -> bool:
-        """Every branch has weights of its own."""
+        """Whether every branch has weights of its own."""
         return all(has_weights(branch) for branch in self.branches)
 
     def ends(self, incoming: Signature) -> list[Signature]:
-        """What each branch ends with; images of one shape, or all flat.
+        """Return the signature at the end of each branch: all flat, or all images of one shape.
 
         Raises:
-            ConfigError: if they are of different shapes.
+            ConfigError: if the shapes differ.
         """
         ends = []
         for number, branch in enumerate(self.branches):
@@ -45,7 +43,7 @@ class Branching:
         for number, end in enumerate(ends):
             if end.shape[:-1] != first.shape[:-1]:
                 shapes = f"{_shape(first)} in branch 0 and {_shape(end)} in branch {number}"
-                # An image never is what flat activations are; but two images may agree that begin smaller.
+                # Two images may have equal shapes for another input size; an image and flat activations never do.
                 kind = ShapeError if end.spatial and first.spatial else ConfigError
                 raise kind(f"{self.verb} activations of different shapes: {shapes}")
         return ends
@@ -53,21 +51,21 @@ class Branching:
     verb: ClassVar[str] = "joins"
 
     def require_equal_features(self, ends: Sequence[Signature]) -> None:
-        """Refuse branches of different widths."""
+        """Raise `ConfigError` if the branches have different numbers of features."""
         for number, end in enumerate(ends):
             if end.features != ends[0].features:
                 shapes = f"{ends[0].features} in branch 0 and {end.features} in branch {number}"
                 raise ConfigError(f"{self.verb} activations with different numbers of features: {shapes}")
 
     def require_independence(self) -> None:
-        """Refuse two branches without weights."""
+        """Raise `ConfigError` if more than one branch has no weights."""
         if sum(not has_weights(branch) for branch in self.branches) > 1:
             raise ConfigError(
-                "needs independent branches: at most one may be without a linear layer (conv, dense, attention) of its own"
+                "needs independent branches: every branch but one must have a linear layer (conv, dense, attention)"
             )
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """What any branch needs."""
+        """Return the union of the classes that the branches need."""
         needed = []
         for branch in self.branches:
             entering = [incoming, *signatures(branch, incoming)][: len(branch)]
@@ -77,62 +75,49 @@ class Branching:
             needed.append(wanted)
         return union(needed)
 
-    def keeps_classes(self, incoming: Signature, outgoing: Signature) -> bool:
-        """Left to the steps of its branches."""
-        del incoming, outgoing
-        return True
-
-    def image_features(self, own: KernelState) -> Any:
-        """Left to the layers of its branches."""
-        del own
-
-    def apart(self, before: Any, incoming: Signature) -> Any:
-        """Left to the layers of its branches."""
-        del before, incoming
-
-    def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Never called: see `fold`."""
-        raise AssertionError("fold joins the branches")
-
     def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
-        """The state after the branches' ends have met."""
+        """Return the state after the branches are joined."""
         raise NotImplementedError
 
     def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
-        """How far apart images are then that nearly coincide.
+        """Return the bounds of nearly equal images after the branches are joined.
 
         Args:
-            ends: of each branch.
-            features: that each branch ends with.
+            ends: the bounds at the end of each branch.
+            features: number of features at the end of each branch.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class ResidualSum(Branching):
-    """The sum of branches that begin at the same activations (arXiv:1512.03385): K and T are the sums of theirs.
+    """Sum of branches that start from the same activations (arXiv:1512.03385): K and T are sums over the branches.
 
-    Which holds if the branches' outputs are Gaussian and independent, that is, if at most one of them has no weights of
+    This holds if the outputs of the branches are Gaussian and independent: at most one branch may have no weights of
     its own.
     """
 
     verb: ClassVar[str] = "adds"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """What every branch ends with."""
+        """Return the common signature of the branches.
+
+        Raises:
+            ConfigError: if the branches differ in shape or features, are not Gaussian, or are not independent.
+        """
         ends = self.ends(incoming)
         self.require_equal_features(ends)
         for number, end in enumerate(ends):
             if not end.is_gaussian:
                 raise ConfigError(
-                    f"needs Gaussian branches, and branch {number} ends with activations that are not: end it with a linear "
-                    "layer such as conv or dense, or put one before the sum"
+                    f"needs Gaussian branches, but branch {number} ends with activations that are not Gaussian: end "
+                    "it with a linear layer such as conv or dense, or put one before the sum"
                 )
         self.require_independence()
         return ends[0]
 
     def join(self, ends: Sequence[KernelState], outgoing: Signature) -> KernelState:
-        """The sums of both kernels."""
+        """Return the sums of both kernels over the branches."""
         ntk = None
         for end in ends:
             if end.ntk is not None:
@@ -143,7 +128,7 @@ class ResidualSum(Branching):
         return ends[0].replace(nngp=nngp, ntk=ntk, signature=outgoing)
 
     def join_apart(self, ends: Sequence[Apart], features: Sequence[int]) -> Apart:
-        """Of independent activations, summed."""
+        """Return the bounds of a sum of independent activations."""
         del features
         return joined(stacked(ends))
 
@@ -152,8 +137,8 @@ class PlaceError(ConfigError):
     """A layer has no formula for what reaches it.
 
     Args:
-        place: of the layer or branch, such as `3` or `branch 0`.
-        cause: why.
+        place: position of the layer, such as `3`, or of the branch, such as `branch 0`.
+        cause: the error of the layer.
     """
 
     def __init__(self, place: int | str, cause: ConfigError) -> None:
@@ -162,16 +147,16 @@ class PlaceError(ConfigError):
 
     @property
     def root(self) -> ConfigError:
-        """The cause in the innermost branch."""
+        """The error in the innermost branch."""
         return self.cause.root if isinstance(self.cause, PlaceError) else self.cause
 
 
 class ShapeError(ConfigError):
-    """Images of this shape have no formula, and those of another may."""
+    """Images of this shape have no formula, but images of another shape may have one."""
 
 
 def signatures(layers: Sequence[Layer], incoming: Signature) -> list[Signature]:
-    """What goes out of each layer, supports not yet known.
+    """Return the signature after each layer, with supports not yet known.
 
     Raises:
         PlaceError: at the first layer that has no formula for what reaches it.
@@ -187,7 +172,7 @@ def signatures(layers: Sequence[Layer], incoming: Signature) -> list[Signature]:
 
 
 def has_weights(layers: Iterable[Layer]) -> bool:
-    """Some layer has weights of its own."""
+    """Return whether any layer has weights of its own."""
     return any(layer.is_linear for layer in layers)
 
 

@@ -1,4 +1,4 @@
-"""Images of another size, by interpolation: the matrix of its weights on both sides of every covariance."""
+"""Resize images by interpolation: every covariance is multiplied by the matrix of weights on both sides."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from ntkpipe.kernels.state import Array, KernelState, Signature
 
 @lru_cache(maxsize=256)
 def interpolation(extent: int, out: int, method: str, antialias: bool) -> Float[np.ndarray, "out extent"]:
-    """Weights of one axis, those of `jax.image.resize`: pixels are intervals of equal length, and rows sum to 1.
+    """Return the interpolation weights of one axis, as `jax.image.resize` defines them. Each row sums to 1.
 
     Args:
-        extent: pixels that come in.
-        out: pixels that go out.
+        extent: number of incoming pixels.
+        out: number of outgoing pixels.
         method: `nearest` or `linear`.
-        antialias: of `linear`, widen the triangle where fewer pixels go out.
+        antialias: widen the triangle of `linear` if the image shrinks.
     """
     at = np.arange(out)
     if method == "nearest":
@@ -40,7 +40,7 @@ def interpolation(extent: int, out: int, method: str, antialias: bool) -> Float[
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of a covariance, both of whose indices are interpolated."""
+    """One spatial axis of a covariance; both of its indices are interpolated."""
 
     extent: int
     out: int
@@ -48,10 +48,10 @@ class _Axis:
     antialias: bool
 
     def terms(self, outgoing: Classes) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each pair of contributions: input classes, positions and weights, `(len(outgoing), out)` each."""
+        """Yield the input classes, positions and weights of each pair of contributions, `(len(outgoing), out)` each."""
         matrix = interpolation(self.extent, self.out, self.method, self.antialias)
         most = int((matrix > 0).sum(axis=1).max())
-        # The largest weights of each row; of rows with fewer the rest are 0.
+        # The largest weights of each row. Rows with fewer nonzero weights are filled up with zeros.
         sources = np.argsort(-matrix, axis=1, kind="stable")[:, :most]
         weights = np.take_along_axis(matrix, sources, axis=1)
         first = np.broadcast_to(np.arange(self.out), (len(outgoing), self.out))
@@ -64,20 +64,20 @@ class _Axis:
                     yield (one - sources[second, b]) % self.extent, one, weight
 
     def incoming(self, outgoing: Classes) -> Classes:
-        """Classes that are needed."""
+        """Return the incoming classes that the outgoing classes need."""
         found = [classes[weight > 0] for classes, _, weight in self.terms(outgoing)]
         return tuple(int(c) for c in np.unique(np.concatenate(found)))
 
 
 @dataclass(frozen=True)
 class Resize(Mixing):
-    """Images of another height and width.
+    """Resize images to another height and width.
 
-    `nearest` takes of every pixel one that comes in: equal pixels stay equal, and where they are all that is asked for they are all that is
-    needed. `linear` mixes neighbours, so that equal pixels that go out need a band of pairs that comes in.
+    `nearest` copies one incoming pixel to each outgoing pixel, so covariances of equal pixels need only those of equal
+    pixels. `linear` mixes neighbours, so covariances of equal pixels need a band of pairs.
 
     Args:
-        shape: height and width that go out; -1 leaves one as it is.
+        shape: height and width of the result; -1 keeps the size of that axis.
         method: `nearest` or `linear`.
         antialias: see `interpolation`.
     """
@@ -91,20 +91,22 @@ class Resize(Mixing):
         return tuple(_Axis(n, n if out < 0 else out, self.method, self.antialias) for n, out in sizes)
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """As many channels; Gaussian if it was."""
+        """Return the signature after the layer: channels and Gaussianity are unchanged."""
         require_image(incoming)
         require_plane(incoming)
         spatial = tuple(axis.out for axis in self._axes(incoming.spatial))
         return dataclasses.replace(incoming, spatial=spatial, support=())
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """Those that the outgoing classes are made of."""
+        """Return the incoming classes that the outgoing classes are interpolated from."""
         del own
         axes = self._axes(incoming.spatial)
         return tuple(axis.incoming(classes) for axis, classes in zip(axes, support, strict=True))
 
     def apart(self, before: Apart, incoming: Signature) -> Apart | None:
-        """Of `nearest` those of the pixels that are taken; else unknown: pixels meet others of their own image."""
+        """Return the bounds of the copied pixels for `nearest`, and None for `linear`, which combines different
+        pixels.
+        """
         if self.method != "nearest":
             return None
         rows, columns = (
@@ -114,7 +116,7 @@ class Resize(Mixing):
         return Apart(*(part[rows[:, None], columns[None, :]] for part in before))
 
     def within(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Along the columns."""
+        """Interpolate along the columns."""
         axis, wanted = self._axes(state.signature.spatial)[1], outgoing.support[1]
         has = np.array(state.signature.support[1])
 
@@ -130,7 +132,7 @@ class Resize(Mixing):
         return state.map(lambda x: state.fusion(along_columns, x), state.signature)
 
     def across(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Along the rows."""
+        """Interpolate along the rows."""
         axis, wanted = self._axes(state.signature.spatial)[0], outgoing.support[0]
         has = np.array(state.signature.support[0])
 

@@ -1,4 +1,4 @@
-"""Transposed convolutions, which enlarge images: covariances under the taps that meet a pixel (arXiv:1603.07285)."""
+"""Transposed convolutions, which enlarge images (arXiv:1603.07285)."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from ntkpipe.kernels.state import Signature
 class TransposedWindow(Window):
     """A window that slides over pixels with `stride - 1` gaps between them.
 
-    Output position o covers the positions `o - low + tap` of the image with its gaps; pixels are at multiples of the stride. As
-    `jax.lax.conv_transpose` has it: of `SAME` and `CIRCULAR` the output is `stride` times as long as the input, of `VALID` it ends with the
-    last window that meets a pixel.
+    Output position o covers the positions `o - low + tap` of the image with its gaps; pixels are at multiples of the
+    stride. As in `jax.lax.conv_transpose`, the output of `SAME` and `CIRCULAR` is `stride` times as long as the input,
+    and the output of `VALID` ends with the last window that covers a pixel.
     """
 
     slides: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Every window fits."""
+        """Skip the checks of `Window`: every window fits."""
 
     @property
     def out(self) -> int:
-        """Output positions."""
+        """Number of output positions."""
         more = max(self.size - self.stride, 0) if self.padding == "VALID" else 0
         return self.extent * self.stride + more
 
     @property
     def low(self) -> int:
-        """Positions before the first pixel that the first window covers."""
+        """Number of positions before the first pixel that the first window covers."""
         if self.padding == "VALID" or self.stride >= self.size:
             return self.size - 1
         return -(-(self.size + self.stride - 2) // 2)
 
     def positions(self, tap: int) -> np.ndarray:
-        """`(out,)` pixels under a tap: -1 in the padding and in the gaps."""
+        """Return the pixel under a tap for each output position, `(out,)`; -1 in the padding and in the gaps."""
         at = np.arange(self.out) - self.low + tap
         if self.padding == "CIRCULAR":
             at = at % self.out
@@ -49,13 +49,16 @@ class TransposedWindow(Window):
 
     @property
     def is_exact(self) -> bool:
-        """Most output classes come from no input class."""
+        """False: most output classes come from no input class."""
         return False
 
 
 @dataclass(frozen=True)
 class ConvTranspose(Conv):
-    """A convolution of the image with gaps between its pixels; see `Conv`, the parameters and the division by all taps included."""
+    """A convolution of the image with gaps between its pixels.
+
+    The parameters are those of `Conv`, and the sum over taps is divided by the size of the filter in the same way.
+    """
 
     def _windows(self, incoming: Signature) -> tuple[Window, AnyWindow]:
         require_plane(incoming)

@@ -1,1 +1,1 @@
-"""Cholesky factorisation of a stored matrix, tile by tile, and all that a factor answers."""
+"""Cholesky factorisation of a stored matrix, tile by tile, and computations with the factor."""

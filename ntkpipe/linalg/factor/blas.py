@@ -1,9 +1,9 @@
 """The kernels of a tiled factorisation, in place on blocks of rows, without Python's lock.
 
-`scipy.linalg.blas` holds the lock while it computes: a thread that reads ahead then gets a turn once per product (60 wake-ups
-a second beside products of 768 rows, where 1,200 were wanted), and nothing is read ahead. The same routines of the same
-library are called here through the function pointers that SciPy publishes for compiled callers (`scipy.linalg.cython_blas`),
-by `ctypes`, which lets the lock go.
+`scipy.linalg.blas` holds the lock while it computes. A thread that reads ahead then runs only once per product (60 times a
+second beside products of 768 rows, where 1,200 are needed), so nothing is read ahead. This module calls the same routines
+by `ctypes`, which releases the lock, through the function pointers that SciPy publishes for compiled callers
+(`scipy.linalg.cython_blas`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _MINUS = {"d": ctypes.c_double(-1.0), "s": ctypes.c_float(-1.0)}
 
 
 def subtract_product(c: np.ndarray, a: np.ndarray, b: np.ndarray, *, plain: bool = False, first: bool = False) -> None:
-    """`C -= A B^T` (gemm), or of a square `C` its lower triangle alone where `A is B` (syrk).
+    """`C -= A B^T` (gemm). If `A is B`, only the lower triangle of `C` changes (syrk).
 
     Args:
         c: `(m, n)`, changed in place.
         a: `(m, k)`.
         b: `(n, k)`; `(k, n)` if plain.
-        plain: `C -= A B`, all of it.
-        first: instead of `C` zero is subtracted from: `C` may hold anything.
+        plain: whether to compute `C -= A B` instead, for all of `C`.
+        first: whether to start from zero instead of `C`, which may then contain any values.
     """
     kind = _kind(c, a, b)
     (m, n), k = c.shape, a.shape[1]
@@ -70,7 +70,7 @@ def _divide(c: np.ndarray, triangle: np.ndarray, transpose: bytes) -> None:
 
 
 def invert_in_place(triangle: np.ndarray) -> None:
-    """The inverse of the lower triangle `(n, n)`, in its place (trtri); its diagonal is not zero."""
+    """Invert the lower triangle (n, n) in place (trtri). Its diagonal must not be zero."""
     kind, n, info = _kind(triangle), len(triangle), ctypes.c_int(0)
     if triangle.shape != (n, n):
         raise ValueError(f"shape {triangle.shape} is not square")
@@ -80,7 +80,7 @@ def invert_in_place(triangle: np.ndarray) -> None:
 
 
 def factor_in_place(c: np.ndarray) -> int:
-    """The Cholesky factor of the lower triangle of `c` `(n, n)`, in its place (potrf).
+    """Replace the lower triangle of `c` (n, n) by its Cholesky factor (potrf).
 
     Returns:
         0, or the 1-based index of the first pivot that is not positive.
@@ -106,12 +106,12 @@ def _kind(*arrays: np.ndarray) -> str:
 
 
 def _ld(a: np.ndarray) -> int:
-    """Distance of rows. What is a row here is a column to Fortran: it sees every block transposed."""
+    """The distance of rows. A row is a column for Fortran, which reads every block transposed."""
     return max(a.strides[0] // a.itemsize, a.shape[1], 1)
 
 
 def _call(module: Any, name: str, *values: Any) -> None:
-    """Call a Fortran routine: everything goes by address."""
+    """Call a Fortran routine. All arguments are passed by address."""
     held = []
     for value in values:
         if isinstance(value, np.ndarray):
@@ -134,7 +134,7 @@ def _routine(module: str, name: str, count: int) -> Any:
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     signature = get_name(capsule)
     parameters = signature.partition(b"(")[2].split(b",")
-    # The integers are C ints, which SciPy promises whatever its BLAS has; and none is missing.
+    # All integers must be C ints, which SciPy guarantees for every BLAS, and the number of parameters must match.
     if len(parameters) != count or any(b"int" in p and b"int *" not in p for p in parameters):
         raise RuntimeError(f"this SciPy's {name} has the signature {signature!r}, which ntkpipe does not know")
     return ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(get(capsule, signature))

@@ -1,4 +1,4 @@
-"""From a stored matrix to a stored factor: the graph of tasks, resumption, and what an indefinite matrix calls for."""
+"""Computes a stored factor of a stored matrix: the graph of tasks, resumption, and errors for indefinite matrices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ntkpipe.linalg.factor.plan import FactorPlan, choose_edge, share, working_b
 from ntkpipe.linalg.factor.solve import CholeskyFactor
 from ntkpipe.linalg.factor.task import PivotError, TileReceipt, factor_tile
 from ntkpipe.linalg.factor.tiles import Address, FactorIdentity, FactorTiles, stored_identity
-from ntkpipe.linalg.factor.workspace import FactorJob, settle
+from ntkpipe.linalg.factor.workspace import FactorJob, abandon, settle
 from ntkpipe.linalg.lanczos import block_lanczos
 from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.storage.protocol import ObjectStore
@@ -26,21 +26,21 @@ from ntkpipe.tasks.graph import BlockedError, Task
 from ntkpipe.tiles.grid import TileGrid
 from ntkpipe.tiles.matrix import TileMatrix
 
-# Below this size the smallest eigenvalue of an indefinite matrix is computed; above it Lanczos estimates it.
+# Largest size for which the smallest eigenvalue of an indefinite matrix is computed. Lanczos estimates it for larger matrices.
 _DENSE_EIGENVALUE = 2000
-# A task's tile is stored behind its back: tiles that were lost so are made in another round. Three lose the same one only if
-# the store does not keep what it is given.
+# Number of rounds. Tiles are stored in the background, after their tasks. Tiles that were lost this way are computed in another round. Only
+# a faulty store loses the same tile in three rounds.
 _ROUNDS = 3
 
 
 class IndefiniteError(NumericalError):
-    """The matrix plus ridge is not positive definite in the precision of the factor; the text names a ridge that would do.
+    """The matrix plus ridge is not positive definite in the precision of the factor. The text names a sufficient ridge.
 
     Args:
-        text: for people.
-        tile: row and column of the tile whose pivot failed.
+        text: the message for the user.
+        tile: row and column of the diagonal tile whose pivot failed.
         pivot: 1-based row of the matrix.
-        ridge: the smallest that would do, estimated; absolute.
+        ridge: estimate of the smallest sufficient ridge, absolute.
     """
 
     def __init__(self, text: str, tile: int, pivot: int, ridge: float) -> None:
@@ -53,15 +53,15 @@ class IndefiniteError(NumericalError):
 
 @dataclass(frozen=True)
 class FactorRun:
-    """How a factor came about.
+    """A factor and facts about its computation.
 
     Args:
-        factor: finished.
-        plan: that was followed.
-        computed: tiles made now; the others were found.
-        seconds: of wall clock.
-        flops: of the tiles made now.
-        read_bytes: by all tasks.
+        factor: the finished factor.
+        plan: the plan of the factorisation.
+        computed: number of tiles that were computed now; the others were already stored.
+        seconds: wall time.
+        flops: arithmetic of the tiles that were computed now.
+        read_bytes: bytes that all tasks have read.
     """
 
     factor: CholeskyFactor
@@ -80,10 +80,10 @@ class FactorRun:
 def plan_factor(
     matrix: TileMatrix, *, dtype: str, workers: int, memory_bytes: int, edge: int | None = None
 ) -> FactorPlan:
-    """The plan for a matrix; `edge` None chooses one.
+    """The plan for a matrix. `edge=None` chooses the edge.
 
     Raises:
-        ResourceError: if not even small tiles fit.
+        ResourceError: if the memory is too small even for small tiles.
     """
     source, n = matrix.grid, matrix.grid.rows
     name = matrix.dtype.name
@@ -108,24 +108,24 @@ def factorise(
     on_tile: Callable[[int, int], None] | None = None,
     diagnose: bool = True,
 ) -> FactorRun:
-    """Factor `A + ridge I = L L^T`, `n^3 / 3` flops; what an earlier run has left under `prefix` is taken up.
+    """Factor `A + ridge I = L L^T` with `n^3 / 3` flops. Tiles that an earlier run has stored under `prefix` are reused.
 
     Args:
         matrix: `A`, symmetric; its lower triangle is read.
-        name: of the matrix, by its content: tiles of another one are never used.
+        name: digest of the content of the matrix, so that tiles of another matrix are never used.
         ridge: absolute, `>= 0`.
         dtype: `float32` or `float64`, of the factor and its arithmetic.
-        store: where the tiles go.
-        prefix: of their keys, for this factor alone.
+        store: stores the tiles.
+        prefix: prefix of their keys, only for this factor.
         executor: runs the tasks.
-        memory_bytes: for the data of all its workers together.
-        edge: rows of a tile of the factor; None takes that of a factor that is there, or chooses one.
-        on_tile: called with the number of finished tiles and of all.
-        diagnose: look for the ridge that an indefinite matrix calls for; otherwise a `PivotError` is raised, at once.
+        memory_bytes: memory for the data of all workers together.
+        edge: number of rows of a tile of the factor; None takes that of a stored factor, or chooses it.
+        on_tile: called with the number of finished tiles and the number of all tiles.
+        diagnose: whether to compute a sufficient ridge for an indefinite matrix; otherwise a `PivotError` is raised immediately.
 
     Raises:
-        ConfigError: if the matrix is not symmetric or the ridge negative.
-        ResourceError: if not even small tiles fit into the memory.
+        ConfigError: if the matrix is not symmetric, the ridge is negative, or the dtype is unknown.
+        ResourceError: if the memory is too small even for small tiles.
         IndefiniteError: if the matrix plus ridge is not positive definite in `dtype`.
         NumericalError: if the matrix holds values that are not finite.
     """
@@ -156,7 +156,7 @@ def factorise(
             if _all_stored(tiles, plan.tasks):
                 break
         else:
-            raise IncompleteError(f"{store.url}/{prefix} does not keep the tiles that are stored there: check its disk")
+            raise IncompleteError(f"{store.url}/{prefix} repeatedly loses stored tiles: check its disk")
     except PivotError as error:
         if not diagnose:
             raise
@@ -166,13 +166,13 @@ def factorise(
 
 
 def graph(job: FactorJob, finished: set[Address], workers: int) -> Iterator[Task]:
-    """Tasks column by column; each after the last unfinished tiles of the two rows that it reads.
+    """The tasks, column by column. Each depends on the last unfinished tiles of the two rows that it reads.
 
-    The diagonal tile of the next column comes as soon as the tile left of it has had time to finish, `workers` tasks later:
-    executors take a few tasks per worker ahead, and none of them then waits for a tile that has not begun.
+    The diagonal tile of the next column comes `workers` tasks after the tile to the left of it, which then has had time to finish.
+    Executors take a few tasks per worker in advance, and none of these waits for a tile that has not begun.
     """
     order = _order(job, finished, workers)
-    if workers > 1:  # who makes the next one is not known
+    if workers > 1:  # the worker of the next task is unknown
         yield from order
         return
     for task, following in itertools.pairwise(itertools.chain(order, [None])):
@@ -183,7 +183,7 @@ def graph(job: FactorJob, finished: set[Address], workers: int) -> Iterator[Task
 
 def _order(job: FactorJob, finished: set[Address], workers: int) -> Iterator[Task]:
     rows = job.tiles.identity.grid.tile_rows
-    last: dict[int, Address] = {}  # of a row, the rightmost tile that is in the graph
+    last: dict[int, Address] = {}  # the rightmost tile of each row in the graph
 
     def task(i: int, j: int) -> Iterator[Task]:
         if (i, j) in finished:
@@ -210,10 +210,11 @@ def _run(executor: Executor, job: FactorJob, finished: set[Address]) -> Iterator
                 yield result.value
     finally:
         results.close()
+        abandon()
 
 
 def _all_stored(tiles: FactorTiles, tasks: int) -> bool:
-    """True once every tile is stored; other processes are given a moment for the last that each of them has made."""
+    """Whether every tile is stored. It waits up to 5 s for the last tile of each other process."""
     for _ in range(100):
         if len(tiles.finished()) == tasks:
             return True
@@ -229,7 +230,7 @@ def _flops(grid: TileGrid, i: int, j: int) -> float:
 def _stored_edge(
     matrix: TileMatrix, name: str, ridge: float, dtype: str, store: ObjectStore, prefix: str, room: int
 ) -> int | None:
-    """Edge of the factor under `prefix`, if it is the one that is wanted and its tiles fit."""
+    """Edge of the factor under `prefix`, if it is the requested factor and its tiles fit into memory; None otherwise."""
     found = stored_identity(store, prefix)
     n = matrix.grid.rows
     if found is None or found != FactorIdentity(name, n, ridge, dtype, found.edge):
@@ -241,13 +242,14 @@ def _stored_edge(
 def _indefinite(error: PivotError, matrix: TileMatrix, identity: FactorIdentity, executor: Executor) -> IndefiniteError:
     smallest, largest, mean = _extremes(matrix, executor)
     n, ridge = identity.n, identity.ridge
-    # What rounding moves an eigenvalue by, in the precision of the factor.
+    # The first term is the change of an eigenvalue by rounding in the precision of the factor.
     needed = n * float(np.finfo(identity.dtype).eps) * largest - smallest
     relative = f" (relative to the mean of the diagonal: predict.ridges=[{needed / mean:.1e}])" if mean > 0 else ""
     return IndefiniteError(
-        f"the matrix with ridge {ridge:g} is not positive definite in {identity.dtype}: pivot {error.pivot} of {n}, in tile "
-        f"({error.i}, {error.i}) of edge {identity.edge}, is not positive; the smallest eigenvalue without ridge is about "
-        f"{smallest:.1e}. A ridge of {needed:.1e} would do{relative}; or use solver=krylov, which needs none",
+        f"the matrix with ridge {ridge:g} is not positive definite in {identity.dtype}: pivot {error.pivot} of {n}, "
+        f"in tile ({error.i}, {error.i}) of edge {identity.edge}, is not positive; the smallest eigenvalue without "
+        f"ridge is about {smallest:.1e}. Set a ridge of at least {needed:.1e}{relative}, or use solver=krylov, which "
+        "needs no ridge",
         error.i,
         error.pivot,
         needed,
@@ -255,7 +257,7 @@ def _indefinite(error: PivotError, matrix: TileMatrix, identity: FactorIdentity,
 
 
 def _extremes(matrix: TileMatrix, executor: Executor) -> tuple[float, float, float]:
-    """Smallest eigenvalue (or a little below it), largest, and their mean."""
+    """The smallest eigenvalue (or a slightly lower number), the largest eigenvalue, and the mean of all eigenvalues."""
     n = matrix.grid.rows
     if n <= _DENSE_EIGENVALUE:
         dense = assemble(matrix, np.float64)
@@ -266,6 +268,6 @@ def _extremes(matrix: TileMatrix, executor: Executor) -> tuple[float, float, flo
         start = np.random.default_rng(0).standard_normal((n, 4))
         result = block_lanczos(operator, start, max_steps=40)
     values, vectors = np.linalg.eigh(result.projected)
-    # An eigenvalue of A lies within the residual of every Ritz pair.
+    # The distance of a Ritz value to an eigenvalue of A is at most its residual.
     residual = result.coupling @ vectors[-result.coupling.shape[1] :, 0]
     return float(values[0] - np.linalg.norm(residual)), float(values[-1]), mean

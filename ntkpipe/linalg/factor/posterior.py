@@ -1,13 +1,13 @@
-"""What a factor says of a Gaussian process: its likelihood, and what it predicts of each training image from the others.
+"""The likelihood of a Gaussian process, and leave-one-out predictions of its training images, from a Cholesky factor.
 
-Rasmussen & Williams 2006, sections 2.2 and 5.4.2, with `A` the kernel plus ridge and `a = A^-1 y`:
+With `A` the kernel plus ridge and `a = A^-1 y` (Rasmussen & Williams 2006, sections 2.2 and 5.4.2):
 
     log p(y) = -y^T a / 2 - log det(A) / 2 - n / 2 log 2 pi          for each output
     y_i - mean_i without i = a_i / [A^-1]_ii,    its variance = 1 / [A^-1]_ii.
 
-A float32 factor gives `x ~ A^-1 b` with a residual `r = b - A x`. The quadratic form `b^T x + r^T x` is then wrong by
-`r^T A^-1 r >= 0` alone, second order in `r` (the variational characterisation of `b^T A^-1 b`): one float64 product with `A` makes
-of six digits twelve.
+A float32 factor gives `x ~ A^-1 b` with a residual `r = b - A x`. The quadratic form `b^T x + r^T x` then has the error
+`r^T A^-1 r >= 0`, which is of second order in `r` (the variational characterisation of `b^T A^-1 b`). So one float64 product with `A`
+doubles the number of correct digits from six to twelve.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64
 
-from ntkpipe.linalg.factor.plan import share, working_bytes
-from ntkpipe.linalg.factor.solve import CholeskyFactor, forward, solve
+from ntkpipe.linalg.factor.plan import batch_of_inverse, share, working_bytes
+from ntkpipe.linalg.factor.solve import CholeskyFactor, forward_in_place, solve
 from ntkpipe.linalg.factor.task import make_tile
 from ntkpipe.linalg.factor.workspace import FactorJob, Workspace, workspace
 from ntkpipe.linalg.operator import LinearMap
 from ntkpipe.tasks.executor import values_of
 from ntkpipe.tasks.graph import Task
 
-# Random vectors of an estimate, and columns of the sample on which an error is measured.
+# Number of random vectors of an estimate, and of columns of the sample on which an error is measured.
 _PROBES = 16
 
 
@@ -37,8 +37,8 @@ class Estimate:
 
     Args:
         value: the number.
-        standard_error: one standard deviation of `value`, and the neglected second order of a float32 factor; no bound. 0 of a
-            float64 factor.
+        standard_error: one standard deviation of `value` plus the neglected second-order term of a float32 factor. It is not a bound. It is
+            0 for a float64 factor.
     """
 
     value: float
@@ -50,9 +50,9 @@ class LeaveOneOut:
     """Exact leave-one-out predictions of every training image, without refitting.
 
     Args:
-        residuals: (n, c), `y_i` less its prediction from the others.
-        variances: (n,), of those predictions, ridge included.
-        error: relative error of `[A^-1]_ii`, measured on a sample; 0 of a float64 factor.
+        residuals: (n, c), `y_i` minus its prediction from the other images.
+        variances: (n,) variances of these predictions, ridge included.
+        error: relative error of `[A^-1]_ii`, measured on a sample; 0 for a float64 factor.
     """
 
     residuals: Float64[np.ndarray, "n c"]
@@ -61,13 +61,13 @@ class LeaveOneOut:
 
 
 def log_determinant(factor: CholeskyFactor, operator: LinearMap) -> Estimate:
-    """`log det(A + ridge I)`; what float32 rounding did to it is estimated and taken back.
+    """`log det(A + ridge I)`. The effect of float32 rounding is estimated and corrected.
 
-    With `L L^T = M`, `log det A = log det M + tr(F) - tr(F^2) / 2 + ...`, `F = M^-1 A - I` of the size of rounding; the trace is
-    estimated from 16 random vectors (Hutchinson 1990), whose spread is the standard error that is returned.
+    With `L L^T = M`, `log det A = log det M + tr(F) - tr(F^2) / 2 + ...`, where `F = M^-1 A - I` has the size of rounding. The trace is
+    estimated with 16 random vectors (Hutchinson 1990). Their spread gives the standard error.
 
     Args:
-        factor: of the matrix.
+        factor: factor of the matrix.
         operator: `A` without ridge, with float64 products.
     """
     value = factor.logdet()
@@ -81,21 +81,21 @@ def log_determinant(factor: CholeskyFactor, operator: LinearMap) -> Estimate:
 
 
 def log_marginal_likelihood(y: np.ndarray, weights: np.ndarray, logdet: float) -> Float64[np.ndarray, " c"]:
-    """`log p(y)` of each output.
+    """The log marginal likelihood `log p(y)` of each output.
 
     Args:
         y: (n, c) targets.
         weights: (n, c), `A^-1 y`.
-        logdet: of `A`.
+        logdet: logarithm of the determinant of `A`.
     """
     return -0.5 * np.einsum("ij,ij->j", y, weights) - 0.5 * logdet - 0.5 * len(y) * math.log(2 * math.pi)
 
 
 def leave_one_out(factor: CholeskyFactor, operator: LinearMap, weights: np.ndarray) -> LeaveOneOut:
-    """Exact leave-one-out residuals and variances, `n^3 / 3` flops.
+    """Exact leave-one-out residuals and variances, with `n^3 / 3` flops.
 
     Args:
-        factor: of the matrix.
+        factor: factor of the matrix.
         operator: `A` without ridge, with float64 products; used for a float32 factor.
         weights: (n, c), `A^-1 y`.
     """
@@ -106,17 +106,17 @@ def leave_one_out(factor: CholeskyFactor, operator: LinearMap, weights: np.ndarr
 def inverse_diagonal(
     factor: CholeskyFactor, operator: LinearMap | None = None
 ) -> tuple[Float64[np.ndarray, " n"], float]:
-    """The diagonal of `A^-1`, `|L^-1 e_i|^2`, by tasks over block columns of `L^-1`: `n^3 / 3` flops.
+    """The diagonal of `A^-1`, `|L^-1 e_i|^2`, with tasks for block columns of `L^-1`. It takes `n^3 / 3` flops.
 
     Args:
-        factor: of the matrix.
-        operator: `A` without ridge, with float64 products: for the error of a float32 factor.
+        factor: factor of the matrix.
+        operator: `A` without ridge, with float64 products, for the error of a float32 factor.
 
     Returns:
-        (n,) and its relative error: 0 of a float64 factor; else the largest of a sample of entries that are refined, times 2,
-        or infinite without an operator. Both are kept beside the factor, and found there.
+        The diagonal (n,) and its relative error. The error is 0 for a float64 factor. For a float32 factor it is twice the largest error of
+        a sample of refined entries, or infinite without an operator. Both are stored beside the factor and reused.
     """
-    # Late: its checksums are of a library that the room does without.
+    # Imported here, because its checksums need a library that this package must be importable without.
     from ntkpipe.linalg.checkpoint import StoreCheckpoint
 
     tiles = factor.job.tiles
@@ -162,14 +162,14 @@ def _sampled_error(factor: CholeskyFactor, operator: LinearMap, values: np.ndarr
 def _inverse_diagonal_task(job: FactorJob, j: int, low: int, high: int) -> np.ndarray:
     with workspace(job, make_tile) as space:
         start = space.grid.tile(j, j).col_start
-        units = np.zeros((space.grid.rows - start, high - low), space.dtype)
-        units[np.arange(low, high), np.arange(high - low)] = 1.0
-        columns = forward(space, units, first=j)
-        return np.einsum("ij,ij->j", columns, columns, dtype=np.float64)
+        columns = np.zeros((high - low, space.grid.rows - start), space.dtype)  # a row for each
+        columns[np.arange(high - low), np.arange(low, high)] = 1.0
+        forward_in_place(space, columns, first=j)
+        return np.einsum("ij,ij->i", columns, columns, dtype=np.float64)
 
 
 def _forms(space: Workspace, b: np.ndarray, product: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """`b^T A^-1 b` of each column, in float64 with a float32 factor: refined, `product` is by `A` with its ridge."""
+    """`b^T A^-1 b` of each column, refined to float64 accuracy with a float32 factor. `product` multiplies with `A` plus ridge."""
     x = solve(space, b)
     size, worst = np.linalg.norm(b, axis=0), math.inf
     best, residual = x, b
@@ -186,10 +186,9 @@ def _forms(space: Workspace, b: np.ndarray, product: Callable[[np.ndarray], np.n
 
 
 def _batch_job(factor: CholeskyFactor) -> tuple[FactorJob, int]:
-    """The job with what its batches leave for cached tiles, and the columns of a batch."""
+    """The job with the cache memory that its batches leave, and the number of columns of a batch."""
     identity, source = factor.job.tiles.identity, factor.job.matrix
     room = share(factor.memory_bytes, max(1, factor.executor.workers))
     working = working_bytes(identity.n, identity.edge, identity.dtype, source.grid.edge, source.dtype.name)
-    each = 2 * np.dtype(factor.dtype).itemsize * identity.n  # right-hand side and solution
-    columns = max(1, min(identity.grid.edge, (room - working) // each))
-    return replace(factor.job, cache_bytes=max(0, room - working - columns * each)), columns
+    columns, nbytes = batch_of_inverse(identity.n, identity.edge, factor.dtype, room - working)
+    return replace(factor.job, cache_bytes=max(0, room - working - nbytes)), columns

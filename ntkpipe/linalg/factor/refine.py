@@ -1,4 +1,4 @@
-"""Iterative refinement: corrections from the factor, residuals from float64 products with the matrix itself."""
+"""Iterative refinement: corrections with the factor, and residuals with float64 products of the matrix."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ntkpipe.linalg.solution import Reason, Solution
 def refine(
     factor: CholeskyFactor, b: np.ndarray, operator: Operator, *, tolerance: float = 1e-14, max_refinements: int = 20
 ) -> Solution[np.ndarray]:
-    """Solve `(A + ridge I) x = b` as accurately as float64 can, whatever the factor's precision.
+    """Solve `(A + ridge I) x = b` to the accuracy of float64, also with a float32 factor.
 
-    Converges while the factor's rounding times the condition is below one: condition 1e7 for a float32 factor.
+    It converges if the unit roundoff of the factor times the condition number is below one, so for condition numbers up to
+    1e7 with a float32 factor.
 
     Args:
-        factor: of `A + ridge I`.
+        factor: factor of `A + ridge I`.
         b: `(n, k)` float64.
         operator: `A` (without the ridge), with float64 products.
-        tolerance: of the relative residual of every column; one at the rounding of its own computation will do.
-        max_refinements: most corrections after the first solve.
+        tolerance: largest relative residual of every column. A residual at the level of its own rounding also suffices.
+        max_refinements: largest number of corrections after the first solve.
 
     Returns:
         `x` `(n, k)` float64, with its measured residual; STAGNATED if a correction no longer halves it.
@@ -48,14 +49,14 @@ def refine(
 
 
 def residual_floor(x: np.ndarray, b: np.ndarray, operator: Operator, ridge: float, unit: float = 2.0**-52) -> float:
-    """The relative residual below which `x` cannot be improved on: it is itself computed to about `unit |A| |x|`.
+    """The smallest relative residual that can be reached: residuals are computed to about `unit |A| |x|`.
 
     Args:
-        x: `(n, k)` a solution.
-        b: `(n, k)` its right-hand sides.
-        operator: `A`; positive semi-definite to rounding, hence `|A| <= trace A`.
+        x: `(n, k)` solution.
+        b: `(n, k)` right-hand sides of the solution.
+        operator: `A`, positive semi-definite to rounding, so that `|A| <= trace A`.
         ridge: absolute.
-        unit: of the arithmetic.
+        unit: unit roundoff of the arithmetic.
     """
     norms = np.linalg.norm(b, axis=0)
     trace = float(operator.diagonal().sum()) + len(b) * ridge

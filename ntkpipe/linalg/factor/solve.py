@@ -1,9 +1,9 @@
-"""Triangular solves with a stored factor, and what follows from them alone.
+"""Triangular solves with a stored factor.
 
 The factor is streamed: a solve with k columns reads it once (`L^-1 b`) or twice (`A^-1 b`), 8 n^2 bytes for 4 n^2 k flops. With the
-few columns of labels that is all reading, and splitting it over processes would have each row of tiles wait for the one above:
-it is done where it is called, with a thread that reads ahead. The n columns of an inverse go by batches, a task each
-(`ntkpipe.linalg.factor.posterior`): they share nothing, and from about 64 columns on arithmetic outweighs reading.
+few columns of labels, reading dominates. Other processes would not help, because each row of tiles waits for the one above. So
+the calling process solves, and a thread reads ahead. The n columns of an inverse are divided into batches with one task each
+(`ntkpipe.linalg.factor.posterior`). Batches are independent, and from about 64 columns on the arithmetic dominates.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ntkpipe.tasks.executor import Executor
 
 @dataclass(frozen=True)
 class CholeskyFactor:
-    """`A + ridge I = L L^T`, stored. A tile that is damaged or lost is made again from `A` when it is read.
+    """The stored factor of `A + ridge I = L L^T`. A damaged or lost tile is recomputed from `A` when it is read.
 
     Args:
-        job: where the tiles are, and the matrix.
-        executor: runs the tasks of what takes n columns.
-        memory_bytes: for the data of all its workers together.
+        job: the tiles and the matrix.
+        executor: runs the tasks of computations with n columns.
+        memory_bytes: memory for the data of all workers together.
     """
 
     job: FactorJob
@@ -39,63 +39,70 @@ class CholeskyFactor:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.job.tiles.identity.n
 
     @property
     def ridge(self) -> float:
-        """Absolute, included in the factor."""
+        """The absolute ridge, which the factor includes."""
         return self.job.tiles.identity.ridge
 
     @property
     def dtype(self) -> str:
-        """Of the factor: `float32` or `float64`."""
+        """Precision of the factor, `float32` or `float64`."""
         return self.job.tiles.identity.dtype
 
     def diagonal(self) -> Float64[np.ndarray, " n"]:
-        """Of `L`, float64."""
+        """The diagonal of `L` in float64."""
         rows = self.job.tiles.identity.grid.tile_rows
         with workspace(self.job, make_tile) as space:
             parts = [tile.diagonal().astype(np.float64) for tile in space.stream([(i, i) for i in range(rows)])]
         return np.concatenate(parts)
 
     def logdet(self) -> float:
-        """Logarithm of the determinant of `L L^T`; of a float32 factor see `posterior.log_determinant`."""
+        """Logarithm of the determinant of `L L^T`. `posterior.log_determinant` corrects that of a float32 factor."""
         return 2 * float(np.log(self.diagonal()).sum())
 
     def apply_inverse(self, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
-        """`(A + ridge I)^-1 b` for `b` `(n, k)`, in the factor's precision: without refinement."""
+        """`(A + ridge I)^-1 b` for `b` `(n, k)` in the factor's precision, without refinement."""
         with self.opened() as space:
             return solve(space, b)
 
     def smallest_eigenvalue(self) -> float:
-        """Of `A + ridge I`, from above, to a few digits: by Lanczos on the inverse."""
+        """The smallest eigenvalue of `A + ridge I`, approximated from above to a few digits by Lanczos on the inverse."""
         return 1.0 / largest_eigenvalue(_Inverse(self), tolerance=1e-4)
 
     @contextmanager
     def opened(self) -> Iterator[Workspace]:
-        """The workspace of this process for the factor."""
+        """Context manager: the workspace of this process for the factor."""
         with workspace(self.job, make_tile) as space:
             yield space
 
 
 def solve(space: Workspace, b: np.ndarray) -> Float64[np.ndarray, "n k"]:
-    """`(L L^T)^-1 b`, float64 in and out; columns are scaled, as float32 has a short range of exponents."""
+    """`(L L^T)^-1 b` with float64 input and output. Columns are scaled, because float32 has a small range of exponents."""
     scale = np.abs(b).max(axis=0, initial=0.0)
     scale = np.where(scale > 0, scale, 1.0)
     return backward(space, forward(space, b / scale)).astype(np.float64) * scale
 
 
-def forward(space: Workspace, b: np.ndarray, first: int = 0) -> np.ndarray:
-    """`L^-1 b` in the factor's precision.
+def forward(space: Workspace, b: np.ndarray) -> np.ndarray:
+    """`L^-1 b` in the factor's precision, for `b` `(n, k)`."""
+    y = np.array(b.T, dtype=space.dtype, order="C")  # by rows: `linalg.products` says why
+    forward_in_place(space, y)
+    return np.ascontiguousarray(y.T)
+
+
+def forward_in_place(space: Workspace, y: np.ndarray, first: int = 0) -> None:
+    """Replace right-hand sides by `L^-1` times them.
 
     Args:
-        space: of the factor.
-        b: `(rows, k)`; its rows are those from tile row `first` on, and what is above is zero.
-        first: row of tiles.
+        space: workspace of the factor.
+        y: `(k, rows)` in the factor's precision, with a right-hand side in each row. It begins at tile row `first`; the entries above are
+            zero.
+        first: first row of tiles.
     """
     grid = space.grid
-    y = np.array(b.T, dtype=space.dtype, order="C")  # by rows: `linalg.products` says why
     skipped = first * grid.edge
     order = [(i, k) for i in range(first, grid.tile_rows) for k in range(first, i + 1)]
     tiles = space.stream(order)
@@ -106,7 +113,6 @@ def forward(space: Workspace, b: np.ndarray, first: int = 0) -> np.ndarray:
             substitute(here, next(tiles))
         else:
             subtract_product(here, y[:, where.col_start - skipped : where.col_stop - skipped], next(tiles))
-    return np.ascontiguousarray(y.T)
 
 
 def backward(space: Workspace, y: np.ndarray) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Tiles of a factor in an object store: raw bytes, a checksum that covers the address, and a manifest.
+"""Tiles of a factor in an object store, as raw bytes with a checksum that covers the address, and a manifest.
 
-Layout, under a prefix of the caller's (`cholesky/<key>`):
+The layout under the caller's prefix (`cholesky/<key>`) is:
 
-    manifest.json      what determines the values of the tiles, and how they are cut
+    manifest.json      everything that determines the values and the grid of the tiles
     tile-00003-00001   the little-endian bytes of tile (3, 1), row by row, and four bytes of CRC-32C
 
-The checksum is taken over the manifest's fingerprint, the address and the bytes: a tile that is damaged, was written for
-another matrix or ridge, or lies under another's name is noticed.
+The checksum covers the manifest's fingerprint, the address and the bytes. So it detects a tile that is damaged, was written for
+another matrix or ridge, or has the name of another tile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ntkpipe.tiles.grid import TileGrid
 
 Address = tuple[int, int]
 
-# Of the layout above and of the order of the sums; other values belong to another program.
+# Version of the layout above and of the order of the sums.
 _FORMAT = 2
 _MANIFEST = "manifest.json"
 
@@ -35,8 +35,8 @@ class FactorIdentity:
     """Everything that determines the values of a factor.
 
     Args:
-        matrix: names the matrix `A` by its content.
-        n: its rows.
+        matrix: digest of the content of the matrix `A`.
+        n: number of rows of `A`.
         ridge: absolute, added to the diagonal.
         dtype: `float32` or `float64`, of the factor and its arithmetic.
         edge: rows of a tile; another edge sums in another order, and differs in the last bits.
@@ -59,7 +59,7 @@ class FactorIdentity:
         return TileGrid(self.n, self.n, self.edge, symmetric=True)
 
     def to_json(self) -> str:
-        """Canonical; the ridge in full precision."""
+        """Canonical JSON, with the ridge in full precision."""
         return json.dumps({**asdict(self), "ridge": self.ridge.hex(), "format": _FORMAT}, sort_keys=True)
 
     @staticmethod
@@ -67,7 +67,7 @@ class FactorIdentity:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: if it is not what `to_json` writes.
+            ValueError: if the text was not written by `to_json`.
         """
         try:
             values = json.loads(text)
@@ -83,22 +83,22 @@ class FactorIdentity:
 
 @dataclass(frozen=True)
 class FactorTiles:
-    """The tiles of one factor under `prefix` of a store. Cheap to pickle: workers read and write for themselves."""
+    """The tiles of one factor under `prefix` of a store. It is cheap to pickle, so that workers read and write tiles."""
 
     store: ObjectStore
     prefix: str
     identity: FactorIdentity
 
     def key(self, i: int, j: int) -> str:
-        """Where tile `(i, j)` is stored."""
+        """Key of tile `(i, j)`."""
         return f"{self.prefix}/tile-{i:05d}-{j:05d}"
 
     def read(self, i: int, j: int) -> np.ndarray:
         """Tile `(i, j)` of `L` `(rows, cols)`, C order, read-only; zero above the diagonal.
 
         Raises:
-            MissingObjectError: if it is not stored.
-            CorruptionError: if what is stored is not this tile.
+            MissingObjectError: if the tile is not stored.
+            CorruptionError: if the stored object is not this tile.
         """
         dtype = np.dtype(self.identity.dtype)
         rows, cols = self.identity.grid.tile(i, j).shape
@@ -109,17 +109,17 @@ class FactorTiles:
         return np.frombuffer(body, dtype.newbyteorder("<")).astype(dtype, copy=False).reshape(rows, cols)
 
     def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
-        """Store tile `(i, j)`; one that is there stays unless `overwrite`, all who compute it get the same bytes."""
+        """Store tile `(i, j)`. An existing tile stays unless `overwrite`, because all processes compute the same bytes."""
         body = np.ascontiguousarray(tile, dtype=np.dtype(self.identity.dtype).newbyteorder("<"))
         self.store.put(self.key(i, j), [body, self._checksum(i, j, body)], overwrite=overwrite)
 
     def finished(self) -> set[Address]:
-        """Addresses that are stored; their content is checked when they are read."""
+        """Addresses of stored tiles. Their content is checked when they are read."""
         keys = set(self.store.list(f"{self.prefix}/tile-"))
         return {(t.i, t.j) for t in self.identity.grid if self.key(t.i, t.j) in keys}
 
     def open(self) -> None:
-        """Take possession of the prefix: what another factor has left there is deleted, the manifest written."""
+        """Prepare the prefix: delete the objects of another factor there, and write the manifest."""
         if stored_identity(self.store, self.prefix) != self.identity:
             self.delete()
             self.store.put(f"{self.prefix}/{_MANIFEST}", self.identity.to_json().encode(), overwrite=True)
@@ -130,13 +130,13 @@ class FactorTiles:
             self.store.delete(key)
 
     def _checksum(self, i: int, j: int, body: memoryview | np.ndarray) -> bytes:
-        from ntkpipe.storage.checksum import crc32c  # late: the room imports without it
+        from ntkpipe.storage.checksum import crc32c  # imported here, because the package must be importable without it
 
         return struct.pack("<I", crc32c(f"{self.identity.fingerprint}/{i}/{j}".encode(), body))
 
 
 def stored_identity(store: ObjectStore, prefix: str) -> FactorIdentity | None:
-    """Of the factor under `prefix`, finished or not; None if there is none or its manifest is damaged."""
+    """The identity of the factor under `prefix`, finished or not; None if it is missing or its manifest is damaged."""
     try:
         return FactorIdentity.from_json(store.get(f"{prefix}/{_MANIFEST}"))
     except (MissingObjectError, ValueError):

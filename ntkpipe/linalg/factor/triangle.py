@@ -1,11 +1,12 @@
-"""Division by a triangle, mostly by products.
+"""Triangular solves, mostly by matrix products.
 
-OpenBLAS solves with a triangle of 1,000 rows at 40 GF/s in a thread that multiplies at 73; with 250 rows at 20. Here the triangle is
-halved until blocks of about 128 rows are left, and `C <- C L_kk^-T` is a product with the block's inverse: 55 GF/s.
+OpenBLAS solves with a triangle of 1,000 rows at 40 GF/s in a thread that multiplies at 73, and with 250 rows at 20. Here the
+triangle is halved down to blocks of about 128 rows, and `C <- C L_kk^-T` is a product with the inverse of the block, at 55
+GF/s.
 
-Such a product is as accurate as substitution but for the condition of the block: it adds `b u cond(L_kk)` where the
-factorisation of n rows has `n u` of its own (u the unit of rounding; Higham, Accuracy and Stability of Numerical Algorithms,
-2nd ed., sections 8.2, 10.1 and 14.2). Blocks for which `b cond(L_kk) > n` are solved with by substitution: the bound stays.
+Such a product adds an error of `b u cond(L_kk)` to that of substitution, where the factorisation of n rows has an error of
+`n u` (with unit roundoff u; Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., sections 8.2, 10.1 and 14.2).
+Blocks with `b cond(L_kk) > n` are solved by substitution, so the error bound does not change.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from ntkpipe.linalg.factor.blas import (
     subtract_product,
 )
 
-# Rows of a block. A product with the inverse is twice the arithmetic of a solve, and narrower ones run slower: 256 divides as fast
-# as 128 and takes twice as long to invert.
+# Rows of a block. A product with the inverse takes twice the arithmetic of a solve, and narrower products are slower. Blocks of 256 rows
+# divide as fast as blocks of 128 rows, and take twice as long to invert.
 _BLOCK = 128
 
 
 @dataclass(frozen=True)
 class Divisor:
-    """`L`, made ready to divide many strips by `L^T`.
+    """A triangle `L`, prepared for the division of many strips by `L^T`.
 
     Args:
         triangle: `(n, n)`, zero above the diagonal.
@@ -41,7 +42,7 @@ class Divisor:
 
     @staticmethod
     def of(triangle: np.ndarray, size: int) -> Divisor:
-        """For the factor `triangle` `(n, n)` of a block of a matrix with `size` rows."""
+        """Prepare the factor `triangle` (n, n) of a block of a matrix with `size` rows."""
         n = len(triangle)
         count = max(1, round(n / _BLOCK))
         edges = [n * k // count for k in range(count + 1)]
@@ -52,12 +53,12 @@ class Divisor:
             invert_in_place(inverse)
             with np.errstate(over="ignore", invalid="ignore"):
                 condition = _norm(block) * _norm(inverse)
-            accurate = (high - low) * condition <= size  # False for what is not finite
+            accurate = (high - low) * condition <= size  # False for values that are not finite
             blocks.append((low, high, np.negative(inverse, out=inverse) if accurate else None))
         return Divisor(triangle, tuple(blocks))
 
     def divide(self, c: np.ndarray) -> None:
-        """`C <- C L^-T` of a strip `(m, n)`, in place; several threads may call it at a time."""
+        """`C <- C L^-T` for a strip (m, n), in place. Several threads may call it at the same time."""
         self._divide(c, 0, len(self.blocks))
 
     def _divide(self, c: np.ndarray, first: int, stop: int) -> None:
@@ -77,10 +78,10 @@ class Divisor:
 
 
 def substitute(y: np.ndarray, triangle: np.ndarray) -> None:
-    """`Y <- Y L^-T` of a few rows `(k, n)`, in place: block by block, what lies right of a block by a product.
+    """`Y <- Y L^-T` for a few rows (k, n), in place, block by block, with products for the part right of a block.
 
-    All of it by SciPy's BLAS: NumPy has one of its own, and threads of the one spin for a while after every call and take the
-    other's cores. Ten rows and 2,000 columns take 2 ms, and 110 with NumPy's products in between.
+    All calls use the BLAS of SciPy. NumPy has another BLAS, and the threads of one spin after every call and take the cores
+    of the other. Ten rows and 2,000 columns take 2 ms, and 110 ms with products of NumPy in between.
     """
     for low in range(0, len(triangle), _BLOCK):
         high = low + _BLOCK
@@ -99,6 +100,6 @@ def substitute_back(y: np.ndarray, triangle: np.ndarray) -> None:
 
 
 def _norm(a: np.ndarray) -> float:
-    """At least the 2-norm, and close to it where the diagonal is large."""
+    """An upper bound on the 2-norm, close to it if the diagonal is large."""
     sizes = np.abs(a)
     return float(np.sqrt(sizes.sum(axis=0).max() * sizes.sum(axis=1).max()))

@@ -1,4 +1,4 @@
-"""What a worker process keeps of a factor between tasks: tiles in memory, a thread that reads ahead, one that writes."""
+"""The state of a factor that a worker process keeps between tasks: tiles in memory, and threads that read ahead and write."""
 
 from __future__ import annotations
 
@@ -13,48 +13,71 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ntkpipe.errors import CorruptionError, NtkpipeError, NumericalError
+from ntkpipe.limits import give_back_memory
 from ntkpipe.linalg.factor.tiles import Address, FactorTiles
+from ntkpipe.linalg.factor.triangle import Divisor
 from ntkpipe.linalg.lanes import Lanes
 from ntkpipe.storage.protocol import MissingObjectError
 from ntkpipe.tiles.grid import Tile
 from ntkpipe.tiles.matrix import TileMatrix
 
-# Rows and columns of a block of A, and their values as stored.
+# Parts of a block of A: rows, columns, and their values in the stored precision.
 Block = list[tuple[slice, slice, np.ndarray]]
 
-# Tiles read ahead of the arithmetic.
+# Number of tiles that are read ahead.
 _LOOKAHEAD = 2
-# A finished task's tile may still be on its way to the store: so long others wait for it before they make it themselves.
+# Seconds that a process waits for the tile of a finished task, which may not be stored yet, before it computes the tile itself.
 _PATIENCE = 20.0
-# A process that has had nothing to do for so long gives its memory back.
+# Seconds without a task after which a process frees its memory.
 _IDLE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class FactorJob:
-    """`A + ridge I = L L^T`, by addresses: what every task receives.
+class Begun:
+    """A tile of which some or all arithmetic was begun before its task.
 
     Args:
-        tiles: of the factor; their identity has the ridge.
+        address: address of the tile.
+        tile: the array of the tile.
+        block: the block of A.
+        products: number of products that were begun.
+        whole: whether adding the block of A and, off the diagonal, the division were begun as well.
+        parts: strips that are being computed.
+    """
+
+    address: Address
+    tile: np.ndarray
+    block: Future[Block]
+    products: int = 0
+    whole: bool = False
+    parts: Sequence[Future[None]] = ()
+
+
+@dataclass(frozen=True)
+class FactorJob:
+    """The factorisation `A + ridge I = L L^T` by addresses, which every task receives.
+
+    Args:
+        tiles: tiles of the factor; their identity contains the ridge.
         matrix: `A`, symmetric.
-        cache_bytes: for tiles that a process keeps between tasks.
+        cache_bytes: memory for tiles that a process keeps between tasks.
     """
 
     tiles: FactorTiles
-    matrix: TileMatrix = field(compare=False)  # named by the tiles' identity
+    matrix: TileMatrix = field(compare=False)  # the tiles' identity names it
     cache_bytes: int
 
 
 class Workspace:
-    """The tiles of one factor as a process sees them; used by one task at a time.
+    """The tiles of one factor in a process. One task uses it at a time.
 
-    What is kept: tasks of a column all need row `j` of the factor, which is kept first. The other tiles are needed once a
-    column, in turn: keeping the least recently used ones would lose each just before it is needed again. Hence what is in
-    memory stays there until its row is finished, and what does not fit is not kept.
+    All tasks of a column `j` need row `j` of the factor, so this row has priority in memory. Each other tile is needed once in every
+    column, always in the same order. A cache that drops the least recently used tile would drop each tile shortly before it is needed.
+    So a tile stays in memory until its row is finished, and a tile that does not fit is not kept.
 
     Args:
-        job: addresses.
-        make: computes a tile that is missing or damaged.
+        job: addresses of the tiles and the matrix.
+        make: computes a missing or damaged tile.
     """
 
     def __init__(self, job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> None:
@@ -70,15 +93,20 @@ class Workspace:
         self._first_live = 0
         self._source: tuple[Address, np.ndarray] | None = None
         self._expected: tuple[Address, Future[Block]] | None = None
+        self._begun: Begun | None = None
+        self._divisor: tuple[int, Divisor] | None = None
+        stored = sum(t.shape[0] * t.shape[1] for t in self.grid) * self.dtype.itemsize
+        # All tiles fit into memory, so none is dropped or read ahead, and there is memory for a tile that is begun early.
+        self.roomy = job.cache_bytes >= stored
         self._reader = ThreadPoolExecutor(max_workers=2, thread_name_prefix="factor-reader")
-        # Blocks of A one after the other: neighbours are cut from the same stored tile.
+        # One thread reads the blocks of A in order, because neighbouring blocks are parts of the same stored tile.
         self._blocks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="factor-blocks")
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="factor-writer")
         self._writing: Future[None] | None = None
 
     @contextlib.contextmanager
     def column(self, j: int) -> Iterator[None]:
-        """While tiles of column `j` are made: row `j` is kept before others, rows above it are not needed again."""
+        """Context manager for tasks of column `j`: row `j` has priority in memory, and rows above it are not needed again."""
         before = self._shared, self._first_live
         self._shared, self._first_live = j, j
         try:
@@ -87,19 +115,45 @@ class Workspace:
             self._shared, self._first_live = before
 
     def block(self, i: int, j: int) -> Future[Block]:
-        """Block `(i, j)` of `A + ridge I`; of a diagonal one, parts that reach below the diagonal."""
+        """Block `(i, j)` of `A + ridge I`. For a diagonal block, only parts on and below the diagonal."""
         if self._expected is not None and self._expected[0] == (i, j):
             block, self._expected = self._expected[1], None
             return block
         return self._blocks.submit(self._block, i, j)
 
     def expect(self, address: Address) -> None:
-        """Read the block of the task that comes next."""
+        """Begin to read the block of the next task."""
         self._expected = address, self._blocks.submit(self._block, *address)
 
+    def begin(self, begun: Begun) -> None:
+        """Keep the tile that was begun for the next task."""
+        self._begun = begun
+
+    def begun(self, address: Address) -> Begun | None:
+        """The begun tile of this address, or None. A lost tile that is recomputed meanwhile does not remove the begun tile of another."""
+        begun = self._begun
+        if begun is None or begun.address != address:
+            return None
+        self._begun = None
+        return begun
+
+    def abandon(self) -> None:
+        """Cancel the tile that was begun for the next task."""
+        self._begun = None
+        self.lanes.drop()
+
+    def divisor(self, j: int, triangle: np.ndarray) -> Divisor:
+        """The divisor of the tiles of column `j`. It is kept if all tiles fit into memory."""
+        if self._divisor is not None and self._divisor[0] == j:
+            return self._divisor[1]
+        made = Divisor.of(triangle, self.grid.rows)
+        if self.roomy:
+            self._divisor = j, made
+        return made
+
     def stream(self, addresses: Sequence[Address]) -> Generator[np.ndarray, None, None]:
-        """Tiles of the factor in order; those that are not at hand are read ahead."""
-        absent = iter([a for a in addresses if self._cached(a) is None])
+        """Tiles of the factor in order. Tiles that are not in memory are read ahead."""
+        absent = iter([a for a in addresses if self.held(a) is None])
         pending: dict[Address, Future[np.ndarray]] = {}
 
         def ahead(count: int) -> None:
@@ -110,7 +164,7 @@ class Workspace:
         try:
             for address in addresses:
                 future = pending.pop(address, None)
-                tile = self._cached(address)
+                tile = self.held(address)
                 if future is not None:
                     ahead(1)
                 if tile is None:
@@ -123,7 +177,7 @@ class Workspace:
                 future.cancel()
 
     def keep(self, address: Address, tile: np.ndarray) -> None:
-        """Hold a tile in memory if there is room, or something less needed."""
+        """Keep a tile in memory if there is room, or if it can replace a tile that is needed less."""
         i, j = address
         row = self._rows.setdefault(i, {})
         if j in row:
@@ -140,38 +194,37 @@ class Workspace:
         row[j] = tile
         self._used += tile.nbytes
 
-    def holds(self, address: Address) -> bool:
-        """True if the tile is in memory."""
-        return self._cached(address) is not None
+    def held(self, address: Address) -> np.ndarray | None:
+        """The tile if it is in memory; None otherwise."""
+        return self._rows.get(address[0], {}).get(address[1])
 
     def write(self, i: int, j: int, tile: np.ndarray, *, overwrite: bool = False) -> None:
-        """Store a tile in the background; what went wrong with the one before is raised here."""
+        """Store a tile in the background. An error of storing the previous tile is raised here."""
         self.flush()
         self.written_bytes += tile.nbytes
         self._writing = self._writer.submit(self.job.tiles.write, i, j, tile, overwrite=overwrite)
 
     def flush(self) -> None:
-        """Wait for the tile that is being stored."""
+        """Wait until the tile that is being stored is complete."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
     def close(self) -> None:
-        """Store what is on its way and give the memory back."""
+        """Finish storing and free the memory."""
         try:
             self.flush()
         finally:
-            self._rows, self._used, self._source, self._expected = {}, 0, None, None
+            self.abandon()
+            self._rows, self._used, self._source, self._expected, self._divisor = {}, 0, None, None, None
             self._reader.shutdown(wait=True, cancel_futures=True)
             self._blocks.shutdown(wait=True, cancel_futures=True)
             self._writer.shutdown(wait=True)
             self.lanes.close()
-
-    def _cached(self, address: Address) -> np.ndarray | None:
-        return self._rows.get(address[0], {}).get(address[1])
+            give_back_memory()
 
     def _victim(self, newcomer: int) -> int | None:
-        """A row that may lose a tile to one of row `newcomer`."""
+        """A row of which a tile may be dropped for a tile of row `newcomer`; None if there is none."""
         for row, tiles in self._rows.items():
             if row < self._first_live and tiles:
                 return row
@@ -180,7 +233,7 @@ class Workspace:
         return None
 
     def _load(self, address: Address, future: Future[np.ndarray] | None) -> np.ndarray:
-        """The tile as stored; one that is damaged, or does not come, is made again."""
+        """The stored tile. A tile that is damaged, or does not appear in time, is recomputed."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -190,7 +243,7 @@ class Workspace:
             except CorruptionError:
                 break
             except MissingObjectError:
-                self.flush()  # it may be our own
+                self.flush()  # this process may be storing it
                 if self.job.tiles.store.exists(self.job.tiles.key(*address)):
                     future = None
                     continue
@@ -206,14 +259,14 @@ class Workspace:
         where, source = self.grid.tile(i, j), self.job.matrix.grid
         parts: Block = []
         for p in range(where.row_start // source.edge, (where.row_stop - 1) // source.edge + 1):
-            # Only what lies below the diagonal is used, and stored.
+            # Only tiles on and below the diagonal are stored.
             for q in range(where.col_start // source.edge, min(p, (where.col_stop - 1) // source.edge) + 1):
                 tile, t = self._stored(p, q), source.tile(p, q)
                 top, bottom = max(where.row_start, t.row_start), min(where.row_stop, t.row_stop)
                 left, right = max(where.col_start, t.col_start), min(where.col_stop, t.col_stop)
                 part = tile[top - t.row_start : bottom - t.row_start, left - t.col_start : right - t.col_start]
                 if part.size < tile.size:
-                    part = np.array(part)  # or the whole tile would stay in memory for it
+                    part = np.array(part)  # a view would keep the whole tile in memory
                 if i == j and p == q:
                     part, on = np.tril(part), np.arange(bottom - top)
                     part[on, on] = part.diagonal().astype(np.float64) + self.job.tiles.identity.ridge
@@ -228,9 +281,9 @@ class Workspace:
         return parts
 
     def _check(self, part: np.ndarray, where: Tile) -> None:
-        """Values must be finite in the factor's dtype."""
+        """Raise `NumericalError` if values are not finite in the factor's dtype."""
         with np.errstate(over="ignore", invalid="ignore"):
-            total = part.sum()  # no array of flags is made where all is well
+            total = part.sum()  # avoids an array of flags if all values are finite
             if np.isfinite(total) and part.dtype == self.dtype:
                 return
             if np.isfinite(part.astype(self.dtype, copy=False)).all():
@@ -241,11 +294,11 @@ class Workspace:
         )
 
     def _stored(self, p: int, q: int) -> np.ndarray:
-        """A tile of `A`; the last one is kept, as several blocks may be cut from it."""
+        """A tile of `A`. The last tile is kept if it contains several blocks."""
         kept = self._source
         if kept is not None and kept[0] == (p, q):
             return kept[1]
-        self._source = kept = None  # before the next is read: memory for two
+        self._source = kept = None  # freed before the next tile is read, so that memory for two tiles suffices
         tile = self.job.matrix.read(p, q)
         self.read_bytes += tile.nbytes
         if self.grid.edge < self.job.matrix.grid.edge:
@@ -254,7 +307,7 @@ class Workspace:
 
 
 class Keeper:
-    """A process's workspace between tasks: that of one factor, given back when nothing has asked for it for a while."""
+    """Keeps the workspace of one factor between the tasks of a process, and frees it after a while without use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -264,7 +317,7 @@ class Keeper:
 
     @contextlib.contextmanager
     def workspace(self, job: FactorJob, make: Callable[[Workspace, int, int], np.ndarray]) -> Iterator[Workspace]:
-        """The workspace for `job`: the one of the task before, if that had the same job."""
+        """Context manager: the workspace for `job`, which is that of the task before if it had the same job."""
         with self._lock:
             self._stop_timer()
             if self._current is None or self._current.job != job:
@@ -288,13 +341,19 @@ class Keeper:
             if self._current is not None:
                 self._current.flush()
 
+    def abandon(self) -> None:
+        """Cancel the tile that was begun for a task that will not come."""
+        with self._lock:
+            if self._current is not None and self._busy == 0:
+                self._current.abandon()
+
     def release(self) -> None:
-        """Give the workspace back, if nobody uses it."""
+        """Free the workspace if it is not in use."""
         with self._lock:
             self._stop_timer()
             if self._current is not None and self._busy == 0:
                 idle, self._current = self._current, None
-                # A tile that could not be stored is missed, and made again, by whoever runs the factorisation.
+                # If a tile could not be stored, the process that runs the factorisation notices this and recomputes it.
                 with contextlib.suppress(NtkpipeError):
                     idle.close()
 
@@ -305,5 +364,5 @@ class Keeper:
 
 
 _process = Keeper()
-# Tasks are functions of a module: what is kept between them belongs to their process.
-workspace, settle, release = _process.workspace, _process.settle, _process.release
+# Tasks are functions of a module, so their process holds the state between them.
+workspace, settle, abandon, release = _process.workspace, _process.settle, _process.abandon, _process.release

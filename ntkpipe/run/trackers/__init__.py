@@ -1,1 +1,1 @@
-"""Where else a run's progress and results go: an experiment tracker each, imported only when asked for."""
+"""Experiment trackers for a run's progress and results, imported only when configured."""

@@ -1,4 +1,4 @@
-"""What a run tells an experiment tracker, and how trackers are opened by name."""
+"""The interface between a run and experiment trackers, and functions that open trackers by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ntkpipe.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# name: (file of this room, package that it needs)
+# Maps a name to its module in this package and to the package that it needs.
 TRACKERS = {
     "mlflow": ("to_mlflow", "mlflow"),
     "wandb": ("to_wandb", "wandb"),
@@ -24,26 +24,26 @@ TRACKERS = {
 
 @runtime_checkable
 class Tracker(Protocol):
-    """One run in an experiment tracker. Numbers only by name: what a name means is the run's business."""
+    """One run in an experiment tracker. It receives numbers by name and does not interpret them."""
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """Values at a step; steps of one name never fall."""
+        """Record values at a step; the steps of a name never decrease."""
         ...
 
     def file(self, path: Path) -> None:
-        """A file of the finished run, such as the report."""
+        """Record a file of the finished run, such as the report."""
         ...
 
     def close(self, *, ok: bool) -> None:
-        """The run has ended, well or not."""
+        """Record the end of the run, and whether it succeeded."""
         ...
 
 
 class Reporters:
-    """All trackers of a run. A tracker that fails is reported once and left out: it never stops a run.
+    """All trackers of a run. A tracker that fails is reported once and then disabled, so it never stops a run.
 
     Args:
-        trackers: by name.
+        trackers: trackers by name.
     """
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
@@ -51,26 +51,26 @@ class Reporters:
         self._steps = 0
 
     def progress(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """How a stage goes: every finite number among `facts`, as `stage/name`."""
+        """Report the progress of a stage: every finite number among `facts`, as `stage/name`."""
         self._steps += 1
         values = {f"{stage}/{name}": float(value) for name, value in facts.items() if _is_number(value)}
         self._each(lambda tracker: tracker.numbers(values, self._steps))
 
     def finished(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """A stage's receipt."""
+        """Report the receipt of a finished stage."""
         self.progress(stage, facts)
 
     def metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Accuracies, losses and bounds for every kernel, ridge and time, times as steps of one curve."""
+        """Report accuracies, losses and bounds for every kernel, ridge and time, with times as the steps of a curve."""
         for step, values in enumerate(_curves(metrics["entries"])):
             self._each(lambda tracker, values=values, step=step: tracker.numbers(values, step))
 
     def file(self, path: Path) -> None:
-        """A file of the finished run."""
+        """Report a file of the finished run."""
         self._each(lambda tracker: tracker.file(path))
 
     def close(self, *, ok: bool) -> None:
-        """The run has ended."""
+        """Report the end of the run."""
         self._each(lambda tracker: tracker.close(ok=ok))
         self._trackers = {}
 
@@ -78,8 +78,8 @@ class Reporters:
         for name, tracker in list(self._trackers.items()):
             try:
                 tell(tracker)
-            except Exception as error:  # a library's own, of any kind: a server that is away must not cost the run
-                _log.warning("watch.reporters: %s failed and is left out from here on (%s)", name, error)
+            except Exception as error:  # any error of a library: an unavailable server must not fail the run
+                _log.warning("watch.reporters: %s failed and is disabled for the rest of the run (%s)", name, error)
                 del self._trackers[name]
 
 
@@ -87,13 +87,13 @@ def open_reporters(names: Sequence[str], run: str, folder: Path, config: Mapping
     """Open trackers by name.
 
     Args:
-        names: of `TRACKERS`.
-        run: name of the run, for people.
-        folder: of the run; trackers that write files do so under `folder / "trackers"`.
+        names: keys of `TRACKERS`.
+        run: name of the run.
+        folder: folder of the run; trackers write their files to `folder / "trackers"`.
         config: the run's settings, nested.
 
     Raises:
-        ConfigError: for a name that is not known, or a tracker whose package is not installed.
+        ConfigError: if a name is unknown, or the package of a tracker is not installed.
     """
     require_packages(names)
     flat = dict(_flat(config))
@@ -116,7 +116,7 @@ def require_packages(names: Sequence[str]) -> None:
             raise ConfigError(f"watch.reporters={name} is not one of {', '.join(TRACKERS)}")
         package = TRACKERS[name][1]
         if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"watch.reporters={name} needs the package {package}: pip install {package}")
+            raise ConfigError(f"watch.reporters={name} needs the package {package}: run pip install {package}")
 
 
 def _is_number(value: Any) -> bool:
@@ -124,7 +124,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _curves(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, float]]:
-    """Per time: every number of every kernel and ridge."""
+    """Yield, for each time, every number of every kernel and ridge."""
     groups: dict[Any, dict[str, float]] = {}
     for entry in entries:
         values = groups.setdefault(entry["time"], {})

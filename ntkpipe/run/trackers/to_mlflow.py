@@ -1,4 +1,4 @@
-"""MLflow: where to comes from its own environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...)."""
+"""MLflow. Its environment variables (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, ...) set the destination."""
 
 from __future__ import annotations
 

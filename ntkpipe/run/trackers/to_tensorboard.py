@@ -23,7 +23,7 @@ class TensorboardTracker:
             self._writer.add_scalar(name, value, step)
 
     def file(self, path: Path) -> None:
-        """See `Tracker.file`: pictures alone have a place."""
+        """See `Tracker.file`; only images are recorded."""
         if path.suffix == ".png":
             import numpy as np
             from PIL import Image

@@ -1,4 +1,4 @@
-"""Weights & Biases: project, entity and mode come from its own environment variables (WANDB_PROJECT, WANDB_MODE, ...)."""
+"""Weights & Biases. Its environment variables (WANDB_PROJECT, WANDB_MODE, ...) set the project, entity and mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WandbTracker:
         self._run: Any = wandb.init(name=run, dir=str(folder), config=dict(config))
 
     def numbers(self, values: Mapping[str, float], step: int) -> None:
-        """See `Tracker.numbers`; W&B's own step only rises, over all names, so ours is a value beside the others."""
+        """See `Tracker.numbers`. W&B has one increasing step for all names, so the step is recorded as a value."""
         self._run.log({**values, "step": step})
 
     def file(self, path: Path) -> None:

@@ -1,1 +1,1 @@
-"""`ntkpipe validate`: ensembles of finite networks beside a run's predictions."""
+"""`ntkpipe validate`: ensembles of finite networks, compared with a run's predictions."""

@@ -1,4 +1,4 @@
-"""From a validation to what its figures show."""
+"""Draws the figures of a validation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ntkpipe.run.validation.results import Validation
 
 
 def draw(made: Validation, folder: Path, again: str) -> list[Path]:
-    """Draw all figures; returns their PNGs.
+    """Draw all figures, and return the paths of their PNGs.
 
     Raises:
-        ReportError: if that does not work; everything else is stored.
+        ReportError: if the figures cannot be drawn; all results are stored before.
     """
     with drawing(again):
         from ntkpipe.report.validation_figure import Shown, write_validation_figures

@@ -1,4 +1,4 @@
-"""Phases of training at large rates, as measured (arXiv:2003.02218)."""
+"""Measured phases of training at large learning rates (Lewkowycz et al. 2020, arXiv:2003.02218)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import numpy as np
 
 from ntkpipe.run.validation.results import Validation
 
-# A loss so many times that of the start has left the lazy phase; one that is so many times larger at the end does not come back.
+# Ratios of the loss to its initial value. Above the first, the network has left the lazy phase. Above the second, the
+# final loss counts as diverging.
 _GROWN, _DIVERGED = 1.5, 1e3
-# Share of the curvature that the lazy phase keeps at any width worth the name.
+# Smallest ratio of the final to the initial curvature in the lazy phase.
 _KEPT = 0.5
 
 
 def phase_of(loss: np.ndarray, curvature: np.ndarray, peak: float) -> str:
-    """`lazy` (the loss never grew and the curvature stayed), `catapult` (it grew, or the curvature fell by more than half, and it ended
-    below its start), `diverging`, or `unfinished`.
+    """Return the phase of a network: `lazy`, `catapult`, `diverging` or `unfinished`.
+
+    In the lazy phase, the loss does not grow by more than half and the curvature does not fall by more than half.
+    Otherwise, the network is in the catapult phase if the loss ends below its initial value, and unfinished if not.
 
     Args:
-        loss: through training.
-        curvature: likewise.
+        loss: loss at each step.
+        curvature: curvature at each step.
         peak: largest loss at any step.
     """
     start, end = float(loss[0]), float(loss[-1])
@@ -32,7 +35,7 @@ def phase_of(loss: np.ndarray, curvature: np.ndarray, peak: float) -> str:
 
 
 def phases_of(made: Validation) -> list[dict[str, Any]]:
-    """By width and rate: how many networks were in which phase, and medians over those that did not diverge."""
+    """Return, for each width and rate, the number of networks in each phase and medians without those that diverged."""
     rows = []
     for width in sorted(made.rates):
         found = made.rates[width]
@@ -64,19 +67,19 @@ def phases_of(made: Validation) -> list[dict[str, Any]]:
 
 
 def lines_of_phases(made: Validation) -> list[str]:
-    """A table for people."""
+    """Return the lines of a table of phases."""
     lines = [
-        f"{made.setting.finite.networks} networks of each width, {made.setting.steps[-1]:,} steps; rates in units of one over each "
-        "network's own curvature; medians",
-        _row("width", "rate", "lazy", "catapult", "diverging", "peak loss", "end curvature", "rate x end"),
+        f"{made.setting.finite.networks} networks of each width, {made.setting.steps[-1]:,} steps; rates in units of "
+        "1 / curvature of each network; medians",
+        _row("width", "rate", "lazy", "catapult", "diverging", "peak loss", "final curvature", "rate x end"),
     ]
     for row in phases_of(made):
         phases = row["phases"]
         peak, share, end = row["peak_loss_over_start"], row["curvature_end_over_start"], row["rate_times_curvature_end"]
-        unfinished = f"  ({phases['unfinished']} not back yet)" if phases["unfinished"] else ""
+        unfinished = f"  ({phases['unfinished']} unfinished)" if phases["unfinished"] else ""
         counts = (phases[name] for name in ("lazy", "catapult", "diverging"))
         lines.append(_row(row["width"], f"{row['rate']:g}", *counts, *map(_shown, (peak, share, end))) + unfinished)
-    return [*lines, "peak loss and end curvature are relative to the start; edges are as measured here and no law"]
+    return [*lines, "peak loss and final curvature are relative to the start; the edges are measurements, not a law"]
 
 
 def _row(*cells: object) -> str:

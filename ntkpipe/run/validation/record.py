@@ -1,4 +1,4 @@
-"""What a validation leaves in the run's folder: `validation.zarr`, `validation.json`, and lines for people."""
+"""Results of a validation in the run's folder, `validation.zarr` and `validation.json`, and its printed lines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ntkpipe.storage.replace import replace_text
 
 
 def write_validation(made: Validation, folder: Path) -> list[Path]:
-    """Write both files.
+    """Write `validation.json` and `validation.zarr`.
 
     Args:
-        made: what was found.
-        folder: of the validation, in the run's.
+        made: results of the validation.
+        folder: folder of the validation, within the run's folder.
 
     Returns:
-        The JSON, and the files of the Zarr group.
+        The paths of the JSON file and of the files of the Zarr group.
     """
     folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / "validation.json", json.dumps(json_ready(record_of(made)), indent=1, allow_nan=False) + "\n")
@@ -35,7 +35,7 @@ def write_validation(made: Validation, folder: Path) -> list[Path]:
 
 
 def record_of(made: Validation) -> dict[str, Any]:
-    """Plain values: settings, claims, and by width what was measured through training."""
+    """Return the results as plain values: settings, claims, and measurements during training by width."""
     record: dict[str, Any] = {"version": 1, "settings": settings_of(made.setting), "labelled": labels_of(made)}
     if made.rates:
         return record | {"rates": phases_of(made)}
@@ -49,19 +49,23 @@ def record_of(made: Validation) -> dict[str, Any]:
 
 
 def labels_of(made: Validation) -> list[str]:
-    """What is outside the theorem."""
+    """Return notes on settings outside the theorem's assumptions."""
     finite, found = made.setting.finite, []
     if finite.training == "sgd":
         found.append("outside the theorem: stochastic gradient descent")
     if finite.loss == "cross_entropy":
         found.append("outside the theorem: cross-entropy; linearisations and claims on squared loss are left out")
     if finite.rates:
-        found.append("outside the theorem: rates above 2 in units of one over the curvature")
+        found.append("outside the theorem: rates above 2 / curvature")
     return found
 
 
 def curves_of(made: Validation, one: OfWidth) -> dict[str, dict[str, list[float]]]:
-    """Losses and accuracies at each step, of the networks, their linearisations, and the infinite network from their starts."""
+    """Return the losses and accuracies at each step.
+
+    They are those of the networks, of their linearisations, and of the infinite network from the networks' initial
+    outputs.
+    """
     points = made.setting.points
     p = len(points.test)
     off = {"finite": (one.train, one.others), "infinite": (one.flow_train, one.flow_others)}
@@ -92,7 +96,7 @@ def _of_width(made: Validation, width: int, one: OfWidth) -> dict[str, Any]:
 
 
 def _losses(f: np.ndarray, y: np.ndarray) -> list[float]:
-    """Mean over networks, points and outputs of half the squared error, at each step."""
+    """Return half the squared error at each step, as a mean over networks, points and outputs."""
     return (0.5 * np.square(f - y).mean(axis=(0, 2, 3))).tolist()
 
 
@@ -101,7 +105,7 @@ def _accuracies(name: str, f: np.ndarray, labels: np.ndarray | None) -> dict[str
 
 
 def _variance_ratio(one: OfWidth, p: int) -> list[float] | None:
-    """Mean over test points and outputs of the networks' variance over the predicted one, at each step."""
+    """Return the ratio of the networks' variance to the predicted one at each step, averaged over points and outputs."""
     predicted = one.variance[:, :p, None]
     if not (predicted > 0).all():
         return None
@@ -149,7 +153,7 @@ def _arrays(made: Validation) -> dict[str, tuple[np.ndarray, tuple[str, ...]]]:
 
 
 def lines_of(made: Validation) -> list[str]:
-    """For people."""
+    """Return the lines that are printed."""
     setting = made.setting
     lines = [f"note     {text}" for text in labels_of(made)]
     if made.rates:

@@ -1,4 +1,4 @@
-"""What ensembles say: outputs beside the predicted mean and variance, and the theory's claims with their exponents."""
+"""Evaluates ensembles: compares outputs with the predicted mean and variance, and measures the claims' exponents."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ntkpipe.run.validation.stage import Setting
 
 @dataclass(frozen=True, eq=False)
 class OfWidth:
-    """Networks of one width and output scale beside the infinite one, at S steps.
+    """Results for m networks of one width and output scale, and for the infinite network, at S steps.
 
     Args:
-        train: (m, S, n, c) outputs of the networks.
-        others: (m, S, q, c) on test points and the path.
-        linear_train: likewise of the linearisations; None without them.
-        linear_others: likewise.
-        flow_train: of the infinite network's training from each network's own start.
-        flow_others: likewise.
-        mean: (S, q, c) predicted.
-        mean_train: (S, n, c).
-        covariance: (S, q, q) predicted, of each output.
-        variance_train: (S, n).
-        deviation: (m,) of the kernel at the start, relative.
-        curvature: (m,) largest eigenvalue of the kernel at the start, over n c.
-        drift: (m, S) of the kernel, relative.
-        loss: (m, S) of training.
+        train: outputs of the networks on the training points, `(m, S, n, c)`.
+        others: outputs on the test points and the path, `(m, S, q, c)`.
+        linear_train: outputs of the linearisations on the training points, `(m, S, n, c)`; None without them.
+        linear_others: outputs of the linearisations on the test points and the path; None without them.
+        flow_train: outputs of the infinite network from each network's initial outputs, on the training points.
+        flow_others: the same outputs on the test points and the path.
+        mean: predicted mean on the test points and the path, `(S, q, c)`.
+        mean_train: predicted mean on the training points, `(S, n, c)`.
+        covariance: predicted covariance of each output, `(S, q, q)`.
+        variance_train: predicted variance on the training points, `(S, n)`.
+        deviation: relative distance of the initial kernel from the infinite one, `(m,)`.
+        curvature: largest eigenvalue of the initial kernel over n c, `(m,)`.
+        drift: relative change of the kernel in training, `(m, S)`.
+        loss: training loss, `(m, S)`.
     """
 
     train: np.ndarray
@@ -51,19 +51,19 @@ class OfWidth:
 
     @property
     def variance(self) -> np.ndarray:
-        """(S, q) predicted."""
+        """Predicted variance on the test points and the path, `(S, q)`."""
         return np.einsum("sqq->sq", self.covariance)
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """All of it.
+    """All results of a validation.
 
     Args:
-        setting: what was trained.
-        of: by width and output scale.
-        claims: what the theory claims, and what was measured.
-        rates: by width, of large rates: `curvature0`, `loss`, `curvature`, `sparsity`, `peak`.
+        setting: setting of the validation.
+        of: results by width and output scale.
+        claims: claims of the theory, with the measurements.
+        rates: for large rates, the arrays `curvature0`, `loss`, `curvature`, `sparsity` and `peak` by width.
     """
 
     setting: Setting
@@ -73,7 +73,7 @@ class Validation:
 
 
 def collect(setting: Setting) -> Validation:
-    """Put together what the chunks have."""
+    """Return the results of all chunks."""
     if setting.finite.rates:
         axes = {"curvature0": 0}
         return Validation(setting, {}, (), {w: setting.gathered("rates", w, axes) for w in setting.finite.widths})
@@ -95,11 +95,11 @@ _Six = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndar
 
 
 def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: np.ndarray) -> _Six:
-    """Flows from the networks' own starts, and means and covariances over starts, at every step."""
+    """Return flows from the networks' initial outputs, and means and covariances over these, at every step."""
     reference, kind, y = setting.references[width], setting.filter[width], setting.points.y
     system = Eigensystem.of(reference.ntk)
     values, cutoff = system.shifted(0.0)
-    # Outputs at the start have the covariance alpha^2 K, or none.
+    # Initial outputs have the covariance alpha^2 K, or zero if they are centred.
     start = 0.0 if setting.finite.centred else scale**2
     nngp, cross, far_own = (start * k for k in (reference.nngp, reference.nngp_others, reference.nngp_own))
     n = len(y)
@@ -126,7 +126,7 @@ def _predict(setting: Setting, width: int, scale: float, own: np.ndarray, far: n
 
 
 def _distance(a: np.ndarray, b: np.ndarray | None, p: int) -> np.ndarray:
-    """(m,) root mean square over test points and outputs, at the last step."""
+    """Return the root mean square difference over test points and outputs at the last step, `(m,)`."""
     assert b is not None
     return np.sqrt(np.square(a[:, -1, :p] - b[:, -1, :p]).mean(axis=(1, 2)))
 
@@ -135,7 +135,7 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
     finite, p = setting.finite, len(setting.points.test)
     if finite.is_lazy_study and len(finite.widths) == 1:
         return _lazy(setting, of)
-    # The scale that is nearest to plain training.
+    # The output scale nearest to 1 is plain training.
     scale = min(finite.output_scale, key=lambda one: abs(np.log(one)))
     at = {float(width): of[width, scale] for width in sorted(finite.widths)}
     seed = finite.seed
@@ -143,7 +143,7 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
     made = [
         claims.root_mean_square(
             "kernel",
-            "kernel at the start less the infinite one",
+            "initial kernel less the infinite one",
             -0.5,
             {w: one.deviation for w, one in at.items()},
             seed=seed,
@@ -163,12 +163,12 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
         if all(one.linear_others is not None for one in at.values()):
             far = {w: _distance(one.others, one.linear_others, p) for w, one in at.items()}
             made.append(
-                claims.root_mean_square("linearisation", "network less its own linearisation", -1.0, far, seed=seed)
+                claims.root_mean_square("linearisation", "network less its linearisation", -1.0, far, seed=seed)
             )
     if finite.in_theorem:
         far = {w: _distance(one.others, one.flow_others, p) for w, one in at.items()}
         made.append(
-            claims.root_mean_square("flow", "network less the infinite flow from its own start", -0.5, far, seed=seed)
+            claims.root_mean_square("flow", "network less the infinite flow from its start", -0.5, far, seed=seed)
         )
         off = {w: (one.others - one.flow_others)[:, -1, :p].reshape(len(one.others), -1) for w, one in at.items()}
         made.append(claims.bias_of_mean("mean of the networks less the predicted mean", off, seed=seed))
@@ -178,7 +178,7 @@ def _claims(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Clai
             predicted = {w: np.repeat(one.variance[-1, :p], c) for w, one in at.items()}
             made.append(
                 claims.bias_of_variance(
-                    "variance of the networks over the predicted one, less 1", outputs, predicted, seed=seed
+                    "variance of the networks / predicted variance, less 1", outputs, predicted, seed=seed
                 )
             )
     if finite.is_lazy_study:
@@ -192,7 +192,7 @@ def _lazy(setting: Setting, of: dict[tuple[int, float], OfWidth]) -> list[Claim]
         at = {scale: of[width, scale] for scale in sorted(setting.finite.output_scale)}
         if all(one.linear_others is not None for one in at.values()):
             far = {scale: _distance(one.others, one.linear_others, p) for scale, one in at.items()}
-            text = f"width {width}: network less its own linearisation"
+            text = f"width {width}: network less its linearisation"
             made.append(
                 claims.root_mean_square(
                     f"lazy_{width}", text, -1.0, far, against="output scale", seed=setting.finite.seed

@@ -1,4 +1,4 @@
-"""What is trained and what it is compared with: networks at every width, points, steps, rates, and the infinite network's kernels."""
+"""The setting of a validation: networks at every width, points, steps, rates, and the infinite network's kernels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ntkpipe.limits import free_memory
 from ntkpipe.run.context import RunContext
 from ntkpipe.units import human_bytes
 
-# Networks of one task, at most: what is done when a run is stopped is kept by tasks.
+# Largest number of networks in a task. A stopped run keeps finished tasks.
 _LARGEST_CHUNK = 10
 PATH = 25
-"""Points between two images."""
+"""Number of points between two images."""
 _WEIGHTED = ("dense", "conv", "global_self_attention")
 
 
@@ -33,16 +33,16 @@ class Points:
     """Training points, test points, and points between two training images.
 
     Args:
-        x: (n, ...) training points.
-        y: (n, c) targets, float64.
-        labels: (n,) classes, or None.
-        test: (p, ...).
-        test_target: (p, c) float64.
-        test_labels: (p,) or None.
-        path: (q, ...) from one training image to another.
-        places: (q,) from 0 to 1.
-        ends: places of the two images among the training points.
-        class_names: of the outputs.
+        x: training points, `(n, ...)`.
+        y: targets, `(n, c)` float64.
+        labels: classes, `(n,)`, or None.
+        test: test points, `(p, ...)`.
+        test_target: targets of the test points, `(p, c)` float64.
+        test_labels: classes of the test points, `(p,)`, or None.
+        path: points from one training image to another, `(q, ...)`.
+        places: positions of these points on the path, from 0 to 1, `(q,)`.
+        ends: indices of the two images among the training points.
+        class_names: names of the outputs.
     """
 
     x: np.ndarray
@@ -58,21 +58,24 @@ class Points:
 
     @property
     def others(self) -> np.ndarray:
-        """Test points and those of the path, in this order."""
+        """The test points, followed by the points of the path."""
         return np.concatenate([self.test, self.path])
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Kernels of the infinite network: K of its outputs at the start, T of its training; equal where the readout alone is trained.
+    """Kernels of the infinite network: K of its initial outputs, and T of its training.
+
+    Both are equal if only the readout is trained. The q other points are the test points and the path.
 
     Args:
-        ntk: (n, n) float64.
-        ntk_others: (q, n) of test points and those of the path.
-        nngp: (n, n).
-        nngp_others: (q, n).
-        nngp_own: (q, q).
-        rate: of a step: of the run, or in the standard parameterisation as much as keeps its share of the stable rate.
+        ntk: T among the training points, `(n, n)` float64.
+        ntk_others: T between the other and the training points, `(q, n)`.
+        nngp: K among the training points, `(n, n)`.
+        nngp_others: K between the other and the training points, `(q, n)`.
+        nngp_own: K among the other points, `(q, q)`.
+        rate: learning rate per step. In the standard parameterisation it is scaled, so that its ratio to the largest
+            stable rate is that of the run.
     """
 
     ntk: np.ndarray
@@ -84,24 +87,24 @@ class Reference:
 
     @property
     def largest(self) -> float:
-        """Eigenvalue of T."""
+        """The largest eigenvalue of T."""
         return float(np.linalg.eigvalsh(self.ntk)[-1])
 
 
 def check_setting(config: RunConfig) -> None:
-    """Refuse what no data is needed for.
+    """Check the settings that can be checked without data.
 
     Raises:
-        ConfigError: naming the setting.
+        ConfigError: if a setting is impossible, naming the setting.
     """
     finite = config.finite
     if config.kernel.kind in ("gram", "empirical"):
         raise ConfigError(
-            f"ntkpipe validate trains finite networks with the layers of an infinite one, and kernel={config.kernel.kind} is none: "
-            "give the layers by kernel=spec kernel.path=FILE, or a family such as kernel=fcn"
+            f"ntkpipe validate needs the layers of an infinite network, which kernel={config.kernel.kind} does not "
+            "have: set kernel=spec kernel.path=FILE, or a family such as kernel=fcn"
         )
     if config.augment != "none":
-        raise ConfigError("ntkpipe validate trains on the images alone: set augment=none")
+        raise ConfigError("ntkpipe validate trains on the images without augmentation: set augment=none")
     if config.predict.initial != "zero":
         raise ConfigError(
             "ntkpipe validate compares random networks, which start at zero on average: leave predict.initial out"
@@ -115,14 +118,16 @@ def check_setting(config: RunConfig) -> None:
     if finite.trained == "readout" and finite.rates:
         raise ConfigError("finite.rates is for networks whose layers are all trained: set finite.trained=network")
     if finite.rates and len(finite.output_scale) > 1:
-        raise ConfigError("finite.rates and several finite.output_scale are two studies: give one of them")
+        raise ConfigError(
+            "finite.rates and several values of finite.output_scale are separate studies: give one of them"
+        )
 
 
 def steps_of(config: RunConfig) -> tuple[int, ...]:
-    """Steps at which networks are looked at: the run's finite times, or a logarithmic grid; from 0 on.
+    """Return the steps at which networks are evaluated, from 0 on: the run's finite times, or a logarithmic grid.
 
     Raises:
-        ConfigError: if a time is no whole number of steps.
+        ConfigError: if a time is not a whole number of steps.
     """
     times = config.predict.times
     if times is None or not any(0 < t < math.inf for t in times):
@@ -132,21 +137,22 @@ def steps_of(config: RunConfig) -> tuple[int, ...]:
     for t in times:
         if math.isfinite(t) and t != int(t):
             raise ConfigError(
-                f"predict.times={t:g}: networks are trained in whole steps; give such times to ntkpipe validate"
+                f"predict.times={t:g}: finite networks are trained in whole steps, so ntkpipe validate needs finite "
+                "whole times"
             )
     return tuple(sorted({0, *(int(t) for t in times if math.isfinite(t))}))
 
 
 def momentum_of(config: RunConfig) -> float:
-    """Of the networks' training."""
+    """Return the momentum of the networks' training."""
     return config.predict.momentum if config.predict.dynamics == "momentum" else 0.0
 
 
 def spec_of_width(config: RunConfig, shape: Sequence[int], width: int, outputs: int) -> list[dict[str, Any]]:
-    """The layers at a width, with as many outputs as there are targets.
+    """Return the layers at a width, with as many outputs as there are targets.
 
     Raises:
-        ConfigError: naming the layer that has no finite form.
+        ConfigError: if a layer has no finite form, naming the layer, or if the outputs do not fit the targets.
     """
     spec = kernel_spec(config.kernel, tuple(shape))
     hidden = _features(spec[:-1])
@@ -156,11 +162,13 @@ def spec_of_width(config: RunConfig, shape: Sequence[int], width: int, outputs: 
     found = network(made, tuple(shape))
     if found.outputs != outputs:
         raise ConfigError(
-            f"the network has {found.outputs} outputs and the targets {outputs}: end the layers with a dense one"
+            f"the network has {found.outputs} outputs and the targets have {outputs}: end the layers with a dense "
+            f"layer of {outputs} outputs"
         )
     if found.masks:
         raise ConfigError(
-            "networks with dropout draw masks at every step, which no kernel describes: set its rate to 1"
+            "networks with dropout draw new masks at every step, which no kernel describes: set the dropout layers' "
+            "rate to 1"
         )
     return made
 
@@ -176,10 +184,10 @@ def _features(layers: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def points_of(context: RunContext) -> Points:
-    """All points of the run.
+    """Return all points of the validation.
 
     Raises:
-        ConfigError: if an image between which members are to be shown is not there.
+        ConfigError: if finite.between names a training image that does not exist.
     """
     data, known = context.data, context.points
     n, p = context.kernels.n, context.kernels.p
@@ -206,14 +214,14 @@ def points_of(context: RunContext) -> Points:
 
 
 def _coded(target: np.ndarray, mean: np.ndarray | None, scale: np.ndarray | None) -> np.ndarray:
-    """Targets in the units of the training targets."""
+    """Return the targets in the units of the training targets."""
     return target if scale is None or mean is None else (target - mean) / scale
 
 
 def _ends(between: tuple[int, ...], labels: np.ndarray | None, n: int) -> tuple[int, int]:
     if between:
         if max(between) >= n:
-            raise ConfigError(f"finite.between={list(between)}: there are {n} training points")
+            raise ConfigError(f"finite.between={list(between)} must name two of {n} training points, counted from 0")
         return between[0], between[1]
     if labels is None or (labels == labels[0]).all():
         return 0, min(1, n - 1)
@@ -221,7 +229,10 @@ def _ends(between: tuple[int, ...], labels: np.ndarray | None, n: int) -> tuple[
 
 
 def reference_of(context: RunContext, points: Points, width: int, spec: list[dict[str, Any]]) -> Reference:
-    """The infinite network's kernels: from the run's tiles, or in the standard parameterisation evaluated at this width."""
+    """Return the infinite network's kernels.
+
+    They come from the run's tiles. In the standard parameterisation they are evaluated at this width.
+    """
     config, others = context.config, points.others
     architecture = Architecture.from_spec(spec)
     far = architecture(others, points.x, layout="NHWC")
@@ -252,9 +263,9 @@ class Chunk:
     """Networks of one width that are trained together.
 
     Args:
-        width: of the narrowest hidden layer.
-        first: of the networks.
-        stop: behind the last.
+        width: width of the narrowest hidden layer.
+        first: index of the first network.
+        stop: index after the last network.
     """
 
     width: int
@@ -263,18 +274,21 @@ class Chunk:
 
 
 def chunks_of(config: RunConfig, shape: Sequence[int], n: int, q: int, outputs: int, workers: int) -> tuple[Chunk, ...]:
-    """All chunks, the widest networks first: by the settings alone, so that a run that goes on has the same.
+    """Return all chunks, the widest networks first.
+
+    They depend only on the settings, so a resumed run has the same chunks.
 
     Args:
-        config: of the run.
-        shape: of an image.
-        n: training points.
-        q: further points.
-        outputs: c.
-        workers: processes that train at the same time.
+        config: configuration of the run.
+        shape: shape of an image.
+        n: number of training points.
+        q: number of other points.
+        outputs: number c of outputs.
+        workers: number of processes that train at the same time.
 
     Raises:
-        ResourceError: if one network does not fit into `finite.memory_gib`, or all that are trained at the same time into memory.
+        ResourceError: if one network does not fit into `finite.memory_gib`, or if all networks that are trained at the
+            same time do not fit into memory.
     """
     finite, itemsize = config.finite, np.dtype(config.kernel.dtype).itemsize
     made, largest = [], 0
@@ -282,14 +296,15 @@ def chunks_of(config: RunConfig, shape: Sequence[int], n: int, q: int, outputs: 
         held = network(spec_of_width(config, shape, width, outputs), tuple(shape))
         of_one = sum(int(np.prod(h)) for h in (*held.inputs, *held.signals))
         member = itemsize * (5 * held.parameters + 3 * of_one * n + of_one * q)
-        # Signals of every output of every image, the kernel of all pairs of outputs, and its copies.
+        # Memory for the signals of every output of every image, the kernel of all pairs of outputs, and its copies.
         full = finite.linearised and finite.trained == "network" and not finite.rates
         rows = outputs if full else 1
         kernel = itemsize * (3 * (n * rows) ** 2 + 2 * n * rows * q * rows + 2 * (n + q) * outputs * of_one)
         if max(member, kernel) > finite.memory_bytes:
             raise ResourceError(
-                f"one network of width {width} takes {human_bytes(max(member, kernel))} with {n:,} training points and {outputs} outputs, "
-                f"and finite.memory_gib={finite.memory_gib:g}: allow more, or take fewer points (data.train_size) or narrower networks"
+                f"one network of width {width} needs {human_bytes(max(member, kernel))} for {n:,} training points and "
+                f"{outputs} outputs, but finite.memory_gib={finite.memory_gib:g}: raise it, or use fewer points "
+                "(data.train_size) or narrower networks"
                 + (
                     "; without its linearisation (finite.linearised=false) it takes " + human_bytes(member)
                     if kernel > member
@@ -303,14 +318,14 @@ def chunks_of(config: RunConfig, shape: Sequence[int], n: int, q: int, outputs: 
         made += [Chunk(width, a, b) for a, b in itertools.pairwise(edges)]
     if (wanted := workers * largest) > (room := free_memory()):
         raise ResourceError(
-            f"{workers} workers train networks at the same time, which takes {human_bytes(wanted)} of {human_bytes(room)} that are free: "
-            "lower finite.memory_gib or cluster.workers"
+            f"{workers} workers that train networks at the same time need {human_bytes(wanted)}, and "
+            f"{human_bytes(room)} are free: lower finite.memory_gib or cluster.workers"
         )
     return tuple(made)
 
 
 def plain(finite: Any) -> dict[str, Any]:
-    """Settings as plain values, for a digest."""
+    """Return settings as plain values, for a digest."""
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(finite).items()
     }

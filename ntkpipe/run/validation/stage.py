@@ -1,4 +1,4 @@
-"""The stage: chunks of networks through an executor, each kept when it is done, and what they say of the theory."""
+"""The validation stage, which runs chunks of networks on an executor and stores each finished chunk."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _NAMED = 8
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """Everything that is trained and compared.
+    """The networks to train, and the infinite network to compare them with.
 
     Args:
-        config: of the run.
-        points: of it.
-        steps: looked at.
-        filter: of the infinite network's training in the same steps, by width.
-        references: its kernels by width.
-        jobs: of the tasks, by width.
-        chunks: of networks.
-        folder: where finished chunks are.
+        config: configuration of the run.
+        points: points of the validation.
+        steps: steps at which networks are evaluated.
+        filter: filter of the infinite network's training in the same steps, by width.
+        references: kernels of the infinite network, by width.
+        jobs: arguments of the tasks, by width.
+        chunks: chunks of networks.
+        folder: folder of finished chunks.
     """
 
     config: RunConfig
@@ -76,28 +76,28 @@ class Setting:
         return self.config.finite
 
     def of_width(self, width: int) -> list[Chunk]:
-        """Its chunks, in the order of the networks."""
+        """Return the chunks of a width, in the order of the networks."""
         return sorted((one for one in self.chunks if one.width == width), key=lambda one: one.first)
 
     def gathered(self, kind: str, width: int, axis: dict[str, int]) -> Arrays:
-        """Arrays of all networks of a width, joined along the axis of the networks.
+        """Return the arrays of all networks of a width, joined along the axis of the networks.
 
         Args:
-            kind: of the tasks.
-            width: of the networks.
-            axis: of the networks in each array; of those that are not named it is 1.
+            kind: kind of the tasks: `kernels`, `training` or `rates`.
+            width: width of the networks.
+            axis: axis of the networks in each array, by name; it is 1 for all other arrays.
         """
         parts = [load(self.folder, kind, chunk) for chunk in self.of_width(width)]
         found = [one for one in parts if one is not None]
-        assert len(found) == len(parts), "a chunk that is done is kept"
+        assert len(found) == len(parts), "a finished chunk is kept"
         return {name: np.concatenate([one[name] for one in found], axis=axis.get(name, 1)) for name in found[0]}
 
 
 def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
-    """Check, and make ready; nothing is trained.
+    """Check the settings and prepare the validation, without training.
 
     Raises:
-        ConfigError: naming the setting, or the layer that has no finite form.
+        ConfigError: if a setting is impossible or a layer has no finite form, naming it.
         ResourceError: if networks do not fit into memory.
     """
     config, finite = context.config, context.config.finite
@@ -105,9 +105,11 @@ def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
     shape, outputs = context.data.shape("train")[1:], context.data.labels().y_train.shape[1]
     specs = {width: spec_of_width(config, shape, width, outputs) for width in finite.widths}
     if finite.loss == "cross_entropy" and context.data.labels().labels_train is None:
-        raise ConfigError("finite.loss=cross_entropy is for classes, and these targets are real numbers")
+        raise ConfigError(
+            "finite.loss=cross_entropy needs classes, and these targets are real numbers: set finite.loss=squared"
+        )
     if finite.batch_size is not None and finite.batch_size > n:
-        raise ConfigError(f"finite.batch_size={finite.batch_size}: there are {n} training points")
+        raise ConfigError(f"finite.batch_size={finite.batch_size} exceeds the number of training points, {n}")
     chunks = chunks_of(config, shape, n, p + PATH, outputs, workers)
     points = points_of(context)
     references = {width: reference_of(context, points, width, specs[width]) for width in finite.widths}
@@ -147,15 +149,18 @@ def set_up(run: RunDir, context: RunContext, workers: int) -> Setting:
 
 
 def _linearised(finite: FiniteConfig) -> bool:
-    """Where the loss is another, networks have no linearisation that moves as a linear model on squared loss does."""
+    """Return whether linearisations are trained.
+
+    Outside the theorem, a linearised network does not train as a linear model on squared loss.
+    """
     return finite.in_theorem and (finite.linearised or finite.trained == "readout")
 
 
 def train(setting: Setting, executor: Executor, tell: Tell) -> None:
-    """All chunks that are not done yet: kernels and linearisations first, and training where every rate is stable.
+    """Train all unfinished chunks: first kernels and linearisations, then networks if every rate is stable.
 
     Raises:
-        ConfigError: naming the networks that the rate is too large for.
+        ConfigError: if the rate is too large for some networks, naming these.
     """
     finite = setting.finite
     if finite.rates:
@@ -196,7 +201,7 @@ def _tasks(setting: Setting, kind: str, chunks: Sequence[Chunk]) -> Iterator[Tas
 
 
 def _check_rates(setting: Setting) -> None:
-    """Refuse rates that are beyond what some members' own kernels allow, before anything is trained."""
+    """Refuse rates that are unstable for the kernels of some networks, before any training."""
     momentum = momentum_of(setting.config)
     limit = 2.0 * (1.0 + momentum)
     lines, highest = [], 0.0
@@ -214,22 +219,21 @@ def _check_rates(setting: Setting) -> None:
     if lines:
         rate = setting.config.predict.learning_rate
         raise ConfigError(
-            f"predict.learning_rate={rate:g} is too large for some networks: their rate times curvature, in brackets, is {limit:g} or "
-            "more, where linear training diverges:\n"
-            + "\n".join(lines)
-            + "\nNothing was trained. Set predict.learning_rate="
-            f"{_below(0.5 * limit * rate / highest)}, or study large rates by finite.rates=[0.5,1.5,2.5,3.5,4.2]"
+            f"predict.learning_rate={rate:g} is too large for some networks. Their learning rate times curvature (in "
+            f"brackets) is at least {limit:g}, so linear training diverges:\n" + "\n".join(lines) + "\n"
+            f"Nothing was trained. Set predict.learning_rate={_below(0.5 * limit * rate / highest)}, or study large "
+            "rates with finite.rates=[0.5,1.5,2.5,3.5,4.2]"
         )
 
 
 def _below(value: float) -> str:
-    """One digit, rounded down."""
+    """Return a value rounded down to one digit, as text."""
     unit = 10.0 ** math.floor(math.log10(value))
     return f"{math.floor(value / unit) * unit:g}"
 
 
 def chunk_file(folder: Path, kind: str, chunk: Chunk) -> Path:
-    """Where a finished chunk is kept."""
+    """Return the path of a chunk's file."""
     return folder / f"{kind}-width{chunk.width}-{chunk.first:05d}-{chunk.stop:05d}.npz"
 
 
@@ -240,7 +244,10 @@ def _keep(folder: Path, kind: str, chunk: Chunk, arrays: Arrays) -> None:
 
 
 def load(folder: Path, kind: str, chunk: Chunk) -> Arrays | None:
-    """A finished chunk; None where it is absent or damaged (every array of the file has a checksum): it is made again."""
+    """Return the arrays of a finished chunk, or None if its file is absent or damaged and must be recomputed.
+
+    Every array in the file has a checksum.
+    """
     try:
         with chunk_file(folder, kind, chunk).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
@@ -249,7 +256,7 @@ def load(folder: Path, kind: str, chunk: Chunk) -> Arrays | None:
 
 
 def settings_of(setting: Setting) -> dict[str, Any]:
-    """What was compared, as plain values."""
+    """Return the settings of the comparison as plain values."""
     return {
         "finite": plain(setting.finite),
         "kernel": dataclasses.asdict(setting.config.kernel),

@@ -1,6 +1,6 @@
-"""Tasks of `ntkpipe validate`: kernels and linearisations of some networks, their training, and their training at large rates.
+"""Tasks of `ntkpipe validate`: kernels and linearisations of some networks, their training, and large learning rates.
 
-Each gives its arrays back; whoever asks keeps them. Running one twice gives the same.
+Each task returns its arrays, and the caller stores them. Repeating a task gives the same result.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What the tasks of one width share.
+    """Arguments shared by the tasks of one width.
 
     Args:
-        spec: of the networks.
-        x: (n, ...) training points.
-        y: (n, c) targets.
-        others: (q, ...) further points.
-        reference: (n, n) T of the infinite network.
-        training: of every member.
+        spec: layers of the networks.
+        x: training points, `(n, ...)`.
+        y: targets, `(n, c)`.
+        others: other points, `(q, ...)`.
+        reference: training kernel T of the infinite network, `(n, n)`.
+        training: training settings of every network.
         scales: output scales.
-        seed: of the networks.
-        initialiser: of their weights.
+        seed: seed of the networks.
+        initialiser: initialiser of their weights.
         linearised: whether linearisations are trained.
     """
 
@@ -47,17 +47,17 @@ class Job:
     linearised: bool
 
     def draw(self, chunk: Chunk) -> Any:
-        """Weights of the chunk's networks, stacked."""
+        """Return the initial weights of the chunk's networks, stacked."""
         seeds = [member_seed(self.seed, chunk.width, member) for member in range(chunk.first, chunk.stop)]
         return draw_members(self.spec, self.x.shape[1:], seeds, initialiser=self.initialiser, dtype=self.x.dtype)
 
 
 def kernels_task(job: Job, chunk: Chunk) -> Arrays:
-    """Of every network its kernel's distance from the infinite one and largest eigenvalue, and its linearisation's outputs.
+    """Compute the distance and largest eigenvalue of every network's kernel, and the outputs of its linearisation.
 
     Returns:
-        `deviation` (m,), `curvature` (m,), and where linearisations are trained `train` (scales, m, steps, n, c) and `points`
-        (scales, m, steps, q, c).
+        `deviation` (m,), relative to the infinite kernel, and `curvature` (m,). If linearisations are trained, also
+        `train` (scales, m, steps, n, c) and `points` (scales, m, steps, q, c).
     """
     members, readout = job.draw(chunk), job.training.readout
     norm = float(np.linalg.norm(job.reference))
@@ -75,7 +75,7 @@ def kernels_task(job: Job, chunk: Chunk) -> Arrays:
         linear.append([train_linearised(kernel, job.y, _scaled(job.training, scale)) for scale in job.scales])
     if not job.linearised:
         if readout:
-            raise ValueError("the readout's linearisation costs nothing: train it")
+            raise ValueError("linearisation of a readout is exact and free: train it")
         return {
             "deviation": np.array(deviation),
             "curvature": largest_curvature(job.spec, members, job.x).astype(np.float64),
@@ -89,11 +89,11 @@ def kernels_task(job: Job, chunk: Chunk) -> Arrays:
 
 
 def training_task(job: Job, chunk: Chunk) -> Arrays:
-    """Of every network and output scale what it gives through training, its loss, and how far its kernel moves.
+    """Train every network at every output scale, and record its outputs, its loss and the change of its kernel.
 
     Returns:
-        `train` (scales, m, steps, n, c), `points` (scales, m, steps, q, c), `loss` (scales, m, steps), `drift` (scales, m, steps),
-        relative.
+        `train` (scales, m, steps, n, c), `points` (scales, m, steps, q, c), `loss` (scales, m, steps) and the relative
+        `drift` (scales, m, steps).
     """
     members, made = job.draw(chunk), []
     for scale in job.scales:
@@ -120,7 +120,7 @@ def training_task(job: Job, chunk: Chunk) -> Arrays:
 
 
 def rates_task(job: Job, chunk: Chunk, rates: tuple[float, ...]) -> Arrays:
-    """Of every network its training at rates in units of one over its own curvature at the start.
+    """Train every network at rates in units of 1 / (its initial curvature).
 
     Returns:
         `curvature0` (m,), and `loss`, `curvature`, `sparsity` (rates, m, steps) and `peak` (rates, m).
@@ -148,7 +148,7 @@ def rates_task(job: Job, chunk: Chunk, rates: tuple[float, ...]) -> Arrays:
 
 
 def one_of(members: Any, k: int) -> list[tuple[Any, Any]]:
-    """The weights of one member of a chunk."""
+    """Return the weights of one network of a chunk."""
     made = []
     for w, b in members:
         one = tuple(np.asarray(a[k]) for a in w) if isinstance(w, tuple) else np.asarray(w[k])
@@ -161,7 +161,7 @@ def _scaled(training: Training, scale: float) -> Training:
 
 
 def _distance(kernel: np.ndarray, reference: np.ndarray) -> float:
-    """Root mean square over outputs of the distance between a kernel of all pairs of outputs and the infinite one."""
+    """Return the distance of a kernel of all output pairs from the infinite one, as a root mean square over outputs."""
     n = len(reference)
     if len(kernel) == n:
         return float(np.linalg.norm(kernel - reference))

@@ -1,4 +1,4 @@
-"""A validation from beginning to end."""
+"""Runs a complete validation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from ntkpipe.events.event import Emit, Event, Kind, stage
+from ntkpipe.report.drawing import can_draw, without_figures
 from ntkpipe.run.context import RunContext
 from ntkpipe.run.run_dir import RunDir
 from ntkpipe.run.validation.drawing import draw
@@ -16,11 +17,11 @@ from ntkpipe.tasks.executor import Executor
 
 
 def validate_run(run: RunDir, context: RunContext, executor: Executor, emit: Emit) -> Path:
-    """Train what is not trained yet, write what was found, tell it, and draw it; returns the folder.
+    """Train the missing networks, write and print the results, draw the figures, and return the folder of the results.
 
     Raises:
-        ConfigError, ResourceError: before anything is trained.
-        ReportError: if everything is stored, and the figures could not be made.
+        ConfigError, ResourceError: before any network is trained.
+        ReportError: if the figures could not be drawn; all results are stored before.
     """
     began, folder = time.monotonic(), run.path / "validation"
     with stage(emit, "validate") as tell:
@@ -32,7 +33,9 @@ def validate_run(run: RunDir, context: RunContext, executor: Executor, emit: Emi
         emit(Event(Kind.STAGE_DONE, "validate", facts=run.finish("validate", seconds, files), elapsed=seconds))
     for line in lines_of(made):
         emit(Event(Kind.NOTE, "", line))
-    if run.config.report:
+    if run.config.report and not can_draw():
+        emit(Event(Kind.NOTE, "", without_figures("the same command")))
+    elif run.config.report:
         for figure in draw(made, folder, "the same command"):
             emit(Event(Kind.NOTE, "", f"figure   {figure}"))
     return folder

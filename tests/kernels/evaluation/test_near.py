@@ -12,7 +12,7 @@ from ntkpipe.errors import ConfigError
 from ntkpipe.kernels import zoo
 from ntkpipe.kernels.accelerator import precision_context
 from ntkpipe.kernels.architecture import Architecture
-from ntkpipe.kernels.evaluation import host, near
+from ntkpipe.kernels.evaluation import distance_form, host, near
 from ntkpipe.kernels.parameters import ACTIVATIONS
 
 RELU, FLATTEN, GAP = {"op": "relu"}, {"op": "flatten"}, {"op": "global_avg_pool"}
@@ -230,7 +230,7 @@ def test_many_at_once(monkeypatch, dtype):
     arch = Architecture.from_spec(NETWORKS["relu"])
     whole, tile = arch(x), arch(x[:5], x[4:])
     monkeypatch.setattr(near, "_SIZES", (2,))
-    monkeypatch.setattr(near, "_VALUES", 6)
+    monkeypatch.setattr(distance_form, "_VALUES", 6)
     monkeypatch.setattr(host, "strip_rows", lambda rows, cols, itemsize: (4, 2))
     for a, b, part in zip(whole, arch(x), tile, strict=True):
         assert (b == b.T).all()

@@ -211,7 +211,7 @@ def test_flips_matter_where_windows_lie_unevenly(name):
 def test_a_decay_that_is_no_covariance_is_refused():
     spec = [ATTENTION | {"pos_emb_type": "SUM", "pos_emb_decay_fn": "max(1 - d / 3, -1)"}, GAP, DENSE]
     with pytest.raises(
-        ConfigError, match=r"layer 0 \(global_self_attention\) pos_emb_decay_fn=.* is no covariance of \[6, 5\]"
+        ConfigError, match=r"layer 0 \(global_self_attention\) pos_emb_decay_fn=.* is not a covariance of \[6, 5\]"
     ):
         Architecture.from_spec(spec)(images(2))
 
@@ -378,7 +378,7 @@ def test_what_is_of_planes_alone(layer):
     """Not of volumes, nor of sequences that end at different places."""
     with pytest.raises(ConfigError, match=r"layer 0 \(\w+\) acts on images and sequences, not on volumes"):
         Architecture.from_spec([layer, GAP, DENSE]).check_input((3, 4, 5, 2))
-    with pytest.raises(ConfigError, match=r"layer 0 \(\w+\) has no form for sequences of different lengths"):
+    with pytest.raises(ConfigError, match=r"layer 0 \(\w+\) does not support sequences of different lengths"):
         masked_spec(canonical_spec([layer, GAP, DENSE]), 6)
 
 

@@ -1,4 +1,4 @@
-"""Inverse sine and cosine as rational functions: one loop over a tile, without the library calls that cost 7 times more.
+"""Inverse sine and cosine as rational functions. They compile to one loop over a tile; library calls cost 7 times more.
 
 The rational approximations are those of FreeBSD's libm (e_asin.c and e_asinf.c, Sun Microsystems), whose error is below
 1 unit in the last place; the float32 arc-cosine for the ReLU map is Abramowitz and Stegun 4.4.46.
@@ -34,8 +34,9 @@ _Q64 = (
 _P32 = (1.6666586697e-01, -4.2743422091e-02, -8.6563630030e-03)
 _Q32 = (1.0, -7.0662963390e-01)
 
-# arccos(y) = sqrt(1 - y) times this polynomial for 0 <= y <= 1, with an absolute error of at most 2.2e-8 (published: 2e-8;
-# the rounding of the first coefficient adds the rest, at y = 0).
+# arccos(y) = sqrt(1 - y) times this polynomial for 0 <= y <= 1. The absolute error is at most 2.2e-8: the published
+# 2e-8
+# plus the rounding of the first coefficient, at y = 0.
 _AS_4_4_46 = (
     1.5707963050,
     -0.2145988016,
@@ -56,7 +57,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "*n"]) -> Float
 
 
 def _half_range(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> tuple[Array, Array]:
-    """`(a > 1/2, y + y z R(z))` of y = a below 1/2, and of y = sqrt((1 - a) / 2) above, given b = 1 - a."""
+    """Return `(a > 1/2, y + y z R(z))`, where y = a below 1/2 and y = sqrt((1 - a) / 2) above, given b = 1 - a."""
     upper = a > 0.5
     z = jnp.where(upper, 0.5 * b, a * a)
     y = jnp.where(upper, jnp.sqrt(0.5 * b), a)
@@ -66,11 +67,12 @@ def _half_range(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> tuple[Array, Ar
 
 @jax.custom_jvp
 def arcsin(x: Float[Array, "*n"], cosine2: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse sine of `-1 <= x <= 1`, to 3 units in the last place; small arguments keep their relative accuracy.
+    """Return the inverse sine of `-1 <= x <= 1`, in radians, to 3 units in the last place.
 
     Args:
         x: sines.
-        cosine2: `1 - x^2`, which may be known better than from x. The slope is infinite where it vanishes, and taken to be 0.
+        cosine2: `1 - x^2`, which the caller may know more accurately than x gives it. The derivative is set to 0 where
+            `cosine2` is 0; the exact derivative is infinite there.
     """
     a = jnp.abs(x)
     upper, y = _half_range(a, cosine2 / (1.0 + a))
@@ -84,16 +86,16 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def angle_and_sine(c: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """The angle whose cosine is `c`, and its sine.
+    """Return the angle whose cosine is `c`, and the sine of that angle.
 
-    Both come from `1 - |c|`, which is exact in floating point for |c| >= 1/2: no cancellation near the ends. Absolute
-    error of the angle: 2 units in the last place of pi in float64; 2.2e-8 plus rounding (in all 6e-7) in float32.
+    Both are computed from `1 - |c|`, which is exact in floating point for |c| >= 1/2, so nothing cancels near the ends.
+    The absolute error of the angle is 2 units in the last place of pi in float64, and 6e-7 in float32.
 
     Args:
         c: cosines, `-1 <= c <= 1`.
 
     Returns:
-        Angles in radians, 0 to pi, and sines; of slope 0 at the ends, where the angle has a kink.
+        Angles in radians, 0 to pi, and sines. Their derivatives are set to 0 at the ends, where the angle has a kink.
     """
     a = jnp.abs(c)
     b = 1.0 - a

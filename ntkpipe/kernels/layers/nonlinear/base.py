@@ -1,12 +1,12 @@
-"""Nonlinearities phi: from the covariance of Gaussian (u, v) to E[phi(u) phi(v)] and E[phi'(u) phi'(v)].
+"""Nonlinearities phi: they map the covariance of Gaussian (u, v) to E[phi(u) phi(v)] and E[phi'(u) phi'(v)].
 
-Each has two forms: of pairs `(k, p, q)`, and of single images `p`, where u = v and no angle is rounded. All formulas act
-elementwise on arrays that broadcast against each other, and are symmetric in `p` and `q` to the last bit: factors of
-either are multiplied with each other before they meet anything else.
+Each nonlinearity has two forms: one for pairs `(k, p, q)` and one for single images `p`, where u = v and no angle is
+rounded. All formulas act elementwise on arrays that broadcast against each other. They are symmetric in `p` and `q` to
+the last bit, because factors of `p` and `q` are multiplied with each other first.
 
-The activations of a zero image are the limit of a shrinking bias: one function of all such images, whose covariance with any
-other image's goes to the product of both means. Where phi is continuous, that is its value at 0. Of a kink or a jump at 0 both sides
-count alike: the mean of the squared slopes. Formulas are differentiable by the covariances; see `slopes` for kinks.
+A zero image is treated as the limit of a shrinking bias: all zero images have the same activations, and their
+covariance with another image is the product of both means. At a kink or jump at 0 both sides count equally: the mean of
+the squared slopes. The formulas are differentiable by the covariances; see `slopes` for kinks.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Nonlinearity(Pointwise):
     feature_scope: ClassVar[FeatureScope] = "pixels"
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]` for covariances `k` and variances `p`, `q`.
+        """Return `E[phi(u) phi(v)]` and `E[phi'(u) phi'(v)]` for covariances `k` and variances `p`, `q`.
 
         Args:
-            k: of any shape; `k^2 <= p q` up to rounding.
-            p: of a shape that broadcasts to that of `k`, such as `(n1, 1)`; not negative.
-            q: likewise, such as `(1, n2)`.
+            k: covariances of any shape, with `k^2 <= p q` up to rounding.
+            p: variances `>= 0` of a shape that broadcasts to that of `k`, such as `(n1, 1)`.
+            q: variances `>= 0` of a shape that broadcasts to that of `k`, such as `(1, n2)`.
 
         Returns:
             Two arrays of the shape of `k`.
@@ -46,31 +46,33 @@ class Nonlinearity(Pointwise):
         raise NotImplementedError
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """`E[phi(u)^2]` and `E[phi'(u)^2]` for variances `p`."""
+        """Return `E[phi(u)^2]` and `E[phi'(u)^2]` for variances `p`."""
         raise NotImplementedError
 
     def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
-        """What pairs take of their images: arrays of the shape of the variances `p`, computed once per image."""
+        """Return what pairs need of each image: arrays of the shape of the variances `p`, computed once per image."""
         return (p,)
 
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
-        """`E[phi'(u) phi'(v)]` from what was `seen` of both images."""
+        """Return `E[phi'(u) phi'(v)]` from the results of `seen` for both images."""
         return self.pairs(k, *p, *q)[1]
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
-        """`E[phi(u) phi(v)]`, which may be had from the derivative's covariance for less."""
+        """Return `E[phi(u) phi(v)]`; some nonlinearities compute it faster from the result of `derivative`."""
         del derivative
         return self.pairs(k, *p, *q)[0]
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """`upper` and `lower` after it (see `Apart`) and `E[phi'(u) phi'(v)]`, in float64, accurate where images nearly coincide.
+        """Return `upper` and `lower` after the nonlinearity (see `Apart`) and `E[phi'(u) phi'(v)]` for nearly equal
+        images.
 
-        Where nothing better is known, from the covariances: `upper` is then off by their rounding, and angles by its root.
+        This default computes them from the covariances: the error of `upper` is then their rounding, and the error of
+        angles is its square root. Subclasses with a better formula override it.
 
         Args:
-            apart: before it.
-            p: variances after it, of the first images.
-            q: likewise of the second images.
+            apart: the bounds before the nonlinearity, in float64.
+            p: variances of the first images after the nonlinearity.
+            q: variances of the second images after the nonlinearity.
         """
         norm = jnp.sqrt(p) * jnp.sqrt(q)
         plain, dot = self.pairs(apart.k, apart.p, apart.q)
@@ -79,7 +81,11 @@ class Nonlinearity(Pointwise):
         return upper, lower, jnp.where(equal, self.same(apart.p)[1], dot)
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """No longer Gaussian."""
+        """Return the signature after the layer, which is not Gaussian.
+
+        Raises:
+            ConfigError: if the input is not Gaussian.
+        """
         if not incoming.is_gaussian:
             raise ConfigError(
                 'needs Gaussian activations: put a linear layer such as {"op": "dense"} or {"op": "conv"} right before it'
@@ -87,28 +93,28 @@ class Nonlinearity(Pointwise):
         return dataclasses.replace(incoming, is_gaussian=False)
 
     def needs(self, incoming: Signature, support: Support, *, own: bool) -> Support:
-        """The same; of own blocks class 0 holds the variances."""
+        """Return the outgoing classes; an own block also needs class 0, which holds the variances."""
         return including_variances(incoming.spatial, support, own=own)
 
     def image_features(self, own: KernelState) -> tuple[Array, ...] | None:
-        """What is `seen` of each pixel's variance."""
+        """Return the result of `seen` for the variance of each pixel."""
         return self.seen(layout.variances(own.nngp) if own.signature.spatial else own.nngp)
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """Map the covariances; the NTK is multiplied by the derivatives' covariance."""
+        """Map the NNGP to E[phi(u) phi(v)], and multiply the NTK by E[phi'(u) phi'(v)]."""
         if state.is_own:
             nngp, dot = self._own(state)
         else:
             row, column = state.row, state.column
             assert row is not None
             assert column is not None
-            # Compiled as one, each of the results would compute the other's angles anew, and all layers before.
+            # Compiled as one loop, each result would compute the angles and all earlier layers a second time.
             dot = state.fusion(lambda k: self.derivative(k, row(), column()), state.nngp)
             nngp = self.value(state.nngp, row(), column(), dot)
         return state.replace(nngp=nngp, ntk=None if state.ntk is None else state.ntk * dot, signature=outgoing)
 
     def _own(self, state: KernelState) -> Moments:
-        """Of images with themselves: the angle between a pixel and itself is exactly 0."""
+        """Return both moments of images with themselves, where the angle between a pixel and itself is exactly 0."""
         if not state.signature.spatial:
             return self.same(state.nngp)
         variance = layout.variances(state.nngp)
@@ -123,22 +129,22 @@ class Nonlinearity(Pointwise):
 
 @dataclass(frozen=True)
 class Identity(Nonlinearity):
-    """phi(x) = x; valid for any activations."""
+    """phi(x) = x, which is valid for activations that are not Gaussian too."""
 
     feature_scope: ClassVar[FeatureScope] = "nothing"
 
     def outgoing(self, incoming: Signature) -> Signature:
-        """Whatever comes in."""
+        """Return the incoming signature."""
         return incoming
 
     def image_features(self, own: KernelState) -> None:
-        """Nothing."""
+        """Return None: the layer needs nothing of single images."""
 
     def apart(self, before: Apart, incoming: Signature) -> Apart:
-        """What came in."""
+        """Return the incoming bounds."""
         del incoming
         return before
 
     def __call__(self, state: KernelState, outgoing: Signature) -> KernelState:
-        """The state itself."""
+        """Return the state unchanged, with the outgoing signature."""
         return state.replace(signature=outgoing)

@@ -1,4 +1,4 @@
-"""Nonlinearities that a user writes as a formula: of the function, or of its kernel (arXiv:2209.04121)."""
+"""Nonlinearities that users give as a formula of the function or of its kernel (arXiv:2209.04121)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ntkpipe.kernels.layers.nonlinear.quadrature import hermite_rule
 from ntkpipe.kernels.layers.nonlinear.slopes import by_price, cosine, half_powers
 from ntkpipe.kernels.state import Array
 
-# Variances expanded at once: the function's values at 130 nodes for so many take 4 MiB in float32.
+# Number of variances expanded at once: the function values at 130 nodes then take 4 MiB in float32.
 _BATCH = 8192
 
 
 class Expansion(NamedTuple):
-    """A function of N(0, p) in Hermite polynomials, for every p.
+    """The Hermite expansion of a function under N(0, p), for every p.
 
     Args:
         coefficients: a_j(p) = E[f(sqrt(p) z) h_j(z)], `(degree + 1, *p)`.
-        even: root of what the even ones leave of E[f^2], `(*p)`.
-        odd: root of what the odd ones leave.
+        even: square root of the part of E[f^2] that the even polynomials up to `degree` leave out, `(*p)`.
+        odd: the same for the odd polynomials.
     """
 
     coefficients: Float[Array, " d *p"]
@@ -40,31 +40,38 @@ class Expansion(NamedTuple):
 class Elementwise(Nonlinearity):
     """phi given by a formula in x, integrated numerically.
 
-    With rho the cosine and h_j the normalised Hermite polynomials, Mehler's formula gives
-    E[phi(u) phi(v)] = sum over j of a_j(p) a_j(q) rho^j, a_j(p) = E[phi(sqrt(p) z) h_j(z)]: one integral of one variable per
-    image and j, instead of one of two variables per pair. Likewise for phi', by differentiating the formula.
+    With rho the cosine and h_j the normalised Hermite polynomials, Mehler's formula gives E[phi(u) phi(v)] = sum over j
+    of a_j(p) a_j(q) rho^j with a_j(p) = E[phi(sqrt(p) z) h_j(z)]. This takes one one-dimensional integral per image and
+    j, instead of one two-dimensional integral per pair. E[phi' phi'] is computed in the same way, with the formula
+    differentiated.
 
-    The series ends at `degree`. What it leaves of E[phi^2], t(p) = E[phi^2] - sum of a_j^2, split into even and odd
-    parts, stands in the last two terms, `sqrt(t_even(p) t_even(q)) rho^J` of the next even power J and the same of the next odd one.
-    So the kernel is positive semi-definite, exact at equal images (whatever the function), even or odd if phi is, and
-    wrong by no more than `error_bound`.
+    The series ends at `degree`. It leaves out t(p) = E[phi^2] - sum of a_j^2, which is split into even and odd parts.
+    They are represented by two more terms: `sqrt(t_even(p) t_even(q)) rho^J` at the next even power J, and the same at
+    the next odd power. The kernel is therefore positive semi-definite, exact at equal images for every function, and
+    even or odd if phi is. Its error is at most `error_bound`.
 
-    How large that is depends on phi: a_j^2 falls as e^(-2 d sqrt(2j / p)) if phi is analytic within d of the real line. At
-    degree 64 and variance 1 the bounds on E[phi phi] and E[phi' phi'], relative to E[phi^2] and E[phi'^2], are near
-    rounding for swish and softplus, 3e-10 and 1e-8 for tanh, and for kinked functions 3e-6 and 2e-4 (elu), 3e-4 and
-    6e-2 (`relu(x)`), 7e-4 and 0.13 (`abs(x)`); the largest errors are a tenth of these, near cosine 1, and at half of
-    all angles below 1e-11. Use the closed forms for the kinked ones. The bounds grow with the variance, which makes a
-    steep sigmoid nearly a jump: at variance 10, 5e-4 and 2e-2 for tanh, 2e-7 and 1e-5 for swish. A degree of 128 takes
-    twice the time and brings tanh's to 2e-5 and 1e-3.
+    The error depends on phi: a_j^2 falls as e^(-2 d sqrt(2j / p)) if phi is analytic within distance d of the real
+    line. The bounds on E[phi phi] and E[phi' phi'] at degree 64 and variance 1, relative to E[phi^2] and E[phi'^2], are
 
-    Not in the bound: the error of the quadrature, which is zero to rounding for functions that are smooth on either side
-    of 0, and of order 1 / `nodes` for a kink or jump elsewhere, such as `relu(x - 1)`. A jump itself has no derivative
-    (`step(x)` has E[phi' phi'] = 0, as `sign`).
+    - rounding for swish and softplus,
+    - 3e-10 and 1e-8 for tanh,
+    - 3e-6 and 2e-4 for elu,
+    - 3e-4 and 6e-2 for `relu(x)`,
+    - 7e-4 and 0.13 for `abs(x)`.
+
+    The largest errors are a tenth of the bounds and occur near cosine 1; at half of all angles the error is below
+    1e-11. Use the closed forms for functions with kinks. The bounds grow with the variance, because a steep sigmoid is
+    nearly a jump. At variance 10 they are 5e-4 and 2e-2 for tanh, and 2e-7 and 1e-5 for swish. Degree 128 takes twice
+    the time and reduces the bounds of tanh to 2e-5 and 1e-3.
+
+    The bound does not include the error of the quadrature. That error is rounding for functions that are smooth on
+    either side of 0, and of order 1 / `nodes` for a kink or jump elsewhere, such as `relu(x - 1)`. A jump contributes
+    nothing to the derivative: `step(x)` has E[phi' phi'] = 0, as `sign` has.
 
     Args:
         function: the formula; see `formula.parse`.
-        degree: of the last Hermite polynomial, at least 1.
-        nodes: of the quadrature, even, at least `2 degree + 2`.
+        degree: degree of the last Hermite polynomial, at least 1.
+        nodes: number of quadrature nodes, even and at least `2 degree + 2`.
     """
 
     function: str
@@ -72,37 +79,37 @@ class Elementwise(Nonlinearity):
     nodes: int
 
     def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
-        """The inverse root of the variance, and both expansions: what pairs need, computed once per image."""
+        """Return the inverse square root of the variance and both expansions."""
         function, slope = self.expand(p)
         return half_powers(p)[1], *_packed(function), *_packed(slope)
 
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
-        """Mehler's series of phi'."""
+        """Return Mehler's series of phi'."""
         first = 1 + len(p) // 2
         return self._series(cosine(k, p[0], q[0]), p[first:], q[first:])
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
-        """Mehler's series of phi."""
+        """Return Mehler's series of phi."""
         last = 1 + len(p) // 2
         series = self._series(cosine(k, p[0], q[0]), p[1:last], q[1:last])
         return by_price(series, k, derivative, p[0], q[0])
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """Both series."""
+        """Return both series."""
         seen = self.seen(p), self.seen(q)
         derivative = self.derivative(k, *seen)
         return self.value(k, *seen, derivative), derivative
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """E[phi^2] and E[phi'^2] by quadrature; the series at cosine 1 is the same to rounding."""
+        """Return E[phi^2] and E[phi'^2] by quadrature; the series at cosine 1 equals them up to rounding."""
         nngp, dot = (jnp.sum(jnp.square(f.coefficients), axis=0) + f.even**2 + f.odd**2 for f in self.expand(p))
         return nngp, dot
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """The same series, of `1 - rho^j`.
+        """Return the bounds from the same series in `1 - rho^j`.
 
-        What stands for the rest is a small difference of large sums, not to be subtracted once more: only the product of both
-        images' is taken from it, and their ratio from the coefficients.
+        The remainders are small differences of large sums, so subtracting them from each other would lose all digits.
+        Only their product is used; their ratio is taken from the coefficients.
         """
         (f, _), (g, _) = self.expand(apart.p), self.expand(apart.q)
         of_f, of_g = (jnp.sqrt(jnp.sum(jnp.square(e.coefficients), axis=0)) for e in (f, g))
@@ -117,20 +124,20 @@ class Elementwise(Nonlinearity):
         return *halves(apart, series(apart, of_f, of_g, powers), plain, jnp.sqrt(p) * jnp.sqrt(q)), dot
 
     def error_bound(self, p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """Bounds on the truncation errors of `pairs(k, p, q)`, both results, for every k.
+        """Return bounds on the truncation errors of both results of `pairs(k, p, q)`, valid for every k.
 
-        The terms left out are at most `sqrt(t(p) t(q))` of each parity by Cauchy and Schwarz, and so is what stands for
-        them. At cosine rho it is at most |rho|^(degree + 1) times this; where no coefficients of p and q differ in sign
-        and rho > 0, half of that.
+        By the Cauchy-Schwarz inequality, the terms left out are at most `sqrt(t(p) t(q))` for each parity, and so are
+        the two terms that represent them. At cosine rho the error is at most |rho|^(degree + 1) times this bound. If no
+        coefficients of p and q differ in sign and rho > 0, it is at most half of that.
         """
         made = [2.0 * (f.even * g.even + f.odd * g.odd) for f, g in zip(self.expand(p), self.expand(q), strict=True)]
         return made[0], made[1]
 
     def expand(self, p: Float[Array, "*p"]) -> tuple[Expansion, Expansion]:
-        """Phi and its derivative in Hermite polynomials.
+        """Return the Hermite expansions of phi and of its derivative.
 
-        In float32 a coefficient's error is a few units in the last place of sqrt(E[phi^2]), and so is its effect on the
-        kernel: the matrix of the rule is orthonormal but for its weights, and comes from float64.
+        In float32 the error of a coefficient is a few units in the last place of sqrt(E[phi^2]), and its effect on the
+        kernel is as small: the matrix of the rule is orthonormal up to its weights and is computed in float64.
         """
         flat = jnp.ravel(p)
         if flat.size <= _BATCH:
@@ -147,13 +154,13 @@ class Elementwise(Nonlinearity):
         def function(x: Array) -> Array:
             return apply_formula(tree, x=x)
 
-        # A vanishing variance has the limit, not what is at 0: abs has slopes of -1 and 1 there.
+        # At variance 0 the limit is needed, not the value at 0: abs has slopes of -1 and 1 there.
         x = z[:, None] * jnp.sqrt(jnp.maximum(p, jnp.finfo(p.dtype).tiny))
         value, slope = jax.jvp(function, (x,), (jnp.ones_like(x),))
         return self._expand_values(value, matrix), self._expand_values(slope, matrix)
 
     def _expand_values(self, value: Float[Array, "nodes n"], matrix: Float[Array, "nodes d"]) -> Expansion:
-        # HIGHEST: a GPU's default float32 product may run in TF32.
+        # HIGHEST, because a GPU may compute float32 products in TF32 by default.
         coefficients = jnp.einsum("id,in->dn", matrix, value, precision=jax.lax.Precision.HIGHEST)
         mirrored, tails = value[::-1], []
         for parity, part in enumerate((0.5 * (value + mirrored), 0.5 * (value - mirrored))):
@@ -163,7 +170,7 @@ class Elementwise(Nonlinearity):
         return Expansion(coefficients, *tails)
 
     def _series(self, cosine: Array, f: tuple[Array, ...], g: tuple[Array, ...]) -> Array:
-        """Horner's rule, from the two terms that stand for the powers beyond `degree` down to the constant one."""
+        """Evaluate the series by Horner's rule, beginning with the two terms that represent powers beyond `degree`."""
         even, odd = f[-2] * g[-2], f[-1] * g[-1]
         of_same_parity, of_other_parity = (odd, even) if self.degree % 2 else (even, odd)
         value = of_same_parity * cosine + of_other_parity
@@ -180,13 +187,12 @@ def _packed(f: Expansion) -> tuple[Array, ...]:
 class ElementwiseKernel(Nonlinearity):
     """A nonlinearity given by the formula of its kernel, `E[phi(u) phi(v)]` in k, p and q.
 
-    The derivatives' covariance is its derivative by k (Price's theorem), by automatic differentiation: where terms of
-    the formula cancel, as those of an arc-cosine near equal images, so do those of its derivative. The smaller variance
-    stands for p and the larger one for q, so that the kernel is symmetric to the last bit however the formula is written.
-    A variance below the root of the smallest normal number (1e-19 in float32) is raised to that: the limit, where a
-    formula divides by it.
+    E[phi' phi'] is its derivative by k (Price's theorem), by automatic differentiation. Where terms of the formula
+    cancel, as those of an arc-cosine do near equal images, the terms of its derivative cancel too. The smaller variance
+    is passed as p and the larger one as q, so the kernel is symmetric to the last bit. A variance below the square root
+    of the smallest normal number (1e-19 in float32) is raised to that value, so a formula may divide by it.
 
-    That the formula is the kernel of some function is for the user to know: nothing else is checked than its symmetry.
+    Only the symmetry of the formula is checked. The user must make sure that it is the kernel of some function.
 
     Args:
         nngp: the formula; see `formula.parse`.
@@ -195,7 +201,7 @@ class ElementwiseKernel(Nonlinearity):
     nngp: str
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """The formula and its derivative by k."""
+        """Return the formula and its derivative by k."""
         tree = parse(self.nngp, ("k", "p", "q"))
         # Zero images have cosine 1 with each other.
         absent = jnp.finfo(k.dtype).tiny
@@ -205,7 +211,9 @@ class ElementwiseKernel(Nonlinearity):
         return jax.jvp(lambda k: apply_formula(tree, k=k, p=smaller, q=larger), (k,), (jnp.ones_like(k),))
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """The formula at k = p = q, with infinite derivatives of roots and inverse cosines left out: they cancel there."""
+        """Return the formula at k = p = q. Infinite derivatives of roots and inverse cosines are left out: they
+        cancel.
+        """
         p = self._raised(p)
         return self.pairs(p, p, p)
 

@@ -1,4 +1,4 @@
-"""Exponentials, real and imaginary: their kernels are exponentials or rational functions of the covariances."""
+"""Sines, exponentials and Gaussians: their kernels are exponentials or algebraic functions of the covariances."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sin(Nonlinearity):
     c: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """Half of `exp(-b^2 (p + q - 2k) / 2) -+ cos(2c) exp(-b^2 (p + q + 2k) / 2)`, times a^2 and a^2 b^2."""
+        """Return half of `exp(-b^2 (p + q - 2k) / 2) -+ cos(2c) exp(-b^2 (p + q + 2k) / 2)`, times a^2 and a^2 b^2."""
         of_difference, of_sum, difference = _mean_cosines(self.b**2, k, p, q)
         cos2c, sin2 = math.cos(2.0 * self.c), math.sin(self.c) ** 2
         nngp = self.a**2 * (of_difference * sin2 + 0.5 * cos2c * difference)
@@ -40,7 +40,7 @@ class Sin(Nonlinearity):
         return nngp, dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """At k = p the first exponential is 1."""
+        """Return both moments at k = p, where the first exponential is 1."""
         b2 = self.b**2
         lost = -jnp.expm1(-2.0 * b2 * p)
         cos2c, sin2 = math.cos(2.0 * self.c), math.sin(self.c) ** 2
@@ -48,9 +48,11 @@ class Sin(Nonlinearity):
         return nngp, (self.a * self.b) ** 2 * 0.5 * (1.0 + cos2c * (1.0 - lost))
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """Half the squared distance, of differences of exponentials, less that of norms."""
+        """Return the bounds from the squared distance, computed as a difference of exponentials, minus that of the
+        norms.
+        """
         b2, radial = self.b**2, 0.5 * self.b**2 * jnp.square(apart.difference)
-        # Where norms differ much, or k is much below sqrt(pq), `halves` takes the plain form: no exponent overflows here.
+        # `halves` uses the plain form where the norms differ much or k is far below sqrt(pq), so clipping is safe.
         ratio, within = (jnp.clip(b2 * part, -1.0, 1.0) for part in (apart.p - apart.q, apart.upper))
         sums = jnp.exp(-b2 * (0.5 * (apart.p + apart.q) + apart.norm))
         sums = sums * (jnp.expm1(-radial) * jnp.cosh(ratio) + 2.0 * jnp.sinh(0.5 * ratio) ** 2 - jnp.expm1(within))
@@ -64,10 +66,10 @@ class Sin(Nonlinearity):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _mean_cosines(b2: float, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> tuple[Array, ...]:
-    """E cos(b (u - v)), E cos(b (u + v)), and the first less the second.
+    """Return E cos(b (u - v)), E cos(b (u + v)), and the first minus the second.
 
-    Both come from the larger one and `1 - exp(-2 b^2 |k|)`: no overflow, and their difference keeps its relative accuracy
-    where k is small. Differentiated as the exponentials that they are, not by the sign of k.
+    Both are computed from the larger one and `1 - exp(-2 b^2 |k|)`, so nothing overflows and the difference keeps its
+    relative accuracy where k is small. The derivatives are those of the exponentials, not of the sign of k.
     """
     size = jnp.abs(k)
     larger = jnp.exp(-0.5 * b2 * jnp.maximum(p + q - 2.0 * size, 0.0))
@@ -90,25 +92,25 @@ def _(b2, primals, tangents):
 class Rbf(Nonlinearity):
     """phi(x) = sqrt(2) sin(sqrt(2 gamma) x + pi / 4), whose covariance is the squared exponential kernel.
 
-    The exponent is a difference of variances: its absolute error is some units in the last place of gamma (p + q).
+    The exponent is a difference of variances, and its absolute error is a few units in the last place of gamma (p + q).
 
     Args:
-        gamma: 1 / (2 l^2) for a length scale l of the mean squared difference per feature.
+        gamma: 1 / (2 l^2), where l is the length scale of the root mean squared difference per feature.
     """
 
     gamma: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`exp(-gamma (p + q - 2k))`, and 2 gamma times that."""
+        """Return `exp(-gamma (p + q - 2k))`, and 2 gamma times that."""
         nngp = jnp.exp(-self.gamma * jnp.maximum((p + q) - 2.0 * k, 0.0))
         return nngp, 2.0 * self.gamma * nngp
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """1 and 2 gamma."""
+        """Return 1 and 2 gamma."""
         return jnp.ones_like(p), jnp.full_like(p, 2.0 * self.gamma)
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """The exponent is a squared distance."""
+        """Return the bounds; the exponent is a squared distance."""
         del p, q
         upper = -jnp.expm1(-self.gamma * (jnp.square(apart.difference) + 2.0 * apart.upper))
         return upper, 2.0 - upper, 2.0 * self.gamma * (1.0 - upper)
@@ -118,8 +120,8 @@ class Rbf(Nonlinearity):
 class Exp(Nonlinearity):
     """phi(x) = a exp(b x).
 
-    Its moments grow exponentially: where `2 b^2` times a variance passes 88 (709 in float64) they are infinite. Put
-    layer_norm before the layer that feeds it.
+    Its moments grow exponentially. They are infinite where `2 b^2` times a variance exceeds 88 (709 in float64). Put a
+    `layer_norm` before the linear layer in front of it.
 
     Args:
         a: amplitude.
@@ -130,17 +132,17 @@ class Exp(Nonlinearity):
     b: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`a^2 exp(b^2 ((p + q) / 2 + k))`, and b^2 times that."""
+        """Return `a^2 exp(b^2 ((p + q) / 2 + k))`, and b^2 times that."""
         nngp = self.a**2 * jnp.exp(self.b**2 * (0.5 * (p + q) + k))
         return nngp, self.b**2 * nngp
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """`a^2 exp(2 b^2 p)`, and b^2 times that."""
+        """Return `a^2 exp(2 b^2 p)`, and b^2 times that."""
         nngp = self.a**2 * jnp.exp(2.0 * self.b**2 * p)
         return nngp, self.b**2 * nngp
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """`exp(-b^2 |u - v|^2 / 2)` is missing from the product of norms."""
+        """Return the bounds; the kernel is the product of norms times `exp(-b^2 |u - v|^2 / 2)`."""
         norm = jnp.sqrt(p) * jnp.sqrt(q)
         upper = -norm * jnp.expm1(-(self.b**2) * (0.5 * jnp.square(apart.difference) + apart.upper))
         return upper, 2.0 * norm - upper, self.b**2 * (norm - upper)
@@ -152,16 +154,16 @@ class Gaussian(Nonlinearity):
 
     Args:
         a: amplitude.
-        b: below 0, so that every variance has finite moments.
+        b: below 0, so the moments are finite at every variance.
     """
 
     a: float
     b: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`a^2 / sqrt(D)` and `4 a^2 b^2 k / D^(3/2)`, D = (1 - 2b p) (1 - 2b q) - 4 b^2 k^2.
+        """Return `a^2 / sqrt(D)` and `4 a^2 b^2 k / D^(3/2)` with D = (1 - 2b p) (1 - 2b q) - 4 b^2 k^2.
 
-        D is a cosine's square times the factors of its first product; see `shifted`.
+        D is computed as (1 - 2b p) (1 - 2b q) times a squared cosine; see `shifted`.
         """
         scale = -2.0 * self.b
         seen = shifted(p, scale), shifted(q, scale)
@@ -169,12 +171,14 @@ class Gaussian(Nonlinearity):
         return self.a**2 * inverse, (self.a * scale) ** 2 * ((k * inverse) * (inverse * inverse))
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """At k = p, D = 1 - 4b p."""
+        """Return both moments at k = p, where D = 1 - 4b p."""
         inverse = 1.0 / jnp.sqrt(1.0 - 4.0 * self.b * p)
         return self.a**2 * inverse, (2.0 * self.a * self.b) ** 2 * ((p * inverse) * (inverse * inverse))
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """`a^2 / sqrt(G)` less `a^2 / sqrt(D)`, G = sqrt((1 - 4b p) (1 - 4b q)), from D - G."""
+        """Return the bounds: `upper` is `a^2 / sqrt(G) - a^2 / sqrt(D)` with G = sqrt((1 - 4b p) (1 - 4b q)), from D -
+        G.
+        """
         scale, norm = -2.0 * self.b, jnp.sqrt(p) * jnp.sqrt(q)
         total = 1.0 + scale * (apart.p + apart.q)
         own = jnp.sqrt(1.0 + 2.0 * scale * apart.p) * jnp.sqrt(1.0 + 2.0 * scale * apart.q)
@@ -188,32 +192,33 @@ class Gaussian(Nonlinearity):
 
 @dataclass(frozen=True)
 class ExpNormalized(Nonlinearity):
-    """The normalised Gaussian kernel (arXiv:2003.02237), given as a kernel: `sqrt(pq) exp(gamma (cosine + shift))`.
+    """The normalised Gaussian kernel `sqrt(pq) exp(gamma (cosine + shift))` (arXiv:2003.02237), defined by its kernel.
 
-    Positively homogeneous, as ReLU's: scaling an image scales its row. The cosine is clipped to [-1, 1].
+    The kernel is positively homogeneous, as that of ReLU: scaling an image scales its row. The cosine is clipped to
+    [-1, 1].
 
     Args:
-        gamma: above 0.
-        shift: added to the cosine; -1 keeps variances.
+        gamma: rate of the exponential, above 0.
+        shift: added to the cosine; -1 preserves variances.
     """
 
     gamma: float
     shift: float
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """The kernel, and its derivative by k."""
+        """Return the kernel and its derivative by k."""
         (root_p, inverse_p), (root_q, inverse_q) = half_powers(p), half_powers(q)
         value = jnp.exp(self.gamma * (cosine(k, inverse_p, inverse_q) + self.shift))
         dot = self.gamma * value
         return by_price((root_p * root_q) * value, k, dot, inverse_p, inverse_q), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """At cosine 1."""
+        """Return both moments at cosine 1."""
         value = math.exp(self.gamma * (1.0 + self.shift))
         return p * value, jnp.full_like(p, self.gamma * value)
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """The exponent is the cosine."""
+        """Return the bounds; the exponent is linear in the cosine."""
         before, norm = apart.norm, jnp.sqrt(p) * jnp.sqrt(q)
         lost = -jnp.expm1(-self.gamma * apart.upper / jnp.where(before > 0.0, before, 1.0))
         dot = self.gamma * math.exp(self.gamma * (1.0 + self.shift)) * (1.0 - lost)

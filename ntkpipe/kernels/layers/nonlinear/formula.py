@@ -1,7 +1,7 @@
-"""Formulas that users write, such as `x * sigmoid(x)`: read into a small tree of known operations, and never executed.
+"""Formulas that users write, such as `x * sigmoid(x)`. They are parsed into a tree of known operations, never executed.
 
-Python's own parser reads the text; what it finds is compared with the lists below, and anything else is refused. Imports
-neither JAX nor NumPy, so that a spec can be checked without them.
+Python's parser reads the text. Every node is compared with the lists below, and any other node is an error. This module
+imports neither JAX nor NumPy, so a spec can be checked without them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from ntkpipe.errors import ConfigError
 
-# Functions a formula may call, with the number of their arguments. `step(x)` is 1 for x > 0, else 0.
+# The functions that a formula may call, with their number of arguments. `step(x)` is 1 for x > 0, else 0.
 FUNCTIONS: Mapping[str, int] = {
     "exp": 1,
     "expm1": 1,
@@ -42,11 +42,11 @@ FUNCTIONS: Mapping[str, int] = {
 }
 CONSTANTS: Mapping[str, float] = {"pi": math.pi, "e": math.e}
 
-# A parsed formula: `("number", 2.0)`, `("name", "x")`, `("power", base, 3.0)`, or an operation or function and its
-# arguments, `("*", left, right)`, `("negative", value)`, `("exp", value)`.
+# A parsed formula: `("number", 2.0)`, `("name", "x")`, `("power", base, 3.0)`, or an operation or function with its
+# arguments, such as `("*", left, right)`, `("negative", value)` or `("exp", value)`.
 Tree = tuple[Any, ...]
 
-# The canonical text of a formula within the other limits is shorter than the first: it can be read again.
+# A formula within the limits below has a canonical text shorter than _MAX_LENGTH, so it can be read again.
 _MAX_LENGTH = 8192
 _MAX_NODES = 256
 _MAX_DEPTH = 64
@@ -60,12 +60,12 @@ def parse(text: Any, variables: Sequence[str]) -> Tree:
     """Read a formula.
 
     Args:
-        text: such as `x * sigmoid(x)`: numbers, `pi`, `e`, the variables, `+ - * /`, `**` with a number as its exponent,
-            parentheses, and the functions of `FUNCTIONS`. Checked, since it may come from a file.
+        text: the formula, such as `x * sigmoid(x)`. It may contain numbers, `pi`, `e`, the variables, `+ - * /`, `**`
+            with a number as exponent, parentheses, and the functions in `FUNCTIONS`. Any type is accepted and checked.
         variables: the names that stand for arguments, such as `("x",)`.
 
     Raises:
-        ConfigError: naming what is not allowed; the text continues "formula ...".
+        ConfigError: if the text is not such a formula; the message begins with "formula" and names what is not allowed.
     """
     if not isinstance(text, str):
         raise ConfigError(f"formula must be text such as 'x * sigmoid(x)', got {type(text).__name__}")
@@ -83,7 +83,7 @@ def parse(text: Any, variables: Sequence[str]) -> Tree:
 
 
 class _Reader:
-    """From Python's syntax tree to ours, counting nodes."""
+    """Converts Python's syntax tree to a `Tree`, and counts its nodes."""
 
     def __init__(self, text: str, variables: tuple[str, ...]) -> None:
         self._text = text
@@ -154,12 +154,12 @@ class _Reader:
 
 
 def canonical_text(tree: Tree) -> str:
-    """The formula in one spelling, which `parse` reads back to the same tree."""
+    """Return the canonical text of a formula, which `parse` reads back to the same tree."""
     return _written(tree, 0)
 
 
 def _written(tree: Tree, least: int) -> str:
-    """Parenthesised if it binds less tightly than `least`."""
+    """Return the text of a tree, in parentheses if its precedence is below `least`."""
     op = tree[0]
     if op == "number":
         return repr(tree[1])
@@ -178,12 +178,12 @@ def _written(tree: Tree, least: int) -> str:
 
 
 def evaluate(tree: Tree, operations: Mapping[str, Callable[..., Any]], values: Mapping[str, Any]) -> Any:
-    """The value of a formula.
+    """Return the value of a formula.
 
     Args:
         tree: from `parse`.
-        operations: a function for each of `FUNCTIONS`, and for `power`.
-        values: of the variables, of a type that has `+ - * /`.
+        operations: one function for each name in `FUNCTIONS`, and one for `power`.
+        values: values of the variables, of a type that supports `+ - * /`.
     """
     op, *arguments = tree
     if op == "number":
@@ -207,7 +207,7 @@ def evaluate(tree: Tree, operations: Mapping[str, Callable[..., Any]], values: M
 
 
 def evaluate_number(tree: Tree, values: Mapping[str, float]) -> float:
-    """The value at one point, with Python's own numbers; NaN where the formula is not real, infinite or undefined."""
+    """Return the value at one point as a Python float; NaN where the formula is complex, infinite or undefined."""
     try:
         value = evaluate(tree, PYTHON, values)
     except (ArithmeticError, ValueError):
@@ -233,7 +233,7 @@ _COVARIANCES = ((0.3, 0.7, 1.1), (-0.4, 0.7, 1.1), (0.02, 1.7, 0.05), (0.0, 1.0,
 
 
 def canonical_function(text: Any) -> str:
-    """The canonical text of a function of x.
+    """Return the canonical text of a function of x.
 
     Raises:
         ConfigError: if it cannot be read, or is not a finite real number at some x.
@@ -246,10 +246,11 @@ def canonical_function(text: Any) -> str:
 
 
 def canonical_covariance(text: Any) -> str:
-    """The canonical text of a kernel as a function of k, p and q.
+    """Return the canonical text of a kernel as a function of k, p and q.
 
     Raises:
-        ConfigError: if it cannot be read, is not a real number for some covariance, or not symmetric in p and q.
+        ConfigError: if it cannot be read, is not a finite real number for some covariance, or is not symmetric in p and
+            q.
     """
     tree = parse(text, ("k", "p", "q"))
     for k, p, q in _COVARIANCES:
@@ -257,14 +258,16 @@ def canonical_covariance(text: Any) -> str:
         if not math.isfinite(value):
             raise ConfigError(f"formula {_short(text)} is not a finite real number at k = {k:g}, p = {p:g}, q = {q:g}")
         swapped = evaluate_number(tree, {"k": k, "p": q, "q": p})
-        # A few roundings of 2^-53 each, however the terms are ordered.
+        # The order of the terms changes the result by a few roundings of 2^-53 each.
         if not abs(value - swapped) <= 1e-9 * max(abs(value), 1.0):
-            raise ConfigError(f"formula {_short(text)} changes when p and q are swapped: a kernel is symmetric")
+            raise ConfigError(
+                f"formula {_short(text)} changes when p and q are swapped, but a kernel must be symmetric"
+            )
     return canonical_text(tree)
 
 
 def canonical_decay(text: Any) -> str:
-    """The canonical text of a function of a distance d, at least 0.
+    """Return the canonical text of a function of a distance d >= 0.
 
     Raises:
         ConfigError: if it cannot be read, or is not a finite real number at some distance.
@@ -277,7 +280,7 @@ def canonical_decay(text: Any) -> str:
 
 
 def _kind(node: ast.AST) -> str:
-    """How an error calls a piece of syntax: `Attribute` is `attribute`, `BoolOp` is `bool op`."""
+    """Return the name of a syntax node for an error message: `Attribute` is `attribute`, `BoolOp` is `bool op`."""
     name = type(getattr(node, "op", node)).__name__
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
 

@@ -1,4 +1,4 @@
-"""What the names in a formula mean on arrays: JAX's functions, with derivatives that stay finite at their edges."""
+"""The functions of formulas on arrays: those of JAX, with derivatives that stay finite at the ends of their domains."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ntkpipe.kernels.state import Array
 
 @jax.custom_jvp
 def clipped_sqrt(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Square root, 0 below 0, with derivative 0 where it is not finite.
+    """Return the square root, 0 for negative arguments, with derivative 0 where it is not finite.
 
-    At equal images the infinite derivatives of a kernel's formula cancel: this drops both of them.
+    At equal images the infinite derivatives of a kernel's formula cancel, so both are set to 0.
     """
     return jnp.sqrt(jnp.maximum(x, 0.0))
 
@@ -30,7 +30,7 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def clipped_asin(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse sine of the argument clipped to [-1, 1], with derivative 0 at the ends; see `clipped_sqrt`."""
+    """Return the inverse sine of the argument clipped to [-1, 1], with derivative 0 at the ends; see `clipped_sqrt`."""
     return jnp.arcsin(jnp.clip(x, -1.0, 1.0))
 
 
@@ -43,7 +43,9 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def clipped_acos(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Inverse cosine of the argument clipped to [-1, 1], with derivative 0 at the ends; see `clipped_sqrt`."""
+    """Return the inverse cosine of the argument clipped to [-1, 1], with derivative 0 at the ends; see
+    `clipped_sqrt`.
+    """
     return jnp.arccos(jnp.clip(x, -1.0, 1.0))
 
 
@@ -53,7 +55,7 @@ def _(primals, tangents):
 
 
 def _power(base: Array, exponent: float) -> Array:
-    """By multiplications for a whole exponent: a negative number has no power by logarithm."""
+    """Return a power, by multiplications for a whole exponent, because `**` is NaN for negative numbers."""
     return jax.lax.integer_pow(base, int(exponent)) if exponent.is_integer() else base**exponent
 
 
@@ -86,7 +88,7 @@ _ON_ARRAYS: Mapping[str, Callable[..., Any]] = {
 
 
 def _folding(name: str) -> Callable[..., Any]:
-    """Functions of plain numbers are computed in float64, whatever the precision of the arrays."""
+    """Return a function that computes on plain numbers in float64, whatever the precision of the arrays."""
 
     def apply(*arguments: Any) -> Any:
         table = _ON_ARRAYS if any(isinstance(value, jax.Array) for value in arguments) else PYTHON
@@ -99,11 +101,11 @@ _OPERATIONS = {name: _folding(name) for name in _ON_ARRAYS}
 
 
 def apply_formula(tree: Tree, **values: Float[Array, " ..."]) -> Float[Array, " ..."]:
-    """A formula on JAX arrays that broadcast against each other, of the shape they broadcast to.
+    """Evaluate a formula on JAX arrays that broadcast against each other; the result has their broadcast shape.
 
     Args:
         tree: from `formula.parse`.
-        values: of its variables, of one dtype.
+        values: values of its variables, all of one dtype.
     """
     shape = jnp.broadcast_shapes(*(value.shape for value in values.values()))
     dtype = next(iter(values.values())).dtype

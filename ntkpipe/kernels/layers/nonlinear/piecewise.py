@@ -1,6 +1,6 @@
-"""Functions that are a power on either side of zero: ReLU and its relatives, sign, rectified monomials.
+"""Functions that are a power on each side of zero: ReLU and its variants, sign, rectified monomials.
 
-Their kernels depend on the angle between two images (arc-cosine kernels; Cho and Saul 2009).
+Their kernels depend on the angle between two images (arc-cosine kernels, Cho and Saul 2009).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ntkpipe.kernels.state import Array
 class ABRelu(Nonlinearity):
     """phi(x) = a min(x, 0) + b max(x, 0), the arc-cosine kernel of order 1 (Cho and Saul 2009; arXiv:1711.00165).
 
-    A zero image has no direction: its angle to every other one is pi / 2, and 0 to other zero images (see `cosine`). At equal
-    images the derivatives' covariance has a kink, with slope 0 (see `slopes`).
+    A zero image has no direction. Its angle is pi / 2 to every other image and 0 to zero images (see `cosine`). At
+    equal images E[phi' phi'] has a kink, and its derivative is set to 0 (see `slopes`).
 
     Args:
         a: slope of the negative half.
@@ -42,37 +42,41 @@ class ABRelu(Nonlinearity):
         return (self.a - self.b) ** 2 / (2.0 * math.pi)
 
     def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
-        """The root of the variance, and one over it."""
+        """Return the square root of the variance and its inverse."""
         return half_powers(p)
 
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
-        """`(a^2 + b^2) / 2 - c angle` with c = (a - b)^2 / 2 pi."""
+        """Return `(a^2 + b^2) / 2 - c angle` with c = (a - b)^2 / (2 pi)."""
         angle, _ = angle_and_sine(cosine(k, p[1], q[1]))
         return (self.a**2 + self.b**2) / 2.0 - self._c * angle
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
-        """`c sine sqrt(pq) + derivative k`."""
-        # Of zero images the product of the roots is 0, whatever their angle.
+        """Return `c sine sqrt(pq) + derivative k`."""
+        # For zero images the product of the roots is 0, so their angle does not matter.
         cosine = to_unit(k * (p[1] * q[1]))
         sine = jnp.sqrt((1.0 - cosine) * (1.0 + cosine))
-        # What the slopes of the sine and of the angle contribute cancels: c sqrt(pq) d sine = -k d derivative. Both are
-        # infinite at equal images.
+        # The derivatives of the sine and of the angle cancel, c sqrt(pq) d sine = -k d derivative, and both are
+        # infinite
+        # at equal images: leave both out.
         sine, derivative = lax.stop_gradient((sine, derivative))
         return self._c * sine * (p[0] * q[0]) + derivative * k
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """Both moments."""
+        """Return both moments."""
         seen = self.seen(p), self.seen(q)
         dot = self.derivative(k, *seen)
         return self.value(k, *seen, dot), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """The angle is 0: `(a^2 + b^2) / 2` times the variance, and that factor."""
+        """Return `(a^2 + b^2) / 2` times the variance, and that factor: the angle is 0."""
         factor = (self.a**2 + self.b**2) / 2.0
         return p * factor, jnp.full_like(p, factor)
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """Of `(a + b) / 2 x` and `(b - a) / 2 |x|`: uncorrelated, and |x| has `2 / pi (r sine + (pi / 2 - angle) k)`."""
+        """Return the bounds of phi as a sum of two uncorrelated parts, `(a + b) / 2 x` and `(b - a) / 2 |x|`.
+
+        The kernel of |x| is `2 / pi (r sine + (pi / 2 - angle) k)` with r = sqrt(pq).
+        """
         del p, q
         linear, bent = (self.a + self.b) ** 2 / 4.0, (self.b - self.a) ** 2 / 4.0
         angle, norm = apart.angle, apart.norm
@@ -87,42 +91,42 @@ class ABRelu(Nonlinearity):
 class Sign(Nonlinearity):
     """phi(x) = sign(x).
 
-    Only the NNGP is of use: the derivative vanishes almost everywhere, so that the derivatives' covariance is zero, as
-    finite networks and neural-tangents have it, and the NTK is that of the layers after the last sign.
+    Use it for the NNGP only. The derivative is zero almost everywhere, so E[phi' phi'] is zero, as in finite networks
+    and in neural-tangents. The NTK is that of the layers after the last sign.
     """
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`(2 / pi) arcsin(cosine)`, and zero."""
+        """Return `(2 / pi) arcsin(cosine)` and zero."""
         c = cosine(k, half_powers(p)[1], half_powers(q)[1])
         nngp = (2.0 / math.pi) * arcsin(c, (1.0 - c) * (1.0 + c))
         return nngp, jnp.zeros_like(nngp)
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """1 and zero."""
+        """Return 1 and zero."""
         return jnp.ones_like(p), jnp.zeros_like(p)
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """`2 / pi` times the angle, and its supplement."""
+        """Return the bounds: `2 / pi` times the angle, and `2 / pi` times its supplement."""
         upper, lower = (p * q * (2.0 / math.pi) * angle for angle in (apart.angle, apart.supplement))
         return upper, lower, jnp.zeros_like(upper)
 
 
 @dataclass(frozen=True)
 class RectifiedMonomial(Nonlinearity):
-    """phi(x) = x^degree if x > 0, else 0: the arc-cosine kernel of any order (Cho and Saul 2009).
+    """phi(x) = x^degree if x > 0, else 0: the arc-cosine kernel of order `degree` (Cho and Saul 2009).
 
-    Degree 0 is the step function; its derivative vanishes almost everywhere, and so does the derivatives' covariance.
-    A large variance overflows where its power does. The error relative to `sqrt(K'(x, x) K'(x', x'))` is that of the
-    angle: near 1e-6 in float32.
+    Degree 0 is the step function: its derivative is zero almost everywhere, so E[phi' phi'] is zero. The kernel
+    overflows where `p^degree` does. Its error relative to `sqrt(K'(x, x) K'(x', x'))` is that of the angle, about 1e-6
+    in float32.
 
     Args:
-        degree: not negative.
+        degree: the exponent, at least 0.
     """
 
     degree: int
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`(p q)^(n / 2) J_n / 2 pi` of degree n, and n^2 times that of degree n - 1."""
+        """Return `(p q)^(n / 2) J_n / (2 pi)` for degree n, and n^2 times the same for degree n - 1."""
         (root_p, inverse_p), (root_q, inverse_q) = half_powers(p), half_powers(q)
         c, norm = cosine(k, inverse_p, inverse_q), root_p * root_q
         nngp = norm**self.degree * (_angular(self.degree, c) / (2.0 * math.pi))
@@ -133,12 +137,15 @@ class RectifiedMonomial(Nonlinearity):
         return by_price(nngp, k, dot, inverse_p, inverse_q), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """Half of what the monomial on the whole line has."""
+        """Return half of the moments of the monomial on the whole line."""
         nngp, dot = Monomial(self.degree).same(p)
         return 0.5 * nngp, 0.5 * dot
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """The integral of `E[phi' phi']` over covariances from k to r = sqrt(pq), where it is smooth in the angle."""
+        """Return the bounds from the integral of `E[phi' phi']` over covariances from k to sqrt(pq).
+
+        The integrand is smooth in the angle, so the quadrature uses a variable proportional to it.
+        """
         if self.degree == 1:
             return ABRelu(0.0, 1.0).near(apart, p, q)
         norm = jnp.sqrt(p) * jnp.sqrt(q)
@@ -161,7 +168,7 @@ class RectifiedMonomial(Nonlinearity):
 
 
 def _sine_less_chord(angle: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """`sin a - a cos a` of angles up to pi / 2, to rounding: a series where its terms cancel."""
+    """Return `sin a - a cos a` for angles up to pi / 2, by a series where the two terms cancel."""
     square = angle * angle
     small = angle * square / 3.0 * (1.0 - square / 10.0 * (1.0 - square / 28.0 * (1.0 - square / 54.0)))
     return jnp.where(angle < 0.1, small, jnp.sin(angle) - angle * jnp.cos(angle))
@@ -169,11 +176,12 @@ def _sine_less_chord(angle: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _angular(degree: int, cosine: Float[Array, "*k"]) -> Float[Array, "*k"]:
-    """The angular function J_n of the arc-cosine kernels, `A(cos) (pi - angle) + B(cos) sin` with polynomials A and B.
+    """Return the angular function J_n of the arc-cosine kernels, `A(cos) (pi - angle) + B(cos) sin`.
 
-    J_n = sin^(2n + 1) (d / d cos)^n ((pi - angle) / sin), whence, with c the cosine,
-    A_(n+1) = (1 - c^2) A' + (2n + 1) c A and B_(n+1) = A + (1 - c^2) B' + 2n c B, from A_0 = 1 and B_0 = 0. Their
-    coefficients are not negative and of one parity, so that evaluating them loses no accuracy. The slope is n^2 J_(n-1).
+    J_n = sin^(2n + 1) (d / d cos)^n ((pi - angle) / sin). With c the cosine, the polynomials A and B follow from
+    A_(n+1) = (1 - c^2) A' + (2n + 1) c A and B_(n+1) = A + (1 - c^2) B' + 2n c B, with A_0 = 1 and B_0 = 0. Their
+    coefficients are `>= 0` and of one parity, so evaluating them loses no accuracy. The derivative of J_n is n^2
+    J_(n-1).
     """
     return _angular_of(degree, cosine, *angle_and_sine(cosine))
 
@@ -199,7 +207,7 @@ def _(degree, primals, tangents):
 
 
 def _rotated(polynomial: list[int]) -> list[int]:
-    """`(1 - c^2)` times the derivative, coefficients from the constant term up."""
+    """Return `(1 - c^2)` times the derivative of a polynomial, with coefficients from the constant term up."""
     derivative = [power * value for power, value in enumerate(polynomial)][1:]
     return _sum(derivative, [0, 0] + [-value for value in derivative])
 

@@ -1,8 +1,7 @@
-"""The angle between two images whose vectors are longer by one dimension, in which both are 1: that of erf, GELU and the Gaussian.
+"""The angle on which the kernels of erf, GELU and the Gaussian depend.
 
-With `m = scale p / (1 + scale p)`, the share of the image itself in its longer vector, the sine of these functions' angle is
-`scale k / sqrt((1 + scale p) (1 + scale q))`, and its cosine's square, `1 - sine^2`, is formed without that difference, which
-large variances make a small one of large numbers.
+Its sine is `scale k / sqrt((1 + scale p) (1 + scale q))`, the cosine between the two images after a component of 1 is
+appended to both. Its squared cosine is computed without the difference `1 - sine^2`, which cancels at large variances.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from ntkpipe.kernels.state import Array
 
 
 def shifted(p: Float[Array, "*p"], scale: float) -> tuple[Array, ...]:
-    """What pairs take of an image: `1 / sqrt(p)`, `r = 1 / (1 + scale p)`, and the root of the latter."""
+    """Return what pairs need of an image: `1 / sqrt(p)`, `r = 1 / (1 + scale p)` and `sqrt(r)`."""
     longer = 1.0 + scale * p
     return half_powers(p)[1], 1.0 / longer, 1.0 / jnp.sqrt(longer)
 
@@ -23,10 +22,10 @@ def shifted(p: Float[Array, "*p"], scale: float) -> tuple[Array, ...]:
 def sine_and_cosine2(
     k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], scale: float
 ) -> tuple[Float[Array, "*k"], Float[Array, "*k"]]:
-    """The sine, and the cosine's square.
+    """Return the sine and the squared cosine.
 
-    `cos^2 = r + r' - r r' + (1 - r) (1 - r') (1 - c) (1 + c)` with c the cosine between the images themselves: terms that are
-    not negative. So its error is that of c, some units in its last place, and no floor is needed at any variance.
+    `cos^2 = r + r' - r r' + (1 - r) (1 - r') (1 - c) (1 + c)`, where c is the cosine between the images. All terms are
+    `>= 0`, so the error is that of c, a few units in the last place, and no lower bound is needed at any variance.
     """
     c = to_unit(k * (p[0] * q[0]))
     of_images = ((1.0 - p[1]) * (1.0 - q[1])) * ((1.0 - c) * (1.0 + c))

@@ -1,4 +1,4 @@
-"""Functions of the normal distribution: erf and GELU. Their kernels are those of an angle between shifted vectors."""
+"""Erf and GELU. Their kernels depend on the angle between shifted vectors, see `shifted`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from ntkpipe.kernels.layers.nonlinear.base import Moments, Nonlinearity
 from ntkpipe.kernels.layers.nonlinear.shifted import shifted, sine_and_cosine2
 from ntkpipe.kernels.state import Array
 
-# 0.5 erf(x / this) + 0.5 is nearest to the logistic function in squared error on [-5, 5] (neural-tangents' constant).
+# 0.5 erf(x / SIGMOID_LIKE_SCALE) + 0.5 is closest to the logistic function in squared error on [-5, 5]. The value is
+# that
+# of neural-tangents.
 SIGMOID_LIKE_SCALE = 2.4020563531719796
 
 
@@ -38,42 +40,45 @@ class Erf(Nonlinearity):
         return 2.0 * self.b**2
 
     def seen(self, p: Float[Array, "*p"]) -> tuple[Array, ...]:
-        """See `shifted`."""
+        """Return the result of `shifted`."""
         return shifted(p, self._scale)
 
     def derivative(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...]) -> Array:
-        """`a^2 b^2 (4 / pi) / (cos sqrt((1 + 2 b^2 p) (1 + 2 b^2 q)))`, cos the cosine of the angle whose sine is s."""
+        """Return `a^2 b^2 (4 / pi) / (cos sqrt((1 + 2 b^2 p) (1 + 2 b^2 q)))`, where cos^2 = 1 - s^2 (s: see
+        `pairs`).
+        """
         _, cosine2 = sine_and_cosine2(k, p, q, self._scale)
         return (self.a * self.b) ** 2 * (4.0 / math.pi) * ((p[2] * q[2]) / jnp.sqrt(cosine2))
 
     def value(self, k: Float[Array, "*k"], p: tuple[Array, ...], q: tuple[Array, ...], derivative: Array) -> Array:
-        """See `pairs`."""
+        """Return the first result of `pairs`."""
         del derivative
         return self.a**2 * (2.0 / math.pi) * arcsin(*sine_and_cosine2(k, p, q, self._scale)) + self.c**2
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """`a^2 (2 / pi) arcsin(s) + c^2` with s = 2 b^2 k / sqrt((1 + 2 b^2 p) (1 + 2 b^2 q))."""
+        """Return `a^2 (2 / pi) arcsin(s) + c^2`, s = 2 b^2 k / sqrt((1 + 2 b^2 p) (1 + 2 b^2 q)), and `derivative`."""
         seen = self.seen(p), self.seen(q)
         dot = self.derivative(k, *seen)
         return self.value(k, *seen, dot), dot
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """At k = p the cosine's square is `(1 + 4 b^2 p) / (1 + 2 b^2 p)^2`, without cancellation."""
+        """Return both moments at k = p, where the squared cosine is `(1 + 4 b^2 p) / (1 + 2 b^2 p)^2`."""
         root = jnp.sqrt(1.0 + 2.0 * self._scale * p)
         dot = (self.a * self.b) ** 2 * (4.0 / math.pi) / root
         return self.a**2 * (2.0 / math.pi) * jnp.arctan2(self._scale * p, root) + self.c**2, dot
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """Differences of inverse cosines of p / P, q / Q and k / sqrt(PQ), with P = p + n, n = 1 / (2 b^2).
+        """Return the bounds from differences of the arcsines of p / P, q / Q and k / sqrt(PQ), P = p + n, n = 1 / (2
+        b^2).
 
-        With their complements' mean m and s of k, `sin(s - m) sin(s + m)` is a sum of squares.
+        With m the mean of the first two arcsines and s the third, `sin(m - s) sin(m + s)` is a sum of squares.
         """
         del p, q
         noise = 0.5 / self.b**2
         norms = (apart.p + noise) * (apart.q + noise)
         minor = apart.upper * apart.lower + noise * (apart.p + apart.q + noise)  # PQ - k^2
         roots = jnp.sqrt(noise * (2.0 * apart.p + noise)), jnp.sqrt(noise * (2.0 * apart.q + noise))
-        # Of right angles' complements, whose sums cancel nothing where variances are far below the noise.
+        # The sum of the arcsines does not cancel where the variances are far below the noise.
         mean = 0.5 * (jnp.arctan2(apart.p, roots[0]) + jnp.arctan2(apart.q, roots[1]))
         rest = noise * jnp.square(apart.p - apart.q) / (noise + apart.p + apart.q + roots[0] * roots[1] / noise)
         sines = 0.5 * (2.0 * apart.upper * apart.lower + rest) / norms
@@ -85,7 +90,7 @@ class Erf(Nonlinearity):
             own = jnp.arctan2(k, jnp.sqrt(minor))
             total = jnp.sin(own + mean)
             distance = jnp.arcsin(jnp.clip(sines / jnp.where(total > 0.0, total, 1.0), -1.0, 1.0))
-            # Of opposite signs they do not cancel, and far apart the sine does not tell the difference of angles.
+            # Arcsines of opposite signs do not cancel. For distant angles the sine does not determine their difference.
             distance = jnp.where((k > 0.0) & (mean - own < 0.5), distance, mean - own)
             return jnp.maximum(factor * distance - 0.5 * norm_difference, 0.0)
 
@@ -95,14 +100,16 @@ class Erf(Nonlinearity):
 
 @dataclass(frozen=True)
 class Gelu(Nonlinearity):
-    """phi(x) = x Phi(x), Phi the standard normal distribution function (exact, not the tanh form; arXiv:2002.08517)."""
+    """phi(x) = x Phi(x) with Phi the standard normal distribution function (exact, not the tanh form;
+    arXiv:2002.08517).
+    """
 
     def pairs(self, k: Float[Array, "*k"], p: Float[Array, "*p"], q: Float[Array, "*q"]) -> Moments:
-        """With N = sqrt((1 + p) (1 + q)), s = k / N, the sine of an angle, and its cosine `cos`.
+        """Return both moments K' and dot, with N = sqrt((1 + p) (1 + q)), s = k / N and cos = sqrt(1 - s^2).
 
-        K' = k half + (s^2 / (N cos) + pq cos / N) / 2 pi, half = 1/4 + arcsin(s) / 2 pi, and
-        dot = half + (1 / (N cos)^2 + 1 / (1 + p) + 1 / (1 + q)) s / (2 pi cos). pq / N is formed from p / (1 + p) and
-        q / (1 + q), so that large variances do not overflow.
+        K' = k half + (s^2 / (N cos) + pq cos / N) / (2 pi) with half = 1/4 + arcsin(s) / (2 pi), and dot = half + (1 /
+        (N cos)^2 + 1 / (1 + p) + 1 / (1 + q)) s / (2 pi cos). pq / N is computed from p / (1 + p) and q / (1 + q), so
+        large variances do not overflow.
         """
         seen = shifted(p, 1.0), shifted(q, 1.0)
         sine, cosine2 = sine_and_cosine2(k, *seen, 1.0)
@@ -115,16 +122,17 @@ class Gelu(Nonlinearity):
         return nngp, half + bracket * (sine / cosine) / (2.0 * math.pi)
 
     def same(self, p: Float[Array, "*p"]) -> Moments:
-        """At k = p, N cos = sqrt(1 + 2 p), without cancellation."""
+        """Return both moments at k = p, where N cos = sqrt(1 + 2 p) without cancellation."""
         root = jnp.sqrt(1.0 + 2.0 * p)
         half = 0.25 + jnp.arctan2(p, root) / (2.0 * math.pi)
         nngp = p * half + (p / (1.0 + p)) * (p / root) / math.pi
         return nngp, half + (1.0 / (root * root) + 2.0 / (1.0 + p)) * (p / root) / (2.0 * math.pi)
 
     def near(self, apart: Apart, p: Float[Array, "*n"], q: Float[Array, "*n"]) -> tuple[Array, Array, Array]:
-        """The integral of `E[phi' phi']` over covariances from k to r = sqrt(pq), and the distance of equal directions.
+        """Return the bounds: the integral of `E[phi' phi']` over covariances from k to sqrt(pq), plus `_radial`.
 
-        The former in the logarithm of y = (1 + p) (1 + q) - k^2, in which it is smooth at any variance.
+        The variable of integration is the logarithm of y = (1 + p) (1 + q) - k^2, in which the integrand is smooth at
+        every variance.
         """
         minor = apart.upper * apart.lower
         ends = 1.0 + apart.p + apart.q  # y at k = r
@@ -140,13 +148,16 @@ class Gelu(Nonlinearity):
         return *halves(apart, near, plain, jnp.sqrt(p) * jnp.sqrt(q)), self._slope(apart.k, apart, ends + minor)
 
     def _slope(self, k: Array, apart: Apart, y: Array) -> Array:
-        """`E[phi' phi']`, given y = (1 + p) (1 + q) - k^2."""
+        """Return `E[phi' phi']`, given y = (1 + p) (1 + q) - k^2."""
         root, norms = jnp.sqrt(y), (1.0 + apart.p) * (1.0 + apart.q)
         bracket = 1.0 / y + (2.0 + apart.p + apart.q) / norms
         return 0.25 + (jnp.arctan2(k, root) + bracket * k / root) / (2.0 * math.pi)
 
     def _radial(self, apart: Apart) -> Array:
-        """`E[(phi(a z) - phi(b z))^2]`, a^2 = p, b^2 = q: twice the integral of a mixed derivative over [a, b] in both arguments."""
+        """Return `E[(phi(a z) - phi(b z))^2]` with a^2 = p and b^2 = q.
+
+        It is the integral of the mixed derivative of `product` over [a, b] in both arguments.
+        """
 
         def product(a: Array, b: Array) -> Array:  # E[phi(a z) phi(b z)]
             root = jnp.sqrt(1.0 + a * a + b * b)

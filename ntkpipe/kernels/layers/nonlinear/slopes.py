@@ -1,8 +1,8 @@
-"""What automatic differentiation is told of functions that it would give infinite slopes, or none.
+"""Derivatives for automatic differentiation where the formulas would give infinite or undefined ones.
 
-Kernels are differentiated by their images. At equal images angles have a kink: a slope of +1 to one side and -1 to the other,
-of which the symmetric derivative is 0. So is that of the root of a variance at a zero image. At these places formulas would give
-infinity times zero.
+Kernels are differentiated by their images. At equal images the angle has a kink, with slopes +1 and -1, and the
+symmetric derivative 0 is used. The same holds for the square root of a variance at a zero image. The formulas
+themselves would give infinity times zero at these places.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ntkpipe.kernels.state import Array
 
 @jax.custom_jvp
 def to_unit(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Clipped to [-1, 1], with slope 1 throughout: only rounding takes a cosine beyond."""
+    """Clip to [-1, 1], with derivative 1 everywhere: only rounding takes a cosine out of this range."""
     return jnp.clip(x, -1.0, 1.0)
 
 
@@ -27,9 +27,10 @@ def _(primals, tangents):
 
 @jax.custom_jvp
 def half_powers(p: Float[Array, "*p"]) -> tuple[Float[Array, "*p"], Float[Array, "*p"]]:
-    """`sqrt(p)` and `1 / sqrt(p)`, the latter 0 where p vanishes (see `cosine`), both of slope 0 there.
+    """Return `sqrt(p)` and `1 / sqrt(p)`; where p is 0, the second is 0 (see `cosine`) and both derivatives are 0.
 
-    A variance below the smallest normal number counts as zero: XLA flushes it, and its inverse root squared overflows.
+    A variance below the smallest normal number counts as zero: XLA flushes it to zero, and the square of its inverse
+    root overflows.
     """
     absent = p < jnp.finfo(p.dtype).tiny
     root = jnp.sqrt(p)
@@ -44,22 +45,22 @@ def _(primals, tangents):
 
 
 def cosine(k: Float[Array, "*k"], inverse_p: Float[Array, "*p"], inverse_q: Float[Array, "*q"]) -> Float[Array, "*k"]:
-    """The cosine of the angle between two images, from the inverse roots of their variances.
+    """Return the cosine of the angle between two images, from the inverse square roots of their variances.
 
-    A zero image is the limit of a shrinking bias, all that its activations are then: it has cosine 0 with every other
-    image, and 1 with itself and with every other zero image.
+    A zero image is treated as the limit of a shrinking bias: its cosine is 0 with every other image, and 1 with itself
+    and with every other zero image.
     """
     return jnp.where(inverse_p + inverse_q == 0.0, 1.0, to_unit(k * (inverse_p * inverse_q)))
 
 
 def over_sine(x: Float[Array, "*n"], sine: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """`x / sine`, 0 where the sine vanishes."""
+    """Return `x / sine`, and 0 where the sine is 0."""
     return jnp.where(sine > 0.0, x / jnp.where(sine > 0.0, sine, 1.0), 0.0)
 
 
 @jax.custom_jvp
 def with_slope(value: Float[Array, "*k"], k: Float[Array, "*k"], slope: Float[Array, "*k"]) -> Float[Array, "*k"]:
-    """`value`, whose derivative by `k` is larger by `slope` than what it was computed from says."""
+    """Return `value`, with `slope` added to its derivative by `k`."""
     del k, slope
     return value
 
@@ -76,9 +77,9 @@ def by_price(
     inverse_p: Float[Array, "*p"],
     inverse_q: Float[Array, "*q"],
 ) -> Float[Array, "*k"]:
-    """A covariance that was computed from `cosine`, which at a zero image says nothing of its slope.
+    """Return `value`, a covariance computed from `cosine`, with the correct derivative by k at zero images.
 
-    By Price's theorem it is the derivatives' covariance.
+    By Price's theorem, that derivative is `derivative`, E[phi' phi'].
     """
     absent = (inverse_p == 0.0) | (inverse_q == 0.0)
     return with_slope(value, k, jnp.where(absent, derivative, 0.0))

@@ -1,4 +1,4 @@
-"""Functions of shifted angles at variances from 1e-10 to 1e12, at all angles, against 60 digits; and zero images."""
+"""Functions of shifted angles at variances from 1e-10 to 1e12, at all angles, against 60 digits; zero images and zero pixels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mpmath import mp, mpf
 
+from ntkpipe import finite
 from ntkpipe.kernels.architecture import Architecture
 from ntkpipe.kernels.parameters import ACTIVATIONS
 from ntkpipe.kernels.registry import build_layer
@@ -100,3 +101,41 @@ def test_a_zero_image_is_the_limit_of_a_shrinking_bias(layer, dtype):
     np.testing.assert_allclose(copies[zero], itself[zero], rtol=0, atol=tolerance * scale)
     assert (itself[:, 0, 0] == itself[:, 1, 1]).all()
     np.testing.assert_allclose(copies[:, 0, 2], itself[:, 0, 2], rtol=0, atol=tolerance * scale)
+
+
+# A gap after each pixel of a row.
+GAPS = {
+    "op": "conv_transpose",
+    "features": 5,
+    "filter": [1, 1],
+    "strides": [1, 2],
+    "padding": "SAME",
+    "parameterization": "standard",
+}
+READOUT = [{"op": "relu"}, {"op": "global_avg_pool"}, {"op": "dense", "features": 1}]
+
+
+def test_pixels_that_nothing_reaches_are_the_limit_of_a_shrinking_bias():
+    """The gradient of the bias is 1. Between two gaps ReLU halves it; between a gap and a pixel it leaves a quarter."""
+    x = np.array([[3.0, 4.0], [-4.0, 3.0]]).reshape(2, 1, 1, 2)
+
+    def kernels(b_std):
+        return Architecture.from_spec([GAPS | {"b_std": b_std}, *READOUT])(x)
+
+    made, limit = kernels(0.0), kernels(1e-9)
+    for name in ("nngp", "ntk"):
+        np.testing.assert_allclose(getattr(made, name), getattr(limit, name), rtol=0, atol=1e-8 * made.ntk.max())
+    # Pixels of both images: K = 25 / 2 of an image with itself, else 0; the fan-in is 2, so that T = 25 + 1, else 1.
+    pixels = np.array([[26 / 2, 1 / 4], [1 / 4, 26 / 2]])
+    np.testing.assert_allclose(made.ntk - made.nngp, (pixels + 1 / 2 + 2 * 1 / 4) / 4, rtol=1e-14)
+
+
+def test_gaps_of_a_wide_network_with_small_biases():
+    """The empirical NTK of one network: off by a few times 1 / sqrt(width)."""
+    width = 4096
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 2))
+    spec = [GAPS | {"features": width, "b_std": 1e-6}, *READOUT]
+    weights = finite.init(spec, x.shape[1:], dtype=np.float64)
+    _, found = finite.empirical_kernel(spec, weights, x, outputs="trace")
+    expected = Architecture.from_spec([GAPS | {"b_std": 0.0}, *READOUT])(x).ntk
+    assert np.abs(found - expected).max() <= 5 / np.sqrt(width) * expected.max()
