@@ -221,6 +221,6 @@ def test_matrices_that_were_given_are_solved_with_alone(store) -> None:
 
 def test_a_plan_says_where_its_figures_come_from(store) -> None:
     plan = plan_here(dataclasses.replace(POOLED, kernel=KernelConfig()), LARGE, store)
-    assert "ntkpipe calibrate measures them" in str(plan)
+    assert "ntkpipe calibrate measures this machine" in str(plan)
     assert all(figure.origin for figure in plan.machine.figures().values())
     assert sum(plan.machine.kinds_of_origins().values()) == len(FIGURES)

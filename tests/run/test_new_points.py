@@ -123,7 +123,7 @@ def test_the_command_says_where_it_computes(folder, table, tmp_path, capsys):
     words = ["predict", f"run_dir={folder / 'run'}", f"data.new={tmp_path / 'new.csv'}", f"path={tmp_path / 'a.csv'}"]
     assert main(words) == 0
     assert (
-        "cluster  serial: about 0 s of one core for the kernel of the new points; cluster=local"
+        "cluster  serial: about 0 s of one core for the kernel of the new points; set cluster=local to use that instead"
         in capsys.readouterr().err
     )
     assert main([*words, "overwrite=true", "cluster=slurm"]) == ConfigError.exit_code

@@ -109,6 +109,6 @@ def test_a_solution_that_is_none(copy):
     receipt.write_text(json.dumps(body))
     found = copy("verify", "run_dir=cholesky", "rows=20", "repair=false")
     assert found.code == 6
-    assert "damaged  nngp, ridge" in found.out
+    assert "damaged  nngp, absolute ridge" in found.out
     assert "damaged  ntk" not in found.out
     assert copy.ok("verify", "run_dir=cholesky", "rows=20").out.rstrip().endswith("repaired")
