@@ -115,7 +115,7 @@ def _beyond(made: Phase, network: PlainNetwork, shape: list[float]) -> dict[str,
 
 def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]) -> list[str]:
     def row(name: str, value: float | None, meaning: str) -> str:
-        return f"  {name:<15} {'none' if value is None else f'{value:.10g}':<17} {meaning}"
+        return f"  {name:<15} {'none' if value is None or math.isnan(value) else f'{value:.10g}':<17} {meaning}"
 
     lines = [
         f"{made.activation}, w_std={made.w_std:.10g}, b_std={made.b_std:.10g}: {made.phase}",

@@ -21,6 +21,8 @@ CRITICAL = 1e-9
 # A gap so small that the map is linear up to it, and the smallest gap that is considered.
 _TINY = 1e-9
 _LEAST = 1e-16
+# A variance that stands for its limit 0.
+_VANISHING = 1e-30
 # A fixed point below this is the rounding of 0, the fixed point of odd functions.
 _ROUNDING = 4e-15
 
@@ -29,10 +31,11 @@ class Correlations(NamedTuple):
     """Properties of the correlation map at `(n,)` fixed points of the variance.
 
     Args:
-        chi_1: slope of the correlation map at 1; infinite where phi jumps.
-        c_star: the stable fixed point.
+        chi_1: `w_std^2 E phi'^2`; infinite where phi jumps. It is the slope of the correlation map at 1 if the variance is
+            above 0.
+        c_star: the stable fixed point; NaN if no correlation changes, as with linear functions.
         gap: `1 - c_star`, computed without cancellation.
-        chi_c_star: slope at the stable fixed point.
+        chi_c_star: slope of the correlation map at the stable fixed point.
     """
 
     chi_1: np.ndarray
@@ -60,15 +63,19 @@ def correlations(maps: Maps, w2: np.ndarray, q: np.ndarray) -> Correlations:
     Args:
         maps: maps of the nonlinearity.
         w2: squares of `w_std`, `(n,)`.
-        q: fixed points of the variance, `(n,)`. Where q is 0, only `chi_1` is known; where it is infinite or NaN,
-            nothing.
+        q: fixed points of the variance, `(n,)`. Where q is 0, correlations have the limits of vanishing variances, which do
+            not depend on `w_std`. Where it is infinite or NaN, nothing is known.
     """
     q = np.asarray(q, np.float64)
     known = np.isfinite(q) & (q > 0.0)
     chi_1 = np.where(q == 0.0, w2 * maps.squares(np.zeros_like(q)).dot, np.nan)
-    gap, slope = np.where(q == 0.0, 0.0, np.nan), chi_1.copy()
+    gap, slope = np.full_like(q, np.nan), np.full_like(q, np.nan)
     if known.any():
         chi_1[known], gap[known], slope[known] = _settled(maps, w2[known], q[known])
+    if (vanishing := q == 0.0).any():
+        # Without biases the correlation map does not depend on w_std, so take the one that keeps a small variance.
+        small = np.array([_VANISHING])
+        _, gap[vanishing], slope[vanishing] = _settled(maps, small / maps.squares(small).value, small)
     return Correlations(chi_1, 1.0 - gap, gap, slope)
 
 
@@ -86,6 +93,9 @@ def _settled(maps: Maps, w2: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.
         found = _lowest(maps, w2[chaotic], q[chaotic])
         gap[chaotic] = np.where(1.0 - found <= _ROUNDING, 1.0, found)
     slope = np.where(chaotic, following(gap)[1], chi_1)
+    if not chaotic.all():  # a convex map with slope 1 at 1 that has another fixed point is the identity
+        still = ~chaotic & (np.abs(following(np.full_like(q, 0.5))[0] - 0.5) <= CRITICAL)
+        gap[still] = np.nan
     if jumps.any():
         slope = np.where(jumps, _difference(lambda g: following(g)[0], gap), slope)
     return chi_1, gap, slope

@@ -22,8 +22,8 @@ class PhaseDiagram:
         b_std: standard deviations of the biases, `(b_std,)`.
         q_star: limit of the variance; see `Phase` for this and the following quantities.
         chi_1: infinite where the nonlinearity jumps.
-        c_star: 1 in the ordered phase and at criticality.
-        xi_c: infinite at criticality.
+        c_star: see `Phase`.
+        xi_c: infinite at criticality, and where the variance vanishes.
     """
 
     w_std: np.ndarray

@@ -33,12 +33,12 @@ class Phase:
         q_star: limit of the variance of the activations for these inputs.
         chi_1: slope of the correlation map at 1, the factor by which each layer multiplies squared gradients. It is
             infinite if the nonlinearity jumps.
-        c_star: limit of the correlation of any two inputs.
+        c_star: limit of the correlation of any two inputs; NaN if it depends on the inputs, because layers become linear.
         chi_c_star: slope of the correlation map at c_star.
         xi_q: number of layers in which a deviation of the variance falls to 1 / e; infinite for ReLU at criticality.
         xi_c: number of layers in which a deviation of the correlation falls to 1 / e; infinite at criticality.
-        phase: `ordered`: correlations converge to 1 (chi_1 < 1). `chaotic`: they converge to a value below 1.
-            `critical`: they converge to 1 as a power of depth.
+        phase: `ordered`: correlations converge to 1, or the variance to 0 (chi_1 < 1). `chaotic`: correlations converge
+            to a value below 1. `critical`: chi_1 is 1.
         critical_w_std: `w_std` at which networks with this `b_std` are critical; None if there is none.
         quadrature_error: relative error of the moments; 0 for closed forms.
         fixed_points: all fixed points of the variance; empty if every variance is fixed (ReLU at its critical point).

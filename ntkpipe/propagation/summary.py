@@ -56,7 +56,10 @@ def describe_depth(made: Phase, depth: int) -> list[str]:
     critical = "" if made.critical_w_std is None else f"; critical w_std at this b_std is {made.critical_w_std:.5g}"
     if made.critical_w_std is None:
         critical = "; no w_std is critical at this b_std"
-    lines = [f"{made.phase}: q_star {made.q_star:.5g}, chi_1 {made.chi_1:.5g}, c_star {made.c_star:.5g}{critical}"]
+    star = "none" if math.isnan(made.c_star) else f"{made.c_star:.5g}"
+    lines = [f"{made.phase}: q_star {made.q_star:.5g}, chi_1 {made.chi_1:.5g}, c_star {star}{critical}"]
+    if math.isnan(made.c_star):
+        return [*lines, f"depth {depth}: deep layers act as linear maps, which leave correlations unchanged"]
     if math.isinf(made.xi_c):
         return [*lines, f"depth {depth}: correlations approach 1 as a power of depth, not exponentially"]
     lengths = depth / made.xi_c if made.xi_c > 0.0 else math.inf

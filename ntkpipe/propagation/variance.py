@@ -101,9 +101,17 @@ def settled(maps: Maps, w2: np.ndarray, b2: np.ndarray, start: np.ndarray) -> np
 
 
 def _excess(maps: Maps, w2: float, b2: float) -> np.ndarray:
-    """Return `V(q) - q` at `VARIANCES`."""
+    """Return `V(q) - q` at `VARIANCES`.
+
+    Without biases it may be below rounding near 0. There it has the sign of the smallest variance that shows one, so that
+    rounding is no fixed point.
+    """
     with np.errstate(over="ignore"):
-        return w2 * maps.table.value + b2 - VARIANCES
+        excess = w2 * maps.table.value + b2 - VARIANCES
+    shown = np.flatnonzero(np.abs(excess) > _ROUNDING * VARIANCES)
+    if b2 == 0.0 and len(shown) and (first := int(shown[0])):
+        excess[:first] = np.sign(excess[first]) * _ROUNDING * VARIANCES[:first]
+    return excess
 
 
 def _between(maps: Maps, w2: np.ndarray, b2: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -196,6 +196,43 @@ def test_without_biases_variances_vanish_or_correlations_do():
     assert phase("erf", w_std=1.0).critical_w_std == pytest.approx(math.sqrt(math.pi) / 2, rel=1e-14)
 
 
+@pytest.mark.parametrize(("name", "w_std"), [("tanh", 0.9), ("tanh", 1.0), ("erf", 0.8), ("elu", 0.9), ("gelu", 1.2)])
+def test_correlations_stop_changing_where_the_variance_of_a_smooth_network_vanishes(name, w_std):
+    made = phase(name, w_std=w_std)
+    assert (made.q_star, made.xi_c) == (0.0, math.inf)
+    assert math.isnan(made.c_star)
+
+
+def test_correlations_of_a_vanishing_variance_by_the_recursion_of_erf():
+    w2, q, cross, kept = 0.64, 0.64, 0.64 * 0.6, []
+    for _ in range(200):
+        q, cross = (w2 * 2.0 / math.pi * math.asin(2.0 * k / (1.0 + 2.0 * q)) for k in (q, cross))
+        kept.append(cross / q)
+    assert kept[30] == pytest.approx(kept[-1], abs=1e-6)
+    assert 0.5 < kept[-1] < 0.6
+
+
+def test_correlations_of_relu_do_not_depend_on_w_std_without_biases():
+    small, critical = phase("relu", w_std=1.0), phase("relu", w_std=math.sqrt(2.0))
+    assert (small.q_star, small.phase, small.chi_1) == (0.0, "ordered", pytest.approx(0.5, rel=1e-14))
+    assert (small.c_star, small.xi_c) == (critical.c_star, critical.xi_c) == (1.0, math.inf)
+    # C(c) = (1 + 2 c^2) / 3 for x^2 and (9 c + 6 c^3) / 15 for x^3, at all variances
+    made = phase("monomial", w_std=0.5, activation_args={"degree": 2}, input_variance=0.1)
+    assert (made.q_star, made.c_star, made.chi_c_star) == (0.0, pytest.approx(0.5), pytest.approx(2.0 / 3.0))
+    made = phase("monomial", w_std=0.5, activation_args={"degree": 3}, input_variance=0.1)
+    assert (made.q_star, made.c_star, made.chi_c_star) == (0.0, pytest.approx(0.0), pytest.approx(0.6))
+
+
+def test_rounding_near_zero_is_no_fixed_point():
+    # V(q) = q - 2 q^2 + ... for tanh at w_std = 1 has no fixed point but 0
+    made = phase("tanh", w_std=1.0)
+    assert (made.q_star, made.phase) == (0.0, "critical")
+    assert [point.q for point in made.fixed_points] == [0.0]
+    # q = (w^2 - 1) / 2 to first order
+    assert phase("tanh", w_std=math.sqrt(1.0 + 1e-6)).q_star == pytest.approx(0.5e-6, rel=1e-5)
+    assert math.isnan(phase("identity", w_std=1.0).c_star)
+
+
 def test_jumps_are_chaotic_everywhere():
     made = phase("sign", w_std=1.3, b_std=0.2)
     assert made.chi_1 == math.inf
