@@ -75,7 +75,7 @@ def make_targets(raw: RawImages, coding: str | None, targets: str | None = None)
     labels_train = integer_labels("y_train", y_train)
     labels_test = None if y_test is None else integer_labels("y_test", y_test)
     if names is None:
-        names = contiguous_names(labels_train, "add an array `class_names` to the file")
+        names = contiguous_names(labels_train, "give `class_names` for the labels 0, 1, ... (an array in a file)")
     for name, labels in (("y_train", labels_train), ("y_test", labels_test)):
         if labels is None:
             continue
@@ -86,7 +86,7 @@ def make_targets(raw: RawImages, coding: str | None, targets: str | None = None)
                 f"must lie in 0..{len(names) - 1}, the classes of the training set: correct them or remove these rows"
             )
     classes = len(names)
-    require_two_classes(labels_train, names, "the training set")
+    require_two_classes(labels_train, names, "the training set", "Add points of another class")
     return Targets(
         encode_labels(labels_train, classes, coding),
         np.full((len(raw.x_test), classes), np.nan)
@@ -114,17 +114,21 @@ def _regression(raw: RawImages, *, standardize: bool) -> Targets:
     return Targets((y_train - mean) / scale, y_test, None, None, names, mean, scale)
 
 
-def require_two_classes(labels: np.ndarray, names: tuple[str, ...], what: str) -> None:
+def require_two_classes(
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    what: str,
+    remedy: str = "Raise data.train_size, or set data.balanced=true",
+) -> None:
     """Refuse labels of a single class.
 
     Raises:
-        DataError: if all labels are equal. The text names the class, and `what` as the set of the labels.
+        DataError: if all labels are equal. The text names the class, `what` as the set of the labels, and the remedy.
     """
     if labels.min() == labels.max():
         raise DataError(
             f"all {labels.shape[0]} points of {what} have the same label, {labels[0]} ({names[labels[0]]!r}): "
-            "classification needs at least two classes. Add points of another class, raise data.train_size, set "
-            "data.balanced=true, or use data.labels=regression"
+            f"classification needs at least two classes. {remedy}"
         )
 
 

@@ -36,6 +36,15 @@ _OF_FILES = (
     "classes",
     "noise",
 )
+# The kinds of data that read a setting; all kinds read the others. Frames are tables, and arrays are like npz files.
+_KINDS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("target", "features", "missing", "split", "test_path"), ("table",)),
+    **dict.fromkeys(("layout", "drop_invalid"), ("npz",)),
+    **dict.fromkeys(("download", "source"), ("cifar10", "cifar100", "mnist")),
+    **dict.fromkeys(("n_train", "n_test", "shape", "classes", "noise"), ("synthetic",)),
+    "image_size": ("image_folder",),
+    "test_fraction": ("npz", "table", "image_folder"),
+}
 _PREPARATION = tuple(f.name for f in dataclasses.fields(DataConfig) if f.name not in _OF_FILES)
 
 
@@ -89,14 +98,18 @@ class Dataset:
             raise ConfigError(
                 f"{', '.join(unknown)} is not an argument of Dataset: use any of {', '.join(_PREPARATION)}"
             )
+        if x_test is not None and preparation.get("test_fraction") is not None:
+            raise ConfigError("test_fraction has no meaning beside x_test: leave one of them out")
+        names = categories_of(y_train) if class_names is None else tuple(str(name) for name in class_names)
         if is_frame(x_train):
             if mask is not None or mask_test is not None:
                 raise ConfigError("mask is for sequences, arrays (n, length, channels): leave it out with a frame")
             config = _config(kind="table", path="frame", target="target", **preparation)
-            raw, config = table.from_frames(x_train, y_train, x_test, y_test, config)
+            given = None if class_names is None else names
+            raw, config = table.from_frames(x_train, y_train, x_test, y_test, config, given)
             self._start(checked(raw, drop_invalid=False), config)
+            self._check_names(class_names)
             return
-        names = categories_of(y_train) if class_names is None else tuple(str(name) for name in class_names)
         y_train, y_test = np.asarray(y_train), None if y_test is None else np.asarray(y_test)
         if y_train.dtype.kind == "f" and not is_one_hot(y_train):
             if "labels" not in preparation and _may_be_classes(y_train):
@@ -120,6 +133,11 @@ class Dataset:
             masks = {"mask_train": mask, "mask_test": mask_test}
             raw = RawImages(np.asarray(x_train), y_train, np.asarray(x_test), y_test, class_names=names, **masks)
         self._start(checked(raw, drop_invalid=config.drop_invalid, layout=config.layout), config)
+        self._check_names(class_names)
+
+    def _check_names(self, class_names: tuple[str, ...] | list[str] | None) -> None:
+        if class_names is not None and not self.is_classes:
+            raise ConfigError("class_names names classes, but the targets are real numbers: leave it out")
 
     @classmethod
     def of(cls, config: DataConfig) -> Dataset:
@@ -211,7 +229,16 @@ def load_dataset(kind: str, path: str | None = None, **settings: Any) -> Dataset
 
 
 def _config(**settings: Any) -> DataConfig:
-    """Make a configuration from settings. A single name or number becomes a list of one, as on the command line."""
+    """Make a configuration from settings. A single name or number becomes a list of one, as on the command line.
+
+    Raises:
+        ConfigError: if a setting is unknown or impossible, or this kind of data does not read it.
+    """
+    kind, path = settings["kind"], settings.get("path")
+    what = {"frame": "a frame", "arrays": "arrays"}.get(str(path), f"data of kind {kind!r}")
+    for name in settings:
+        if kind not in _KINDS_OF.get(name, (kind,)):
+            raise ConfigError(f"{name} has no meaning for {what}: leave it out")
     return from_dict(DataConfig, settings, "data.")
 
 

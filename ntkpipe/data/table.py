@@ -12,6 +12,7 @@ import numpy as np
 
 from ntkpipe.config import DataConfig
 from ntkpipe.data import columns
+from ntkpipe.data.class_labels import is_one_hot
 from ntkpipe.data.columns import Column, Encoding
 from ntkpipe.data.raw import RawImages
 from ntkpipe.data.splits import drawn_test_rows
@@ -52,7 +53,9 @@ def load(config: DataConfig) -> RawImages:
     return from_tables(table, test, config)
 
 
-def from_frames(x: Any, y: Any, x_test: Any, y_test: Any, config: DataConfig) -> tuple[RawImages, DataConfig]:
+def from_frames(
+    x: Any, y: Any, x_test: Any, y_test: Any, config: DataConfig, class_names: tuple[str, ...] | None = None
+) -> tuple[RawImages, DataConfig]:
     """Return features and targets of frames, and the configuration with the names of the target columns.
 
     Args:
@@ -61,14 +64,52 @@ def from_frames(x: Any, y: Any, x_test: Any, y_test: Any, config: DataConfig) ->
         x_test: test points; None draws them from `x`.
         y_test: targets of the test points; None if unknown.
         config: the configuration, whose `target` is replaced.
+        class_names: names of the classes 0, 1, ...; None takes the names of one-hot columns, or those in the targets.
     """
+    if config.labels != "regression":
+        y, of_columns = _from_one_hot(y)
+        y_test = None if y_test is None else _from_one_hot(y_test)[0]
+        class_names = class_names or of_columns
+    if class_names is not None:
+        y = _named(y, class_names, "y_train")
+        y_test = None if y_test is None else _named(y_test, class_names, "y_test")
     table, names = _joined(as_table(x, "x_train"), y, "y_train")
     test = None
     if x_test is not None:
         test = as_table(x_test, "x_test")
         test = test if y_test is None else _joined(test, y_test, "y_test", names)[0]
     config = replace(config, target=names)
-    return from_tables(table, test, config, what="x_train", what_test="x_test"), config
+    return from_tables(table, test, config, what="x_train", what_test="x_test", class_names=class_names), config
+
+
+def _from_one_hot(y: Any) -> tuple[Any, tuple[str, ...] | None]:
+    """Return the numbers of the classes of one-hot rows, and the names of the columns; other targets unchanged."""
+    values = np.asarray(y)
+    if not is_one_hot(values):
+        return y, None
+    names = getattr(y, "columns", range(values.shape[1]))
+    return values.argmax(axis=1), tuple(str(one) for one in names)
+
+
+def _named(y: Any, class_names: tuple[str, ...], what: str) -> Any:
+    """Return labels with the names of their classes instead of numbers or truth values; missing labels stay missing."""
+    import pandas as pd
+
+    values = np.asarray(y)
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        return y
+    numbers = values.astype(np.float64)
+    there = ~np.isnan(numbers)
+    strange = np.flatnonzero(there & ~np.isin(numbers, np.arange(len(class_names))))
+    if strange.size:
+        raise DataError(
+            f"{what} holds {values[strange[0]]} at row {strange[0]} ({strange.size} such rows), but the "
+            f"{len(class_names)} class_names are those of the labels 0 to {len(class_names) - 1}: correct the labels or "
+            "the names"
+        )
+    made = [class_names[int(one)] if known else None for one, known in zip(numbers, there, strict=True)]
+    return pd.Series(made, name=getattr(y, "name", None), dtype=object)
 
 
 def _joined(table: pa.Table, y: Any, name: str, names: Sequence[str] = ()) -> tuple[pa.Table, tuple[str, ...]]:
@@ -101,8 +142,12 @@ def from_tables(
     *,
     what: str = "data.path",
     what_test: str = "data.test_path",
+    class_names: tuple[str, ...] | None = None,
 ) -> RawImages:
-    """Return features and targets of one table, or of separate training and test tables."""
+    """Return features and targets of one table, or of separate training and test tables.
+
+    Names of the classes are those of the training rows, unless `class_names` gives them.
+    """
     if what == "data.path":
         what, what_test = str(config.path), str(config.test_path)
     targets = tuple(_known(name, table, "data.target", what) for name in config.target)
@@ -140,7 +185,7 @@ def from_tables(
         y_train,
         x_test[keep],
         y_test,
-        class_names=None if regression else _class_names(table, targets[0], train_rows),
+        class_names=None if regression else class_names or _class_names(table, targets[0], train_rows),
         index_train=train_rows,
         index_test=test_rows,
         notes=tuple(dict.fromkeys(notes)),
@@ -201,6 +246,8 @@ def _is_regression(table: pa.Table, targets: Sequence[str], config: DataConfig) 
 
 def _told(targets: Sequence[str], y: np.ndarray, *, regression: bool) -> str:
     listed = ", ".join(map(repr, targets))
+    if len(targets) > 1:
+        return f"{listed} are taken as numbers for regression"
     if regression:
         return f"{listed} is taken as numbers for regression (set data.labels=centered for classes)"
     return f"{listed} is taken as {len(np.unique(y))} classes (set data.labels=regression for numbers)"
@@ -294,8 +341,13 @@ def _names(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _class_names(table: pa.Table, name: str, rows: np.ndarray) -> tuple[str, ...]:
-    """Return the classes of the training rows: numbers sorted by value, names sorted alphabetically."""
+    """Return the classes of the training rows: categories in their order, numbers by value, other names alphabetically."""
+    import pyarrow.types as kinds
+
     found = np.unique(_names(table, name)[rows].astype(np.str_)).tolist()
+    if kinds.is_dictionary(table.column(name).type):
+        levels = table.column(name).unify_dictionaries().chunk(0).dictionary.to_pylist()
+        return tuple(one for one in map(str, levels) if one in set(found))
     if columns.is_category(table.column(name).type, name, "the table"):
         return tuple(found)
     return tuple(sorted(found, key=float))

@@ -220,6 +220,49 @@ def test_frames_and_arrays_from_python():
         nk.Dataset(x, table[["price", "income"]])
 
 
+def test_labels_of_frames_have_the_order_of_their_classes():
+    x, numbers = frame().drop(columns="price"), np.arange(60) % 3
+    names = np.array(["low", "mid", "high"])
+    ordered = pd.Series(pd.Categorical(names[numbers], categories=["low", "mid", "high"]), name="level")
+    dummies = pd.get_dummies(ordered)
+    targets = np.eye(3)[numbers] - 1 / 3
+    for y, given in (
+        (names[numbers], names),
+        (numbers, names),
+        (ordered, None),
+        (dummies, None),
+        (np.eye(3)[numbers], names),
+    ):
+        data = nk.Dataset(x, y, x, y, class_names=None if given is None else list(given))
+        assert data.class_names == ("low", "mid", "high")
+        prepared = data.prepared()
+        np.testing.assert_allclose(prepared.y_train, targets[prepared.train_index])
+        np.testing.assert_allclose(prepared.y_test, targets[prepared.test_index])
+    assert nk.Dataset(x, dummies.astype(float), labels="regression").class_names == ("low", "mid", "high")
+    assert not nk.Dataset(x, dummies.astype(float), labels="regression").is_classes
+    some = pd.Series(numbers).where(numbers != 1)
+    assert nk.Dataset(x, some, class_names=list(names), missing="drop").n == 32
+    with pytest.raises(DataError, match=r"y_train holds 2 at row 2 \(20 such rows\), but the 2 class_names"):
+        nk.Dataset(x, numbers, class_names=["low", "mid"])
+    with pytest.raises(DataError, match="not one of the classes low, mid"):
+        nk.Dataset(x, names[numbers], class_names=["low", "mid"])
+
+
+def test_settings_that_the_points_do_not_read_are_refused():
+    table = frame()
+    x, y = table.drop(columns="price"), table["price"]
+    flat = table[["age", "income"]].to_numpy(float)
+    for make, text in (
+        (lambda: nk.Dataset(x, y, layout="NLC"), "layout has no meaning for a frame"),
+        (lambda: nk.Dataset(flat, y, missing="mean"), "missing has no meaning for arrays"),
+        (lambda: nk.Dataset(flat, y, flat, y, test_fraction=0.3), "test_fraction has no meaning beside x_test"),
+        (lambda: nk.Dataset(flat, y.to_numpy(), class_names=["price"]), "class_names names classes"),
+        (lambda: nk.load_dataset("digits", missing="mean"), "missing has no meaning for data of kind 'digits'"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            make()
+
+
 def test_load_dataset_reads_tables(tmp_path):
     frame().to_csv(tmp_path / "a.csv", index=False)
     data = nk.load_dataset("table", path=tmp_path / "a.csv", target="price", features=["age", "city"])
