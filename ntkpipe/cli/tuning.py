@@ -56,7 +56,7 @@ def tune(config: RunConfig, session: Session, **own: str | None) -> None:
         raise ConfigError(f"tune.kernel={name} is not one of nngp, ntk")
     problem = _Problem(config, session, by, name, size, ridges, number("tune.held_out", own["tune.held_out"]))
     folder = Path(own["path"] or "./tune").expanduser()
-    kept = Kept(folder / "trials.jsonl", problem.about())
+    kept = Kept(folder / "trials.jsonl", problem.about(), problem.targets)
 
     def tell(line: str, *, force: bool = False, **facts: object) -> None:
         del force, facts
@@ -101,7 +101,7 @@ class _Problem:
         n = context.kernels.n
         self.points, self._images = n, context.data
         known = context.data.labels()
-        self._targets, self._scale = known.y_train[:n], known.scale
+        self.targets, self._scale = known.y_train[:n], known.scale
         self._labels = None if known.labels_train is None else known.labels_train[:n]
         self._held_out = held_out_points(held_out, n)
         self._data = context.data.fingerprint
@@ -110,7 +110,7 @@ class _Problem:
         return prepare(dataclasses.replace(self._config, kernel=kernel), lambda line: None, measure=False)
 
     def about(self) -> dict[str, Any]:
-        """Return everything that determines a trial besides its values."""
+        """Return everything that determines a trial besides its values and the targets."""
         return {
             "data": [self._data, self.points, self._config.augment],
             "kernel": to_dict(self._config)["kernel"],
@@ -129,7 +129,7 @@ class _Problem:
         matrix = opened.blocks.train(self._name).to_numpy()
         return score(
             matrix,
-            self._targets,
+            self.targets,
             list(self._ridges),
             self._by,
             held_out=self._held_out,
@@ -157,7 +157,7 @@ class _Problem:
             if network is None or not network.depth:
                 return None
             made = with_values(kernel, values)
-            cost = Evidence(x, self._targets, network.activation, network.depth, biased=made.b_std is not None)
+            cost = Evidence(x, self.targets, network.activation, network.depth, biased=made.b_std is not None)
             fixed = np.log([made.w_std, made.b_std or 1.0])
 
             def at(logs: np.ndarray) -> tuple[float, np.ndarray]:

@@ -382,8 +382,9 @@ class Spectrum:
                 lines.append(
                     f"    n = {far.n:>8,}: extrapolated squared error {far.test_mse:.4g} (between {far.low:.4g} and {far.high:.4g})"
                 )
+        of = "targets" if self.scale is None else "data"
         lines.append(
-            "  The theory predicts squared error, in the units in which targets are solved. It does not predict accuracy."
+            f"  The theory predicts squared errors, in squared units of the {of}. It does not predict accuracy."
         )
         return [*lines, *(f"warning: {text}" for text in self.warnings())]
 

@@ -323,6 +323,8 @@ def _stored(path: Path) -> dict[str, Any]:
     file = path / _RUN_FILE
     if (path / _LOG_FILE).exists() and not file.exists():
         raise ConfigError(_gone(path))
+    if not file.exists() and (inside := sorted(path.glob(f"*/{_RUN_FILE}"))):
+        raise ConfigError(f"run_dir={path} holds several runs: choose one, such as run_dir={inside[-1].parent}")
     if not file.exists():
         # A run that was refused before it began leaves only its lease.
         begun = (path / ".leases").is_dir()

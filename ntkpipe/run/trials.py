@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from ntkpipe.dynamics.criteria import Score
 from ntkpipe.errors import ConfigError
-from ntkpipe.storage.checksum import digest
+from ntkpipe.storage.checksum import content_hash, digest
 from ntkpipe.storage.plain import json_ready
 
 Values = dict[str, float]
@@ -153,11 +153,17 @@ class Kept:
 
     Args:
         path: file with one trial per line; None keeps the trials in memory only.
-        about: everything that determines a trial besides its values.
+        about: everything that determines a trial besides its values and the targets, JSON-ready.
+        targets: (m, c) targets of the points.
+        kernel: returns a JSON-ready description of the kernel of some values; None if `about` and the values determine it.
     """
 
-    def __init__(self, path: Path | None, about: Any) -> None:
-        self._path, self._about = path, digest(about)
+    def __init__(
+        self, path: Path | None, about: Any, targets: np.ndarray, kernel: Callable[[Values], Any] | None = None
+    ) -> None:
+        values = np.ascontiguousarray(targets, dtype="<f8")
+        self._path, self._about = path, digest([about, list(values.shape), content_hash(values.tobytes())])
+        self._kernel = kernel
         self._found: dict[str, Trial] = {}
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -183,7 +189,9 @@ class Kept:
                 file.write(json.dumps(json_ready({"key": key, **trial.record()}), allow_nan=False) + "\n")
 
     def _key(self, values: Values) -> str:
-        return digest({"about": self._about, "values": {name: repr(value) for name, value in sorted(values.items())}})
+        kernel = None if self._path is None or self._kernel is None else self._kernel(values)
+        named = {name: repr(value) for name, value in sorted(values.items())}
+        return digest({"about": self._about, "values": named, "kernel": kernel})
 
 
 def _number(value: Any) -> float:

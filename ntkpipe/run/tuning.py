@@ -66,7 +66,7 @@ def search(
     Raises:
         ConfigError: if Optuna is needed and not installed, or no trial has a finite value.
     """
-    kept = kept or Kept(None, "")
+    kept = kept or Kept(None, "", np.empty(0))
     found: dict[str, Trial] = {}
 
     def attempt(values: Values) -> float:
@@ -193,7 +193,7 @@ def tune(
         dtype: dtype of the computation.
 
     Returns:
-        The `best` values, their `ridge`, and all `trials`.
+        The `best` values, their `ridge`, and all `trials`. Errors of one standardised target are in the units of the data.
 
     Raises:
         ConfigError: if a setting is impossible.
@@ -208,18 +208,23 @@ def tune(
         for name, values in space.items()
     }
     m = min(size, data.n)
-    x, y = data.prepared(dtype).x_train[:m], data.targets[:m]
+    prepared, y = data.prepared(dtype), data.targets[:m]
+    x = prepared.x_train[:m]
     labels = y.argmax(axis=1) if data.is_classes else None
 
     def evaluate(values: Values) -> Score:
         made = build(**as_given(values, ranges))
-        return score(
-            _matrix(made, x, kernel, dtype), y, ridges, by, held_out=held_out_points(held_out, m), labels=labels
-        )
+        matrix, held = _matrix(made, x, kernel, dtype), held_out_points(held_out, m)
+        return score(matrix, y, ridges, by, held_out=held, labels=labels, scale=prepared.scale)
 
     about = {"by": by, "kernel": kernel, "size": m, "ridges": list(ridges), "held_out": held_out, "dtype": dtype}
-    about |= {"data": repr(data), "build": getattr(build, "__name__", repr(build))}
-    kept = Kept(None if path is None else Path(path), about)
+    about |= {"data": prepared.fingerprint}
+
+    def described(values: Values) -> Any:
+        made = build(**as_given(values, ranges))
+        return made.describe(lambda one: one.fingerprint) if isinstance(made, Combination) else made.fingerprint
+
+    kept = Kept(None if path is None else Path(path), about, y, described)
     return search(ranges, evaluate, by=by, points=m, trials=trials, seed=seed, kept=kept)
 
 

@@ -55,6 +55,9 @@ def test_a_report_with_the_store_of_another_run_is_refused(work):
     words = ("data=digits", "data.test_size=8", "cluster=serial", "report=false", "predict.times=[inf]")
     work.ok("run", "run_dir=d", "kernel.readout_depths=[1,2]", "data.train_size=20", *words)
     work.ok("run", "run_dir=other", "store.url=other-store", "data.train_size=24", *words)
+    found = work("export", "run_dir=d", "path=out.csv", "format=csv")
+    assert found.code == ConfigError.exit_code
+    assert "run_dir=d holds several runs: choose one, such as run_dir=d/depth=2" in found.err
     for folder in ("d", "d/depth=1"):
         for store in ("other-store", "nowhere"):
             found = work("report", f"run_dir={folder}", f"store.url={store}", "path=page")

@@ -151,6 +151,51 @@ def test_python_searches_ranges_and_goes_on(tmp_path):
     assert "depth" in repr(found)
 
 
+def test_trials_of_other_networks_points_or_targets_are_not_taken(tmp_path):
+    data, _ = digits(40)
+    others = nk.load_dataset("digits", train_size=40, test_size=5, subset_seed=5)
+    halves = nk.load_dataset("digits", train_size=40, test_size=5, labels="half")
+
+    def best(depth: int, data: nk.Dataset, path: str | None) -> float:
+        kept = None if path is None else tmp_path / path
+        build = lambda w_std: nk.zoo.fcn(depth=depth, w_std=w_std)  # noqa: E731
+        return nk.tune(build, data, {"w_std": [0.5, 1.0, 2.0]}, by="loo", path=kept).trials[0].score.value
+
+    asked = [(1, data), (3, data), (1, others), (1, halves)]
+    assert [best(*one, "kept.jsonl") for one in asked] == [best(*one, None) for one in asked]
+    assert best(1, data, "kept.jsonl") == best(1, data, None)
+    assert len((tmp_path / "kept.jsonl").read_text().splitlines()) == 12
+
+
+def test_trials_of_another_target_are_not_taken(work):
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    rows = ["a,b,c,p,q,part"]
+    for k, one in enumerate(x):
+        classes = "uv"[int(one[0] > 0)], "uv"[int(one[1] > 0)]
+        rows.append(",".join([*(f"{v:.3f}" for v in one), *classes, "test" if k > 29 else "train"]))
+    (work.path / "t.csv").write_text("\n".join(rows))
+    words = ("data.path=t.csv", "data.features=[a,b,c]", "data.split=part", "tune.depth=[1,2]", "tune.by=loo")
+    work.ok("tune", *words, "data.target=p", "path=found")
+    for path in ("found", "fresh"):
+        work.ok("tune", *words, "data.target=q", f"path={path}")
+    made = [json.loads((work.path / path / "tune.json").read_text()) for path in ("found", "fresh")]
+    assert made[0] == made[1]
+
+
+def test_errors_from_python_are_in_the_units_of_a_standardised_target():
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    y = x[:, 0] + 0.3 * x[:, 1] ** 2
+    errors = [
+        nk.tune(
+            nk.zoo.fcn, nk.Dataset(x, unit * y, labels="regression", targets="standardize"), {"depth": [1, 2]}, by="loo"
+        )
+        .trials[0]
+        .score.value
+        for unit in (1.0, 100.0)
+    ]
+    assert errors[1] == pytest.approx(1e4 * errors[0], rel=1e-6)
+
+
 def test_without_optuna_a_search_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     data, _ = digits(20)
