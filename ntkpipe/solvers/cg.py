@@ -319,7 +319,8 @@ class _Solve:
             )
             _require(found, ridge, mean, self.settings)
             solutions[ridge], start = found, found.value
-        smallest = min(s.smallest - ridge for ridge, s in solutions.items())
+        # A solve that takes no step, or whose ridge hides the eigenvalue, says nothing of it.
+        smallest = min((s.smallest - ridge for ridge, s in solutions.items() if s.smallest > ridge), default=0.0)
         facts = {
             "steps": sum(s.iterations for s in solutions.values()),
             "passes": [solutions[ridge].iterations for ridge in ridges],
