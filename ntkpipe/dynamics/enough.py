@@ -15,7 +15,7 @@ import numpy as np
 from ntkpipe.dynamics.bounds import largest_factor
 from ntkpipe.dynamics.estimates import STOPPING, RowFacts, TestErrors, disturbance, error_estimate, movement_of
 from ntkpipe.dynamics.krylov import KrylovSolution
-from ntkpipe.dynamics.movement import TestMeans, summed, summed_outputs
+from ntkpipe.dynamics.movement import TestMeans, in_sums, summed
 from ntkpipe.dynamics.sampling import RowSample
 from ntkpipe.dynamics.stopping import StopRule, steps_to_go
 from ntkpipe.linalg.lanczos import LanczosResult
@@ -142,8 +142,7 @@ class EstimateRule:
             means.record(step, found)
         self.allowed = rule.tolerance
         if self.others is not None:
-            scaled = replace(found, targets=summed_outputs(found.targets / rule.scales))
-            other = self.others.estimate(self, scaled)
+            other = self.others.estimate(self, in_sums(found, rule.scales))
             if summed(means.outputs):
                 other = np.sqrt(np.mean(other**2, axis=3, keepdims=True))
             self.allowed = np.maximum(rule.tolerance, OTHER * other)

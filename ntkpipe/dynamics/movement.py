@@ -50,6 +50,16 @@ def summed_outputs(columns: np.ndarray) -> np.ndarray:
     return columns @ (np.random.default_rng(43).choice([-1.0, 1.0], size=(c, _SUMS)) / math.sqrt(c))
 
 
+def in_sums(solution: KrylovSolution, scales: np.ndarray | float) -> KrylovSolution:
+    """The solution for the outputs of `summed_outputs`, in units of `scales` (c,)."""
+    error = solution.start_error
+    if error is not None:
+        error = error / scales
+        if summed(len(error)):  # the expected mean square of the sums is that over the outputs
+            error = np.full(_SUMS, math.sqrt(float(np.mean(error**2))))
+    return replace(solution, targets=summed_outputs(solution.targets / scales), start_error=error)
+
+
 def still_to_come(last: np.ndarray, before: np.ndarray, most: float = SAFETY) -> np.ndarray:
     """Estimate of the remaining movement in units of the last movement: `most rho / (1 - rho)`, between `LEAST` and `most`.
 
@@ -123,7 +133,7 @@ class TestMeans:
     def record(self, step: int, solution: KrylovSolution) -> None:
         """Set the means of a step from all eigenvectors."""
         along = self.along[: len(self.rows), : len(solution.values)]
-        scaled = replace(solution, targets=summed_outputs(solution.targets / self.scales))
+        scaled = in_sums(solution, self.scales)
         self.by_blocks = False
         self._history[step] = along @ scaled.coordinates(self.spectral_filter, self.times, self.ridges)
 

@@ -75,6 +75,25 @@ def test_predictions_are_within_bound_and_estimate_and_near_float64_ones(kind: s
     assert found.largest == pytest.approx(values[-1], rel=1e-10)
 
 
+@pytest.mark.parametrize(("outputs", "scale"), [(40, 1.0), (3, 1.0), (3, 2.0**20), (3, 2.0**-20)])
+def test_many_outputs_and_any_unit_of_targets_stop_at_the_tolerance(outputs: int, scale: float) -> None:
+    whole = kernel("decaying")
+    train, test = whole[:N, :N], whole[N:, :N]
+    rng = np.random.default_rng(2)
+    # Rank 3, so that 40 outputs do not fill the space in a few steps.
+    targets = scale * rng.normal(size=(N, 3)) @ (rng.normal(size=(3, outputs)) if outputs > 3 else np.eye(3))
+    gram = Gram.from_arrays(train, test, whole.diagonal()[N:], edge=64)
+    found = Krylov(basis_dtype="float32", tolerance=1e-5).solve(
+        gram.train("gram"), targets, times=math.inf, ridges=1e-3
+    )
+    made, absolute = found.evaluate(gram.test("gram")), 1e-3 * float(train.diagonal().mean())
+    error = np.abs(made.mean[0, 0] - test @ np.linalg.solve(train + absolute * np.eye(N), targets))
+    assert error.max() < 2e-5 * np.abs(targets).max()
+    assert (error <= made.bound[0, 0]).all()
+    assert made.error_estimate is not None
+    assert (error <= made.error_estimate[0, 0]).mean() >= 0.99
+
+
 def test_half_of_the_memory_is_planned_and_kept() -> None:
     room = Room(1 << 34, 2)
     half, whole = (SolverConfig(kind="krylov", basis_gib=1.0, basis_dtype=dtype) for dtype in ("float32", "float64"))
