@@ -243,7 +243,7 @@ def evaluate(
         test_diagonal=test.diagonal(),
         estimates_diagonal=test.estimates_diagonal,
         covariance=found,
-        warnings=(*warnings_of(solution), *(() if found is None else found.warnings)),
+        warnings=(*warnings_of(solution, budget), *(() if found is None else found.warnings)),
         estimate=estimate,
     )
 
@@ -301,8 +301,8 @@ def _require_numbers(solution: Solution, means: np.ndarray) -> None:
     )
 
 
-def warnings_of(solution: Solution) -> list[str]:
-    """Warnings for the user: singular kernels, unstable learning rates and failed refinement."""
+def warnings_of(solution: Solution, budget: ErrorBudget) -> list[str]:
+    """Warnings for the user: singular kernels, unstable learning rates and failed refinement. `budget` is that of the predictions."""
     found = []
     problem = solution.problem
     text = problem.filter.instability(solution.largest + min(problem.ridges))
@@ -316,7 +316,8 @@ def warnings_of(solution: Solution) -> list[str]:
     if lost is not None and lost.max(initial=0) > 0:
         found.append(_left_out(solution, lost))
         return found
-    if not solution.smallest > 0 and 0.0 in problem.ridges and solution.solver.kind != "flow":  # flow has no t = inf
+    end = np.ix_(np.isinf(solution.times), np.array(problem.ridges) == 0)
+    if np.isinf(budget.factor[end]).any():
         found.append(
             f"{problem.name}: errors of the tiles may be as large as the smallest eigenvalue, so nothing bounds the predictions at "
             "t = inf without a ridge: add one (predict.ridges)."

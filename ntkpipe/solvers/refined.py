@@ -22,7 +22,7 @@ from ntkpipe.linalg.copies import AnyOperator, merged
 from ntkpipe.linalg.operator import tile_operator
 from ntkpipe.planning.memory import held_memory, product_memory
 from ntkpipe.solvers.correcting import Inverse
-from ntkpipe.solvers.prediction import KernelPredictions
+from ntkpipe.solvers.prediction import KernelPredictions, warnings_of
 from ntkpipe.solvers.probing import row_facts
 from ntkpipe.solvers.solution import LeaveOneOut, Sensitivity, Shape, Solution
 from ntkpipe.solvers.stochastic import ROWS, own_weights
@@ -231,6 +231,7 @@ class RefinedSolution(Solution):
                 one.refined.moved(aside),
                 means,
             )
+        budget = one.budget(tests)
         return KernelPredictions(
             name=one.name,
             times=one.times,
@@ -238,11 +239,11 @@ class RefinedSolution(Solution):
             absolute_ridges=problem.ridges,
             ridge_scale=problem.ridge_scale,
             mean=means,
-            budget=one.budget(tests),
+            budget=budget,
             test_diagonal=test.diagonal(),
             estimates_diagonal=test.estimates_diagonal,
             covariance=None,
-            warnings=(),
+            warnings=tuple(warnings_of(one, budget)),
             estimate=estimate,
         )
 
@@ -292,5 +293,6 @@ def _joined_times(early: KernelPredictions, last: KernelPredictions, kept: int) 
         times=(*early.times[:kept], math.inf),
         mean=joined(early.mean, last.mean),
         budget=budget,
+        warnings=tuple(dict.fromkeys((*early.warnings, *last.warnings))),
         estimate=estimate,
     )

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.movement import summed
 from ntkpipe.dynamics.refined import LOOSE, RefinedWeights
+from ntkpipe.dynamics.residuals import ROUNDING
 from ntkpipe.errors import ConfigError, NumericalError
 from ntkpipe.predictions.refinement import describe_refinement
 from ntkpipe.solvers.probing import wanted
@@ -30,7 +32,8 @@ from ntkpipe.units import human_seconds
 if TYPE_CHECKING:
     from ntkpipe.solvers.solver import Solver
 
-# Refinement has failed if a correction is larger than this share of the weights, or leaves more than this share of the residual.
+# Refinement has failed if a correction is larger than this share of the weights, or leaves more than this share of the residual, and
+# more than rounding explains.
 _CONVERGING = 0.5
 
 
@@ -168,8 +171,7 @@ class _Work:
             rows = refined.rows
             assert self.before is not None
             was, now = np.linalg.norm(self.before[:, rows], axis=1), np.linalg.norm(refined.residual, axis=1)
-            floor = 1e-12 * np.linalg.norm(problem.targets[rows], axis=0)
-            if not (now <= _CONVERGING * was + floor).all():
+            if not (now <= _CONVERGING * was + self._rounding()).all():
                 self.failed = f"a step leaves {float((now / np.where(was > 0, was, 1.0)).max()):.1g} of the residual"
         if refined is None or self.failed is not None:
             workspace.tell(f"{problem.name}: not refined: {self.failed}", force=True)
@@ -186,6 +188,12 @@ class _Work:
             force=True,
         )
         return _refined(replace(solution, facts={**solution.facts, "refinement": facts}), refined)
+
+    def _rounding(self) -> np.ndarray:
+        """Bound (R, c) on the norm of a residual that rounding in float64 leaves. Further steps do not reduce it."""
+        problem, sizes = self.problem, np.linalg.norm(self.weights, axis=1)
+        largest = self.solution.largest + np.array(problem.ridges)[:, None]
+        return ROUNDING * EPS * (largest * sizes + np.linalg.norm(problem.targets, axis=0))
 
     def _measured(self, workspace: Workspace) -> RefinedWeights:
         """The refined weights with their residual on sampled rows, from entries computed in float64."""

@@ -132,6 +132,46 @@ def test_two_steps_end_at_the_rounding_of_float64() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda one: one.kind)
+def wide_rbf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A kernel of a condition of some millions on 60 points, which float32 hardly resolves."""
+    squares = np.sum((a[:, None].astype(np.float64) - b[None].astype(np.float64)) ** 2, axis=2)
+    return np.exp(-squares / 13).astype(a.dtype)
+
+
+def test_steps_beyond_the_rounding_of_float64_keep_what_earlier_steps_have_reached() -> None:
+    n, p, rng = 60, 5, np.random.default_rng(0)
+    x, y = rng.standard_normal((n + p, 4)).astype(np.float32), rng.standard_normal((n, 2))
+    gram = Gram(wide_rbf, Dataset(x[:n], y, x[n:], np.zeros((p, 2))), name="wide rbf", edge=32)
+    gram.compute(progress=False)
+    source, here = gram.opened.source, SerialExecutor()
+    train = source.exact_rows("train", np.arange(n), n, here, 1)["gram"]
+    test = source.exact_rows("test", np.arange(p), n, here, 1)["gram"]
+    exact = test @ np.linalg.solve(train, y)
+    values = np.linalg.eigvalsh(train)
+    assert 1e6 < values[-1] / values[0] < 1e7
+    for steps in (3, 4, 6):
+        found = nk.Eigh(refine=steps).solve(gram.train(), y, times=math.inf, progress=False)
+        assert isinstance(found, RefinedSolution)
+        made = found.evaluate(gram.test())
+        error = np.abs(made.mean[0, 0] - exact)
+        assert error.max() < 10 * np.finfo(float).eps * values[-1] / values[0] * np.abs(exact).max()
+        assert (error <= made.bound[0, 0]).all()
+
+
+def test_refined_predictions_warn_of_a_learning_rate_as_others_do() -> None:
+    here, fast = images("fcn"), nk.Dynamics(learning_rate=1e9)
+    plain, refined, both = (
+        here.solve(solver, "ntk", dynamics=fast, times=times).evaluate(here.gram.test("ntk")).warnings
+        for solver, times in (
+            (nk.Eigh(), math.inf),
+            (nk.Eigh(refine=1), math.inf),
+            (nk.Eigh(refine=1), (1.0, math.inf)),
+        )
+    )
+    assert any("largest stable learning rate" in text for text in plain)
+    assert refined == both == plain
+
+
 def test_leave_one_out_errors_are_refined(solver: Solver) -> None:
     here, name = images("fcn"), "nngp"
     found = here.solve(dataclasses.replace(solver, refine=1), name).leave_one_out()
