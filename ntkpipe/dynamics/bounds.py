@@ -117,11 +117,11 @@ def left_out_factor(
     """Bound (c,) on the change of a mean by directions that are left out, and whether it is finite.
 
     `left` (c,) are the norms of the targets along these directions. Their eigenvalues may be any numbers from zero on, so the gain cannot
-    use a smallest eigenvalue. It is infinite at `t = inf` without ridge.
+    use a smallest eigenvalue. It is infinite at `t = inf` without ridge, but an output without targets there loses nothing.
     """
     gain = gain_at(spectral_filter, time, ridge, 0.0, largest)
     if math.isinf(gain.value):
-        return np.full(left.shape, math.inf), False
+        return np.where(left > 0, math.inf, 0.0), False
     return gain.value * left, True
 
 

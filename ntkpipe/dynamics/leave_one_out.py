@@ -13,13 +13,17 @@ import numpy as np
 from ntkpipe.linalg.eigh import Eigensystem
 
 
-def residuals_from_eigensystem(system: Eigensystem, targets: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
+def residuals_from_eigensystem(
+    system: Eigensystem, targets: np.ndarray, ridges: Sequence[float], copies: int = 0
+) -> np.ndarray:
     """The target `y_i` minus its prediction from the other images, for every ridge. It takes 2 n^2 flops per ridge.
 
     Args:
         system: eigendecomposition of the (n, n) train-train kernel, without ridge.
         targets: (n, c).
         ridges: R absolute ridges.
+        copies: number of exact null directions from equal points. Without a ridge they are left out, which is right for every point that
+            no other point equals.
 
     Returns:
         (R, n, c) float64; NaN for ridges with which the kernel is numerically singular, so that no residual is defined.
@@ -28,7 +32,8 @@ def residuals_from_eigensystem(system: Eigensystem, targets: np.ndarray, ridges:
     out = np.full((len(ridges), *targets.shape), np.nan)
     for j, ridge in enumerate(ridges):
         values, cutoff = system.shifted(ridge)
-        if (values > cutoff).all():
-            weights = system.vectors @ (rotated / values[:, None])
-            out[j] = weights / (squared @ (1.0 / values))[:, None]
+        kept = values > cutoff
+        if np.count_nonzero(~kept) <= (copies if ridge == 0 else 0):
+            inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+            out[j] = (system.vectors @ (rotated * inverse[:, None])) / (squared @ inverse)[:, None]
     return out

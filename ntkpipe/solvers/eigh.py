@@ -107,9 +107,9 @@ class EigenSolution(SpectralSolution):
     def leave_one_out(self, *, workspace: Workspace | None = None) -> LeaveOneOut:
         """See `Solution.leave_one_out`; exact for all points."""
         del workspace
-        rows = np.arange(self.problem.kernel.n)
+        problem, rows = self.problem, np.arange(self.problem.kernel.n)
         system = Eigensystem(self.space.values, self.space.basis.T)
-        out = residuals_from_eigensystem(system, self.problem.own_targets, self.problem.ridges)
+        out = residuals_from_eigensystem(system, problem.own_targets, problem.ridges, problem.kernel.copies.count)
         return LeaveOneOut(self.of_copies(out, rows), rows, exact=True)
 
     def inverse(self, operator: AnyOperator, workspace: Workspace) -> Inverse:
