@@ -192,6 +192,11 @@ class TestKernel(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """Digest of everything except `source` that determines the entries, including the test points."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, int]:
         """The shape (p, n)."""
         ...

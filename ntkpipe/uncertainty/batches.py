@@ -35,6 +35,7 @@ def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, fu
         {
             "version": _VERSION,
             "gram": kernel.identity,
+            "test": test.identity,  # new points share the solution, and its store
             "kernel": problem.name,
             "sizes": [kernel.n, test.shape[0], problem.targets_key],
             "filter": [type(problem.filter).__name__, dataclasses.asdict(problem.filter)],
@@ -42,6 +43,7 @@ def batches_key(solution: Solution, kernel: TrainKernel, test: TestKernel, *, fu
             "ridges": [repr(float(r)) for r in problem.ridges],
             "covariance": "full" if full else "diagonal",
             "solver": [solver.kind, solver.products, repr(solver.tolerance), repr(solver.residual)],
+            "factor": solver.precision if solver.kind == "cholesky" else None,
             "preconditioner": solution.solver.preconditioned_by,
             "sample": solver.sample_rows,
         }
