@@ -131,7 +131,6 @@ def test_two_steps_end_at_the_rounding_of_float64() -> None:
     assert (error <= made.bound[-1]).all()
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda one: one.kind)
 def wide_rbf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """A kernel of a condition of some millions on 60 points, which float32 hardly resolves."""
     squares = np.sum((a[:, None].astype(np.float64) - b[None].astype(np.float64)) ** 2, axis=2)
@@ -172,6 +171,7 @@ def test_refined_predictions_warn_of_a_learning_rate_as_others_do() -> None:
     assert refined == both == plain
 
 
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda one: one.kind)
 def test_leave_one_out_errors_are_refined(solver: Solver) -> None:
     here, name = images("fcn"), "nngp"
     found = here.solve(dataclasses.replace(solver, refine=1), name).leave_one_out()
