@@ -1,4 +1,4 @@
-"""Exact predictions of infinitely wide neural networks, at any training time, on whole image data sets.
+"""Exact predictions of infinitely wide neural networks, at any training time, on whole data sets.
 
 From Python (docs/python.md): a `Gram` of a kernel and a `Dataset` is planned and computed, a solver solves with it, and the solution
 predicts. `predict_in_memory` is the short form for what fits into memory.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ntkpipe.cli.arguments import numbers
+from ntkpipe.cli.commands import COMMANDS
 from ntkpipe.cli.session import Session
 from ntkpipe.config import GIVEN_KERNELS, RunConfig
 from ntkpipe.errors import ConfigError
@@ -29,6 +30,7 @@ from ntkpipe.propagation.summary import describe_depth, precision_warning
 from ntkpipe.report.drawing import can_draw, drawing, without_figures
 from ntkpipe.run.sweep import sweep_runs
 from ntkpipe.storage.plain import json_ready
+from ntkpipe.units import counted
 
 _STARTS = (0.0, 0.5, 0.9, 0.99)
 # Smallest and largest depth of the curves.
@@ -49,6 +51,14 @@ def show_phase(config: RunConfig, session: Session, **own: str | None) -> None:
     del session
     if own["format"] not in ("text", "json"):
         raise ConfigError(f"format={own['format']} is not one of text, json")
+    is_diagram = own["phase.w_std"] is not None or own["phase.b_std"] is not None
+    if own["path"] != COMMANDS["phase"].defaults()["path"] and not is_diagram:
+        raise ConfigError(
+            f"path={own['path']} is the folder of a phase diagram: set phase.w_std=[low,high,count] and "
+            "phase.b_std=[low,high,count] as well, or leave path out"
+        )
+    if own["format"] == "json" and is_diagram:
+        raise ConfigError("a phase diagram writes phase.json beside its figure: leave format=json out")
     config = max(sweep_runs(config), key=lambda one: one.kernel.depth)
     check_kernel(config.kernel)
     if config.kernel.kind in GIVEN_KERNELS:
@@ -141,7 +151,7 @@ def _text(made: Phase, network: PlainNetwork, dtype: str, record: dict[str, Any]
         )
     if (values := record["isometry"]) is not None:
         lines.append(
-            f"  squared singular values of the Jacobian of {network.depth} layers: mean {values['mean']:.4g}, variance "
+            f"  squared singular values of the Jacobian of {counted(network.depth, 'layer')}: mean {values['mean']:.4g}, variance "
             f"{values['variance_gaussian']:.4g} with Gaussian and {values['variance_orthogonal']:.4g} with orthogonal weights"
         )
     if (modes := record.get("modes")) is not None and len(modes["depth_scales_along_height"]) > 1:

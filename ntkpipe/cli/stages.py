@@ -128,7 +128,12 @@ def run(config: RunConfig, session: Session) -> None:
             f"\npredictions  {folder / 'predictions.zarr'}   (xarray.open_zarr, or ntkpipe export)\n"
             f"metrics      {folder / 'metrics.json'}{page}"
         )
-    if (sweep := Sweep.find(config.run_dir)) is not None and (config.report or sweep.axis != "train_size"):
+    sweep = Sweep.find(config.run_dir)
+    if sweep is not None and sweep.axis == "train_size" and not config.report:
+        print(
+            f"\nlearning     ntkpipe report run_dir={sweep.path} writes the learning curve (report=false left it out)"
+        )
+    elif sweep is not None:
         try:
             print("\n" + "\n".join(summarise(sweep)))
         except ReportError as error:

@@ -82,7 +82,7 @@ class Encoding:
         gone = np.zeros(len(rows), dtype=bool)
         for column in self.columns:
             if column.name not in table.column_names:
-                raise DataError(f"{what} has no column {column.name!r}, which the training rows have: add it")
+                raise DataError(f"no column {column.name!r} in {what}, but the training rows have it: add it")
             values, missing = entries(table, column, rows, what)
             if missing.any() and self.missing == "refuse":
                 raise DataError(_of_missing(what, column.name, rows[missing]))
@@ -235,7 +235,7 @@ def _block(column: Column, values: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def _of_missing(what: str, name: str, rows: np.ndarray) -> str:
     more = f" and {len(rows) - 1} other rows" if len(rows) > 1 else ""
     return (
-        f"{what} has no entry in row {rows[0]}{more}, column {name!r} (the first row of data is 0): fill it in, or "
+        f"no entry in row {rows[0]}{more} of {what}, column {name!r} (the first row of data is 0): fill it in, or "
         "set data.missing=drop (leaves such rows out) or data.missing=mean (takes the mean of the training rows)"
     )
 

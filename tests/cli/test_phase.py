@@ -125,6 +125,8 @@ def test_describe_has_up_to_three_lines_of_it(command, words):
         ("phase.input_variance=0", "must be"),
         ("format=yaml", "format=yaml is not one of text, json"),
         ("phase.w_std=[1,2,5]", "needs both axes"),
+        ("phase.w_std=[1,2,5] phase.b_std=[0,1,5] format=json", "writes phase.json beside its figure"),
+        ("path=here", "path=here is the folder of a phase diagram"),
         ("phase.w_std=[1,2,1] phase.b_std=[0,1,5]", "the count, must be a whole number of at least 2"),
         ("phase.w_std=[-1,2,5] phase.b_std=[0,1,5]", "low above 0"),
         ("phase.w_std=[1,2,5] phase.b_std=[-1,1,5]", "low at least 0"),

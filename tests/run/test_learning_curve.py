@@ -15,6 +15,13 @@ QUICK = ("cluster=serial", "data=digits", "data.test_size=40", "grid.edge=32")
 WORDS = ("predict.times=[10,inf]", "predict.kernels=[nngp]", "predict.ridges=[1e-4]", *QUICK)
 
 
+def test_without_a_report_the_command_that_writes_the_curve_is_named(work):
+    found = work.ok("run", "run_dir=c", "predict.train_sizes=[20,30]", "report=false", *WORDS)
+    assert "ntkpipe report run_dir=c writes the learning curve" in found.out
+    work.ok("report", "run_dir=c")
+    assert (work.path / "c/learning_curve.csv").exists()
+
+
 def test_sizes_are_ordinary_runs_on_one_matrix(work, drawn):
     found = work.ok("run", "run_dir=c", "predict.train_sizes=[70,30,50]", *WORDS)
     computed = [work.receipt(f"c/train_size={n}", "gram") for n in (30, 50, 70)]
