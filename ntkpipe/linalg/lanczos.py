@@ -90,6 +90,11 @@ class LanczosResult:
         """Whether the basis spans an invariant subspace that contains `b`. Every function of the matrix is then exact."""
         return self.coupling.shape[0] == 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether `b` is zero, so that there is no vector and no step."""
+        return self.invariant and not self.block_sizes
+
     def orthogonality(self) -> float:
         """Largest entry of `|V^T V - I|`, the next block included; about 1e-15 to 1e-14. It takes 2 m^2 n flops."""
         basis, worst = self.basis, 0.0

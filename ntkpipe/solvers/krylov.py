@@ -216,7 +216,7 @@ class _Solve:
                 basis = PoolBasis(n, self.workspace.executor, memory_bytes=8 * n * capacity)
                 stack.callback(basis.close)
             found = self._first_cycle(capacity, basis)
-            if found is not None and basis is None and found.reason is not Reason.FULL:
+            if found is not None and (found.is_empty or (basis is None and found.reason is not Reason.FULL)):
                 return self._of_basis(found, began)
             if self.solver.rounds:
                 raise ConfigError(

@@ -114,7 +114,9 @@ class _Work:
             self.failed = "the stored tiles cannot tell some directions from null directions, so these are left out"
         weights, (_, r, c) = last.dual_weights()
         # Rounding makes the weights of equal points differ if the tiles are factored without merging these points.
-        self.weights = self.kernel.copies.average(weights).reshape(n, r, c).transpose(1, 0, 2)
+        weights = self.kernel.copies.average(weights).reshape(n, r, c).transpose(1, 0, 2)
+        # A block of targets leaves rounding errors as the weights of an output without targets, and no correction is small beside them.
+        self.weights = np.where(self.problem.targets.any(axis=0), weights, 0.0)
         self.left = np.zeros_like(self.weights)
         self.before: np.ndarray | None = None
         self.aside: np.ndarray | None = None

@@ -157,6 +157,25 @@ def test_steps_beyond_the_rounding_of_float64_keep_what_earlier_steps_have_reach
         assert (error <= made.bound[0, 0]).all()
 
 
+@pytest.mark.parametrize("outputs", [2, 40])
+def test_an_output_without_targets_does_not_keep_others_from_being_refined(outputs: int) -> None:
+    n, p, rng = 40, 4, np.random.default_rng(0)
+    x, y = rng.standard_normal((n + p, 4)).astype(np.float32), rng.standard_normal((n, outputs))
+    y[:, 0] = 0.0
+    data = Dataset(x[:n], rng.standard_normal((n, outputs)), x[n:], np.zeros((p, outputs)))
+    gram = Gram(wide_rbf, data, name=f"wide rbf of {outputs}", edge=32)
+    gram.compute(progress=False)
+    source, here = gram.opened.source, SerialExecutor()
+    train = source.exact_rows("train", np.arange(n), n, here, 1)["gram"]
+    test = source.exact_rows("test", np.arange(p), n, here, 1)["gram"]
+    found = nk.Krylov(tolerance=1e-9, refine=2).solve(gram.train(), y, times=math.inf, ridges=1e-2, progress=False)
+    assert isinstance(found, RefinedSolution)
+    made = found.evaluate(gram.test())
+    ridge = made.absolute_ridges[0]
+    np.testing.assert_allclose(made.mean[0, 0], test @ np.linalg.solve(train + ridge * np.eye(n), y), atol=1e-11)
+    assert not made.mean[..., 0].any()
+
+
 def test_refined_predictions_warn_of_a_learning_rate_as_others_do() -> None:
     here, fast = images("fcn"), nk.Dynamics(learning_rate=1e9)
     plain, refined, both = (
