@@ -15,7 +15,8 @@ def drawn_test_rows(n: int, fraction: float, *, seed: int, labels: np.ndarray | 
         n: number of all rows.
         fraction: share of test rows, between 0 and 1.
         seed: seed of the draw.
-        labels: `(n,)` labels of any kind. Each class keeps its share to within one row. None draws from all rows.
+        labels: `(n,)` labels of any kind. Each class keeps its share to within one row, and a training row if possible. None
+            draws from all rows.
 
     Returns:
         Row numbers of the test set, ascending int64.
@@ -36,8 +37,10 @@ def drawn_test_rows(n: int, fraction: float, *, seed: int, labels: np.ndarray | 
     classes = classes.reshape(-1)
     exact = np.bincount(classes) * (count / n)
     wanted = np.floor(exact).astype(np.int64)
-    # The largest remainders are rounded up to reach the total; ties go to the first classes.
-    for k in np.argsort(-(exact - wanted), kind="stable")[: count - wanted.sum()]:
+    # The largest remainders are rounded up to reach the total, first of classes that keep a training row; ties go to the
+    # first classes.
+    has_more = wanted + 1 < np.bincount(classes)
+    for k in np.lexsort((-(exact - wanted), ~has_more))[: count - wanted.sum()]:
         wanted[k] += 1
     of_class = classes[order]
     chosen = [order[of_class == k][:share] for k, share in enumerate(wanted)]

@@ -174,6 +174,9 @@ def from_tables(
     y_test, test_rows, keep = _test_targets(
         _Rows(held.table, test_rows, held.what), targets, missing, regression=regression
     )
+    names_of_classes = None if regression else class_names or _class_names(table, targets[0], train_rows)
+    if names_of_classes is not None and class_names is None and y_test is not None:
+        _require_known(y_test, names_of_classes, held._replace(rows=test_rows))
     _log.info(
         "table: %d features of %d columns; %s",
         len(encoding.features),
@@ -185,7 +188,7 @@ def from_tables(
         y_train,
         x_test[keep],
         y_test,
-        class_names=None if regression else class_names or _class_names(table, targets[0], train_rows),
+        class_names=names_of_classes,
         index_train=train_rows,
         index_test=test_rows,
         notes=tuple(dict.fromkeys(notes)),
@@ -208,7 +211,7 @@ def _known(name: str, table: pa.Table, setting: str, what: str) -> str:
         return name
     close = difflib.get_close_matches(name, table.column_names, 1, 0.5)
     listed = ", ".join(table.column_names[:20]) + (", ..." if table.num_columns > 20 else "")
-    hint = f": did you mean {close[0]!r}?" if close else ""
+    hint = f": did you mean {close[0]!r}?" if close else "."
     raise DataError(f"{setting}={name}: {what} has no such column{hint} Its columns: {listed}")
 
 
@@ -327,6 +330,17 @@ def _test_targets(
     left = _with_targets(part, targets, missing, [])
     keep = np.isin(part.rows, left.rows)
     return _targets(left, targets, regression=regression), left.rows, keep
+
+
+def _require_known(labels: np.ndarray, names: tuple[str, ...], held: _Rows) -> None:
+    """Refuse test rows of a class without training rows. The text names the row in the table."""
+    strange = np.flatnonzero(~np.isin(labels, names))
+    if strange.size:
+        raise DataError(
+            f"row {held.rows[strange[0]]} of {held.what} is a test row of the class {str(labels[strange[0]])!r}, which no "
+            f"training row has ({strange.size} such rows; the first row of data is 0): correct the label, add training "
+            "rows of this class, or remove these rows"
+        )
 
 
 def _names(table: pa.Table, name: str) -> np.ndarray:

@@ -248,6 +248,23 @@ def test_labels_of_frames_have_the_order_of_their_classes():
         nk.Dataset(x, names[numbers], class_names=["low", "mid"])
 
 
+def test_a_class_that_only_test_rows_have_is_named_with_its_row(tmp_path):
+    table = frame().drop(columns="price")
+    table["kind"] = np.where(np.arange(60) % 2, "a", "b")
+    table.loc[57, "kind"] = "rare"
+    table["part"] = np.where(np.arange(60) < 40, "train", "test")
+    table.to_csv(tmp_path / "a.csv", index=False)
+    where = {"path": tmp_path / "a.csv", "target": "kind", "features": ["age", "city"]}
+    with pytest.raises(DataError, match=r"row 57 of .*a.csv is a test row of the class 'rare'.*add training rows"):
+        nk.load_dataset("table", split="part", **where)
+    # A drawn test set leaves every class a training row.
+    data = nk.load_dataset("table", test_fraction=0.5, **where)
+    assert (data.p, data.class_names) == (30, ("a", "b", "rare"))
+    assert 57 in data.prepared().train_index
+    with pytest.raises(DataError, match=r"has no such column\. Its columns"):
+        nk.load_dataset("table", path=tmp_path / "a.csv", target="zzz")
+
+
 def test_settings_that_the_points_do_not_read_are_refused():
     table = frame()
     x, y = table.drop(columns="price"), table["price"]
