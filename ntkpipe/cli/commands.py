@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
         "kernel.activation=tanh phase.w_std=[0.5,3,60] phase.b_std=[0,0.7,40]",
         {
             "format": Own("`text` or `json`", "text"),
-            "path": Own("folder for the figure", "./phase"),
+            "path": Own("folder of the phase diagram", "./phase"),
             "image_shape": Own("[height,width,channels]", "[32,32,3]"),
             "phase.w_std": Own("horizontal axis of the phase diagram: [low,high,count]"),
             "phase.b_std": Own("vertical axis of the phase diagram: [low,high,count]"),

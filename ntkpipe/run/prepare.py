@@ -10,6 +10,7 @@ from typing import Any
 from ntkpipe.config import RunConfig
 from ntkpipe.data.dataset import load_dataset
 from ntkpipe.data.source_records import same_source, source_key
+from ntkpipe.errors import ConfigError
 from ntkpipe.gram.from_config import check_kernel
 from ntkpipe.planning.shapes import Shapes
 from ntkpipe.run.context import RunContext
@@ -45,7 +46,20 @@ def prepare(
     context = RunContext(found.config, store, found.data, found.source, found.opened, found.plan, found.warnings)
     if not reading:
         _ = context.initial  # refuse unfit outputs before any tile is computed
+        _check_task(config, context)
     return context
+
+
+def _check_task(config: RunConfig, context: RunContext) -> None:
+    """Refuse settings of classification for real targets, and the reverse."""
+    known = context.data.labels()
+    if config.predict.noise is not None and known.labels_train is not None:
+        raise ConfigError("predict.noise needs real targets, but these targets are classes: leave predict.noise out")
+    if config.predict.loss == "cross_entropy" and known.y_train.shape[1] == 1:
+        raise ConfigError(
+            "predict.loss=cross_entropy needs classes, but there is one real target: set predict.loss=squared or huber, "
+            "or data.labels=centered if its values are classes"
+        )
 
 
 def reopen(run: RunDir) -> RunContext:

@@ -51,6 +51,22 @@ def test_a_run_that_is_not_solved_is_refused_before_its_data_is_read(work):
     work.ok("solve", *words[1:], "run_dir=b", "solver=cholesky", "predict.times=[inf]")
 
 
+def test_settings_of_the_other_task_are_refused_before_any_tile(work):
+    (work.path / "t.csv").write_text(
+        "a,b,y,kind\n" + "\n".join(f"{k * k % 17},{k},{0.3 * k},{'uv'[k % 2]}" for k in range(30))
+    )
+    words = ("data.path=t.csv", "data.features=[a,b]", "cluster=serial")
+    found = work(
+        "run", "run_dir=a", *words, "data.target=kind", "predict.noise=held_out", "predict.covariance=diagonal"
+    )
+    assert found.code == ConfigError.exit_code
+    assert "predict.noise needs real targets" in found.err
+    found = work("run", "run_dir=b", *words, "data.target=y", "predict.loss=cross_entropy", "predict.times=[10]")
+    assert found.code == ConfigError.exit_code
+    assert "predict.loss=cross_entropy needs classes" in found.err
+    assert "tiles computed" not in found.out + found.err
+
+
 def test_a_report_with_the_store_of_another_run_is_refused(work):
     words = ("data=digits", "data.test_size=8", "cluster=serial", "report=false", "predict.times=[inf]")
     work.ok("run", "run_dir=d", "kernel.readout_depths=[1,2]", "data.train_size=20", *words)
