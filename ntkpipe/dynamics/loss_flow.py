@@ -9,6 +9,9 @@ The state is (u, T u). An explicit integrator only forms linear combinations of 
 
 The distance of two trajectories of a convex loss decreases in the norm of the kernel's function space, `|u|_T^2 = u^T T u`. So the error
 of a prediction is at most `sqrt(T_**)` times the sum of the norms of the local errors. These norms are estimates, not bounds.
+
+A kink of the gradient inside a step (Huber loss) lowers the order of this step, which the estimate of its method does not see. The
+slopes of the step show which outputs have passed a kink, and how far. This gives a second estimate, which is added to the first.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ import numpy as np
 
 from ntkpipe.dynamics.losses import Loss
 from ntkpipe.dynamics.stiff_steps import (
+    ACCURATE_KINK,
     ACCURATE_REACH,
     ACCURATE_STAGES,
+    CHEBYSHEV_KINK,
     MOST_STAGES,
-    Stepped,
     accurate_step,
     chebyshev_step,
     stages_for,
@@ -148,18 +152,24 @@ class LossFlow:
             # The step does not leave a tiny remainder before the requested time.
             left = until - state.time
             h = left if wished >= left else min(wished, 0.5 * left if wished > 0.75 * left else wished)
+            kinks = _Kinks(self, state.outputs)
             if chebyshev:
                 stages = stages_for(h, self.rho)
-                made = chebyshev_step(self.field, state.x, slope, h, stages)
+                made = chebyshev_step(kinks.field, state.x, slope, h, stages)
             else:
-                made = accurate_step(self.field, state.x, slope, h)
+                made = accurate_step(kinks.field, state.x, slope, h)
             passes += stages
-            size = _norm(made)
+            smooth, kinked = _norm(*made.error), 0.0
+            if (passed := kinks.passed()) is not None:
+                passed *= h * (CHEBYSHEV_KINK if chebyshev else ACCURATE_KINK)
+                kinked, passes = _norm(passed, self.product(passed)), passes + 1
+            size = smooth + kinked
             allowed = self.tolerance * (math.log1p(self.rho * (state.time + h)) - math.log1p(self.rho * state.time))
             allowed /= math.log1p(self.rho * end)
             ratio = size / allowed if math.isfinite(size) else math.inf
-            # The errors of a step are of third and fifth order in its length, and the allowed error is of first order.
-            safety, power = (0.8, -0.5) if chebyshev else (0.9, -0.25)
+            # The errors of a step are of third and fifth order in its length, and those of many kinks are of third order. The allowed
+            # error is of first order.
+            safety, power = (0.8, -0.5) if chebyshev or kinked > smooth else (0.9, -0.25)
             factor = min(max(safety * ratio**power, 0.2), 5.0) if ratio > 0 else 5.0
             if chebyshev:
                 # A shortened step is no reason to reduce the next step.
@@ -181,6 +191,36 @@ class LossFlow:
                 )
 
 
-def _norm(made: Stepped) -> float:
-    """Norm of the local error in the kernel's function space, `sqrt(e^T T e)`, over all outputs."""
-    return math.sqrt(max(float(np.vdot(made.error[0], made.error[1])), 0.0))
+class _Kinks:
+    """Evaluates the field of one step, and records which outputs pass a kink of the loss.
+
+    Args:
+        flow: the flow.
+        outputs: outputs (n, c) at the start of the step.
+    """
+
+    def __init__(self, flow: LossFlow, outputs: np.ndarray) -> None:
+        self._flow = flow
+        self._beyond = flow.loss.beyond_kink(outputs, flow.targets)
+        self._sign = -np.sign(flow.loss.gradient(outputs, flow.targets))
+        self._before = None if self._beyond is None else -self._beyond
+
+    def field(self, x: np.ndarray) -> np.ndarray:
+        """See `LossFlow.field`."""
+        beyond = self._flow.loss.beyond_kink(x[1], self._flow.targets)
+        if beyond is not None and self._beyond is not None and self._before is not None:
+            np.maximum(self._beyond, beyond, out=self._beyond)
+            np.maximum(self._before, -beyond, out=self._before)
+        return self._flow.field(x)
+
+    def passed(self) -> np.ndarray | None:
+        """Distances (n, c) of the slopes of the weights from their smooth continuation, with their signs; None if no kink was passed."""
+        if self._beyond is None or self._before is None:
+            return None
+        distance = np.maximum(np.minimum(self._beyond, self._before), 0.0)
+        return self._sign * distance if distance.any() else None
+
+
+def _norm(error: np.ndarray, image: np.ndarray) -> float:
+    """Norm of an error of the weights in the kernel's function space, `sqrt(e^T T e)`, over all outputs, from e and T e."""
+    return math.sqrt(max(float(np.vdot(error, image)), 0.0))

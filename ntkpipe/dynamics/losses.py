@@ -46,6 +46,13 @@ class Loss(ABC):
     def value(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The loss `l(f_i, y_i)` (n,) of every point."""
 
+    def beyond_kink(self, f: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+        """How far the gradient is from its value on the other side of a kink, continued smoothly: (n, c), or None without kinks.
+
+        The sign tells the side. The absolute value is zero at the kink.
+        """
+        del f, y
+
 
 @dataclass(frozen=True)
 class Squared(Loss):
@@ -143,6 +150,10 @@ class Huber(Loss):
         """See `Loss`."""
         r = np.abs(f - y)
         return np.where(r <= self.delta, 0.5 * r**2, self.delta * (r - 0.5 * self.delta)).sum(axis=-1)
+
+    def beyond_kink(self, f: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """See `Loss`."""
+        return np.abs(f - y) - self.delta
 
 
 def make_loss(name: str, *, delta: float = 1.0) -> Loss:

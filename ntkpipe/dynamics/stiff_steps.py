@@ -30,6 +30,10 @@ ACCURATE_STAGES = 6
 """Number of evaluations of `accurate_step`."""
 ACCURATE_REACH = 3.0
 """Largest stable step of `accurate_step` times rho: 3.3 on the real axis, reduced for errors of rho."""
+ACCURATE_KINK, CHEBYSHEV_KINK = 0.2, 0.1
+"""Errors of a step of either method by a kink of F inside the step, beyond the estimate of the method, in units of `h m`. Here m is the
+distance of F from its smooth continuation: the largest on one side of the kink or the largest on the other, whichever is smaller. In a step
+without stiffness they are at most 0.114 and 0.024 (tests/dynamics/test_loss_flow.py)."""
 _DAMPING = 2.0 / 13.0
 MOST_STAGES = 250
 """Largest number of stages, because rounding errors of a step grow with the square of the stages."""

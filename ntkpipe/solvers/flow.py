@@ -17,7 +17,7 @@ from ntkpipe.dynamics.estimates import Disturbance
 from ntkpipe.dynamics.filters import EPS
 from ntkpipe.dynamics.gains import ESTIMATE, time_gain
 from ntkpipe.dynamics.loss_flow import FlowState, LossFlow
-from ntkpipe.dynamics.losses import make_loss
+from ntkpipe.dynamics.losses import Huber, make_loss
 from ntkpipe.dynamics.sampling import RowSample, TestErrors, independent_share, norm_safety
 from ntkpipe.dynamics.times import Numbers
 from ntkpipe.errors import ConfigError, IdentityError
@@ -108,6 +108,7 @@ class Flow(Solver):
         facts = {
             "solver": self.kind,
             "loss": self.loss,
+            **({"huber_delta": self.huber_delta} if self.loss == Huber.name else {}),
             "steps": passes,
             "vectors": 2 * problem.shape[1],
             "reason": Reason.CONVERGED.name,
@@ -124,6 +125,8 @@ class Flow(Solver):
         """See `Solver.restore`."""
         if saved.facts["loss"] != self.loss:
             raise IdentityError(f"this solution is for loss={saved.facts['loss']}, not for {self.loss}: solve again")
+        if (delta := saved.facts.get("huber_delta", self.huber_delta)) != self.huber_delta:
+            raise IdentityError(f"this solution is for huber_delta={delta}, not for {self.huber_delta}: solve again")
         weights, errors = saved.arrays["weights"], saved.arrays["errors"]
         return FlowSolution(problem, self, workspace, saved.sample, saved.facts, weights, errors, history=saved.history)
 
@@ -143,7 +146,7 @@ class Flow(Solver):
     def _key(self, problem: Problem) -> str:
         settings = [
             self.loss,
-            self.huber_delta,
+            [self.huber_delta, "kinks"] if self.loss == Huber.name else self.huber_delta,  # since errors include kinks
             self.tolerance,
             problem.dynamics.learning_rate,
             list(problem.times or ()),
