@@ -32,21 +32,23 @@ class Eigensystem:
     Args:
         values: `(n,)` float64, ascending.
         vectors: `(n, n)` float64, columns are eigenvectors.
+        noise: see `null_cutoff`.
     """
 
     values: np.ndarray
     vectors: np.ndarray
+    noise: float = 0.0
 
     @staticmethod
-    def of(kernel: np.ndarray) -> Eigensystem:
+    def of(kernel: np.ndarray, noise: float = 0.0) -> Eigensystem:
         """The eigendecomposition of a dense symmetric (n, n) kernel, by divide and conquer."""
         values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
-        return Eigensystem(values, vectors)
+        return Eigensystem(values, vectors, noise)
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null."""
         values = self.values + ridge
-        return values, null_cutoff(len(values), float(values.max()))
+        return values, null_cutoff(len(values), float(values.max()), self.noise)
 
 
 def eigh(array: np.ndarray, *, overwrite: bool = False) -> Eigensystem:

@@ -71,6 +71,16 @@ def test_duplicated_images_warn_and_stay_finite():
         predict_in_memory(SPEC, X, LABELS, X_TEST, learning_rate=1e6)
 
 
+def test_a_singular_kernel_in_float32_leaves_out_what_float64_does():
+    """A linear network of 18 numbers has a kernel of rank 19. Rounding of float32 entries makes other eigenvalues of either sign."""
+    linear = [SPEC[0], SPEC[1]]
+    with pytest.warns(UserWarning, match=r"singular to rounding \(21 null directions"):
+        double = predict_in_memory(linear, X, LABELS, X_TEST)
+    with pytest.warns(UserWarning, match=r"singular to rounding \(21 null directions"):
+        single = predict_in_memory(linear, X, LABELS, X_TEST, dtype="float32")
+    np.testing.assert_allclose(single.mean, double.mean, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
