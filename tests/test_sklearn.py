@@ -132,7 +132,7 @@ def test_a_store_serves_later_processes(tmp_path, monkeypatch):
     x, y = load_wine(return_X_y=True)
     x, made = StandardScaler().fit_transform(x), []
     decompose = Eigensystem.of
-    monkeypatch.setattr(Eigensystem, "of", lambda matrix: made.append(len(matrix)) or decompose(matrix))
+    monkeypatch.setattr(Eigensystem, "of", lambda matrix, *rest: made.append(len(matrix)) or decompose(matrix, *rest))
     settings = {"ridge": [1e-2, 1e-1], "time": [1e3, math.inf]}
 
     def search() -> GridSearchCV:
@@ -154,6 +154,20 @@ def test_a_store_serves_later_processes(tmp_path, monkeypatch):
     assert len(made) == 8  # what is damaged is computed again, and replaced
     search()
     assert len(made) == 8
+
+
+def test_float32_leaves_out_the_null_directions_of_float64(tmp_path):
+    """A linear network of 5 numbers has a kernel of rank 6; also from a store, which keeps the size of the errors."""
+    x, y = np.random.default_rng(0).standard_normal((30, 5)), np.random.default_rng(1).standard_normal(30)
+    linear = [{"op": "flatten"}, {"op": "dense", "features": 1, "w_std": 1.0, "b_std": 0.1}]
+    made = []
+    for settings in ({}, {"dtype": "float32"}, 2 * [{"dtype": "float32", "store": tmp_path / "kept"}]):
+        for one in settings if isinstance(settings, list) else [settings]:
+            shared_kernels.clear()
+            with pytest.warns(UserWarning, match=r"singular to rounding \(24 null directions"):
+                made.append(NTKRegressor(linear, **one).fit(x, y).predict(x))
+    for other in made[1:]:
+        np.testing.assert_allclose(other, made[0], atol=1e-4)
 
 
 def test_a_pipeline():

@@ -120,7 +120,7 @@ def predict_in_memory(
     name = "nngp" if kernel == "nngp" else "ntk"
     gram, cross = _float64(getattr(train_train, name)), _float64(getattr(test_train, name))
     added = absolute_ridge(ridge, np.diagonal(gram), ridge_scale)
-    system = Eigensystem.of(gram, _noise(gram, dtype))
+    system = Eigensystem.of(gram, dtype)
     largest = float(system.values[-1]) + added
     warn_of_doubt(
         spectral_filter.instability(largest), gp.count_unlearnt(system, spectral_filter, times, added), kernel
@@ -158,13 +158,6 @@ def predict_in_memory(
         added,
         names,
     )
-
-
-def _noise(gram: np.ndarray, dtype: str) -> float:
-    """Estimated norm of the errors of float32 entries, which are a few units of rounding and independent; 0 for float64 entries."""
-    if dtype == "float64":
-        return 0.0
-    return 4.0 * float(np.finfo(dtype).eps) * math.sqrt(len(gram)) * float(np.diagonal(gram).max())
 
 
 def _float64(array: Any) -> np.ndarray:

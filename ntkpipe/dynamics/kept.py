@@ -52,11 +52,12 @@ class KeptKernels:
 
         def compute() -> dict[str, np.ndarray]:
             made = self._shared.eigensystem(architecture, x, name)
-            return {"values": made.values, "vectors": made.vectors}
+            return {"values": made.values, "vectors": made.vectors, "noise": np.array(made.noise)}
 
-        if is_random(architecture):
-            return Eigensystem(**compute())
-        return Eigensystem(**self._kept(architecture, ["eigensystem", name, _rows(x)], compute))
+        # Files of float32 rows without noise are of earlier versions.
+        what = ["eigensystem", name, _rows(x), *(["noise"] if x.dtype == np.float32 else [])]
+        found = compute() if is_random(architecture) else self._kept(architecture, what, compute)
+        return Eigensystem(found["values"], found["vectors"], float(found.get("noise", 0.0)))
 
     def _kept(
         self, architecture: Architecture, what: list[Any], compute: Callable[[], dict[str, np.ndarray]]

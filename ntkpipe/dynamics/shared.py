@@ -76,7 +76,7 @@ class SharedKernels:
         with self._lock:
             system = self._systems.pop(key, None)
             if system is None:
-                system = Eigensystem.of(getattr(self.kernels(architecture, x), name))
+                system = Eigensystem.of(getattr(self.kernels(architecture, x), name), x.dtype)
             self._systems[key] = system
             self._settle()
             return system

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +41,17 @@ class Eigensystem:
     noise: float = 0.0
 
     @staticmethod
-    def of(kernel: np.ndarray, noise: float = 0.0) -> Eigensystem:
-        """The eigendecomposition of a dense symmetric (n, n) kernel, by divide and conquer."""
+    def of(kernel: np.ndarray, computed: np.dtype | str = "float64") -> Eigensystem:
+        """The eigendecomposition of a dense symmetric (n, n) kernel, by divide and conquer.
+
+        Args:
+            kernel: the matrix, in any dtype.
+            computed: dtype in which its entries were computed. Errors of float32 entries are taken as independent, and as a few units
+                of rounding.
+        """
         values, vectors = scipy.linalg.eigh(np.asarray(kernel, dtype=np.float64), driver="evd")
-        return Eigensystem(values, vectors, noise)
+        unit = 0.0 if np.dtype(computed) == np.float64 else 4.0 * float(np.finfo(computed).eps)
+        return Eigensystem(values, vectors, unit * math.sqrt(len(values)) * float(np.abs(np.diagonal(kernel)).max()))
 
     def shifted(self, ridge: float) -> tuple[np.ndarray, float]:
         """Eigenvalues plus ridge, and the cutoff below which they are null."""

@@ -83,7 +83,7 @@ def cross_validate(
         held, kept = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
         ridges = [absolute_ridge(ridge, plain[kept], problem.ridge_scale) for ridge in problem.asked_ridges]
         trained = problem.dynamics.filter(len(kept) * kernel.images_per_row, targets.shape[1])
-        system = Eigensystem.of(whole[np.ix_(kept, kept)])
+        system = Eigensystem.of(whole[np.ix_(kept, kept)], kernel.matrix.dtype)
         made = means(system, whole[np.ix_(held, kept)], targets[kept], trained, times, ridges)
         start = np.zeros(targets.shape[1]) if initial is None else initial[held]
         made, wanted = made + start, targets[held] + start
