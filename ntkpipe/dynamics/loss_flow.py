@@ -200,25 +200,26 @@ class _Kinks:
     """
 
     def __init__(self, flow: LossFlow, outputs: np.ndarray) -> None:
-        self._flow = flow
-        self._beyond = flow.loss.beyond_kink(outputs, flow.targets)
-        self._sign = -np.sign(flow.loss.gradient(outputs, flow.targets))
-        self._before = None if self._beyond is None else -self._beyond
+        self._flow, self._outputs = flow, outputs
+        beyond = flow.loss.beyond_kink(outputs, flow.targets)
+        self._sides = None if beyond is None else (beyond, -beyond)  # the largest distances on both sides of the kink
 
     def field(self, x: np.ndarray) -> np.ndarray:
         """See `LossFlow.field`."""
-        beyond = self._flow.loss.beyond_kink(x[1], self._flow.targets)
-        if beyond is not None and self._beyond is not None and self._before is not None:
-            np.maximum(self._beyond, beyond, out=self._beyond)
-            np.maximum(self._before, -beyond, out=self._before)
+        beyond = None if self._sides is None else self._flow.loss.beyond_kink(x[1], self._flow.targets)
+        if beyond is not None and self._sides is not None:
+            for side, distance in zip(self._sides, (beyond, -beyond), strict=True):
+                np.maximum(side, distance, out=side)
         return self._flow.field(x)
 
     def passed(self) -> np.ndarray | None:
         """Distances (n, c) of the slopes of the weights from their smooth continuation, with their signs; None if no kink was passed."""
-        if self._beyond is None or self._before is None:
+        if self._sides is None:
             return None
-        distance = np.maximum(np.minimum(self._beyond, self._before), 0.0)
-        return self._sign * distance if distance.any() else None
+        distance = np.maximum(np.minimum(*self._sides), 0.0)
+        return (
+            -np.sign(self._flow.loss.gradient(self._outputs, self._flow.targets)) * distance if distance.any() else None
+        )
 
 
 def _norm(error: np.ndarray, image: np.ndarray) -> float:
